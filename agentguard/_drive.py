@@ -1,0 +1,138 @@
+"""The one place that knows sync from async.
+
+All logic is written once, as an `async def` that is handed its I/O. On an event loop it is
+awaited as usual; on the synchronous path `drive` steps it, which works because every awaitable it
+was handed (`lift`) finishes without suspending. No asyncio primitive may appear in such a coroutine.
+
+`twins` makes the pair for one method of a port, from whichever of `name` and `aname` the adapter
+has written. It is where time-outs and protection from cancellation are added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+Asked = Callable[..., Awaitable[Any]]
+
+
+def lift(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    """Give a blocking function the shape of a coroutine function; it still blocks."""
+
+    async def lifted(*args: Any, **kwargs: Any) -> T:
+        return function(*args, **kwargs)
+
+    return lifted
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine whose awaits never suspend, also inside a running event loop.
+
+    Raises:
+        RuntimeError: The coroutine awaited real I/O; it belongs on an event loop.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        coroutine.close()
+    raise RuntimeError("real I/O was awaited on the synchronous path: use the async method")
+
+
+async def settle(awaitable: Awaitable[T]) -> T:
+    """Await to the very end, even when cancelled meanwhile; the cancellation is raised after.
+
+    State that must be known (was it minted, was it revoked?) is known when this returns or raises.
+    """
+    inner = asyncio.ensure_future(awaitable)
+    cancelled: asyncio.CancelledError | None = None
+    while not inner.done():
+        try:
+            await asyncio.wait([inner])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not inner.cancelled():
+            inner.exception()  # retrieved here, so that the loop does not log it as forgotten
+        raise cancelled
+    return inner.result()
+
+
+class Twins(NamedTuple):
+    """One operation of a port, for the synchronous and for the asynchronous path."""
+
+    sync: Asked
+    asynchronous: Asked
+
+
+def twins(port: object, name: str, *, timeout: float | None = None, settled: bool = False) -> Twins:
+    """Make both shapes of `port.name`, from `name`, `aname`, or both.
+
+    A port with a true `inline` attribute answers from memory or CPU alone: its sync method is then
+    called on the event loop too, without a thread. Otherwise a missing `aname` becomes
+    `asyncio.to_thread`, and a missing `name` an error that says which method to call instead.
+
+    `timeout` is in seconds. A synchronous call cannot be interrupted: an answer that comes too late
+    raises TimeoutError all the same, and an adapter that waits for others sets its own time-out.
+    `settled` keeps the call going to its end when the caller is cancelled.
+    """
+    plain = getattr(port, name, None)
+    native = getattr(port, f"a{name}", None)
+    if plain is None and native is None:
+        raise TypeError(f"{type(port).__name__} has neither {name} nor a{name}")
+    inline = bool(getattr(port, "inline", False))
+    if inline and plain is not None:
+        lifted = lift(plain)
+        return Twins(lifted, native or lifted)
+    sync = _missing(port, name) if plain is None else _punctual(plain, timeout)
+    return Twins(lift(sync), _patient(native or _threaded(plain), timeout, settled))
+
+
+def _missing(port: object, name: str) -> Callable[..., Any]:
+    def missing(*_args: Any, **_kwargs: Any) -> Any:
+        raise TypeError(f"{type(port).__name__} has only a{name}: call the tool or agent with ainvoke")
+
+    return missing
+
+
+def _punctual(function: Callable[..., T], timeout: float | None) -> Callable[..., T]:
+    if timeout is None:
+        return function
+
+    def punctual(*args: Any, **kwargs: Any) -> T:
+        started = time.monotonic()
+        answer = function(*args, **kwargs)
+        if time.monotonic() - started > timeout:
+            raise TimeoutError(f"answered after more than {timeout} s")
+        return answer
+
+    return punctual
+
+
+def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
+    assert function is not None  # noqa: S101  twins has checked that one of the two exists
+
+    async def threaded(*args: Any, **kwargs: Any) -> T:
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    return threaded
+
+
+def _patient(asked: Asked, timeout: float | None, settled: bool) -> Asked:
+    async def timed(*args: Any, **kwargs: Any) -> Any:
+        async with asyncio.timeout(timeout):
+            return await asked(*args, **kwargs)
+
+    limited = asked if timeout is None else timed
+    if not settled:
+        return limited
+
+    async def patient(*args: Any, **kwargs: Any) -> Any:
+        return await settle(limited(*args, **kwargs))
+
+    return patient

@@ -1,0 +1,137 @@
+"""What each tool is: its path, resource, scopes, and the arguments that a model may give.
+
+Facts come from agentguard.toml, from `@guard.tool(...)`, or from a tool's own metadata under the
+key ``agentguard``. A tool that is nowhere classified is known and denied. Two tools of one name are
+an error: policies go by name, and the last one would win in silence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Resource, ToolPath, ToolSpec
+
+__all__ = ["Catalog", "spec_of"]
+
+_KEYS = {"path", "resource", "scopes", "sinks", "untrusted"}
+
+
+def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> ToolSpec:
+    """Read a classification from its literal form: path, resource, scopes, sinks, untrusted.
+
+    Raises:
+        ConfigurationError: A key is unknown, or the path is missing or none of the three.
+    """
+    unknown = set(facts) - _KEYS
+    if unknown:
+        raise ConfigurationError(
+            f"tool {name}: unknown {', '.join(sorted(unknown))}",
+            mend=f"use {', '.join(sorted(_KEYS))}",
+        )
+    try:
+        path = ToolPath(str(facts["path"]).lower())
+    except (KeyError, ValueError) as error:
+        raise ConfigurationError(
+            f"tool {name} has no valid path", mend='path = "read", "write" or "escalation"'
+        ) from error
+    return ToolSpec(
+        name=name,
+        path=path,
+        resource=facts.get("resource"),
+        scopes=frozenset(facts.get("scopes", ())),
+        sinks=frozenset(facts.get("sinks", ())),
+        untrusted=bool(facts.get("untrusted", False)),
+        schema=schema,
+    )
+
+
+class Catalog:
+    """All tools and resources that a guard knows. It grows while an application starts."""
+
+    def __init__(self, tools: Iterable[ToolSpec] = (), resources: Iterable[Resource] = ()) -> None:
+        self._lock = threading.Lock()
+        self._tools: dict[str, ToolSpec] = {}
+        self._resources = {resource.name: resource for resource in resources}
+        self._attached: dict[str, object] = {}
+        for tool in tools:
+            self.add(tool)
+
+    def __iter__(self) -> Iterator[ToolSpec]:
+        return iter(tuple(self._tools.values()))
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def tool(self, name: str) -> ToolSpec | None:
+        """Return what the tool is, or None if it is nowhere classified."""
+        return self._tools.get(name)
+
+    def resource(self, name: str | None) -> Resource | None:
+        """Return a resource by name; None for a tool that needs none."""
+        return None if name is None else self._resources[name]
+
+    def resources(self) -> tuple[Resource, ...]:
+        """Return all resources."""
+        return tuple(self._resources.values())
+
+    def add(self, tool: ToolSpec) -> None:
+        """Classify a tool.
+
+        Raises:
+            ConfigurationError: The name is taken by another tool, or the resource is unknown.
+        """
+        with self._lock:
+            present = self._tools.get(tool.name)
+            if present is not None and present != tool:
+                raise ConfigurationError(
+                    f"two tools are named {tool.name}", mend="rename one: policies go by name"
+                )
+            if tool.resource is not None and tool.resource not in self._resources:
+                raise ConfigurationError(
+                    f"tool {tool.name} uses the unknown resource {tool.resource}",
+                    mend=f"add [resources.{tool.resource}]",
+                )
+            self._tools[tool.name] = tool
+
+    def attach(
+        self,
+        name: str,
+        original: object,
+        facts: Mapping[str, Any] | None,
+        schema: Mapping[str, Any],
+        description: str,
+    ) -> ToolSpec | None:
+        """Tie a real tool to its classification, and return it, or None if it has none.
+
+        *facts* are those that the tool itself carries; agentguard.toml has precedence, since it is
+        the file that a security team reviews.
+
+        Raises:
+            ConfigurationError: Another tool has this name, or its arguments differ from the
+                schema that the catalog gives.
+        """
+        with self._lock:
+            if self._attached.setdefault(name, original) is not original:
+                raise ConfigurationError(
+                    f"two tools are named {name}", mend="rename one: policies go by name"
+                )
+        present = self._tools.get(name)
+        if present is None:
+            if facts is None:
+                return None
+            self.add(replace(spec_of(name, facts, schema), description=description))
+            return self._tools[name]
+        known = None if present.schema is None else set(present.schema.get("properties", {}))
+        actual = set(schema.get("properties", {}))
+        if known is not None and known != actual:
+            raise ConfigurationError(
+                f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(known)}",
+                mend=f"correct [tools.{name}.args]",
+            )
+        with self._lock:
+            self._tools[name] = replace(present, schema=schema, description=description)
+        return self._tools[name]

@@ -1,0 +1,146 @@
+"""Every exception that agentguard raises on purpose.
+
+    AgentGuardError
+    ├── ConfigurationError        a file, a catalog or a policy is wrong: where, and how to mend it
+    ├── Denied                    this call may not happen: a code, a reason, an advice
+    ├── TaskError                 the task cannot carry this
+    │   ├── TaskNotActive         it is over, unknown, or past its deadline
+    │   └── BudgetExhausted       its budget of calls or writes is used up
+    ├── ApprovalError             an approval is unknown, expired, used, or for something else
+    ├── IssueError                a broker could not mint or revoke
+    ├── CredentialUnavailable     no live credential in this context
+    ├── DestinationRefused        a request would carry a credential to an origin that is not its own
+    ├── VerificationError         a resource refuses a presented token or proof
+    ├── StoreError                shared state did not answer, or answered nonsense
+    └── AuditError                the audit log cannot be written, or has been altered
+
+No message holds a secret. `Denied.advice` is the only text meant for a model.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+__all__ = [
+    "AgentGuardError",
+    "ApprovalError",
+    "AuditError",
+    "BudgetExhausted",
+    "ConfigurationError",
+    "CredentialUnavailable",
+    "DenialCode",
+    "Denied",
+    "DestinationRefused",
+    "IssueError",
+    "StoreError",
+    "TaskError",
+    "TaskNotActive",
+    "VerificationError",
+]
+
+
+class AgentGuardError(Exception):
+    """The root: catch this to catch everything that agentguard raises on purpose."""
+
+
+class ConfigurationError(AgentGuardError):
+    """A file, catalog or policy is wrong; the message says where and what to change."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        mend: str = "",
+        file: str | Path | None = None,
+        line: int | None = None,
+    ) -> None:
+        self.problem, self.mend, self.line = problem, mend, line
+        self.file = None if file is None else str(file)
+        place = ":".join(str(part) for part in (self.file, line) if part is not None)
+        text = f"{place}: {problem}" if place else problem
+        super().__init__(f"{text}\n  mend: {mend}" if mend else text)
+
+
+class DenialCode(StrEnum):
+    """Why a call was denied; one stable word for code, spans and audit records."""
+
+    NO_TASK = "no_task"
+    NO_CALL_ID = "no_call_id"
+    UNKNOWN_TOOL = "unknown_tool"
+    INVALID_ARGUMENTS = "invalid_arguments"
+    FORGED_ARGUMENT = "forged_argument"
+    ARGUMENTS_CHANGED = "arguments_changed"
+    GRANT_USED = "grant_used"
+    NOT_EXECUTED = "not_executed"
+    MANDATE = "mandate"
+    POLICY = "policy"
+    POLICY_ERROR = "policy_error"
+    OBLIGATION = "obligation"
+    APPROVAL_REFUSED = "approval_refused"
+    APPROVAL_UNAVAILABLE = "approval_unavailable"
+    TASK_ENDED = "task_ended"
+    BUDGET = "budget"
+    NO_CREDENTIAL = "no_credential"
+    STORE_ERROR = "store_error"
+    AUDIT_ERROR = "audit_error"
+    UNGUARDED = "unguarded"
+
+
+class Denied(AgentGuardError):
+    """A call may not happen.
+
+    `reason` is for the operator and may name policies; `advice` is for the model, says what it
+    may do instead, and reveals nothing about policies. `str()` gives the advice alone, so that an
+    error which travels into a model's context, a trace or a checkpoint stays harmless.
+    """
+
+    def __init__(
+        self, code: DenialCode, reason: str, *, advice: str, policy_ids: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(advice)
+        self.code, self.reason, self.advice, self.policy_ids = code, reason, advice, policy_ids
+
+
+class TaskError(AgentGuardError):
+    """The task cannot carry this call."""
+
+
+class TaskNotActive(TaskError):
+    """The task, or one that it descends from, is unknown, completed, revoked or expired."""
+
+
+class BudgetExhausted(TaskError):
+    """The task, or one that it descends from, has used up its calls or its writes."""
+
+
+class ApprovalError(AgentGuardError):
+    """An approval is unknown, expired, already used, or was given for something else."""
+
+
+class IssueError(AgentGuardError):
+    """A broker could not mint or revoke a credential."""
+
+
+class CredentialUnavailable(AgentGuardError):
+    """No live credential here: outside a guarded call, after its end, or for another resource."""
+
+
+class DestinationRefused(AgentGuardError):
+    """A request or redirect would carry a credential to an origin that is not its resource's."""
+
+
+class VerificationError(AgentGuardError):
+    """A resource refuses a request; `error` is the code of RFC 6750 section 3.1 or RFC 9449."""
+
+    def __init__(self, error: str, description: str, *, status: int = 401) -> None:
+        super().__init__(f"{error}: {description}")
+        self.error, self.description, self.status = error, description, status
+
+
+class StoreError(AgentGuardError):
+    """Shared state did not answer in time, or answered nonsense; whoever asked must deny."""
+
+
+class AuditError(AgentGuardError):
+    """The audit log cannot be written, or a record was changed, removed, inserted or reordered."""

@@ -1,0 +1,127 @@
+"""The way a credential reaches a running tool: out of band, by a lease in a ContextVar.
+
+A lease is a handle and not the secret. It opens when the tool itself is entered, closes when the
+call ends, and a closed one answers nothing; so a thread or a background task that outlives the call
+holds a dead handle. In-process Python is no security boundary: what makes a stray copy harmless is
+that its credential is revoked at the issuer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from typing import NoReturn, ParamSpec, TypeVar
+
+from agentguard.errors import CredentialUnavailable
+from agentguard.model import Credential, Resource
+
+__all__ = ["Lease", "bind", "credential", "current"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_current: ContextVar[Lease | None] = ContextVar("agentguard_lease", default=None)
+
+
+class Lease:
+    """A credential for the length of one call; `resource` is None where the tool needs none."""
+
+    __slots__ = ("__credential", "__open", "resource", "tool")
+
+    def __init__(self, tool: str, resource: Resource | None, credential: Credential | None) -> None:
+        self.tool, self.resource = tool, resource
+        self.__credential = credential
+        self.__open = False
+
+    def open(self) -> Token[Lease | None]:
+        """Make this the lease of the current context; `release` takes it back."""
+        self.__open = True
+        return _current.set(self)
+
+    def release(self, token: Token[Lease | None]) -> None:
+        """Give the context its former lease again, and close this one."""
+        self.close()
+        _current.reset(token)
+
+    def close(self) -> None:
+        """End it, in every thread and task that holds it."""
+        self.__open = False
+
+    def _live(self) -> Credential:
+        if not self.__open:
+            raise CredentialUnavailable(f"the call of {self.tool} is over, and its credential with it")
+        if self.__credential is None:
+            raise CredentialUnavailable(f"{self.tool} has no resource, so it holds no credential")
+        return self.__credential
+
+    @property
+    def expires_at(self) -> float:
+        """When the credential ends at the latest, in seconds since the epoch."""
+        return self._live().expires_at
+
+    def reveal(self) -> str:
+        """Return the secret itself, for a client that cannot take an `httpx.Auth`.
+
+        Raises:
+            CredentialUnavailable: The call is over.
+        """
+        return self._live().reveal()
+
+    def headers(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
+        """Return the headers that authenticate this one HTTP request.
+
+        Raises:
+            CredentialUnavailable: The call is over.
+        """
+        return self._live().headers(method, url, nonce)
+
+    def secret(self) -> str | None:
+        """Return what must not leave the call, for redaction; also when the lease is closed."""
+        return None if self.__credential is None else self.__credential.reveal()
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.tool} {'open' if self.__open else 'closed'}>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a lease cannot be pickled or copied")
+
+
+def current() -> Lease | None:
+    """Return the lease of this context, open or closed, or None."""
+    return _current.get()
+
+
+def credential(resource: str | None = None) -> Lease:
+    """Return the lease of the guarded call that is running here.
+
+    Raises:
+        CredentialUnavailable: No guarded call is running in this context, or it is for another
+            resource. A thread that the tool started itself has no context: see `bind`.
+    """
+    lease = _current.get()
+    if lease is None:
+        raise CredentialUnavailable(
+            "no guarded call runs in this context; in a thread of your own, wrap the function with"
+            " agentguard.bind"
+        )
+    held = None if lease.resource is None else lease.resource.name
+    if resource is not None and held != resource:
+        raise CredentialUnavailable(f"{lease.tool} holds a credential for {held}, not for {resource}")
+    return lease
+
+
+def bind(function: Callable[P, R]) -> Callable[P, R]:
+    """Carry the lease of this call into a thread that *function* will run in.
+
+    It carries the handle alone: after the call has ended, the thread finds a dead lease.
+    """
+    lease = _current.get()
+
+    def bound(*args: P.args, **kwargs: P.kwargs) -> R:
+        token = _current.set(lease)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
+
+    return bound

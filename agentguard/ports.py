@@ -1,0 +1,193 @@
+"""The Protocols: what a guard needs from the world, and may be given by anyone.
+
+Write the method, its `a…` twin, or both. An adapter that answers without waiting for anything
+sets ``inline = True`` and is then called on the event loop without a thread. Whatever an adapter
+raises, or a late answer, is a denied call. Each Protocol has a contract suite in
+`agentguard.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from agentguard.model import (
+    AccessRequest,
+    Approval,
+    Call,
+    Credential,
+    Decision,
+    Grant,
+    LiveCredential,
+    Outcome,
+    TaskState,
+    TaskStatus,
+    ToolPath,
+    ToolSpec,
+)
+
+__all__ = [
+    "Approver",
+    "AuditLog",
+    "Broker",
+    "CatalogAware",
+    "IdentitySource",
+    "Policy",
+    "Store",
+]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A policy decision point (PDP): answers one request, without side effects.
+
+    The same request gives the same decision and the same policy ids. `version` changes when the
+    rules do; an approval that was asked under another version does not hold.
+    """
+
+    @property
+    def version(self) -> str:
+        """Names the rules in force."""
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request."""
+
+
+@runtime_checkable
+class CatalogAware(Protocol):
+    """A policy that is checked against the agent's tools: told of each change of the catalog."""
+
+    def bind(self, tools: Iterable[ToolSpec]) -> None:
+        """Check the rules against all the tools known now.
+
+        Raises:
+            ConfigurationError: A rule names a tool or an argument that does not exist.
+        """
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """Turns a grant into a credential, and revokes it. One broker serves the paths it says.
+
+    `paths` is structure and not a hint: a guard refuses at start to use a broker for a path that it
+    does not list.
+    """
+
+    @property
+    def paths(self) -> frozenset[ToolPath]:
+        """The paths that this broker can mint for."""
+
+    def issue(self, grant: Grant) -> Credential:
+        """Mint at most what the grant says.
+
+        Raises:
+            IssueError: It cannot, or the grant is for a path that it does not serve.
+        """
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        """Make the credential useless at once; revoking twice, or the unknown, is no error.
+
+        Raises:
+            IssueError: It is not known to be revoked.
+        """
+
+
+@runtime_checkable
+class Approver(Protocol):
+    """Obtains a person's consent to one exact call."""
+
+    def approve(self, pending: Approval, request: AccessRequest) -> Approval:
+        """Return the approval with its answer, or raise to let the call wait.
+
+        Raises:
+            ApprovalError: Nobody can be asked here.
+        """
+
+
+@runtime_checkable
+class IdentitySource(Protocol):
+    """What the agent's platform says the agent is."""
+
+    def actor(self) -> str:
+        """Return the workload's identity, such as a SPIFFE ID."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """State that all processes of an application share. Each method is atomic.
+
+    Any method may raise StoreError; the caller then denies.
+    """
+
+    def create_task(self, state: TaskState) -> None:
+        """Record a new task."""
+
+    def task(self, task_id: str) -> TaskState | None:
+        """Return the task as it is now, or None."""
+
+    def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
+        """Count the call against its task and all that it descends from, and record *credential*.
+
+        Uses up `call.approval_id`, if set. A call whose key is suspended is resumed: it counts
+        nothing, and may use the approval that it used before.
+
+        Raises:
+            TaskNotActive: The task or one of its lineage is unknown, ended, or past its deadline.
+            BudgetExhausted: One of their budgets is used up; nothing was counted.
+            ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
+        """
+
+    def track(self, credential: LiveCredential) -> None:
+        """Record a credential whose handle is known only after issue, for a call that has begun."""
+
+    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
+        """Note how the call ended, and that its task has read something untrusted."""
+
+    def forget(self, call_id: str) -> None:
+        """Note that the call's credentials are revoked."""
+
+    def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
+        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
+
+    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+        """End the task and all its descendants; returns the ids of those that ended now.
+
+        The first end stands: ending an ended task changes nothing.
+        """
+
+    def remember(self, key: str, until: float) -> bool:
+        """Record *key* until that time; returns False if it was recorded before."""
+
+    def known(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time is not over."""
+
+    def save_approval(self, approval: Approval) -> Approval:
+        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+
+    def answer_approval(self, approval: Approval) -> None:
+        """Record a person's answer to a pending approval.
+
+        Raises:
+            ApprovalError: It is unknown, expired, or already answered.
+        """
+
+    def approval(self, approval_id: str) -> Approval | None:
+        """Return an approval, or None."""
+
+    def approval_for(self, call_key: str) -> Approval | None:
+        """Return the newest approval that was asked for this call, or None."""
+
+
+@runtime_checkable
+class AuditLog(Protocol):
+    """The durable, tamper-evident record."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record before returning; its values are JSON and hold no secret.
+
+        Raises:
+            AuditError: It could not be written.
+        """
+
+    def records(self, task_id: str | None = None) -> Iterable[Mapping[str, Any]]:
+        """Return the records in order, of one task and its descendants or of all."""
