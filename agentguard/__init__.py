@@ -1,1 +1,85 @@
-"""agentguard."""
+"""agentguard gives a LangChain agent zero standing privilege.
+
+Each tool call is intercepted; a policy decides on this action, for this task, now; if it is
+permitted, a credential is minted for it alone, bound to the agent's own key; the call runs; the
+credential dies; a span and an audit record say what happened.
+
+    identify → classify → decide → (approve) → issue → execute → revoke → record
+
+    errors, _drive         the tree of exceptions; sync from async, written once
+    model, ports           the nouns, and the Protocols that adapters implement
+    jose                   strict JWS, for who signs and who verifies
+    catalog, lease         what each tool is; how a credential reaches a running tool
+    policies identity credentials approvals stores audit telemetry redaction
+                           adapters: they know neither each other nor the guard
+    resource               the resource server's side
+    call, records          a call on its way; what the audit log says of it
+    enforcement, task      the one flow; a task's life
+    timeline               what happened, drawn
+    config                 agentguard.toml → the parts of a guard
+    langchain              the only rooms that know the framework
+    guard                  the public face
+    cli, testing           commands; fakes and contract suites for our users' tests
+
+Imports go one way, downwards in this list to the adapters' ports. Where this differs from the first
+sketch: the flow is `enforcement` and its public face `guard`, since the face needs `config` and
+`langchain`, which need the flow; `lease` stands beside the ports, since the flow opens what
+`credentials.ambient` attaches; `call` and `records` are the flow's nouns, `timeline` and `redaction`
+have each one task; `jose` is what issuer and verifier must spell alike.
+
+What it does not do: it is no sandbox. Python code in the same process can reach what Python can
+reach; what makes a stray reference harmless is that it obtains no credential.
+"""
+
+from agentguard.credentials.ambient import auth
+from agentguard.errors import (
+    AgentGuardError,
+    ConfigurationError,
+    CredentialUnavailable,
+    Denied,
+    DestinationRefused,
+)
+from agentguard.guard import Guard
+from agentguard.langchain.gate import Injected
+from agentguard.lease import bind, credential
+from agentguard.model import (
+    AccessRequest,
+    Credential,
+    Decision,
+    Effect,
+    Grant,
+    Identity,
+    Mandate,
+    Obligation,
+    Resource,
+    ToolPath,
+)
+from agentguard.ports import Approver, Broker, Policy
+from agentguard.task import Task
+
+__all__ = [
+    "AccessRequest",
+    "AgentGuardError",
+    "Approver",
+    "Broker",
+    "ConfigurationError",
+    "Credential",
+    "CredentialUnavailable",
+    "Decision",
+    "Denied",
+    "DestinationRefused",
+    "Effect",
+    "Grant",
+    "Guard",
+    "Identity",
+    "Injected",
+    "Mandate",
+    "Obligation",
+    "Policy",
+    "Resource",
+    "Task",
+    "ToolPath",
+    "auth",
+    "bind",
+    "credential",
+]

@@ -23,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 
 __all__ = [
+    "ADVICE",
     "AgentGuardError",
     "ApprovalError",
     "AuditError",
@@ -37,6 +38,7 @@ __all__ = [
     "TaskError",
     "TaskNotActive",
     "VerificationError",
+    "denial",
 ]
 
 
@@ -144,3 +146,32 @@ class StoreError(AgentGuardError):
 
 class AuditError(AgentGuardError):
     """The audit log cannot be written, or a record was changed, removed, inserted or reordered."""
+
+
+ADVICE = {
+    DenialCode.NO_TASK: "This call belongs to no task. Ask the user to start the task again.",
+    DenialCode.NO_CALL_ID: "The call has no id. Make it again.",
+    DenialCode.UNKNOWN_TOOL: "This tool is not available here. Use another tool.",
+    DenialCode.INVALID_ARGUMENTS: "The arguments do not fit the tool's schema. Correct them.",
+    DenialCode.FORGED_ARGUMENT: "An argument was given that only the application may give. Leave it out.",
+    DenialCode.ARGUMENTS_CHANGED: "The call was changed after it was judged, and did not run.",
+    DenialCode.GRANT_USED: "This permission was used already. Make the call again if it is needed.",
+    DenialCode.NOT_EXECUTED: "The call was replaced after it was judged. Its result is withheld.",
+    DenialCode.MANDATE: "This is outside the current task. Go on with the task, or tell the user.",
+    DenialCode.POLICY: "This is not permitted here. Go on without it, or tell the user.",
+    DenialCode.POLICY_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",
+    DenialCode.OBLIGATION: "A condition for this call cannot be met here. Tell the user.",
+    DenialCode.APPROVAL_REFUSED: "A person did not approve this call. Do not try it again; tell the user.",
+    DenialCode.APPROVAL_UNAVAILABLE: "This call needs a person's approval, and nobody can be asked here.",
+    DenialCode.TASK_ENDED: "The task is over. Nothing more can be done in it.",
+    DenialCode.BUDGET: "The task's budget is used up. Finish with what you have, or tell the user.",
+    DenialCode.NO_CREDENTIAL: "No credential could be had for this call. It did not run. Try later.",
+    DenialCode.STORE_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",
+    DenialCode.AUDIT_ERROR: "The call could not be recorded, so it did not run. Tell the user.",
+    DenialCode.UNGUARDED: "This tool ran without permission and was stopped.",
+}
+
+
+def denial(code: DenialCode, reason: str, *, advice: str = "", ids: tuple[str, ...] = ()) -> Denied:
+    """Make a denial with the fixed advice of its code, unless a policy gives its own."""
+    return Denied(code, reason, advice=advice or ADVICE[code], policy_ids=ids)

@@ -1,0 +1,173 @@
+"""A tool call on its way through the guard, and the port operations that carry it.
+
+`Invocation` is what a framework brings, `Permit` what it gets back when the call may run, `Io` every
+port operation in the shape of one path, so that the flow is written once for sync and async.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Self
+
+from agentguard._drive import Asked, twins
+from agentguard.errors import ApprovalError, DenialCode, Denied, denial
+from agentguard.lease import Lease
+from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
+from agentguard.ports import Approver, AuditLog, Broker, Policy, Store
+
+__all__ = ["Invocation", "Io", "Permit", "active_task", "stored"]
+
+active_task: ContextVar[str | None] = ContextVar("agentguard_task", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """A tool call as a framework brings it; `problem` is what was wrong before it came this far.
+
+    `call_id` is the model's; `thread_id` is set where the call can be suspended and resumed.
+    `named_task` is what the run's config names, for where no ContextVar reaches.
+    """
+
+    tool: str
+    spec: ToolSpec | None
+    arguments: Arguments | None
+    problem: Denied | None = None
+    call_id: str | None = None
+    thread_id: str | None = None
+    named_task: str | None = None
+
+    @property
+    def task_id(self) -> str | None:
+        """The task of this context, else the one that the run's config names."""
+        return active_task.get() or self.named_task
+
+    @property
+    def path(self) -> str:
+        """The tool's path, or ``unknown``."""
+        return "unknown" if self.spec is None else self.spec.path.value
+
+    def key(self, task_id: str, digest: str, otherwise: str) -> str:
+        """Name this call, the same when a graph runs its node again; *otherwise* if it has no id."""
+        parts = (task_id, self.thread_id or "", self.call_id or otherwise, self.tool, digest)
+        return sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Permit:
+    """A permitted call: used once, by exactly the tool and the arguments that were judged."""
+
+    __slots__ = ("begun", "call", "decision", "entered", "grant", "invocation", "lease", "task")
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        task: TaskState,
+        decision: Decision,
+        grant: Grant | None,
+        call: Call,
+    ) -> None:
+        self.invocation, self.task, self.decision = invocation, task, decision
+        self.grant, self.call = grant, call
+        self.lease = Lease(invocation.tool, None, None)
+        self.begun = self.entered = False
+
+    def enter(self, digest: str) -> Lease:
+        """Let the tool itself begin, once, with the arguments that were judged.
+
+        Raises:
+            Denied: They are others, or the permit was used.
+        """
+        judged = self.invocation.arguments
+        if judged is None or digest != judged.digest:
+            raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+        if self.entered:
+            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution")
+        self.entered = True
+        return self.lease
+
+
+_STORE = (
+    "task",
+    "create_task",
+    "begin_call",
+    "track",
+    "end_call",
+    "forget",
+    "live",
+    "end_task",
+    "save_approval",
+    "answer_approval",
+    "approval",
+    "approval_for",
+)
+# what changes state goes on to its end when the caller is cancelled, so that the state is known
+_SETTLED = {"create_task", "begin_call", "track", "end_call", "forget", "end_task"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Io:
+    """Every port operation, as coroutine functions for either `drive` or an event loop."""
+
+    task: Asked
+    create_task: Asked
+    begin_call: Asked
+    track: Asked
+    end_call: Asked
+    forget: Asked
+    live: Asked
+    end_task: Asked
+    save_approval: Asked
+    answer_approval: Asked
+    approval: Asked
+    approval_for: Asked
+    decide: Asked
+    append: Asked
+    approve: Mapping[ToolPath, Asked]
+    issue: Mapping[str, Asked]
+    revoke: Mapping[str, Asked]
+
+    @classmethod
+    def pair(
+        cls,
+        policy: Policy,
+        store: Store,
+        audit: AuditLog,
+        brokers: Mapping[str, Broker],
+        approvers: Mapping[ToolPath, Approver],
+        timeout: float,
+    ) -> tuple[Self, Self]:
+        """Make both shapes, the synchronous one first; *timeout* in seconds holds for each operation."""
+        flat: dict[str, Any] = {
+            name: twins(store, name, timeout=timeout, settled=name in _SETTLED) for name in _STORE
+        }
+        flat["decide"] = twins(policy, "decide", timeout=timeout)
+        flat["append"] = twins(audit, "append", timeout=timeout, settled=True)
+        nested: dict[str, dict[Any, Any]] = {
+            "approve": {path: twins(approver, "approve") for path, approver in approvers.items()},
+            "issue": {n: twins(b, "issue", timeout=timeout, settled=True) for n, b in brokers.items()},
+            "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in brokers.items()},
+        }
+        shapes = [
+            cls(
+                **{name: pair[shape] for name, pair in flat.items()},
+                **{name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()},
+            )
+            for shape in (0, 1)
+        ]
+        return shapes[0], shapes[1]
+
+
+async def stored(asked: Asked, *args: Any) -> Any:
+    """Ask the store, for whose failure a call is denied.
+
+    Raises:
+        Denied: It failed, or an approval does not hold.
+    """
+    try:
+        return await asked(*args)
+    except ApprovalError as error:
+        raise denial(DenialCode.APPROVAL_REFUSED, str(error)) from None
+    except Exception as error:  # noqa: BLE001  shared state that errs is a deny
+        raise denial(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None

@@ -1,0 +1,265 @@
+"""`Guard`: the public face of the policy enforcement point.
+
+The flow itself is `enforcement`, which knows no framework; here it is offered to langchain, and
+built from a file. Two rooms, because this one needs `config` and `langchain`, which need the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from agentguard._drive import drive
+from agentguard.approvals import CallbackApprover, InterruptApprover
+from agentguard.call import Io
+from agentguard.catalog import Catalog
+from agentguard.config import Parts, build, load
+from agentguard.enforcement import Brokers, Enforcement
+from agentguard.errors import ApprovalError, TaskNotActive
+from agentguard.langchain import Coverage, Gate, GuardedTool, Tripwire, coverage, guarded
+from agentguard.langchain.interrupts import interrupt
+from agentguard.langchain.replies import suspends
+from agentguard.langchain.tools import OnDeny
+from agentguard.lease import current
+from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, ToolPath
+from agentguard.ports import Approver, AuditLog, CatalogAware, IdentitySource, Policy, Store
+from agentguard.redaction import install_log_redaction
+from agentguard.task import Task
+from agentguard.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from agentguard.langchain.middleware import GuardMiddleware
+
+__all__ = ["Guard"]
+
+Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
+ToolLike = BaseTool | Callable[..., Any]
+
+
+class Guard:
+    """Judges each tool call of an agent for its task, and gives it a credential of its own.
+
+    Make one from a file (`from_file`), or from parts. `approver` is asked where a permit needs a
+    person: an Approver, a function of the AccessRequest, one Approver for each path, or None for
+    LangGraph's interrupt, which needs a checkpointer. Without either such a call is denied.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        policy: Policy,
+        identity: IdentitySource,
+        brokers: Brokers,
+        store: Store,
+        audit: AuditLog,
+        approver: Approvers = None,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        trace_arguments: bool = False,
+        environment: Mapping[str, str] | None = None,
+        lifetime: float = 60.0,
+        approval_lifetime: float = 300.0,
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time,
+    ) -> None:
+        self.enforcement = Enforcement(
+            catalog=catalog,
+            policy=policy,
+            identity=identity,
+            brokers=brokers,
+            store=store,
+            audit=audit,
+            approvers=_approvers(approver),
+            telemetry=Telemetry(tracer_provider, meter_provider, arguments=trace_arguments),
+            environment=environment,
+            lifetime=lifetime,
+            approval_lifetime=approval_lifetime,
+            timeout=timeout,
+            clock=clock,
+            suspends=suspends,
+        )
+        self._guarded: dict[int, tuple[BaseTool, GuardedTool]] = {}
+        self._bind()
+        install_log_redaction(_live_secrets)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **changes: Any) -> Self:
+        """Build a guard from agentguard.toml; *changes* are arguments of the constructor.
+
+        Raises:
+            ConfigurationError: The file, a policy or the catalog is wrong; it says where.
+        """
+        return cls.from_parts(build(load(path)), **changes)
+
+    @classmethod
+    def from_parts(cls, parts: Parts, **changes: Any) -> Self:
+        """Build a guard from what `config.build` made."""
+        return cls(**{**parts.arguments(), **changes})
+
+    @property
+    def catalog(self) -> Catalog:
+        """What each tool is."""
+        return self.enforcement.catalog
+
+    # --- tasks
+
+    def task(
+        self,
+        purpose: str,
+        *,
+        subject: str,
+        mandate: Mapping[str, Any] | Mandate,
+        calls: int | None = None,
+        writes: int | None = None,
+        ttl: float = 900.0,
+    ) -> Task:
+        """Return a task to be used as a context manager, sync or async.
+
+        *mandate* is what it may touch at most, *calls* and *writes* its budget, *ttl* its life in
+        seconds. Begun inside another task, it is a part of that one.
+
+        Raises:
+            ValueError: The mandate is malformed.
+        """
+        identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
+        budget = Budget(calls=calls, writes=writes)
+        return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl)
+
+    def find(self, task_id: str) -> Task:
+        """Return a task that was begun before, here or in another process.
+
+        Raises:
+            TaskNotActive: The store knows no such task.
+        """
+        state = self.enforcement.store.task(task_id)
+        if state is None:
+            raise TaskNotActive(f"task {task_id} is unknown to the store")
+        return Task(self.enforcement, state, begun=True)
+
+    # --- approvals
+
+    def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:
+        """Record a person's answer to an interrupt, and return the value to resume it with.
+
+        *pending* is the interrupt's value. Call this where the person has authenticated: what they
+        see must be what *pending* says, and *approver* is who they are.
+
+        Raises:
+            ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
+        """
+        io = self.enforcement.sync
+        return drive(self._answer(io, pending, approved, approver, reason))
+
+    async def aanswer(
+        self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
+    ) -> Any:
+        """Do as `answer`, on an event loop."""
+        return await self._answer(self.enforcement.asynchronous, pending, approved, approver, reason)
+
+    async def _answer(
+        self, io: Io, pending: Mapping[str, Any], approved: bool, approver: str, reason: str
+    ) -> Any:
+        approval: Approval | None = await io.approval(str(pending.get("approval_id")))
+        shown = (pending.get("task"), pending.get("tool"), pending.get("digest"))
+        if approval is None or shown != (approval.task_id, approval.tool, approval.digest):
+            raise ApprovalError("no such approval was asked for")
+        await io.answer_approval(
+            approval.answered(approved=approved is True, approver=approver, reason=reason)
+        )
+        return {"approval_id": approval.id, "answered": True}
+
+    # --- langchain
+
+    def wrap(
+        self, tools: Iterable[ToolLike] | ToolLike, *, on_deny: OnDeny | None = None
+    ) -> list[GuardedTool]:
+        """Return guarded tools for any runnable, ToolNode or executor; the originals stay as they are.
+
+        *on_deny* is ``"message"`` or ``"raise"`` for every form of call; by default a model's call
+        is answered with a message, and an application's own `invoke` raises Denied.
+
+        Raises:
+            ConfigurationError: Two tools have one name, a classification is wrong, or a policy does
+                not fit the tools.
+        """
+        several = tools if isinstance(tools, Iterable) and not isinstance(tools, BaseTool) else [tools]
+        made = [self._guard(t if isinstance(t, BaseTool) else as_tool(t), on_deny) for t in several]
+        self._bind()
+        return made
+
+    def tool(self, **facts: Any) -> Callable[[ToolLike], GuardedTool]:
+        """Classify and wrap a function or tool: ``@guard.tool(path="read", resource="orders")``.
+
+        Takes what ``[tools.name]`` in agentguard.toml takes; the file has precedence.
+        """
+
+        def classify(function: ToolLike) -> GuardedTool:
+            plain = function if isinstance(function, BaseTool) else as_tool(function)
+            metadata = {**(plain.metadata or {}), "agentguard": facts}
+            return self.wrap(plain.model_copy(update={"metadata": metadata}))[0]
+
+        return classify
+
+    def middleware(self) -> GuardMiddleware:
+        """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``."""
+        from agentguard.langchain.middleware import GuardMiddleware  # an extra
+
+        return GuardMiddleware(self.enforcement, self._at_first_sight)
+
+    def callbacks(self) -> list[Tripwire]:
+        """Return callbacks for a run's config: a tool that no gate let through is stopped."""
+        return [Tripwire(self.enforcement)]
+
+    def coverage(self, agent: object) -> Coverage:
+        """Say of every tool that *agent* can reach whether its calls are judged."""
+        return coverage(agent)
+
+    def _guard(self, tool: BaseTool, on_deny: OnDeny | None) -> GuardedTool:
+        if isinstance(tool, GuardedTool):
+            return tool
+        return guarded(Gate(self.enforcement, tool), tool, on_deny)
+
+    def _at_first_sight(self, tool: BaseTool) -> GuardedTool:
+        if isinstance(tool, GuardedTool):
+            return tool
+        known = self._guarded.get(id(tool))
+        if known is None:
+            # the tool itself is kept beside, so that its id is not given to another
+            known = self._guarded.setdefault(id(tool), (tool, self._guard(tool, None)))
+            self._bind()
+        return known[1]
+
+    def _bind(self) -> None:
+        if isinstance(self.enforcement.policy, CatalogAware):
+            self.enforcement.policy.bind(self.catalog)
+
+    def close(self) -> None:
+        """Close the store and the audit log, where they have something to close."""
+        for part in (self.enforcement.store, self.enforcement.audit):
+            with suppress(AttributeError):
+                part.close()  # type: ignore[union-attr]  # not every adapter has one
+
+
+def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
+    if given is None:
+        given = InterruptApprover(interrupt)
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, Approver):
+        given = CallbackApprover(given, approver=getattr(given, "__qualname__", type(given).__name__))
+    return dict.fromkeys(ToolPath, given)
+
+
+def _live_secrets() -> tuple[str, ...]:
+    lease = current()
+    secret = None if lease is None else lease.secret()
+    return () if secret is None else (secret,)

@@ -1,0 +1,161 @@
+"""What an agent can reach, and whether a gate stands before it: `guard.coverage(agent)`."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+
+from agentguard.langchain.tools import GuardedTool
+
+__all__ = ["Coverage", "Reach", "coverage"]
+
+By = Literal["tool", "middleware", "nothing", "outside"]
+_MOST = 20_000
+# dicts of other kinds that stand in lists: messages, calls, content blocks, schemas
+_NO_PROVIDER = frozenset({"function", "object", "tool_call", "text", "human", "ai", "system", "tool"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """One tool that the agent can reach.
+
+    `gated_by` is ``tool`` or ``middleware``; ``nothing``; or ``outside`` for a tool that the model's
+    provider runs, which no guard in this process can see. `agent` is the path of sub-agents to it.
+    """
+
+    tool: str
+    gated_by: By
+    agent: str
+
+    @property
+    def gated(self) -> bool:
+        """Whether a call of it is judged."""
+        return self.gated_by in {"tool", "middleware"}
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """All that was found; it looks through closures and attributes, and says so if it gave up."""
+
+    reaches: tuple[Reach, ...]
+    complete: bool = True
+
+    @property
+    def ungated(self) -> tuple[Reach, ...]:
+        """What runs without a decision."""
+        return tuple(reach for reach in self.reaches if not reach.gated)
+
+    def __bool__(self) -> bool:
+        return self.complete and not self.ungated
+
+    def __str__(self) -> str:
+        lines = [
+            f"{r.agent}: {r.tool}: {'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
+            for r in self.reaches
+        ]
+        return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])
+
+
+_SAYS = {"nothing": "NOT GATED", "outside": "NOT GATED: runs at the model's provider"}
+
+
+def coverage(agent: object) -> Coverage:
+    """Find every tool that *agent* (a graph, runnable, executor or list of tools) can reach."""
+    found: dict[tuple[str, str], Reach] = {}
+    complete = _visit(agent, "agent", found, set())
+    return Coverage(tuple(found.values()), complete)
+
+
+def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
+    items = list(_walk(agent, seen))
+    gated = any(type(item).__name__ == "GuardMiddleware" for item in items)
+    complete = len(items) < _MOST
+    for item in items:
+        if isinstance(item, BaseTool):
+            _note(found, item.name, name, _by(item, gated))
+            for inner in _agents_in(item):
+                complete &= _visit(inner, f"{name} > {item.name}", found, seen)
+        elif isinstance(item, list | tuple):
+            for provider in _provider_tools(item):
+                _note(found, provider, name, "outside")
+    return complete
+
+
+def _note(found: dict[tuple[str, str], Reach], tool: str, agent: str, by: By) -> None:
+    present = found.get((agent, tool))
+    if present is None or (present.gated_by == "nothing" and by != "nothing"):
+        found[agent, tool] = Reach(tool, by, agent)
+
+
+def _by(tool: BaseTool, middleware: bool) -> By:
+    if isinstance(tool, GuardedTool):
+        return "tool"
+    return "middleware" if middleware else "nothing"
+
+
+def _provider_tools(items: Sequence[Any]) -> Iterator[str]:
+    """Name the tools that are dicts for the provider, such as ``{"type": "web_search_20250305"}``.
+
+    They stand in lists of tools: lists of nothing but tools, dicts and functions.
+    """
+    if not all(isinstance(item, dict | BaseTool | types.FunctionType) for item in items):
+        return
+    for item in items:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if isinstance(kind, str) and kind not in _NO_PROVIDER:
+            yield str(item.get("name", kind))
+
+
+def _agents_in(tool: BaseTool) -> Iterator[object]:
+    gate = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
+    for item in _walk(
+        [getattr(gate, n, None) for n in ("func", "coroutine", "_func", "_coroutine")] + [vars(gate)], set()
+    ):
+        if type(item).__name__ in {"CompiledStateGraph", "Pregel", "AgentExecutor"}:
+            yield item
+
+
+def _walk(root: object, seen: set[int]) -> Iterator[object]:
+    """Yield what hangs together with *root*: closures, attributes, items; not inside tools."""
+    stack, count = [root], 0
+    while stack and count < _MOST:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, str | bytes | int | float | type | types.ModuleType):
+            continue
+        seen.add(id(item))
+        count += 1
+        yield item
+        if not isinstance(item, BaseTool):
+            stack.extend(_parts(item))
+
+
+def _parts(item: object) -> Iterator[Any]:
+    if isinstance(item, Mapping):
+        yield from item.values()
+    elif isinstance(item, list | tuple | set | frozenset):
+        yield from item
+    elif isinstance(item, functools.partial):
+        yield from (item.func, *item.args, *item.keywords.values())
+    elif isinstance(item, types.MethodType):
+        yield from (item.__self__, item.__func__)
+    elif isinstance(item, types.FunctionType):
+        yield from _cells(item)
+    elif isinstance(item, Runnable) or type(item).__module__.startswith(
+        ("langchain", "langgraph", "agentguard.langchain")
+    ):
+        yield from list(getattr(item, "__dict__", {}).values())
+
+
+def _cells(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+    yield from function.__defaults__ or ()

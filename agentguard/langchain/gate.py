@@ -1,0 +1,206 @@
+"""The gate before a tool: one for each tool, used by guarded tools and by the middleware alike."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, NoReturn
+
+from langchain_core.tools import BaseTool
+from pydantic import ValidationError
+
+from agentguard.call import Invocation, Io, Permit
+from agentguard.enforcement import Enforcement
+from agentguard.errors import DenialCode, Denied, denial
+from agentguard.langchain.replies import configurable, hands_over
+from agentguard.langchain.seal import running, seal
+from agentguard.langchain.shape import Judged, Shape, schema_error
+from agentguard.task import CONFIG_KEY
+
+__all__ = ["Gate", "Given", "pending"]
+
+# a permit that the middleware has obtained, for the guarded tool behind it
+pending: ContextVar[Permit | None] = ContextVar("agentguard_pending", default=None)
+METADATA_KEY = "agentguard"
+PROOF = "agentguard_runtime"
+
+
+class Given(NamedTuple):
+    """A call as it was given, parted into what a model may give and what was injected."""
+
+    raw: str | Mapping[str, Any]
+    injected: dict[str, Any]
+    call_id: str | None
+    config: Any
+
+
+class Inputs(NamedTuple):
+    """What the sealed tool is called with."""
+
+    args: Any
+    judged: Judged
+
+
+class Gate:
+    """Judges each call of one tool, and opens for it once.
+
+    The original is reachable through no public name: not in a field, a repr or a dump. In-process
+    Python is no security boundary all the same; a copy of the original obtains no credential.
+    """
+
+    __slots__ = ("__sealed", "enforcement", "name", "shape", "spec")
+
+    def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
+        self.enforcement, self.name = enforcement, tool.name
+        self.shape = Shape(tool)
+        self.spec = enforcement.catalog.attach(
+            tool.name,
+            tool,
+            (tool.metadata or {}).get(METADATA_KEY),
+            self.shape.schema,
+            tool.description,
+        )
+        self.__sealed = seal(tool, self.shape)
+
+    @property
+    def sealed(self) -> BaseTool:
+        """The executable form, which does nothing without a permit."""
+        return self.__sealed
+
+    def part(self, given: Mapping[str, Any] | str, call_id: str | None, config: Any) -> Given:
+        """Part the model's arguments from injected ones.
+
+        An injected value counts only where a framework's injector is proved to have put it there
+        (it hands over its runtime object, which no JSON of a model can be), or where the
+        application marked it as `Injected`. Any other stays among the model's, and is refused.
+        """
+        if isinstance(given, str):
+            return Given(given, {}, call_id, config)
+        proved = self._waiting(call_id) is not None or any(
+            type(v).__name__ == "ToolRuntime" for n, v in given.items() if n in self._runtimes()
+        )
+        raw, injected = {}, {}
+        for name, value in given.items():
+            if name == PROOF and proved:
+                continue
+            if isinstance(value, Injected):
+                injected[name] = value.value
+            elif name in self.shape.injected and proved:
+                injected[name] = value
+            else:
+                raw[name] = value
+        return Given(raw, injected, call_id, config)
+
+    def _runtimes(self) -> frozenset[str]:
+        return self.shape.injected | {PROOF}
+
+    def invocation(self, given: Given) -> tuple[Invocation, Judged | None, Exception | None]:
+        """Validate the arguments; what is wrong with them is told by the flow, which records it."""
+        names = configurable(given.config)
+        judged, problem, error = None, None, None
+        try:
+            judged = self.shape.judge(given.raw)
+        except Denied as denied:
+            problem = denied
+        except Exception as found:  # noqa: BLE001  validators are the application's code
+            problem, error = schema_error(found), found
+        thread, task = names.get("thread_id"), names.get(CONFIG_KEY)
+        invocation = Invocation(
+            tool=self.name,
+            # read again: a guard may classify a tool after it was wrapped
+            spec=self.spec or self.enforcement.catalog.tool(self.name),
+            arguments=None if judged is None else judged.arguments,
+            problem=problem,
+            call_id=given.call_id,
+            thread_id=None if thread is None else str(thread),
+            named_task=task if isinstance(task, str) else None,
+        )
+        return invocation, judged, error
+
+    async def through(self, given: Given, io: Io, call: Callable[[BaseTool, Any], Awaitable[Any]]) -> Any:
+        """Judge, and run *call* with the sealed tool and its input; or with a permit that waits.
+
+        Raises:
+            Denied: The call is not permitted.
+            ValidationError: The arguments do not fit, as the tool itself would say it.
+        """
+        invocation, judged, error = self.invocation(given)
+
+        async def execute(permit: Permit) -> Any:
+            assert judged is not None  # noqa: S101  without it the flow had refused
+            return await self._execute(permit, judged, given, call)
+
+        if (permit := self._waiting(given.call_id)) is not None:
+            if judged is None:
+                raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments no longer fit the schema")
+            return await execute(permit)
+        try:
+            result = await self.enforcement.run(invocation, execute, io)
+        except Denied as denied:
+            if isinstance(error, ValidationError):
+                denied.__cause__ = error
+            raise
+        if isinstance(result, _HandOver):
+            raise result.error
+        return result
+
+    def _waiting(self, call_id: str | None) -> Permit | None:
+        permit = pending.get()
+        if permit is None or permit.entered or permit.invocation.tool != self.name:
+            return None
+        return permit if permit.invocation.call_id == call_id else None
+
+    async def _execute(
+        self,
+        permit: Permit,
+        judged: Judged,
+        given: Given,
+        call: Callable[[BaseTool, Any], Awaitable[Any]],
+    ) -> Any:
+        extra = dict(given.injected)
+        if self.shape.takes_call_id is not None and given.call_id is not None:
+            extra[self.shape.takes_call_id] = given.call_id
+        text = isinstance(given.raw, str) and not extra and len(judged.values) == 1
+        token = running.set((permit, judged))
+        try:
+            values = judged.values
+            return await call(self.__sealed, values[self.shape.first] if text else {**values, **extra})
+        except BaseException as error:
+            if hands_over(error) and pending.get() is not permit:
+                return _HandOver(error)
+            raise
+        finally:
+            running.reset(token)
+
+    def __deepcopy__(self, _memo: object) -> Gate:
+        return self
+
+    def __copy__(self) -> Gate:
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a guarded tool cannot be pickled")
+
+    def __repr__(self) -> str:
+        return f"<Gate of {self.name}>"
+
+
+class Injected:
+    """A value that the application, and not the model, gives for an injected argument."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<Injected>"
+
+
+class _HandOver:
+    """A hand-over to a parent graph on its way past the flow, for which the call is done."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error

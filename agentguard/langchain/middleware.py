@@ -1,0 +1,97 @@
+"""`guard.middleware()` for `create_agent`: denials that the agent sees, sync and async.
+
+List it last, so that it is innermost: a middleware behind it that changes arguments makes the call
+fail. It does not guard provider-side tools or structured output, which never reach a tool node; see
+`guard.coverage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, TracePolicy, omit_payload
+from langchain.agents.middleware.types import ToolCallRequest
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+from langgraph.types import Command
+
+from agentguard._drive import drive, lift
+from agentguard.call import Invocation, Io, Permit
+from agentguard.enforcement import Enforcement
+from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.langchain.gate import Given, pending
+from agentguard.langchain.replies import configurable, refusal
+from agentguard.langchain.tools import GuardedTool
+from agentguard.task import CONFIG_KEY
+
+__all__ = ["GuardMiddleware"]
+
+Result = ToolMessage | Command[Any]
+
+
+class GuardMiddleware(AgentMiddleware):
+    """Judges each tool call of an agent, and answers a denied one with an error ToolMessage.
+
+    The parameters of its hooks are named `request` and `handler`, and its trace policy leaves their
+    payload out, so that langchain's own tracing of middleware records no runtime context.
+    """
+
+    trace_policy = TracePolicy(process_inputs=omit_payload)
+
+    def __init__(self, enforcement: Enforcement, guard: Callable[[BaseTool], GuardedTool]) -> None:
+        super().__init__()
+        self.__enforcement, self.__guard = enforcement, guard
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
+    ) -> Result:
+        """Judge the call; `handler` runs only with a permit."""
+        return drive(self.__judge(request, lift(handler), self.__enforcement.sync))
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
+    ) -> Result:
+        """Do as `wrap_tool_call`, on an event loop."""
+        return await self.__judge(request, handler, self.__enforcement.asynchronous)
+
+    async def __judge(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]], io: Io
+    ) -> Result:
+        call = request.tool_call
+        name, call_id = call["name"], call.get("id")
+        config = getattr(request.runtime, "config", None)
+        try:
+            guarded = self.__guarded(request.tool, name, call_id)
+            given = Given(call["args"], {}, call_id, config)
+            invocation, _, _ = guarded.gate.invocation(given)
+        except Denied as denied:
+            task = configurable(config).get(CONFIG_KEY)
+            unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
+            await self.__enforcement.refuse(unknown, denied, io)
+            return refusal(denied, name, call_id)
+
+        async def execute(permit: Permit) -> Result:
+            token = pending.set(permit)
+            try:
+                result = await handler(request.override(tool=guarded))
+            finally:
+                pending.reset(token)
+            if not permit.entered:
+                raise denial(DenialCode.NOT_EXECUTED, "something else answered in place of the tool")
+            return result
+
+        try:
+            return await guarded.gate.enforcement.run(invocation, execute, io)
+        except Denied as denied:
+            return refusal(denied, name, call_id)
+
+    def __guarded(self, tool: BaseTool | None, name: str, call_id: str | None) -> GuardedTool:
+        if call_id is None:
+            raise denial(DenialCode.NO_CALL_ID, "a call without id cannot be answered or approved")
+        if tool is None:
+            raise denial(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {name}")
+        try:
+            return self.__guard(tool)
+        except ConfigurationError as error:
+            raise denial(DenialCode.UNKNOWN_TOOL, error.problem) from None

@@ -1,0 +1,178 @@
+"""The inside of a guarded tool: the original, executable only with a permit.
+
+Here, below everything of langchain that a callback, tracer or checkpoint sees, the lease is opened,
+the arguments are compared with those that were judged, and what the tool gives back is cleared of
+the secret. A plain function tool is sealed in a tool of ours in which all that langchain would
+inspect on each call is known in advance; of any other tool a private copy with its own class is
+made, whose body still runs on the original object.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, StructuredTool, Tool
+from langchain_core.tools.base import _get_runnable_config_param
+
+from agentguard._drive import drive, lift
+from agentguard.call import Permit
+from agentguard.errors import DenialCode, denial
+from agentguard.langchain.shape import Judged, Shape, frozen
+from agentguard.redaction import redact, redact_exception
+
+__all__ = ["running", "seal"]
+
+Body = Callable[..., Awaitable[Any]]
+# the permit of the call on its way to the tool, and the values that it was given for
+running: ContextVar[tuple[Permit, Judged] | None] = ContextVar("agentguard_permit", default=None)
+
+
+async def _enter(
+    shape: Shape, tool: str, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], extra: dict[str, Any]
+) -> Any:
+    """Open the lease, run the tool's own code, and let nothing of the secret out."""
+    found = running.get()
+    if found is None or found[0].invocation.tool != tool:
+        raise denial(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
+    permit, judged = found
+    values = {n: v for n, v in kwargs.items() if n not in shape.injected}
+    if args:
+        values[shape.first] = args[0]
+    digest = judged.arguments.digest if shape.unchanged(judged, values) else frozen(values).digest
+    lease = permit.enter(digest)
+    secret = lease.secret()
+    token = lease.open()
+    try:
+        result = await body(*args, **kwargs, **extra)
+        return result if secret is None else redact(result, (secret,))
+    except BaseException as error:
+        if secret is None:
+            raise
+        raise redact_exception(error, (secret,)) from None
+    finally:
+        del secret
+        lease.release(token)
+
+
+class _SealedFunction(BaseTool):
+    """A plain function tool, with nothing left to inspect when it is called."""
+
+    _shape: Shape
+    _func: Callable[..., Any] | None
+    _coroutine: Callable[..., Awaitable[Any]] | None
+    _takes: tuple[bool, str | None]
+    _atakes: tuple[bool, str | None]
+    _injected: frozenset[str]
+
+    @property
+    def _injected_args_keys(self) -> frozenset[str]:
+        return self._injected
+
+    def _to_args_and_kwargs(
+        self, tool_input: str | dict[str, Any], tool_call_id: str | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if isinstance(tool_input, str):
+            return (tool_input,), {}
+        if self._shape.single:
+            return tuple(tool_input.values()), {}
+        return (), tool_input
+
+    def _run(
+        self,
+        *args: Any,
+        config: RunnableConfig,
+        run_manager: CallbackManagerForToolRun | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if self._func is None:
+            raise NotImplementedError(f"{self.name} does not support sync invocation.")
+        extra = _wanted(self._takes, config, run_manager)
+        return drive(_enter(self._shape, self.name, lift(self._func), args, kwargs, extra))
+
+    async def _arun(
+        self,
+        *args: Any,
+        config: RunnableConfig,
+        run_manager: AsyncCallbackManagerForToolRun | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if self._coroutine is None:
+            return await super()._arun(*args, config=config, run_manager=run_manager, **kwargs)
+        extra = _wanted(self._atakes, config, run_manager)
+        return await _enter(self._shape, self.name, self._coroutine, args, kwargs, extra)
+
+
+def _wanted(takes: tuple[bool, str | None], config: RunnableConfig, run_manager: Any) -> dict[str, Any]:
+    callbacks, config_name = takes
+    extra: dict[str, Any] = {}
+    if callbacks and run_manager:
+        extra["callbacks"] = run_manager.get_child()
+    if config_name is not None:
+        extra[config_name] = config
+    return extra
+
+
+def _takes(function: Callable[..., Any] | None) -> tuple[bool, str | None]:
+    if function is None:
+        return False, None
+    return "callbacks" in inspect.signature(function).parameters, _get_runnable_config_param(function)
+
+
+def seal(tool: BaseTool, shape: Shape) -> BaseTool:
+    """Return the private, executable form of *tool*, which leaves *tool* itself unchanged."""
+    if type(tool) in (StructuredTool, Tool):
+        return _sealed_function(tool, shape)
+    return _sealed_copy(tool, shape)
+
+
+def _sealed_function(tool: BaseTool, shape: Shape) -> BaseTool:
+    assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
+    kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
+    sealed = _SealedFunction.model_construct(args_schema=None, **kept)
+    sealed._shape, sealed._injected = shape, shape.injected
+    sealed._func, sealed._coroutine = tool.func, tool.coroutine
+    sealed._takes, sealed._atakes = _takes(tool.func), _takes(tool.coroutine)
+    return sealed
+
+
+def _sealed_copy(tool: BaseTool, shape: Shape) -> BaseTool:
+    kind = type(tool)
+
+    @functools.wraps(kind._run)
+    def _run(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+        return drive(_enter(shape, tool.name, lift(tool._run), *_split(args, kwargs)))
+
+    @functools.wraps(kind._arun)
+    async def _arun(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
+        return await _enter(shape, tool.name, tool._arun, *_split(args, kwargs))
+
+    members: dict[str, Any] = {"_run": _run, "__module__": kind.__module__}
+    if kind._arun is not BaseTool._arun:  # the default goes to _run, and so to the seal already
+        members["_arun"] = _arun
+    sealed = tool.model_copy()
+    object.__setattr__(
+        sealed,
+        "__class__",
+        types.new_class(f"Sealed{kind.__name__}", (kind,), {}, lambda space: space.update(members)),
+    )
+    # validated already, and with values that a second validation might change
+    sealed.__dict__.update(args_schema=None, _injected_args_keys=shape.injected)
+    return sealed
+
+
+_FRAMEWORK = frozenset({"run_manager", "config", "callbacks"})
+
+
+def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Part the tool's own arguments from what langchain adds to them."""
+    found = running.get()
+    own = set() if found is None else set(found[1].values)
+    extra = {n: v for n, v in kwargs.items() if n in _FRAMEWORK and n not in own}
+    return args, {n: v for n, v in kwargs.items() if n not in extra}, extra

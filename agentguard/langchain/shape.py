@@ -1,0 +1,155 @@
+"""What arguments a tool takes, compiled once: validation before anything is judged.
+
+The values that a policy sees are those that the tool will get: defaults filled, aliases resolved,
+validators applied, so that a rule about ``to == "evil"`` is not passed by ``"  EVIL "``. The sealed
+tool runs with exactly these values and is not validated again. Tools with a JSON Schema (MCP), which
+langchain does not validate at all, are validated with jsonschema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple, get_args
+
+from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
+from langchain_core.tools.base import get_all_basemodel_annotations
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.model import Arguments
+
+__all__ = ["Judged", "Shape", "schema_error"]
+
+Values = dict[str, Any]
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class Judged(NamedTuple):
+    """Validated values, as the tool will get them, and their frozen form."""
+
+    values: Values
+    arguments: Arguments
+
+
+class Shape:
+    """How one tool's arguments are validated; `injected` are those that no model may give."""
+
+    def __init__(self, tool: BaseTool) -> None:
+        self.single = isinstance(tool, Tool) and tool.args_schema is None
+        self.injected, self.takes_call_id, self.schema, self._validate = _compiled(tool, self.single)
+        properties = self.schema.get("properties", {})
+        self.first = next(iter(properties), "input")
+
+    def judge(self, raw: str | Mapping[str, Any]) -> Judged:
+        """Validate what the model gave.
+
+        Raises:
+            Denied: It holds an injected argument, or a value that has no canonical form.
+            ValueError: It does not fit the schema (pydantic's or jsonschema's error).
+        """
+        given = {self.first: raw} if isinstance(raw, str) else dict(raw)
+        if forged := self.injected & given.keys():
+            raise denial(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
+        given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
+        values = self._validate(given)
+        return Judged(values, frozen(values))
+
+    def unchanged(self, judged: Judged, values: Mapping[str, Any]) -> bool:
+        """Whether *values* are the judged ones, without a new digest where identity shows it."""
+        return len(values) == len(judged.values) and all(
+            isinstance(value, _SCALARS) and value is judged.values.get(name, judged)
+            for name, value in values.items()
+        )
+
+
+def frozen(values: Mapping[str, Any]) -> Arguments:
+    """Freeze Python values as canonical JSON.
+
+    Raises:
+        Denied: A value has no JSON form.
+    """
+    try:
+        return Arguments.of(to_jsonable_python(values))
+    except (ValueError, PydanticSerializationError) as error:
+        raise denial(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
+
+
+def schema_error(error: Exception) -> Denied:
+    """Make of a validation error a denial that tells the model which argument to correct."""
+    if isinstance(error, ValidationError):
+        found = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:5]]
+    else:
+        found = [str(getattr(error, "message", type(error).__name__))[:200]]
+    advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(found)}"
+    return denial(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+
+
+Validate = Callable[[Values], Values]
+_Compiled = tuple[frozenset[str], str | None, Mapping[str, Any], Validate]
+
+
+def _compiled(tool: BaseTool, single: bool) -> _Compiled:
+    direct = frozenset(tool._injected_args_keys)  # not public, and the only place that knows
+    if single:
+        schema = {"type": "object", "properties": {"__arg1": {"type": "string"}}, "required": ["__arg1"]}
+        return direct, None, schema, _json_schema(schema)
+    if isinstance(tool.args_schema, dict):
+        return direct, None, tool.args_schema, _json_schema(tool.args_schema)
+    model = tool.get_input_schema()
+    if not issubclass(model, BaseModel):
+        raise ConfigurationError(f"tool {tool.name} has a pydantic v1 schema", mend="use a pydantic v2 model")
+    visible = tool.tool_call_schema
+    # a dict only for a JSON Schema tool, and a v1 model only for a v1 schema
+    assert isinstance(visible, type) and issubclass(visible, BaseModel)  # noqa: S101, PT018
+    schema = visible.model_json_schema()
+    annotations = get_all_basemodel_annotations(model)
+    injected = direct | (frozenset(annotations) - frozenset(schema.get("properties", {})))
+    injected -= _aliased(model)
+    call_id = next((n for n in injected if _wants_call_id(annotations.get(n))), None)
+    return injected, call_id, schema, _pydantic(model, injected)
+
+
+def _wants_call_id(annotation: Any) -> bool:
+    return any(
+        mark is InjectedToolCallId or isinstance(mark, InjectedToolCallId)
+        for mark in get_args(annotation)[1:]
+    )
+
+
+def _aliased(model: type[BaseModel]) -> frozenset[str]:
+    """Name the fields that the model sees under an alias: they are missing by name, not injected."""
+    return frozenset(n for n, f in model.model_fields.items() if f.alias or f.validation_alias)
+
+
+def _json_schema(schema: dict[str, Any]) -> Validate:
+    from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
+
+    kind = validator_for(schema)
+    kind.check_schema(schema)
+    validator = kind(schema)
+    defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
+
+    def validate(given: Values) -> Values:
+        filled = {**{n: deepcopy(d) for n, d in defaults.items() if n not in given}, **given}
+        validator.validate(filled)
+        return filled
+
+    return validate
+
+
+def _pydantic(model: type[BaseModel], injected: frozenset[str]) -> Validate:
+    # the same model, validators included, in which what will be injected may still be missing
+    open_fields: dict[str, Any] = {n: (Any, None) for n in injected if n in model.model_fields}
+    partial = create_model(model.__name__, __base__=model, **open_fields) if open_fields else model
+    fields = {n: f for n, f in partial.model_fields.items() if n not in injected}
+    defaulted = frozenset(n for n, f in fields.items() if not f.is_required()) - {"args", "kwargs"}
+
+    def validate(given: Values) -> Values:
+        result = partial.model_validate(given)
+        shown = defaulted | given.keys() | result.model_fields_set
+        values = {n: getattr(result, n) for n in fields if n in shown}
+        return values | (result.model_extra or {})
+
+    return validate

@@ -1,0 +1,196 @@
+"""Guarded tools: `guard.wrap(tools)`.
+
+A guarded tool is a BaseTool of our own class around the original. It gates `invoke`, `ainvoke`,
+`run` and `arun`, so that agents, ToolNode, executors and chains all pass, and looks like the original
+in name, schema, injection, response format and error settings. What is lost is `isinstance` of the
+original's class. `func` and `coroutine` show the original's annotations, which frameworks read to
+inject, and refuse to be called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, get_type_hints
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+from pydantic import BaseModel, ValidationError
+
+from agentguard._drive import drive, lift
+from agentguard.call import Io
+from agentguard.errors import Denied
+from agentguard.langchain.gate import PROOF, Gate, Given, pending
+from agentguard.langchain.replies import is_tool_call, refusal
+
+__all__ = ["GuardedTool", "OnDeny", "guarded"]
+
+OnDeny = Literal["message", "raise"]
+
+
+class GuardedTool(BaseTool):
+    """A tool that runs nothing without a decision; made by `guard.wrap`.
+
+    A denied model call (a ToolCall) is answered with an error ToolMessage, a denied `run` of an
+    executor with its text, and a denied `invoke` of an application's raises Denied. `on_deny` sets
+    one of them for all.
+    """
+
+    _gate: Gate
+    _on_deny: OnDeny | None
+    _function: Callable[..., Any]
+    _input_schema: Callable[[RunnableConfig | None], Any]
+
+    @property
+    def gate(self) -> Gate:
+        """The gate that this tool passes."""
+        return self._gate
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The original's annotations, for injection; calling it raises PermissionError."""
+        return self._function
+
+    coroutine = func
+
+    @property
+    def _injected_args_keys(self) -> frozenset[str]:
+        return self._gate.shape.injected
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """Return the original's input schema."""
+        schema: type[BaseModel] = self._input_schema(config)
+        return schema
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Judge the call, and run the original if it is permitted."""
+        return drive(self._invoke(input, config, self._gate.enforcement.sync, "invoke", kwargs))
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Do as `invoke`, on an event loop."""
+        return await self._invoke(input, config, self._gate.enforcement.asynchronous, "ainvoke", kwargs)
+
+    async def _invoke(
+        self, input: Any, config: RunnableConfig | None, io: Io, method: str, kwargs: dict[str, Any]
+    ) -> Any:
+        called = is_tool_call(input)
+        call_id = input["id"] if called else None
+        given = self._gate.part(input["args"] if called else input, call_id, config)
+
+        async def call(sealed: BaseTool, values: Any) -> Any:
+            form = {**input, "args": values} if called else values
+            return await _calling(sealed, method)(form, config, **kwargs)
+
+        return await self._answer(given, io, call, "message" if called else "raise")
+
+    def run(self, tool_input: Any, *args: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Judge the call, and run the original if it is permitted; what executors call."""
+        io = self._gate.enforcement.sync
+        return drive(self._run_judged(tool_input, config, io, "run", args, kwargs))
+
+    async def arun(
+        self, tool_input: Any, *args: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Do as `run`, on an event loop."""
+        io = self._gate.enforcement.asynchronous
+        return await self._run_judged(tool_input, config, io, "arun", args, kwargs)
+
+    async def _run_judged(
+        self,
+        tool_input: Any,
+        config: RunnableConfig | None,
+        io: Io,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        given = self._gate.part(tool_input, kwargs.get("tool_call_id"), config)
+
+        async def call(sealed: BaseTool, values: Any) -> Any:
+            return await _calling(sealed, method)(values, *args, config=config, **kwargs)
+
+        return await self._answer(given, io, call, "message")
+
+    async def _answer(self, given: Given, io: Io, call: Any, otherwise: OnDeny) -> Any:
+        try:
+            return await self._gate.through(given, io, call)
+        except Denied as denied:
+            permit = pending.get()
+            if permit is not None and not permit.entered and permit.invocation.tool == self.name:
+                raise  # the middleware, whose permit it was, answers and records
+            cause = denied.__cause__
+            if isinstance(cause, ValidationError):
+                return self._invalid(cause, denied, given, otherwise)
+            return self._denied(denied, given, otherwise)
+
+    def _denied(self, denied: Denied, given: Given, otherwise: OnDeny) -> Any:
+        if (self._on_deny or otherwise) == "raise":
+            raise denied
+        message = refusal(denied, self.name, given.call_id)
+        return message.content if given.call_id is None else message
+
+    def _invalid(self, cause: ValidationError, denied: Denied, given: Given, otherwise: OnDeny) -> Any:
+        flag = self.handle_validation_error
+        if not flag:
+            if otherwise == "raise":
+                raise cause
+            return self._denied(denied, given, otherwise)
+        text = flag if isinstance(flag, str) else flag(cause) if callable(flag) else str(denied)
+        return text if given.call_id is None else refusal(_saying(denied, text), self.name, given.call_id)
+
+    def _run(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise PermissionError(f"{self.name} is guarded: use invoke, ainvoke, run or arun")
+
+    async def _arun(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise PermissionError(f"{self.name} is guarded: use invoke, ainvoke, run or arun")
+
+
+def _saying(denied: Denied, text: str) -> Denied:
+    return Denied(denied.code, denied.reason, advice=text)
+
+
+def _calling(sealed: BaseTool, method: str) -> Callable[..., Any]:
+    bound = getattr(sealed, method)
+    return bound if method.startswith("a") else lift(bound)
+
+
+def guarded(gate: Gate, tool: BaseTool, on_deny: OnDeny | None = None) -> GuardedTool:
+    """Put *gate* around *tool*, which stays as it was."""
+    kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "callbacks"}
+    if gate.shape.single:
+        kept["args_schema"] = dict(gate.shape.schema)
+    elif kept["args_schema"] is None:
+        kept["args_schema"] = tool.get_input_schema()
+    guard = GuardedTool.model_construct(**kept)
+    guard._gate, guard._on_deny = gate, on_deny
+    guard._function = _annotations_only(tool, gate)
+    guard._input_schema = tool.get_input_schema
+    return guard
+
+
+def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
+    original = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
+
+    def refused(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise PermissionError(f"{tool.name} is guarded: use invoke, ainvoke, run or arun")
+
+    refused.__name__ = tool.name
+    if original is not None:
+        refused.__annotations__ = get_type_hints(original, include_extras=True)
+        refused.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # what inspect reads
+    else:
+        refused.__annotations__ = {}
+    if gate.shape.injected and not any(
+        getattr(hint, "__name__", "") == "ToolRuntime" for hint in refused.__annotations__.values()
+    ):
+        refused.__annotations__ |= _proof_of_injection()
+    return refused
+
+
+def _proof_of_injection() -> dict[str, Any]:
+    """Ask the injector for its runtime object too: no model can forge one."""
+    try:
+        from langgraph.prebuilt import ToolRuntime  # only where langgraph is there
+    except ImportError:
+        return {}
+    return {PROOF: ToolRuntime}

@@ -1,0 +1,37 @@
+"""The nouns: frozen values without I/O.
+
+Who acts (`Identity`), within which bounds (`Task`, `Mandate`, `Budget`), what is asked
+(`AccessRequest`), what was answered (`Decision`), what may be issued (`Grant`), and what came of it
+(`Credential`, `Call`). Times are seconds since the epoch, lifetimes are seconds.
+"""
+
+from agentguard.model.arguments import Arguments
+from agentguard.model.credential import Call, Credential, Grant, LiveCredential, Outcome
+from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
+from agentguard.model.identity import Identity
+from agentguard.model.mandate import Mandate
+from agentguard.model.task import Budget, TaskState, TaskStatus
+from agentguard.model.tool import Resource, ToolPath, ToolSpec
+
+__all__ = [
+    "AccessRequest",
+    "Approval",
+    "ApprovalStatus",
+    "Arguments",
+    "Budget",
+    "Call",
+    "Credential",
+    "Decision",
+    "Effect",
+    "Grant",
+    "Identity",
+    "LiveCredential",
+    "Mandate",
+    "Obligation",
+    "Outcome",
+    "Resource",
+    "TaskState",
+    "TaskStatus",
+    "ToolPath",
+    "ToolSpec",
+]

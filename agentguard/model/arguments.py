@@ -1,0 +1,49 @@
+"""Validated tool arguments, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+
+__all__ = ["Arguments", "Json"]
+
+
+Json = Any  # a JSON value: mypy has no recursive alias that json.loads would satisfy
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Validated tool arguments, frozen as RFC 8785 canonical JSON.
+
+    `digest` is base64url(SHA-256(canonical)), without padding. `values` is a fresh copy each time,
+    so that whoever changes it changes nothing that was judged.
+    """
+
+    canonical: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Json]) -> Arguments:
+        """Canonicalise *values*.
+
+        Raises:
+            ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite.
+        """
+        canonical = rfc8785.dumps(dict(values))
+        digest = urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+        return cls(canonical, digest)
+
+    @property
+    def values(self) -> dict[str, Json]:
+        """The arguments as JSON values, a fresh copy."""
+        values: dict[str, Json] = json.loads(self.canonical)
+        return values
+
+    def __repr__(self) -> str:
+        return f"Arguments(digest={self.digest!r})"

@@ -1,0 +1,107 @@
+"""What is asked of a policy and of a person, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from agentguard.model.arguments import Arguments, Json
+from agentguard.model.identity import Identity
+from agentguard.model.task import TaskState
+from agentguard.model.tool import ToolSpec
+
+__all__ = ["AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
+
+
+class Effect(StrEnum):
+    """The two answers of a policy; needing a person is a permit with an approval obligation."""
+
+    PERMIT = "permit"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligation:
+    """What the guard must do for a permit to hold; one that it does not understand is a deny.
+
+    Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime`
+    {"seconds": n}.
+    """
+
+    kind: str
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+
+
+class ApprovalStatus(StrEnum):
+    """An approval is asked, answered, and used once."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    USED = "used"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A person's answer to one exact call; it holds for nothing else, once, until `expires_at`.
+
+    `call_key` binds task, tool, argument digest and call id; `policy_version` the rules under which
+    it was asked.
+    """
+
+    id: str
+    call_key: str
+    task_id: str
+    tool: str
+    digest: str
+    policy_version: str
+    expires_at: float
+    status: ApprovalStatus = ApprovalStatus.PENDING
+    approver: str | None = None
+    reason: str = ""
+
+    def answered(self, *, approved: bool, approver: str, reason: str = "") -> Approval:
+        """Return this approval with a person's answer in it."""
+        status = ApprovalStatus.APPROVED if approved else ApprovalStatus.DENIED
+        return replace(self, status=status, approver=approver, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRequest:
+    """One question to a policy, after AuthZEN 1.0: subject, action, resource, context.
+
+    `approval` is set when a person has approved this exact call; `environment` holds what the
+    application says of where it runs.
+    """
+
+    identity: Identity
+    tool: ToolSpec
+    arguments: Arguments
+    task: TaskState
+    approval: Approval | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A policy's answer.
+
+    `policy_ids` determined it; `reason` is for the operator, `advice` for the model.
+    """
+
+    effect: Effect
+    policy_ids: tuple[str, ...] = ()
+    reason: str = ""
+    advice: str = ""
+    obligations: tuple[Obligation, ...] = ()
+    policy_version: str = ""
+
+    @property
+    def permitted(self) -> bool:
+        """Whether the effect is permit; obligations may still stand in the way."""
+        return self.effect is Effect.PERMIT
+
+    def obliges(self, kind: str) -> Obligation | None:
+        """Return the obligation of that kind, if any."""
+        return next((o for o in self.obligations if o.kind == kind), None)

@@ -1,0 +1,53 @@
+"""What a tool is, and the resource that it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Resource", "ToolPath", "ToolSpec"]
+
+
+class ToolPath(StrEnum):
+    """READ, WRITE or ESCALATION: each has its own policy scope, broker, audience and approver."""
+
+    READ = "read"
+    WRITE = "write"
+    ESCALATION = "escalation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A protected service: its name, and for each path its audience, origins and scopes.
+
+    A credential travels to `origins` (scheme://host[:port]) only.
+    """
+
+    name: str
+    origins: tuple[str, ...] = ()
+    audiences: Mapping[ToolPath, str] = field(default_factory=dict)
+
+    def audience(self, path: ToolPath) -> str:
+        """Return the `aud` of credentials for *path*; never the same for two paths."""
+        return self.audiences.get(path, f"{self.name}/{path}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What one tool is, as the catalog knows it.
+
+    `schema` is the JSON Schema of the arguments that the model may give. `sinks` are the arguments
+    that name a counterparty (a recipient, an account, a URL). A tool without a resource obtains no
+    credential. `untrusted` says that its result may carry text which an attacker wrote.
+    """
+
+    name: str
+    path: ToolPath
+    resource: str | None = None
+    scopes: frozenset[str] = frozenset()
+    schema: Mapping[str, Any] | None = None
+    sinks: frozenset[str] = frozenset()
+    untrusted: bool = False
+    description: str = ""

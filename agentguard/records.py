@@ -1,0 +1,94 @@
+"""What the audit log says of a call.
+
+A permit is recorded before anything is minted, the outcome after; so a crash in between leaves a
+decision without an outcome, and never an effect without a decision. The fields answer the seven
+questions of draft-klrc-aiagent-auth (revision 02): which agent, for whom, which resource and tool,
+which action and decision, when and in which transaction, in which state of risk, and what was
+revoked and why. Values of arguments are not among them: their digest is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentguard.call import Invocation, Permit
+from agentguard.errors import Denied
+from agentguard.model import Effect, Outcome, TaskState
+
+__all__ = ["outcome", "permitted", "refused", "task_ended"]
+
+Record = dict[str, Any]
+
+
+def permitted(permit: Permit, trace: str | None) -> Record:
+    """Record the decision of a call that is about to run."""
+    decision, grant = permit.decision, permit.grant
+    return _about(permit.invocation, permit.task, permit.task.identity.actor, trace) | {
+        "call": permit.call.id,
+        "effect": Effect.PERMIT.value,
+        "policies": list(decision.policy_ids),
+        "policy_version": decision.policy_version,
+        "reason": decision.reason,
+        "approval": permit.call.approval_id,
+        "credential": None if grant is None else grant.id,
+        "audience": None if grant is None else grant.audience,
+    }
+
+
+def refused(
+    invocation: Invocation, denied: Denied, task: TaskState | None, actor: str, trace: str | None
+) -> Record:
+    """Record a denial, with the full reason."""
+    return _about(invocation, task, actor, trace) | {
+        "task": invocation.task_id,
+        "effect": Effect.DENY.value,
+        "code": denied.code.value,
+        "policies": list(denied.policy_ids),
+        "reason": denied.reason,
+    }
+
+
+def outcome(permit: Permit, ended: Outcome, now: float, credential: str | None, revoked: bool) -> Record:
+    """Record how a call ended, and that its credential ended with it."""
+    return {
+        "event": "outcome",
+        "call": permit.call.id,
+        "task": permit.task.id,
+        "lineage": list(permit.task.lineage),
+        "tool": permit.call.tool,
+        "outcome": ended.value,
+        "credential": credential,
+        "revoked": revoked and credential is not None,
+        "cause": f"call {ended.value}",
+        "seconds": round(now - permit.call.at, 6),
+    }
+
+
+def task_ended(task_id: str, lineage: list[str], status: str, cause: str, unrevoked: int) -> Record:
+    """Record the end of a task; *unrevoked* credentials are left to their expiry."""
+    return {
+        "event": "task",
+        "task": task_id,
+        "lineage": lineage,
+        "status": status,
+        "cause": cause,
+        "unrevoked": unrevoked,
+    }
+
+
+def _about(invocation: Invocation, task: TaskState | None, actor: str, trace: str | None) -> Record:
+    spec, identity = invocation.spec, None if task is None else task.identity
+    return {
+        "event": "decision",
+        "task": None if task is None else task.id,
+        "lineage": [] if task is None else list(task.lineage),
+        "actor": actor if identity is None else identity.actor,
+        "subject": None if identity is None else identity.subject,
+        "chain": [] if identity is None else list(identity.chain),
+        "tool": invocation.tool,
+        "path": None if spec is None else spec.path.value,
+        "resource": None if spec is None else spec.resource,
+        "digest": None if invocation.arguments is None else invocation.arguments.digest,
+        "untrusted": task is not None and task.untrusted,
+        "trace": trace,
+    }
