@@ -93,6 +93,25 @@ def twins(port: object, name: str, *, timeout: float | None = None, settled: boo
     return Twins(lift(sync), _patient(native or _threaded(plain), timeout, settled))
 
 
+def delivering(pair: Twins) -> Twins:
+    """Hand the result of *pair* to a function given first, also when the caller is cancelled.
+
+    A credential that was minted while its call was cancelled is known all the same, and revoked.
+    """
+
+    def delivered(asked: Asked, *, suspends: bool) -> Asked:
+        async def ask(deliver: Callable[[Any], None], *args: Any) -> None:
+            async def answer() -> None:
+                deliver(await asked(*args))
+
+            await (settle(answer()) if suspends else answer())
+
+        return ask
+
+    suspends = pair.asynchronous is not pair.sync
+    return Twins(delivered(pair.sync, suspends=False), delivered(pair.asynchronous, suspends=suspends))
+
+
 def _missing(port: object, name: str) -> Callable[..., Any]:
     def missing(*_args: Any, **_kwargs: Any) -> Any:
         raise TypeError(f"{type(port).__name__} has only a{name}: call the tool or agent with ainvoke")

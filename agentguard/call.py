@@ -6,13 +6,13 @@ port operation in the shape of one path, so that the flow is written once for sy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Self
 
-from agentguard._drive import Asked, twins
+from agentguard._drive import Asked, delivering, settle, twins
 from agentguard.errors import ApprovalError, DenialCode, Denied, denial
 from agentguard.lease import Lease
 from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
@@ -108,8 +108,12 @@ _SETTLED = {"create_task", "begin_call", "track", "end_call", "forget", "end_tas
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Io:
-    """Every port operation, as coroutine functions for either `drive` or an event loop."""
+    """Every port operation, as coroutine functions for either `drive` or an event loop.
 
+    `to_the_end` awaits a coroutine to its end although the caller is cancelled meanwhile.
+    """
+
+    to_the_end: Asked
     task: Asked
     create_task: Asked
     begin_call: Asked
@@ -146,17 +150,22 @@ class Io:
         flat["append"] = twins(audit, "append", timeout=timeout, settled=True)
         nested: dict[str, dict[Any, Any]] = {
             "approve": {path: twins(approver, "approve") for path, approver in approvers.items()},
-            "issue": {n: twins(b, "issue", timeout=timeout, settled=True) for n, b in brokers.items()},
+            "issue": {n: delivering(twins(b, "issue", timeout=timeout)) for n, b in brokers.items()},
             "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in brokers.items()},
         }
         shapes = [
             cls(
+                to_the_end=(_awaited, settle)[shape],
                 **{name: pair[shape] for name, pair in flat.items()},
                 **{name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()},
             )
             for shape in (0, 1)
         ]
         return shapes[0], shapes[1]
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return await coroutine
 
 
 async def stored(asked: Asked, *args: Any) -> Any:

@@ -145,7 +145,7 @@ class Enforcement:
         finally:
             permit.lease.close()
             if permit.begun:
-                await self._finish(permit, outcome, issued, io, span)
+                await io.to_the_end(self._finish(permit, outcome, issued, io, span))
 
     async def end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
         """End a task and its descendants: every live credential is revoked at its issuer.
@@ -154,6 +154,9 @@ class Enforcement:
             StoreError: The end could not be recorded; credentials end by their expiry.
             AuditError: It could not be written down.
         """
+        await io.to_the_end(self._end_task(task_id, status, cause, io))
+
+    async def _end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
         ended = await io.end_task(task_id, status)
         left = 0
         for credential in await io.live(task_id):
@@ -202,14 +205,15 @@ class Enforcement:
             return
         with span.stage("issue"):
             try:
-                credential = await io.issue[broker](grant)
+                await io.issue[broker](issued.append, grant)
             except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
                 log.error("broker %s failed: %s", broker, type(error).__name__)
                 reason = f"broker {broker} failed: {type(error).__name__}"
                 raise denial(DenialCode.NO_CREDENTIAL, reason) from None
+            credential = issued[0]
             if not isinstance(credential, Credential):
+                issued.clear()
                 raise denial(DenialCode.NO_CREDENTIAL, f"broker {broker} returned no credential")
-            issued.append(credential)
             if credential.handle != grant.id:
                 live = LiveCredential(
                     call_id=permit.call.id,

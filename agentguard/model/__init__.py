@@ -5,7 +5,7 @@ Who acts (`Identity`), within which bounds (`Task`, `Mandate`, `Budget`), what i
 (`Credential`, `Call`). Times are seconds since the epoch, lifetimes are seconds.
 """
 
-from agentguard.model.arguments import Arguments
+from agentguard.model.arguments import Arguments, Json
 from agentguard.model.credential import Call, Credential, Grant, LiveCredential, Outcome
 from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
 from agentguard.model.identity import Identity
@@ -25,6 +25,7 @@ __all__ = [
     "Effect",
     "Grant",
     "Identity",
+    "Json",
     "LiveCredential",
     "Mandate",
     "Obligation",

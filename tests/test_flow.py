@@ -1,0 +1,612 @@
+"""The one flow, attacked at each of its ports."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from agentguard._drive import drive, lift
+from agentguard.call import Invocation, Permit, active_task
+from agentguard.catalog import Catalog
+from agentguard.enforcement import Enforcement
+from agentguard.errors import ConfigurationError, CredentialUnavailable, DenialCode, Denied, StoreError
+from agentguard.identity.local import LocalIdentity
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Budget,
+    Credential,
+    Decision,
+    Effect,
+    Grant,
+    Identity,
+    Mandate,
+    Obligation,
+    Outcome,
+    Resource,
+    TaskState,
+    TaskStatus,
+    ToolPath,
+    ToolSpec,
+)
+from agentguard.stores.memory import MemoryStore
+
+PAYMENTS = Resource(name="payments", origins=("https://pay.example",))
+REFUND = ToolSpec(name="refund", path=ToolPath.WRITE, resource="payments", scopes=frozenset({"a", "b"}))
+LOOKUP = ToolSpec(name="lookup", path=ToolPath.READ, untrusted=True)
+ARGUMENTS = Arguments.of({"order_id": "4711"})
+PERMIT = Decision(effect=Effect.PERMIT, policy_ids=("p",))
+
+
+class Rule:
+    """A policy that answers with a value, or with what a function makes of the request."""
+
+    inline, version = True, "1"
+
+    def __init__(self, answer: Any = PERMIT) -> None:
+        self.answer, self.asked = answer, list[AccessRequest]()
+
+    def decide(self, request: AccessRequest) -> Decision:
+        self.asked.append(request)
+        answer: Decision = self.answer(request) if callable(self.answer) else self.answer
+        return answer
+
+
+class Mint:
+    """A broker that remembers, and can be made to fail."""
+
+    inline = True
+
+    def __init__(self, *paths: ToolPath, fail: str = "", returns: Any = None) -> None:
+        self.paths = frozenset(paths or ToolPath)
+        self.issued, self.revoked = list[Grant](), list[str]()
+        self.fail, self.returns = fail, returns
+
+    def issue(self, grant: Grant) -> Credential:
+        if self.fail == "issue":
+            raise ConnectionError("with a secret in it: s3cret")
+        self.issued.append(grant)
+        made = Credential(
+            "s3cret", id=grant.id, expires_at=1e12, headers=lambda *_: {}, handle=f"h-{grant.id}"
+        )
+        return made if self.returns is None else self.returns()
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        if self.fail == "revoke":
+            raise ConnectionError
+        self.revoked.append(handle)
+
+
+class Log:
+    """An audit log in memory."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self.written, self.fail = list[Mapping[str, Any]](), False
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        if self.fail:
+            raise OSError("disk full")
+        self.written.append(record)
+
+    def records(self, task_id: str | None = None) -> Iterable[Mapping[str, Any]]:
+        return self.written
+
+
+class World:
+    """A guard's flow with everything around it in view."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.policy, self.mint, self.log = Rule(), Mint(), Log()
+        self.now = 1000.0
+        self.store: Any = MemoryStore(clock=lambda: self.now)
+        parts: dict[str, Any] = {
+            "catalog": Catalog([REFUND, LOOKUP], [PAYMENTS]),
+            "policy": self.policy,
+            "identity": LocalIdentity("agent://a"),
+            "brokers": {(None, path): self.mint for path in ToolPath},
+            "store": self.store,
+            "audit": self.log,
+            "clock": lambda: self.now,
+        }
+        self.flow = Enforcement(**{**parts, **changes})
+        self.store, self.ran = self.flow.store, list[Permit]()
+
+    def begin(self, **changes: Any) -> TaskState:
+        state: dict[str, Any] = {
+            "id": "t1",
+            "purpose": "Refund order 4711",
+            "identity": Identity(subject="alice", actor="agent://a"),
+            "mandate": Mandate.of({"tools": "*"}),
+            "deadline": self.now + 600,
+        }
+        task = TaskState(**{**state, **changes})
+        self.store.create_task(task)
+        return task
+
+    def body(self, permit: Permit) -> str:
+        self.ran.append(permit)
+        return "done"
+
+    def call(
+        self,
+        mode: str,
+        body: Callable[[Permit], Any] | None = None,
+        spec: ToolSpec | None = REFUND,
+        **changes: Any,
+    ) -> Any:
+        facts = {"tool": "refund" if spec is None else spec.name, "spec": spec, "arguments": ARGUMENTS}
+        invocation = Invocation(**{"named_task": "t1", "call_id": "c1", **facts, **changes})
+        execute: Callable[[Permit], Awaitable[Any]] = lift(body or self.body)
+        if mode == "sync":
+            return drive(self.flow.run(invocation, execute, self.flow.sync))
+        return asyncio.run(self.flow.run(invocation, execute, self.flow.asynchronous))
+
+    def denied(self, mode: str, **changes: Any) -> Denied:
+        with pytest.raises(Denied) as caught:
+            self.call(mode, **changes)
+        return caught.value
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_permitted_call_runs_with_its_credential_and_leaves_nothing(mode: str) -> None:
+    world = World()
+    world.begin()
+
+    def body(permit: Permit) -> str:
+        token = permit.lease.open()
+        try:
+            return permit.lease.reveal()
+        finally:
+            permit.lease.release(token)
+
+    assert world.call(mode, body) == "s3cret"
+    assert [grant.scopes for grant in world.mint.issued] == [frozenset({"a", "b"})]
+    assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
+    assert world.store.live() == ()
+    decision, outcome = world.log.written
+    assert (decision["effect"], decision["policies"], decision["digest"]) == (
+        "permit",
+        ["p"],
+        ARGUMENTS.digest,
+    )
+    assert (outcome["outcome"], outcome["revoked"], outcome["credential"]) == (
+        "done",
+        True,
+        decision["credential"],
+    )
+    assert "s3cret" not in repr(world.log.written)
+
+
+class Late:
+    """A policy that waits for somebody, longer than the guard does."""
+
+    version = "1"
+
+    def decide(self, request: AccessRequest) -> Decision:
+        time.sleep(0.2)
+        return PERMIT
+
+
+def refuses(_request: AccessRequest) -> Decision:
+    raise NotImplementedError("swallowed by langchain's callbacks, and not by us")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(Rule(refuses), id="raises"),
+        pytest.param(Rule(None), id="returns None"),
+        pytest.param(Rule("permit"), id="returns text"),
+        pytest.param(Rule(True), id="returns True"),
+        pytest.param(Rule(Decision(effect="permit")), id="answers with an effect that is none"),  # type: ignore[arg-type]  # nonsense is the test
+        pytest.param(Late(), id="answers too late"),
+    ],
+)
+def test_a_policy_that_errs_is_a_deny(mode: str, policy: Any) -> None:
+    world = World(policy=policy, timeout=0.05)
+    world.begin()
+    denied = world.denied(mode)
+    assert denied.code is DenialCode.POLICY_ERROR
+    assert not world.ran
+    assert not world.mint.issued
+    assert world.log.written[-1]["code"] == "policy_error"
+
+
+def test_a_deny_tells_the_operator_why_and_the_model_only_what_to_do(mode: str) -> None:
+    world = World(
+        policy=Rule(Decision(effect=Effect.DENY, policy_ids=("secret-rule",), reason="secret reason"))
+    )
+    world.begin()
+    denied = world.denied(mode)
+    assert world.log.written[-1]["reason"] == "secret reason"
+    assert world.log.written[-1]["policies"] == ["secret-rule"]
+    assert "secret" not in str(denied)
+
+
+def test_without_a_task_a_call_is_denied(mode: str) -> None:
+    assert World().denied(mode, named_task=None).code is DenialCode.NO_TASK
+    assert World().denied(mode).code is DenialCode.TASK_ENDED
+
+
+def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
+    world = World()
+    world.begin()
+    token = active_task.set("t1")
+    try:
+        assert world.call(mode, named_task="somebody else's") == "done"
+    finally:
+        active_task.reset(token)
+
+
+@pytest.mark.parametrize("status", [TaskStatus.COMPLETED, TaskStatus.REVOKED])
+def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) -> None:
+    world = World()
+    world.begin()
+    drive(world.flow.end_task("t1", status, "test", world.flow.sync))
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+
+
+def test_a_task_past_its_deadline_carries_no_call(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.now += 601
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+
+
+def test_a_task_that_ends_between_decision_and_begin_carries_no_call(mode: str) -> None:
+    world = World()
+    world.begin()
+
+    def end(_request: AccessRequest) -> Decision:
+        world.store.end_task("t1", TaskStatus.REVOKED)
+        return PERMIT
+
+    world.policy.answer = end
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+    assert not world.mint.issued
+
+
+def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
+    world = World()
+    world.begin()
+
+    def body(permit: Permit) -> list[str]:
+        drive(world.flow.end_task("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+        return list(world.mint.revoked)
+
+    revoked = world.call(mode, body)
+    assert f"h-{world.mint.issued[0].id}" in revoked
+    assert world.log.written[-2]["cause"] == "anomaly"
+
+
+def test_an_unclassified_tool_is_denied(mode: str) -> None:
+    world = World()
+    world.begin()
+    assert world.denied(mode, spec=None).code is DenialCode.UNKNOWN_TOOL
+
+
+def test_the_mandate_is_asked_before_the_policy(mode: str) -> None:
+    world = World()
+    world.begin(mandate=Mandate.of({"tools": ["refund"], "args": {"order_id": ["4712"]}}))
+    assert world.denied(mode).code is DenialCode.MANDATE
+    assert not world.policy.asked
+
+
+class Faulty(MemoryStore):
+    """A store of which one operation fails."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(clock=lambda: 1000.0)
+
+        self._operation = operation
+
+    def arm(self) -> None:
+        def fail(*_args: Any, **_kwargs: Any) -> Any:
+            raise StoreError("down")
+
+        setattr(self, self._operation, fail)
+
+
+def faulty(operation: str) -> World:
+    """Arm the fault before the flow looks the operation up, but after the task was begun."""
+    store = Faulty(operation)
+    world = World(store=store)
+    world.begin()
+    store.arm()
+    rebuilt = World(store=store)
+    return rebuilt
+
+
+@pytest.mark.parametrize("operation", ["task", "begin_call", "track", "approval_for"])
+def test_a_store_that_fails_before_the_call_is_a_deny_with_nothing_left_alive(
+    mode: str, operation: str
+) -> None:
+    world = faulty(operation)
+    denied = world.denied(mode, thread_id="thread")
+    assert denied.code is DenialCode.STORE_ERROR
+    assert not world.ran
+    assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
+
+
+@pytest.mark.parametrize("operation", ["end_call", "forget"])
+def test_a_store_that_fails_after_the_call_does_not_keep_a_credential_alive(
+    mode: str, operation: str
+) -> None:
+    world = faulty(operation)
+    assert world.call(mode) == "done"
+    assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
+
+
+@pytest.mark.parametrize(
+    "mint",
+    [
+        pytest.param(Mint(fail="issue"), id="raises"),
+        pytest.param(Mint(returns=lambda: "token"), id="returns text"),
+        pytest.param(Mint(returns=dict), id="returns a dict"),
+    ],
+)
+def test_no_tool_runs_without_the_credential_that_it_needs(mode: str, mint: Mint) -> None:
+    world = World(brokers={(None, ToolPath.WRITE): mint})
+    world.begin()
+    denied = world.denied(mode)
+    assert denied.code is DenialCode.NO_CREDENTIAL
+    assert not world.ran
+    assert mint.revoked, "what may have been minted is revoked"
+    assert "s3cret" not in repr(world.log.written)
+
+
+def test_a_path_without_a_broker_is_a_deny(mode: str) -> None:
+    world = World(brokers={(None, ToolPath.READ): Mint(ToolPath.READ)})
+    world.begin()
+    assert world.denied(mode).code is DenialCode.NO_CREDENTIAL
+
+
+def test_a_broker_of_one_path_cannot_be_given_to_another() -> None:
+    with pytest.raises(ConfigurationError, match="mints only for"):
+        World(brokers={(None, ToolPath.WRITE): Mint(ToolPath.READ)})
+
+
+def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.mint.fail = "revoke"
+    assert world.call(mode) == "done"
+    assert world.log.written[-1]["revoked"] is False
+    assert world.store.live()
+    world.mint.fail = ""
+    drive(world.flow.end_task("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    assert f"h-{world.mint.issued[0].id}" in world.mint.revoked
+    assert world.store.live() == ()
+
+
+def test_what_cannot_be_recorded_does_not_happen(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.log.fail = True
+    assert world.denied(mode).code is DenialCode.AUDIT_ERROR
+    assert not world.ran
+    assert not world.mint.issued
+
+
+def test_a_tool_that_fails_leaves_nothing_alive(mode: str) -> None:
+    world = World()
+    world.begin()
+
+    def body(_permit: Permit) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        world.call(mode, body)
+    assert world.log.written[-1]["outcome"] == "failed"
+    assert world.store.live() == ()
+    assert world.mint.revoked
+
+
+class Slow:
+    """Gives another object async methods that suspend before and after each operation."""
+
+    def __init__(self, inner: Any, *names: str) -> None:
+        self._inner = inner
+        for name in names:
+            setattr(self, name, getattr(inner, name))
+            setattr(self, f"a{name}", self._slow(name))
+        for fact in ("paths", "version"):
+            if hasattr(inner, fact):
+                setattr(self, fact, getattr(inner, fact))
+
+    def _slow(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(0)
+            result = getattr(self._inner, name)(*args, **kwargs)
+            await asyncio.sleep(0)
+            return result
+
+        return slow
+
+
+STORE = (
+    "create_task",
+    "task",
+    "begin_call",
+    "track",
+    "end_call",
+    "forget",
+    "live",
+    "end_task",
+    "remember",
+    "known",
+    "save_approval",
+    "answer_approval",
+    "approval",
+    "approval_for",
+)
+
+
+def test_cancellation_at_every_await_leaves_nothing_alive() -> None:
+    finished, steps = False, 0
+    while not finished:
+        memory, mint = MemoryStore(clock=lambda: 1000.0), Mint()
+        world = World(
+            store=Slow(memory, *STORE),
+            policy=Slow(Rule(), "decide"),
+            audit=Slow(Log(), "append", "records"),
+            brokers={(None, ToolPath.WRITE): Slow(mint, "issue", "revoke")},
+        )
+        world.begin()
+        finished = asyncio.run(cancelled_after(steps, world))
+        assert memory.live() == (), f"alive after a cancellation at step {steps}"
+        assert {f"h-{g.id}" for g in mint.issued} <= set(mint.revoked), f"not revoked at step {steps}"
+        steps += 1
+    assert steps > 15, "the call had fewer awaits than it has stages"
+
+
+async def cancelled_after(steps: int, world: World) -> bool:
+    async def body(permit: Permit) -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    invocation = Invocation(tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id="c1")
+    running = asyncio.ensure_future(world.flow.run(invocation, body, world.flow.asynchronous))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+        if running.done():
+            break
+    running.cancel()
+    try:
+        await running
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+def test_of_three_parallel_calls_against_a_limit_of_one_one_runs() -> None:
+    world = World()
+    world.begin(budget=Budget(writes=1))
+    gate, results = threading.Barrier(3), list[str]()
+
+    def call(number: int) -> None:
+        gate.wait()
+        try:
+            results.append(world.call("sync", call_id=f"c{number}"))
+        except Denied as denied:
+            results.append(denied.code)
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [DenialCode.BUDGET, DenialCode.BUDGET, "done"]
+    assert len(world.ran) == 1
+
+
+async def test_of_three_gathered_calls_against_a_limit_of_one_one_runs() -> None:
+    world = World()
+    world.begin(budget=Budget(calls=1))
+
+    async def call(number: int) -> str:
+        invocation = Invocation(
+            tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id=f"c{number}"
+        )
+        try:
+            return str(await world.flow.run(invocation, lift(world.body), world.flow.asynchronous))
+        except Denied as denied:
+            return denied.code
+
+    results = await asyncio.gather(*(call(number) for number in range(3)))
+    assert sorted(results) == [DenialCode.BUDGET, DenialCode.BUDGET, "done"]
+
+
+def test_obligations_narrow_what_is_issued(mode: str) -> None:
+    obligations = (
+        Obligation(kind="narrow_scopes", parameters={"scopes": ["b", "c"]}),
+        Obligation(kind="shorten_lifetime", parameters={"seconds": 7}),
+    )
+    world = World(policy=Rule(Decision(effect=Effect.PERMIT, obligations=obligations)))
+    world.begin()
+    world.call(mode)
+    assert world.mint.issued[0].scopes == frozenset({"b"})
+    assert world.mint.issued[0].lifetime == 7
+
+
+def test_an_obligation_that_is_not_understood_is_a_deny(mode: str) -> None:
+    world = World(policy=Rule(Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),))))
+    world.begin()
+    assert world.denied(mode).code is DenialCode.OBLIGATION
+
+
+def test_no_credential_outlives_its_task(mode: str) -> None:
+    world = World()
+    world.begin(deadline=world.now + 3)
+    world.call(mode)
+    assert world.mint.issued[0].lifetime == 3
+
+
+def test_an_agent_that_is_not_the_tasks_acts_in_its_own_name(mode: str) -> None:
+    world = World(identity=LocalIdentity("agent://b"))
+    world.begin()
+    world.call(mode)
+    identity = world.mint.issued[0].identity
+    assert identity.act() == {"sub": "agent://b", "act": {"sub": "agent://a"}}
+    assert identity.subject == "alice"
+
+
+def test_an_untrusted_result_taints_the_task(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.call(mode, spec=LOOKUP)
+    world.call(mode)
+    assert [request.task.untrusted for request in world.policy.asked] == [False, True]
+    assert world.policy.asked[1].task.history == ("lookup",)
+
+
+def test_a_suspended_call_is_neither_failed_nor_done_and_counts_once(mode: str) -> None:
+    class Wait(Exception):
+        pass
+
+    world = World(suspends=lambda error: isinstance(error, Wait))
+    world.begin(budget=Budget(calls=1))
+
+    def body(permit: Permit) -> str:
+        if len(world.mint.issued) == 1:
+            raise Wait
+        return "done"
+
+    with pytest.raises(Wait):
+        world.call(mode, body, thread_id="thread")
+    assert world.log.written[-1]["outcome"] == Outcome.SUSPENDED
+    assert world.store.live() == ()
+    assert world.call(mode, body, thread_id="thread") == "done"
+    assert world.store.task("t1").calls == 1
+
+
+def test_a_lease_outside_of_its_call_is_dead(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.call(mode)
+    with pytest.raises(CredentialUnavailable):
+        world.ran[0].lease.reveal()
+
+
+def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
+    world = World()
+    world.begin()
+
+    def body(permit: Permit) -> tuple[DenialCode, DenialCode]:
+        with pytest.raises(Denied) as changed:
+            permit.enter(Arguments.of({"order_id": "4712"}).digest)
+        permit.enter(ARGUMENTS.digest)
+        with pytest.raises(Denied) as again:
+            permit.enter(ARGUMENTS.digest)
+        return changed.value.code, again.value.code
+
+    assert world.call("sync", body) == (DenialCode.ARGUMENTS_CHANGED, DenialCode.GRANT_USED)
