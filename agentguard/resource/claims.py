@@ -1,0 +1,123 @@
+"""What a token says, read once and without trust in its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentguard.errors import VerificationError
+from agentguard.jose import DETAIL_TYPE, Json
+from agentguard.model import Arguments, ToolPath
+
+__all__ = ["Claims", "invalid", "number", "read_claims", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What a verified token says: who acts, for whom, in which task, and which call it is for.
+
+    `actor` is the `client_id`; `act` is the chain of RFC 8693 as the token states it.
+    """
+
+    id: str
+    issuer: str
+    subject: str
+    actor: str
+    act: Mapping[str, Json]
+    task_id: str | None
+    scopes: frozenset[str]
+    expires_at: float
+    path: ToolPath
+    tool: str
+    digest: str
+    thumbprint: str
+
+    def require(
+        self,
+        *,
+        scope: str | None = None,
+        tool: str | None = None,
+        arguments: Mapping[str, Json] | None = None,
+    ) -> None:
+        """Refuse a call that the token was not minted for.
+
+        Raises:
+            VerificationError: 403, insufficient_scope.
+        """
+        if scope is not None and scope not in self.scopes:
+            raise _forbidden("the token lacks the scope")
+        if tool is not None and tool != self.tool:
+            raise _forbidden("the token is for another tool")
+        if arguments is None:
+            return
+        try:
+            digest = Arguments.of(arguments).digest
+        except (ValueError, TypeError, RecursionError):
+            raise _forbidden("the arguments have no canonical form") from None
+        if digest != self.digest:
+            raise _forbidden("the token is for a call with other arguments")
+
+
+def read_claims(claims: Mapping[str, Json], path: ToolPath) -> Claims:
+    """Read the claims that RFC 9068 section 2.2 requires, and ours."""
+    named = {name: text(claims, name) for name in ("jti", "iss", "sub", "client_id")}
+    scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
+    jkt = text(cnf, "jkt") if isinstance(cnf, dict) else None
+    if None in named.values() or not isinstance(scope, str) or not isinstance(act, dict):
+        raise invalid("the token lacks a required claim")
+    if jkt is None:
+        raise invalid("the token is not bound to a key")
+    tool, digest = _details(claims.get("authorization_details"), path)
+    return Claims(
+        id=str(named["jti"]),
+        issuer=str(named["iss"]),
+        subject=str(named["sub"]),
+        actor=str(named["client_id"]),
+        act=act,
+        task_id=text(claims, "txn"),
+        scopes=frozenset(scope.split()),
+        expires_at=float(claims["exp"]),
+        path=path,
+        tool=tool,
+        digest=digest,
+        thumbprint=jkt,
+    )
+
+
+def _details(details: Json, path: ToolPath) -> tuple[str, str]:
+    ours = [
+        detail
+        for detail in (details if isinstance(details, list) else ())
+        if isinstance(detail, dict) and detail.get("type") == DETAIL_TYPE
+    ]
+    if len(ours) != 1:
+        raise invalid("the token is not for exactly one call")
+    tool, digest = text(ours[0], "tool"), text(ours[0], "digest")
+    if tool is None or digest is None or ours[0].get("digest_alg") != "sha-256":
+        raise invalid("the token does not say which call it is for")
+    if ours[0].get("path") != path.value:
+        raise _forbidden("the token is for another path")
+    return tool, digest
+
+
+def text(claims: Mapping[str, Json], name: str, *, limit: int = 512) -> str | None:
+    """Return a claim that is a printable, not empty string of bounded length, or None."""
+    value = claims.get(name)
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= limit else None
+
+
+def number(claims: Mapping[str, Json], name: str) -> float | None:
+    """Return a claim that is a NumericDate (RFC 7519 section 2), or None."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        return None
+    return float(value)
+
+
+def invalid(description: str) -> VerificationError:
+    """Return the refusal of a token for what it is (RFC 6750 section 3.1)."""
+    return VerificationError("invalid_token", description)
+
+
+def _forbidden(description: str) -> VerificationError:
+    return VerificationError("insufficient_scope", description, status=403)
