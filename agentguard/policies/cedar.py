@@ -1,0 +1,269 @@
+"""Cedar in process: the policy that a guard uses unless it is given another.
+
+Policies are plain Cedar, parsed once, and type-checked against the agent's real tools whenever the
+catalog changes. A request that is denied is asked again with ``context.approval``; if that is
+permitted, the call needs a person. Annotations that mean something here:
+
+    @id("small-refunds")     required: decisions and records name it
+    @advice("Ask first.")    on a forbid: told to the model when it refuses
+    @lifetime("30")          on a permit: credentials live at most so many seconds
+    @scopes("refunds:write") on a permit: credentials hold at most these scopes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cedarpy import AuthzResult, Entities, PolicySet, is_authorized
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import (
+    AccessRequest,
+    Approval,
+    ApprovalStatus,
+    Decision,
+    Effect,
+    Obligation,
+    ToolPath,
+    ToolSpec,
+)
+from agentguard.model.arguments import Json
+from agentguard.policies.cedar_schema import resource_of, schema_text
+from agentguard.policies.cedar_source import Rule, read_file, read_text, unique
+from agentguard.policies.cedar_types import Convert, Refused, shape_of
+from agentguard.policies.cedar_validation import validate
+
+__all__ = ["CedarPolicy"]
+
+_NUMBERED = re.compile(r"policy `(policy\d+)`")
+_APPROVED: Mapping[str, Json] = {"approvers": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    """A tool as evaluation needs it, prepared when it was bound."""
+
+    spec: ToolSpec
+    action: Mapping[str, str]
+    resource: Mapping[str, str]
+    convert: Convert
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What one catalog makes of the rules; replaced as a whole."""
+
+    version: str
+    schema: str
+    entities: Entities
+    tools: Mapping[str, _Tool] = field(default_factory=dict)
+
+
+class CedarPolicy:
+    """Answers requests by Cedar policies; knows a tool only after `bind`.
+
+    An error in any policy, in the context, or in the answer is a deny: Cedar skips a policy that
+    errs, and a forbid must not be skipped. It keeps no state between requests, and its reasons name
+    arguments and policies, never values. `environment` lists the names that the application
+    promises to give with each request, as ``context.environment``.
+    """
+
+    inline = True
+
+    def __init__(self, rules: Iterable[Rule], *, environment: Iterable[str] = ()) -> None:
+        self.rules = unique(rules)
+        self._environment = tuple(sorted(environment))
+        self._text = "\n".join(rule.text for rule in self.rules)
+        self._policies = PolicySet.from_str(self._text)
+        named = self._policies.to_pst().static_policies
+        by_id = {rule.id: rule for rule in self.rules}
+        self._numbered = {number: by_id[node.annotations["id"]] for number, node in named.items()}
+        self._bound = self._bind(())
+
+    @classmethod
+    def from_files(cls, paths: Iterable[str | Path], *, environment: Iterable[str] = ()) -> CedarPolicy:
+        """Read policies from files, in UTF-8.
+
+        Raises:
+            ConfigurationError: A file cannot be read, or a policy in it is wrong.
+        """
+        rules = (rule for path in paths for rule in read_file(Path(path)))
+        return cls(rules, environment=environment)
+
+    @classmethod
+    def from_text(
+        cls, text: str, name: str = "policy.cedar", *, environment: Iterable[str] = ()
+    ) -> CedarPolicy:
+        """Read policies from a text; *name* stands for the file in errors.
+
+        Raises:
+            ConfigurationError: A policy in it is wrong.
+        """
+        return cls(read_text(text, name), environment=environment)
+
+    @property
+    def version(self) -> str:
+        """A digest of the policies and of the schema; the order of policies and files is no part."""
+        return self._bound.version
+
+    @property
+    def schema(self) -> str:
+        """The Cedar schema of the tools bound now, for editors and the Cedar command line."""
+        return self._bound.schema
+
+    def bind(self, tools: Iterable[ToolSpec]) -> None:
+        """Check all policies against these tools, and answer for them from now on.
+
+        Raises:
+            ConfigurationError: A rule names a tool, a resource or an argument that does not exist,
+                or uses one as what it is not: with file, line and @id. What was bound stays bound.
+        """
+        self._bound = self._bind(tuple(tools))
+
+    def _bind(self, specs: tuple[ToolSpec, ...]) -> _Bound:
+        for spec in specs:
+            if spec.name in set(ToolPath):
+                raise ConfigurationError(
+                    f"a tool is named {spec.name}, like a path",
+                    mend='rename the tool: in Cedar, Action::"read" is all tools that read',
+                )
+        shapes = {spec.name: shape_of(spec) for spec in specs}
+        schema = schema_text(specs, shapes, self._environment)
+        if specs:  # without tools every rule about one would be an error: nothing is permitted anyway
+            validate(self._text, self._numbered, schema, specs, shapes)
+        content = json.dumps([sorted(rule.text for rule in self.rules), schema])
+        entities = [
+            {
+                "uid": {"type": "Action", "id": spec.name},
+                "attrs": {},
+                "parents": [{"type": "Action", "id": str(spec.path)}],
+            }
+            for spec in specs
+        ]
+        return _Bound(
+            version=hashlib.sha256(content.encode()).hexdigest()[:16],
+            schema=schema,
+            entities=Entities.from_json_str(json.dumps(entities)),
+            tools={
+                spec.name: _Tool(
+                    spec,
+                    {"type": "Action", "id": spec.name},
+                    {"type": "Resource", "id": resource_of(spec)},
+                    shapes[spec.name].convert,
+                )
+                for spec in specs
+            },
+        )
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request; never raises: what cannot be judged is denied, with the reason."""
+        bound = self._bound
+        try:
+            return self._judge(request, bound)
+        except Refused as error:
+            return _deny(bound, f"no policy can judge {request.tool.name}: {error}")
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the call was not judged
+            return _deny(bound, f"policy_error: {type(error).__name__}")
+
+    def _judge(self, request: AccessRequest, bound: _Bound) -> Decision:
+        tool = bound.tools.get(request.tool.name)
+        if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
+            return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
+        context = self._context(request, tool)
+        answer = self._ask(request, tool, bound, context)
+        needs_person = False
+        if not answer.allowed and not answer.diagnostics.errors and request.approval is None:
+            second = self._ask(request, tool, bound, {**context, "approval": _APPROVED})
+            needs_person = second.allowed
+            answer = second if second.allowed else answer
+        if answer.diagnostics.errors:
+            return _deny(bound, self._failure(answer.diagnostics.errors))
+        rules = sorted(
+            (self._numbered[number] for number in answer.diagnostics.reasons), key=lambda rule: rule.id
+        )
+        return _decision(bound, request.tool.name, answer.allowed, rules, needs_person)
+
+    def _context(self, request: AccessRequest, tool: _Tool) -> dict[str, Json]:
+        task = request.task
+        context: dict[str, Json] = {
+            "args": tool.convert(request.arguments.values),
+            "task": {
+                "id": task.id,
+                "purpose": task.purpose,
+                "history": task.history,
+                "calls": task.calls,
+                "writes": task.writes,
+            },
+            "provenance": {"untrusted": task.untrusted},
+            "subject": request.identity.subject,
+            "environment": self._surroundings(request.environment),
+        }
+        if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
+            context["approval"] = _approval(request.approval)
+        return context
+
+    def _surroundings(self, given: Mapping[str, str]) -> dict[str, Json]:
+        missing = [name for name in self._environment if not isinstance(given.get(name), str)]
+        if missing:
+            raise Refused(f"the environment {missing[0]!r} was not given")
+        return {name: given[name] for name in self._environment}
+
+    def _ask(
+        self, request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]
+    ) -> AuthzResult:
+        question: dict[str, Any] = {
+            "principal": {"type": "Agent", "id": request.identity.actor},
+            "action": tool.action,
+            "resource": tool.resource,
+            "context": json.dumps(context),
+        }
+        return is_authorized(question, self._policies, bound.entities)
+
+    def _failure(self, errors: Iterable[str]) -> str:
+        """Say which policies erred; Cedar's own words hold argument values, and stay here."""
+        numbers = {match[1] for error in errors for match in _NUMBERED.finditer(error)}
+        ids = sorted(self._numbered[number].id for number in numbers & self._numbered.keys())
+        if not ids:
+            return "policy_error: Cedar could not read the request"
+        return f"policy_error: {', '.join(ids)} could not be evaluated"
+
+
+def _approval(approval: Approval) -> dict[str, Json]:
+    named = {} if approval.approver is None else {"approver": approval.approver}
+    return {**_APPROVED, **named}
+
+
+def _deny(bound: _Bound, reason: str) -> Decision:
+    return Decision(effect=Effect.DENY, reason=reason, policy_version=bound.version)
+
+
+def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_person: bool) -> Decision:
+    ids = tuple(rule.id for rule in rules)
+    verb = "permitted, once approved," if needs_person else "permitted" if allowed else "forbidden"
+    return Decision(
+        effect=Effect.PERMIT if allowed else Effect.DENY,
+        policy_ids=ids,
+        reason=f"{verb} by {', '.join(ids)}" if ids else f"no policy permits {tool} here",
+        advice=" ".join(rule.advice for rule in rules if rule.advice),
+        obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
+        policy_version=bound.version,
+    )
+
+
+def _obligations(rules: list[Rule], needs_person: bool) -> Iterable[Obligation]:
+    """Yield what the permits demand; where several narrow, the narrowest holds."""
+    if needs_person:
+        yield Obligation(kind="approve")
+    scopes = [rule.scopes for rule in rules if rule.scopes is not None]
+    if scopes:
+        common: list[Json] = sorted(frozenset.intersection(*scopes))
+        yield Obligation(kind="narrow_scopes", parameters={"scopes": common})
+    lifetimes = [rule.lifetime for rule in rules if rule.lifetime is not None]
+    if lifetimes:
+        yield Obligation(kind="shorten_lifetime", parameters={"seconds": min(lifetimes)})

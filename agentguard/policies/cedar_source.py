@@ -1,0 +1,175 @@
+"""Cedar files as rules that know where they stand.
+
+cedarpy numbers policies (`policy0`) and gives no positions. So the text is cut into statements
+here, each is parsed alone, and an error is placed in its file by the statement that holds it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from cedarpy import policies_to_pst, pst
+
+from agentguard.errors import ConfigurationError
+
+__all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
+
+_TOKEN = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;', re.DOTALL)
+_BLANK = re.compile(r"(?:\s|//[^\n]*)*")
+_QUOTED = re.compile(r"`((?!policy\d+`)[^`]+)`")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One policy: its @id, text, place, and what its other annotations say.
+
+    `advice` (of a forbid) is for the model; `lifetime` in seconds and `scopes` (of a permit) narrow
+    what may be issued.
+    """
+
+    id: str
+    text: str
+    file: str
+    line: int
+    node: pst.Template
+    advice: str = ""
+    lifetime: float | None = None
+    scopes: frozenset[str] | None = None
+
+    def line_of(self, problem: str) -> int:
+        """Return the line of what *problem* quotes, or else of the rule."""
+        quoted = _QUOTED.search(problem)
+        found = -1 if quoted is None else self.text.find(quoted[1].rsplit(".", 1)[-1])
+        return self.line + self.text.count("\n", 0, max(found, 0))
+
+
+def read_file(path: Path) -> tuple[Rule, ...]:
+    """Read the policies of one file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or a policy in it is wrong.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"the policy file cannot be read: {type(error).__name__}",
+            mend="correct the path or the permissions; the file is UTF-8 text",
+            file=path,
+        ) from error
+    return read_text(text, str(path))
+
+
+def read_text(text: str, name: str) -> tuple[Rule, ...]:
+    """Read the policies of one text; *name* stands for the file in errors.
+
+    Raises:
+        ConfigurationError: A policy does not parse, is a template, has no @id or the id of another,
+            or has an annotation that makes no sense.
+    """
+    return unique(_rule(statement, name, line) for line, statement in _statements(text))
+
+
+def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return the rules, of which no two have the same @id."""
+    known: dict[str, Rule] = {}
+    for rule in rules:
+        other = known.setdefault(rule.id, rule)
+        if other is not rule:
+            raise ConfigurationError(
+                f'another policy has @id("{rule.id}"): {other.file}:{other.line}',
+                mend="give each policy an @id of its own: decisions and records name it",
+                file=rule.file,
+                line=rule.line,
+            )
+    return tuple(known.values())
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Cut at each semicolon outside of strings and comments; what is left over counts too."""
+    ends = [token.end() for token in _TOKEN.finditer(text) if token[0] == ";"]
+    start = 0
+    for end in (*ends, len(text)):
+        blank = _BLANK.match(text, start, end)
+        start = start if blank is None else blank.end()
+        if start < end:
+            yield text.count("\n", 0, start) + 1, text[start:end]
+        start = end
+
+
+def _rule(text: str, file: str, line: int) -> Rule:
+    try:
+        parsed = policies_to_pst(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"this is no Cedar policy: {error}",
+            mend="end each policy with ;" if _unfinished(error) else "correct the syntax here",
+            file=file,
+            line=line + _broken_at(text),
+        ) from error
+    if len(parsed.static_policies) != 1:
+        raise ConfigurationError(
+            "a template (?principal, ?resource) decides nothing by itself",
+            mend="write the principal and the resource out, or leave them open",
+            file=file,
+            line=line,
+        )
+    (node,) = parsed.static_policies.values()
+    name = node.annotations.get("id", "")
+    if not name.strip():
+        raise ConfigurationError(
+            "this policy has no @id",
+            mend='put @id("a-name-of-its-own") in front of it: decisions and records name it',
+            file=file,
+            line=line,
+        )
+    try:
+        return Rule(name, text, file, line, node, *_annotations(node))
+    except ValueError as error:
+        raise ConfigurationError(
+            f'policy "{name}": {error}', mend="correct the annotation", file=file, line=line
+        ) from error
+
+
+def _annotations(node: pst.Template) -> tuple[str, float | None, frozenset[str] | None]:
+    notes = node.annotations
+    if node.effect == "forbid" and notes.keys() & {"lifetime", "scopes"}:
+        raise ValueError("@lifetime and @scopes narrow what a permit gives, and this is a forbid")
+    if node.effect == "permit" and "advice" in notes:
+        raise ValueError("@advice tells the model why a forbid refused, and this is a permit")
+    lifetime = notes.get("lifetime")
+    if lifetime is not None and not re.fullmatch(r"[0-9]{1,6}", lifetime):
+        raise ValueError('@lifetime is a whole number of seconds, as in @lifetime("30")')
+    scopes = notes.get("scopes")
+    return (
+        notes.get("advice", ""),
+        None if lifetime is None else float(lifetime),
+        None if scopes is None else frozenset(scopes.split()),
+    )
+
+
+def _unfinished(error: ValueError) -> bool:
+    return "unexpected end of input" in str(error)
+
+
+def _broken_at(text: str) -> int:
+    """Return the offset of the first line by which the statement can no longer be completed."""
+    lines = text.split("\n")
+    for count in range(1, len(lines)):
+        try:
+            policies_to_pst("\n".join(lines[:count]))
+        except ValueError as error:
+            if not _unfinished(error):
+                return count - 1
+    return len(lines) - 1
+
+
+def closest(wrong: str, known: Iterable[str]) -> str:
+    """Say which name was probably meant, or which there are."""
+    names = sorted(set(known))
+    close = get_close_matches(wrong, names, 1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"

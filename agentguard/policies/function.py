@@ -1,0 +1,150 @@
+"""A plain Python function as a policy.
+
+The function is the application's own code, so that it is trusted to be right, and not to be punctual:
+it runs under a time-out, and what it answers counts only if it is True, False, or a `Decision`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from dataclasses import replace
+from types import CodeType
+from typing import Any
+
+from agentguard.model import AccessRequest, Decision, Effect
+
+__all__ = ["FunctionPolicy"]
+
+_AT_ONCE = 64  # threads at most, of which hung ones never come back
+
+
+class FunctionPolicy:
+    """Judges by *function*, sync or async, which takes an `AccessRequest`.
+
+    It never raises: a function that raises, is late, or answers anything but a bool or a well-formed
+    Decision is a deny, whose reason starts with ``policy_error:`` and names the kind of error alone.
+    A synchronous function runs in a thread of its own, with the caller's context; one that hangs is
+    denied after *timeout* seconds, and its thread is lost. An asynchronous one is cancelled; on the
+    synchronous path it runs on an event loop of its own.
+
+    *version* defaults to a digest of the function's name and code. It knows nothing of what the
+    function calls, closes over, or reads: give a version where that can change.
+
+    Raises:
+        TypeError: The function has no code to make a version from, and none was given.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[AccessRequest], bool | Decision | Awaitable[bool | Decision]],
+        *,
+        timeout: float = 1.0,
+        version: str | None = None,
+    ) -> None:
+        self._function = function
+        self._timeout = timeout
+        self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+        self._name = getattr(function, "__qualname__", type(function).__qualname__)
+        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self.version = _version(function) if version is None else version
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request, or deny after the time-out."""
+        future = self._start(request)
+        if future is None:
+            return self._error("too many calls of it hang")
+        try:
+            return future.result(self._timeout)
+        except TimeoutError:
+            return self._late()
+
+    async def adecide(self, request: AccessRequest) -> Decision:
+        """Answer the request, or deny after the time-out, without blocking the event loop."""
+        if self._async:
+            return await self._awaited(request)
+        future = self._start(request)
+        if future is None:
+            return self._error("too many calls of it hang")
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+        except TimeoutError:
+            return self._late()
+
+    def _start(self, request: AccessRequest) -> Future[Decision] | None:
+        if not self._slots.acquire(blocking=False):
+            return None
+        future: Future[Decision] = Future()
+        future.set_running_or_notify_cancel()  # so that a waiter who gives up does not cancel it
+        # a daemon, since a hung function must not keep the interpreter from its end
+        context = copy_context()
+        threading.Thread(target=context.run, args=(self._work, future, request), daemon=True).start()
+        return future
+
+    def _work(self, future: Future[Decision], request: AccessRequest) -> None:
+        try:
+            future.set_result(asyncio.run(self._awaited(request)) if self._async else self._called(request))
+        except BaseException as error:  # noqa: BLE001  also SystemExit: whatever it is, it is no permit
+            future.set_result(self._error(type(error).__name__))
+        finally:
+            self._slots.release()
+
+    def _called(self, request: AccessRequest) -> Decision:
+        return self._verdict(self._function(request))
+
+    async def _awaited(self, request: AccessRequest) -> Decision:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                question: Any = self._function(request)
+                answer = await question
+        except TimeoutError:
+            return self._late()
+        except Exception as error:  # noqa: BLE001  a function that raises has not permitted
+            return self._error(type(error).__name__)
+        # one that blocks the loop, or swallows its cancellation, answers late all the same
+        return self._late() if clock() >= deadline else self._verdict(answer)
+
+    def _verdict(self, answer: object) -> Decision:
+        if isinstance(answer, bool):
+            effect = Effect.PERMIT if answer else Effect.DENY
+            word = "permitted" if answer else "denied"
+            answer = Decision(effect=effect, policy_ids=(self._name,), reason=f"{word} by {self._name}")
+        if inspect.iscoroutine(answer):
+            answer.close()
+        if not isinstance(answer, Decision) or not isinstance(answer.effect, Effect):
+            return self._error(f"answered a {type(answer).__name__}, not a bool or a Decision")
+        return answer if answer.policy_version else replace(answer, policy_version=self.version)
+
+    def _late(self) -> Decision:
+        return self._error(f"no answer within {self._timeout} s")
+
+    def _error(self, what: str) -> Decision:
+        reason = f"policy_error: {self._name}: {what}"
+        return Decision(effect=Effect.DENY, reason=reason, policy_version=self.version)
+
+
+def _version(function: Callable[..., object]) -> str:
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    if not isinstance(code, CodeType):
+        raise TypeError("this callable has no Python code to make a version from: give version=")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return hashlib.sha256(f"{name} {_text(code)}".encode()).hexdigest()[:16]
+
+
+def _text(constant: object) -> str:
+    """Return a text of code or of a constant in it, the same in every process."""
+    if isinstance(constant, CodeType):
+        inner = ", ".join(map(_text, constant.co_consts))
+        return f"{constant.co_code.hex()} {constant.co_names} [{inner}]"
+    if isinstance(constant, frozenset):
+        return f"{{{', '.join(sorted(map(_text, constant)))}}}"
+    if isinstance(constant, tuple):
+        return f"({', '.join(map(_text, constant))})"
+    return repr(constant)

@@ -1,0 +1,269 @@
+"""A plain function is a policy, and nothing but a clear yes in time is a permit."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from agentguard._drive import drive, twins
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Decision,
+    Effect,
+    Identity,
+    Mandate,
+    Obligation,
+    TaskState,
+    ToolPath,
+    ToolSpec,
+)
+from agentguard.policies.function import FunctionPolicy
+from agentguard.ports import Policy
+
+IDENTITY = Identity(subject="user:ada", actor="agent://support")
+REQUEST = AccessRequest(
+    identity=IDENTITY,
+    tool=ToolSpec(name="refund", path=ToolPath.WRITE),
+    arguments=Arguments.of({"amount": 5}),
+    task=TaskState(
+        id="t", purpose="Refund", identity=IDENTITY, mandate=Mandate(tools=frozenset("*")), deadline=2e9
+    ),
+)
+
+
+async def both(policy: FunctionPolicy) -> tuple[Decision, Decision]:
+    """Ask on the synchronous path and on the asynchronous one."""
+    return await asyncio.to_thread(policy.decide, REQUEST), await policy.adecide(REQUEST)
+
+
+def small(request: AccessRequest) -> bool:
+    return bool(request.arguments.values["amount"] <= 5)
+
+
+async def asmall(request: AccessRequest) -> bool:
+    await asyncio.sleep(0)
+    return small(request)
+
+
+class Callable_:
+    def __call__(self, request: AccessRequest) -> bool:
+        return small(request)
+
+
+class AsyncCallable:
+    async def __call__(self, request: AccessRequest) -> bool:
+        return small(request)
+
+
+@pytest.mark.parametrize("function", [small, asmall, Callable_(), AsyncCallable()])
+async def test_a_yes_is_a_permit_on_both_paths(function: Callable[..., Any]) -> None:
+    policy = FunctionPolicy(function)
+    assert isinstance(policy, Policy)
+    one, two = await both(policy)
+    assert one == two
+    assert one.permitted
+    assert one.policy_version == policy.version
+
+
+async def test_a_no_is_a_deny_that_names_the_function() -> None:
+    for decision in await both(FunctionPolicy(lambda _request: False)):
+        assert decision.effect is Effect.DENY
+        assert "lambda" in decision.reason
+
+
+async def test_a_decision_is_passed_on_with_the_version() -> None:
+    own = Decision(
+        effect=Effect.PERMIT, policy_ids=("mine",), obligations=(Obligation(kind="approve"),), reason="r"
+    )
+    policy = FunctionPolicy(lambda _request: own, version="7")
+    for decision in await both(policy):
+        assert decision.obliges("approve")
+        assert (decision.policy_ids, decision.policy_version) == (("mine",), "7")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "yes",
+        1,
+        [True],
+        Effect.PERMIT,
+        Decision(effect="permit"),  # type: ignore[arg-type]  # what a careless author writes
+        Decision(effect=True),  # type: ignore[arg-type]  # the same
+    ],
+)
+async def test_nonsense_is_a_deny(answer: Any) -> None:
+    async def later(_request: AccessRequest) -> Any:
+        return answer
+
+    for function in (lambda _request: answer, later):
+        for decision in await both(FunctionPolicy(function)):
+            assert decision.effect is Effect.DENY
+            assert decision.reason.startswith("policy_error: ")
+
+
+async def test_a_coroutine_that_nobody_awaited_is_a_deny_without_a_warning() -> None:
+    for decision in await both(FunctionPolicy(lambda request: asmall(request))):
+        assert decision.effect is Effect.DENY
+        assert "coroutine" in decision.reason
+
+
+async def test_an_async_generator_is_a_deny() -> None:
+    async def stream(_request: AccessRequest) -> AsyncIterator[bool]:
+        yield True
+
+    for decision in await both(FunctionPolicy(stream)):  # type: ignore[arg-type]  # what is tested
+        assert decision.effect is Effect.DENY
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("s3cret"), KeyError("s3cret"), TimeoutError(), RecursionError()]
+)
+async def test_a_function_that_raises_is_a_deny_without_its_words(error: Exception) -> None:
+    def fails(_request: AccessRequest) -> bool:
+        raise error
+
+    async def afails(_request: AccessRequest) -> bool:
+        raise error
+
+    for function in (fails, afails):
+        for decision in await both(FunctionPolicy(function)):
+            assert decision.effect is Effect.DENY
+            assert decision.reason.startswith("policy_error: ")
+            assert "s3cret" not in decision.reason
+
+
+def test_an_exit_in_a_function_is_a_deny_and_ends_nothing() -> None:
+    assert FunctionPolicy(lambda _request: sys.exit(0)).decide(REQUEST).effect is Effect.DENY
+
+
+async def test_a_late_answer_is_a_deny_in_time() -> None:
+    release = threading.Event()
+
+    async def alate(_request: AccessRequest) -> bool:
+        await asyncio.sleep(5)
+        return True
+
+    def stubborn(_request: AccessRequest) -> bool:
+        release.wait(5)
+        return True
+
+    started = time.monotonic()
+    for function in (stubborn, alate):
+        for decision in await both(FunctionPolicy(function, timeout=0.05)):
+            assert decision.effect is Effect.DENY
+            assert "0.05 s" in decision.reason
+    assert time.monotonic() - started < 2
+    release.set()
+
+
+async def test_a_late_yes_is_a_deny_even_if_it_swallows_its_cancellation() -> None:
+    async def swallows(_request: AccessRequest) -> bool:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        return True
+
+    async def blocks(_request: AccessRequest) -> bool:
+        time.sleep(0.1)  # noqa: ASYNC251  blocking the loop is what is tested
+        return True
+
+    for function in (swallows, blocks):
+        for decision in await both(FunctionPolicy(function, timeout=0.05)):
+            assert decision.effect is Effect.DENY
+
+
+async def test_the_event_loop_runs_on_while_a_sync_function_thinks() -> None:
+    release = threading.Event()
+    policy = FunctionPolicy(lambda _request: release.wait(5))
+    asked = asyncio.create_task(policy.adecide(REQUEST))
+    await asyncio.sleep(0.02)
+    release.set()
+    assert (await asked).permitted
+
+
+async def test_cancelling_the_caller_is_not_a_decision() -> None:
+    async def waits(_request: AccessRequest) -> bool:
+        await asyncio.sleep(5)
+        return True
+
+    asked = asyncio.create_task(FunctionPolicy(waits, timeout=5).adecide(REQUEST))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+
+
+def test_hung_calls_are_bounded_and_then_denied_at_once() -> None:
+    release = threading.Event()
+    policy = FunctionPolicy(lambda _request: release.wait(10), timeout=0.001)
+    reasons = [policy.decide(REQUEST).reason for _ in range(70)]
+    assert "too many calls of it hang" in reasons[-1]
+    release.set()
+    deadline = time.monotonic() + 5
+    while not policy.decide(REQUEST).permitted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert FunctionPolicy(small).decide(REQUEST).permitted
+
+
+async def test_the_callers_context_reaches_the_function() -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="none")
+    tenant.set("acme")
+
+    async def asees(_request: AccessRequest) -> bool:
+        return tenant.get() == "acme"
+
+    for function in (lambda _request: tenant.get() == "acme", asees):
+        for decision in await both(FunctionPolicy(function)):
+            assert decision.permitted
+
+
+async def test_it_works_through_the_drive() -> None:
+    pair = twins(FunctionPolicy(asmall), "decide", timeout=5)
+    decision = await pair.asynchronous(REQUEST)
+    assert decision.permitted
+
+    async def ask() -> Decision:
+        answer: Decision = await pair.sync(REQUEST)
+        return answer
+
+    assert drive(ask()).permitted
+
+
+def test_the_version_follows_the_code() -> None:
+    def one(_request: AccessRequest) -> bool:
+        return 1 in {1, 2, 3}
+
+    first = FunctionPolicy(one).version
+    assert first == FunctionPolicy(one).version
+
+    def one(_request: AccessRequest) -> bool:  # type: ignore[no-redef]  # the same name, other code
+        return 1 in {1, 2, 4}
+
+    assert FunctionPolicy(one).version != first
+    assert FunctionPolicy(one, version="v1").version == "v1"
+    with pytest.raises(TypeError, match="version="):
+        FunctionPolicy(operator.attrgetter("approval"))
+
+
+def test_the_version_does_not_follow_the_order_of_a_set() -> None:
+    def one(_request: AccessRequest) -> bool:
+        return _request in {8, 0}  # type: ignore[comparison-overlap]  # only its constants matter
+
+    constants = [frozenset([0, 8]), frozenset([8, 0])]  # of equal hash: they iterate as they were made
+    assert len({repr(constant) for constant in constants}) == 2
+    versions = set()
+    for constant in constants:
+        one.__code__ = one.__code__.replace(co_consts=(None, constant))
+        versions.add(FunctionPolicy(one).version)
+    assert len(versions) == 1
