@@ -1,0 +1,403 @@
+"""agentguard.toml: it builds what it says, and every mistake has a file, a line and a mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from agentguard.config import Parts, Settings, build, load
+from agentguard.config.locate import line_of, places
+from agentguard.errors import ConfigurationError
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Identity,
+    Mandate,
+    TaskState,
+    ToolPath,
+)
+from agentguard.policies.cedar import CedarPolicy
+from agentguard.stores.memory import MemoryStore
+
+TOML = """\
+[agent]
+id = "agent://support"
+
+[policy]
+cedar = ["policies/*.cedar"]
+
+[issuer]
+issuer = "https://issuer.example"
+algorithm = "EdDSA"
+lifetime = 30
+keys = "state/keys"
+jwks = "state/jwks.json"
+
+[store]
+kind = "memory"
+
+[audit]
+path = "state/audit.jsonl"
+
+[telemetry]
+arguments = true
+
+[environment]
+stage = "production"
+
+[resources.payments]
+origins = ["http://127.0.0.1:8000"]
+audiences = { write = "payments-write" }
+
+[resources.orders]
+origins = ["https://orders.example"]
+
+[tools.refund_order]
+path = "write"
+resource = "payments"
+scopes = ["refunds:write"]
+sinks = ["recipient"]
+args = { order_id = "string", amount = "number", recipient = "string", note = "string?" }
+
+[tools."get order"]
+path = "read"
+resource = "orders"
+untrusted = true
+
+[approval]
+expires = 120
+"""
+CEDAR = """\
+@id("small-refunds")
+permit (principal, action == Action::"refund_order", resource == Resource::"payments")
+when { context.args.amount.lessThan(decimal("100.0")) && context.environment.stage == "production" };
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "refunds.cedar").write_text(CEDAR, "utf-8")
+    (tmp_path / "agentguard.toml").write_text(TOML, "utf-8")
+    return tmp_path
+
+
+def made(home: Path) -> Parts:
+    parts = build(load(home / "agentguard.toml"))
+    assert isinstance(parts.policy, CedarPolicy)
+    parts.policy.bind(parts.catalog)
+    return parts
+
+
+def mistake(home: Path, right: str, wrong: str) -> ConfigurationError:
+    assert right in TOML
+    file = home / "agentguard.toml"
+    file.write_text(TOML.replace(right, wrong, 1), "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        build(load(file))
+    assert caught.value.file == str(file)
+    assert caught.value.mend
+    return caught.value
+
+
+def line(text: str) -> int:
+    return TOML[: TOML.index(text)].count("\n") + 1
+
+
+def test_it_builds_what_it_says(home: Path) -> None:
+    parts = made(home)
+    refund = parts.catalog.tool("refund_order")
+    assert refund is not None
+    assert (refund.path, refund.resource, refund.sinks) == (
+        ToolPath.WRITE,
+        "payments",
+        frozenset({"recipient"}),
+    )
+    assert (refund.schema or {})["required"] == ["order_id", "amount", "recipient"]
+    assert (refund.schema or {})["properties"]["note"] == {"type": "string"}
+    order = parts.catalog.tool("get order")
+    assert order is not None
+    assert order.untrusted
+    assert order.schema is None
+    payments = parts.catalog.resource("payments")
+    assert payments is not None
+    assert payments.audience(ToolPath.WRITE) == "payments-write"
+    assert payments.audience(ToolPath.READ) == "payments/read"
+    assert parts.identity.actor() == "agent://support"
+    assert (parts.lifetime, parts.approval_lifetime, parts.trace_arguments) == (30, 120, True)
+    assert parts.environment == {"stage": "production"}
+    assert isinstance(parts.store, MemoryStore)
+
+
+def test_policies_see_the_arguments_and_the_environment(home: Path) -> None:
+    parts = made(home)
+    tool = parts.catalog.tool("refund_order")
+    assert tool is not None
+    identity = Identity(subject="user:ada", actor=parts.identity.actor())
+    task = TaskState(
+        id="t", purpose="p", identity=identity, mandate=Mandate(tools=frozenset("*")), deadline=2e9
+    )
+    arguments = Arguments.of({"order_id": "1", "amount": 99.5, "recipient": "x", "note": None})
+    request = AccessRequest(
+        identity=identity, tool=tool, arguments=arguments, task=task, environment=parts.environment
+    )
+    assert parts.policy.decide(request).policy_ids == ("small-refunds",)
+
+
+def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
+    parts = made(home)
+    assert {key: broker.paths for key, broker in parts.brokers.items()} == {
+        (None, path): frozenset({path}) for path in ToolPath
+    }
+    files = sorted((home / "state" / "keys").iterdir())
+    assert [file.name for file in files] == ["escalation.pem", "read.pem", "write.pem"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert (home / "state").stat().st_mode & 0o777 == 0o700
+    keys = json.loads((home / "state" / "jwks.json").read_text("utf-8"))["keys"]
+    assert {key["agentguard_path"] for key in keys} == set(ToolPath)
+    assert len({key["kid"] for key in keys}) == 3
+    assert all("d" not in key for key in keys)
+    made(home)
+    assert json.loads((home / "state" / "jwks.json").read_text("utf-8"))["keys"] == keys
+
+
+def test_keys_are_new_each_time_when_none_are_kept(home: Path) -> None:
+    (home / "agentguard.toml").write_text(TOML.replace('keys = "state/keys"\n', ""), "utf-8")
+    seen = []
+    for _ in range(2):
+        made(home)
+        seen.append((home / "state" / "jwks.json").read_text("utf-8"))
+    assert seen[0] != seen[1]
+
+
+def test_an_empty_file_has_every_default(tmp_path: Path) -> None:
+    (tmp_path / "agentguard.toml").write_text("", "utf-8")
+    found = load(tmp_path / "agentguard.toml")
+    assert found == Settings(file=tmp_path / "agentguard.toml")
+    assert (found.store.kind, found.issuer.lifetime, found.policy.cedar) == ("sqlite", 60.0, ())
+
+
+def test_loading_touches_no_other_file(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    load(home / "agentguard.toml")
+    assert sorted(home.rglob("*")) == before
+
+
+def test_settings_are_frozen(home: Path) -> None:
+    found = load(home / "agentguard.toml")
+    with pytest.raises(ValidationError):
+        found.issuer.lifetime = 3600
+
+
+def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
+    schema = '{ properties = { ids = { type = "array", items = { type = "string" } }, recipient = {} } }'
+    text = TOML.replace(TOML[TOML.index("args = ") : TOML.index('\n\n[tools."get')], f"args = {schema}")
+    (home / "agentguard.toml").write_text(text, "utf-8")
+    tool = build(
+        load(home / "agentguard.toml").model_copy(update={"policy": Settings().policy})
+    ).catalog.tool("refund_order")
+    assert tool is not None
+    assert (tool.schema or {})["properties"]["ids"]["type"] == "array"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at", "mend"),
+    [
+        ("[store]", "[sotre]", "[store]", "did you mean store?"),
+        ("lifetime = 30", "lifetim = 30", "lifetime = 30", "did you mean lifetime?"),
+        ("lifetime = 30", 'lifetime = "30"', "lifetime = 30", "seconds"),
+        ("lifetime = 30", "lifetime = true", "lifetime = 30", "seconds"),
+        ("lifetime = 30", "lifetime = nan", "lifetime = 30", "seconds"),
+        ("lifetime = 30", "lifetime = 0", "lifetime = 30", "seconds"),
+        ('algorithm = "EdDSA"', 'algorithm = "none"', "algorithm", '"ES256" or "EdDSA"'),
+        ('kind = "memory"', 'kind = "redis"', "kind", '"sqlite" or "memory"'),
+        ('path = "write"', 'path = "wirte"', 'path = "write"', '"read", "write" or "escalation"'),
+        ('path = "write"\n', "\n", "[tools.refund_order]", '"read", "write" or "escalation"'),
+        ('resource = "payments"', 'resource = "paymets"', 'resource = "payments"', "[resources.paymets]"),
+        ('"refunds:write"', '"refunds write"', "scopes", "scopes ="),
+        ('scopes = ["refunds:write"]', 'scopes = "refunds:write"', "scopes", "scopes ="),
+        ("untrusted = true", 'untrusted = "yes"', "untrusted", "true if"),
+        ('sinks = ["recipient"]', 'sinks = ["recipent"]', "sinks", "recipient"),
+        ('amount = "number"', 'amount = "money"', "args =", "integer"),
+        ('"http://127.0.0.1:8000"', '"http://127.0.0.1:8000/pay"', "origins", "scheme://host"),
+        ('{ write = "payments-write" }', '{ wirte = "x" }', "audiences", "one for each path"),
+        ('{ write = "payments-write" }', '{ write = "a", read = "a" }', "audiences", "of its own"),
+        ('{ write = "payments-write" }', '{ write = "orders/read" }', "[resources.orders]", "of its own"),
+        ('stage = "production"', "stage = 1", "stage", "strings"),
+        ('"policies/*.cedar"', '"polices/*.cedar"', "cedar =", "relative to"),
+        ('id = "agent://support"', 'id = "support"', "id =", "URI"),
+        ("[agent]", 'file = "x"\n[agent]', "[agent]", "known are"),
+        ("[approval]", "[approval.expires]\nx = 1\n[other]", "[approval]", "seconds"),
+    ],
+)
+def test_a_mistake_has_its_line_and_its_mend(home: Path, right: str, wrong: str, at: str, mend: str) -> None:
+    error = mistake(home, right, wrong)
+    assert error.line == line(at)
+    assert mend in error.mend
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at"),
+    [
+        ("lifetime = 30", "lifetime = ", "lifetime"),
+        ("[store]", "[store", "[store]"),
+        ('kind = "memory"', 'kind = "memory"\nkind = "sqlite"', "\n[audit]"),
+        ("expires = 120", 'expires = """', "expires"),
+    ],
+)
+def test_what_is_no_toml_has_its_line(home: Path, right: str, wrong: str, at: str) -> None:
+    error = mistake(home, right, wrong)
+    assert "no TOML" in error.problem
+    assert error.line is not None
+    assert abs(error.line - line(at)) <= 1
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"a = " + b"[" * 5000, b"a = " + b"1" * 5000])
+def test_an_unreadable_file_is_one_error(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "agentguard.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+    assert caught.value.file == str(file)
+
+
+def test_a_mistake_does_not_repeat_the_value(home: Path) -> None:
+    assert "s3cret" not in str(mistake(home, "lifetime = 30", 'lifetime = "s3cret"'))
+
+
+def test_a_policy_mistake_names_the_policy_file(home: Path) -> None:
+    file = home / "policies" / "refunds.cedar"
+    file.write_text(CEDAR.replace("when {", "wehn {"), "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        made(home)
+    assert (caught.value.file, caught.value.line) == (str(file), 3)
+
+
+def test_a_policy_is_checked_against_the_tools_of_the_file(home: Path) -> None:
+    (home / "policies" / "refunds.cedar").write_text(CEDAR.replace("amount", "amonut"), "utf-8")
+    with pytest.raises(ConfigurationError, match="amonut"):
+        made(home)
+
+
+def test_a_key_that_others_may_read_is_refused(home: Path) -> None:
+    made(home)
+    (home / "state" / "keys" / "read.pem").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="others may read"):
+        made(home)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at"),
+    [
+        ('path = "state/audit.jsonl"', 'path = "agentguard.toml/audit.jsonl"', 'path = "state/audit.jsonl"'),
+        ('kind = "memory"', 'path = "agentguard.toml/state.db"', 'kind = "memory"'),
+        ('keys = "state/keys"', 'keys = "agentguard.toml/keys"', "keys ="),
+        ('jwks = "state/jwks.json"', 'jwks = "policies"', "jwks ="),
+        ('path = "state/audit.jsonl"', 'path = "a\\u0000b/audit"', 'path = "state/audit.jsonl"'),
+    ],
+)
+def test_a_path_that_cannot_be_used_has_its_line(home: Path, right: str, wrong: str, at: str) -> None:
+    assert mistake(home, right, wrong).line == line(at)
+
+
+def test_a_policy_file_may_have_a_name_that_looks_like_a_pattern(home: Path) -> None:
+    (home / "policies" / "[1].cedar").write_text(CEDAR.replace("small", "more"), "utf-8")
+    (home / "agentguard.toml").write_text(TOML.replace("*.cedar", "[1].cedar"), "utf-8")
+    assert [rule.id for rule in made(home).policy.rules] == ["more-refunds"]  # type: ignore[attr-defined]  # Cedar
+
+
+def test_keys_are_found_however_they_are_written() -> None:
+    text = '[a."b.c"]\nd = 1\n[ e . \'f\' ]\ng.h = 2\n"i\\u006a" = 3\n[[k]]\nl = { m = 1 }\n# n = 1\n'
+    found = places(text)
+    expected: dict[tuple[str, ...], int] = {
+        ("a",): 1,
+        ("a", "b.c"): 1,
+        ("a", "b.c", "d"): 2,
+        ("e", "f", "g", "h"): 4,
+        ("e", "f", "ij"): 5,
+        ("k", "l"): 7,
+    }
+    assert {keys: found[keys] for keys in expected} == expected
+    assert line_of(found, ("k", "l", "m")) == 7
+    assert line_of(found, ("nowhere",)) == 1
+
+
+def loaded(file: Path, content: bytes) -> None:
+    """Load it: whatever the content, nothing but a ConfigurationError comes out."""
+    file.write_bytes(content)
+    try:
+        found = load(file)
+    except ConfigurationError as error:
+        found_error = error
+    else:
+        assert isinstance(found, Settings)
+        return
+    assert found_error.file == str(file)
+    assert found_error.mend
+
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FUZZ
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@example(b"a = 0x" + b"f" * 3000)
+@example(b"[tools]\n'' = 1")
+@example(b"tools = 1")
+@example(b"[tools.x]\npath = 'read'\nargs = {type = 'string', properties = 'string'}")
+def test_no_text_makes_load_raise_anything_else(tmp_path: Path, content: bytes) -> None:
+    loaded(tmp_path / "agentguard.toml", content)
+
+
+@FUZZ
+@given(
+    st.integers(0, len(TOML)),
+    st.integers(0, 12),
+    st.sampled_from(
+        ["", '"', "=", "[", "]", ".", "\n", "{", "}", "1", "a", "'", "#", "é", "\\", "[[tools]]\n"]
+    ),
+)
+def test_no_mutation_makes_load_raise_anything_else(tmp_path: Path, at: int, length: int, piece: str) -> None:
+    loaded(tmp_path / "agentguard.toml", (TOML[:at] + piece + TOML[at + length :]).encode())
+
+
+TABLES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["read", "path", "args", "properties", "type", "origins", "audiences", "x"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps("null" if value is None else value).replace("NaN", "nan").replace("Infinity", "inf")
+
+
+@FUZZ
+@given(
+    st.sampled_from(
+        ["agent", "policy", "issuer", "environment", "resources.r", "tools.t", "tools", "resources"]
+    ),
+    st.sampled_from(["path", "args", "audiences", "origins", "cedar", "lifetime", "t", "resource"]),
+    TABLES,
+)
+def test_no_value_makes_load_raise_anything_else(tmp_path: Path, table: str, key: str, value: Any) -> None:
+    text = f"[{table}]\n{key} = {_toml(value)}\n"
+    loaded(tmp_path / "agentguard.toml", text.encode())
