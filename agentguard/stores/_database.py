@@ -1,0 +1,154 @@
+"""One SQLite file: connections, transactions, the schema's version, and a queue for event loops."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from agentguard.errors import ConfigurationError, StoreError
+
+RETRY = 0.01  # seconds between attempts to switch to WAL, for which SQLite itself does not wait
+
+PAGE = 1024  # bytes; a write copies whole pages to the log, and the rows here are small
+CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
+
+
+class _Owned:
+    """What belongs to one operating-system process, and must not be used after a fork."""
+
+    def __init__(self) -> None:
+        self.idle: deque[sqlite3.Connection] = deque()
+        self.executor = ThreadPoolExecutor(1, "agentguard-store")
+
+
+class Database:
+    """Connections to one file; each transaction has one to itself, and a forked child has its own.
+
+    Raises:
+        ConfigurationError: The file is of a newer version, or no place for a database.
+        StoreError: It cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], schema: str, version: int, timeout: float) -> None:
+        if os.fspath(path) in ("", ":memory:"):
+            raise ConfigurationError("a SQLite store needs a file", mend='use store = "memory"')
+        self.path = Path(path).absolute()
+        self._timeout = timeout
+        self._closed = False
+        self._by_process: dict[int, _Owned] = {}
+        self._create()
+        with self.borrowed() as connection:
+            self._use_wal(connection)
+            self._migrate(connection, schema, version)
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The one thread that runs this process's asynchronous operations in their order."""
+        if self._closed:
+            raise StoreError(f"{self.path} is closed")
+        return self._owned().executor
+
+    @contextmanager
+    def borrowed(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection; for a single statement, which is a transaction of its own.
+
+        Raises:
+            StoreError: SQLite refused, or the store is closed.
+        """
+        if self._closed:
+            raise StoreError(f"{self.path} is closed")
+        idle = self._owned().idle
+        connection = None
+        try:
+            connection = idle.pop() if idle else self._connect()
+            yield connection
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+                connection = None
+            raise StoreError(f"{self.path}: {error}") from error
+        finally:
+            if connection is not None:
+                idle.append(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection inside a write transaction: all of it happens, or nothing."""
+        with self.borrowed() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def close(self) -> None:
+        """Finish what is queued, and close this process's connections."""
+        self._closed = True
+        owned = self._owned()
+        owned.executor.shutdown()
+        while owned.idle:
+            owned.idle.pop().close()
+
+    def _owned(self) -> _Owned:
+        pid = os.getpid()
+        # the parent's connections stay referenced: closing one in a child would break its locks
+        return self._by_process.get(pid) or self._by_process.setdefault(pid, _Owned())
+
+    def _create(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # never opened when it exists: closing any descriptor of it drops this process's locks
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+        return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA page_size = {PAGE}")
+        give_up = time.monotonic() + self._timeout
+        while True:
+            try:
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(RETRY)
+                continue
+            if mode != "wal":
+                raise ConfigurationError("this place has no write-ahead log", file=self.path)
+            return
+
+    def _migrate(self, connection: sqlite3.Connection, schema: str, version: int) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            present = connection.execute("PRAGMA user_version").fetchone()[0]
+            if present not in (0, version):
+                raise ConfigurationError(
+                    f"the store has schema version {present}, and this agentguard knows {version}",
+                    mend="upgrade agentguard, or name another file",
+                    file=self.path,
+                )
+            if present == 0:
+                for statement in schema.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version:d}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise

@@ -1,0 +1,206 @@
+"""State in the memory of one process: for tests, notebooks, and applications of one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Lock
+
+from agentguard.errors import StoreError
+from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState, TaskStatus, ToolPath
+from agentguard.stores import _rules
+
+__all__ = ["MemoryStore"]
+
+_Same = tuple[str, str, str, ToolPath]
+
+
+class MemoryStore:
+    """A `Store` that lives and dies with its process; safe between threads.
+
+    It does not reach other processes: a task that is revoked here goes on elsewhere.
+    """
+
+    inline = True
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._writes = 0
+        self._tasks: dict[str, TaskState] = {}
+        self._over: dict[str, float] = {}  # when each task ends at the latest
+        self._descendants: dict[str, set[str]] = {}
+        self._running: dict[str, Call] = {}
+        self._suspended: dict[_Same, Call] = {}
+        self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
+        self._keys: dict[str, float] = {}
+        self._approvals: dict[str, Approval] = {}
+        self._asked: dict[str, str] = {}
+
+    def create_task(self, state: TaskState) -> None:
+        """Record a new task; an id that is taken is a StoreError."""
+        with self._lock:
+            self._prune()
+            if state.id in self._tasks:
+                raise StoreError(f"task {state.id} exists")
+            self._tasks[state.id] = state
+            self._over[state.id] = state.deadline
+            for ancestor in state.lineage:
+                self._descendants.setdefault(ancestor, set()).add(state.id)
+
+    def task(self, task_id: str) -> TaskState | None:
+        """Return the task as it is now, or None."""
+        return self._tasks.get(task_id)
+
+    def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
+        """Count the call and record what is about to be minted, as `ports.Store` says."""
+        with self._lock:
+            self._prune()
+            now, prior = self._clock(), self._suspended.get(_same(call))
+            states = _rules.admit(call, self._family(call.task_id), now, resumed=prior is not None)
+            if call.id in self._running:
+                raise StoreError(f"call {call.id} has begun before")
+            if call.approval_id is not None:
+                before = None if prior is None else prior.approval_id
+                used = _rules.use(call, self._approvals.get(call.approval_id), before, now)
+                self._approvals[used.id] = used
+            if prior is None:
+                for state in states:
+                    calls, writes, history = _rules.count(state, call)
+                    self._tasks[state.id] = replace(state, calls=calls, writes=writes, history=history)
+            else:
+                del self._suspended[_same(call)]
+            self._running[call.id] = call
+            if credential is not None:
+                self._track(credential)
+
+    def track(self, credential: LiveCredential) -> None:
+        """Record a credential whose handle is known only after issue."""
+        with self._lock:
+            self._track(credential)
+
+    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
+        """Note how the call ended; what is untrusted taints its task and all that it descends from.
+
+        A call that is not running changes nothing.
+        """
+        with self._lock:
+            call = self._running.pop(call_id, None)
+            if call is None:
+                return
+            if outcome is Outcome.SUSPENDED:
+                self._suspended[_same(call)] = call
+            for _, state in self._family(call.task_id) if untrusted else ():
+                if state is not None:
+                    self._tasks[state.id] = replace(state, untrusted=True)
+
+    def forget(self, call_id: str) -> None:
+        """Note that the call's credentials are revoked."""
+        with self._lock:
+            self._credentials.pop(call_id, None)
+
+    def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
+        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
+        with self._lock:
+            held = [c for of_call in self._credentials.values() for c in of_call.values()]
+            if task_id is None:
+                return tuple(held)
+            tasks = {task_id, *self._descendants.get(task_id, ())}
+            return tuple(credential for credential in held if credential.task_id in tasks)
+
+    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+        """End the task and all its descendants; returns the ids of those that ended now."""
+        with self._lock:
+            now, ended = self._clock(), []
+            for each in (task_id, *sorted(self._descendants.get(task_id, ()))):
+                state = self._tasks.get(each)
+                if state is not None and state.status is TaskStatus.ACTIVE:
+                    self._tasks[each] = replace(state, status=_rules.end(state, status, now))
+                    self._over[each] = min(now, state.deadline)
+                    ended.append(each)
+            return tuple(ended)
+
+    def remember(self, key: str, until: float) -> bool:
+        """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
+        with self._lock:
+            self._prune()
+            present = self._keys.get(key)
+            new = present is None or present <= self._clock()
+            self._keys[key] = until if present is None else max(present, until)
+            return new
+
+    def known(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time is not over."""
+        return self._keys.get(key, 0.0) > self._clock()
+
+    def save_approval(self, approval: Approval) -> Approval:
+        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+        with self._lock:
+            self._prune()
+            recorded = self._approvals.get(approval.id)
+            if recorded is None:
+                recorded = self._approvals[approval.id] = _rules.pending(approval)
+                self._asked[approval.call_key] = approval.id
+            return recorded
+
+    def answer_approval(self, approval: Approval) -> None:
+        """Record a person's answer to a pending approval."""
+        with self._lock:
+            asked = self._approvals.get(approval.id)
+            self._approvals[approval.id] = _rules.answer(asked, approval, self._clock())
+
+    def approval(self, approval_id: str) -> Approval | None:
+        """Return an approval, or None."""
+        return self._approvals.get(approval_id)
+
+    def approval_for(self, call_key: str) -> Approval | None:
+        """Return the newest approval that was asked for this call, or None."""
+        return self._approvals.get(self._asked.get(call_key, ""))
+
+    def _family(self, task_id: str) -> list[tuple[str, TaskState | None]]:
+        state = self._tasks.get(task_id)
+        lineage = () if state is None else state.lineage
+        return [(task_id, state), *((each, self._tasks.get(each)) for each in lineage)]
+
+    def _track(self, credential: LiveCredential) -> None:
+        of_call = self._credentials.setdefault(credential.call_id, {})
+        of_call[credential.broker, credential.handle] = credential
+
+    def _prune(self) -> None:
+        self._writes += 1
+        if self._writes % _rules.PRUNE_EVERY:
+            return
+        now = self._clock()
+        self._keys = {key: until for key, until in self._keys.items() if until > now}
+        for id_ in [a.id for a in self._approvals.values() if a.expires_at + _rules.KEEP <= now]:
+            call_key = self._approvals.pop(id_).call_key
+            if self._asked.get(call_key) == id_:
+                del self._asked[call_key]
+        lapsed = [(c, k) for c, held in self._credentials.items() for k in _lapsed(held, now)]
+        for call_id, key in lapsed:
+            del self._credentials[call_id][key]
+        self._credentials = {call_id: held for call_id, held in self._credentials.items() if held}
+        self._prune_tasks(now)
+
+    def _prune_tasks(self, now: float) -> None:
+        holding = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
+        for task_id in [id_ for id_, over in self._over.items() if over + _rules.KEEP <= now]:
+            if task_id in holding:
+                continue
+            del self._over[task_id]
+            for ancestor in self._tasks.pop(task_id).lineage:
+                remaining = self._descendants.get(ancestor, set())
+                remaining.discard(task_id)
+                if not remaining:
+                    self._descendants.pop(ancestor, None)
+        self._running = {k: call for k, call in self._running.items() if call.task_id in self._tasks}
+        self._suspended = {k: call for k, call in self._suspended.items() if call.task_id in self._tasks}
+
+
+def _same(call: Call) -> _Same:
+    return call.key, call.task_id, call.tool, call.path
+
+
+def _lapsed(held: dict[tuple[str, str], LiveCredential], now: float) -> Iterator[tuple[str, str]]:
+    return (key for key, credential in held.items() if credential.expires_at + _rules.KEEP <= now)

@@ -1,0 +1,293 @@
+"""State in one SQLite file, for all the processes of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine
+from functools import lru_cache, partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState, TaskStatus
+from agentguard.stores import _rows, _rules
+from agentguard.stores._database import Database
+
+__all__ = ["SqliteStore"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TASK = "SELECT fixed, deadline, history, status, calls, writes, untrusted FROM tasks WHERE id = ?"
+SUSPENDED = (
+    "SELECT approval_id FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
+)
+RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
+COUNT = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
+LIVE = "SELECT call_id, task_id, broker, handle, expires_at FROM credentials"
+LIVE_OF = (
+    "SELECT call_id, task_id, broker, handle, expires_at FROM credentials WHERE task_id IN"
+    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
+)
+TRACK = "INSERT OR REPLACE INTO credentials VALUES (?, ?, ?, ?, ?)"
+ACTIVE_OF = (
+    "SELECT id FROM tasks WHERE status = 'active' AND id IN"
+    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
+)
+ASK = (
+    "INSERT INTO approvals (id, call_key, task_id, tool, digest, policy_version, expires_at, status,"
+    " approver, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+APPROVAL = (
+    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
+    " FROM approvals WHERE id = ?"
+)
+NEWEST = (
+    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
+    " FROM approvals WHERE call_key = ? ORDER BY n DESC LIMIT 1"
+)
+REMEMBER = (
+    "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
+)
+PRUNE = (  # each with the time before which it forgets; what still has a credential to revoke stays
+    ("DELETE FROM keys WHERE until <= ?", 0.0),
+    ("DELETE FROM approvals WHERE expires_at <= ?", _rules.KEEP),
+    ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
+    (
+        "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",
+        _rules.KEEP,
+    ),
+)
+PRUNE_ORPHANS = (
+    "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
+    "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
+)
+
+
+def _queued(
+    method: Callable[Concatenate[SqliteStore, P], R],
+) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, R]]:
+    """Make the async twin: it runs on the store's own thread, after all that was asked before."""
+
+    async def queued(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._db.executor, partial(method, self, *args, **kwargs))
+
+    return queued
+
+
+class SqliteStore:
+    """A `Store` in one file, shared by the threads and processes of one machine.
+
+    The file is created for its owner alone (0600), in WAL mode with ``synchronous=NORMAL``: what was
+    written survives the crash of a process; at a power failure the last transactions may be lost,
+    and the file stays consistent. It does not belong on a network file system. `busy_timeout` is in
+    seconds: how long a transaction waits for another process. A forked child opens its own
+    connections.
+
+    Raises:
+        ConfigurationError: The file was written by a newer agentguard, or cannot hold a store.
+        StoreError: SQLite refused; also from each method.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        busy_timeout: float = 5.0,
+    ) -> None:
+        self._clock = clock
+        self._db = Database(path, _rows.SCHEMA, _rows.VERSION, busy_timeout)
+        self._writes = 0
+        # decoded once; keyed by the text itself, so that it is never stale
+        self._fixed = lru_cache(1024)(_rows.fixed_part)
+        self._history = lru_cache(1024)(_rows.history)
+
+    def close(self) -> None:
+        """Finish what is queued and close the file; later calls raise StoreError."""
+        self._db.close()
+
+    def create_task(self, state: TaskState) -> None:
+        """Record a new task; an id that is taken is a StoreError."""
+        with self._db.writing() as db:
+            self._prune(db)
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
+            lineage = [(ancestor, state.id) for ancestor in state.lineage]
+            db.executemany("INSERT INTO lineage VALUES (?, ?)", lineage)
+
+    def task(self, task_id: str) -> TaskState | None:
+        """Return the task as it is now, or None."""
+        with self._db.borrowed() as db:
+            return self._task(db, task_id)
+
+    def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
+        """Count the call and record what is about to be minted, as `ports.Store` says."""
+        same = (call.key, call.task_id, call.tool, str(call.path))
+        with self._db.writing() as db:
+            self._prune(db)
+            now = self._clock()
+            prior = db.execute(SUSPENDED, same).fetchone()
+            states = _rules.admit(call, self._family(db, call.task_id), now, resumed=prior is not None)
+            if call.approval_id is not None:
+                before = None if prior is None else prior[0]
+                used = _rules.use(call, _approval(db, APPROVAL, call.approval_id), before, now)
+                db.execute("UPDATE approvals SET status = 'used' WHERE id = ?", (used.id,))
+            if prior is None:
+                for state in states:
+                    _count(db, state, call)
+            else:
+                db.execute(RESUME, same)
+            db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0)", (call.id, *same, call.approval_id))
+            if credential is not None:
+                _track(db, credential)
+
+    def track(self, credential: LiveCredential) -> None:
+        """Record a credential whose handle is known only after issue."""
+        with self._db.borrowed() as db:
+            _track(db, credential)
+
+    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
+        """Note how the call ended; what is untrusted taints its task and all that it descends from.
+
+        A call that is not running changes nothing.
+        """
+        if not untrusted:
+            with self._db.borrowed() as db:
+                _end(db, call_id, outcome)
+            return
+        with self._db.writing() as db:
+            row = db.execute(
+                "SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)
+            ).fetchone()
+            if row is not None:
+                tainted = [(task_id,) for task_id, _ in self._family(db, row[0])]
+                db.executemany("UPDATE tasks SET untrusted = 1 WHERE id = ?", tainted)
+                _end(db, call_id, outcome)
+
+    def forget(self, call_id: str) -> None:
+        """Note that the call's credentials are revoked."""
+        with self._db.borrowed() as db:
+            db.execute("DELETE FROM credentials WHERE call_id = ?", (call_id,))
+
+    def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
+        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
+        with self._db.borrowed() as db:
+            rows = db.execute(LIVE) if task_id is None else db.execute(LIVE_OF, (task_id, task_id))
+            return tuple(map(_rows.credential, rows))
+
+    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+        """End the task and all its descendants; returns the ids of those that ended now."""
+        with self._db.writing() as db:
+            now, ended = self._clock(), []
+            for (each,) in db.execute(ACTIVE_OF, (task_id, task_id)).fetchall():
+                state = self._task(db, each)
+                if state is not None:
+                    values = (str(_rules.end(state, status, now)), min(now, state.deadline), each)
+                    db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
+                    ended.append(each)
+            return tuple(ended)
+
+    def remember(self, key: str, until: float) -> bool:
+        """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
+        with self._db.writing() as db:
+            self._prune(db)
+            new = db.execute(REMEMBER, (key, until, self._clock())).rowcount > 0
+            if not new:
+                db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
+            return new
+
+    def known(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time is not over."""
+        with self._db.borrowed() as db:
+            found = db.execute("SELECT 1 FROM keys WHERE key = ? AND until > ?", (key, self._clock()))
+            return found.fetchone() is not None
+
+    def save_approval(self, approval: Approval) -> Approval:
+        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+        with self._db.writing() as db:
+            self._prune(db)
+            recorded = _approval(db, APPROVAL, approval.id)
+            if recorded is None:
+                recorded = _rules.pending(approval)
+                db.execute(ASK, _rows.approval_row(recorded))
+            return recorded
+
+    def answer_approval(self, approval: Approval) -> None:
+        """Record a person's answer to a pending approval."""
+        with self._db.writing() as db:
+            answer = _rules.answer(_approval(db, APPROVAL, approval.id), approval, self._clock())
+            db.execute(
+                "UPDATE approvals SET status = ?, approver = ?, reason = ? WHERE id = ?",
+                (str(answer.status), answer.approver, answer.reason, answer.id),
+            )
+
+    def approval(self, approval_id: str) -> Approval | None:
+        """Return an approval, or None."""
+        with self._db.borrowed() as db:
+            return _approval(db, APPROVAL, approval_id)
+
+    def approval_for(self, call_key: str) -> Approval | None:
+        """Return the newest approval that was asked for this call, or None."""
+        with self._db.borrowed() as db:
+            return _approval(db, NEWEST, call_key)
+
+    acreate_task = _queued(create_task)
+    atask = _queued(task)
+    abegin_call = _queued(begin_call)
+    atrack = _queued(track)
+    aend_call = _queued(end_call)
+    aforget = _queued(forget)
+    alive = _queued(live)
+    aend_task = _queued(end_task)
+    aremember = _queued(remember)
+    aknown = _queued(known)
+    asave_approval = _queued(save_approval)
+    aanswer_approval = _queued(answer_approval)
+    aapproval = _queued(approval)
+    aapproval_for = _queued(approval_for)
+
+    def _task(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
+        row = db.execute(TASK, (task_id,)).fetchone()
+        if row is None:
+            return None
+        fixed, deadline, history, *changing = row
+        return _rows.changing_part(self._fixed(task_id, fixed, deadline), self._history(history), changing)
+
+    def _family(self, db: sqlite3.Connection, task_id: str) -> list[tuple[str, TaskState | None]]:
+        state = self._task(db, task_id)
+        lineage = () if state is None else state.lineage
+        return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        self._writes += 1
+        if self._writes % _rules.PRUNE_EVERY:
+            return
+        now = self._clock()
+        for statement, kept in PRUNE:
+            db.execute(statement, (now - kept,))
+        for statement in PRUNE_ORPHANS:
+            db.execute(statement)
+
+
+def _approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
+    row = db.execute(query, (key,)).fetchone()
+    return None if row is None else _rows.approval(row)
+
+
+def _track(db: sqlite3.Connection, held: LiveCredential) -> None:
+    db.execute(TRACK, (held.call_id, held.task_id, held.broker, held.handle, held.expires_at))
+
+
+def _count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
+    calls, writes, history = _rules.count(state, call)
+    db.execute(COUNT, (calls, writes, json.dumps(history), state.id))
+
+
+def _end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
+    if outcome is Outcome.SUSPENDED:
+        db.execute("UPDATE calls SET suspended = 1 WHERE id = ?", (call_id,))
+    else:
+        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended", (call_id,))

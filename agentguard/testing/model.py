@@ -1,0 +1,101 @@
+"""A chat model that says what its script says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages.tool import tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+__all__ = ["ScriptedChatModel"]
+
+Calls = list[tuple[str, dict[str, Any]]]
+
+
+class ScriptedChatModel(BaseChatModel):
+    """Answers with the script's next entry: a text, a message, or a list of tool calls.
+
+        ScriptedChatModel(script=[[("get_order", {"order_id": "4711"})], "It was sent."])
+
+    Which entry is next is counted from the messages it is shown, so it holds no state: it may be
+    shared by threads, resumed from a checkpoint and asked again. Answers count that a model gave in
+    this conversation, and tool results that belong to none of them (an executor which keeps no
+    messages of the model). Ids of tool calls are ``call-<entry>-<n>``.
+
+    It does not look at the tools that it is bound to, and a script that is used up is an error.
+    """
+
+    script: list[str | AIMessage | Calls]
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return this model with the tools bound, as callbacks and tracers will see them."""
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
+        index = _answered(messages)
+        if index >= len(self.script):
+            raise ValueError(
+                f"the script has {len(self.script)} entries, and the model was asked for one more"
+            )
+        entry = self.script[index]
+        if isinstance(entry, AIMessage):
+            return entry.model_copy(deep=True)  # frameworks give messages their ids in place
+        if isinstance(entry, str):
+            return AIMessage(entry)
+        calls = [
+            tool_call(name=name, args=json.loads(json.dumps(args)), id=f"call-{index}-{n}")
+            for n, (name, args) in enumerate(entry)
+        ]
+        return AIMessage("", tool_calls=calls)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        message = self._next(messages)
+        chunks = [
+            tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=n)
+            for n, call in enumerate(message.tool_calls)
+        ]
+        same = message.model_dump(exclude={"type", "tool_calls"})
+        chunk = ChatGenerationChunk(message=AIMessageChunk(**same, tool_call_chunks=chunks))
+        if run_manager is not None:
+            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        yield chunk
+
+
+def _answered(messages: Sequence[BaseMessage]) -> int:
+    answers = [message for message in messages if isinstance(message, AIMessage)]
+    asked = {call["id"] for message in answers for call in message.tool_calls}
+    results = [message for message in messages if isinstance(message, ToolMessage)]
+    return len(answers) + sum(result.tool_call_id not in asked for result in results)
