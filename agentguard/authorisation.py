@@ -32,6 +32,7 @@ __all__ = ["Authorisation", "Routes"]
 
 Routes = Mapping[tuple[str | None, ToolPath], str]
 UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
+ANSWERED_YES = frozenset({ApprovalStatus.APPROVED, ApprovalStatus.USED})
 log = logging.getLogger("agentguard")
 
 
@@ -156,12 +157,10 @@ class Authorisation:
             await stored(io.answer_approval, answer)
         # only what the store holds counts, not what a resumed graph or an edited state says
         final = await stored(io.approval, pending.id)
-        if not isinstance(final, Approval) or final.status in {
-            ApprovalStatus.PENDING,
-            ApprovalStatus.DENIED,
-        }:
+        if not isinstance(final, Approval) or final.status not in ANSWERED_YES:
             raise denial(DenialCode.APPROVAL_REFUSED, "no person has approved this call")
-        return final
+        # whether a used one may be used again, by the call that was suspended, `begin_call` says
+        return replace(final, status=ApprovalStatus.APPROVED)
 
     def _permit(
         self,

@@ -37,8 +37,11 @@ def test_imports_go_one_way() -> None:
 
 
 def test_the_public_names_are_sorted_few_and_complete() -> None:
-    public = {name for name, value in vars(agentguard).items()
-              if not name.startswith("_") and getattr(value, "__module__", "").startswith("agentguard")}
+    public = {
+        name
+        for name, value in vars(agentguard).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("agentguard")
+    }
     assert agentguard.__all__ == sorted(agentguard.__all__)
     assert len(agentguard.__all__) <= 25
     assert set(agentguard.__all__) == public
@@ -73,5 +76,7 @@ def test_each_promise_names_tests_that_exist(promise: str, tests: list[str]) -> 
     for name in tests:
         file, test = name.split("::")
         tree = ast.parse((ROOT / "tests" / file).read_text())
-        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        names = {
+            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
         assert test in names, f"{promise}: {name} is not there"

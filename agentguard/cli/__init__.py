@@ -1,1 +1,28 @@
-"""..."""
+"""The command line: demo, init, lint, audit. One module a command; none is imported by the library.
+
+Typer and rich are an extra, and each command imports what it needs when it runs, so that
+`agentguard audit verify` starts without langchain.
+"""
+
+from __future__ import annotations
+
+try:
+    import typer
+except ImportError:  # a sentence, and no traceback: this is what the console script meets
+    raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
+
+from agentguard.cli import audit, demo, init, lint
+
+__all__ = ["main"]
+
+main = typer.Typer(
+    name="agentguard",
+    help="Zero standing privilege for LangChain agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # a frame may hold a secret
+)
+main.command("demo")(demo.command)
+main.command("init")(init.command)
+main.command("lint")(lint.command)
+main.add_typer(audit.app, name="audit")

@@ -17,6 +17,7 @@ __all__ = ["Coverage", "Reach", "coverage"]
 
 By = Literal["tool", "middleware", "nothing", "outside"]
 _MOST = 20_000
+_AGENTS = frozenset({"CompiledStateGraph", "Pregel", "AgentExecutor"})
 # dicts of other kinds that stand in lists: messages, calls, content blocks, schemas
 _NO_PROVIDER = frozenset({"function", "object", "tool_call", "text", "human", "ai", "system", "tool"})
 
@@ -41,7 +42,11 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """All that was found; it looks through closures and attributes, and says so if it gave up."""
+    """All that was found; it says so if it gave up.
+
+    It looks through closures, defaults, the globals that a function names, and the attributes of
+    langchain's objects; not into an application's own objects, nor at what code builds when it runs.
+    """
 
     reaches: tuple[Reach, ...]
     complete: bool = True
@@ -74,29 +79,55 @@ def coverage(agent: object) -> Coverage:
 
 def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
     items = list(_walk(agent, seen))
-    gated = any(type(item).__name__ == "GuardMiddleware" for item in items)
+    nodes = [item for item in items if _is(item, "langgraph", "ToolNode")]
+    gated = {id(tool): _gated(node) for node in nodes for tool in node.tools_by_name.values()}
+    for node in nodes:  # a tool in two nodes is as safe as the worse one
+        gated.update({id(tool): False for tool in node.tools_by_name.values() if not _gated(node)})
     complete = len(items) < _MOST
     for item in items:
         if isinstance(item, BaseTool):
-            _note(found, item.name, name, _by(item, gated))
-            for inner in _agents_in(item):
-                complete &= _visit(inner, f"{name} > {item.name}", found, seen)
+            by: By = "middleware" if gated.get(id(item)) else "nothing"
+            _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else by)
+            complete &= _visit_inside(item, f"{name} > {item.name}", found, seen)
         elif isinstance(item, list | tuple):
             for provider in _provider_tools(item):
                 _note(found, provider, name, "outside")
     return complete
 
 
+def _visit_inside(tool: BaseTool, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
+    """Find the agents and tools that a tool calls itself."""
+    inside = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
+    bodies = [vars(kind).get(m) for kind in type(inside).__mro__ for m in ("_run", "_arun")]
+    functions = [getattr(inside, n, None) for n in ("func", "coroutine", "_func", "_coroutine")]
+    complete = True
+    for item in _walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS):
+        if type(item).__name__ in _AGENTS:
+            complete &= _visit(item, name, found, seen)
+        elif isinstance(item, BaseTool) and item.name != tool.name:
+            _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else "nothing")
+    return complete
+
+
 def _note(found: dict[tuple[str, str], Reach], tool: str, agent: str, by: By) -> None:
     present = found.get((agent, tool))
-    if present is None or (present.gated_by == "nothing" and by != "nothing"):
+    if present is None or present.gated:  # of two by one name, the worse counts
         found[agent, tool] = Reach(tool, by, agent)
 
 
-def _by(tool: BaseTool, middleware: bool) -> By:
-    if isinstance(tool, GuardedTool):
-        return "tool"
-    return "middleware" if middleware else "nothing"
+def _is(item: object, package: str, name: str) -> bool:
+    """Whether it is of that class, which need not be importable here."""
+    return any(kind.__name__ == name and kind.__module__.startswith(package) for kind in type(item).__mro__)
+
+
+def _gated(node: Any) -> bool:
+    """Whether a ToolNode's calls pass the middleware, sync and async."""
+    wrapper, awrapper = node._wrap_tool_call, node._awrap_tool_call
+    return _passes_guard(wrapper) and (awrapper is None or _passes_guard(awrapper))
+
+
+def _passes_guard(wrapper: object) -> bool:
+    return any(_is(item, "agentguard.langchain", "GuardMiddleware") for item in _walk(wrapper, set()))
 
 
 def _provider_tools(items: Sequence[Any]) -> Iterator[str]:
@@ -112,17 +143,8 @@ def _provider_tools(items: Sequence[Any]) -> Iterator[str]:
             yield str(item.get("name", kind))
 
 
-def _agents_in(tool: BaseTool) -> Iterator[object]:
-    gate = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
-    for item in _walk(
-        [getattr(gate, n, None) for n in ("func", "coroutine", "_func", "_coroutine")] + [vars(gate)], set()
-    ):
-        if type(item).__name__ in {"CompiledStateGraph", "Pregel", "AgentExecutor"}:
-            yield item
-
-
-def _walk(root: object, seen: set[int]) -> Iterator[object]:
-    """Yield what hangs together with *root*: closures, attributes, items; not inside tools."""
+def _walk(root: object, seen: set[int], leaves: frozenset[str] = frozenset()) -> Iterator[object]:
+    """Yield what hangs together with *root*; not what is inside a tool, or inside one of *leaves*."""
     stack, count = [root], 0
     while stack and count < _MOST:
         item = stack.pop()
@@ -131,7 +153,7 @@ def _walk(root: object, seen: set[int]) -> Iterator[object]:
         seen.add(id(item))
         count += 1
         yield item
-        if not isinstance(item, BaseTool):
+        if not isinstance(item, BaseTool) and type(item).__name__ not in leaves:
             stack.extend(_parts(item))
 
 
@@ -159,3 +181,22 @@ def _cells(function: types.FunctionType) -> Iterator[Any]:
         except ValueError:  # a cell that is not filled yet
             continue
     yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield getattr(function, "__wrapped__", None)
+    for name in _names(function.__code__):
+        value = function.__globals__.get(name)
+        if isinstance(value, Runnable | list | tuple | dict) or _of_one_package(function, value):
+            yield value
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _of_one_package(function: types.FunctionType, value: object) -> bool:
+    """Whether *value* is a function beside this one: the way is not followed into libraries."""
+    package = (function.__module__ or "").partition(".")[0]
+    return isinstance(value, types.FunctionType) and (value.__module__ or "").partition(".")[0] == package

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from pydantic import ValidationError
 
@@ -13,14 +14,12 @@ from agentguard.call import Invocation, Io, Permit
 from agentguard.enforcement import Enforcement
 from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.replies import configurable, hands_over
-from agentguard.langchain.seal import running, seal
+from agentguard.langchain.seal import ToolDenied, running, seal
 from agentguard.langchain.shape import Judged, Shape, schema_error
 from agentguard.task import CONFIG_KEY
 
-__all__ = ["Gate", "Given", "pending"]
+__all__ = ["Gate", "Given", "Injected", "Waiting", "pending"]
 
-# a permit that the middleware has obtained, for the guarded tool behind it
-pending: ContextVar[Permit | None] = ContextVar("agentguard_pending", default=None)
 METADATA_KEY = "agentguard"
 PROOF = "agentguard_runtime"
 
@@ -32,13 +31,18 @@ class Given(NamedTuple):
     injected: dict[str, Any]
     call_id: str | None
     config: Any
+    problem: Denied | None = None
 
 
-class Inputs(NamedTuple):
-    """What the sealed tool is called with."""
+class Waiting(NamedTuple):
+    """A permit that the middleware has obtained for the guarded tool behind it; `raw` is a copy."""
 
-    args: Any
+    permit: Permit
     judged: Judged
+    raw: str | Mapping[str, Any]
+
+
+pending: ContextVar[Waiting | None] = ContextVar("agentguard_pending", default=None)
 
 
 class Gate:
@@ -75,9 +79,9 @@ class Gate:
         application marked it as `Injected`. Any other stays among the model's, and is refused.
         """
         if isinstance(given, str):
-            return Given(given, {}, call_id, config)
-        proved = self._waiting(call_id) is not None or any(
-            type(v).__name__ == "ToolRuntime" for n, v in given.items() if n in self._runtimes()
+            return Given(given, {}, call_id, config, self._missing({}, call_id))
+        proved = self.waiting(call_id) is not None or any(
+            type(v).__name__ == "ToolRuntime" for n, v in given.items() if n in self.shape.stripped | {PROOF}
         )
         raw, injected = {}, {}
         for name, value in given.items():
@@ -85,19 +89,23 @@ class Gate:
                 continue
             if isinstance(value, Injected):
                 injected[name] = value.value
-            elif name in self.shape.injected and proved:
+            elif name in self.shape.stripped and proved:
                 injected[name] = value
             else:
                 raw[name] = value
-        return Given(raw, injected, call_id, config)
+        return Given(raw, injected, call_id, config, self._missing(injected, call_id))
 
-    def _runtimes(self) -> frozenset[str]:
-        return self.shape.injected | {PROOF}
+    def _missing(self, injected: Mapping[str, Any], call_id: str | None) -> Denied | None:
+        given = injected.keys() if call_id is None else {*injected, self.shape.takes_call_id}
+        if missing := sorted(self.shape.required - given):
+            return denial(DenialCode.INVALID_ARGUMENTS, f"nothing was injected for {', '.join(missing)}")
+        return None
 
     def invocation(self, given: Given) -> tuple[Invocation, Judged | None, Exception | None]:
         """Validate the arguments; what is wrong with them is told by the flow, which records it."""
-        names = configurable(given.config)
-        judged, problem, error = None, None, None
+        # as langchain itself: what a run's config does not say, the run around it may have said
+        names = {**configurable(var_child_runnable_config.get()), **configurable(given.config)}
+        judged, problem, error = None, given.problem, None
         try:
             judged = self.shape.judge(given.raw)
         except Denied as denied:
@@ -124,31 +132,57 @@ class Gate:
             Denied: The call is not permitted.
             ValidationError: The arguments do not fit, as the tool itself would say it.
         """
+        if (waiting := self.waiting(given.call_id)) is not None:
+            if given.problem is not None:
+                raise given.problem
+            if given.raw != waiting.raw:
+                raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+            return await self._execute(waiting.permit, waiting.judged, given, call)
         invocation, judged, error = self.invocation(given)
 
         async def execute(permit: Permit) -> Any:
             assert judged is not None  # noqa: S101  without it the flow had refused
             return await self._execute(permit, judged, given, call)
 
-        if (permit := self._waiting(given.call_id)) is not None:
-            if judged is None:
-                raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments no longer fit the schema")
-            return await execute(permit)
         try:
-            result = await self.enforcement.run(invocation, execute, io)
+            return await self.judge(invocation, execute, io)
+        except ToolDenied as inner:
+            raise inner.denied from None
         except Denied as denied:
             if isinstance(error, ValidationError):
                 denied.__cause__ = error
             raise
-        if isinstance(result, _HandOver):
-            raise result.error
+
+    async def judge(self, invocation: Invocation, execute: Callable[[Permit], Awaitable[Any]], io: Io) -> Any:
+        """Take the call through the flow; a tool that hands over to a parent graph is done.
+
+        Raises:
+            Denied: The call is not permitted.
+            ToolDenied: It was permitted, and one that the tool made itself was not.
+        """
+        handed_over: BaseException | None = None
+
+        async def to_its_end(permit: Permit) -> Any:
+            nonlocal handed_over
+            try:
+                return await execute(permit)
+            except BaseException as error:
+                if not hands_over(error):
+                    raise
+                handed_over = error
+
+        result = await self.enforcement.run(invocation, to_its_end, io)
+        if handed_over is not None:
+            raise handed_over
         return result
 
-    def _waiting(self, call_id: str | None) -> Permit | None:
-        permit = pending.get()
-        if permit is None or permit.entered or permit.invocation.tool != self.name:
+    def waiting(self, call_id: str | None) -> Waiting | None:
+        """Return the permit that the middleware has obtained for this call, while it is unused."""
+        waiting = pending.get()
+        if waiting is None or waiting.permit.entered:
             return None
-        return permit if permit.invocation.call_id == call_id else None
+        invocation = waiting.permit.invocation
+        return waiting if (invocation.tool, invocation.call_id) == (self.name, call_id) else None
 
     async def _execute(
         self,
@@ -164,11 +198,7 @@ class Gate:
         token = running.set((permit, judged))
         try:
             values = judged.values
-            return await call(self.__sealed, values[self.shape.first] if text else {**values, **extra})
-        except BaseException as error:
-            if hands_over(error) and pending.get() is not permit:
-                return _HandOver(error)
-            raise
+            return await call(self.__sealed, next(iter(values.values())) if text else {**values, **extra})
         finally:
             running.reset(token)
 
@@ -195,12 +225,3 @@ class Injected:
 
     def __repr__(self) -> str:
         return "<Injected>"
-
-
-class _HandOver:
-    """A hand-over to a parent graph on its way past the flow, for which the call is done."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error

@@ -8,6 +8,8 @@ fail. It does not guard provider-side tools or structured output, which never re
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from copy import deepcopy
+from operator import attrgetter
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, TracePolicy, omit_payload
@@ -20,8 +22,9 @@ from agentguard._drive import drive, lift
 from agentguard.call import Invocation, Io, Permit
 from agentguard.enforcement import Enforcement
 from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
-from agentguard.langchain.gate import Given, pending
+from agentguard.langchain.gate import Given, Waiting, pending
 from agentguard.langchain.replies import configurable, refusal
+from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
 from agentguard.task import CONFIG_KEY
 
@@ -47,32 +50,36 @@ class GuardMiddleware(AgentMiddleware):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
     ) -> Result:
         """Judge the call; `handler` runs only with a permit."""
-        return drive(self.__judge(request, lift(handler), self.__enforcement.sync))
+        return drive(self.__judge(request, lift(handler), attrgetter("sync")))
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         """Do as `wrap_tool_call`, on an event loop."""
-        return await self.__judge(request, handler, self.__enforcement.asynchronous)
+        return await self.__judge(request, handler, attrgetter("asynchronous"))
 
     async def __judge(
-        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]], io: Io
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[Result]],
+        io_of: Callable[[Enforcement], Io],
     ) -> Result:
         call = request.tool_call
         name, call_id = call["name"], call.get("id")
         config = getattr(request.runtime, "config", None)
         try:
-            guarded = self.__guarded(request.tool, name, call_id)
-            given = Given(call["args"], {}, call_id, config)
-            invocation, _, _ = guarded.gate.invocation(given)
+            gate = (guarded := self.__guarded(request.tool, name, call_id)).gate
         except Denied as denied:
             task = configurable(config).get(CONFIG_KEY)
             unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
-            await self.__enforcement.refuse(unknown, denied, io)
+            await self.__enforcement.refuse(unknown, denied, io_of(self.__enforcement))
             return refusal(denied, name, call_id)
+        raw = deepcopy(call["args"])  # what an inner middleware changes in place is then seen
+        invocation, judged, _ = gate.invocation(Given(raw, {}, call_id, config))
 
         async def execute(permit: Permit) -> Result:
-            token = pending.set(permit)
+            assert judged is not None  # noqa: S101  without it the flow had refused
+            token = pending.set(Waiting(permit, judged, raw))
             try:
                 result = await handler(request.override(tool=guarded))
             finally:
@@ -82,9 +89,10 @@ class GuardMiddleware(AgentMiddleware):
             return result
 
         try:
-            return await guarded.gate.enforcement.run(invocation, execute, io)
-        except Denied as denied:
-            return refusal(denied, name, call_id)
+            result: Result = await gate.judge(invocation, execute, io_of(gate.enforcement))
+        except (Denied, ToolDenied) as error:
+            return refusal(error.denied if isinstance(error, ToolDenied) else error, name, call_id)
+        return result
 
     def __guarded(self, tool: BaseTool | None, name: str, call_id: str | None) -> GuardedTool:
         if call_id is None:
@@ -95,3 +103,6 @@ class GuardMiddleware(AgentMiddleware):
             return self.__guard(tool)
         except ConfigurationError as error:
             raise denial(DenialCode.UNKNOWN_TOOL, error.problem) from None
+        except Exception as error:  # noqa: BLE001  a tool that cannot be guarded does not run, whatever the cause
+            reason = f"{name} cannot be guarded: {type(error).__name__}"
+            raise denial(DenialCode.UNKNOWN_TOOL, reason) from None

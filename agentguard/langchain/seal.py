@@ -3,8 +3,8 @@
 Here, below everything of langchain that a callback, tracer or checkpoint sees, the lease is opened,
 the arguments are compared with those that were judged, and what the tool gives back is cleared of
 the secret. A plain function tool is sealed in a tool of ours in which all that langchain would
-inspect on each call is known in advance; of any other tool a private copy with its own class is
-made, whose body still runs on the original object.
+inspect on each call is known in advance; of any other tool a private twin of a class of its own is
+made, which shares its state and whose body runs on the original object.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ from langchain_core.tools.base import _get_runnable_config_param
 
 from agentguard._drive import drive, lift
 from agentguard.call import Permit
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.shape import Judged, Shape, frozen
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["running", "seal"]
+__all__ = ["ToolDenied", "running", "seal"]
 
 Body = Callable[..., Awaitable[Any]]
 # the permit of the call on its way to the tool, and the values that it was given for
 running: ContextVar[tuple[Permit, Judged] | None] = ContextVar("agentguard_permit", default=None)
+
+
+class ToolDenied(Exception):
+    """A guarded call that the tool made was denied: the tool has failed, and was not denied itself."""
+
+    def __init__(self, denied: Denied) -> None:
+        super().__init__(str(denied))
+        self.denied = denied
 
 
 async def _enter(
@@ -43,8 +51,8 @@ async def _enter(
         raise denial(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
     permit, judged = found
     values = {n: v for n, v in kwargs.items() if n not in shape.injected}
-    if args:
-        values[shape.first] = args[0]
+    for position, value in enumerate(args):
+        values[shape.names[position] if position < len(shape.names) else f"*{position}"] = value
     digest = judged.arguments.digest if shape.unchanged(judged, values) else frozen(values).digest
     lease = permit.enter(digest)
     secret = lease.secret()
@@ -52,6 +60,8 @@ async def _enter(
     try:
         result = await body(*args, **kwargs, **extra)
         return result if secret is None else redact(result, (secret,))
+    except Denied as denied:
+        raise ToolDenied(denied) from None
     except BaseException as error:
         if secret is None:
             raise
@@ -67,6 +77,7 @@ class _SealedFunction(BaseTool):
     _shape: Shape
     _func: Callable[..., Any] | None
     _coroutine: Callable[..., Awaitable[Any]] | None
+    _original: str
     _takes: tuple[bool, str | None]
     _atakes: tuple[bool, str | None]
     _injected: frozenset[str]
@@ -92,7 +103,7 @@ class _SealedFunction(BaseTool):
         **kwargs: Any,
     ) -> Any:
         if self._func is None:
-            raise NotImplementedError(f"{self.name} does not support sync invocation.")
+            raise NotImplementedError(f"{self._original} does not support sync invocation.")
         extra = _wanted(self._takes, config, run_manager)
         return drive(_enter(self._shape, self.name, lift(self._func), args, kwargs, extra))
 
@@ -129,7 +140,7 @@ def seal(tool: BaseTool, shape: Shape) -> BaseTool:
     """Return the private, executable form of *tool*, which leaves *tool* itself unchanged."""
     if type(tool) in (StructuredTool, Tool):
         return _sealed_function(tool, shape)
-    return _sealed_copy(tool, shape)
+    return _sealed_twin(tool, shape)
 
 
 def _sealed_function(tool: BaseTool, shape: Shape) -> BaseTool:
@@ -138,41 +149,38 @@ def _sealed_function(tool: BaseTool, shape: Shape) -> BaseTool:
     sealed = _SealedFunction.model_construct(args_schema=None, **kept)
     sealed._shape, sealed._injected = shape, shape.injected
     sealed._func, sealed._coroutine = tool.func, tool.coroutine
+    sealed._original = type(tool).__name__
     sealed._takes, sealed._atakes = _takes(tool.func), _takes(tool.coroutine)
     return sealed
 
 
-def _sealed_copy(tool: BaseTool, shape: Shape) -> BaseTool:
+def _sealed_twin(tool: BaseTool, shape: Shape) -> BaseTool:
     kind = type(tool)
+    framework = {"run_manager", "callbacks", _get_runnable_config_param(kind._run)}
+    aframework = framework | {_get_runnable_config_param(kind._arun)}
 
     @functools.wraps(kind._run)
     def _run(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return drive(_enter(shape, tool.name, lift(tool._run), *_split(args, kwargs)))
+        return drive(_enter(shape, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
 
     @functools.wraps(kind._arun)
     async def _arun(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return await _enter(shape, tool.name, tool._arun, *_split(args, kwargs))
+        return await _enter(shape, tool.name, tool._arun, args, *_parted(kwargs, aframework))
 
     members: dict[str, Any] = {"_run": _run, "__module__": kind.__module__}
     if kind._arun is not BaseTool._arun:  # the default goes to _run, and so to the seal already
         members["_arun"] = _arun
-    sealed = tool.model_copy()
-    object.__setattr__(
-        sealed,
-        "__class__",
-        types.new_class(f"Sealed{kind.__name__}", (kind,), {}, lambda space: space.update(members)),
-    )
+    sealed_kind = types.new_class(f"Sealed{kind.__name__}", (kind,), {}, lambda space: space.update(members))
     # validated already, and with values that a second validation might change
-    sealed.__dict__.update(args_schema=None, _injected_args_keys=shape.injected)
+    for name, value in (("args_schema", None), ("_injected_args_keys", shape.injected)):
+        setattr(sealed_kind, name, property(lambda _self, value=value: value))
+    sealed: BaseTool = object.__new__(sealed_kind)
+    for state in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
+        object.__setattr__(sealed, state, getattr(tool, state))  # one state with the original, not a copy
     return sealed
 
 
-_FRAMEWORK = frozenset({"run_manager", "config", "callbacks"})
-
-
-def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _parted(kwargs: dict[str, Any], framework: set[str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part the tool's own arguments from what langchain adds to them."""
-    found = running.get()
-    own = set() if found is None else set(found[1].values)
-    extra = {n: v for n, v in kwargs.items() if n in _FRAMEWORK and n not in own}
-    return args, {n: v for n, v in kwargs.items() if n not in extra}, extra
+    extra = {n: v for n, v in kwargs.items() if n in framework}
+    return {n: v for n, v in kwargs.items() if n not in extra}, extra

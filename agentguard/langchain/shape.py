@@ -8,13 +8,14 @@ langchain does not validate at all, are validated with jsonschema.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, get_args
 
 from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
-from langchain_core.tools.base import get_all_basemodel_annotations
-from pydantic import BaseModel, ValidationError, create_model
+from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
@@ -34,13 +35,20 @@ class Judged(NamedTuple):
 
 
 class Shape:
-    """How one tool's arguments are validated; `injected` are those that no model may give."""
+    """How one tool's arguments are validated.
+
+    `injected` are those that no model may give, `required` those of them that the tool cannot do
+    without, and `stripped` those that a ToolNode takes from the model and fills itself; `names` are
+    the others, in order.
+    """
 
     def __init__(self, tool: BaseTool) -> None:
         self.single = isinstance(tool, Tool) and tool.args_schema is None
-        self.injected, self.takes_call_id, self.schema, self._validate = _compiled(tool, self.single)
-        properties = self.schema.get("properties", {})
-        self.first = next(iter(properties), "input")
+        compiled = _compiled(tool, self.single)
+        self.schema, self._validate = compiled.schema, compiled.validate
+        self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
+        self.takes_call_id = compiled.takes_call_id
+        self.names = tuple(self.schema.get("properties", {})) or ("input",)
 
     def judge(self, raw: str | Mapping[str, Any]) -> Judged:
         """Validate what the model gave.
@@ -49,7 +57,9 @@ class Shape:
             Denied: It holds an injected argument, or a value that has no canonical form.
             ValueError: It does not fit the schema (pydantic's or jsonschema's error).
         """
-        given = {self.first: raw} if isinstance(raw, str) else dict(raw)
+        given = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
+        if self.single and len(given) == 1:
+            given = dict.fromkeys(self.names, *given.values())  # as `Tool` itself: by whatever name
         if forged := self.injected & given.keys():
             raise denial(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
@@ -87,16 +97,26 @@ def schema_error(error: Exception) -> Denied:
 
 
 Validate = Callable[[Values], Values]
-_Compiled = tuple[frozenset[str], str | None, Mapping[str, Any], Validate]
+NONE: frozenset[str] = frozenset()
+
+
+class _Compiled(NamedTuple):
+    schema: Mapping[str, Any]
+    validate: Validate
+    injected: frozenset[str]
+    required: frozenset[str] = NONE
+    stripped: frozenset[str] = NONE
+    takes_call_id: str | None = None
 
 
 def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     direct = frozenset(tool._injected_args_keys)  # not public, and the only place that knows
     if single:
         schema = {"type": "object", "properties": {"__arg1": {"type": "string"}}, "required": ["__arg1"]}
-        return direct, None, schema, _json_schema(schema)
+        return _Compiled(schema, _json_schema(schema), direct)
     if isinstance(tool.args_schema, dict):
-        return direct, None, tool.args_schema, _json_schema(tool.args_schema)
+        known = frozenset(tool.args_schema.get("properties", {}))
+        return _Compiled(tool.args_schema, _json_schema(tool.args_schema), direct, stripped=direct - known)
     model = tool.get_input_schema()
     if not issubclass(model, BaseModel):
         raise ConfigurationError(f"tool {tool.name} has a pydantic v1 schema", mend="use a pydantic v2 model")
@@ -105,10 +125,24 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     assert isinstance(visible, type) and issubclass(visible, BaseModel)  # noqa: S101, PT018
     schema = visible.model_json_schema()
     annotations = get_all_basemodel_annotations(model)
-    injected = direct | (frozenset(annotations) - frozenset(schema.get("properties", {})))
-    injected -= _aliased(model)
+    injected = direct | (frozenset(annotations) - frozenset(visible.model_fields))
     call_id = next((n for n in injected if _wants_call_id(annotations.get(n))), None)
-    return injected, call_id, schema, _pydantic(model, injected)
+    configs = _run_configs(tool)
+    injected |= configs
+    fields = model.model_fields
+    required = frozenset(n for n in injected - configs if n in fields and fields[n].is_required())
+    aliases = frozenset(a for n in injected if n in fields for a in _aliases(fields[n]))
+    # where the function says that it is injected and the schema shows it, a ToolNode goes by the
+    # schema and passes on what the model gave, and langchain goes by the function
+    stripped = injected - frozenset(visible.model_fields)
+    return _Compiled(schema, _pydantic(model, injected), injected | aliases, required, stripped, call_id)
+
+
+def _run_configs(tool: BaseTool) -> frozenset[str]:
+    """Name the run's config where a schema inferred from the body shows it as an argument."""
+    if tool.args_schema is not None:
+        return frozenset()
+    return frozenset(n for n in map(_get_runnable_config_param, (tool._run, tool._arun)) if n)
 
 
 def _wants_call_id(annotation: Any) -> bool:
@@ -118,17 +152,25 @@ def _wants_call_id(annotation: Any) -> bool:
     )
 
 
-def _aliased(model: type[BaseModel]) -> frozenset[str]:
-    """Name the fields that the model sees under an alias: they are missing by name, not injected."""
-    return frozenset(n for n, f in model.model_fields.items() if f.alias or f.validation_alias)
+def _aliases(field: FieldInfo) -> Iterator[str]:
+    """Name every other key under which an injected field could be given."""
+    given = field.validation_alias
+    for alias in (field.alias, *(given.choices if isinstance(given, AliasChoices) else [given])):
+        if isinstance(alias, str):
+            yield alias
+        elif isinstance(alias, AliasPath):
+            yield str(alias.path[0])
 
 
 def _json_schema(schema: dict[str, Any]) -> Validate:
-    from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
+    # an extra, for tools with a JSON Schema
+    from jsonschema.validators import validator_for
+    from referencing import Registry
 
     kind = validator_for(schema)
     kind.check_schema(schema)
-    validator = kind(schema)
+    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
+    validator = kind(schema, registry=Registry())
     defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
 
     def validate(given: Values) -> Values:

@@ -9,6 +9,7 @@ inject, and refuse to be called.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, get_type_hints
@@ -19,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from agentguard._drive import drive, lift
 from agentguard.call import Io
-from agentguard.errors import Denied
-from agentguard.langchain.gate import PROOF, Gate, Given, pending
+from agentguard.errors import DenialCode, Denied, denial
+from agentguard.langchain.gate import PROOF, Gate, Given
 from agentguard.langchain.replies import is_tool_call, refusal
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
@@ -74,8 +75,10 @@ class GuardedTool(BaseTool):
         self, input: Any, config: RunnableConfig | None, io: Io, method: str, kwargs: dict[str, Any]
     ) -> Any:
         called = is_tool_call(input)
-        call_id = input["id"] if called else None
+        call_id = input.get("id") if called else None
         given = self._gate.part(input["args"] if called else input, call_id, config)
+        if called and call_id is None:
+            given = given._replace(problem=denial(DenialCode.NO_CALL_ID, "a model's call without id"))
 
         async def call(sealed: BaseTool, values: Any) -> Any:
             form = {**input, "args": values} if called else values
@@ -115,8 +118,7 @@ class GuardedTool(BaseTool):
         try:
             return await self._gate.through(given, io, call)
         except Denied as denied:
-            permit = pending.get()
-            if permit is not None and not permit.entered and permit.invocation.tool == self.name:
+            if self._gate.waiting(given.call_id) is not None:
                 raise  # the middleware, whose permit it was, answers and records
             cause = denied.__cause__
             if isinstance(cause, ValidationError):
@@ -132,7 +134,7 @@ class GuardedTool(BaseTool):
     def _invalid(self, cause: ValidationError, denied: Denied, given: Given, otherwise: OnDeny) -> Any:
         flag = self.handle_validation_error
         if not flag:
-            if otherwise == "raise":
+            if (self._on_deny or otherwise) == "raise":
                 raise cause
             return self._denied(denied, given, otherwise)
         text = flag if isinstance(flag, str) else flag(cause) if callable(flag) else str(denied)
@@ -164,19 +166,21 @@ def guarded(gate: Gate, tool: BaseTool, on_deny: OnDeny | None = None) -> Guarde
     guard = GuardedTool.model_construct(**kept)
     guard._gate, guard._on_deny = gate, on_deny
     guard._function = _annotations_only(tool, gate)
-    guard._input_schema = tool.get_input_schema
+    guard._input_schema = lambda config: tool.get_input_schema(
+        config
+    )  # a bound method would be copied with the tool
     return guard
 
 
 def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
-    original = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
+    original, name = getattr(tool, "func", None) or getattr(tool, "coroutine", None), tool.name
 
     def refused(*_args: Any, **_kwargs: Any) -> NoReturn:
-        raise PermissionError(f"{tool.name} is guarded: use invoke, ainvoke, run or arun")
+        raise PermissionError(f"{name} is guarded: use invoke, ainvoke, run or arun")
 
-    refused.__name__ = tool.name
+    refused.__name__ = name
     if original is not None:
-        refused.__annotations__ = get_type_hints(original, include_extras=True)
+        refused.__annotations__ = _hints(original)
         refused.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # what inspect reads
     else:
         refused.__annotations__ = {}
@@ -185,6 +189,14 @@ def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
     ):
         refused.__annotations__ |= _proof_of_injection()
     return refused
+
+
+def _hints(original: Any) -> dict[str, Any]:
+    """Resolve the annotations, also of a partial or of an object with `__call__`."""
+    if isinstance(original, functools.partial):
+        return _hints(original.func)
+    described = original if inspect.isroutine(original) else type(original).__call__
+    return get_type_hints(described, include_extras=True)
 
 
 def _proof_of_injection() -> dict[str, Any]:

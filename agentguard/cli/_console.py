@@ -1,0 +1,83 @@
+"""What the commands print with, and how they load what a user names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from langchain_core.tools import BaseTool
+from rich.console import Console
+from rich.text import Text
+
+from agentguard.errors import ConfigurationError
+
+__all__ = ["fail", "load_object", "note", "out", "tools_of"]
+
+STYLES = {"error": "bold red", "warning": "yellow", "torn": "yellow", "ok": "bold green", "wrote": "green"}
+
+
+def out() -> Console:
+    """Return the console of this moment's stdout. Lines are left whole, so that they can be searched."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def note(console: Console, word: str, text: str) -> None:
+    """Print one finding: a coloured word, and a text, whose further lines are indented as the first."""
+    body = text.replace("\n", "\n" + " " * 10)
+    console.print(Text.assemble((f"{word:<10}", STYLES.get(word, "cyan")), body))
+
+
+def fail(problem: object, code: int = 1) -> NoReturn:
+    """Say on stderr what is wrong, and leave."""
+    note(Console(stderr=True, highlight=False, soft_wrap=True), "error", str(problem))
+    raise typer.Exit(code)
+
+
+def load_object(target: str) -> object:
+    """Import ``module:attribute`` as seen from the working directory.
+
+    Raises:
+        ConfigurationError: There is no such module or attribute, or importing it fails.
+    """
+    module, _, attribute = target.partition(":")
+    if not module or not attribute:
+        raise ConfigurationError(f"{target!r} names nothing", mend="write module:attribute, as in app:tools")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # the user's own code runs here, and may raise anything
+        raise ConfigurationError(
+            f"{target} cannot be loaded: {type(error).__name__}: {error}",
+            mend="run this in the directory from which the module can be imported",
+        ) from error
+    return found
+
+
+def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
+    """Return the tools that *target* is, or that it holds as an agent or executor; not its sub-agents'.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(target, BaseTool):
+        return [target]
+    if isinstance(target, list | tuple):
+        return [tool for tool in target if not isinstance(tool, dict)]  # a dict is for the provider
+    nodes = getattr(target, "nodes", None)
+    if isinstance(nodes, dict):
+        bound = (getattr(node, "bound", None) for node in nodes.values())
+        return [tool for node in bound for tool in getattr(node, "tools_by_name", {}).values()]
+    if isinstance(held := getattr(target, "tools", None), list | tuple):
+        return list(held)
+    if callable(target):
+        return [target]
+    raise ConfigurationError(
+        f"a {type(target).__name__} holds no tools", mend="name an agent or a list of tools"
+    )

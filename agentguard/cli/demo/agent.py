@@ -1,0 +1,128 @@
+"""The demo's agent: a real `create_agent` loop, whose model follows a script, and ordinary tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import httpx
+from langchain.agents import create_agent
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+
+import agentguard
+from agentguard.cli.demo.story import EVIL, Call
+from agentguard.testing import ScriptedChatModel
+
+__all__ = ["Agent", "Desk", "Wire", "tools"]
+
+
+class Wire(httpx.BaseTransport):
+    """The transport of all tools. `tap` sees each request with its answer on the way: the leak."""
+
+    def __init__(self) -> None:
+        self._inner = httpx.HTTPTransport()
+        self.tap: Callable[[httpx.Request], None] | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request, and let the tap see it while its credential is alive."""
+        response = self._inner.handle_request(request)
+        if self.tap is not None:
+            self.tap(request)
+        return response
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._inner.close()
+
+
+class Desk:
+    """What the agent's tools do. They know nothing of tasks and policies, and hold no token."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def get_order(self, order_id: str) -> str:
+        """Read an order."""
+        return self._ask("GET", f"/orders/{order_id}")
+
+    def get_invoice(self, url: str) -> str:
+        """Read the invoice at a URL of the shop."""
+        return self._ask("GET", url)
+
+    def export_customers(self) -> str:
+        """Read all customers."""
+        return self._ask("GET", "/customers")
+
+    def refund_order(self, order_id: str, amount: int) -> str:
+        """Pay back an amount in euros."""
+        return self._ask("POST", f"/orders/{order_id}/refund", json={"amount": amount})
+
+    def call_webhook(self, url: str, text: str) -> str:
+        """Send a text, with the token of this call, to any URL."""
+        try:
+            token = agentguard.credential().reveal()
+        except agentguard.AgentGuardError as error:
+            raise ToolException(str(error)) from None
+        return httpx.post(url, content=text, headers={"Authorization": token}, trust_env=False).text
+
+    def close_dispute(self, order_id: str) -> str:
+        """Close the dispute about an order."""
+        return self._ask("DELETE", f"/orders/{order_id}/dispute")
+
+    def delete_account(self, customer: str) -> str:
+        """Delete a customer's account."""
+        return self._ask("DELETE", f"/accounts/{customer}")
+
+    def _ask(self, method: str, url: str, **content: Any) -> str:
+        try:
+            response = self._client.request(method, url, **content)
+        except agentguard.AgentGuardError as error:
+            raise ToolException(str(error)) from None
+        if not response.is_success:
+            raise ToolException(f"refused: {response.text}")
+        return response.text
+
+
+def tools(client: httpx.Client) -> list[BaseTool]:
+    """Return the agent's tools; what goes wrong in one is told to the model."""
+    desk = Desk(client)
+    functions = (
+        desk.get_order,
+        desk.get_invoice,
+        desk.export_customers,
+        desk.refund_order,
+        desk.call_webhook,
+        desk.close_dispute,
+        desk.delete_account,
+    )
+    return [StructuredTool.from_function(each, handle_tool_error=True) for each in functions]
+
+
+class Agent:
+    """A LangChain agent that makes exactly the calls of its turns, in order, whatever it reads."""
+
+    def __init__(
+        self, guard: agentguard.Guard, tools: list[BaseTool], turns: Iterable[Iterable[Call]], evil: str
+    ) -> None:
+        script: list[Any] = []
+        for turn in turns:
+            script += [[(call.tool, _aimed(call.args, evil))] for call in turn]
+            script.append("I am done.")
+        self.graph = create_agent(ScriptedChatModel(script=script), tools, middleware=[guard.middleware()])
+        self._conversation: list[Any] = []
+
+    def turn(self, says: str, config: Any = None) -> Iterator[ToolMessage]:
+        """Run to the model's next word; yields what it is told after each call."""
+        self._conversation.append(("user", says))
+        asked: Any = {"messages": list(self._conversation)}
+        for update in self.graph.stream(asked, config, stream_mode="updates"):
+            for part in update.values():
+                for message in (part or {}).get("messages", ()):
+                    self._conversation.append(message)
+                    if isinstance(message, ToolMessage):
+                        yield message
+
+
+def _aimed(args: Mapping[str, Any], evil: str) -> dict[str, Any]:
+    return {name: evil if value == EVIL else value for name, value in args.items()}

@@ -1,0 +1,91 @@
+"""Tells the play while it happens: 80 columns, with or without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from agentguard.cli.demo.story import EVIL, Attempt, Call, Story
+from agentguard.timeline import Step
+
+__all__ = ["Teller"]
+
+COLOURS = {"read": "cyan", "write": "yellow", "escalation": "magenta"}
+DECIDERS = {"mandate": "the mandate", "approval_refused": "a person: no", "task_ended": "the task's end"}
+WIDTHS = (1, 10, 30, 23, 7)  # mark, path, call, decided by, credential: 76 with the gaps between
+
+
+class Teller:
+    """Prints one line and a caption for each thing that happens."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def opening(self, story: Story, origin: str) -> None:
+        """Say what the task is, and who verifies."""
+        args = ", ".join(f"{name} = {', '.join(values)}" for name, values in story.mandate["args"].items())
+        self._console.print(f"[bold]{escape(story.purpose)}[/], for {story.subject}; mandate: {args}")
+        self._console.print(f"[dim]The shop is a process of its own, {origin}: it verifies each call.[/]")
+
+    def act(self, title: str) -> None:
+        """Begin an act."""
+        self._console.print(f"\n[bold]{title}[/]")
+        self._row("", "path", "call", "decided by", "token", style="dim")
+
+    def call(self, call: Call, step: Step, done: bool) -> None:
+        """Tell of a call: who decided, and how long its credential existed."""
+        decider = ", ".join(step.policies) or DECIDERS.get(step.summary, step.summary)
+        if step.approval is not None:
+            decider = "a person: yes"
+        minted = step.credential is not None and step.seconds is not None
+        lived = f"{(step.seconds or 0) * 1000:.0f} ms" if minted else "none"
+        self._row(
+            self._mark(done), Text(step.path, COLOURS.get(step.path, "")), _written(call), decider, lived
+        )
+        self._caption(call.caption)
+
+    def attempt(self, attempt: Attempt, seen: tuple[Any, ...]) -> None:
+        """Tell of what the thief tried, and what the shop said."""
+        status, error, reason = seen or ("-", "no answer", "")
+        self._row(self._mark(status == 200), Text(str(status), "red"), attempt.caption, error, "")
+        self._caption(reason)
+
+    def ending(
+        self, broken: Sequence[str], kept: int, refused: int, lives: Sequence[float], log: str
+    ) -> None:
+        """Sum up in two lines, and say how to verify the log."""
+        longest = max(lives, default=0) * 1000
+        verdict = Text(f"All {kept} promises kept.", "bold green")
+        if broken:
+            verdict = Text(f"{len(broken)} of {kept + len(broken)} promises BROKEN.", "bold red")
+        self._console.print()
+        self._console.print(
+            verdict, f"{refused} things were tried in vain, and the shop did what the task was for."
+        )
+        self._console.print(f"{len(lives)} credentials lived for {longest:.0f} ms at most; none is alive.")
+        for promise in broken:
+            self._console.print(Text(f"  {promise}", "red"))
+        self._console.print(Text(f"\nagentguard audit verify {log}", "dim"), soft_wrap=True)
+
+    def _row(self, *cells: str | Text, style: str = "") -> None:
+        table = Table.grid(padding=(0, 1))
+        for width in WIDTHS:
+            table.add_column(width=width, no_wrap=True, overflow="ellipsis")
+        table.add_row(*cells, style=style)
+        self._console.print(table)
+
+    def _mark(self, done: bool) -> Text:
+        yes, no = "\u2713\u2717" if self._console.encoding.startswith("utf") else "+x"
+        return Text(yes, "bold green") if done else Text(no, "bold red")
+
+    def _caption(self, text: str) -> None:
+        self._console.print(Text(f"  {text}", "dim italic"))
+
+
+def _written(call: Call) -> str:
+    return f"{call.tool}({', '.join(str(v).replace(EVIL, 'evil') for v in call.args.values())})"

@@ -1,0 +1,135 @@
+"""`agentguard lint`: errors in the rules, and what is no error and yet worth knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from langchain_core.tools import BaseTool
+
+from agentguard import ConfigurationError, Guard
+from agentguard.cli._console import load_object, note, out, tools_of
+from agentguard.config import build, load
+from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
+from agentguard.langchain import GuardedTool
+from agentguard.langchain.gate import METADATA_KEY
+from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.lint import unclassified, unmentioned, unseen_arguments
+
+__all__ = ["Finding", "command", "findings"]
+
+
+class Finding(NamedTuple):
+    """One line of the report; `word` is error, warning or gated."""
+
+    word: str
+    text: str
+
+
+def command(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODULE:ATTRIBUTE]", help="An agent, or its tools, to look at as well."),
+    ] = None,
+    config: Annotated[Path, typer.Option(help="The file to check.")] = Path("agentguard.toml"),
+) -> None:
+    """Check agentguard.toml and its policies, and which tools of an agent are judged at all.
+
+    Exit codes: 0 no errors, though there may be warnings; 1 errors.
+    """
+    console = out()
+    try:
+        found = list(findings(config, None if target is None else load_object(target)))
+    except ConfigurationError as error:
+        found = [Finding("error", str(error))]
+    for finding in found:
+        note(console, *finding)
+    errors, warnings = (sum(f.word == word for f in found) for word in ("error", "warning"))
+    note(console, "error" if errors else "ok", f"{errors} errors, {warnings} warnings")
+    raise typer.Exit(1 if errors else 0)
+
+
+def findings(config: Path, target: object = None) -> Iterator[Finding]:
+    """Yield what is to be said of a configuration, and of an agent or tools; runs and writes nothing.
+
+    Raises:
+        ConfigurationError: The configuration, a policy, or the fit of either to the tools is wrong.
+    """
+    with _guard(config) as guard:
+        tools = [] if target is None else tools_of(target)
+        _attach(guard, tools)
+        names = {getattr(tool, "name", getattr(tool, "__name__", "")) for tool in tools}
+        if target is not None:
+            reaches = guard.coverage(target).reaches
+            names |= {reach.tool for reach in reaches if reach.gated_by != "outside"}
+        yield from _gaps(guard, names, target is not None)
+        if target is not None:
+            yield from _coverage(guard, target, tools)
+
+
+@contextmanager
+def _guard(config: Path) -> Iterator[Guard]:
+    """Give a guard by the rules of *config*, whose state, keys and log are not the application's."""
+    settings = load(config)
+    with TemporaryDirectory() as nowhere:
+        elsewhere = {
+            "store": StoreSettings(kind="memory"),
+            "issuer": IssuerSettings(),
+            "audit": AuditSettings(path=f"{nowhere}/audit.jsonl"),
+        }
+        guard = Guard.from_parts(build(settings.model_copy(update=elsewhere)))
+        try:
+            yield guard
+        finally:
+            guard.close()
+
+
+def _attach(guard: Guard, tools: list[Any]) -> None:
+    """Tell the guard of the tools' own arguments, so that the policies are checked against them."""
+    for tool in tools:
+        if isinstance(tool, GuardedTool):  # by a guard of its own: this one knows it by name alone
+            facts = (tool.metadata or {}).get(METADATA_KEY)
+            guard.catalog.attach(tool.name, tool, facts, tool.gate.shape.schema, tool.description)
+    try:
+        guard.wrap(tools)
+    except ValueError as error:  # a function without docstring or with types that have no schema
+        raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
+
+
+def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
+    catalog, policy = guard.catalog, guard.enforcement.policy
+    for name in unclassified(names, catalog):
+        yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
+    if isinstance(policy, CedarPolicy):
+        for name in unmentioned(policy.rules, catalog):
+            yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
+    for name, places in unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
+        yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
+    for spec in catalog:
+        if seen and spec.name not in names:
+            yield Finding("warning", f"{spec.name}: classified, and not among the tools")
+        elif not seen and spec.schema is None:
+            yield Finding(
+                "warning", f"{spec.name}: its arguments are not known; name the tools, or give args"
+            )
+
+
+def _coverage(guard: Guard, target: object, tools: list[Any]) -> Iterator[Finding]:
+    coverage = guard.coverage(target)
+    plain = isinstance(target, list | tuple | BaseTool) or not coverage.reaches
+    for reach in coverage.reaches:
+        place = reach.tool if reach.agent == "agent" else f"{reach.agent} > {reach.tool}"
+        if reach.gated:
+            yield Finding("gated", f"{place}: by {reach.gated_by}")
+        elif reach.gated_by == "outside":
+            yield Finding("warning", f"{place}: NOT GATED, it runs at the model's provider")
+        elif not plain:
+            yield Finding("error", f"{place}: NOT GATED; wrap it, or use guard.middleware()")
+    if plain and (bare := [tool for tool in tools if not isinstance(tool, GuardedTool)]):
+        yield Finding("warning", f"{len(bare)} tools are not wrapped: judged only behind guard.middleware()")
+    if not coverage.complete:
+        yield Finding("warning", "the agent is too large: not all of it was seen")
