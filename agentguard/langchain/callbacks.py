@@ -49,7 +49,7 @@ class Tripwire(BaseCallbackHandler):
         """Stop a tool that starts without a permit."""
         name = str((serialized or {}).get("name") or kwargs.get("name") or "unknown")
         found = running.get()
-        if found is not None and found[0].invocation.tool == name and not found[0].entered:
+        if found is not None and found.permit.invocation.tool == name and not found.permit.entered:
             return
         spec = self._enforcement.catalog.tool(name)
         call_id = kwargs.get("tool_call_id")

@@ -79,7 +79,7 @@ def coverage(agent: object) -> Coverage:
 
 def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
     items = list(_walk(agent, seen))
-    nodes = [item for item in items if _is(item, "langgraph", "ToolNode")]
+    nodes: list[Any] = [item for item in items if _is(item, "langgraph", "ToolNode")]
     gated = {id(tool): _gated(node) for node in nodes for tool in node.tools_by_name.values()}
     for node in nodes:  # a tool in two nodes is as safe as the worse one
         gated.update({id(tool): False for tool in node.tools_by_name.values() if not _gated(node)})

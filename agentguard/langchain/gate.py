@@ -14,7 +14,7 @@ from agentguard.call import Invocation, Io, Permit
 from agentguard.enforcement import Enforcement
 from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.replies import configurable, hands_over
-from agentguard.langchain.seal import ToolDenied, running, seal
+from agentguard.langchain.seal import Running, ToolDenied, running, seal
 from agentguard.langchain.shape import Judged, Shape, schema_error
 from agentguard.task import CONFIG_KEY
 
@@ -35,8 +35,9 @@ class Given(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A permit that the middleware has obtained for the guarded tool behind it; `raw` is a copy."""
+    """A permit that the middleware has obtained for the tool behind this gate; `raw` is a copy."""
 
+    gate: Gate
     permit: Permit
     judged: Judged
     raw: str | Mapping[str, Any]
@@ -179,10 +180,9 @@ class Gate:
     def waiting(self, call_id: str | None) -> Waiting | None:
         """Return the permit that the middleware has obtained for this call, while it is unused."""
         waiting = pending.get()
-        if waiting is None or waiting.permit.entered:
+        if waiting is None or waiting.gate is not self or waiting.permit.entered:
             return None
-        invocation = waiting.permit.invocation
-        return waiting if (invocation.tool, invocation.call_id) == (self.name, call_id) else None
+        return waiting if waiting.permit.invocation.call_id == call_id else None
 
     async def _execute(
         self,
@@ -195,7 +195,7 @@ class Gate:
         if self.shape.takes_call_id is not None and given.call_id is not None:
             extra[self.shape.takes_call_id] = given.call_id
         text = isinstance(given.raw, str) and not extra and len(judged.values) == 1
-        token = running.set((permit, judged))
+        token = running.set(Running(permit, judged, self.shape))
         try:
             values = judged.values
             return await call(self.__sealed, next(iter(values.values())) if text else {**values, **extra})

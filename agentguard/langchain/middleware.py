@@ -79,7 +79,7 @@ class GuardMiddleware(AgentMiddleware):
 
         async def execute(permit: Permit) -> Result:
             assert judged is not None  # noqa: S101  without it the flow had refused
-            token = pending.set(Waiting(permit, judged, raw))
+            token = pending.set(Waiting(gate, permit, judged, raw))
             try:
                 result = await handler(request.override(tool=guarded))
             finally:

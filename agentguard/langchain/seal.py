@@ -14,7 +14,7 @@ import inspect
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
@@ -27,11 +27,20 @@ from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.shape import Judged, Shape, frozen
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["ToolDenied", "running", "seal"]
+__all__ = ["Running", "ToolDenied", "running", "seal"]
 
 Body = Callable[..., Awaitable[Any]]
-# the permit of the call on its way to the tool, and the values that it was given for
-running: ContextVar[tuple[Permit, Judged] | None] = ContextVar("agentguard_permit", default=None)
+
+
+class Running(NamedTuple):
+    """The permit of a call on its way to the tool of this shape, and the values it was given for."""
+
+    permit: Permit
+    judged: Judged
+    shape: Shape
+
+
+running: ContextVar[Running | None] = ContextVar("agentguard_permit", default=None)
 
 
 class ToolDenied(Exception):
@@ -47,9 +56,9 @@ async def _enter(
 ) -> Any:
     """Open the lease, run the tool's own code, and let nothing of the secret out."""
     found = running.get()
-    if found is None or found[0].invocation.tool != tool:
+    if found is None or found.shape is not shape:
         raise denial(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
-    permit, judged = found
+    permit, judged = found.permit, found.judged
     values = {n: v for n, v in kwargs.items() if n not in shape.injected}
     for position, value in enumerate(args):
         values[shape.names[position] if position < len(shape.names) else f"*{position}"] = value
@@ -58,14 +67,14 @@ async def _enter(
     secret = lease.secret()
     token = lease.open()
     try:
-        result = await body(*args, **kwargs, **extra)
+        # as in langchain, its own argument wins over one of that name
+        result = await body(*args, **{**kwargs, **extra})
         return result if secret is None else redact(result, (secret,))
-    except Denied as denied:
-        raise ToolDenied(denied) from None
     except BaseException as error:
-        if secret is None:
+        if secret is None and not isinstance(error, Denied):
             raise
-        raise redact_exception(error, (secret,)) from None
+        clean = error if secret is None else redact_exception(error, (secret,))
+        raise (ToolDenied(clean) if isinstance(clean, Denied) else clean) from None
     finally:
         del secret
         lease.release(token)
@@ -118,6 +127,12 @@ class _SealedFunction(BaseTool):
             return await super()._arun(*args, config=config, run_manager=run_manager, **kwargs)
         extra = _wanted(self._atakes, config, run_manager)
         return await _enter(self._shape, self.name, self._coroutine, args, kwargs, extra)
+
+
+for _body in (_SealedFunction._run, _SealedFunction._arun):
+    # langchain reads both on each call: as text, that alone takes a quarter of a bare tool's time
+    _body.__signature__ = inspect.signature(_body)  # type: ignore[union-attr]  # what inspect reads
+    _body.__annotations__ = {"config": RunnableConfig}
 
 
 def _wanted(takes: tuple[bool, str | None], config: RunnableConfig, run_manager: Any) -> dict[str, Any]:
@@ -173,11 +188,15 @@ def _sealed_twin(tool: BaseTool, shape: Shape) -> BaseTool:
     sealed_kind = types.new_class(f"Sealed{kind.__name__}", (kind,), {}, lambda space: space.update(members))
     # validated already, and with values that a second validation might change
     for name, value in (("args_schema", None), ("_injected_args_keys", shape.injected)):
-        setattr(sealed_kind, name, property(lambda _self, value=value: value))
+        setattr(sealed_kind, name, property(functools.partial(_always, value)))
     sealed: BaseTool = object.__new__(sealed_kind)
     for state in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
         object.__setattr__(sealed, state, getattr(tool, state))  # one state with the original, not a copy
     return sealed
+
+
+def _always(value: Any, _self: object) -> Any:
+    return value
 
 
 def _parted(kwargs: dict[str, Any], framework: set[str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
