@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and how rows become the nouns of the model."""
+"""How rows of the SQLite store become the nouns of the model."""
 
 from __future__ import annotations
 
@@ -16,31 +16,6 @@ from agentguard.model import (
     TaskState,
     TaskStatus,
 )
-
-VERSION = 1
-SCHEMA = """
-CREATE TABLE tasks (
-    id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
-    status TEXT NOT NULL, calls INTEGER NOT NULL, writes INTEGER NOT NULL, history TEXT NOT NULL,
-    untrusted INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX tasks_over ON tasks (over);
-CREATE TABLE lineage (
-    ancestor TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (ancestor, task_id)) STRICT, WITHOUT ROWID;
-CREATE TABLE calls (
-    id TEXT PRIMARY KEY, key TEXT NOT NULL, task_id TEXT NOT NULL, tool TEXT NOT NULL, path TEXT NOT NULL,
-    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
-CREATE INDEX calls_suspended ON calls (key) WHERE suspended;
-CREATE TABLE credentials (
-    call_id TEXT NOT NULL, task_id TEXT NOT NULL, broker TEXT NOT NULL, handle TEXT NOT NULL,
-    expires_at REAL NOT NULL, PRIMARY KEY (call_id, broker, handle)) STRICT, WITHOUT ROWID;
-CREATE TABLE keys (key TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX keys_until ON keys (until);
-CREATE TABLE approvals (
-    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, call_key TEXT NOT NULL, task_id TEXT NOT NULL,
-    tool TEXT NOT NULL, digest TEXT NOT NULL, policy_version TEXT NOT NULL, expires_at REAL NOT NULL,
-    status TEXT NOT NULL, approver TEXT, reason TEXT NOT NULL) STRICT;
-CREATE INDEX approvals_call ON approvals (call_key);
-CREATE INDEX approvals_expiry ON approvals (expires_at)"""
 
 Row = Sequence[Any]
 STATUS = {str(status): status for status in TaskStatus}

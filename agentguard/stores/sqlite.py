@@ -11,59 +11,15 @@ from collections.abc import Callable, Coroutine
 from functools import lru_cache, partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from agentguard.errors import StoreError
 from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState, TaskStatus
-from agentguard.stores import _rows, _rules
+from agentguard.stores import _rows, _rules, _sql
 from agentguard.stores._database import Database
 
 __all__ = ["SqliteStore"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-TASK = "SELECT fixed, deadline, history, status, calls, writes, untrusted FROM tasks WHERE id = ?"
-SUSPENDED = (
-    "SELECT approval_id FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
-)
-RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
-COUNT = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
-LIVE = "SELECT call_id, task_id, broker, handle, expires_at FROM credentials"
-LIVE_OF = (
-    "SELECT call_id, task_id, broker, handle, expires_at FROM credentials WHERE task_id IN"
-    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
-)
-TRACK = "INSERT OR REPLACE INTO credentials VALUES (?, ?, ?, ?, ?)"
-ACTIVE_OF = (
-    "SELECT id FROM tasks WHERE status = 'active' AND id IN"
-    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
-)
-ASK = (
-    "INSERT INTO approvals (id, call_key, task_id, tool, digest, policy_version, expires_at, status,"
-    " approver, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-APPROVAL = (
-    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
-    " FROM approvals WHERE id = ?"
-)
-NEWEST = (
-    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
-    " FROM approvals WHERE call_key = ? ORDER BY n DESC LIMIT 1"
-)
-REMEMBER = (
-    "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
-)
-PRUNE = (  # each with the time before which it forgets; what still has a credential to revoke stays
-    ("DELETE FROM keys WHERE until <= ?", 0.0),
-    ("DELETE FROM approvals WHERE expires_at <= ?", _rules.KEEP),
-    ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
-    (
-        "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",
-        _rules.KEEP,
-    ),
-)
-PRUNE_ORPHANS = (
-    "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
-    "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
-)
 
 
 def _queued(
@@ -100,7 +56,7 @@ class SqliteStore:
         busy_timeout: float = 5.0,
     ) -> None:
         self._clock = clock
-        self._db = Database(path, _rows.SCHEMA, _rows.VERSION, busy_timeout)
+        self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout)
         self._writes = 0
         # decoded once; keyed by the text itself, so that it is never stale
         self._fixed = lru_cache(1024)(_rows.fixed_part)
@@ -129,17 +85,17 @@ class SqliteStore:
         with self._db.writing() as db:
             self._prune(db)
             now = self._clock()
-            prior = db.execute(SUSPENDED, same).fetchone()
-            states = _rules.admit(call, self._family(db, call.task_id), now, resumed=prior is not None)
+            *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
+            family = self._family(db, call.task_id, self._read(call.task_id, row))
+            states = _rules.admit(call, family, now, resumed=before is not None)
             if call.approval_id is not None:
-                before = None if prior is None else prior[0]
-                used = _rules.use(call, _approval(db, APPROVAL, call.approval_id), before, now)
+                used = _rules.use(call, _approval(db, _sql.APPROVAL, call.approval_id), before, now)
                 db.execute("UPDATE approvals SET status = 'used' WHERE id = ?", (used.id,))
-            if prior is None:
+            if before is None:
                 for state in states:
                     _count(db, state, call)
             else:
-                db.execute(RESUME, same)
+                db.execute(_sql.RESUME, same)
             db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0)", (call.id, *same, call.approval_id))
             if credential is not None:
                 _track(db, credential)
@@ -163,7 +119,7 @@ class SqliteStore:
                 "SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)
             ).fetchone()
             if row is not None:
-                tainted = [(task_id,) for task_id, _ in self._family(db, row[0])]
+                tainted = [(task_id,) for task_id, _ in self._family(db, row[0], self._task(db, row[0]))]
                 db.executemany("UPDATE tasks SET untrusted = 1 WHERE id = ?", tainted)
                 _end(db, call_id, outcome)
 
@@ -175,14 +131,14 @@ class SqliteStore:
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
         """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
         with self._db.borrowed() as db:
-            rows = db.execute(LIVE) if task_id is None else db.execute(LIVE_OF, (task_id, task_id))
+            rows = db.execute(_sql.LIVE) if task_id is None else db.execute(_sql.LIVE_OF, (task_id, task_id))
             return tuple(map(_rows.credential, rows))
 
     def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
         """End the task and all its descendants; returns the ids of those that ended now."""
         with self._db.writing() as db:
             now, ended = self._clock(), []
-            for (each,) in db.execute(ACTIVE_OF, (task_id, task_id)).fetchall():
+            for (each,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
                 state = self._task(db, each)
                 if state is not None:
                     values = (str(_rules.end(state, status, now)), min(now, state.deadline), each)
@@ -194,7 +150,7 @@ class SqliteStore:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
         with self._db.writing() as db:
             self._prune(db)
-            new = db.execute(REMEMBER, (key, until, self._clock())).rowcount > 0
+            new = db.execute(_sql.REMEMBER, (key, until, self._clock())).rowcount > 0
             if not new:
                 db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
             return new
@@ -209,16 +165,16 @@ class SqliteStore:
         """Record a pending approval, unless one with its id exists; returns the one recorded."""
         with self._db.writing() as db:
             self._prune(db)
-            recorded = _approval(db, APPROVAL, approval.id)
+            recorded = _approval(db, _sql.APPROVAL, approval.id)
             if recorded is None:
                 recorded = _rules.pending(approval)
-                db.execute(ASK, _rows.approval_row(recorded))
+                db.execute(_sql.ASK, _rows.approval_row(recorded))
             return recorded
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
         with self._db.writing() as db:
-            answer = _rules.answer(_approval(db, APPROVAL, approval.id), approval, self._clock())
+            answer = _rules.answer(_approval(db, _sql.APPROVAL, approval.id), approval, self._clock())
             db.execute(
                 "UPDATE approvals SET status = ?, approver = ?, reason = ? WHERE id = ?",
                 (str(answer.status), answer.approver, answer.reason, answer.id),
@@ -227,12 +183,12 @@ class SqliteStore:
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
         with self._db.borrowed() as db:
-            return _approval(db, APPROVAL, approval_id)
+            return _approval(db, _sql.APPROVAL, approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval that was asked for this call, or None."""
         with self._db.borrowed() as db:
-            return _approval(db, NEWEST, call_key)
+            return _approval(db, _sql.NEWEST, call_key)
 
     acreate_task = _queued(create_task)
     atask = _queued(task)
@@ -250,14 +206,22 @@ class SqliteStore:
     aapproval_for = _queued(approval_for)
 
     def _task(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
-        row = db.execute(TASK, (task_id,)).fetchone()
-        if row is None:
+        return self._read(task_id, db.execute(_sql.TASK, (task_id,)).fetchone())
+
+    def _read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:
+        if not row:
             return None
         fixed, deadline, history, *changing = row
-        return _rows.changing_part(self._fixed(task_id, fixed, deadline), self._history(history), changing)
+        try:
+            return _rows.changing_part(
+                self._fixed(task_id, fixed, deadline), self._history(history), changing
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the store holds nonsense as task {task_id}") from error
 
-    def _family(self, db: sqlite3.Connection, task_id: str) -> list[tuple[str, TaskState | None]]:
-        state = self._task(db, task_id)
+    def _family(
+        self, db: sqlite3.Connection, task_id: str, state: TaskState | None
+    ) -> list[tuple[str, TaskState | None]]:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
 
@@ -266,9 +230,9 @@ class SqliteStore:
         if self._writes % _rules.PRUNE_EVERY:
             return
         now = self._clock()
-        for statement, kept in PRUNE:
+        for statement, kept in _sql.PRUNE:
             db.execute(statement, (now - kept,))
-        for statement in PRUNE_ORPHANS:
+        for statement in _sql.PRUNE_ORPHANS:
             db.execute(statement)
 
 
@@ -278,12 +242,15 @@ def _approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
 
 
 def _track(db: sqlite3.Connection, held: LiveCredential) -> None:
-    db.execute(TRACK, (held.call_id, held.task_id, held.broker, held.handle, held.expires_at))
+    db.execute(_sql.TRACK, (held.call_id, held.task_id, held.broker, held.handle, held.expires_at))
 
 
 def _count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
     calls, writes, history = _rules.count(state, call)
-    db.execute(COUNT, (calls, writes, json.dumps(history), state.id))
+    if history is state.history:
+        db.execute(_sql.COUNT, (calls, writes, state.id))
+    else:
+        db.execute(_sql.COUNT_FIRST, (calls, writes, json.dumps(history), state.id))
 
 
 def _end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -14,6 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field
 
 __all__ = ["ScriptedChatModel"]
 
@@ -33,7 +34,8 @@ class ScriptedChatModel(BaseChatModel):
     It does not look at the tools that it is bound to, and a script that is used up is an error.
     """
 
-    script: list[str | AIMessage | Calls]
+    # in this order: AIMessage's own validation fails on a list with an AttributeError
+    script: list[Annotated[Calls | str | AIMessage, Field(union_mode="left_to_right")]]
 
     @property
     def _llm_type(self) -> str:

@@ -1,0 +1,78 @@
+"""The tables of the SQLite store, and the statements that it runs."""
+
+from __future__ import annotations
+
+from agentguard.stores._rules import KEEP
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE tasks (
+    id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
+    status TEXT NOT NULL, calls INTEGER NOT NULL, writes INTEGER NOT NULL, history TEXT NOT NULL,
+    untrusted INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX tasks_over ON tasks (over);
+CREATE TABLE lineage (
+    ancestor TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (ancestor, task_id)) STRICT, WITHOUT ROWID;
+CREATE TABLE calls (
+    id TEXT PRIMARY KEY, key TEXT NOT NULL, task_id TEXT NOT NULL, tool TEXT NOT NULL, path TEXT NOT NULL,
+    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
+CREATE INDEX calls_suspended ON calls (key) WHERE suspended;
+CREATE TABLE credentials (
+    call_id TEXT NOT NULL, task_id TEXT NOT NULL, broker TEXT NOT NULL, handle TEXT NOT NULL,
+    expires_at REAL NOT NULL, PRIMARY KEY (call_id, broker, handle)) STRICT, WITHOUT ROWID;
+CREATE TABLE keys (key TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX keys_until ON keys (until);
+CREATE TABLE approvals (
+    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, call_key TEXT NOT NULL, task_id TEXT NOT NULL,
+    tool TEXT NOT NULL, digest TEXT NOT NULL, policy_version TEXT NOT NULL, expires_at REAL NOT NULL,
+    status TEXT NOT NULL, approver TEXT, reason TEXT NOT NULL) STRICT;
+CREATE INDEX approvals_call ON approvals (call_key);
+CREATE INDEX approvals_expiry ON approvals (expires_at)"""
+
+TASK = "SELECT fixed, deadline, history, status, calls, writes, untrusted FROM tasks WHERE id = ?"
+BEGIN = (  # the task, and what its suspended call of the same key used, in one statement: a call waits for it
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted,"
+    " (SELECT coalesce(approval_id, '') FROM calls"
+    " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
+)
+RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
+COUNT = "UPDATE tasks SET calls = ?, writes = ? WHERE id = ?"
+COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
+LIVE = "SELECT call_id, task_id, broker, handle, expires_at FROM credentials"
+LIVE_OF = (
+    "SELECT call_id, task_id, broker, handle, expires_at FROM credentials WHERE task_id IN"
+    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
+)
+TRACK = "INSERT OR REPLACE INTO credentials VALUES (?, ?, ?, ?, ?)"
+ACTIVE_OF = (
+    "SELECT id FROM tasks WHERE status = 'active' AND id IN"
+    " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
+)
+ASK = (
+    "INSERT INTO approvals (id, call_key, task_id, tool, digest, policy_version, expires_at, status,"
+    " approver, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+APPROVAL = (
+    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
+    " FROM approvals WHERE id = ?"
+)
+NEWEST = (
+    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
+    " FROM approvals WHERE call_key = ? ORDER BY n DESC LIMIT 1"
+)
+REMEMBER = (
+    "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
+)
+PRUNE = (  # each with the time before which it forgets; what still has a credential to revoke stays
+    ("DELETE FROM keys WHERE until <= ?", 0.0),
+    ("DELETE FROM approvals WHERE expires_at <= ?", KEEP),
+    ("DELETE FROM credentials WHERE expires_at <= ?", KEEP),
+    (
+        "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",
+        KEEP,
+    ),
+)
+PRUNE_ORPHANS = (
+    "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
+    "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
+)

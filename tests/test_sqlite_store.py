@@ -1,0 +1,261 @@
+"""What a file shared by threads and processes must hold, beyond the contract of all stores."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError, TaskNotActive
+from agentguard.model import Budget, Outcome, TaskStatus
+from agentguard.stores.sqlite import SqliteStore
+from agentguard.testing import sample_task
+from agentguard.testing.scenes import call, live
+
+FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")
+FAR = 1e12
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "agentguard.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path)
+    yield store
+    store.close()
+
+
+def test_the_file_and_its_log_belong_to_their_owner_alone(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task(deadline=FAR))
+    files = list(path.parent.iterdir())
+    assert {file.name for file in files} == {path.name + suffix for suffix in ("", "-wal", "-shm")}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_of_a_newer_version_is_left_alone(path: Path, store: SqliteStore) -> None:
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="99") as raised:
+        SqliteStore(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("place", ["", ":memory:"])
+def test_a_store_that_no_other_process_could_share_is_refused(place: str) -> None:
+    with pytest.raises(ConfigurationError, match="memory"):
+        SqliteStore(place)
+
+
+def test_what_is_no_database_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        SqliteStore(tmp_path / "text")
+    with pytest.raises(StoreError):
+        SqliteStore(tmp_path / "text" / "below" / "a.db")
+
+
+def test_nonsense_in_the_file_is_a_store_error(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task(deadline=FAR))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE tasks SET fixed = '{}'")
+    connection.close()
+    with pytest.raises(StoreError, match="nonsense"):
+        store.task("task-1")
+    with pytest.raises(StoreError, match="nonsense"):
+        store.begin_call(call("1", task="task-1"), None)
+
+
+def test_a_locked_file_is_a_store_error_after_the_time_given(path: Path) -> None:
+    store = SqliteStore(path, busy_timeout=0.1)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with pytest.raises(StoreError, match="locked"):
+        store.remember("key", FAR)
+    assert time.monotonic() - started < 2.0
+    blocker.close()
+    assert store.remember("key", FAR)
+    store.close()
+
+
+def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task("child", deadline=FAR))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE credentials")
+    connection.close()
+    with pytest.raises(StoreError, match="credentials"):
+        store.begin_call(call("1"), live("1"))
+    state = store.task("child")
+    assert state is not None
+    assert state.calls == 0
+
+
+async def test_a_closed_store_says_so_on_both_paths(store: SqliteStore) -> None:
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.task("x")
+    with pytest.raises(StoreError, match="closed"):
+        await store.atask("x")
+
+
+def test_no_secret_and_no_argument_is_in_the_file(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task("child", deadline=FAR))
+    store.begin_call(call("1"), live("1", handle="the-handle"))
+    written = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"the-handle" in written
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(credentials)")]
+    connection.close()
+    assert columns == ["call_id", "task_id", "broker", "handle", "expires_at"]
+
+
+def test_what_one_store_writes_another_reads_at_once(path: Path, store: SqliteStore) -> None:
+    other = SqliteStore(path)
+    store.create_task(sample_task("child", deadline=FAR))
+    assert other.task("child") == store.task("child")
+    other.end_task("child", TaskStatus.REVOKED)
+    with pytest.raises(TaskNotActive, match="revoked"):
+        store.begin_call(call("1"), None)
+    other.close()
+
+
+def test_short_lived_threads_leave_no_connections_behind(store: SqliteStore) -> None:
+    for _ in range(50):
+        thread = threading.Thread(target=store.known, args=("x",))
+        thread.start()
+        thread.join()
+    assert len(os.listdir("/dev/fd")) < 50
+
+
+async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore) -> None:
+    await store.acreate_task(sample_task("child", deadline=FAR))
+    for number in range(50):
+        begin = asyncio.ensure_future(store.abegin_call(call(str(number)), live(str(number))))
+        await asyncio.sleep(0 if number % 2 else 0.0005)
+        begin.cancel()
+        await asyncio.gather(begin, return_exceptions=True)
+        await store.aend_call(str(number), Outcome.CANCELLED)
+        await store.aforget(str(number))
+    assert await store.alive() == ()
+    with store._db.borrowed() as db:
+        assert db.execute("SELECT count(*) FROM calls").fetchone() == (0,)
+
+
+async def test_the_loop_goes_on_while_the_file_is_locked(path: Path, store: SqliteStore) -> None:
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.ensure_future(store.aremember("key", FAR))
+    ticks = 0
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+        ticks += 1
+    assert not waiting.done()
+    assert ticks == 20
+    blocker.execute("COMMIT")
+    assert await waiting
+    blocker.close()
+
+
+def _race(path: Path, name: str, ready: Any, answers: Queue[str]) -> None:
+    store = SqliteStore(path)
+    ready.wait()
+    begun = 0
+    for number in range(20):
+        try:
+            store.begin_call(call(f"{name}-{number}"), None)
+            begun += 1
+        except BudgetExhausted:
+            continue
+    answers.put(str(begun))
+    store.close()
+
+
+def test_two_processes_race_for_a_budget_of_one(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task("child", deadline=FAR, budget=Budget(calls=1)))
+    ready, answers = SPAWN.Barrier(2), SPAWN.Queue()
+    racers = [SPAWN.Process(target=_race, args=(path, name, ready, answers)) for name in "ab"]
+    for racer in racers:
+        racer.start()
+    begun = [answers.get(timeout=30) for _ in racers]
+    for racer in racers:
+        racer.join()
+    answers.close()
+    assert sorted(begun) == ["0", "1"]
+    state = store.task("child")
+    assert state is not None
+    assert state.calls == 1
+
+
+def _open(path: Path, ready: Any) -> None:
+    ready.wait()
+    SqliteStore(path).close()
+
+
+def test_many_processes_may_create_the_file_at_once(path: Path) -> None:
+    ready = FORK.Barrier(6)
+    openers = [FORK.Process(target=_open, args=(path, ready)) for _ in range(6)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert [opener.exitcode for opener in openers] == [0] * 6
+
+
+def _child(store: SqliteStore) -> None:
+    store.begin_call(call("from the child"), None)
+    asyncio.run(store.aend_call("from the child", Outcome.DONE))
+    store.close()
+
+
+def test_a_forked_child_has_connections_and_a_thread_of_its_own(store: SqliteStore) -> None:
+    store.create_task(sample_task("child", deadline=FAR))
+    asyncio.run(store.atask("child"))
+    process = FORK.Process(target=_child, args=(store,))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    store.begin_call(call("from the parent"), None)
+    state = store.task("child")
+    assert state is not None
+    assert state.calls == 2
+
+
+def test_what_was_written_survives_a_killed_process(path: Path, store: SqliteStore) -> None:
+    program = (
+        "import sys\n"
+        "from agentguard.stores.sqlite import SqliteStore\n"
+        "store = SqliteStore(sys.argv[1])\n"
+        "number = 0\n"
+        "while True:\n"
+        "    store.remember(str(number), 1e12)\n"
+        "    print(number, flush=True)\n"
+        "    number += 1\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    seen = [int(writer.stdout.readline()) for _ in range(50)]
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert all(store.known(str(number)) for number in seen)
+    assert store.remember("after", FAR)

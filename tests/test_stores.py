@@ -1,0 +1,127 @@
+"""Both stores keep one contract; what is particular to the one in memory is here too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard.model import ApprovalStatus, Outcome, TaskStatus
+from agentguard.ports import Store
+from agentguard.stores import MemoryStore, SqliteStore, _rules
+from agentguard.testing import StoreContract, sample_task
+from agentguard.testing.scenes import ask, call, live
+
+LATER = 1000.0 + 3600.0 + _rules.KEEP + 1.0
+
+
+class TestMemoryStore(StoreContract):
+    def make(self, clock: Callable[[], float]) -> MemoryStore:
+        return MemoryStore(clock)
+
+
+class TestSqliteStore(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _directory(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+        self.made = 0
+
+    def make(self, clock: Callable[[], float]) -> SqliteStore:
+        self.made += 1
+        return SqliteStore(self.directory / f"{self.made}.db", clock=clock)
+
+
+class Aging:
+    """A store, its clock, and a count of all that it holds."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.now = 1000.0
+        self.memory = MemoryStore(lambda: self.now)
+        self.sqlite = SqliteStore(directory / "s.db", clock=lambda: self.now)
+        self.store: Store = self.memory if kind == "memory" else self.sqlite
+
+    def held(self) -> int:
+        if self.store is self.memory:
+            return sum(len(part) for part in vars(self.memory).values() if isinstance(part, dict))
+        with self.sqlite._db.borrowed() as db:
+            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]  # noqa: S608  names of our own
+        return sum(counts)
+
+    def tick(self) -> None:
+        for number in range(_rules.PRUNE_EVERY):
+            self.store.remember(f"tick-{number}", self.now + 1.0)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def aging(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    aging = Aging(request.param, tmp_path)
+    yield aging
+    aging.sqlite.close()
+
+
+def test_a_store_is_a_store(aging: Aging) -> None:
+    assert isinstance(aging.store, Store)
+
+
+def test_nothing_grows_without_bound(aging: Aging) -> None:
+    store = aging.store
+    for number in range(40):
+        name = f"task-{number}"
+        store.create_task(sample_task(name, lineage=("task-0",) if number else ()))
+        store.begin_call(call(f"{name}-open", task=name), live(f"{name}-open", task=name))
+        store.begin_call(call(f"{name}-suspended", task=name), None)
+        store.end_call(f"{name}-suspended", Outcome.SUSPENDED)
+        store.save_approval(ask(name, task_id=name, call_key=name))
+        store.remember(name, 2000.0)
+    assert aging.held() > 240
+    aging.now = LATER
+    aging.tick()
+    aging.now += 2.0
+    aging.tick()
+    assert aging.held() <= _rules.PRUNE_EVERY
+
+
+def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Aging) -> None:
+    store = aging.store
+    store.create_task(sample_task("over"))
+    store.create_task(sample_task("active", deadline=1e12))
+    store.begin_call(call("1", task="active", key="k"), None)
+    store.end_call("1", Outcome.SUSPENDED)
+    store.save_approval(ask())
+    store.end_task("over", TaskStatus.COMPLETED)
+    aging.now += _rules.KEEP - 1.0
+    aging.tick()
+    over, asked = store.task("over"), store.approval("a")
+    assert over is not None
+    assert over.status is TaskStatus.COMPLETED
+    assert asked is not None
+    assert asked.status is ApprovalStatus.PENDING
+    aging.now += 2.0
+    aging.tick()
+    assert store.task("over") is None
+    store.begin_call(call("2", task="active", key="k"), None)
+    active = store.task("active")
+    assert active is not None
+    assert active.calls == 1, "the suspended call was kept, and resumed"
+
+
+def test_a_task_with_something_to_revoke_is_kept(aging: Aging) -> None:
+    store = aging.store
+    store.create_task(sample_task("child"))
+    store.create_task(sample_task("parent"))
+    held = live("1")
+    store.track(type(held)(call_id="1", task_id="child", broker="b", handle="h", expires_at=LATER * 2))
+    aging.now = LATER
+    aging.tick()
+    assert store.task("parent") is None
+    assert store.task("child") is not None
+    assert len(store.live("child")) == 1
+
+
+def test_a_task_cannot_end_as_active(aging: Aging) -> None:
+    aging.store.create_task(sample_task())
+    with pytest.raises(ValueError, match="active"):
+        aging.store.end_task("task-1", TaskStatus.ACTIVE)
