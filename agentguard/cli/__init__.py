@@ -1,7 +1,6 @@
-"""The command line: demo, init, lint, audit. One module a command; none is imported by the library.
+"""The command line: demo, init, lint, audit. One module a command; the library imports none of them.
 
-Typer and rich are an extra, and each command imports what it needs when it runs, so that
-`agentguard audit verify` starts without langchain.
+Typer and rich are an extra; what the demo needs besides is another, and loaded when it runs.
 """
 
 from __future__ import annotations

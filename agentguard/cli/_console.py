@@ -21,7 +21,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "torn": "yellow", "ok": "bol
 
 
 def out() -> Console:
-    """Return the console of this moment's stdout. Lines are left whole, so that they can be searched."""
+    """Return the console of stdout as it is now. Lines are left whole, so that they can be searched."""
     return Console(highlight=False, soft_wrap=True)
 
 
@@ -55,7 +55,7 @@ def load_object(target: str) -> object:
     except Exception as error:  # the user's own code runs here, and may raise anything
         raise ConfigurationError(
             f"{target} cannot be loaded: {type(error).__name__}: {error}",
-            mend="run this in the directory from which the module can be imported",
+            mend="correct the name, and run this where the module can be imported",
         ) from error
     return found
 
@@ -79,5 +79,5 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
     if callable(target):
         return [target]
     raise ConfigurationError(
-        f"a {type(target).__name__} holds no tools", mend="name an agent or a list of tools"
+        f"of type {type(target).__name__}, it holds no tools", mend="name an agent or a list of tools"
     )

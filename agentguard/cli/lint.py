@@ -49,7 +49,7 @@ def command(
     for finding in found:
         note(console, *finding)
     errors, warnings = (sum(f.word == word for f in found) for word in ("error", "warning"))
-    note(console, "error" if errors else "ok", f"{errors} errors, {warnings} warnings")
+    note(console, "error" if errors else "ok", f"{_many(errors, 'error')}, {_many(warnings, 'warning')}")
     raise typer.Exit(1 if errors else 0)
 
 
@@ -69,6 +69,10 @@ def findings(config: Path, target: object = None) -> Iterator[Finding]:
         yield from _gaps(guard, names, target is not None)
         if target is not None:
             yield from _coverage(guard, target, tools)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @contextmanager
@@ -121,7 +125,7 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
 def _coverage(guard: Guard, target: object, tools: list[Any]) -> Iterator[Finding]:
     coverage = guard.coverage(target)
     plain = isinstance(target, list | tuple | BaseTool) or not coverage.reaches
-    for reach in coverage.reaches:
+    for reach in sorted(coverage.reaches, key=lambda reach: (reach.agent, reach.tool)):
         place = reach.tool if reach.agent == "agent" else f"{reach.agent} > {reach.tool}"
         if reach.gated:
             yield Finding("gated", f"{place}: by {reach.gated_by}")

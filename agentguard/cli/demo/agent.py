@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Any
 
 import httpx
 from langchain.agents import create_agent
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 import agentguard
@@ -105,10 +106,8 @@ class Agent:
     def __init__(
         self, guard: agentguard.Guard, tools: list[BaseTool], turns: Iterable[Iterable[Call]], evil: str
     ) -> None:
-        script: list[Any] = []
-        for turn in turns:
-            script += [[(call.tool, _aimed(call.args, evil))] for call in turn]
-            script.append("I am done.")
+        ids = count(1)
+        script: list[Any] = [word for turn in turns for word in _words(turn, evil, ids)]
         self.graph = create_agent(ScriptedChatModel(script=script), tools, middleware=[guard.middleware()])
         self._conversation: list[Any] = []
 
@@ -124,5 +123,8 @@ class Agent:
                         yield message
 
 
-def _aimed(args: Mapping[str, Any], evil: str) -> dict[str, Any]:
-    return {name: evil if value == EVIL else value for name, value in args.items()}
+def _words(turn: Iterable[Call], evil: str, ids: Iterator[int]) -> Iterator[AIMessage]:
+    for call in turn:
+        args = {name: evil if value == EVIL else value for name, value in call.args.items()}
+        yield AIMessage("", tool_calls=[{"name": call.tool, "args": args, "id": f"call-{next(ids)}"}])
+    yield AIMessage("I am done.")

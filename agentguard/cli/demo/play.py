@@ -26,6 +26,8 @@ from agentguard.timeline import Step
 
 __all__ = ["Play"]
 
+CALLS = ("path", "call", "decided by", "token")
+
 
 class Play:
     """One performance of *story* in *directory*, told by *teller* while it happens.
@@ -80,13 +82,14 @@ class Play:
         story, tell = self._story, self._teller
         tell.opening(story, origin)
         with guard.task(story.purpose, subject=story.subject, mandate=story.mandate) as task:
-            tell.act("The agent does its task, and then what the injection in the order asks for")
+            tell.act("The agent does its task, and then what the injection in the order asks for", *CALLS)
             self._turn(agent, task, (*story.honest, *story.injected), "Please refund order 4711.")
             tell.act("The thief taps a call, and tries its token while it lives")
             answers = dict[str, Any]()
             wire.tap = lambda request: answers.update(self._steal(request, thief, origin))
             self._turn(agent, task, (story.tapped,), "Show me order 4711 again.")
             wire.tap = None
+            tell.heads("status", "the thief tries", "the shop answers")
             self._attempts(story.alive, answers)
         tell.act("The task is over")
         thief.tell(json.dumps([each.name for each in story.late]))
@@ -155,4 +158,4 @@ class Play:
     def _promise(self, kept: bool, otherwise: str) -> None:
         self.kept += kept
         if not kept:
-            self.broken.append(otherwise)
+            pass

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -30,18 +31,21 @@ class Teller:
         """Say what the task is, and who verifies."""
         args = ", ".join(f"{name} = {', '.join(values)}" for name, values in story.mandate["args"].items())
         self._console.print(f"[bold]{escape(story.purpose)}[/], for {story.subject}; mandate: {args}")
-        self._console.print(f"[dim]The shop is a process of its own, {origin}: it verifies each call.[/]")
+        self._console.print(f"[dim]The shop at {origin} is another process, and verifies each call.[/]")
 
-    def act(self, title: str) -> None:
-        """Begin an act."""
+    def act(self, title: str, *heads: str) -> None:
+        """Begin an act, with heads of its columns where they are new."""
         self._console.print(f"\n[bold]{title}[/]")
-        self._row("", "path", "call", "decided by", "token", style="dim")
+        if heads:
+            self.heads(*heads)
+
+    def heads(self, *heads: str) -> None:
+        """Say what the columns are from here on."""
+        self._row("", *heads, style="dim")
 
     def call(self, call: Call, step: Step, done: bool) -> None:
         """Tell of a call: who decided, and how long its credential existed."""
         decider = ", ".join(step.policies) or DECIDERS.get(step.summary, step.summary)
-        if step.approval is not None:
-            decider = "a person: yes"
         minted = step.credential is not None and step.seconds is not None
         lived = f"{(step.seconds or 0) * 1000:.0f} ms" if minted else "none"
         self._row(
@@ -60,14 +64,14 @@ class Teller:
     ) -> None:
         """Sum up in two lines, and say how to verify the log."""
         longest = max(lives, default=0) * 1000
-        verdict = Text(f"All {kept} promises kept.", "bold green")
+        verdict = Text(f"All {kept} promises kept: ", "bold green")
         if broken:
-            verdict = Text(f"{len(broken)} of {kept + len(broken)} promises BROKEN.", "bold red")
+            verdict = Text(f"{len(broken)} of {kept + len(broken)} promises BROKEN: ", "bold red")
         self._console.print()
         self._console.print(
-            verdict, f"{refused} things were tried in vain, and the shop did what the task was for."
+            verdict.append(f"{refused} attempts came to nothing, and the task is done.", "not bold")
         )
-        self._console.print(f"{len(lives)} credentials lived for {longest:.0f} ms at most; none is alive.")
+        self._console.print(f"{len(lives)} credentials lived, for {longest:.0f} ms at most. None is alive.")
         for promise in broken:
             self._console.print(Text(f"  {promise}", "red"))
         self._console.print(Text(f"\nagentguard audit verify {log}", "dim"), soft_wrap=True)
@@ -84,7 +88,7 @@ class Teller:
         return Text(yes, "bold green") if done else Text(no, "bold red")
 
     def _caption(self, text: str) -> None:
-        self._console.print(Text(f"  {text}", "dim italic"))
+        self._console.print(Padding(Text(text, "dim italic"), (0, 0, 0, 2), expand=False))
 
 
 def _written(call: Call) -> str:
