@@ -1,0 +1,47 @@
+"""A call that needs a person: the run waits in its checkpoint, the answer goes to the guard's store."""
+
+from pathlib import Path
+
+from langchain.agents import create_agent
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
+import agentguard
+from agentguard.testing import ScriptedChatModel
+
+
+def delete_account(customer: str) -> str:
+    """Delete a customer's account."""
+    return f"deleted account {customer}"
+
+
+model = ScriptedChatModel(script=[[("delete_account", {"customer": "alice"})], "The account is gone."])
+guard = agentguard.Guard.from_file(Path(__file__).with_name("agentguard.toml"))
+agent = create_agent(model, [delete_account], middleware=[guard.middleware()], checkpointer=InMemorySaver())
+thread: RunnableConfig = {"configurable": {"thread_id": "1"}}
+
+# not `with task`, which would complete it: the task outlives this request, as the run does
+mandate = {"tools": ["delete_account"], "args": {"customer": ["alice"]}}
+task = guard.task("Close the account of alice", subject="user://alice", mandate=mandate)
+with task.active():
+    waiting = agent.invoke({"messages": [("user", "Please delete my account")]}, thread)
+pending = waiting["__interrupt__"][0].value
+print("asked:   ", pending["tool"], pending["arguments"], "for", repr(pending["purpose"]))
+
+# elsewhere, where bob has authenticated; the value to resume with carries nothing that counts
+answer = guard.answer(pending, approved=True, approver="user://bob", reason="alice asked in writing")
+print("answered:", answer["answered"])
+
+with guard.find(task.id).active():
+    done = agent.invoke(Command(resume=answer), thread)
+task.complete()
+print("model:   ", done["messages"][-1].text)
+
+try:
+    guard.answer(pending, approved=True, approver="user://mallory")
+except agentguard.AgentGuardError as error:
+    print("again:   ", error)
+
+print(f"\n{task.timeline()}")
+guard.close()

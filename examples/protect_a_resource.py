@@ -1,0 +1,58 @@
+"""The resource's side: an API that verifies each call itself, and believes no agent."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+from fastapi import Depends, FastAPI
+
+import agentguard
+from agentguard import Resource, ToolPath
+from agentguard.resource import Claims, Verifier
+from agentguard.resource.asgi import require
+from agentguard.stores import SqliteStore
+
+HERE = Path(__file__).parent
+ORIGIN = "http://127.0.0.1:8000"
+guard = agentguard.Guard.from_file(HERE / "agentguard.toml")  # publishes its public keys
+
+# --- the API: in production another process; it shares the keys and the store, and no secret
+verifier = Verifier(
+    issuer="https://agentguard.local",
+    keys=json.loads((HERE / ".agentguard/jwks.json").read_text()),
+    resource=Resource(name="orders", origins=(ORIGIN,)),
+    store=(store := SqliteStore(HERE / ".agentguard/state.db")),  # revocations, and proofs seen
+)
+reads = require(verifier, path=ToolPath.READ, scope="orders:read", arguments=lambda request: request.params)
+api = FastAPI()
+
+
+@api.get("/orders/{order_id}")
+async def show(order_id: str, claims: Annotated[Claims, Depends(reads)]) -> str:
+    return f"order {order_id} for {claims.subject}, asked by {claims.actor}"
+
+
+# --- the agent's side
+client = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=ORIGIN)
+
+
+async def get_order(order_id: str) -> str:
+    """Read an order."""
+    own = await client.get(f"/orders/{order_id}", auth=agentguard.auth("orders"))
+    other = await client.get("/orders/4712", auth=agentguard.auth("orders"))  # not what was judged
+    return f"{own.status_code} {own.json()}\n{other.status_code} {other.json()['detail']}"
+
+
+async def main() -> None:
+    (tool,) = guard.wrap(get_order)
+    async with guard.task("Show order 4711", subject="user://alice", mandate={"tools": ["get_order"]}):
+        print(await tool.ainvoke({"order_id": "4711"}))
+    bare = await client.get("/orders/4711")
+    print(bare.status_code, bare.headers["www-authenticate"])
+
+
+asyncio.run(main())
+guard.close()
+store.close()

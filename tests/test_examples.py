@@ -1,0 +1,61 @@
+"""Each example runs as it stands, with warnings as errors, and shows what it is about."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")  # what every JWT begins with
+
+SHOWN = {
+    "quickstart": ["refunded EUR 40 for order 4711", "denied  escalation  delete_account  mandate"],
+    "wrap_any_tool": ["ToolNode: Denied", "executor: I may not", "no task:  no_task"],
+    "approval_by_interrupt": ["model:    The account is gone.", "again:    ", "done, approved"],
+    "policy_in_python": ["EUR 40 ", "EUR 400 ", "denied:   Refunds end at 1000 euros."],
+    "sub_agent": [
+        "agent > ask_reader: refund_order: gated by middleware",
+        "permit get_order by agent://reader called by ['agent://support']",
+        "deny refund_order by agent://reader",
+    ],
+    "protect_a_resource": ["200 order 4711 for user://alice", "403 insufficient_scope", "401 DPoP"],
+    "test_your_agent": ["3 passed"],
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(
+        shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    )
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_shows_what_it_is_about(name: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = copy / f"{name}.py"
+    if name.startswith("test_"):
+        apart = ["-q", "-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:asyncio"]
+        subprocess.run([sys.executable, "-W", "error", "-m", "pytest", *apart, str(file)], check=False)
+    else:
+        runpy.run_path(str(file), run_name="__main__")
+    out, err = capfd.readouterr()
+    for line in SHOWN[name]:
+        assert line in out, out
+    assert err == ""
+    assert not TOKEN.search(out)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_has_at_most_sixty_lines(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) <= 60

@@ -1,0 +1,75 @@
+"""The timeline of a task: what it says, and what it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentguard.timeline import Timeline
+
+AT = "2026-01-01T00:00:0{}.000000Z"
+
+
+def decision(second: int, call: str, **facts: Any) -> dict[str, Any]:
+    base = {"event": "decision", "at": AT.format(second), "call": call, "task": "t", "lineage": []}
+    who = {"actor": "agent://a", "subject": "user://alice", "digest": "d1gest"}
+    return base | who | {"tool": "get_order", "path": "read", "effect": "permit", "policies": ["p"]} | facts
+
+
+def outcome(call: str, seconds: float = 0.5, **facts: Any) -> dict[str, Any]:
+    ended = {"event": "outcome", "call": call, "outcome": "done", "credential": call, "revoked": True}
+    return ended | {"seconds": seconds, "task": "t", "lineage": []} | facts
+
+
+def ended(cause: str, lineage: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"event": "task", "task": "t", "cause": cause, "lineage": list(lineage)}
+
+
+def test_each_call_has_a_line_with_what_came_of_it() -> None:
+    denied = {"effect": "deny", "policies": [], "path": "write"}
+    lines = repr(
+        Timeline(
+            [
+                decision(0, "1"),
+                outcome("1"),
+                decision(1, "2", path="escalation", approval="yes"),
+                outcome("2", outcome="failed"),
+                decision(2, "3", code="policy", **denied),
+                decision(3, "4", code="unknown_tool", **denied | {"path": None}),
+            ]
+        )
+    ).splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "done read get_order p 500.0 ms",
+        "failed, approved escalation get_order p 500.0 ms",
+        "denied write get_order no policy permits it no credential",
+        "denied unknown get_order unknown tool no credential",
+    ]
+
+
+def test_a_credential_that_is_not_revoked_is_said_aloud() -> None:
+    timeline = Timeline([decision(0, "1"), outcome("1", revoked=False)])
+    assert "NOT REVOKED" in repr(timeline)
+    assert "NOT REVOKED" in timeline._repr_html_()
+    assert "0 of 1 credentials revoked" in timeline._repr_html_()
+
+
+def test_a_child_is_nested_and_its_end_is_not_the_tasks() -> None:
+    child: dict[str, Any] = {"lineage": ["t"], "task": "c"}
+    records = [decision(0, "1"), decision(1, "2", **child), outcome("2", **child), ended("completed", ("t",))]
+    timeline = Timeline(records)
+    assert [step.depth for step in timeline] == [0, 1]
+    assert timeline.ended == "active"
+    assert Timeline([*records, ended("revoked"), ended("completed")]).ended == "revoked"
+
+
+def test_whatever_a_record_holds_is_text_and_no_markup() -> None:
+    evil = "<script>alert(1)</script>'\""
+    facts = dict.fromkeys(["at", "tool", "path", "effect", "code", "actor", "subject"], evil)
+    page = Timeline([decision(0, "1", **facts | {"policies": [evil]}), ended(evil)])._repr_html_()
+    assert "<script" not in page
+    assert "'\"" not in page
+
+
+def test_an_empty_timeline_is_drawn_too() -> None:
+    assert repr(Timeline([])) == ""
+    assert "0 of 0 calls permitted" in Timeline([])._repr_html_()
