@@ -88,7 +88,7 @@ def twins(port: object, name: str, *, timeout: float | None = None, settled: boo
     inline = bool(getattr(port, "inline", False))
     if inline and plain is not None:
         lifted = lift(plain)
-        return Twins(lifted, native or lifted)
+        return Twins(lifted, lifted if native is None else _patient(native, timeout, settled))
     sync = _missing(port, name) if plain is None else _punctual(plain, timeout)
     return Twins(lift(sync), _patient(native or _threaded(plain), timeout, settled))
 

@@ -153,14 +153,11 @@ class Io:
             "issue": {n: delivering(twins(b, "issue", timeout=timeout)) for n, b in brokers.items()},
             "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in brokers.items()},
         }
-        shapes = [
-            cls(
-                to_the_end=(_awaited, settle)[shape],
-                **{name: pair[shape] for name, pair in flat.items()},
-                **{name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()},
-            )
-            for shape in (0, 1)
-        ]
+        shapes: list[Self] = []
+        for shape in (0, 1):
+            parts: dict[str, Any] = {name: pair[shape] for name, pair in flat.items()}
+            parts |= {name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()}
+            shapes.append(cls(to_the_end=(_awaited, settle)[shape], **parts))
         return shapes[0], shapes[1]
 
 

@@ -23,7 +23,7 @@ from agentguard.call import Io
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
 from agentguard.enforcement import Brokers, Enforcement
-from agentguard.errors import ApprovalError, TaskNotActive
+from agentguard.errors import ApprovalError, ConfigurationError, TaskNotActive
 from agentguard.langchain import Coverage, Gate, GuardedTool, Tripwire, coverage, guarded
 from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.replies import suspends
@@ -88,6 +88,9 @@ class Guard:
             suspends=suspends,
         )
         self._guarded: dict[int, tuple[BaseTool, GuardedTool]] = {}
+        # a catalog that names tools is complete; an empty one is filled by code, tool after tool
+        self._complete = len(catalog) > 0
+        self._mistake: ConfigurationError | None = None
         self._bind()
         install_log_redaction(_live_secrets)
 
@@ -129,7 +132,10 @@ class Guard:
 
         Raises:
             ValueError: The mandate is malformed.
+            ConfigurationError: A policy does not fit the tools, which were all classified in code.
         """
+        if self._mistake is not None:
+            raise self._mistake
         identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
         budget = Budget(calls=calls, writes=writes)
         return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl)
@@ -239,8 +245,16 @@ class Guard:
         return known[1]
 
     def _bind(self) -> None:
-        if isinstance(self.enforcement.policy, CatalogAware):
+        """Check the policies against the tools known now; until they fit, what is new is denied."""
+        if not isinstance(self.enforcement.policy, CatalogAware):
+            return
+        self._mistake = None
+        try:
             self.enforcement.policy.bind(self.catalog)
+        except ConfigurationError as error:
+            if self._complete:
+                raise
+            self._mistake = error
 
     def close(self) -> None:
         """Close the store and the audit log, where they have something to close."""

@@ -100,7 +100,7 @@ class Signer:
     def sign(self, head: str, claims: Mapping[str, Json]) -> str:
         """Return the compact serialisation.
 
-        PyJWT's `encode` costs 134 us where this costs 75, 47 of which are the signature itself.
+        PyJWT's `encode` costs 134 us where this costs 88, 47 of which are the signature alone.
         """
         message = f"{head}.{b64url(_encode(claims).encode())}"
         if isinstance(self.__key, Ed25519PrivateKey):

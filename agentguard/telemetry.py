@@ -8,13 +8,22 @@ Never a secret, and no argument value unless opted in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextvars import Token
 from time import perf_counter
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import MeterProvider, get_meter
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, get_tracer
+from opentelemetry.trace import (
+    Span,
+    Status,
+    StatusCode,
+    TracerProvider,
+    get_tracer,
+    set_span_in_context,
+)
 
 from agentguard.model import Arguments
 
@@ -52,70 +61,97 @@ class Telemetry:
         )
         self._arguments = arguments
 
-    @contextmanager
-    def call(self, tool: str, call_id: str | None, arguments: Arguments | None) -> Iterator[CallSpan]:
-        """Open the span of one call; a control-flow exception of the framework is no error."""
+    def call(self, tool: str, call_id: str | None, arguments: Arguments | None) -> CallSpan:
+        """Open the span of one call; an exception that passes is no event, for it may hold anything."""
         attributes: dict[str, Any] = {OPERATION: "execute_tool", TOOL: tool, TOOL_TYPE: "function"}
         if call_id is not None:
             attributes[TOOL_CALL] = call_id
         if self._arguments and arguments is not None:
             attributes[ARGUMENTS] = arguments.canonical.decode()
-        with self._tracer.start_as_current_span(
-            f"execute_tool {tool}",
-            kind=SpanKind.INTERNAL,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            yield CallSpan(span, self)
+        return CallSpan(self._tracer.start_span(f"execute_tool {tool}", attributes=attributes), self)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Span]:
-        """Open the child span of one stage."""
-        with self._tracer.start_as_current_span(
-            STAGES[name][0], record_exception=False, set_status_on_exception=False
-        ) as span:
-            yield span
+    def stage(self, name: str) -> Span:
+        """Start the child span of one stage."""
+        return self._tracer.start_span(STAGES[name][0])
 
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""
         self._calls.add(1, attributes)
 
 
-class CallSpan:
+class _Block:
+    """A span that is the current one inside a block, and ends with it.
+
+    OpenTelemetry's own context managers are generators, and each call would pay for ten of them.
+    """
+
+    __slots__ = ("_span", "_token")
+    _token: Token[Context]
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> Self:
+        self._token = attach(set_span_in_context(self._span))
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        detach(self._token)
+        self._span.end()
+
+
+class CallSpan(_Block):
     """The span of one call, and the times of its stages in seconds."""
 
-    __slots__ = ("_telemetry", "span")
+    __slots__ = ("_facts", "_telemetry")
 
     def __init__(self, span: Span, telemetry: Telemetry) -> None:
-        self.span, self._telemetry = span, telemetry
+        super().__init__(span)
+        self._telemetry = telemetry
+        self._facts: dict[str, Any] = {}
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> _Stage:
         """Time one stage, as a child span and as an attribute of the call."""
-        started = perf_counter()
-        with self._telemetry.stage(name):
-            try:
-                yield
-            finally:
-                self.span.set_attribute(STAGES[name][1], perf_counter() - started)
+        return _Stage(self._telemetry.stage(name), STAGES[name][1], self._facts)
 
     def describe(self, **facts: Any) -> None:
-        """Set `agentguard.*` attributes; None is left out."""
-        self.span.set_attributes(
-            {f"{SCOPE}.{name}": value for name, value in facts.items() if value is not None}
-        )
+        """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
+        self._facts.update({f"{SCOPE}.{name}": value for name, value in facts.items() if value is not None})
 
     def ended(self, path: str, effect: str, code: str) -> None:
         """Note how the call ended; a *code* other than ``done`` or ``suspended`` is an error."""
-        self.span.set_attribute(f"{SCOPE}.outcome", code)
+        self._facts[f"{SCOPE}.outcome"] = code
         if code not in {"done", "suspended"}:
-            self.span.set_attribute(ERROR, code)
-            self.span.set_status(Status(StatusCode.ERROR))
+            self._facts[ERROR] = code
+            self._span.set_status(Status(StatusCode.ERROR))
         self._telemetry.count({"path": path, "effect": effect, "code": code})
 
     @property
     def trace_id(self) -> str | None:
         """The trace id in hexadecimal, or None when nothing is traced."""
-        context = self.span.get_span_context()
+        context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
+
+    def __exit__(self, *error: Any) -> None:
+        if self._span.is_recording():
+            self._span.set_attributes(self._facts)
+        super().__exit__(*error)
+
+
+class _Stage(_Block):
+    """The span of one stage, whose seconds become an attribute of the call."""
+
+    __slots__ = ("_facts", "_name", "_started")
+
+    def __init__(self, span: Span, name: str, facts: dict[str, Any]) -> None:
+        super().__init__(span)
+        self._name, self._facts, self._started = name, facts, perf_counter()
+
+    def __exit__(self, *error: Any) -> None:
+        self._facts[self._name] = perf_counter() - self._started
+        super().__exit__(*error)

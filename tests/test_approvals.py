@@ -203,6 +203,7 @@ def test_a_rejected_call_stays_rejected_when_the_policy_flips_on_resume(shop: Sh
     shop.policy.flipped = True
     runner.go(Command(resume=resume))
     assert not shop.paid
+    assert shop.log.written[-1]["reason"].startswith("rejected by carol")
 
 
 def test_an_approval_under_other_rules_does_not_hold(shop: Shop, mode: str) -> None:
@@ -276,7 +277,8 @@ def test_time_travel_does_not_run_an_approved_call_again(shop: Shop, mode: str) 
     assert shop.paid == ["bob"]
     for past in list(runner.agent.get_state_history(shop.config())):
         runner.config = {"configurable": {**past.config["configurable"], **shop.task.config["configurable"]}}
-        for given in (None, Command(resume=resume)):
+        attempts: list[Any] = [None, Command(resume=resume)]
+        for given in attempts:
             try:
                 runner.go(given)
             except (RuntimeError, ValueError):

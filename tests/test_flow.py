@@ -14,6 +14,7 @@ from agentguard.catalog import Catalog
 from agentguard.enforcement import Enforcement
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DenialCode, Denied, StoreError
 from agentguard.identity.local import LocalIdentity
+from agentguard.lease import Lease
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -592,9 +593,16 @@ def test_a_suspended_call_is_neither_failed_nor_done_and_counts_once(mode: str) 
 def test_a_lease_outside_of_its_call_is_dead(mode: str) -> None:
     world = World()
     world.begin()
-    world.call(mode)
+    kept = list[Lease]()
+
+    def body(permit: Permit) -> str:
+        permit.lease.open()
+        kept.append(permit.lease)
+        return permit.lease.reveal()
+
+    assert world.call(mode, body) == "s3cret"
     with pytest.raises(CredentialUnavailable):
-        world.ran[0].lease.reveal()
+        kept[0].reveal()
 
 
 def test_a_permit_is_for_the_judged_arguments_and_once() -> None:

@@ -300,7 +300,10 @@ async def test_an_endless_body_is_cut_off_and_a_stranger_is_refused_before_it_is
 async def test_a_body_that_breaks_off_never_reaches_the_application() -> None:
     reached: list[object] = []
     answers: list[Any] = []
-    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"{}", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
 
     async def app(*_args: object) -> None:
         reached.append(1)

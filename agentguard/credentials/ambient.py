@@ -183,5 +183,5 @@ def _repeatable(response: httpx.Response) -> bool:
     """Whether a new proof may help: for a nonce, or for the URL to which a redirect led."""
     if response.status_code != 401 or not isinstance(response.request.stream, httpx.ByteStream):
         return False
-    challenge = response.headers.get("WWW-Authenticate", "")
+    challenge = response.headers.get("WWW-Authenticate", "")[:4096]  # the search is quadratic
     return bool(response.history or ("DPoP-Nonce" in response.headers and _WANTS_NONCE.search(challenge)))

@@ -1,0 +1,1 @@
+"""What a guarded call costs, as ratios in one run: `python -m tests.benchmarks`."""

@@ -1,0 +1,170 @@
+"""Everything that looks at a run from outside, and keeps all that it is given as text."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from threading import Thread
+from typing import Any
+
+import zstandard
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.schemas import Run
+from langsmith import Client
+from rich.console import Console
+from rich.traceback import Traceback
+
+__all__ = ["LogSink", "Recorder", "Server", "Tracer", "langsmith_client", "serving", "spelled"]
+
+
+class Server(ThreadingHTTPServer):
+    """A real server on loopback that keeps what it receives, and echoes the Authorization it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Respond)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Respond(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        match self.headers.get("Content-Encoding"):
+            case "zstd":
+                body = zstandard.ZstdDecompressor().stream_reader(body).read()
+            case "gzip":
+                body = gzip.decompress(body)
+        self.server.received.append(f"{self.path} {self.headers}\n{body.decode(errors='replace')}")
+        echoed = self.headers.get("Authorization", "none")
+        self.send_response(200)
+        self.send_header("X-Echo", echoed)
+        self.send_header("Content-Length", str(len(echoed)))
+        self.end_headers()
+        self.wfile.write(echoed.encode())
+
+    do_POST = do_PATCH = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing on the terminal."""
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """Run a server for the length of a block."""
+    server = Server()
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def langsmith_client(server: Server) -> Client:
+    """Make the real client, which sends its runs to *server*."""
+    return Client(
+        api_url=server.origin,
+        api_key="no-key",
+        timeout_ms=5_000,
+        info={"batch_ingest_config": {"use_multipart_endpoint": True}, "instance_flags": {}},
+    )
+
+
+class Recorder(BaseCallbackHandler):
+    """A handler that keeps all that it is given, of every event that there is."""
+
+    raise_error = run_inline = True
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.kept: list[str] = []
+
+    def __repr__(self) -> str:
+        return "<Recorder>"
+
+
+def _recording(name: str) -> Any:
+    def record(self: Recorder, *args: Any, **kwargs: Any) -> None:
+        self.events.append(name)
+        self.kept += [spelled(value) for value in (*args, *kwargs.values())]
+
+    return record
+
+
+for _name in dir(BaseCallbackHandler):
+    if _name.startswith("on_"):
+        setattr(Recorder, _name, _recording(_name))
+
+
+class Tracer(BaseTracer):
+    """A tracer that keeps each run tree when it ends."""
+
+    raise_error = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.kept.append(_tree(run))
+
+    def __repr__(self) -> str:
+        return "<Tracer>"
+
+
+def _tree(run: Run) -> str:
+    own = spelled(
+        {name: value for name, value in vars(run).items() if name not in {"child_runs", "parent_run"}}
+    )
+    return "\n".join([own, *map(_tree, run.child_runs)])
+
+
+class LogSink(logging.Handler):
+    """A handler that keeps the text of each record, the record itself, and captures locals."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept += [self.format(record), spelled(vars(record))]
+        if record.exc_info and record.exc_info[1]:
+            self.kept.append(spelled(record.exc_info[1]))
+
+    def __repr__(self) -> str:
+        return "<LogSink>"
+
+
+def spelled(value: Any) -> str:
+    """Write out a value as far as a curious program would: exceptions with their locals, in two ways."""
+    texts = [repr(value), str(value)]
+    if isinstance(value, BaseException):
+        texts += traceback.TracebackException.from_exception(value, capture_locals=True).format()
+        page = Console(file=StringIO(), width=4000)
+        page.print(
+            Traceback.from_exception(
+                type(value),
+                value,
+                value.__traceback__,
+                show_locals=True,
+                locals_max_string=None,
+                locals_max_length=None,
+            )
+        )
+        texts.append(page.file.getvalue())  # type: ignore[attr-defined]  # the StringIO above
+    return "\n".join(texts)

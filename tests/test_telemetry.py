@@ -1,0 +1,263 @@
+"""One span a call with its stages beneath it, and nothing in it that was not asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from langchain_core.tools import BaseTool, ToolException, tool
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode, get_current_span
+
+from agentguard import Guard, ToolPath
+from agentguard.errors import Denied
+from agentguard.testing import CapturedSpans, captured_spans
+from tests.conftest import DENY, Kit, Mode, classified, tool_call
+
+STAGES = {"agentguard.decide", "agentguard.issue", "agentguard.execute", "agentguard.revoke"}
+VALUE = "a-value-of-an-argument"
+
+
+@pytest.fixture
+def captured() -> Iterator[CapturedSpans]:
+    with captured_spans() as spans:
+        yield spans
+
+
+def guarded(kit: Kit, captured: CapturedSpans, **changes: Any) -> tuple[Guard, BaseTool]:
+    @tool
+    def look_up(text: str) -> str:
+        """Look something up."""
+        if text == "fail":
+            raise ToolException(f"failed at {VALUE}")
+        return f"{get_current_span().get_span_context().span_id:x}"
+
+    guard = kit.another(tracer_provider=captured.tracer_provider, **changes)
+    return guard, guard.wrap(classified(look_up))[0]
+
+
+def roots(captured: CapturedSpans) -> list[ReadableSpan]:
+    return [span for span in captured.finished() if span.name == "execute_tool look_up"]
+
+
+def beneath(captured: CapturedSpans, root: ReadableSpan) -> dict[str, ReadableSpan]:
+    assert root.context is not None
+    parent = root.context.span_id
+    return {s.name: s for s in captured.finished() if s.parent is not None and s.parent.span_id == parent}
+
+
+def facts(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+async def test_a_call_is_one_span_with_its_stages_beneath_it(
+    kit: Kit, captured: CapturedSpans, mode: Mode
+) -> None:
+    guard, look_up = guarded(kit, captured)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}) as task:
+        message = await mode.invoke(look_up, tool_call("look_up", "call-7", text=VALUE))
+    (root,) = roots(captured)
+    stages = beneath(captured, root)
+    assert stages.keys() == STAGES
+    assert len(captured.finished()) == 5
+    execute = stages["agentguard.execute"].context
+    assert execute is not None
+    assert message.content == f"{execute.span_id:x}"  # the tool's own spans are beneath its execution
+    found = facts(root)
+    (grant,) = kit.broker.issued
+    assert (
+        found.items()
+        >= {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": "look_up",
+            "gen_ai.tool.type": "function",
+            "gen_ai.tool.call.id": "call-7",
+            "agentguard.task.id": task.id,
+            "agentguard.path": "read",
+            "agentguard.effect": "permit",
+            "agentguard.policy.ids": ("allow",),
+            "agentguard.credential.id": grant.id,
+            "agentguard.outcome": "done",
+        }.items()
+    )
+    durations = {name: value for name, value in found.items() if name.endswith(".duration")}
+    assert durations.keys() == {f"{stage}.duration" for stage in STAGES}
+    assert all(0 <= seconds < 5 for seconds in durations.values())
+    assert "error.type" not in found
+    assert root.status.status_code is StatusCode.UNSET
+
+
+async def test_stages_follow_one_another(kit: Kit, captured: CapturedSpans, mode: Mode) -> None:
+    guard, look_up = guarded(kit, captured)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, {"text": "x"})
+    stages = beneath(captured, roots(captured)[0])
+    order = [stages[f"agentguard.{name}"] for name in ("decide", "issue", "execute", "revoke")]
+    for before, after in pairwise(order):
+        assert before.end_time is not None
+        assert after.start_time is not None
+        assert before.end_time <= after.start_time
+
+
+async def test_parallel_calls_keep_their_stages_apart(kit: Kit, captured: CapturedSpans, mode: Mode) -> None:
+    guard, look_up = guarded(kit, captured)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        if mode.asynchronous:
+            await asyncio.gather(*(look_up.ainvoke({"text": str(n)}) for n in range(8)))
+        else:
+            with ThreadPoolExecutor(8) as pool:
+                contexts = [copy_context() for _ in range(8)]
+                list(pool.map(lambda c: c.run(look_up.invoke, {"text": "x"}), contexts))
+    assert len(roots(captured)) == 8
+    assert len({span.context.trace_id for span in roots(captured) if span.context}) == 8
+    for root in roots(captured):
+        stages = beneath(captured, root)
+        assert stages.keys() == STAGES
+        assert {s.context.trace_id for s in stages.values() if s.context} == {root.context.trace_id}
+    assert not get_current_span().get_span_context().is_valid
+
+
+async def test_a_call_is_beneath_the_span_around_it(kit: Kit, captured: CapturedSpans, mode: Mode) -> None:
+    guard, look_up = guarded(kit, captured)
+    tracer = captured.tracer_provider.get_tracer("application")
+    with (
+        guard.task("test", subject="alice", mandate={"tools": "*"}),
+        tracer.start_as_current_span("around") as around,
+    ):
+        await mode.invoke(look_up, {"text": "x"})
+        assert get_current_span() is around
+    (root,) = roots(captured)
+    assert root.parent == around.get_span_context()
+
+
+async def test_a_denial_is_an_error_with_its_code(kit: Kit, captured: CapturedSpans, mode: Mode) -> None:
+    kit.rule.answer = lambda _request: DENY
+    guard, look_up = guarded(kit, captured)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}), pytest.raises(Denied):
+        await mode.invoke(look_up, {"text": VALUE})
+    (root,) = roots(captured)
+    assert beneath(captured, root).keys() == {"agentguard.decide"}
+    assert root.status.status_code is StatusCode.ERROR
+    assert (
+        facts(root).items()
+        >= {
+            "error.type": "policy",
+            "agentguard.code": "policy",
+            "agentguard.effect": "deny",
+            "agentguard.policy.ids": ("secret-rule",),
+        }.items()
+    )
+
+
+async def test_a_failed_tool_is_an_error_that_says_nothing_of_it(
+    kit: Kit, captured: CapturedSpans, mode: Mode
+) -> None:
+    guard, look_up = guarded(kit, captured)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}), pytest.raises(ToolException):
+        await mode.invoke(look_up, {"text": "fail"})
+    (root,) = roots(captured)
+    assert facts(root)["error.type"] == "failed"
+    assert root.status.description is None
+    assert beneath(captured, root).keys() == STAGES
+    assert not [event for span in captured.finished() for event in span.events]
+    assert VALUE not in "".join(span.to_json() for span in captured.finished())
+
+
+@pytest.mark.parametrize("opted_in", [False, True])
+async def test_values_of_arguments_are_there_only_when_opted_in(
+    kit: Kit, captured: CapturedSpans, mode: Mode, opted_in: bool
+) -> None:
+    guard, look_up = guarded(kit, captured, trace_arguments=opted_in)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, tool_call("look_up", text=VALUE))
+    (root,) = roots(captured)
+    assert facts(root).get("gen_ai.tool.call.arguments") == (f'{{"text":"{VALUE}"}}' if opted_in else None)
+    assert (VALUE in "".join(span.to_json() for span in captured.finished())) is opted_in
+
+
+async def test_calls_are_counted_by_path_effect_and_code(
+    kit: Kit, captured: CapturedSpans, mode: Mode
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    guard, look_up = guarded(kit, captured, meter_provider=provider)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, {"text": "x"})
+        await mode.invoke(look_up, {"text": "y"})
+        kit.rule.deny("look_up")
+        with pytest.raises(Denied):
+            await mode.invoke(look_up, {"text": "z"})
+    data: Any = reader.get_metrics_data()
+    provider.shutdown()
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert metric.name == "agentguard.calls"
+    counted = Counter({tuple(sorted(p.attributes.items())): p.value for p in metric.data.data_points})
+    read = ToolPath.READ.value
+    assert counted == {
+        (("code", "done"), ("effect", "permit"), ("path", read)): 2,
+        (("code", "policy"), ("effect", "deny"), ("path", read)): 1,
+    }
+
+
+async def test_an_unsampled_call_runs_all_the_same(kit: Kit, mode: Mode) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    look_up = kit.another(tracer_provider=TracerProvider(sampler=ALWAYS_OFF)).wrap(classified(echo()))[0]
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        assert await mode.invoke(look_up, {"text": "x"}) == "x"
+    assert kit.outcomes() == ["done"]
+
+
+def echo() -> BaseTool:
+    @tool
+    def look_up(text: str) -> str:
+        """Look something up."""
+        return text
+
+    return look_up
+
+
+async def test_without_an_sdk_the_guard_works_and_traces_nothing(kit: Kit, task: Any, mode: Mode) -> None:
+    look_up = kit.wrap(echo())
+    assert await mode.invoke(look_up, {"text": "x"}) == "x"
+    assert kit.decisions() == ["permit"]
+    assert next(iter(kit.audit.records()))["trace"] is None
+
+
+WITHOUT_SDK = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("opentelemetry.sdk"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+from tests.conftest import Kit, classified
+from langchain_core.tools import tool
+
+@tool
+def echo(text: str) -> str:
+    \"\"\"Echo.\"\"\"
+    return text
+
+kit = Kit()
+with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+    assert kit.wrap(echo).invoke({"text": "x"}) == "x"
+assert not [name for name in sys.modules if name.startswith("opentelemetry.sdk")]
+"""
+
+
+def test_the_guard_needs_no_sdk_to_be_there() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_SDK], check=True)
