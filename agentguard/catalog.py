@@ -54,6 +54,7 @@ class Catalog:
 
     def __init__(self, tools: Iterable[ToolSpec] = (), resources: Iterable[Resource] = ()) -> None:
         self._lock = threading.Lock()
+        self.changes = 0  # grows with each change, so that whoever has checked all of it knows
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}
         self._attached: dict[str, object] = {}
@@ -96,6 +97,7 @@ class Catalog:
                     mend=f"add [resources.{tool.resource}]",
                 )
             self._tools[tool.name] = tool
+            self.changes += 1
 
     def attach(
         self,
@@ -107,8 +109,9 @@ class Catalog:
     ) -> ToolSpec | None:
         """Tie a real tool to its classification, and return it, or None if it has none.
 
-        *facts* are those that the tool itself carries; agentguard.toml has precedence, since it is
-        the file that a security team reviews.
+        *original* is what runs: the same function in another wrapper is the same tool. *facts* are
+        those that the tool itself carries; agentguard.toml has precedence, since it is the file that
+        a security team reviews.
 
         Raises:
             ConfigurationError: Another tool has this name, or its arguments differ from the
@@ -132,6 +135,8 @@ class Catalog:
                 f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(known)}",
                 mend=f"correct [tools.{name}.args]",
             )
-        with self._lock:
-            self._tools[name] = replace(present, schema=schema, description=description)
+        if present.schema != schema or present.description != description:
+            with self._lock:
+                self._tools[name] = replace(present, schema=schema, description=description)
+                self.changes += 1
         return self._tools[name]

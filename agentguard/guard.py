@@ -30,6 +30,7 @@ from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
 from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, ToolPath
+from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, CatalogAware, IdentitySource, Policy, Store
 from agentguard.redaction import install_log_redaction
 from agentguard.task import Task
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard"]
 
+REMEMBERED = 256  # tools that the middleware has seen; one that is forgotten is looked at again
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 ToolLike = BaseTool | Callable[..., Any]
 
@@ -47,16 +49,18 @@ ToolLike = BaseTool | Callable[..., Any]
 class Guard:
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
-    Make one from a file (`from_file`), or from parts. `approver` is asked where a permit needs a
-    person: an Approver, a function of the AccessRequest, one Approver for each path, or None for
-    LangGraph's interrupt, which needs a checkpointer. Without either such a call is denied.
+    Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
+    AccessRequest, sync or async, that answers with a bool or a Decision. `approver` is asked where a
+    permit needs a person: an Approver, a function of the AccessRequest, one Approver for each path,
+    or None for LangGraph's interrupt, which needs a checkpointer. Without either such a call is
+    denied.
     """
 
     def __init__(
         self,
         *,
         catalog: Catalog,
-        policy: Policy,
+        policy: Policy | Callable[[AccessRequest], Any],
         identity: IdentitySource,
         brokers: Brokers,
         store: Store,
@@ -73,7 +77,7 @@ class Guard:
     ) -> None:
         self.enforcement = Enforcement(
             catalog=catalog,
-            policy=policy,
+            policy=policy if isinstance(policy, Policy) else FunctionPolicy(policy),
             identity=identity,
             brokers=brokers,
             store=store,
@@ -91,6 +95,7 @@ class Guard:
         # a catalog that names tools is complete; an empty one is filled by code, tool after tool
         self._complete = len(catalog) > 0
         self._mistake: ConfigurationError | None = None
+        self._bound: int | None = None
         self._bind()
         install_log_redaction(_live_secrets)
 
@@ -198,7 +203,9 @@ class Guard:
                 not fit the tools.
         """
         several = tools if isinstance(tools, Iterable) and not isinstance(tools, BaseTool) else [tools]
-        made = [self._guard(t if isinstance(t, BaseTool) else as_tool(t), on_deny) for t in several]
+        plain = [t if isinstance(t, BaseTool) else as_tool(t) for t in several]
+        _distinct(plain)
+        made = [self._guard(t, on_deny) for t in plain]
         self._bind()
         return made
 
@@ -239,6 +246,8 @@ class Guard:
             return tool
         known = self._guarded.get(id(tool))
         if known is None:
+            if len(self._guarded) >= REMEMBERED:
+                self._guarded.pop(next(iter(self._guarded)), None)
             # the tool itself is kept beside, so that its id is not given to another
             known = self._guarded.setdefault(id(tool), (tool, self._guard(tool, None)))
             self._bind()
@@ -246,13 +255,14 @@ class Guard:
 
     def _bind(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied."""
-        if not isinstance(self.enforcement.policy, CatalogAware):
+        if not isinstance(self.enforcement.policy, CatalogAware) or self._bound == self.catalog.changes:
             return
-        self._mistake = None
+        self._mistake, self._bound = None, self.catalog.changes
         try:
             self.enforcement.policy.bind(self.catalog)
         except ConfigurationError as error:
             if self._complete:
+                self._bound = None
                 raise
             self._mistake = error
 
@@ -261,6 +271,15 @@ class Guard:
         for part in (self.enforcement.store, self.enforcement.audit):
             with suppress(AttributeError):
                 part.close()  # type: ignore[union-attr]  # not every adapter has one
+
+
+def _distinct(tools: Iterable[BaseTool]) -> None:
+    seen: dict[str, BaseTool] = {}
+    for tool in tools:
+        if seen.setdefault(tool.name, tool) is not tool:
+            raise ConfigurationError(
+                f"two tools are named {tool.name}", mend="rename one: policies go by name"
+            )
 
 
 def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:

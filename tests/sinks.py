@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 from langsmith import Client
+from langsmith.schemas import LangSmithInfo
 from rich.console import Console
 from rich.traceback import Traceback
 
@@ -81,7 +83,7 @@ def langsmith_client(server: Server) -> Client:
         api_url=server.origin,
         api_key="no-key",
         timeout_ms=5_000,
-        info={"batch_ingest_config": {"use_multipart_endpoint": True}, "instance_flags": {}},
+        info=LangSmithInfo(),  # the defaults, without asking for them
     )
 
 
@@ -128,9 +130,8 @@ class Tracer(BaseTracer):
 
 
 def _tree(run: Run) -> str:
-    own = spelled(
-        {name: value for name, value in vars(run).items() if name not in {"child_runs", "parent_run"}}
-    )
+    others = {"child_runs", "parent_run"}
+    own = spelled({name: value for name, value in vars(run).items() if name not in others})
     return "\n".join([own, *map(_tree, run.child_runs)])
 
 
@@ -155,16 +156,20 @@ def spelled(value: Any) -> str:
     texts = [repr(value), str(value)]
     if isinstance(value, BaseException):
         texts += traceback.TracebackException.from_exception(value, capture_locals=True).format()
-        page = Console(file=StringIO(), width=4000)
-        page.print(
-            Traceback.from_exception(
-                type(value),
-                value,
-                value.__traceback__,
-                show_locals=True,
-                locals_max_string=None,
-                locals_max_length=None,
-            )
-        )
-        texts.append(page.file.getvalue())  # type: ignore[attr-defined]  # the StringIO above
+        texts.append(_drawn(value))
     return "\n".join(texts)
+
+
+def _drawn(error: BaseException) -> str:
+    page = StringIO()
+    # as rich draws it, but for limits that could hide a secret, or would draw all of langgraph
+    limits: Any = {
+        "locals_max_string": 4000,
+        "locals_max_length": 20,
+        "locals_max_depth": 4,
+        "extra_lines": 1,
+    }
+    Console(file=page, width=160).print(
+        Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, **limits)
+    )
+    return re.sub(r"[\s│]+", "", page.getvalue())  # what was wrapped is one word again

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from agentguard.testing import ScriptedChatModel
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
@@ -23,6 +22,7 @@ from agentguard.errors import ApprovalError
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import ToolPath
 from agentguard.stores.memory import MemoryStore
+from agentguard.testing import ScriptedChatModel
 from tests.test_flow import Log
 
 ASK = Decision(effect=Effect.PERMIT, policy_ids=("ask",), obligations=(Obligation(kind="approve"),))

@@ -202,6 +202,12 @@ def test_every_way_to_tear_the_last_line_is_torn_and_no_tampering(lines: Lines, 
         assert kept == ["torn", "next", "after"]
 
 
+def test_a_last_line_that_is_whole_but_no_record_is_not_torn(lines: Lines) -> None:
+    for line in (b"{}\n", b"7\n", b'{"seq":9,"prev":"x"}\n', b"{}"):
+        report = verify([*lines, line])
+        assert (found(report), report.torn) == ([(9, "changed")], [])
+
+
 def test_tearing_does_not_launder_a_changed_record(lines: Lines, path: Path) -> None:
     for changed in (lines[-1].replace(b"deny", b"none"), b"{}\n", b'"text"\n'):
         path.write_bytes(b"".join([*lines[:-1], changed]))
@@ -356,6 +362,7 @@ def _append(audit: JsonLinesAudit, name: str) -> None:
         audit.append({"task": name, "number": number})
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns, and this is the point
 def test_a_forked_child_and_threads_write_the_same_chain(path: Path, audit: JsonLinesAudit) -> None:
     audit.append({"task": "first"})
     child = FORK.Process(target=_append, args=(audit, "child"))

@@ -212,6 +212,14 @@ def test_a_torn_last_line_is_reported_as_such(run: Run, log: Path) -> None:
     assert "altered" not in result.output
 
 
+def test_a_name_that_the_terminal_cannot_show_is_no_failure(log: Path) -> None:
+    odd = log.rename(log.with_name("\u00fcbung.jsonl"))
+    rewrite(odd, lambda lines: lines[1:])
+    result = CliRunner(charset="ascii").invoke(main, ["audit", "verify", str(odd)])
+    assert result.exit_code == 1
+    assert "?bung.jsonl:1: " in result.output
+
+
 def test_a_cut_log_is_found_out_by_a_head_kept_elsewhere(run: Run, log: Path) -> None:
     head = run("audit", "verify", log).output.split()[-1]
     assert run("audit", "verify", log, "--head", head).exit_code == 0

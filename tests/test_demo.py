@@ -83,11 +83,16 @@ def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
 def test_a_demo_that_is_interrupted_leaves_no_process(
     sent: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    with subprocess.Popen(
-        DEMO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}
-    ) as demo:
+    errors, temporary = tmp_path / "stderr", tmp_path / "temporary"
+    temporary.mkdir()
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            DEMO, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, "TMPDIR": str(temporary)}
+        ) as demo,
+    ):
         assert demo.stdout is not None
-        assert demo.stdout.readline()  # the shop has told its port
+        assert demo.stdout.readline(), errors.read_text()  # the shop has told its port
         started = children(demo.pid)
         assert len(started) == 2
         demo.send_signal(sent)
@@ -97,7 +102,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(
         time.sleep(0.05)
     assert not left
     if sent is signal.SIGINT:
-        assert not list(tmp_path.iterdir())
+        assert not list(temporary.iterdir())
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:

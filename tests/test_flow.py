@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentguard import lease
 from agentguard._drive import drive, lift
 from agentguard.call import Invocation, Permit, active_task
 from agentguard.catalog import Catalog
@@ -596,9 +597,12 @@ def test_a_lease_outside_of_its_call_is_dead(mode: str) -> None:
     kept = list[Lease]()
 
     def body(permit: Permit) -> str:
-        permit.lease.open()
+        token = permit.lease.open()
         kept.append(permit.lease)
-        return permit.lease.reveal()
+        try:
+            return permit.lease.reveal()
+        finally:
+            lease._current.reset(token)  # as a context that ends does: the lease itself stays open
 
     assert world.call(mode, body) == "s3cret"
     with pytest.raises(CredentialUnavailable):

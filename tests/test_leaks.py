@@ -22,7 +22,7 @@ import pytest
 from langchain.agents import AgentState, create_agent
 from langchain_core.load import dumps
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import BaseTool, InjectedToolCallId, ToolException, tool
+from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -77,8 +77,8 @@ class State(AgentState[Any]):
     note: str
 
 
-def tools(origin: str, held: list[Any]) -> list[BaseTool]:
-    """Make the tools that give their credential away; *held* gets what they could get hold of."""
+def returning(held: list[Any]) -> list[BaseTool]:
+    """Make the tools that give it away in a result; *held* gets what a tool can get hold of."""
 
     @tool
     def value() -> dict[str, Any]:
@@ -96,6 +96,12 @@ def tools(origin: str, held: list[Any]) -> list[BaseTool]:
         """Echo it in an update of the state."""
         message = ToolMessage(echo(), tool_call_id=call_id, artifact={"raw": echo()})
         return Command(update={"messages": [message], "note": echo()})
+
+    return [value, artifact, command]
+
+
+def telling() -> list[BaseTool]:
+    """Make the tools that give it away in an exception or in the log."""
 
     @tool
     def handled() -> str:
@@ -115,25 +121,28 @@ def tools(origin: str, held: list[Any]) -> list[BaseTool]:
         return CANARY
 
     @tool
-    def called() -> str:
-        """Send it where it belongs; the server sends it back in a header and in its body."""
-        with httpx.Client(auth=agentguard.auth("orders")) as client:
-            return f"{CANARY} {client.get(f'{origin}/orders', headers={'X-Canary': CANARY}).text}"
-
-    async def acalled() -> str:
-        async with httpx.AsyncClient(auth=agentguard.auth("orders")) as client:
-            answer = await client.get(f"{origin}/orders", headers={"X-Canary": CANARY})
-            return f"{CANARY} {answer.text}"
-
-    @tool
     def fails() -> str:
         """Echo it in an exception that ends the run."""
         raise failure(RuntimeError)
 
     handled.handle_tool_error = True
-    called.coroutine = acalled
-    made = [value, artifact, command, handled, logged, called, fails]
-    return [classified(each, path="write", resource="orders") for each in made]
+    return [handled, logged, fails]
+
+
+def calling(origin: str) -> BaseTool:
+    """Make the tool whose server gives it away."""
+    url, headers = f"{origin}/orders", {"X-Canary": CANARY}
+
+    def called() -> str:
+        """Send it where it belongs; the server sends it back in a header and in its body."""
+        with httpx.Client(auth=agentguard.auth("orders")) as client:
+            return f"{CANARY} {client.get(url, headers=headers).text}"
+
+    async def acalled() -> str:
+        async with httpx.AsyncClient(auth=agentguard.auth("orders")) as client:
+            return f"{CANARY} {(await client.get(url, headers=headers)).text}"
+
+    return StructuredTool.from_function(called, acalled)
 
 
 def failure(kind: type[Exception]) -> Exception:
@@ -170,7 +179,8 @@ class World:
             tracer_provider=self.spans.tracer_provider,
         )
         stack.callback(self.guard.close)
-        self.tools = tools(self.server.origin, self.held)
+        made = [*returning(self.held), *telling(), calling(self.server.origin)]
+        self.tools = [classified(each, path="write", resource="orders") for each in made]
         self.recorder, self.tracer, self.log = Recorder(), Tracer(), LogSink()
         self.seen: list[str] = []
         self.config: Any = {"callbacks": [self.recorder, self.tracer], "configurable": {"thread_id": "t"}}
@@ -319,16 +329,7 @@ async def test_an_exception_that_ends_the_run_holds_no_credential(
     }
     assert_no_secret(sinks, world.secrets())
     saw = {name for name, text in sinks.items() if CANARY in text}
-    assert saw >= {
-        "langsmith",
-        "exception",
-        "attributes",
-        "chain",
-        "checkpoint",
-        "callbacks",
-        "tracer",
-        "logs",
-    }
+    assert saw >= sinks.keys() - NEVER_GIVEN - {"store.db-wal", "store.db-shm", "seen"}
     assert not saw & NEVER_GIVEN
 
 
@@ -357,25 +358,10 @@ async def test_nothing_that_an_application_holds_shows_a_credential(
         lease, (permit, judged) = world.held
         minted = world.issuers[None, ToolPath.WRITE].minted
         wrapped = world.guard.wrap(classified(value_alone(), path="read"))
-        held = [
-            world.guard,
-            world.guard.enforcement,
-            task,
-            task.timeline(),
-            lease,
-            permit,
-            permit.call,
-            permit.grant,
-        ]
-        held += [
-            judged,
-            *minted,
-            *(m.headers for m in minted),
-            *world.issuers.values(),
-            *wrapped,
-            wrapped[0].gate,
-        ]
-        held += [world.guard.middleware(), *world.guard.callbacks(), agentguard.auth("orders"), held]
+        held = [world.guard, world.guard.enforcement, task, task.timeline(), world.guard.middleware()]
+        held += [lease, permit, permit.call, permit.grant, judged, *minted, *(m.headers for m in minted)]
+        held += [*world.issuers.values(), *wrapped, wrapped[0].gate, *world.guard.callbacks()]
+        held += [agentguard.auth("orders"), list(held)]
         texts = {f"{type(each).__name__} {n}": "\n".join(shown(each)) for n, each in enumerate(held)}
     texts["while it was live"] = "\n".join(while_live)
     assert len(while_live) > 20
@@ -393,13 +379,9 @@ def looking(world: World, texts: list[str]) -> BaseTool:
         """Write out all that there is to see while the credential is alive."""
         credential = world.issuers[None, ToolPath.WRITE].minted[-1]
         found = running.get()
-        for each in (
-            agentguard.credential("orders"),
-            found,
-            found and found[0],
-            credential,
-            credential.headers,
-        ):
+        assert found is not None
+        lease = agentguard.credential("orders")
+        for each in (lease, found, found[0], credential, credential.headers):
             texts.extend(shown(each))
         return "seen"
 

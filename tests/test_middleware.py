@@ -12,6 +12,7 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import tool as as_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.graph import START, MessagesState, StateGraph
@@ -19,8 +20,11 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, Field
 
-from agentguard import Guard
+from agentguard import Guard, ToolPath
+from agentguard.catalog import Catalog
+from agentguard.guard import REMEMBERED
 from agentguard.langchain.middleware import GuardMiddleware
+from agentguard.model import ToolSpec
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 Ran = list[str]
@@ -503,3 +507,30 @@ def test_its_hooks_are_named_as_langchains_tracing_expects() -> None:
 def test_the_middleware_names_nothing_of_the_guard_in_its_repr(kit: Kit) -> None:
     shown: Guard = kit.guard
     assert "Enforcement" not in repr(shown.middleware())
+
+
+async def test_an_agent_made_anew_from_the_same_functions_is_guarded_as_before(mode: Mode, kit: Kit) -> None:
+    ran: Ran = []
+
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        ran.append(to)
+        return "paid"
+
+    guard = kit.another(catalog=Catalog([ToolSpec(name="pay", path=ToolPath.READ)]))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        for _ in range(3):
+            agent = create_agent(scripted(tool_call("pay", to="a")), [pay], middleware=[guard.middleware()])
+            await mode.invoke(agent, GO)
+    assert ran == ["a"] * 3
+
+
+def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        return to
+
+    kept = [as_tool(pay) for _ in range(REMEMBERED + 3)]
+    for tool in kept:
+        kit.guard._at_first_sight(classified(tool))
+    assert len(kit.guard._guarded) == REMEMBERED

@@ -320,6 +320,7 @@ def test_without_secrets_an_exception_is_left_alone() -> None:
 @pytest.fixture
 def factory() -> Iterator[None]:
     before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)  # a guard of another test may have installed its own
     yield
     logging.setLogRecordFactory(before)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tracers.base import BaseTracer
@@ -142,6 +143,31 @@ async def test_an_unguarded_tool_of_a_sub_agent_gets_no_credential_of_its_own(
     await mode.invoke(agent, GO)
     assert [grant.tool for grant in kit.broker.issued] == ["delegate"]
     assert kit.decisions("inner") == []
+
+
+class Between(BaseCallbackHandler):
+    """Does something in the moment between the permit and the tool."""
+
+    run_inline = raise_error = True
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def on_tool_start(self, *_args: Any, **_kwargs: Any) -> None:
+        self.act()
+
+
+async def test_the_inside_of_another_tool_of_that_name_is_not_opened_by_this_permit(
+    mode: Mode, kit: Kit, task: Any
+) -> None:
+    ran: list[str] = []
+    mine, other = (tool_of("read", lambda who=who: ran.append(who)) for who in ("mine", "other"))
+    (inside,) = Kit().guard.wrap(other)
+    (guarded,) = kit.guard.wrap(mine)
+    between = Between(lambda: inside.gate.sealed.invoke({"who": "mine"}))
+    with pytest.raises(Denied):
+        await mode.invoke(guarded, {"who": "mine"}, {"callbacks": [between]})
+    assert ran == []
 
 
 # --- none after its end

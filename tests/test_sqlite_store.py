@@ -110,6 +110,39 @@ def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore)
     assert state.calls == 0
 
 
+def test_a_block_that_raises_leaves_nothing_and_gives_the_connection_back(store: SqliteStore) -> None:
+    def fail() -> None:
+        with store._db.writing() as db:
+            db.execute("INSERT INTO keys VALUES ('half', 1e12)")
+            raise LookupError
+
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            fail()
+    assert not store.known("half")
+    assert store.remember("half", FAR)
+
+
+def test_a_file_that_is_busy_while_it_is_opened_is_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    blocker.execute("CREATE TABLE other (x)")
+    blocker.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.3, blocker.execute, ("COMMIT",))
+    release.start()
+    store = SqliteStore(path)
+    assert store.remember("key", FAR)
+    store.close()
+    release.join()
+    blocker.close()
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("PRAGMA journal_mode = DELETE")
+    blocker.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="locked"):
+        SqliteStore(path, busy_timeout=0.1)
+    blocker.close()
+
+
 async def test_a_closed_store_says_so_on_both_paths(store: SqliteStore) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
@@ -211,6 +244,7 @@ def _open(path: Path, ready: Any) -> None:
     SqliteStore(path).close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns, and this is the point
 def test_many_processes_may_create_the_file_at_once(path: Path) -> None:
     ready = FORK.Barrier(6)
     openers = [FORK.Process(target=_open, args=(path, ready)) for _ in range(6)]
@@ -227,6 +261,7 @@ def _child(store: SqliteStore) -> None:
     store.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns, and this is the point
 def test_a_forked_child_has_connections_and_a_thread_of_its_own(store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR))
     asyncio.run(store.atask("child"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,22 @@ def test_a_task_cannot_end_as_active(aging: Aging) -> None:
     aging.store.create_task(sample_task())
     with pytest.raises(ValueError, match="active"):
         aging.store.end_task("task-1", TaskStatus.ACTIVE)
+
+
+def test_threads_that_write_at_once_lose_no_count_and_do_not_fail(aging: Aging) -> None:
+    aging.store.create_task(sample_task("child"))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def write(name: int) -> None:
+        for number in range(100):
+            aging.store.begin_call(call(f"{name}-{number}"), live(f"{name}-{number}"))
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    state = aging.store.task("child")
+    assert state is not None
+    assert (state.calls, len(aging.store.live())) == (400, 400)

@@ -115,17 +115,20 @@ def test_tool_results_count_where_no_answers_are_kept(model: ScriptedChatModel) 
 
 def test_threads_share_a_model_and_nobody_changes_its_script(model: ScriptedChatModel) -> None:
     model.script.append(AIMessage("own", id="kept"))
+    model.script[1] = [("get_order", {"order_id": "3", "deep": {"list": [1]}})]
 
     def ask(number: int) -> Any:
         answer = model.invoke([HumanMessage("go"), *[AIMessage("x")] * (number % 4)])
         content, answer.content = answer.content, "changed"
         if answer.tool_calls:
             answer.tool_calls[0]["args"]["order_id"] = "changed"
+            answer.tool_calls[0]["args"].get("deep", {})["list"] = "changed"
         return content
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(64))) == ["", "", "done", "own"] * 16
-    assert model.invoke([HumanMessage("go")]).tool_calls[0]["args"] == {"order_id": "1"}
+    again = model.invoke([HumanMessage("go"), AIMessage("x")]).tool_calls[0]["args"]
+    assert again == {"order_id": "3", "deep": {"list": [1]}}
 
 
 def test_a_script_that_is_used_up_says_so() -> None:

@@ -155,7 +155,7 @@ class _Walk:
             report.torn.append(self.line)
         late = {seq for _, seq in self.strays}
         for line, first, last in self.gaps:
-            moved = last - first < len(late) and late.issuperset(range(first, last + 1))
+            moved = late.issuperset(range(first, last + 1))
             self._fault(
                 line, "reordered" if moved else "removed", f"records {first} to {last} are not before it"
             )

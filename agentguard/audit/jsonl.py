@@ -179,8 +179,8 @@ def _tail(file: int, size: int) -> _Tail:
         data = os.pread(file, size - start, start)
         whole = data.endswith(b"\n") or not data
         lines = data.removesuffix(b"\n").split(b"\n")
-        # the first piece may be the end of a longer line
-        for index in range(len(lines) - 1, -1 if start == 0 else 0, -1):
+        # the first may be the end of a longer line, which never parses: its quotes are turned inside out
+        for index in range(len(lines) - 1, -1, -1):
             record = parse(lines[index])
             if record is not None:
                 return _ended(record, lines[index:], whole)

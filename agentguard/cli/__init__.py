@@ -5,6 +5,9 @@ Typer and rich are an extra; what the demo needs besides is another, and loaded 
 
 from __future__ import annotations
 
+import io
+import sys
+
 try:
     import typer
 except ImportError:  # a sentence, and no traceback: this is what the console script meets
@@ -16,11 +19,19 @@ __all__ = ["main"]
 
 main = typer.Typer(
     name="agentguard",
-    help="Zero standing privilege for LangChain agents.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,  # a frame may hold a secret
 )
+
+
+@main.callback()
+def _begin() -> None:
+    """Zero standing privilege for LangChain agents."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no failure
+
+
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)

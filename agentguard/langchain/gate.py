@@ -60,7 +60,7 @@ class Gate:
         self.shape = Shape(tool)
         self.spec = enforcement.catalog.attach(
             tool.name,
-            tool,
+            getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool,
             (tool.metadata or {}).get(METADATA_KEY),
             self.shape.schema,
             tool.description,

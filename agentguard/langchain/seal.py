@@ -71,13 +71,20 @@ async def _enter(
         result = await body(*args, **{**kwargs, **extra})
         return result if secret is None else redact(result, (secret,))
     except BaseException as error:
-        if secret is None and not isinstance(error, Denied):
+        failure = _outward(error, secret)
+        if failure is error:
             raise
-        clean = error if secret is None else redact_exception(error, (secret,))
-        raise (ToolDenied(clean) if isinstance(clean, Denied) else clean) from None
     finally:
         del secret
         lease.release(token)
+    # outside of the block above, where Python would make the original its context
+    raise failure
+
+
+def _outward(error: BaseException, secret: str | None) -> BaseException:
+    """Return what may be seen of a failure; the same one, with its causes, wherever it can stay."""
+    clean = error if secret is None else redact_exception(error, (secret,))
+    return ToolDenied(clean) if isinstance(clean, Denied) else clean
 
 
 class _SealedFunction(BaseTool):

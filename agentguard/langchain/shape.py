@@ -121,8 +121,8 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     if not issubclass(model, BaseModel):
         raise ConfigurationError(f"tool {tool.name} has a pydantic v1 schema", mend="use a pydantic v2 model")
     visible = tool.tool_call_schema
-    # a dict only for a JSON Schema tool, and a v1 model only for a v1 schema
-    assert isinstance(visible, type) and issubclass(visible, BaseModel)  # noqa: S101, PT018
+    if not (isinstance(visible, type) and issubclass(visible, BaseModel)):
+        raise ConfigurationError(f"tool {tool.name} has no pydantic v2 schema", mend="give it an args_schema")
     schema = visible.model_json_schema()
     annotations = get_all_basemodel_annotations(model)
     injected = direct | (frozenset(annotations) - frozenset(visible.model_fields))

@@ -26,7 +26,8 @@ class Obligation:
     """What the guard must do for a permit to hold; one that it does not understand is a deny.
 
     Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime`
-    {"seconds": n}.
+    {"seconds": n}. A policy that still obliges to `approve` when `AccessRequest.approval` is set is
+    never satisfied, and so denies.
     """
 
     kind: str

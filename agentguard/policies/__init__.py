@@ -6,3 +6,8 @@ cedar_source    Cedar text → rules that know their file and line
 function        `FunctionPolicy`: a function of the request
 lint            gaps in policies that are no errors
 """
+
+from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.function import FunctionPolicy
+
+__all__ = ["CedarPolicy", "FunctionPolicy"]

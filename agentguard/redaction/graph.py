@@ -20,7 +20,6 @@ __all__ = ["REDACTED", "redact", "redact_exception"]
 
 REDACTED = "[redacted]"
 MOST = 100_000  # containers and objects that are walked
-DEEPEST = 150  # levels that are rebuilt; each costs four of Python's frames
 
 TEXT = (str, bytes, bytearray)
 Text = str | bytes | bytearray
@@ -97,19 +96,19 @@ class _Redaction:
             if isinstance(node, BaseException):
                 traceback.clear_frames(node.__traceback__)
 
-    def clean(self, value: Any, depth: int = 0) -> Any:
+    def clean(self, value: Any) -> Any:
         """Return what *value* becomes."""
         key = id(value)
         if isinstance(value, TEXT):
             return self.needles.without(value) if key in self.dirty or self.needles.inside(value) else value
         if key not in self.dirty:
             return value
-        if key in self.unseen or depth > DEEPEST:
+        if key in self.unseen:
             return _stand_in(value)
         if key not in self.made:
             try:
-                self.made[key] = self._rebuilt(value, depth + 1)
-            except Exception:  # noqa: BLE001  whatever its class does: what cannot be rebuilt does not pass
+                self.made[key] = self._rebuilt(value)
+            except Exception:  # noqa: BLE001  its class resists, or it is too deep: what is not rebuilt does not pass
                 self.made[key] = _stand_in(value)
         return self.made[key]
 
@@ -147,73 +146,73 @@ class _Redaction:
                     self.dirty.add(parent)
                     todo.append(parent)
 
-    def _rebuilt(self, value: Any, depth: int) -> Any:
+    def _rebuilt(self, value: Any) -> Any:
         if isinstance(value, BaseException):
-            return self._mended(value, depth)
+            return self._mended(value)
         if isinstance(value, MappingProxyType):
-            return MappingProxyType({self.clean(k, depth): self.clean(v, depth) for k, v in value.items()})
+            return MappingProxyType({self.clean(k): self.clean(v) for k, v in value.items()})
         if isinstance(value, tuple | frozenset):
             base: Any = tuple if isinstance(value, tuple) else frozenset
-            return self._dressed(base.__new__(type(value), self._items(value, base, depth)), value, depth)
+            return self._dressed(base.__new__(type(value), self._items(value, base)), value)
         new = blank(value)
         self.made[id(value)] = new  # before what is in it, which may lead back here
-        self._fill(new, value, depth)
-        return self._dressed(new, value, depth)
+        self._fill(new, value)
+        return self._dressed(new, value)
 
-    def _fill(self, new: Any, value: Any, depth: int) -> None:
+    def _fill(self, new: Any, value: Any) -> None:
         if isinstance(value, dict):
             for name, item in dict.items(value):
-                new[self.clean(name, depth)] = self.clean(item, depth)
+                new[self.clean(name)] = self.clean(item)
         elif isinstance(value, list):
-            list.extend(new, self._items(value, list, depth))
+            list.extend(new, self._items(value, list))
         elif isinstance(value, set):
-            set.update(new, self._items(value, set, depth))
+            set.update(new, self._items(value, set))
         elif isinstance(value, deque):
-            deque.__init__(new, self._items(value, deque, depth), value.maxlen)
+            deque.__init__(new, self._items(value, deque), value.maxlen)
 
-    def _items(self, value: Any, base: Any, depth: int) -> list[Any]:
-        return [self.clean(item, depth) for item in base.__iter__(value)]
+    def _items(self, value: Any, base: Any) -> list[Any]:
+        return [self.clean(item) for item in base.__iter__(value)]
 
-    def _dressed(self, new: Any, old: object, depth: int) -> Any:
+    def _dressed(self, new: Any, old: object) -> Any:
         """Give *new* the attributes of *old*."""
         for name, item in list(variables(old).items()):
-            variables(new)[self.clean(name, depth)] = self.clean(item, depth)
+            variables(new)[self.clean(name)] = self.clean(item)
         for member, item in slots(old):
-            member.__set__(new, self.clean(item, depth))
+            member.__set__(new, self.clean(item))
         return new
 
-    def _mended(self, error: BaseException, depth: int) -> BaseException:
+    def _mended(self, error: BaseException) -> BaseException:
         self.made[id(error)] = error
         new = error
         if isinstance(error, BaseExceptionGroup):  # its members cannot be changed in place
-            message = str(self.clean(error.message, depth))
-            new = BaseExceptionGroup(message, [self.clean(each, depth) for each in error.exceptions])
+            message = str(self.clean(error.message))
+            new = BaseExceptionGroup(message, [self.clean(each) for each in error.exceptions])
         else:
             try:
-                self._mend(error, depth)
+                self._mend(error)
             except Exception:  # noqa: BLE001  an attribute that cannot be set, or a text that cannot be made
                 new = _stand_in(error)
         self.made[id(error)] = new
         suppressed = error.__suppress_context__
-        new.__cause__ = self._link(error.__cause__, depth)
-        new.__context__ = self._link(error.__context__, depth)
+        new.__cause__ = self._link(error.__cause__)
+        new.__context__ = self._link(error.__context__)
         new.__suppress_context__ = suppressed
         return new.with_traceback(error.__traceback__)
 
-    def _mend(self, error: BaseException, depth: int) -> None:
+    def _mend(self, error: BaseException) -> None:
         held = variables(error)
         for name, item in list(held.items()):
             del held[name]
-            held[self.clean(name, depth)] = self.clean(item, depth)
+            held[self.clean(name)] = self.clean(item)
         for member, item in slots(error):
-            if self.clean(item, depth) is not item:
-                member.__set__(error, self.clean(item, depth))
-        error.args = tuple(self.clean(item, depth) for item in error.args)
+            if self.clean(item) is not item:
+                member.__set__(error, self.clean(item))
+        error.args = tuple(self.clean(item) for item in error.args)
         if self.needles.inside(f"{error!s}{error!r}"):
             raise ValueError("its text comes from elsewhere")
 
-    def _link(self, error: BaseException | None, depth: int) -> BaseException | None:
-        linked: BaseException | None = self.clean(error, depth)
+    def _link(self, error: BaseException | None) -> BaseException | None:
+        linked: BaseException | None = self.clean(error)
         return linked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Annotated, Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -63,7 +64,7 @@ class ScriptedChatModel(BaseChatModel):
         if isinstance(entry, str):
             return AIMessage(entry)
         calls = [
-            tool_call(name=name, args=json.loads(json.dumps(args)), id=f"call-{index}-{n}")
+            tool_call(name=name, args=deepcopy(args), id=f"call-{index}-{n}")
             for n, (name, args) in enumerate(entry)
         ]
         return AIMessage("", tool_calls=calls)

@@ -158,4 +158,4 @@ class Play:
     def _promise(self, kept: bool, otherwise: str) -> None:
         self.kept += kept
         if not kept:
-            pass
+            self.broken.append(otherwise)

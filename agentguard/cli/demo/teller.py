@@ -18,7 +18,7 @@ __all__ = ["Teller"]
 
 COLOURS = {"read": "cyan", "write": "yellow", "escalation": "magenta"}
 DECIDERS = {"mandate": "the mandate", "approval_refused": "a person: no", "task_ended": "the task's end"}
-WIDTHS = (1, 10, 30, 23, 7)  # mark, path, call, decided by, credential: 76 with the gaps between
+WIDTHS = (1, 10, 30, 23, 7)  # mark, path, call, decided by, token: 75 with the gaps between
 
 
 class Teller:
@@ -26,6 +26,10 @@ class Teller:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._utf = console.encoding.startswith("utf")
+        mark, path, call, *rest = WIDTHS
+        missing = max(0, sum(WIDTHS) + len(WIDTHS) - 1 - console.width)
+        self._widths = (mark, path, max(8, call - missing), *rest)  # else rich takes it from the mark
 
     def opening(self, story: Story, origin: str) -> None:
         """Say what the task is, and who verifies."""
@@ -78,13 +82,13 @@ class Teller:
 
     def _row(self, *cells: str | Text, style: str = "") -> None:
         table = Table.grid(padding=(0, 1))
-        for width in WIDTHS:
-            table.add_column(width=width, no_wrap=True, overflow="ellipsis")
+        for width in self._widths:
+            table.add_column(width=width, no_wrap=True, overflow="ellipsis" if self._utf else "crop")
         table.add_row(*cells, style=style)
         self._console.print(table)
 
     def _mark(self, done: bool) -> Text:
-        yes, no = "\u2713\u2717" if self._console.encoding.startswith("utf") else "+x"
+        yes, no = "\u2713\u2717" if self._utf else "+x"
         return Text(yes, "bold green") if done else Text(no, "bold red")
 
     def _caption(self, text: str) -> None:
