@@ -58,7 +58,7 @@ class Invocation:
 class Permit:
     """A permitted call: used once, by exactly the tool and the arguments that were judged."""
 
-    __slots__ = ("begun", "call", "decision", "entered", "grant", "invocation", "lease", "task")
+    __slots__ = ("_entrance", "begun", "call", "decision", "grant", "invocation", "lease", "task")
 
     def __init__(
         self,
@@ -71,7 +71,13 @@ class Permit:
         self.invocation, self.task, self.decision = invocation, task, decision
         self.grant, self.call = grant, call
         self.lease = Lease(invocation.tool, None, None)
-        self.begun = self.entered = False
+        self.begun = False
+        self._entrance = [True]  # taken by a pop, which is atomic, so that of two threads one is first
+
+    @property
+    def entered(self) -> bool:
+        """Whether the tool has begun."""
+        return not self._entrance
 
     def enter(self, digest: str) -> Lease:
         """Let the tool itself begin, once, with the arguments that were judged.
@@ -82,9 +88,10 @@ class Permit:
         judged = self.invocation.arguments
         if judged is None or digest != judged.digest:
             raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
-        if self.entered:
-            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution")
-        self.entered = True
+        try:
+            self._entrance.pop()
+        except IndexError:
+            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution") from None
         return self.lease
 
 

@@ -106,7 +106,8 @@ def credential(resource: str | None = None) -> Lease:
         )
     held = None if lease.resource is None else lease.resource.name
     if resource is not None and held != resource:
-        raise CredentialUnavailable(f"{lease.tool} holds a credential for {held}, not for {resource}")
+        holds = "no credential" if held is None else f"a credential for {held}"
+        raise CredentialUnavailable(f"{lease.tool} holds {holds}, and none for {resource}")
     return lease
 
 

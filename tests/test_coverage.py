@@ -160,3 +160,19 @@ def test_an_agent_that_is_too_large_is_not_called_covered(kit: Kit, monkeypatch:
     found = kit.guard.coverage(agent)
     assert not found
     assert "not all was seen" in str(found)
+
+
+def test_a_tool_that_a_gated_agent_and_its_ungated_sub_agent_share_is_named_for_both(kit: Kit) -> None:
+    expert = create_agent(scripted(), [pay])
+
+    @tool
+    def ask_expert(question: str) -> str:
+        """Ask the expert."""
+        return str(expert.invoke(GO))
+
+    agent = create_agent(scripted(), [pay, ask_expert], middleware=[kit.guard.middleware()])
+    assert reached(kit.guard.coverage(agent)) == {
+        "agent: pay": "middleware",
+        "agent: ask_expert": "middleware",
+        "agent > ask_expert: pay": "nothing",
+    }

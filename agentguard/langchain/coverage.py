@@ -73,12 +73,16 @@ _SAYS = {"nothing": "NOT GATED", "outside": "NOT GATED: runs at the model's prov
 def coverage(agent: object) -> Coverage:
     """Find every tool that *agent* (a graph, runnable, executor or list of tools) can reach."""
     found: dict[tuple[str, str], Reach] = {}
-    complete = _visit(agent, "agent", found, set())
+    complete = _visit(agent, "agent", found, frozenset())
     return Coverage(tuple(found.values()), complete)
 
 
-def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
-    items = list(_walk(agent, seen))
+def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], around: frozenset[int]) -> bool:
+    """Note what an agent reaches; *around* are the agents that it stands in, of which it may be one."""
+    if id(agent) in around:
+        return True
+    around |= {id(agent)}
+    items = list(_walk(agent, set()))
     nodes: list[Any] = [item for item in items if _is(item, "langgraph", "ToolNode")]
     gated = {id(tool): _gated(node) for node in nodes for tool in node.tools_by_name.values()}
     for node in nodes:  # a tool in two nodes is as safe as the worse one
@@ -88,14 +92,16 @@ def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], seen: 
         if isinstance(item, BaseTool):
             by: By = "middleware" if gated.get(id(item)) else "nothing"
             _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else by)
-            complete &= _visit_inside(item, f"{name} > {item.name}", found, seen)
+            complete &= _visit_inside(item, f"{name} > {item.name}", found, around)
         elif isinstance(item, list | tuple):
             for provider in _provider_tools(item):
                 _note(found, provider, name, "outside")
     return complete
 
 
-def _visit_inside(tool: BaseTool, name: str, found: dict[tuple[str, str], Reach], seen: set[int]) -> bool:
+def _visit_inside(
+    tool: BaseTool, name: str, found: dict[tuple[str, str], Reach], around: frozenset[int]
+) -> bool:
     """Find the agents and tools that a tool calls itself."""
     inside = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
     bodies = [vars(kind).get(m) for kind in type(inside).__mro__ for m in ("_run", "_arun")]
@@ -103,7 +109,7 @@ def _visit_inside(tool: BaseTool, name: str, found: dict[tuple[str, str], Reach]
     complete = True
     for item in _walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS):
         if type(item).__name__ in _AGENTS:
-            complete &= _visit(item, name, found, seen)
+            complete &= _visit(item, name, found, around)
         elif isinstance(item, BaseTool) and item.name != tool.name:
             _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else "nothing")
     return complete
