@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK, PyJWTError
+from pydantic_core import to_json
 
 from agentguard.errors import VerificationError
 
@@ -102,7 +103,7 @@ class Signer:
 
         PyJWT's `encode` costs 134 us where this costs 88, 47 of which are the signature alone.
         """
-        message = f"{head}.{b64url(_encode(claims).encode())}"
+        message = f"{head}.{b64url(to_json(claims))}"
         if isinstance(self.__key, Ed25519PrivateKey):
             return f"{message}.{b64url(self.__key.sign(message.encode()))}"
         r, s = decode_dss_signature(self.__key.sign(message.encode(), _ECDSA))

@@ -27,7 +27,7 @@ from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.shape import Judged, Shape, frozen
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["Running", "ToolDenied", "running", "seal"]
+__all__ = ["Running", "ToolDenied", "keep", "running", "seal"]
 
 Body = Callable[..., Awaitable[Any]]
 
@@ -169,11 +169,23 @@ def _sealed_function(tool: BaseTool, shape: Shape) -> BaseTool:
     assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
     kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
     sealed = _SealedFunction.model_construct(args_schema=None, **kept)
-    sealed._shape, sealed._injected = shape, shape.injected
-    sealed._func, sealed._coroutine = tool.func, tool.coroutine
-    sealed._original = type(tool).__name__
-    sealed._takes, sealed._atakes = _takes(tool.func), _takes(tool.coroutine)
+    keep(
+        sealed,
+        _shape=shape,
+        _injected=shape.injected,
+        _func=tool.func,
+        _coroutine=tool.coroutine,
+        _original=type(tool).__name__,
+        _takes=_takes(tool.func),
+        _atakes=_takes(tool.coroutine),
+    )
     return sealed
+
+
+def keep(tool: BaseTool, **attributes: Any) -> None:
+    """Set private attributes where Python finds them at once: pydantic's own are a search each time."""
+    for name, value in attributes.items():
+        object.__setattr__(tool, name, value)
 
 
 def _sealed_twin(tool: BaseTool, shape: Shape) -> BaseTool:

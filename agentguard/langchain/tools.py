@@ -23,6 +23,7 @@ from agentguard.call import Io
 from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.gate import PROOF, Gate, Given
 from agentguard.langchain.replies import is_tool_call, refusal
+from agentguard.langchain.seal import keep
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
 
@@ -164,11 +165,14 @@ def guarded(gate: Gate, tool: BaseTool, on_deny: OnDeny | None = None) -> Guarde
     elif kept["args_schema"] is None:
         kept["args_schema"] = tool.get_input_schema()
     guard = GuardedTool.model_construct(**kept)
-    guard._gate, guard._on_deny = gate, on_deny
-    guard._function = _annotations_only(tool, gate)
-    guard._input_schema = lambda config: tool.get_input_schema(
-        config
-    )  # a bound method would be copied with the tool
+    keep(
+        guard,
+        _gate=gate,
+        _on_deny=on_deny,
+        _function=_annotations_only(tool, gate),
+        # a bound method would be copied with the tool
+        _input_schema=lambda config: tool.get_input_schema(config),
+    )
     return guard
 
 

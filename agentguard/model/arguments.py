@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
+from pydantic_core import from_json
 
 __all__ = ["Arguments", "Json"]
 
@@ -42,7 +42,7 @@ class Arguments:
     @property
     def values(self) -> dict[str, Json]:
         """The arguments as JSON values, a fresh copy."""
-        values: dict[str, Json] = json.loads(self.canonical)
+        values: dict[str, Json] = from_json(self.canonical)
         return values
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cedarpy import AuthzResult, Entities, PolicySet, is_authorized
+from pydantic_core import to_json
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
@@ -221,7 +222,7 @@ class CedarPolicy:
             "principal": {"type": "Agent", "id": request.identity.actor},
             "action": tool.action,
             "resource": tool.resource,
-            "context": json.dumps(context),
+            "context": to_json(context).decode(),
         }
         return is_authorized(question, self._policies, bound.entities)
 
