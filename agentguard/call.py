@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, Self
 
 from agentguard._drive import Asked, delivering, settle, twins
-from agentguard.errors import ApprovalError, DenialCode, Denied, denial
+from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, denial
 from agentguard.lease import Lease
 from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
 from agentguard.ports import Approver, AuditLog, Broker, Policy, Store
@@ -176,10 +176,12 @@ async def stored(asked: Asked, *args: Any) -> Any:
     """Ask the store, for whose failure a call is denied.
 
     Raises:
-        Denied: It failed, or an approval does not hold.
+        Denied: It failed, an approval does not hold, or the task is over.
     """
     try:
         return await asked(*args)
+    except TaskNotActive as error:
+        raise denial(DenialCode.TASK_ENDED, str(error)) from None
     except ApprovalError as error:
         raise denial(DenialCode.APPROVAL_REFUSED, str(error)) from None
     except Exception as error:  # noqa: BLE001  shared state that errs is a deny

@@ -138,7 +138,11 @@ class Store(Protocol):
         """
 
     def track(self, credential: LiveCredential) -> None:
-        """Record a credential whose handle is known only after issue, for a call that has begun."""
+        """Record a credential whose handle is known only after issue, for a call that has begun.
+
+        Raises:
+            TaskNotActive: The task ended while it was minted; it is recorded, and must be revoked.
+        """
 
     def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
         """Note how the call ended, and that its task has read something untrusted."""

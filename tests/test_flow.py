@@ -290,6 +290,22 @@ def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     assert world.log.written[-2]["cause"] == "anomaly"
 
 
+def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: str) -> None:
+    class Interrupted(Mint):
+        def issue(self, grant: Grant) -> Credential:
+            credential = super().issue(grant)
+            drive(world.flow.end_task("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+            return credential
+
+    mint = Interrupted()
+    world = World(brokers={(None, ToolPath.WRITE): mint})
+    world.begin()
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+    assert not world.ran
+    assert f"h-{mint.issued[0].id}" in mint.revoked
+    assert world.store.live() == ()
+
+
 def test_an_unclassified_tool_is_denied(mode: str) -> None:
     world = World()
     world.begin()

@@ -24,10 +24,19 @@ def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[Task
         TaskNotActive: One of them is unknown, ended, or past its deadline.
         BudgetExhausted: One of them has used up its calls or writes, and the call is not resumed.
     """
-    states = [_active(task_id, state, now) for task_id, state in family]
+    states = active(family, now)
     for state in () if resumed else states:
         _afford(state, writes=_writes(call))
     return states
+
+
+def active(family: Family, now: float) -> list[TaskState]:
+    """Return a task and all that it descends from, if each of them is active.
+
+    Raises:
+        TaskNotActive: One of them is unknown, ended, or past its deadline.
+    """
+    return [_active(task_id, state, now) for task_id, state in family]
 
 
 def count(state: TaskState, call: Call) -> tuple[int, int, tuple[str, ...]]:

@@ -79,6 +79,7 @@ class MemoryStore:
         """Record a credential whose handle is known only after issue."""
         with self._lock:
             self._track(credential)
+            _rules.active(self._family(credential.task_id), self._clock())
 
     def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
         """Note how the call ended; what is untrusted taints its task and all that it descends from.

@@ -102,8 +102,11 @@ class SqliteStore:
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
-        with self._db.borrowed() as db:
+        with self._db.writing() as db:
             _track(db, credential)
+            state = self._task(db, credential.task_id)
+            family, now = self._family(db, credential.task_id, state), self._clock()
+        _rules.active(family, now)
 
     def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
         """Note how the call ended; what is untrusted taints its task and all that it descends from.

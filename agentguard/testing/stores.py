@@ -145,6 +145,15 @@ class StoreContract(ApprovalContract):
         assert await store.live() == (live("2", task="parent", handle="late"),)
 
     @both
+    async def test_what_was_minted_while_its_task_ended_is_recorded_and_refused(self, store: Face) -> None:
+        await family(store)
+        await store.begin_call(call("1"), None)
+        await store.end_task("root", TaskStatus.REVOKED)
+        late = live("1", handle="late")
+        await refused(TaskNotActive, store.track(late))
+        assert await store.live() == (late,)
+
+    @both
     async def test_one_call_id_begins_once(self, store: Face) -> None:
         await family(store)
         await store.begin_call(call("1"), live("1"))
