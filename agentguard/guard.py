@@ -6,6 +6,7 @@ built from a file. Two rooms, because this one needs `config` and `langchain`, w
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -95,7 +96,7 @@ class Guard:
         # a catalog that names tools is complete; an empty one is filled by code, tool after tool
         self._complete = len(catalog) > 0
         self._mistake: ConfigurationError | None = None
-        self._bound: int | None = None
+        self._binding, self._bound = threading.Lock(), -1
         self._bind()
         install_log_redaction(_live_secrets)
 
@@ -248,23 +249,29 @@ class Guard:
         if known is None:
             if len(self._guarded) >= REMEMBERED:
                 self._guarded.pop(next(iter(self._guarded)), None)
+            made = self._guard(tool, None)
+            self._bind()  # before other threads see it: until then the policies do not know the tool
             # the tool itself is kept beside, so that its id is not given to another
-            known = self._guarded.setdefault(id(tool), (tool, self._guard(tool, None)))
-            self._bind()
+            known = self._guarded.setdefault(id(tool), (tool, made))
         return known[1]
 
     def _bind(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied."""
-        if not isinstance(self.enforcement.policy, CatalogAware) or self._bound == self.catalog.changes:
+        policy = self.enforcement.policy
+        if not isinstance(policy, CatalogAware):
             return
-        self._mistake, self._bound = None, self.catalog.changes
-        try:
-            self.enforcement.policy.bind(self.catalog)
-        except ConfigurationError as error:
-            if self._complete:
-                self._bound = None
-                raise
-            self._mistake = error
+        with self._binding:  # so that nobody goes on before the policies know the tool
+            changes = self.catalog.changes
+            if self._bound == changes:
+                return
+            self._mistake = None
+            try:
+                policy.bind(self.catalog)
+            except ConfigurationError as error:
+                if self._complete:
+                    raise
+                self._mistake = error
+            self._bound = changes
 
     def close(self) -> None:
         """Close the store and the audit log, where they have something to close."""

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import json
 import logging
-import re
+import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
 from threading import Thread
 from typing import Any
 
 import zstandard
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.load import dumps
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 from langsmith import Client
 from langsmith.schemas import LangSmithInfo
-from rich.console import Console
 from rich.traceback import Traceback
 
-__all__ = ["LogSink", "Recorder", "Server", "Tracer", "langsmith_client", "serving", "spelled"]
+__all__ = [
+    "LogSink",
+    "Recorder",
+    "Server",
+    "Tracer",
+    "drawn",
+    "langsmith_client",
+    "serving",
+    "shown",
+    "spelled",
+]
 
 
 class Server(ThreadingHTTPServer):
@@ -152,24 +163,29 @@ class LogSink(logging.Handler):
 
 
 def spelled(value: Any) -> str:
-    """Write out a value as far as a curious program would: exceptions with their locals, in two ways."""
+    """Write out a value as far as a curious program would; an exception with the locals of its frames."""
     texts = [repr(value), str(value)]
     if isinstance(value, BaseException):
         texts += traceback.TracebackException.from_exception(value, capture_locals=True).format()
-        texts.append(_drawn(value))
     return "\n".join(texts)
 
 
-def _drawn(error: BaseException) -> str:
-    page = StringIO()
-    # as rich draws it, but for limits that could hide a secret, or would draw all of langgraph
-    limits: Any = {
-        "locals_max_string": 4000,
-        "locals_max_length": 20,
-        "locals_max_depth": 4,
-        "extra_lines": 1,
-    }
-    Console(file=page, width=160).print(
-        Traceback.from_exception(type(error), error, error.__traceback__, show_locals=True, **limits)
-    )
-    return re.sub(r"[\s│]+", "", page.getvalue())  # what was wrapped is one word again
+def drawn(error: BaseException) -> str:
+    """Return what rich would draw of an exception with locals; highlighting it takes twenty seconds."""
+    limits: Any = {"locals_max_string": None, "locals_max_length": 50, "locals_max_depth": 4}
+    return repr(Traceback.extract(type(error), error, error.__traceback__, show_locals=True, **limits))
+
+
+def shown(value: Any) -> Iterator[str]:
+    """Write a value in every way that Python has; what refuses says why, and that is searched too."""
+    ways: list[Callable[[Any], Any]] = [
+        repr, str, format, ascii, json.dumps, lambda v: json.dumps(v, default=repr),
+        lambda v: json.dumps(v, default=vars), pickle.dumps, copy.copy, copy.deepcopy, dumps,
+        lambda v: v.model_dump(), lambda v: v.model_dump_json(), lambda v: v.to_json(),
+        lambda v: list(getattr(v, "__dict__", {}).items()),
+    ]  # fmt: skip
+    for write in ways:
+        try:
+            yield repr(write(value))
+        except Exception as error:  # noqa: BLE001  many of them refuse, which is one way to leak nothing
+            yield repr(error)

@@ -414,7 +414,7 @@ def test_a_closed_lease_or_another_resource_gives_nothing() -> None:
     with pytest.raises(CredentialUnavailable, match="over"):
         send(lambda request: httpx.Response(200), "https://api.example/")
     lease.release(token)
-    with running("https://api.example"), pytest.raises(CredentialUnavailable, match="not for orders"):
+    with running("https://api.example"), pytest.raises(CredentialUnavailable, match="none for orders"):
         httpx.get("https://api.example/", auth=auth("orders"))
 
 

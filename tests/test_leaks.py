@@ -7,7 +7,6 @@ held the credential too: that is how these tests know that they look in the righ
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import pickle
 import sqlite3
@@ -15,18 +14,15 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import httpx
 import pytest
 from langchain.agents import AgentState, create_agent
 from langchain_core.load import dumps
-from langchain_core.messages import ToolMessage
-from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
+from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.types import Command
 from langsmith import run_trees, utils
 
 import agentguard
@@ -40,11 +36,10 @@ from agentguard.policies.cedar import CedarPolicy
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import CapturedSpans, captured_spans
 from tests.conftest import GO, Mode, classified, scripted, tool_call
-from tests.sinks import LogSink, Recorder, Server, Tracer, langsmith_client, serving, spelled
+from tests.echoes import CANARY, calling, log, returning, telling
+from tests.sinks import LogSink, Recorder, Server, Tracer, drawn, langsmith_client, serving, shown, spelled
 
-CANARY = "canary-beside-the-credential"
 MODES = ["updates", "values", "debug", "tasks", "checkpoints", "messages", "custom"]
-log = logging.getLogger("an.application")
 
 
 class Watched(LocalIssuer):
@@ -63,101 +58,15 @@ class Watched(LocalIssuer):
         for credential in self.minted:
             yield credential.reveal()
             yield credential.reveal().rpartition(".")[2]
-        for signer in (self._signer, self._proofs._ProofKey__signer):  # type: ignore[attr-defined]  # out of reach, but for a test
+        signers: list[Any] = [self._signer, self._proofs._ProofKey__signer]  # type: ignore[attr-defined]  # hidden
+        for signer in signers:
             number: int = signer._Signer__key.private_numbers().private_value
             raw = number.to_bytes(32, "big")
             yield from (str(number), f"{number:x}", raw.hex(), urlsafe_b64encode(raw).rstrip(b"=").decode())
 
 
-def echo() -> str:
-    return f"{CANARY} {agentguard.credential('orders').reveal()} {CANARY}"
-
-
 class State(AgentState[Any]):
     note: str
-
-
-def returning(held: list[Any]) -> list[BaseTool]:
-    """Make the tools that give it away in a result; *held* gets what a tool can get hold of."""
-
-    @tool
-    def value() -> dict[str, Any]:
-        """Echo it in what is returned."""
-        held.extend([agentguard.credential(), running.get()])
-        return {"text": echo(), "list": [echo(), {echo(): 1}], "bytes": repr(echo().encode())}
-
-    @tool(response_format="content_and_artifact")
-    def artifact() -> tuple[str, Any]:
-        """Echo it in an artifact."""
-        return echo(), {"raw": [echo()], "bytes": echo().encode()}
-
-    @tool
-    def command(call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
-        """Echo it in an update of the state."""
-        message = ToolMessage(echo(), tool_call_id=call_id, artifact={"raw": echo()})
-        return Command(update={"messages": [message], "note": echo()})
-
-    return [value, artifact, command]
-
-
-def telling() -> list[BaseTool]:
-    """Make the tools that give it away in an exception or in the log."""
-
-    @tool
-    def handled() -> str:
-        """Echo it in an exception that langchain tells the model."""
-        raise failure(ToolException)
-
-    @tool
-    def logged() -> str:
-        """Echo it in the log."""
-        log.info("sent %s", echo())
-        log.debug(echo())
-        log.warning("sent %(it)s", {"it": echo()})
-        try:
-            raise failure(ValueError)
-        except ValueError as error:
-            log.exception("failed: %s", error, stack_info=True)
-        return CANARY
-
-    @tool
-    def fails() -> str:
-        """Echo it in an exception that ends the run."""
-        raise failure(RuntimeError)
-
-    handled.handle_tool_error = True
-    return [handled, logged, fails]
-
-
-def calling(origin: str) -> BaseTool:
-    """Make the tool whose server gives it away."""
-    url, headers = f"{origin}/orders", {"X-Canary": CANARY}
-
-    def called() -> str:
-        """Send it where it belongs; the server sends it back in a header and in its body."""
-        with httpx.Client(auth=agentguard.auth("orders")) as client:
-            return f"{CANARY} {client.get(url, headers=headers).text}"
-
-    async def acalled() -> str:
-        async with httpx.AsyncClient(auth=agentguard.auth("orders")) as client:
-            return f"{CANARY} {(await client.get(url, headers=headers)).text}"
-
-    return StructuredTool.from_function(called, acalled)
-
-
-def failure(kind: type[Exception]) -> Exception:
-    """Make an exception that holds it in its text, attributes, notes, cause and context."""
-    try:
-        try:
-            raise KeyError(echo())
-        except KeyError:
-            raise ValueError(echo()) from OSError(5, echo())
-    except ValueError as error:
-        made = kind(echo())
-        made.__cause__, made.__context__ = error, LookupError(echo())
-        made.extra = {"raw": echo()}  # type: ignore[attr-defined]  # as exceptions of clients have
-        made.add_note(echo())
-        return made
 
 
 class World:
@@ -228,12 +137,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 @pytest.fixture
 def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     """Trace to a local sink by the real client, as LANGSMITH_TRACING does; returns what was sent."""
+    forget: Callable[[], None] = utils.get_env_var.cache_clear  # type: ignore[attr-defined]  # an lru_cache
     with serving() as server:
         client = langsmith_client(server)
         monkeypatch.setenv("LANGSMITH_TRACING", "true")
         monkeypatch.setenv("LANGSMITH_ENDPOINT", server.origin)
         monkeypatch.setattr(run_trees, "_CLIENT", client)
-        utils.get_env_var.cache_clear()
+        forget()
 
         def sent() -> str:
             client.flush()
@@ -241,7 +151,7 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
 
         yield sent
         client.cleanup()
-        utils.get_env_var.cache_clear()
+        forget()
 
 
 def assert_no_secret(sinks: dict[str, str], secrets: list[str]) -> None:
@@ -323,6 +233,7 @@ async def test_an_exception_that_ends_the_run_holds_no_credential(
     sinks = world.sinks() | {
         "langsmith": langsmith(),
         "exception": spelled(error),
+        "drawn by rich": drawn(error),
         "attributes": repr([vars(error), error.__notes__, error.args]),
         "chain": spelled(error.__cause__) + spelled(error.__context__) + spelled(error.__cause__.__cause__),
         "checkpoint": spelled([saver.storage, saver.blobs, saver.writes]),
@@ -333,21 +244,6 @@ async def test_an_exception_that_ends_the_run_holds_no_credential(
     assert not saw & NEVER_GIVEN
 
 
-def shown(value: Any) -> Iterator[str]:
-    """Write a value in every way that Python has; what refuses says why, and that is searched too."""
-    ways: list[Callable[[Any], Any]] = [
-        repr, str, format, ascii, json.dumps, lambda v: json.dumps(v, default=repr),
-        lambda v: json.dumps(v, default=vars), pickle.dumps, copy.copy, copy.deepcopy, dumps,
-        lambda v: v.model_dump(), lambda v: v.model_dump_json(), lambda v: v.to_json(),
-        lambda v: list(getattr(v, "__dict__", {}).items()),
-    ]  # fmt: skip
-    for write in ways:
-        try:
-            yield repr(write(value))
-        except Exception as error:  # noqa: BLE001  many of them refuse, which is one way to leak nothing
-            yield spelled(error)
-
-
 async def test_nothing_that_an_application_holds_shows_a_credential(
     world: World, mode: Mode, way: str
 ) -> None:
@@ -355,11 +251,11 @@ async def test_nothing_that_an_application_holds_shows_a_credential(
         while_live: list[str] = []
         world.tools.append(classified(looking(world, while_live), path="write", resource="orders"))
         await mode.invoke(world.agent(way, ["value", "look"], InMemorySaver()), GO, world.config)
-        lease, (permit, judged) = world.held
+        lease, (permit, *judged) = world.held
         minted = world.issuers[None, ToolPath.WRITE].minted
         wrapped = world.guard.wrap(classified(value_alone(), path="read"))
         held = [world.guard, world.guard.enforcement, task, task.timeline(), world.guard.middleware()]
-        held += [lease, permit, permit.call, permit.grant, judged, *minted, *(m.headers for m in minted)]
+        held += [lease, permit, permit.call, permit.grant, *judged, *minted, *(m.headers for m in minted)]
         held += [*world.issuers.values(), *wrapped, wrapped[0].gate, *world.guard.callbacks()]
         held += [agentguard.auth("orders"), list(held)]
         texts = {f"{type(each).__name__} {n}": "\n".join(shown(each)) for n, each in enumerate(held)}

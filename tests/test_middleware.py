@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from agentguard.catalog import Catalog
 from agentguard.guard import REMEMBERED
 from agentguard.langchain.middleware import GuardMiddleware
 from agentguard.model import ToolSpec
+from agentguard.policies import CedarPolicy
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 Ran = list[str]
@@ -534,3 +536,23 @@ def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
     for tool in kept:
         kit.guard._at_first_sight(classified(tool))
     assert len(kit.guard._guarded) == REMEMBERED
+
+
+def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(kit: Kit) -> None:
+    rules = '@id("reads") permit (principal, action in Action::"read", resource);'
+    codes: list[str] = []
+
+    def use(guard: Guard, pay: BaseTool, barrier: Barrier) -> None:
+        barrier.wait()
+        with guard.task("test", subject="alice", mandate={"tools": "*"}):
+            codes.append(guard._at_first_sight(pay).invoke(tool_call("pay", to="a")).status)
+
+    for _ in range(40):
+        guard, barrier = kit.another(policy=CedarPolicy.from_text(rules)), Barrier(8)
+        pay = classified(recording([]))
+        threads = [Thread(target=use, args=(guard, pay, barrier)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(codes) == {"success"}

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.measuring import Timing, interleaved
-from tests.benchmarks.subjects import floor, subjects
+from tests.benchmarks.subjects import floor, in_turn, promised, subjects
 
 __all__ = ["main", "measure"]
 
@@ -31,6 +31,7 @@ def measure(rounds: int, calls: int) -> Figures:
         floor(Path(name), exporter) as parts,
     ):
         tools = {n: call for n, call in made.items() if n.startswith("tool")}
+        tools["tool in parts"] = in_turn(tools["tool bare"], *parts.values(), *promised(parts))
         agents = {n: call for n, call in made.items() if n.startswith("agent")}
         timings = interleaved({**tools, **parts}, rounds, calls)
         exporter.clear()
@@ -60,6 +61,8 @@ def _figures(timings: Mapping[str, Timing], parts: Sequence[str]) -> Figures:
         "least_microseconds": {name: round(t.least * 1e6, 1) for name, t in timings.items()},
         "floor_microseconds": round(least * 1e6, 1),
         "parts": list(parts),
+        # the bare tool and all that is promised for a call, in turn: a guard with no code of its own
+        "promised_parts_ratio": ratio("tool", "in parts"),
     }
 
 
@@ -69,6 +72,8 @@ def _tables(figures: Figures) -> tuple[Table, Table]:
         times.add_row(name, f"{value:.1f}", f"{figures['least_microseconds'][name]:.1f}")
     times.add_row("floor: the four parts", f"{figures['floor_microseconds']:.1f}", "")
     ratios = Table("ratio", "SQLite store", "memory store", "goal", title="guarded over bare")
+    least = f"{figures['promised_parts_ratio']:.2f}"
+    ratios.add_row("bare tool + promised parts", least, least, "")
     for name, goal in GOALS.items():
         ratios.add_row(name, f"{figures[name]:.2f}", f"{figures['memory'][name]:.2f}", f"≤ {goal}")
     return times, ratios

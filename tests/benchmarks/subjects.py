@@ -8,7 +8,7 @@ revocation; with the store in SQLite, which is the default, or in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
@@ -36,7 +36,7 @@ from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from tests.conftest import scripted, tool_call
 
-__all__ = ["Subject", "floor", "subjects"]
+__all__ = ["Subject", "floor", "in_turn", "promised", "subjects"]
 
 Subject = Callable[[], object]
 POLICIES = """
@@ -198,14 +198,30 @@ def floor(directory: Path, exporter: InMemorySpanExporter) -> Iterator[dict[str,
         }
 
 
+def promised(parts: Mapping[str, Subject]) -> list[Subject]:
+    """Return what is promised for each call beyond the floor: four child spans and the second record."""
+    return [*[parts["one span"]] * 4, parts["one chained append"]]
+
+
+def in_turn(*several: Subject) -> Subject:
+    """Make one subject of several: in turn each finds the caches cold, as it does in a guarded call."""
+
+    def called() -> None:
+        for subject in several:
+            subject()
+
+    return called
+
+
 def _evaluation() -> Subject:
     policies = PolicySet.from_str(POLICIES)
     parents = [{"type": "Action", "id": "write"}]
     action = {"uid": {"type": "Action", "id": "refund_order"}, "attrs": {}, "parents": parents}
-    question = {
-        "principal": 'Agent::"agent://shop"',
-        "action": 'Action::"refund_order"',
-        "resource": 'Resource::"payments"',
+    question: dict[str, Any] = {
+        # as structures: text would have to be parsed, and cost a third more
+        "principal": {"type": "Agent", "id": "agent://shop"},
+        "action": {"type": "Action", "id": "refund_order"},
+        "resource": {"type": "Resource", "id": "payments"},
         "context": json.dumps(CONTEXT),
     }
     return partial(is_authorized, question, policies, Entities.from_json_str(json.dumps([action])))
