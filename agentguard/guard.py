@@ -6,7 +6,6 @@ built from a file. Two rooms, because this one needs `config` and `langchain`, w
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,15 +23,16 @@ from agentguard.call import Io
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
 from agentguard.enforcement import Brokers, Enforcement
-from agentguard.errors import ApprovalError, ConfigurationError, TaskNotActive
-from agentguard.langchain import Coverage, Gate, GuardedTool, Tripwire, coverage, guarded
+from agentguard.errors import ApprovalError, TaskNotActive
+from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
+from agentguard.langchain.gates import Gates, ToolLike
 from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
 from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, ToolPath
 from agentguard.policies import FunctionPolicy
-from agentguard.ports import Approver, AuditLog, CatalogAware, IdentitySource, Policy, Store
+from agentguard.ports import Approver, AuditLog, IdentitySource, Policy, Store
 from agentguard.redaction import install_log_redaction
 from agentguard.task import Task
 from agentguard.telemetry import Telemetry
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard"]
 
-REMEMBERED = 256  # tools that the middleware has seen; one that is forgotten is looked at again
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
-ToolLike = BaseTool | Callable[..., Any]
 
 
 class Guard:
@@ -92,12 +90,7 @@ class Guard:
             clock=clock,
             suspends=suspends,
         )
-        self._guarded: dict[int, tuple[BaseTool, GuardedTool]] = {}
-        # a catalog that names tools is complete; an empty one is filled by code, tool after tool
-        self._complete = len(catalog) > 0
-        self._mistake: ConfigurationError | None = None
-        self._binding, self._bound = threading.Lock(), -1
-        self._bind()
+        self._gates = Gates(self.enforcement)
         install_log_redaction(_live_secrets)
 
     @classmethod
@@ -140,8 +133,8 @@ class Guard:
             ValueError: The mandate is malformed.
             ConfigurationError: A policy does not fit the tools, which were all classified in code.
         """
-        if self._mistake is not None:
-            raise self._mistake
+        if self._gates.mistake is not None:
+            raise self._gates.mistake
         identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
         budget = Budget(calls=calls, writes=writes)
         return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl)
@@ -204,11 +197,7 @@ class Guard:
                 not fit the tools.
         """
         several = tools if isinstance(tools, Iterable) and not isinstance(tools, BaseTool) else [tools]
-        plain = [t if isinstance(t, BaseTool) else as_tool(t) for t in several]
-        _distinct(plain)
-        made = [self._guard(t, on_deny) for t in plain]
-        self._bind()
-        return made
+        return self._gates.wrap(several, on_deny)
 
     def tool(self, **facts: Any) -> Callable[[ToolLike], GuardedTool]:
         """Classify and wrap a function or tool: ``@guard.tool(path="read", resource="orders")``.
@@ -227,7 +216,7 @@ class Guard:
         """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``."""
         from agentguard.langchain.middleware import GuardMiddleware  # an extra
 
-        return GuardMiddleware(self.enforcement, self._at_first_sight)
+        return GuardMiddleware(self.enforcement, self._gates.at_first_sight)
 
     def callbacks(self) -> list[Tripwire]:
         """Return callbacks for a run's config: a tool that no gate let through is stopped."""
@@ -237,56 +226,11 @@ class Guard:
         """Say of every tool that *agent* can reach whether its calls are judged."""
         return coverage(agent)
 
-    def _guard(self, tool: BaseTool, on_deny: OnDeny | None) -> GuardedTool:
-        if isinstance(tool, GuardedTool):
-            return tool
-        return guarded(Gate(self.enforcement, tool), tool, on_deny)
-
-    def _at_first_sight(self, tool: BaseTool) -> GuardedTool:
-        if isinstance(tool, GuardedTool):
-            return tool
-        known = self._guarded.get(id(tool))
-        if known is None:
-            if len(self._guarded) >= REMEMBERED:
-                self._guarded.pop(next(iter(self._guarded)), None)
-            made = self._guard(tool, None)
-            self._bind()  # before other threads see it: until then the policies do not know the tool
-            # the tool itself is kept beside, so that its id is not given to another
-            known = self._guarded.setdefault(id(tool), (tool, made))
-        return known[1]
-
-    def _bind(self) -> None:
-        """Check the policies against the tools known now; until they fit, what is new is denied."""
-        policy = self.enforcement.policy
-        if not isinstance(policy, CatalogAware):
-            return
-        with self._binding:  # so that nobody goes on before the policies know the tool
-            changes = self.catalog.changes
-            if self._bound == changes:
-                return
-            self._mistake = None
-            try:
-                policy.bind(self.catalog)
-            except ConfigurationError as error:
-                if self._complete:
-                    raise
-                self._mistake = error
-            self._bound = changes
-
     def close(self) -> None:
         """Close the store and the audit log, where they have something to close."""
         for part in (self.enforcement.store, self.enforcement.audit):
             with suppress(AttributeError):
                 part.close()  # type: ignore[union-attr]  # not every adapter has one
-
-
-def _distinct(tools: Iterable[BaseTool]) -> None:
-    seen: dict[str, BaseTool] = {}
-    for tool in tools:
-        if seen.setdefault(tool.name, tool) is not tool:
-            raise ConfigurationError(
-                f"two tools are named {tool.name}", mend="rename one: policies go by name"
-            )
 
 
 def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from agentguard import Guard, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.guard import REMEMBERED
+from agentguard.langchain.gates import REMEMBERED
 from agentguard.langchain.middleware import GuardMiddleware
 from agentguard.model import ToolSpec
 from agentguard.policies import CedarPolicy
@@ -534,8 +534,8 @@ def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
 
     kept = [as_tool(pay) for _ in range(REMEMBERED + 3)]
     for tool in kept:
-        kit.guard._at_first_sight(classified(tool))
-    assert len(kit.guard._guarded) == REMEMBERED
+        kit.guard._gates.at_first_sight(classified(tool))
+    assert len(kit.guard._gates._seen) == REMEMBERED
 
 
 def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(kit: Kit) -> None:
@@ -545,7 +545,7 @@ def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(
     def use(guard: Guard, pay: BaseTool, barrier: Barrier) -> None:
         barrier.wait()
         with guard.task("test", subject="alice", mandate={"tools": "*"}):
-            codes.append(guard._at_first_sight(pay).invoke(tool_call("pay", to="a")).status)
+            codes.append(guard._gates.at_first_sight(pay).invoke(tool_call("pay", to="a")).status)
 
     for _ in range(40):
         guard, barrier = kit.another(policy=CedarPolicy.from_text(rules)), Barrier(8)
