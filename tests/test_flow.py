@@ -638,3 +638,19 @@ def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
         return changed.value.code, again.value.code
 
     assert world.call("sync", body) == (DenialCode.ARGUMENTS_CHANGED, DenialCode.GRANT_USED)
+
+
+def test_no_credential_is_kept_for_the_next_call_or_task(mode: str) -> None:
+    world = World()
+    seen = list[str]()
+
+    def body(permit: Permit) -> None:
+        seen.append(permit.lease.secret() or "")
+
+    for task_id in ("t1", "t2"):
+        world.begin(id=task_id)
+        for call_id in ("c1", "c2"):
+            world.call(mode, body, named_task=task_id, call_id=call_id)
+    assert len(world.mint.issued) == len(seen) == 4
+    assert [grant.task_id for grant in world.mint.issued] == ["t1", "t1", "t2", "t2"]
+    assert len({grant.id for grant in world.mint.issued}) == 4
