@@ -236,12 +236,9 @@ class Enforcement:
                 handle = issued[0].handle if issued else grant.id
                 expires_at = issued[0].expires_at if issued else call.at + grant.lifetime
                 revoked = await self._attempt("revoke", io.revoke[call.broker], handle, expires_at)
-                if revoked:
-                    await self._attempt("forget", io.forget, call.id)
         spec = permit.invocation.spec
-        await self._attempt(
-            "end", io.end_call, call.id, outcome, untrusted=spec is not None and spec.untrusted
-        )
+        untrusted = spec is not None and spec.untrusted
+        await self._attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
         credential = issued[0].id if issued else None
         record = records.outcome(permit, outcome, self.clock(), credential, revoked)
         await self._attempt("record", io.append, record)

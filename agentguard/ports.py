@@ -144,8 +144,10 @@ class Store(Protocol):
             TaskNotActive: The task ended while it was minted; it is recorded, and must be revoked.
         """
 
-    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
-        """Note how the call ended, and that its task has read something untrusted."""
+    def end_call(
+        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+    ) -> None:
+        """Note how the call ended, that its task has read something untrusted, and as `forget` does."""
 
     def forget(self, call_id: str) -> None:
         """Note that the call's credentials are revoked."""

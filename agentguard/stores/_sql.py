@@ -60,6 +60,7 @@ NEWEST = (
     "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
     " FROM approvals WHERE call_key = ? ORDER BY n DESC LIMIT 1"
 )
+FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
 )

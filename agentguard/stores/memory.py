@@ -81,12 +81,16 @@ class MemoryStore:
             self._track(credential)
             _rules.active(self._family(credential.task_id), self._clock())
 
-    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
+    def end_call(
+        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+    ) -> None:
         """Note how the call ended; what is untrusted taints its task and all that it descends from.
 
-        A call that is not running changes nothing.
+        A call that is not running taints nothing.
         """
         with self._lock:
+            if revoked:
+                self._credentials.pop(call_id, None)
             call = self._running.pop(call_id, None)
             if call is None:
                 return

@@ -108,28 +108,24 @@ class SqliteStore:
             family, now = self._family(db, credential.task_id, state), self._clock()
         _rules.active(family, now)
 
-    def end_call(self, call_id: str, outcome: Outcome, *, untrusted: bool = False) -> None:
+    def end_call(
+        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+    ) -> None:
         """Note how the call ended; what is untrusted taints its task and all that it descends from.
 
-        A call that is not running changes nothing.
+        A call that is not running taints nothing.
         """
-        if not untrusted:
-            with self._db.borrowed() as db:
-                _end(db, call_id, outcome)
-            return
         with self._db.writing() as db:
-            row = db.execute(
-                "SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)
-            ).fetchone()
-            if row is not None:
-                tainted = [(task_id,) for task_id, _ in self._family(db, row[0], self._task(db, row[0]))]
-                db.executemany("UPDATE tasks SET untrusted = 1 WHERE id = ?", tainted)
-                _end(db, call_id, outcome)
+            if revoked:
+                db.execute(_sql.FORGET, (call_id,))
+            if untrusted:
+                self._taint(db, call_id)
+            _end(db, call_id, outcome)
 
     def forget(self, call_id: str) -> None:
         """Note that the call's credentials are revoked."""
         with self._db.borrowed() as db:
-            db.execute("DELETE FROM credentials WHERE call_id = ?", (call_id,))
+            db.execute(_sql.FORGET, (call_id,))
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
         """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
@@ -227,6 +223,12 @@ class SqliteStore:
     ) -> list[tuple[str, TaskState | None]]:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
+
+    def _taint(self, db: sqlite3.Connection, call_id: str) -> None:
+        row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
+        if row is not None:
+            family = self._family(db, row[0], self._task(db, row[0]))
+            db.executemany("UPDATE tasks SET untrusted = 1 WHERE id = ?", [(each,) for each, _ in family])
 
     def _prune(self, db: sqlite3.Connection) -> None:
         self._writes += 1

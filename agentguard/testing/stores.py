@@ -145,6 +145,14 @@ class StoreContract(ApprovalContract):
         assert await store.live() == (live("2", task="parent", handle="late"),)
 
     @both
+    async def test_the_end_of_a_call_forgets_its_credential_only_if_it_is_revoked(self, store: Face) -> None:
+        await family(store)
+        for name, revoked in (("1", True), ("2", False)):
+            await store.begin_call(call(name), live(name))
+            await store.end_call(name, Outcome.DONE, revoked=revoked)
+        assert await store.live() == (live("2"),)
+
+    @both
     async def test_what_was_minted_while_its_task_ended_is_recorded_and_refused(self, store: Face) -> None:
         await family(store)
         await store.begin_call(call("1"), None)
