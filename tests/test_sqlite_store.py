@@ -173,11 +173,21 @@ def test_what_one_store_writes_another_reads_at_once(path: Path, store: SqliteSt
 
 
 def test_short_lived_threads_leave_no_connections_behind(store: SqliteStore) -> None:
+    before = len(os.listdir("/dev/fd"))
     for _ in range(50):
         thread = threading.Thread(target=store.known, args=("x",))
         thread.start()
         thread.join()
-    assert len(os.listdir("/dev/fd")) < 50
+    assert len(os.listdir("/dev/fd")) < before + 10
+
+
+def test_a_store_that_nobody_closed_leaves_no_connection_open(path: Path) -> None:
+    store = SqliteStore(path)
+    connection = store._db.take()
+    store._db.give(connection)
+    del store
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore) -> None:

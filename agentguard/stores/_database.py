@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,13 @@ class _Owned:
     def __init__(self) -> None:
         self.idle: deque[sqlite3.Connection] = deque()
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
+
+
+def _abandoned(by_process: dict[int, _Owned]) -> None:
+    """Close what a store that nobody closed has left open in this process."""
+    owned = by_process.get(os.getpid())
+    while owned is not None and owned.idle:
+        owned.idle.pop().close()
 
 
 class Loan:
@@ -77,6 +85,7 @@ class Database:
         self._timeout = timeout
         self._closed = False
         self._by_process: dict[int, _Owned] = {}
+        weakref.finalize(self, _abandoned, self._by_process)
         self._create()
         with self.borrowed() as connection:
             self._use_wal(connection)
