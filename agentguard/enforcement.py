@@ -158,18 +158,20 @@ class Enforcement:
 
     async def _end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
         ended = await io.end_task(task_id, status)
-        left = 0
-        for credential in await io.live(task_id):
-            revoke = io.revoke.get(credential.broker)
-            if revoke is not None and await self._attempt(
-                "revoke", revoke, credential.handle, credential.expires_at
-            ):
-                await self._attempt("forget", io.forget, credential.call_id)
-            else:
-                left += 1
+        live = await io.live(task_id)
+        # one call may have two: what was to be minted, and what the broker then called it
+        left = [c for c in live if not await self._revoked(c, io)]
+        for call_id in {c.call_id for c in live} - {c.call_id for c in left}:
+            await self._attempt("forget", io.forget, call_id)
         for name in ended:
             lineage = [] if name == task_id else [task_id]
-            await io.append(records.task_ended(name, lineage, status.value, cause, left))
+            await io.append(records.task_ended(name, lineage, status.value, cause, len(left)))
+
+    async def _revoked(self, credential: LiveCredential, io: Io) -> bool:
+        revoke = io.revoke.get(credential.broker)
+        if revoke is None:
+            return False
+        return await self._attempt("revoke", revoke, credential.handle, credential.expires_at)
 
     # --- the stages
 

@@ -406,6 +406,25 @@ def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) ->
     assert world.store.live() == ()
 
 
+def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mode: str) -> None:
+    class Stubborn(Mint):
+        def revoke(self, handle: str, expires_at: float) -> None:
+            if self.fail == "revoke" and handle.startswith("h-"):
+                raise ConnectionError
+            self.revoked.append(handle)
+
+    mint = Stubborn(fail="revoke")
+    world = World(brokers={(None, ToolPath.WRITE): mint})
+    world.begin()
+    assert world.call(mode) == "done"
+    drive(world.flow.end_task("t1", TaskStatus.REVOKED, "test", world.flow.sync))
+    assert f"h-{mint.issued[0].id}" in {credential.handle for credential in world.store.live()}
+    assert world.log.written[-1]["unrevoked"] == 1
+    mint.fail = ""
+    drive(world.flow.end_task("t1", TaskStatus.REVOKED, "again", world.flow.sync))
+    assert world.store.live() == ()
+
+
 def test_what_cannot_be_recorded_does_not_happen(mode: str) -> None:
     world = World()
     world.begin()
