@@ -164,7 +164,8 @@ class Enforcement:
         for call_id in {c.call_id for c in live} - {c.call_id for c in left}:
             await self._attempt("forget", io.forget, call_id)
         for name in ended:
-            lineage = [] if name == task_id else [task_id]
+            state = await io.task(name)
+            lineage = [] if state is None else list(state.lineage)
             await io.append(records.task_ended(name, lineage, status.value, cause, len(left)))
 
     async def _revoked(self, credential: LiveCredential, io: Io) -> bool:

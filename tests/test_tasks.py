@@ -83,6 +83,18 @@ def test_ending_a_task_ends_its_children() -> None:
     assert world.denied("sync", named_task=grandchild.id).code is DenialCode.TASK_ENDED
 
 
+def test_the_end_of_a_child_is_recorded_beneath_all_that_it_descends_from() -> None:
+    world = World()
+    root = task(world).begin()
+    child = root.narrow().begin().narrow().begin()
+    child.complete()
+    assert world.log.written[-1]["lineage"] == list(child.state().lineage)
+    root.revoke()
+    lineages = {record["task"]: record["lineage"] for record in world.log.written}
+    assert lineages[root.id] == []
+    assert lineages[child.state().lineage[0]] == [root.id]
+
+
 def test_calls_of_a_child_count_against_its_parents_budget() -> None:
     world = World()
     parent = task(world, calls=1).begin()
