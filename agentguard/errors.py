@@ -7,6 +7,7 @@
     │   ├── TaskNotActive         it is over, unknown, or past its deadline
     │   └── BudgetExhausted       its budget of calls or writes is used up
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
+    ├── IdentityError             the platform gave no identity, or no token that proves it
     ├── IssueError                a broker could not mint or revoke
     ├── CredentialUnavailable     no live credential in this context
     ├── DestinationRefused        a request would carry a credential to an origin that is not its own
@@ -33,6 +34,7 @@ __all__ = [
     "DenialCode",
     "Denied",
     "DestinationRefused",
+    "IdentityError",
     "IssueError",
     "StoreError",
     "TaskError",
@@ -83,6 +85,8 @@ class DenialCode(StrEnum):
     APPROVAL_UNAVAILABLE = "approval_unavailable"
     TASK_ENDED = "task_ended"
     BUDGET = "budget"
+    NO_IDENTITY = "no_identity"
+    NO_RIGHTS = "no_rights"
     NO_CREDENTIAL = "no_credential"
     STORE_ERROR = "store_error"
     AUDIT_ERROR = "audit_error"
@@ -120,8 +124,12 @@ class ApprovalError(AgentGuardError):
     """An approval is unknown, expired, already used, or was given for something else."""
 
 
+class IdentityError(AgentGuardError):
+    """The platform gave no identity, or no token that proves it; `str()` says why and holds no secret."""
+
+
 class IssueError(AgentGuardError):
-    """A broker could not mint or revoke a credential."""
+    """A broker could not mint or revoke a credential; `str()` says why and holds no secret."""
 
 
 class CredentialUnavailable(AgentGuardError):
@@ -165,6 +173,8 @@ ADVICE = {
     DenialCode.APPROVAL_UNAVAILABLE: "This call needs a person's approval, and nobody can be asked here.",
     DenialCode.TASK_ENDED: "The task is over. Nothing more can be done in it.",
     DenialCode.BUDGET: "The task's budget is used up. Finish with what you have, or tell the user.",
+    DenialCode.NO_IDENTITY: "The agent could not prove who it is. The call did not run. Try later.",
+    DenialCode.NO_RIGHTS: "Neither user nor agent may do this together. Go on without it, or tell the user.",
     DenialCode.NO_CREDENTIAL: "No credential could be had for this call. It did not run. Try later.",
     DenialCode.STORE_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",
     DenialCode.AUDIT_ERROR: "The call could not be recorded, so it did not run. Tell the user.",

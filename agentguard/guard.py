@@ -245,5 +245,4 @@ def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
 
 def _live_secrets() -> tuple[str, ...]:
     lease = current()
-    secret = None if lease is None else lease.secret()
-    return () if secret is None else (secret,)
+    return () if lease is None else lease.secrets()

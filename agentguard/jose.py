@@ -27,7 +27,6 @@ from agentguard.errors import VerificationError
 
 __all__ = [
     "ALGORITHMS",
-    "DETAIL_TYPE",
     "Algorithm",
     "Jws",
     "PrivateKey",
@@ -49,7 +48,6 @@ PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 KeyOf = Callable[[Mapping[str, Json]], PyJWK]
 
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("ES256", "EdDSA")
-DETAIL_TYPE: Final = "agentguard_tool_call"
 LIMIT: Final = 16 * 1024
 
 _SPELLING = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")

@@ -63,21 +63,62 @@ class Lease:
         """Return the secret itself, for a client that cannot take an `httpx.Auth`.
 
         Raises:
-            CredentialUnavailable: The call is over.
+            CredentialUnavailable: The call is over, or the secret is long-lived.
         """
-        return self._live().reveal()
+        return self._handed_over().reveal()
+
+    @property
+    def username(self) -> str:
+        """The name to log in with; raises as `reveal`, and where the credential has none."""
+        return self._field("username")
+
+    @property
+    def password(self) -> str:
+        """The password to log in with; raises as `reveal`, and where the credential has none."""
+        return self._field("password")
+
+    def env(self) -> dict[str, str]:
+        """Return variables for the environment of one subprocess, to be merged with what it needs.
+
+        Raises:
+            CredentialUnavailable: The call is over, the secret is long-lived, or it has no such form.
+        """
+        variables = self._handed_over().env()
+        if not variables:
+            raise CredentialUnavailable(f"the credential of {self.tool} has no form for an environment")
+        return variables
 
     def headers(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
         """Return the headers that authenticate this one HTTP request.
 
         Raises:
-            CredentialUnavailable: The call is over.
+            CredentialUnavailable: The call is over, the secret is long-lived (`agentguard.auth`
+                attaches it), or it is no HTTP credential.
         """
+        self._handed_over()
+        return self.attached(method, url, nonce)
+
+    def attached(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
+        """Do as `headers`, for the transport that has made sure of the destination."""
         return self._live().headers(method, url, nonce)
 
-    def secret(self) -> str | None:
+    def secrets(self) -> tuple[str, ...]:
         """Return what must not leave the call, for redaction; also when the lease is closed."""
-        return None if self.__credential is None else self.__credential.reveal()
+        return () if self.__credential is None else self.__credential.secrets()
+
+    def _handed_over(self) -> Credential:
+        credential = self._live()
+        if credential.legacy:
+            raise CredentialUnavailable(
+                f"the key of {self.tool} is long-lived and never handed out; use agentguard.auth"
+            )
+        return credential
+
+    def _field(self, name: str) -> str:
+        try:
+            return self._handed_over().fields()[name]
+        except KeyError:
+            raise CredentialUnavailable(f"the credential of {self.tool} has no {name}") from None
 
     def __repr__(self) -> str:
         return f"<Lease of {self.tool} {'open' if self.__open else 'closed'}>"

@@ -20,6 +20,7 @@ from agentguard.model import (
     Grant,
     LiveCredential,
     Outcome,
+    Secret,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -70,7 +71,15 @@ class Broker(Protocol):
     """Turns a grant into a credential, and revokes it. One broker serves the paths it says.
 
     `paths` is structure and not a hint: a guard refuses at start to use a broker for a path that it
-    does not list.
+    does not list. A broker may say more of itself; a guard reads it once:
+
+    - ``prepare(grant) -> str``: the handle of what is about to be minted. It is recorded before
+      `issue` is called, so that a crash in between loses track of nothing.
+    - ``legacy`` (bool): what it gives is long-lived and was not minted for the call.
+    - ``reuse`` (paths): where a credential may serve several calls of one task. It is then revoked
+      when the task ends. Nowhere, unless said.
+    - ``binds_arguments`` (bool): a credential is for one set of arguments, so that a reused one is
+      too. True, unless said.
     """
 
     @property
@@ -109,7 +118,18 @@ class IdentitySource(Protocol):
     """What the agent's platform says the agent is."""
 
     def actor(self) -> str:
-        """Return the workload's identity, such as a SPIFFE ID."""
+        """Return the workload's identity, such as a SPIFFE ID, at once and without waiting.
+
+        Raises:
+            IdentityError: It is not known (yet).
+        """
+
+    def token(self, audience: str) -> Secret:
+        """Return a token, for one audience, that proves the identity there.
+
+        Raises:
+            IdentityError: The platform gave none, or none for this audience.
+        """
 
 
 @runtime_checkable

@@ -102,7 +102,7 @@ class _Exchange:
     def _attach(self, request: httpx.Request, nonce: str | None) -> None:
         self._require(request.url)
         try:
-            headers = self._lease.headers(request.method, str(request.url), nonce)
+            headers = self._lease.attached(request.method, str(request.url), nonce)
         except ValueError:
             raise DestinationRefused(f"{self._resource}: this URL cannot be proven") from None
         self._names.update(headers)

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from agentguard._drive import drive, twins
 from agentguard.credentials.dpop import ProofKey
 from agentguard.errors import ConfigurationError, IssueError
-from agentguard.jose import DETAIL_TYPE, Algorithm, Json, PrivateKey, Signer, revocation_key, token_hash
+from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key, token_hash
 from agentguard.model import Credential, Grant, ToolPath
 from agentguard.ports import Store
 
@@ -108,17 +108,7 @@ class LocalIssuer:
             "jti": grant.id,
             "txn": grant.task_id,
             "cnf": self._cnf,
-            "authorization_details": [
-                {
-                    "type": DETAIL_TYPE,
-                    "tool": grant.tool,
-                    "path": grant.path.value,
-                    "locations": grant.resource.origins,
-                    "actions": [grant.tool],
-                    "digest": grant.digest,
-                    "digest_alg": "sha-256",
-                }
-            ],
+            "authorization_details": [grant.detail()],
         }
 
     def revoke(self, handle: str, expires_at: float) -> None:

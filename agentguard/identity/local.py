@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import secrets
+import time
+from collections.abc import Callable
 
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, IdentityError
+from agentguard.jose import Signer, b64url
+from agentguard.model import Secret
 
 __all__ = ["LocalIdentity"]
 
@@ -14,20 +19,52 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]{1,240}")
 class LocalIdentity:
     """An `IdentitySource` that gives the name it was given; nothing attests it.
 
+    With *key* it signs its own tokens, for *lifetime* seconds, as an issuer that was given the
+    public key can check: `iss` and `sub` are the name. Without, it has none.
+
     Raises:
         ConfigurationError: *name* is no URI such as ``agent://support``.
     """
 
     inline = True
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        key: Signer | None = None,
+        *,
+        lifetime: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"{name!r} is no identity", mend='use a URI, such as "agent://support"')
-        self._name = name
+        self._name, self._key = name, key
+        self._lifetime, self._clock, self._entropy = lifetime, clock, entropy
 
     def actor(self) -> str:
         """Return the name."""
         return self._name
+
+    def token(self, audience: str) -> Secret:
+        """Sign a token for *audience* (RFC 7519).
+
+        Raises:
+            IdentityError: There is no key.
+        """
+        if self._key is None:
+            raise IdentityError(f"{self._name} has no key to prove itself with")
+        now = int(self._clock())
+        claims = {
+            "iss": self._name,
+            "sub": self._name,
+            "aud": audience,
+            "iat": now,
+            "exp": now + int(self._lifetime),
+            "jti": b64url(self._entropy(16)),
+        }
+        head = self._key.head(typ="JWT", kid=self._key.kid)
+        return Secret(self._key.sign(head, claims))
 
     def __repr__(self) -> str:
         return f"<LocalIdentity {self._name}>"

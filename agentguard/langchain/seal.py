@@ -64,26 +64,26 @@ async def _enter(
         values[shape.names[position] if position < len(shape.names) else f"*{position}"] = value
     digest = judged.arguments.digest if shape.unchanged(judged, values) else frozen(values).digest
     lease = permit.enter(digest)
-    secret = lease.secret()
+    secrets = lease.secrets()
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
         result = await body(*args, **{**kwargs, **extra})
-        return result if secret is None else redact(result, (secret,))
+        return redact(result, secrets) if secrets else result
     except BaseException as error:
-        failure = _outward(error, secret)
+        failure = _outward(error, secrets)
         if failure is error:
             raise
     finally:
-        del secret
+        del secrets
         lease.release(token)
     # outside of the block above, where Python would make the original its context
     raise failure
 
 
-def _outward(error: BaseException, secret: str | None) -> BaseException:
+def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:
     """Return what may be seen of a failure; the same one, with its causes, wherever it can stay."""
-    clean = error if secret is None else redact_exception(error, (secret,))
+    clean = redact_exception(error, secrets) if secrets else error
     return ToolDenied(clean) if isinstance(clean, Denied) else clean
 
 

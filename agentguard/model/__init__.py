@@ -6,7 +6,15 @@ Who acts (`Identity`), within which bounds (`Task`, `Mandate`, `Budget`), what i
 """
 
 from agentguard.model.arguments import Arguments, Json
-from agentguard.model.credential import Call, Credential, Grant, LiveCredential, Outcome
+from agentguard.model.credential import (
+    DETAIL_TYPE,
+    Call,
+    Credential,
+    Grant,
+    LiveCredential,
+    Outcome,
+    Secret,
+)
 from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate
@@ -14,6 +22,7 @@ from agentguard.model.task import Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 __all__ = [
+    "DETAIL_TYPE",
     "AccessRequest",
     "Approval",
     "ApprovalStatus",
@@ -31,6 +40,7 @@ __all__ = [
     "Obligation",
     "Outcome",
     "Resource",
+    "Secret",
     "TaskState",
     "TaskStatus",
     "ToolPath",

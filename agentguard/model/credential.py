@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NoReturn
 
+from agentguard.errors import CredentialUnavailable
+from agentguard.model.arguments import Json
 from agentguard.model.identity import Identity
 from agentguard.model.tool import Resource, ToolPath
 
-__all__ = ["Call", "Credential", "Grant", "LiveCredential", "Outcome"]
+__all__ = ["DETAIL_TYPE", "Call", "Credential", "Grant", "LiveCredential", "Outcome", "Secret"]
+
+
+DETAIL_TYPE = "agentguard_tool_call"
+"""The RFC 9396 type, ours, of the authorization detail that names one exact call."""
+
+
+class Secret:
+    """A secret that shows nothing of itself: `repr`, `str`, pickling, copying and JSON refuse."""
+
+    __slots__ = ("__value",)
+
+    def __init__(self, value: str) -> None:
+        self.__value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself."""
+        return self.__value
+
+    def __repr__(self) -> str:
+        return "<Secret redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a secret cannot be pickled or copied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +43,8 @@ class Grant:
     """What may be issued for one permitted call, and no more.
 
     `id` is the `jti` of a token that a broker signs itself, and the correlation id elsewhere.
+    `scopes` is what user, agent and task may do together. `lifetime` is in seconds. `subject_token`
+    proves the user to an issuer, where the application gave one.
     """
 
     id: str
@@ -29,14 +56,31 @@ class Grant:
     scopes: frozenset[str]
     digest: str
     lifetime: float
+    subject_token: Secret | None = None
 
     @property
     def audience(self) -> str:
         """The audience of the resource for this path."""
         return self.resource.audience(self.path)
 
+    def detail(self) -> dict[str, Json]:
+        """Return the authorization detail (RFC 9396 section 2) that names exactly this call."""
+        return {
+            "type": DETAIL_TYPE,
+            "tool": self.tool,
+            "path": self.path.value,
+            "locations": list(self.resource.origins),
+            "actions": [self.tool],
+            "digest": self.digest,
+            "digest_alg": "sha-256",
+        }
+
 
 Headers = Callable[[str, str, str | None], Mapping[str, str]]
+
+
+def _no_headers(_method: str, _url: str, _nonce: str | None) -> Mapping[str, str]:
+    raise CredentialUnavailable("this credential is not for HTTP requests")
 
 
 class Credential:
@@ -44,21 +88,58 @@ class Credential:
 
     It shows nothing: `repr`, `str`, `format` are redacted, and pickling, copying and JSON refuse.
     `handle` is what a broker needs to revoke it and is no secret. `headers(method, url, nonce)`
-    gives what authenticates one HTTP request.
+    gives what authenticates one HTTP request, and refuses where it is no HTTP credential. `fields` are the
+    parts of one that is more than a text, such as ``username`` and ``password``; `env` is what an
+    SDK or a client reads from its environment, by variable; `secrets` are those of these values
+    that nobody may see, beside *secret* itself. `legacy` marks what is long-lived: it is attached
+    to requests, and never handed to a tool.
     """
 
-    __slots__ = ("__secret", "expires_at", "handle", "headers", "id")
+    __slots__ = (
+        "__env",
+        "__fields",
+        "__secret",
+        "__secrets",
+        "expires_at",
+        "handle",
+        "headers",
+        "id",
+        "legacy",
+    )
 
     def __init__(
-        self, secret: str, *, id: str, expires_at: float, headers: Headers, handle: str | None = None
+        self,
+        secret: str,
+        *,
+        id: str,
+        expires_at: float,
+        headers: Headers = _no_headers,
+        handle: str | None = None,
+        fields: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        secrets: Iterable[str] = (),
+        legacy: bool = False,
     ) -> None:
-        self.__secret = secret
-        self.id, self.expires_at, self.headers = id, expires_at, headers
+        self.__secret, self.__secrets = secret, (secret, *secrets)
+        self.__fields, self.__env = dict(fields or {}), dict(env or {})
+        self.id, self.expires_at, self.headers, self.legacy = id, expires_at, headers, legacy
         self.handle = id if handle is None else handle
 
     def reveal(self) -> str:
         """Return the secret itself: for the transport that sends it, and for redaction."""
         return self.__secret
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return all that must not leave the call, for redaction."""
+        return self.__secrets
+
+    def fields(self) -> dict[str, str]:
+        """Return the parts by name."""
+        return dict(self.__fields)
+
+    def env(self) -> dict[str, str]:
+        """Return the variables for the environment of one subprocess."""
+        return dict(self.__env)
 
     def __repr__(self) -> str:
         return f"<Credential {self.id} redacted>"
@@ -95,10 +176,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCredential:
-    """A credential that was, or may have been, minted and is not yet known to be revoked."""
+    """A credential that was, or may have been, minted and is not yet known to be revoked.
+
+    `owner` names the process whose call it is for; when that is gone, another revokes it.
+    """
 
     call_id: str
     task_id: str
     broker: str
     handle: str
     expires_at: float
+    owner: str = ""

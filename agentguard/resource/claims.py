@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentguard.errors import VerificationError
-from agentguard.jose import DETAIL_TYPE, Json
+from agentguard.jose import Json
+from agentguard.model import DETAIL_TYPE
 from agentguard.model import Arguments, ToolPath
 
 __all__ = ["Claims", "invalid", "number", "read_claims", "text"]
