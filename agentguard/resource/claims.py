@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from agentguard.errors import VerificationError
 from agentguard.jose import Json
-from agentguard.model import DETAIL_TYPE
-from agentguard.model import Arguments, ToolPath
+from agentguard.model import DETAIL_TYPE, Arguments, ToolPath
 
 __all__ = ["Claims", "invalid", "number", "read_claims", "text"]
 
