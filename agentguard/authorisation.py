@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from agentguard.call import Invocation, Io, Permit, stored
 from agentguard.catalog import Catalog
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, IdentityError, denial
 from agentguard.model import (
     AccessRequest,
     Approval,
@@ -23,24 +23,23 @@ from agentguard.model import (
     Effect,
     Grant,
     TaskState,
-    ToolPath,
+    ToolSpec,
 )
 from agentguard.ports import IdentitySource, Policy
+from agentguard.rights import Ceiling, effective
+from agentguard.routes import Route, Routes
+from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import CallSpan
 
-__all__ = ["Authorisation", "Routes"]
+__all__ = ["Authorisation"]
 
-Routes = Mapping[tuple[str | None, ToolPath], str]
 UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
 ANSWERED_YES = frozenset({ApprovalStatus.APPROVED, ApprovalStatus.USED})
 log = logging.getLogger("agentguard")
 
 
 class Authorisation:
-    """Says whether a call may run, and what may be issued for it.
-
-    `routes` names the broker for a resource (None for any) and a path.
-    """
+    """Says whether a call may run, and what may be issued for it."""
 
     def __init__(
         self,
@@ -50,6 +49,8 @@ class Authorisation:
         identity: IdentitySource,
         routes: Routes,
         environment: Mapping[str, str],
+        ceiling: Ceiling | None,
+        subject_tokens: SubjectTokens,
         lifetime: float,
         approval_lifetime: float,
         clock: Callable[[], float],
@@ -58,6 +59,7 @@ class Authorisation:
     ) -> None:
         self._catalog, self._policy, self._identity, self._routes = catalog, policy, identity, routes
         self._environment = dict(environment)
+        self._ceiling, self._subject_tokens = ceiling, subject_tokens
         self._lifetime, self._approval_lifetime = lifetime, approval_lifetime
         self._clock, self._new_id, self._suspends = clock, new_id, suspends
 
@@ -76,13 +78,20 @@ class Authorisation:
         span.describe(**{"task.id": task.id, "path": spec.path.value})
         if objection := task.mandate.objection(spec, arguments):
             raise denial(DenialCode.MANDATE, objection)
+        scopes = await effective(spec, task, self._ceiling, io.entitled)
+        route = self._route(spec)
         key = invocation.key(task.id, arguments.digest, self._new_id())
         asked = None if invocation.thread_id is None else await stored(io.approval_for, key)
         if asked is not None and asked.status is ApprovalStatus.DENIED:
             # a rejected call stays rejected, also when the policy would now let it pass
             raise denial(DenialCode.APPROVAL_REFUSED, f"rejected by {asked.approver}: {asked.reason}")
         request = AccessRequest(
-            identity=task.identity, tool=spec, arguments=arguments, task=task, environment=self._environment
+            identity=task.identity,
+            tool=spec,
+            arguments=arguments,
+            task=task,
+            environment=self._environment,
+            legacy=route is not None and route.legacy,
         )
         with span.stage("decide"):
             decision = await self._decide(request, io)
@@ -93,7 +102,15 @@ class Authorisation:
                 decision = await self._decide(replace(request, approval=approval), io)
             if decision.obliges("approve"):
                 raise denial(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
-        return self._permit(invocation, request, decision, approval, key)
+        return self._permit(invocation, request, decision, approval, key, scopes, route)
+
+    def _route(self, spec: ToolSpec) -> Route | None:
+        if (resource := self._catalog.resource(spec.resource)) is None:
+            return None
+        route = self._routes.find(resource, spec.path)
+        if route is None:
+            raise denial(DenialCode.NO_CREDENTIAL, f"no broker for {spec.resource} on {spec.path}")
+        return route
 
     async def _task(self, invocation: Invocation, io: Io) -> TaskState:
         task_id = invocation.task_id
@@ -104,7 +121,11 @@ class Authorisation:
             raise denial(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
         if (ended := state.ended(self._clock())) is not None:
             raise denial(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
-        actor = self._identity.actor()
+        try:
+            actor = self._identity.actor()
+        except Exception as error:  # noqa: BLE001  who cannot say who it is acts for nobody
+            told = f": {error}" if isinstance(error, IdentityError) else ""
+            raise denial(DenialCode.NO_IDENTITY, f"no identity: {type(error).__name__}{told}") from None
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
         return state
@@ -169,14 +190,11 @@ class Authorisation:
         decision: Decision,
         approval: Approval | None,
         key: str,
+        scopes: frozenset[str],
+        route: Route | None,
     ) -> Permit:
         spec, call_id = request.tool, self._new_id()
-        broker, grant = None, None
-        if spec.resource is not None:
-            broker = self._routes.get((spec.resource, spec.path)) or self._routes.get((None, spec.path))
-            if broker is None:
-                raise denial(DenialCode.NO_CREDENTIAL, f"no broker for {spec.resource} on {spec.path}")
-            grant = self._grant(call_id, request, decision)
+        grant = None if route is None else self._grant(call_id, request, decision, scopes)
         call = Call(
             id=call_id,
             key=key,
@@ -184,18 +202,22 @@ class Authorisation:
             tool=spec.name,
             path=spec.path,
             at=self._clock(),
-            broker=broker,
+            broker=None if route is None else route.name,
             approval_id=None if approval is None else approval.id,
         )
-        return Permit(invocation, request.task, decision, grant, call)
+        return Permit(invocation, request.task, decision, grant, call, route)
 
-    def _grant(self, grant_id: str, request: AccessRequest, decision: Decision) -> Grant:
+    def _grant(
+        self, grant_id: str, request: AccessRequest, decision: Decision, scopes: frozenset[str]
+    ) -> Grant:
         spec = request.tool
         resource = self._catalog.resource(spec.resource)
         assert resource is not None  # noqa: S101  the caller has a resource, and the catalog knows all
-        scopes, lifetime = spec.scopes, min(self._lifetime, request.task.deadline - self._clock())
+        lifetime = min(self._lifetime, request.task.deadline - self._clock())
         if narrower := decision.obliges("narrow_scopes"):
             scopes &= frozenset(narrower.parameters.get("scopes", ()))
+            if spec.scopes and not scopes:
+                raise denial(DenialCode.NO_RIGHTS, "the policy leaves no scope", ids=decision.policy_ids)
         if shorter := decision.obliges("shorten_lifetime"):
             lifetime = min(lifetime, float(shorter.parameters.get("seconds", 0)))
         return Grant(
@@ -208,4 +230,5 @@ class Authorisation:
             scopes=scopes,
             digest=request.arguments.digest,
             lifetime=lifetime,
+            subject_token=self._subject_tokens.of(request.task),
         )

@@ -6,7 +6,7 @@ port operation in the shape of one path, so that the flow is written once for sy
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,9 +14,11 @@ from typing import Any, Self
 
 from agentguard._drive import Asked, delivering, settle, twins
 from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, denial
+from agentguard.flight import Flights, Shared
 from agentguard.lease import Lease
 from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
-from agentguard.ports import Approver, AuditLog, Broker, Policy, Store
+from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store
+from agentguard.routes import Route
 
 __all__ = ["Invocation", "Io", "Permit", "active_task", "stored"]
 
@@ -58,7 +60,7 @@ class Invocation:
 class Permit:
     """A permitted call: used once, by exactly the tool and the arguments that were judged."""
 
-    __slots__ = ("_entrance", "begun", "call", "decision", "grant", "invocation", "lease", "task")
+    __slots__ = ("_entrance", "begun", "call", "decision", "grant", "invocation", "lease", "route", "task")
 
     def __init__(
         self,
@@ -67,9 +69,10 @@ class Permit:
         decision: Decision,
         grant: Grant | None,
         call: Call,
+        route: Route | None = None,
     ) -> None:
         self.invocation, self.task, self.decision = invocation, task, decision
-        self.grant, self.call = grant, call
+        self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None)
         self.begun = False
         self._entrance = [True]  # taken by a pop, which is atomic, so that of two threads one is first
@@ -136,6 +139,9 @@ class Io:
     decide: Asked
     append: Asked
     approve: Mapping[ToolPath, Asked]
+    entitled: Asked | None
+    share: Shared
+    prepare: Mapping[str, Asked]
     issue: Mapping[str, Asked]
     revoke: Mapping[str, Asked]
 
@@ -145,18 +151,27 @@ class Io:
         policy: Policy,
         store: Store,
         audit: AuditLog,
-        brokers: Mapping[str, Broker],
+        routes: Iterable[Route],
         approvers: Mapping[ToolPath, Approver],
+        entitlements: Entitlements | None,
+        flights: Flights,
         timeout: float,
     ) -> tuple[Self, Self]:
         """Make both shapes, the synchronous one first; *timeout* in seconds holds for each operation."""
+        brokers = {route.name: route.broker for route in routes}
+        preparing = {route.name: route.broker for route in routes if route.prepares}
         flat: dict[str, Any] = {
             name: twins(store, name, timeout=timeout, settled=name in _SETTLED) for name in _STORE
         }
         flat["decide"] = twins(policy, "decide", timeout=timeout)
         flat["append"] = twins(audit, "append", timeout=timeout, settled=True)
+        flat["entitled"] = (None, None)
+        if entitlements is not None:
+            flat["entitled"] = twins(entitlements, "scopes", timeout=timeout)
+        flat["share"] = flights
         nested: dict[str, dict[Any, Any]] = {
             "approve": {path: twins(approver, "approve") for path, approver in approvers.items()},
+            "prepare": {n: delivering(twins(b, "prepare", timeout=timeout)) for n, b in preparing.items()},
             "issue": {n: delivering(twins(b, "issue", timeout=timeout)) for n, b in brokers.items()},
             "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in brokers.items()},
         }

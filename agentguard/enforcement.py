@@ -12,39 +12,41 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import time
 from typing import Any, TypeVar
 
 from agentguard import records
-from agentguard._drive import Asked
 from agentguard.authorisation import Authorisation
-from agentguard.call import Invocation, Io, Permit, stored
+from agentguard.call import Invocation, Io, Permit
 from agentguard.catalog import Catalog
 from agentguard.errors import (
     ApprovalError,
     BudgetExhausted,
-    ConfigurationError,
     DenialCode,
     Denied,
     TaskNotActive,
     denial,
 )
+from agentguard.issuance import Issuance, attempt
 from agentguard.lease import Lease
 from agentguard.model import (
-    Credential,
     Effect,
-    LiveCredential,
     Outcome,
     TaskStatus,
     ToolPath,
 )
-from agentguard.ports import Approver, AuditLog, Broker, IdentitySource, Policy, Store
+from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store
+from agentguard.recovery import Recovery
+from agentguard.reuse import Reuse
+from agentguard.rights import Ceiling
+from agentguard.routes import Brokers, Routes
+from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import CallSpan, Telemetry
 
 __all__ = ["Brokers", "Enforcement"]
 
 T = TypeVar("T")
-Brokers = Mapping[tuple[str | None, ToolPath], Broker]
 log = logging.getLogger("agentguard")
 
 
@@ -52,7 +54,8 @@ class Enforcement:
     """The flow, and what it needs. Built once; holds no state of a call.
 
     `brokers` is keyed by resource name (None for any) and path. `lifetime`, `approval_lifetime` and
-    `timeout` are seconds. `suspends` tells a framework's control flow from an error.
+    `timeout` are seconds. `ceiling` is what the agent may do at most, as resource → scopes;
+    `entitlements` what its users may. `suspends` tells a framework's control flow from an error.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Enforcement:
         approvers: Mapping[ToolPath, Approver] | None = None,
         telemetry: Telemetry | None = None,
         environment: Mapping[str, str] | None = None,
+        ceiling: Ceiling | None = None,
+        entitlements: Entitlements | None = None,
         lifetime: float = 60.0,
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
@@ -74,25 +79,26 @@ class Enforcement:
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         suspends: Callable[[BaseException], bool] = lambda _error: False,
     ) -> None:
-        for (_, path), broker in brokers.items():
-            if path not in broker.paths:
-                raise ConfigurationError(
-                    f"the broker for {path} mints only for {sorted(broker.paths)}",
-                    mend="give each path a broker of its own",
-                )
         self.catalog, self.policy, self.identity = catalog, policy, identity
         self.store, self.audit = store, audit
         self.telemetry = telemetry or Telemetry()
         self.clock, self.new_id, self.suspends = clock, new_id, suspends
-        routes = {key: f"{key[0] or '*'}/{key[1]}" for key in brokers}
-        named = {routes[key]: broker for key, broker in brokers.items()}
-        self.sync, self.asynchronous = Io.pair(policy, store, audit, named, approvers or {}, timeout)
+        routes = Routes(brokers)
+        self.reuse, self.subject_tokens = Reuse(clock, timeout=2 * timeout), SubjectTokens(clock)
+        self.sync, self.asynchronous = Io.pair(
+            policy, store, audit, routes, approvers or {}, entitlements, self.reuse.flights.share, timeout
+        )
+        self.recovery, self._started = Recovery(self.sync, clock), False
+        self.on_left: Callable[[], None] = lambda: None
+        """Called when something is left in the outbox that no running call holds."""
         self._authorisation = Authorisation(
             catalog=catalog,
             policy=policy,
             identity=identity,
             routes=routes,
             environment=environment or {},
+            ceiling=ceiling,
+            subject_tokens=self.subject_tokens,
             lifetime=lifetime,
             approval_lifetime=approval_lifetime,
             clock=clock,
@@ -129,12 +135,12 @@ class Enforcement:
     async def _carry_out(
         self, permit: Permit, execute: Callable[[Permit], Awaitable[T]], io: Io, span: CallSpan
     ) -> T:
-        outcome, issued = Outcome.FAILED, list[Credential]()
+        outcome, issuance = Outcome.FAILED, Issuance(permit, self.reuse, io)
         try:
-            await self._begin(permit, io)
+            await self._begin(permit, issuance, io)
             self._describe(permit, span)
             await self._record(records.permitted(permit, span.trace_id), io)
-            await self._issue(permit, issued, io, span)
+            await self._issue(permit, issuance, span)
             with span.stage("execute"):
                 result = await execute(permit)
             outcome = Outcome.DONE
@@ -145,7 +151,8 @@ class Enforcement:
         finally:
             permit.lease.close()
             if permit.begun:
-                await io.to_the_end(self._finish(permit, outcome, issued, io, span))
+                await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
+            self.recovery.running.discard(permit.call.id)
 
     async def end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
         """End a task and its descendants: every live credential is revoked at its issuer.
@@ -158,38 +165,32 @@ class Enforcement:
 
     async def _end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
         ended = await io.end_task(task_id, status)
-        live = await io.live(task_id)
-        # one call may have two: what was to be minted, and what the broker then called it
-        left = [c for c in live if not await self._revoked(c, io)]
-        for call_id in {c.call_id for c in live} - {c.call_id for c in left}:
-            await self._attempt("forget", io.forget, call_id)
+        self.reuse.drop(ended)
+        self.subject_tokens.drop(ended)
+        left = await self.recovery.revoke(await io.live(task_id), io)
         for name in ended:
             state = await io.task(name)
             lineage = [] if state is None else list(state.lineage)
             await io.append(records.task_ended(name, lineage, status.value, cause, len(left)))
+        if left:
+            self.on_left()
 
-    async def _revoked(self, credential: LiveCredential, io: Io) -> bool:
-        revoke = io.revoke.get(credential.broker)
-        if revoke is None:
-            return False
-        return await self._attempt("revoke", revoke, credential.handle, credential.expires_at)
+    async def started(self, io: Io) -> None:
+        """Look once, before the first task, for what a process that is gone has left alive."""
+        if self._started:
+            return
+        self._started = True
+        if await self.recovery.pending(io):
+            self.on_left()
 
     # --- the stages
 
-    async def _begin(self, permit: Permit, io: Io) -> None:
-        grant, call = permit.grant, permit.call
-        live = None
-        if grant is not None and call.broker is not None:
-            live = LiveCredential(
-                call_id=call.id,
-                task_id=call.task_id,
-                broker=call.broker,
-                handle=grant.id,
-                expires_at=call.at + grant.lifetime,
-            )
+    async def _begin(self, permit: Permit, issuance: Issuance, io: Io) -> None:
+        call = permit.call
+        self.recovery.running.add(call.id)
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         try:
-            await io.begin_call(call, live)
+            await io.begin_call(call, issuance.planned())
         except TaskNotActive as error:
             permit.begun = False
             raise denial(DenialCode.TASK_ENDED, str(error)) from None
@@ -202,49 +203,43 @@ class Enforcement:
         except Exception as error:  # noqa: BLE001  shared state that errs is a deny
             raise denial(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
 
-    async def _issue(self, permit: Permit, issued: list[Credential], io: Io, span: CallSpan) -> None:
-        grant, broker = permit.grant, permit.call.broker
-        if grant is None or broker is None:
+    async def _issue(self, permit: Permit, issuance: Issuance, span: CallSpan) -> None:
+        grant, route = permit.grant, permit.route
+        if grant is None or route is None:
             return
         with span.stage("issue"):
-            try:
-                await io.issue[broker](issued.append, grant)
-            except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
-                log.error("broker %s failed: %s", broker, type(error).__name__)
-                reason = f"broker {broker} failed: {type(error).__name__}"
-                raise denial(DenialCode.NO_CREDENTIAL, reason) from None
-            credential = issued[0]
-            if not isinstance(credential, Credential):
-                issued.clear()
-                raise denial(DenialCode.NO_CREDENTIAL, f"broker {broker} returned no credential")
-            if credential.handle != grant.id:
-                live = LiveCredential(
-                    call_id=permit.call.id,
-                    task_id=grant.task_id,
-                    broker=broker,
-                    handle=credential.handle,
-                    expires_at=credential.expires_at,
-                )
-                await stored(io.track, live)
-            permit.lease = Lease(grant.tool, grant.resource, credential)
+            credential = await issuance.obtain()
+        if route.legacy:
+            span.describe(**{"credential.legacy": True})
+        resource = grant.resource.name
+        anomaly = partial(self._anomaly, grant.tool, resource, legacy=route.legacy)
+        permit.lease = Lease(grant.tool, grant.resource, credential, anomaly)
+
+    def _anomaly(self, tool: str, resource: str, kind: str, *, legacy: bool) -> None:
+        log.warning("anomaly: %s used the credential of %s: %s", tool, resource, kind)
+        self.telemetry.anomaly(kind, resource, legacy=legacy)
 
     async def _finish(
-        self, permit: Permit, outcome: Outcome, issued: list[Credential], io: Io, span: CallSpan
+        self, permit: Permit, outcome: Outcome, issuance: Issuance, io: Io, span: CallSpan
     ) -> None:
-        """Leave nothing alive. What fails here is logged, recorded, and tried again at the task's end."""
-        call, grant = permit.call, permit.grant
-        revoked = False
-        if grant is not None and call.broker is not None:
+        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds."""
+        call, revoked = permit.call, False
+        if permit.route is not None:
             with span.stage("revoke"):
-                handle = issued[0].handle if issued else grant.id
-                expires_at = issued[0].expires_at if issued else call.at + grant.lifetime
-                revoked = await self._attempt("revoke", io.revoke[call.broker], handle, expires_at)
+                revoked = await issuance.give_back(failed=outcome is not Outcome.DONE)
+            if not revoked and not issuance.kept:
+                self.recovery.failed.add(call.id)
         spec = permit.invocation.spec
         untrusted = spec is not None and spec.untrusted
-        await self._attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
-        credential = issued[0].id if issued else None
-        record = records.outcome(permit, outcome, self.clock(), credential, revoked)
-        await self._attempt("record", io.append, record)
+        await attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
+        self.recovery.running.discard(call.id)
+        if permit.route is not None and not revoked:
+            self.on_left()
+        credential = None if issuance.credential is None else issuance.credential.id
+        record = records.outcome(
+            permit, outcome, self.clock(), credential, revoked=revoked, kept=issuance.kept
+        )
+        await attempt("record", io.append, record)
 
     # --- what all stages share
 
@@ -270,22 +265,20 @@ class Enforcement:
             except Exception:  # noqa: BLE001  a denial is recorded also when the store is down
                 log.warning("the store failed while a denial was recorded")
         log.info("denied %s: %s: %s", invocation.tool, denied.code, denied.reason)
-        record = records.refused(invocation, denied, task, self.identity.actor(), span.trace_id)
-        await self._attempt("record", io.append, record)
+        record = records.refused(invocation, denied, task, self._actor(), span.trace_id)
+        await attempt("record", io.append, record)
+
+    def _actor(self) -> str | None:
+        try:
+            return self.identity.actor()
+        except Exception:  # noqa: BLE001  a denial is recorded also of an agent that has no identity
+            return None
 
     async def _record(self, record: Mapping[str, Any], io: Io) -> None:
         try:
             await io.append(record)
         except Exception as error:  # noqa: BLE001  what cannot be recorded does not happen
             raise denial(DenialCode.AUDIT_ERROR, f"audit failed: {type(error).__name__}") from None
-
-    async def _attempt(self, what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
-        try:
-            await asked(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  one failure must not keep the rest from being undone
-            log.error("%s failed: %s", what, type(error).__name__)
-            return False
-        return True
 
     def _outcome(self, error: BaseException) -> Outcome:
         if self.suspends(error):

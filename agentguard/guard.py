@@ -22,7 +22,7 @@ from agentguard.approvals import CallbackApprover, InterruptApprover
 from agentguard.call import Io
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
-from agentguard.enforcement import Brokers, Enforcement
+from agentguard.enforcement import Enforcement
 from agentguard.errors import ApprovalError, TaskNotActive
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.gates import Gates, ToolLike
@@ -30,10 +30,12 @@ from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
-from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, ToolPath
+from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, Secret, ToolPath
 from agentguard.policies import FunctionPolicy
-from agentguard.ports import Approver, AuditLog, IdentitySource, Policy, Store
+from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store
 from agentguard.redaction import install_log_redaction
+from agentguard.rights import Ceiling, FixedEntitlements
+from agentguard.routes import Brokers
 from agentguard.task import Task
 from agentguard.telemetry import Telemetry
 
@@ -52,7 +54,8 @@ class Guard:
     AccessRequest, sync or async, that answers with a bool or a Decision. `approver` is asked where a
     permit needs a person: an Approver, a function of the AccessRequest, one Approver for each path,
     or None for LangGraph's interrupt, which needs a checkpointer. Without either such a call is
-    denied.
+    denied. `ceiling` is what the agent may do at most, as resource → scopes; `entitlements` what its
+    users may: an Entitlements, or a table of subject → resource → scopes.
     """
 
     def __init__(
@@ -69,11 +72,15 @@ class Guard:
         meter_provider: MeterProvider | None = None,
         trace_arguments: bool = False,
         environment: Mapping[str, str] | None = None,
+        ceiling: Ceiling | None = None,
+        entitlements: Entitlements | Mapping[str, Ceiling] | None = None,
         lifetime: float = 60.0,
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time,
     ) -> None:
+        if isinstance(entitlements, Mapping):
+            entitlements = FixedEntitlements(entitlements)
         self.enforcement = Enforcement(
             catalog=catalog,
             policy=policy if isinstance(policy, Policy) else FunctionPolicy(policy),
@@ -84,12 +91,15 @@ class Guard:
             approvers=_approvers(approver),
             telemetry=Telemetry(tracer_provider, meter_provider, arguments=trace_arguments),
             environment=environment,
+            ceiling=ceiling,
+            entitlements=entitlements,
             lifetime=lifetime,
             approval_lifetime=approval_lifetime,
             timeout=timeout,
             clock=clock,
             suspends=suspends,
         )
+        self.enforcement.on_left = self.enforcement.recovery.watch
         self._gates = Gates(self.enforcement)
         install_log_redaction(_live_secrets)
 
@@ -123,11 +133,13 @@ class Guard:
         calls: int | None = None,
         writes: int | None = None,
         ttl: float = 900.0,
+        subject_token: str | None = None,
     ) -> Task:
         """Return a task to be used as a context manager, sync or async.
 
         *mandate* is what it may touch at most, *calls* and *writes* its budget, *ttl* its life in
-        seconds. Begun inside another task, it is a part of that one.
+        seconds. Begun inside another task, it is a part of that one. *subject_token* proves the user
+        to an issuer (RFC 8693); it stays in this process, and no tool sees it.
 
         Raises:
             ValueError: The mandate is malformed.
@@ -137,10 +149,11 @@ class Guard:
             raise self._gates.mistake
         identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
         budget = Budget(calls=calls, writes=writes)
-        return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl)
+        token = None if subject_token is None else Secret(subject_token)
+        return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl, token)
 
-    def find(self, task_id: str) -> Task:
-        """Return a task that was begun before, here or in another process.
+    def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
+        """Return a task that was begun before, here or in another process, which needs the token again.
 
         Raises:
             TaskNotActive: The store knows no such task.
@@ -148,7 +161,23 @@ class Guard:
         state = self.enforcement.store.task(task_id)
         if state is None:
             raise TaskNotActive(f"task {task_id} is unknown to the store")
+        if subject_token is not None:
+            self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
         return Task(self.enforcement, state, begun=True)
+
+    def recover(self) -> int:
+        """Revoke what processes that are gone, or ended tasks, have left alive; returns what is left.
+
+        It happens by itself, in a thread, when the first task begins; this waits for it.
+
+        Raises:
+            StoreError: The outbox cannot be read.
+        """
+        return drive(self.enforcement.recovery.sweep(self.enforcement.sync))
+
+    async def arecover(self) -> int:
+        """Do as `recover`, on an event loop."""
+        return await self.enforcement.recovery.sweep(self.enforcement.asynchronous)
 
     # --- approvals
 
@@ -227,7 +256,8 @@ class Guard:
         return coverage(agent)
 
     def close(self) -> None:
-        """Close the store and the audit log, where they have something to close."""
+        """Stop what runs, and close the store and the audit log, where they have something to close."""
+        self.enforcement.recovery.close()
         for part in (self.enforcement.store, self.enforcement.audit):
             with suppress(AttributeError):
                 part.close()  # type: ignore[union-attr]  # not every adapter has one

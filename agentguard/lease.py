@@ -24,12 +24,22 @@ _current: ContextVar[Lease | None] = ContextVar("agentguard_lease", default=None
 
 
 class Lease:
-    """A credential for the length of one call; `resource` is None where the tool needs none."""
+    """A credential for the length of one call; `resource` is None where the tool needs none.
 
-    __slots__ = ("__credential", "__open", "resource", "tool")
+    `anomaly(kind)` is told of what no honest call does: a use after the end (``late``), or towards
+    another origin (``destination``).
+    """
 
-    def __init__(self, tool: str, resource: Resource | None, credential: Credential | None) -> None:
-        self.tool, self.resource = tool, resource
+    __slots__ = ("__credential", "__open", "anomaly", "resource", "tool")
+
+    def __init__(
+        self,
+        tool: str,
+        resource: Resource | None,
+        credential: Credential | None,
+        on_anomaly: Callable[[str], None] = lambda _kind: None,
+    ) -> None:
+        self.tool, self.resource, self.anomaly = tool, resource, on_anomaly
         self.__credential = credential
         self.__open = False
 
@@ -49,6 +59,7 @@ class Lease:
 
     def _live(self) -> Credential:
         if not self.__open:
+            self.anomaly("late")
             raise CredentialUnavailable(f"the call of {self.tool} is over, and its credential with it")
         if self.__credential is None:
             raise CredentialUnavailable(f"{self.tool} has no resource, so it holds no credential")

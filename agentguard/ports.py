@@ -8,7 +8,7 @@ raises, or a late answer, is a denied call. Each Protocol has a contract suite i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from agentguard.model import (
@@ -32,6 +32,7 @@ __all__ = [
     "AuditLog",
     "Broker",
     "CatalogAware",
+    "Entitlements",
     "IdentitySource",
     "Policy",
     "Store",
@@ -129,6 +130,17 @@ class IdentitySource(Protocol):
 
         Raises:
             IdentityError: The platform gave none, or none for this audience.
+        """
+
+
+@runtime_checkable
+class Entitlements(Protocol):
+    """What users may do, as the organisation's directory knows it."""
+
+    def scopes(self, subject: str, resource: str) -> Collection[str] | None:
+        """Return the scopes of the subject on a resource; None if it may do nothing there.
+
+        Whatever it raises means that the rights are unknown, and the call is denied.
         """
 
 

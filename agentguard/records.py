@@ -13,9 +13,9 @@ from typing import Any
 
 from agentguard.call import Invocation, Permit
 from agentguard.errors import Denied
-from agentguard.model import Effect, Outcome, TaskState
+from agentguard.model import Effect, LiveCredential, Outcome, TaskState
 
-__all__ = ["outcome", "permitted", "refused", "task_ended"]
+__all__ = ["outcome", "permitted", "recovered", "refused", "task_ended"]
 
 Record = dict[str, Any]
 
@@ -32,11 +32,13 @@ def permitted(permit: Permit, trace: str | None) -> Record:
         "approval": permit.call.approval_id,
         "credential": None if grant is None else grant.id,
         "audience": None if grant is None else grant.audience,
+        "scopes": None if grant is None else sorted(grant.scopes),
+        "legacy": permit.route is not None and permit.route.legacy,
     }
 
 
 def refused(
-    invocation: Invocation, denied: Denied, task: TaskState | None, actor: str, trace: str | None
+    invocation: Invocation, denied: Denied, task: TaskState | None, actor: str | None, trace: str | None
 ) -> Record:
     """Record a denial, with the full reason."""
     return _about(invocation, task, actor, trace) | {
@@ -48,8 +50,10 @@ def refused(
     }
 
 
-def outcome(permit: Permit, ended: Outcome, now: float, credential: str | None, revoked: bool) -> Record:
-    """Record how a call ended, and that its credential ended with it."""
+def outcome(
+    permit: Permit, ended: Outcome, now: float, credential: str | None, *, revoked: bool, kept: bool
+) -> Record:
+    """Record how a call ended, and that its credential ended with it, or is kept for its task."""
     return {
         "event": "outcome",
         "call": permit.call.id,
@@ -58,9 +62,22 @@ def outcome(permit: Permit, ended: Outcome, now: float, credential: str | None, 
         "tool": permit.call.tool,
         "outcome": ended.value,
         "credential": credential,
-        "revoked": revoked and credential is not None,
+        "revoked": revoked and not kept and credential is not None,
+        "kept": kept,
         "cause": f"call {ended.value}",
         "seconds": round(now - permit.call.at, 6),
+    }
+
+
+def recovered(held: LiveCredential) -> Record:
+    """Record that a credential was revoked by another than the call that it was minted for."""
+    return {
+        "event": "revocation",
+        "call": held.call_id,
+        "task": held.task_id,
+        "lineage": [],
+        "broker": held.broker,
+        "cause": "left behind by its process, its task, or its lifetime",
     }
 
 
@@ -76,7 +93,7 @@ def task_ended(task_id: str, lineage: list[str], status: str, cause: str, unrevo
     }
 
 
-def _about(invocation: Invocation, task: TaskState | None, actor: str, trace: str | None) -> Record:
+def _about(invocation: Invocation, task: TaskState | None, actor: str | None, trace: str | None) -> Record:
     spec, identity = invocation.spec, None if task is None else task.identity
     return {
         "event": "decision",

@@ -18,7 +18,7 @@ from agentguard._drive import drive
 from agentguard.call import Io, active_task
 from agentguard.enforcement import Enforcement
 from agentguard.errors import TaskNotActive
-from agentguard.model import Budget, Identity, Mandate, TaskState, TaskStatus
+from agentguard.model import Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.timeline import Timeline
 
 __all__ = ["CONFIG_KEY", "Task"]
@@ -34,8 +34,16 @@ class Task:
     `begin` and `active`, which end nothing, and `Guard.find` with the task's id.
     """
 
-    def __init__(self, enforcement: Enforcement, state: TaskState, *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        enforcement: Enforcement,
+        state: TaskState,
+        *,
+        begun: bool = False,
+        subject_token: Secret | None = None,
+    ) -> None:
         self._enforcement, self._state, self._begun = enforcement, state, begun
+        self._subject_token = subject_token
         self._token: Token[str | None] | None = None
 
     @classmethod
@@ -47,6 +55,7 @@ class Task:
         mandate: Mandate,
         budget: Budget,
         ttl: float,
+        subject_token: Secret | None = None,
     ) -> Self:
         """Prepare a task; nothing is recorded before it begins."""
         state = TaskState(
@@ -57,7 +66,7 @@ class Task:
             budget=budget,
             deadline=enforcement.clock() + ttl,
         )
-        return cls(enforcement, state)
+        return cls(enforcement, state, subject_token=subject_token)
 
     @property
     def id(self) -> str:
@@ -95,7 +104,10 @@ class Task:
             if parent is None or parent.ended(self._enforcement.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
             self._state = _within(self._state, parent)
+        await self._enforcement.started(io)
         await io.create_task(self._state)
+        if self._subject_token is not None:
+            self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
         self._begun = True
 
     def narrow(

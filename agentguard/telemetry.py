@@ -59,6 +59,11 @@ class Telemetry:
         self._calls = meter.create_counter(
             "agentguard.calls", unit="{call}", description="Tool calls by path, effect and code."
         )
+        self._anomalies = meter.create_counter(
+            "agentguard.anomalies",
+            unit="{anomaly}",
+            description="Uses of a credential that no honest call makes, by kind, resource and legacy.",
+        )
         self._arguments = arguments
 
     def call(self, tool: str, call_id: str | None, arguments: Arguments | None) -> CallSpan:
@@ -73,6 +78,10 @@ class Telemetry:
     def stage(self, name: str) -> Span:
         """Start the child span of one stage."""
         return self._tracer.start_span(STAGES[name][0])
+
+    def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
+        """Count one anomaly."""
+        self._anomalies.add(1, {"kind": kind, "resource": resource, "legacy": legacy})
 
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""

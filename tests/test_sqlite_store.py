@@ -159,7 +159,7 @@ def test_no_secret_and_no_argument_is_in_the_file(path: Path, store: SqliteStore
     with sqlite3.connect(path) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(credentials)")]
     connection.close()
-    assert columns == ["call_id", "task_id", "broker", "handle", "expires_at"]
+    assert columns == ["call_id", "task_id", "broker", "handle", "expires_at", "owner"]
 
 
 def test_what_one_store_writes_another_reads_at_once(path: Path, store: SqliteStore) -> None:

@@ -124,6 +124,7 @@ class _Exchange:
     def _require_origin(self, origin: Origin) -> None:
         scheme, host, port = origin
         if origin not in self._origins:
+            self._lease.anomaly("destination")
             raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
         if scheme != "https" and not _loopback(host):
             raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
@@ -146,6 +147,7 @@ class _Exchange:
         elif event.endswith(".send_request_headers.started"):
             self._require_origin(_destination(info["request"]))
         elif self._away and event in _CONNECTS:
+            self._lease.anomaly("destination")
             raise DestinationRefused(f"a redirect leads away from the origins of {self._resource}")
 
     def _leads_away(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -73,7 +73,7 @@ class AccessRequest:
     """One question to a policy, after AuthZEN 1.0: subject, action, resource, context.
 
     `approval` is set when a person has approved this exact call; `environment` holds what the
-    application says of where it runs.
+    application says of where it runs; `legacy` says that the call would use a long-lived key.
     """
 
     identity: Identity
@@ -82,6 +82,7 @@ class AccessRequest:
     task: TaskState
     approval: Approval | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    legacy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,14 +22,15 @@ class Mandate:
 
     `tools` is required: no tool is allowed by omission, and ``"*"`` says all aloud. The other
     limits apply where given: `resources` by name; `args` by argument name, each a set of values of
-    which the argument must be one (a list: all of them; absent or null: refused); and
-    `counterparties` for the arguments that the catalog calls sinks.
+    which the argument must be one (a list: all of them; absent or null: refused); `counterparties`
+    for the arguments that the catalog calls sinks; and `scopes` for what is asked of an issuer.
     """
 
     tools: frozenset[str]
     resources: frozenset[str] | None = None
     args: Mapping[str, frozenset[str | int | float | bool]] = field(default_factory=dict)
     counterparties: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
 
     @classmethod
     def of(cls, value: Mapping[str, Any] | Mandate) -> Mandate:
@@ -40,7 +41,7 @@ class Mandate:
         """
         if isinstance(value, Mandate):
             return value
-        unknown = set(value) - {"tools", "resources", "args", "counterparties"}
+        unknown = set(value) - {"tools", "resources", "args", "counterparties", "scopes"}
         if unknown:
             raise ValueError(f"a mandate has no {', '.join(sorted(unknown))}")
         if "tools" not in value:
@@ -51,6 +52,7 @@ class Mandate:
             resources=_optional(value.get("resources")),
             args=MappingProxyType(args),
             counterparties=_optional(value.get("counterparties")),
+            scopes=_optional(value.get("scopes")),
         )
 
     def literal(self) -> dict[str, Json]:
@@ -62,6 +64,8 @@ class Mandate:
             form["args"] = {k: sorted(v, key=repr) for k, v in sorted(self.args.items())}
         if self.counterparties is not None:
             form["counterparties"] = sorted(self.counterparties)
+        if self.scopes is not None:
+            form["scopes"] = sorted(self.scopes)
         return form
 
     def objection(self, tool: ToolSpec, arguments: Arguments) -> str | None:
@@ -100,6 +104,7 @@ class Mandate:
             resources=_both(self.resources, other.resources),
             args=MappingProxyType(args),
             counterparties=_both(self.counterparties, other.counterparties),
+            scopes=_both(self.scopes, other.scopes),
         )
 
 

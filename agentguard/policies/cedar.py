@@ -203,6 +203,7 @@ class CedarPolicy:
             },
             "provenance": {"untrusted": task.untrusted},
             "subject": request.identity.subject,
+            "legacy": request.legacy,
             "environment": self._surroundings(request.environment),
         }
         if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:

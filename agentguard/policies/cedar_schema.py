@@ -53,6 +53,6 @@ def _applies(args: str) -> str:
     return (
         " appliesTo { principal: [Agent], resource: [Resource], context: {\n"
         f"  args: {args},\n"
-        "  task: Task, provenance: Provenance, subject: String, environment: Environment,"
+        "  task: Task, provenance: Provenance, subject: String, legacy: Bool, environment: Environment,"
         " approval?: Approval\n} }"
     )

@@ -79,9 +79,9 @@ def history(text: str) -> tuple[str, ...]:
 
 def credential(row: Row) -> LiveCredential:
     """Read a row of `credentials`."""
-    call_id, task_id, broker, handle, expires_at = row
+    call_id, task_id, broker, handle, expires_at, owner = row
     return LiveCredential(
-        call_id=call_id, task_id=task_id, broker=broker, handle=handle, expires_at=expires_at
+        call_id=call_id, task_id=task_id, broker=broker, handle=handle, expires_at=expires_at, owner=owner
     )
 
 

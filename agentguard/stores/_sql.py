@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentguard.stores._rules import KEEP
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
@@ -19,7 +19,8 @@ CREATE TABLE calls (
 CREATE INDEX calls_suspended ON calls (key) WHERE suspended;
 CREATE TABLE credentials (
     call_id TEXT NOT NULL, task_id TEXT NOT NULL, broker TEXT NOT NULL, handle TEXT NOT NULL,
-    expires_at REAL NOT NULL, PRIMARY KEY (call_id, broker, handle)) STRICT, WITHOUT ROWID;
+    expires_at REAL NOT NULL, owner TEXT NOT NULL,
+    PRIMARY KEY (call_id, broker, handle)) STRICT, WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_until ON keys (until);
 CREATE TABLE approvals (
@@ -38,12 +39,12 @@ BEGIN = (  # the task, and what its suspended call of the same key used, in one 
 RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
 COUNT = "UPDATE tasks SET calls = ?, writes = ? WHERE id = ?"
 COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
-LIVE = "SELECT call_id, task_id, broker, handle, expires_at FROM credentials"
+LIVE = "SELECT call_id, task_id, broker, handle, expires_at, owner FROM credentials"
 LIVE_OF = (
-    "SELECT call_id, task_id, broker, handle, expires_at FROM credentials WHERE task_id IN"
+    "SELECT call_id, task_id, broker, handle, expires_at, owner FROM credentials WHERE task_id IN"
     " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
 )
-TRACK = "INSERT OR REPLACE INTO credentials VALUES (?, ?, ?, ?, ?)"
+TRACK = "INSERT OR REPLACE INTO credentials VALUES (?, ?, ?, ?, ?, ?)"
 ACTIVE_OF = (
     "SELECT id FROM tasks WHERE status = 'active' AND id IN"
     " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"

@@ -247,7 +247,8 @@ def _approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
 
 
 def _track(db: sqlite3.Connection, held: LiveCredential) -> None:
-    db.execute(_sql.TRACK, (held.call_id, held.task_id, held.broker, held.handle, held.expires_at))
+    row = (held.call_id, held.task_id, held.broker, held.handle, held.expires_at, held.owner)
+    db.execute(_sql.TRACK, row)
 
 
 def _count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:

@@ -1,0 +1,137 @@
+"""The credential of one call: on record before it is minted, and revoked when the call ends.
+
+The record comes first, so that a crash at any point leaves nothing that nobody knows of: the call is
+recorded with its own id as the handle, then with the one that the broker names before or after it
+mints.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from agentguard._drive import Asked
+from agentguard.call import Io, Permit, stored
+from agentguard.errors import DenialCode, IdentityError, IssueError, denial
+from agentguard.model import Credential, LiveCredential
+from agentguard.owner import owner
+from agentguard.reuse import Reuse, key_of
+
+__all__ = ["Issuance", "attempt"]
+
+log = logging.getLogger("agentguard")
+
+
+class Issuance:
+    """What a permitted call holds, from the record of it to its revocation."""
+
+    def __init__(self, permit: Permit, reuse: Reuse, io: Io) -> None:
+        self._permit, self._reuse, self._io = permit, reuse, io
+        route, grant = permit.route, permit.grant
+        self._key = key_of(route, grant) if route and grant and route.reused else None
+        self.credential = None if self._key is None else reuse.find(self._key)
+        self.kept = self.credential is not None
+        """Whether the credential lives until the task ends, for other calls."""
+        self._handles, self._minted = list[str](), list[Credential]()
+
+    def planned(self) -> LiveCredential | None:
+        """Return what is to be recorded with the call, before anything is minted."""
+        grant = self._permit.grant
+        return None if grant is None or self.kept else self._live(grant.id, self._expiry())
+
+    async def obtain(self) -> Credential | None:
+        """Return the call's credential, minted now unless the task has one for it.
+
+        Raises:
+            Denied: It could not be had, or the task is over.
+        """
+        if self._permit.route is not None and self.credential is None:
+            if self._key is None:
+                self.credential = await self._mint()
+            else:
+                self.credential = await self._io.share(self._key, self._mint_to_keep)
+                self.kept = True
+        return self.credential
+
+    async def give_back(self, *, failed: bool) -> bool:
+        """Revoke what was minted for this call alone; returns whether nothing of it is left.
+
+        *failed* keeps what others may hold from being used again.
+        """
+        if self._permit.route is None:
+            return False
+        if self.kept and self.credential is not None:
+            if failed and self._key is not None:
+                self._reuse.refuse(self._key, self.credential)
+            return not self._minted
+        handle, expires_at = self._held()
+        revoke = self._io.revoke[self._permit.route.name]
+        return await attempt("revoke", revoke, handle, expires_at)
+
+    # --- minting
+
+    async def _mint_to_keep(self) -> Credential:
+        credential = await self._mint()
+        if self._key is not None:
+            self._reuse.keep(self._key, self._permit.task.id, credential)
+        return credential
+
+    async def _mint(self) -> Credential:
+        route, grant, io = self._permit.route, self._permit.grant, self._io
+        assert route is not None and grant is not None  # noqa: S101, PT018  a route comes with a grant
+        if route.prepares:
+            await self._ask("prepare", io.prepare[route.name], self._handles.append)
+            await stored(io.track, self._live(self._handles[0], self._expiry()))
+        await self._ask("issue", io.issue[route.name], self._minted.append)
+        credential = self._minted[0]
+        if not isinstance(credential, Credential):
+            self._minted.clear()
+            raise denial(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
+        if credential.handle not in (grant.id, *self._handles):
+            await stored(io.track, self._live(credential.handle, credential.expires_at))
+        return credential
+
+    async def _ask(self, what: str, asked: Asked, deliver: Any) -> None:
+        route = self._permit.route
+        name = "" if route is None else route.name
+        try:
+            await asked(deliver, self._permit.grant)
+        except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
+            # only our own errors promise that their text holds no secret
+            told = f": {error}" if isinstance(error, IssueError | IdentityError) else ""
+            log.error("broker %s failed to %s: %s%s", name, what, type(error).__name__, told)
+            reason = f"broker {name} failed: {type(error).__name__}{told}"
+            raise denial(DenialCode.NO_CREDENTIAL, reason) from None
+
+    # --- what is on record
+
+    def _held(self) -> tuple[str, float]:
+        if self._minted:
+            return self._minted[0].handle, self._minted[0].expires_at
+        grant = self._permit.grant
+        return (self._handles or ["" if grant is None else grant.id])[0], self._expiry()
+
+    def _expiry(self) -> float:
+        grant = self._permit.grant
+        return self._permit.call.at + (0.0 if grant is None else grant.lifetime)
+
+    def _live(self, handle: str, expires_at: float) -> LiveCredential:
+        call = self._permit.call
+        return LiveCredential(
+            call_id=call.id,
+            task_id=call.task_id,
+            broker=call.broker or "",
+            handle=handle,
+            expires_at=expires_at,
+            owner=owner(),
+        )
+
+
+async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
+    """Do one part of an undoing; returns whether it succeeded, and logs if not."""
+    try:
+        await asked(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  one failure must not keep the rest from being undone
+        log.error("%s failed: %s", what, type(error).__name__)
+        return False
+    return True

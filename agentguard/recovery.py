@@ -1,0 +1,108 @@
+"""The outbox: what is not known to be revoked is revoked again, until it is, across a crash.
+
+The store lists what was, or may have been, minted. Here it is worked off: at a task's end, when a
+guard first begins a task after a start, and by a thread of its own while anything is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from threading import Event, Lock, Thread
+
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
+from tenacity.nap import sleep_using_event
+from tenacity.wait import wait_random_exponential
+
+from agentguard import records
+from agentguard._drive import drive
+from agentguard.call import Io
+from agentguard.issuance import attempt
+from agentguard.model import LiveCredential
+from agentguard.owner import gone
+
+__all__ = ["Recovery"]
+
+log = logging.getLogger("agentguard")
+
+
+class Recovery:
+    """Revokes what nobody else will: of processes that are gone, of ended tasks, past its expiry."""
+
+    def __init__(self, io: Io, clock: Callable[[], float]) -> None:
+        self._io, self._clock = io, clock
+        self.running, self.failed = set[str](), set[str]()
+        """The ids of this process's calls: those that run, and those whose revocation failed."""
+        self._thread: Thread | None = None
+        self._lock, self._stop = Lock(), Event()
+
+    async def revoke(self, live: Iterable[LiveCredential], io: Io) -> list[LiveCredential]:
+        """Revoke these at their issuers; returns those that are not known to be revoked."""
+        listed = list(live)
+        left = [held for held in listed if not await self._revoked(held, io)]
+        # one call may have two: what was to be minted, and what the broker then called it
+        for call_id in {held.call_id for held in listed} - {held.call_id for held in left}:
+            await attempt("forget", io.forget, call_id)
+            self.failed.discard(call_id)
+        return left
+
+    async def sweep(self, io: Io) -> int:
+        """Revoke what is orphaned; returns how much is left that no call of this process holds.
+
+        Raises:
+            StoreError: The outbox cannot be read.
+        """
+        live = await io.live()
+        orphans = [held for held in live if await self._orphaned(held, io)]
+        left = await self.revoke(orphans, io)
+        for held in orphans:
+            if held not in left:
+                await attempt("record", io.append, records.recovered(held))
+        return len(left) + sum(held.call_id not in self.running for held in live if held not in orphans)
+
+    async def pending(self, io: Io) -> bool:
+        """Whether the outbox holds anything that no call of this process holds.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        return any(held.call_id not in self.running for held in await io.live())
+
+    def watch(self) -> None:
+        """Sweep in a thread, with growing pauses of up to a minute, while anything is left."""
+        with self._lock:
+            if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._thread = Thread(target=self._work, name="agentguard-recovery", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread; what is left stays in the store, for the next start."""
+        with self._lock:
+            self._stop.set()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        repeated = Retrying(
+            retry=retry_if_result(bool) | retry_if_exception_type(Exception),
+            stop=stop_when_event_set(self._stop),
+            wait=wait_random_exponential(multiplier=1.0, max=60.0),
+            sleep=sleep_using_event(self._stop),
+            retry_error_callback=lambda _state: None,
+        )
+        repeated(lambda: drive(self.sweep(self._io)))
+
+    async def _orphaned(self, held: LiveCredential, io: Io) -> bool:
+        if held.expires_at <= self._clock() or held.call_id in self.failed or gone(held.owner):
+            return True
+        state = await io.task(held.task_id)
+        return state is None or state.ended(self._clock()) is not None
+
+    async def _revoked(self, held: LiveCredential, io: Io) -> bool:
+        revoke = io.revoke.get(held.broker)
+        if revoke is None:
+            log.error("no broker %s to revoke with", held.broker)
+            return False
+        return await attempt("revoke", revoke, held.handle, held.expires_at)

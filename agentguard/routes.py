@@ -1,0 +1,64 @@
+"""Which broker serves a resource on a path, and what it says of itself, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Resource, ToolPath
+from agentguard.ports import Broker
+
+__all__ = ["Brokers", "Route", "Routes"]
+
+Brokers = Mapping[tuple[str | None, ToolPath], Broker]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A broker on one path; the fields are those of `ports.Broker`, `reused` for this path alone."""
+
+    name: str
+    broker: Broker
+    legacy: bool
+    prepares: bool
+    reused: bool
+    binds_arguments: bool
+
+    @classmethod
+    def to(cls, broker: Broker, resource: str | None, path: ToolPath) -> Self:
+        """Read what the broker says of itself.
+
+        Raises:
+            ConfigurationError: It does not serve the path.
+        """
+        if path not in broker.paths:
+            raise ConfigurationError(
+                f"the broker for {path} mints only for {sorted(broker.paths)}",
+                mend="give each path a broker of its own",
+            )
+        return cls(
+            name=f"{resource or '*'}/{path}",
+            broker=broker,
+            legacy=bool(getattr(broker, "legacy", False)),
+            prepares=hasattr(broker, "prepare") or hasattr(broker, "aprepare"),
+            reused=path in getattr(broker, "reuse", ()),
+            binds_arguments=bool(getattr(broker, "binds_arguments", True)),
+        )
+
+
+class Routes:
+    """All routes of a guard; *brokers* are keyed by resource name (None for any) and path."""
+
+    def __init__(self, brokers: Brokers) -> None:
+        self._routes = {
+            (resource, path): Route.to(broker, resource, path) for (resource, path), broker in brokers.items()
+        }
+
+    def find(self, resource: Resource, path: ToolPath) -> Route | None:
+        """Return the route of a resource on a path, else the one for any resource, or None."""
+        return self._routes.get((resource.name, path)) or self._routes.get((None, path))
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes.values())
