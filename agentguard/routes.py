@@ -55,10 +55,14 @@ class Routes:
         self._routes = {
             (resource, path): Route.to(broker, resource, path) for (resource, path), broker in brokers.items()
         }
+        self._own = {resource for resource, _ in brokers if resource is not None}
 
     def find(self, resource: Resource, path: ToolPath) -> Route | None:
-        """Return the route of a resource on a path, else the one for any resource, or None."""
-        return self._routes.get((resource.name, path)) or self._routes.get((None, path))
+        """Return the route of a resource on a path, or None.
+
+        A resource that has any of its own is never served by those for all resources.
+        """
+        return self._routes.get((resource.name if resource.name in self._own else None, path))
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())

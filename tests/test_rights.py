@@ -107,9 +107,9 @@ def test_a_tool_without_a_resource_asks_for_nothing_and_is_not_limited(mode: str
 def test_a_child_task_has_at_most_its_parents_scopes() -> None:
     parent = Mandate.of({"tools": "*", "scopes": ["a", "b"]})
     child = parent.narrow(Mandate.of({"tools": "*", "scopes": ["b", "c"]}))
-    assert child.scopes == {"b"}
+    assert child.scopes == frozenset({"b"})
     assert Mandate.of(child.literal()) == child
-    assert parent.narrow(Mandate.of({"tools": "*"})).scopes == {"a", "b"}
+    assert parent.narrow(Mandate.of({"tools": "*"})).scopes == frozenset({"a", "b"})
 
 
 LETTERS = st.frozensets(st.sampled_from("abcdef"))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from typing import Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.loading import place
+from agentguard.config.minting import Minting, identity_of
 from agentguard.config.settings import Settings, schema_of
 from agentguard.credentials.dpop import ProofKey
 from agentguard.credentials.issuer import LocalIssuer, jwks, load_key
 from agentguard.errors import AuditError, ConfigurationError, StoreError
-from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer
 from agentguard.model import ToolPath
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store
+from agentguard.rights import Ceiling
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 
@@ -42,6 +44,7 @@ class Parts:
     policy: Policy
     identity: IdentitySource
     brokers: Mapping[tuple[str | None, ToolPath], Broker]
+    ceiling: Ceiling | None
     store: Store
     audit: AuditLog
     lifetime: float
@@ -66,8 +69,9 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         catalog = _catalog(settings)
     with _placed(settings, "policy", "cedar"):
         policy = _policy(settings)
-    with _placed(settings, "agent", "id"):
-        identity = LocalIdentity(settings.agent.id)
+    stated = settings.identity.kind == "local"
+    with _placed(settings, *(("agent", "id") if stated else ("identity",))):
+        identity = identity_of(settings.identity, settings.agent.id, partial(_writable, settings), clock)
     with _placed(settings, "issuer", "keys"):
         keys = {path: _key(settings, path) for path in ToolPath}
     with _placed(settings, "store", "path"):
@@ -77,11 +81,13 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         _publish(settings, issuers)
     with _placed(settings, "audit", "path"):
         audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
+    minting = Minting(identity=identity, store=store, file_of=partial(_writable, settings), clock=clock)
     return Parts(
         catalog=catalog,
         policy=policy,
         identity=identity,
-        brokers={(None, issuer.path): issuer for issuer in issuers},
+        brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, minting),
+        ceiling=settings.ceiling,
         store=store,
         audit=audit,
         lifetime=settings.issuer.lifetime,
@@ -134,6 +140,29 @@ def _policy(settings: Settings) -> CedarPolicy:
             )
         files |= {settings.file.parent / name for name in names}
     return CedarPolicy.from_files(sorted(files), environment=settings.environment)
+
+
+def _brokers(settings: Settings, minting: Minting) -> dict[tuple[str | None, ToolPath], Broker]:
+    """Return what serves the resources that name a broker, each on the paths that it is set up for."""
+    made = {}
+    for name, broker in settings.brokers.items():
+        with _placed(settings, "brokers", name):
+            made[name] = minting.brokers(broker)
+    brokers: dict[tuple[str | None, ToolPath], Broker] = {
+        (resource, path): made[name][path]
+        for resource, each in settings.resources.items()
+        for path, name in ((ToolPath(path), name) for path, name in (each.broker or {}).items())
+        if path in made[name]
+    }
+    for tool, spec in settings.tools.items():
+        resource = settings.resources.get(spec.resource or "")
+        if resource is not None and resource.broker and (spec.resource, ToolPath(spec.path)) not in brokers:
+            with _placed(settings, "tools", tool, "path"):
+                raise ConfigurationError(
+                    f"the resource {spec.resource} has no broker that serves {spec.path}",
+                    mend=f"name one in [resources.{spec.resource}] broker",
+                )
+    return brokers
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

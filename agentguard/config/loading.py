@@ -13,7 +13,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from agentguard.config.locate import line_of, places
-from agentguard.config.settings import Misplaced, Settings
+from agentguard.config.settings import Settings
+from agentguard.config.tables import Misplaced
 from agentguard.errors import ConfigurationError
 
 __all__ = ["load", "place"]
@@ -33,7 +34,7 @@ def load(path: str | Path) -> Settings:
     data = _parsed(text, file)
     try:
         if "file" in data:
-            raise Misplaced("file", problem="unknown key", mend=_suggestion((), "file"))
+            raise Misplaced("file", problem="unknown key", mend=_suggestion(Settings, "file"))
         return Settings.model_validate({**data, "file": file})
     except ValidationError as error:
         keys, problem, mend = _first(error)
@@ -78,32 +79,54 @@ def _parsed(text: str, file: Path) -> dict[str, Any]:
 def _first(error: ValidationError) -> tuple[tuple[str, ...], str, str]:
     """Return the keys, the problem and the mend of the first of pydantic's errors."""
     first: Mapping[str, Any] = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    keys = tuple(part for part in first["loc"] if isinstance(part, str) and part != "[key]")
+    loc = tuple(part for part in first["loc"] if isinstance(part, str) and part != "[key]")
+    keys, kind = _untagged(loc)
     name = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        return keys, f"{name}: unknown key", _suggestion(keys[:-1], keys[-1])
+        return keys, f"{name}: unknown key", _suggestion(_table(keys[:-1], kind), keys[-1])
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = ", ".join(f'"{each}"' for each in _kinds(keys[0]))
+        return (*keys, "kind"), f"{name}: it has no kind that is known", f"use one of {kinds} as its kind"
     problem = first["msg"].removeprefix("Input ").replace("Field required", "is missing")
-    return keys, f"{name}: {problem}", _description(keys)
+    return keys, f"{name}: {problem}", _description(keys, kind)
 
 
-def _table(keys: tuple[str, ...]) -> type[Any]:
+def _untagged(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Return the keys as they stand in the file, and the kind of the table that pydantic names among them."""
+    place = {"identity": 1, "brokers": 2}.get(loc[0])
+    if place is None or len(loc) <= place:
+        return loc, None
+    return loc[:place] + loc[place + 1 :], loc[place]
+
+
+def _kinds(section: str) -> dict[str, type[BaseModel]]:
+    """Return the tables that a section with kinds may hold."""
+    annotation: Any = Settings.model_fields[section].annotation
+    union = get_args(get_args(annotation)[-1])[0] if section == "brokers" else annotation
+    return {get_args(table.model_fields["kind"].annotation)[0]: table for table in get_args(union)}
+
+
+def _table(keys: tuple[str, ...], kind: str | None) -> type[Any]:
     """Return the type of the table at *keys*, or of its values where its names are free."""
     if not keys:
         return Settings
+    if kind is not None:
+        return _kinds(keys[0])[kind]
     annotation: Any = Settings.model_fields[keys[0]].annotation
-    kind: type[Any] = (get_args(annotation) or (annotation,))[-1]
-    return kind
+    table: type[Any] = (get_args(annotation) or (annotation,))[-1]
+    return table
 
 
-def _suggestion(table: tuple[str, ...], wrong: str) -> str:
-    known = [name for name in _table(table).model_fields if name != "file"]
+def _suggestion(table: type[Any], wrong: str) -> str:
+    known = [name for name in table.model_fields if name != "file"]
     close = get_close_matches(wrong, known, 1)
     return f"did you mean {close[0]}?" if close else f"remove it; known are: {', '.join(known)}"
 
 
-def _description(keys: tuple[str, ...]) -> str:
+def _description(keys: tuple[str, ...], kind: str | None) -> str:
     """Return what the settings say of the field at *keys*, or of the table that holds it."""
-    inner = _table(keys[:1])
-    depth = 2 if keys[0] in ("resources", "tools") else 1
-    own = inner.model_fields.get(keys[depth]) if issubclass(inner, BaseModel) and len(keys) > depth else None
+    inner = _table(keys[:1], kind)
+    depth = 2 if keys[0] in ("brokers", "resources", "tools") else 1
+    known = isinstance(inner, type) and issubclass(inner, BaseModel) and len(keys) > depth
+    own = inner.model_fields.get(keys[depth]) if known else None
     return (own or Settings.model_fields[keys[0]]).description or ""

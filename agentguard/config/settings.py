@@ -9,55 +9,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from agentguard.errors import ConfigurationError
+from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings
+from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
 from agentguard.model import Resource, ToolPath
 
 __all__ = ["Misplaced", "ResourceSettings", "Settings", "ToolSettings", "schema_of"]
 
-PathName = Literal["read", "write", "escalation"]
-# RFC 6749 section 3.3; an origin is scheme://host[:port] and nothing more
-Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
-Origin = Annotated[str, Field(pattern=r"^https?://[^/?#@\s\\]+$")]
-Name = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(ge=1, le=86_400)]
 _TYPES = ("string", "integer", "number", "boolean")
 
 
-class Misplaced(ConfigurationError):
-    """A mistake that stands at *keys*; whoever knows the text adds file and line."""
-
-    def __init__(self, *keys: str, problem: str, mend: str) -> None:
-        super().__init__(f"{'.'.join(keys)}: {problem}", mend=mend)
-        self.keys = keys
+def _on_every_path(value: object) -> object:
+    return dict.fromkeys(ToolPath, value) if isinstance(value, str) else value
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-def _listed(description: str) -> Any:
-    return Field(
-        default=(), strict=False, description=description
-    )  # TOML has arrays, and a frozen value tuples
-
-
-class AgentSettings(_Table):
+class AgentSettings(Table):
     """``[agent]``: who the agent is."""
 
     id: str = Field(default="agent://local", description='a URI, as in id = "agent://support"')
 
 
-class PolicySettings(_Table):
+class PolicySettings(Table):
     """``[policy]``: the rules. Without any, nothing is permitted."""
 
-    cedar: tuple[Name, ...] = _listed('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
+    cedar: tuple[Name, ...] = listed('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
 
 
-class IssuerSettings(_Table):
+class IssuerSettings(Table):
     """``[issuer]``: the embedded issuer of credentials. Without `keys` its keys die with the process."""
 
     issuer: Name = Field(default="https://agentguard.local", description='the `iss` of tokens, a URL in ""')
@@ -67,7 +46,7 @@ class IssuerSettings(_Table):
     jwks: Name | None = Field(default=None, description='a file, as in jwks = ".agentguard/jwks.json"')
 
 
-class StoreSettings(_Table):
+class StoreSettings(Table):
     """``[store]``: the state that all processes share."""
 
     kind: Literal["sqlite", "memory"] = Field(default="sqlite", description='"sqlite" or "memory"')
@@ -76,30 +55,34 @@ class StoreSettings(_Table):
     )
 
 
-class AuditSettings(_Table):
+class AuditSettings(Table):
     """``[audit]``: the durable record."""
 
     path: Name = Field(default=".agentguard/audit.jsonl", description='a file, as in path = "audit.jsonl"')
 
 
-class TelemetrySettings(_Table):
+class TelemetrySettings(Table):
     """``[telemetry]``: whether spans hold the values of arguments."""
 
     arguments: bool = Field(default=False, description="true or false")
 
 
-class ApprovalSettings(_Table):
+class ApprovalSettings(Table):
     """``[approval]``: for how many seconds a person's answer can be given and used."""
 
     expires: Seconds = Field(default=300.0, description="seconds from 1 to 86400, as in expires = 300")
 
 
-class ResourceSettings(_Table):
+class ResourceSettings(Table):
     """``[resources.NAME]``: a protected service."""
 
-    origins: tuple[Origin, ...] = _listed('scheme://host[:port], as in origins = ["https://api.example"]')
+    origins: tuple[Origin, ...] = listed('scheme://host[:port], as in origins = ["https://api.example"]')
     audiences: dict[PathName, Name] = Field(
         default_factory=dict, description='one for each path, as in audiences = { read = "orders/read" }'
+    )
+    broker: Annotated[dict[PathName, Name] | None, BeforeValidator(_on_every_path)] = Field(
+        default=None,
+        description='a name from [brokers], as in broker = "login", or one for each path: { read = "login" }',
     )
 
     def resource(self, name: str) -> Resource:
@@ -108,26 +91,37 @@ class ResourceSettings(_Table):
         return Resource(name=name, origins=self.origins, audiences=audiences)
 
 
-class ToolSettings(_Table):
+class ToolSettings(Table):
     """``[tools.NAME]``: what one tool is. `args` is a shorthand or a whole JSON Schema."""
 
     path: PathName = Field(description='path = "read", "write" or "escalation"')
     resource: Name | None = Field(
         default=None, description='a name from [resources], as in resource = "orders"'
     )
-    scopes: tuple[Scope, ...] = _listed('a list without spaces in it, as in scopes = ["orders:read"]')
-    sinks: tuple[Name, ...] = _listed('names of arguments, as in sinks = ["recipient"]')
+    scopes: tuple[Scope, ...] = listed('a list without spaces in it, as in scopes = ["orders:read"]')
+    sinks: tuple[Name, ...] = listed('names of arguments, as in sinks = ["recipient"]')
     untrusted: bool = Field(default=False, description="true if its result may hold what an attacker wrote")
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )
 
 
-class Settings(_Table):
+class Settings(Table):
     """A whole agentguard.toml; relative paths in it are relative to the directory of `file`."""
 
     file: Path = Path("agentguard.toml")
     agent: AgentSettings = Field(default=AgentSettings(), description="a table, as in [agent]")
+    identity: IdentitySettings = Field(
+        default=LocalIdentitySettings(),
+        description='a kind: "local", "file", "spiffe" or "github_actions", as in kind = "spiffe"',
+    )
+    ceiling: dict[Name, list[Scope]] | None = Field(
+        default=None,
+        description='what the agent may do at most, by resource, as in orders = ["orders:read"]',
+    )
+    brokers: dict[Name, BrokerSettings] = Field(
+        default_factory=dict, description='tables with a kind, as in [brokers.login] kind = "token_exchange"'
+    )
     policy: PolicySettings = Field(default=PolicySettings(), description="a table, as in [policy]")
     issuer: IssuerSettings = Field(default=IssuerSettings(), description="a table, as in [issuer]")
     store: StoreSettings = Field(default=StoreSettings(), description="a table, as in [store]")
@@ -153,6 +147,8 @@ class Settings(_Table):
         Raises:
             Misplaced: A tool's resource, arguments or sinks, or two audiences, do not fit.
         """
+        for name, resource in self.resources.items():
+            _brokered(name, resource, self.brokers)
         for name, tool in self.tools.items():
             _fits(name, tool, self.resources)
         seen: dict[str, ToolPath] = {}
@@ -170,6 +166,16 @@ class Settings(_Table):
             resource = settings.resource(name)
             for path in ToolPath:
                 yield ("resources", name, "audiences", path.value), path, resource.audience(path)
+
+
+def _brokered(name: str, resource: ResourceSettings, brokers: Mapping[str, Any]) -> None:
+    for broker in (resource.broker or {}).values():
+        if broker not in brokers:
+            raise Misplaced(
+                *("resources", name, "broker"),
+                problem=f"there is no broker {broker!r}",
+                mend=f"add [brokers.{broker}], or use one of: {', '.join(sorted(brokers)) or 'none yet'}",
+            )
 
 
 def _fits(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSettings]) -> None:

@@ -1,0 +1,174 @@
+"""What agentguard.toml may say of identity sources and brokers, each by its kind.
+
+``[identity]`` and ``[brokers.NAME]`` have a `kind`; a resource names its broker, for all paths or for
+each. No secret stands here: where one is needed, the file or the source that holds it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agentguard.config.tables import Name, Origin, PathName, Scope, Table, listed
+
+__all__ = [
+    "AwsSettings",
+    "BrokerSettings",
+    "FileIdentitySettings",
+    "GitHubIdentitySettings",
+    "GitHubSettings",
+    "IdentitySettings",
+    "LocalIdentitySettings",
+    "OpenBaoSettings",
+    "SecretSettings",
+    "SpiffeIdentitySettings",
+    "TokenExchangeSettings",
+]
+
+_PATHS = 'some of "read", "write" and "escalation", as in paths = ["read"]'
+_REUSE = 'where a credential may serve a whole task, as in reuse = ["read"]'
+
+
+class LocalIdentitySettings(Table):
+    """``kind = "local"``: the name in ``[agent] id``, which nothing attests."""
+
+    kind: Literal["local"] = "local"
+    key: Name | None = Field(default=None, description='a private key, as in key = ".agentguard/agent.pem"')
+
+
+class FileIdentitySettings(Table):
+    """``kind = "file"``: a token that the platform writes and rotates."""
+
+    kind: Literal["file"]
+    path: Name = Field(description='a file, as in path = "/var/run/secrets/tokens/agent"')
+    audience: Name | None = Field(default=None, description="the audience that the token must have")
+
+
+class SpiffeIdentitySettings(Table):
+    """``kind = "spiffe"``: the SPIFFE Workload API."""
+
+    kind: Literal["spiffe"]
+    socket: Name | None = Field(default=None, description='as in socket = "unix:///run/spire/agent.sock"')
+    id: Name | None = Field(default=None, description="the SPIFFE ID to use, if the workload has several")
+
+
+class GitHubIdentitySettings(Table):
+    """``kind = "github_actions"``: the job's own OIDC token."""
+
+    kind: Literal["github_actions"]
+
+
+IdentitySettings = Annotated[
+    LocalIdentitySettings | FileIdentitySettings | SpiffeIdentitySettings | GitHubIdentitySettings,
+    Field(discriminator="kind"),
+]
+
+
+class TokenExchangeSettings(Table):
+    """``kind = "token_exchange"``: an authorization server (RFC 8693)."""
+
+    kind: Literal["token_exchange"]
+    issuer: Origin | Name = Field(description='the issuer\'s URL, as in issuer = "https://login.example"')
+    paths: tuple[PathName, ...] = listed(_PATHS, default=("read", "write", "escalation"))
+    client_id: Name = Field(description="the client's id at the issuer")
+    client_auth: Literal["private_key_jwt", "spiffe"] = Field(
+        default="private_key_jwt", description='"private_key_jwt", with client_key, or "spiffe"'
+    )
+    client_key: Name | None = Field(
+        default=None, description='a private key, as in client_key = "client.pem"'
+    )
+    resource_uris: dict[Name, Name] = Field(
+        default_factory=dict, description='a URI for each audience, as in { "orders/read" = "https://…" }'
+    )
+    seal: Name | None = Field(
+        default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
+    )
+    bearer: bool = Field(default=False, description="true if the issuer knows no DPoP")
+    details: bool = Field(default=True, description="false if it knows no authorization details of ours")
+    introspect: bool = Field(default=True, description="false to take opaque tokens on trust")
+    reuse: tuple[PathName, ...] = listed(_REUSE)
+
+
+class OpenBaoSettings(Table):
+    """``kind = "openbao"``: dynamic credentials of OpenBao or HashiCorp Vault."""
+
+    kind: Literal["openbao"]
+    address: Name = Field(description='its URL, as in address = "https://bao.example:8200"')
+    audience: Name = Field(description="the audience that its login roles ask for")
+    mount: Name = Field(default="jwt", description='where JWT login is mounted, as in mount = "jwt"')
+    namespace: Name | None = Field(default=None, description="its namespace, if it has several")
+    roles: dict[PathName, Name] = Field(
+        description='a login role for each path, as in { read = "reports-read" }'
+    )
+    creds: dict[PathName, Name] = Field(
+        description='where each path\'s are had, as in { read = "database/creds/reader" }'
+    )
+    revoker: Name | None = Field(default=None, description="a login role that may revoke by accessor")
+    server: dict[Name, str] = Field(
+        default_factory=dict, description='the database, as in { host = "db", port = "5432" }'
+    )
+    wrap: bool = Field(default=False, description="true to have answers wrapped")
+    reuse: tuple[PathName, ...] = listed(_REUSE)
+
+
+class StatementSettings(Table):
+    """One statement of what a scope allows at AWS."""
+
+    actions: list[Name] = Field(description='as in actions = ["s3:GetObject"]')
+    resources: list[Name] = Field(description='ARNs, as in resources = ["arn:aws:s3:::reports/*"]')
+    conditions: dict[Name, dict[Name, Any]] = Field(
+        default_factory=dict, description="a condition block of IAM"
+    )
+
+
+class AwsSettings(Table):
+    """``kind = "aws"``: a role for each path, by the workload's own identity."""
+
+    kind: Literal["aws"]
+    region: Name = Field(description='as in region = "eu-central-1"')
+    roles: dict[PathName, Name] = Field(description="the ARN of a role for each path")
+    revoker: Name = Field(description="the ARN of the role that may deny a session")
+    statements: dict[Scope, list[StatementSettings]] = Field(
+        description='what a scope means, as in { "s3:read" = [{ actions = ["s3:GetObject"], … }] }'
+    )
+    endpoint: Name | None = Field(default=None, description="in place of AWS's own")
+
+
+class GitHubSettings(Table):
+    """``kind = "github"``: an App's installation tokens."""
+
+    kind: Literal["github"]
+    client_id: Name = Field(description="the App's client id")
+    installation: int = Field(description="the installation's number")
+    key: Name = Field(description='the App\'s private key, as in key = "app.pem"')
+    permissions: dict[PathName, dict[Name, Name]] = Field(
+        description='what each path may have, as in { read = { contents = "read" } }'
+    )
+    repositories: dict[Name, list[Name]] = Field(
+        description='those of each resource, as in { code = ["website"] }'
+    )
+    seal: Name = Field(description='a key file for handles, as in seal = ".agentguard/seal"')
+
+
+class SecretSettings(Table):
+    """``kind = "secret"``: a long-lived key, attached to requests and never handed out."""
+
+    kind: Literal["secret"]
+    source: Name = Field(description='where it is, as in source = "keyring:api/agent"')
+    paths: tuple[PathName, ...] = listed(_PATHS)
+    header: Name = Field(default="Authorization", description='as in header = "X-Api-Key"')
+    scheme: str = Field(default="Bearer ", description="what stands before the key in the header")
+    refresh: float = Field(default=300.0, gt=0, description="seconds after which it is read again")
+    settings: dict[Name, str] = Field(
+        default_factory=dict, description='how to reach the vault, as in { region = "eu-central-1" }'
+    )
+    address: Name | None = Field(default=None, description="OpenBao's URL, for an openbao: source")
+    role: Name | None = Field(default=None, description="OpenBao's login role, for an openbao: source")
+    audience: Name | None = Field(default=None, description="OpenBao's audience, for an openbao: source")
+
+
+BrokerSettings = Annotated[
+    TokenExchangeSettings | OpenBaoSettings | AwsSettings | GitHubSettings | SecretSettings,
+    Field(discriminator="kind"),
+]

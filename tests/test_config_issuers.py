@@ -1,0 +1,176 @@
+"""agentguard.toml names identities and brokers, and each mistake in them has its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Guard
+from agentguard.config import build, load
+from agentguard.credentials import LocalIssuer
+from agentguard.credentials.aws import AwsRole
+from agentguard.credentials.github import GitHubApp
+from agentguard.credentials.openbao import OpenBao
+from agentguard.credentials.secret import LegacySecret
+from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.errors import ConfigurationError
+from agentguard.identity.file import FileIdentity
+from agentguard.jose import Signer
+from agentguard.model import Resource, ToolPath
+from agentguard.routes import Routes
+
+READ, WRITE, ESCALATION = ToolPath.READ, ToolPath.WRITE, ToolPath.ESCALATION
+
+BROKERS = {
+    "token_exchange": (
+        'issuer = "https://login.example"\nclient_id = "agent"\nclient_key = "client.pem"\n'
+        'seal = "seal"\nreuse = ["read"]',
+        TokenExchange,
+        {READ, WRITE, ESCALATION},
+    ),
+    "openbao": (
+        'address = "https://bao.example"\naudience = "bao"\nroles = { read = "r", write = "w" }\n'
+        'creds = { read = "database/creds/r", write = "database/creds/w" }\nserver = { host = "db" }',
+        OpenBao,
+        {READ, WRITE},
+    ),
+    "aws": (
+        'region = "eu-central-1"\nrevoker = "arn:aws:iam::123456789012:role/revoker"\n'
+        'roles = { read = "arn:aws:iam::123456789012:role/reader" }\n'
+        'statements = { "s3:read" = [{ actions = ["s3:GetObject"], resources = ["*"] }] }',
+        AwsRole,
+        {READ},
+    ),
+    "github": (
+        'client_id = "Iv1"\ninstallation = 7\nkey = "app.pem"\nseal = "seal"\n'
+        'permissions = { read = { contents = "read" } }\nrepositories = { code = ["website"] }',
+        GitHubApp,
+        {READ},
+    ),
+    "secret": ('source = "env:API_KEY"\npaths = ["read"]\nheader = "X-Api-Key"', LegacySecret, {READ}),
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    app = tmp_path / "app.pem"
+    pem = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with open(os.open(app, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as stream:
+        stream.write(pem)
+
+    def write(text: str) -> Path:
+        (tmp_path / "agentguard.toml").write_text(text)
+        return tmp_path / "agentguard.toml"
+
+    return write
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, write: Any) -> None:
+    text, made, paths = BROKERS[kind]
+    toml = f'[brokers.named]\nkind = "{kind}"\n{text}\n[resources.code]\nbroker = "named"\n'
+    parts = build(load(write(toml)))
+    routes = Routes(parts.brokers)
+    for path in ToolPath:
+        route = routes.find(Resource(name="code"), path)
+        if path in paths:
+            assert route is not None
+            assert isinstance(route.broker, made)
+            assert path in route.broker.paths
+        else:
+            assert route is None
+        other = routes.find(Resource(name="other"), path)
+        assert other is not None
+        assert isinstance(other.broker, LocalIssuer)
+
+
+def test_a_broker_of_one_path_shares_no_key_with_that_of_another(write: Any) -> None:
+    text, _, _ = BROKERS["token_exchange"]
+    toml = f'[brokers.named]\nkind = "token_exchange"\n{text}\n[resources.code]\nbroker = "named"\n'
+    brokers = build(load(write(toml))).brokers
+    made = [brokers["code", path] for path in ToolPath]
+    assert len({id(broker) for broker in made}) == 3
+    assert [broker.paths for broker in made] == [{path} for path in ToolPath]
+    assert [getattr(broker, "reuse", None) for broker in made] == [{READ}, frozenset(), frozenset()]
+
+
+def test_a_tool_on_a_path_that_its_resources_broker_does_not_serve_is_an_error(write: Any) -> None:
+    text, _, _ = BROKERS["secret"]
+    toml = (
+        f'[brokers.named]\nkind = "secret"\n{text}\n[resources.code]\nbroker = "named"\n'
+        '[tools.push]\npath = "write"\nresource = "code"\n'
+    )
+    with pytest.raises(ConfigurationError, match="no broker that serves write") as caught:
+        build(load(write(toml)))
+    assert caught.value.line == toml[: toml.index('path = "write"')].count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[identity]\nkind = "spiffe"\nsokcet = "x"\n', 3, "did you mean socket"),
+        ('[identity]\nkind = "spife"\n', 2, '"spiffe"'),
+        ('[brokers.a]\nissuer = "https://x"\n', 1, '"token_exchange"'),
+        ('[brokers.a]\nkind = "openbao"\naddress = "https://x"\naudience = 1\n', 4, "audience"),
+        ('[resources.a]\nbroker = "x"\n', 2, "no broker 'x'"),
+        ('[resources.a]\nbroker = { red = "x" }\n', 2, "red"),
+        ('[ceiling]\na = "x"\n', 2, "ceiling"),
+    ],
+)
+def test_a_mistake_has_its_line_and_its_mend(text: str, line: int, said: str, write: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(text))
+    assert caught.value.line == line
+    assert said in str(caught.value)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (('\nclient_key = "client.pem"', ""), "client_key is missing"),
+        (('issuer = "https://login.example"', 'issuer = "http://login.example"'), "https"),
+    ],
+)
+def test_what_an_adapter_refuses_has_its_place_too(changes: tuple[str, str], said: str, write: Any) -> None:
+    text, _, _ = BROKERS["token_exchange"]
+    toml = f'\n[brokers.named]\nkind = "token_exchange"\n{text.replace(*changes)}\n'
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        build(load(write(toml)))
+    assert caught.value.line == 2
+
+
+def test_an_identity_comes_from_a_file_that_the_platform_writes(write: Any, tmp_path: Path) -> None:
+    signer = Signer.generate()
+    claims = {"sub": "system:serviceaccount:prod:agent", "aud": ["bao"], "exp": 2**33}
+    token = tmp_path / "token"
+    token.write_text(signer.sign(signer.head(typ="JWT"), claims))
+    token.chmod(0o600)
+    parts = build(load(write('[identity]\nkind = "file"\npath = "token"\n')))
+    assert isinstance(parts.identity, FileIdentity)
+    assert parts.identity.actor() == "system:serviceaccount:prod:agent"
+
+
+def test_a_local_identity_proves_itself_by_a_key_of_its_own(write: Any, tmp_path: Path) -> None:
+    toml = '[agent]\nid = "agent://support"\n[identity]\nkind = "local"\nkey = "agent.pem"\n'
+    parts = build(load(write(toml)))
+    assert parts.identity.token("https://login.example").reveal().count(".") == 2
+    assert (tmp_path / "agent.pem").stat().st_mode & 0o077 == 0
+
+
+def test_a_ceiling_in_the_file_limits_the_agent(write: Any) -> None:
+    guard = Guard.from_file(write('[ceiling]\norders = ["orders:read"]\n'))
+    try:
+        ceiling = guard.enforcement._authorisation._ceiling
+        assert ceiling is not None
+        assert {name: list(scopes) for name, scopes in ceiling.items()} == {"orders": ["orders:read"]}
+        assert json.dumps(list(ceiling))
+    finally:
+        guard.close()
