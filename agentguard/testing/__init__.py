@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from agentguard.testing.contracts import AuditContract, BrokerContract, PolicyContract
 from agentguard.testing.fakes import FixedPolicy, RecordingAudit, RecordingBroker, RecordingPolicy
+from agentguard.testing.identities import IdentityContract
 from agentguard.testing.model import ScriptedChatModel
 from agentguard.testing.samples import sample_grant, sample_request, sample_task
 from agentguard.testing.spans import CapturedSpans, captured_spans
@@ -22,6 +23,7 @@ __all__ = [
     "BrokerContract",
     "CapturedSpans",
     "FixedPolicy",
+    "IdentityContract",
     "PolicyContract",
     "RecordingAudit",
     "RecordingBroker",

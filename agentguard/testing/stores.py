@@ -12,6 +12,7 @@ from agentguard._drive import drive
 from agentguard.errors import AgentGuardError, BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import (
     Budget,
+    Identity,
     Outcome,
     TaskStatus,
     ToolPath,
@@ -104,6 +105,33 @@ class StoreContract(ApprovalContract):
         assert found == {"root": "revoked", "parent": "revoked", "child": "completed", "other": "active"}
         text = await refused(TaskNotActive, store.begin_call(call("1", task="parent"), None))
         assert "revoked" in text
+
+    @both
+    async def test_what_an_end_owes_is_recorded_with_it_for_each_task_that_ends_now(
+        self, store: Face
+    ) -> None:
+        await family(store)
+        await store.end_task("child", TaskStatus.COMPLETED)
+        owed = live("tell:", task="", handle="{}")
+        await store.end_task("root", TaskStatus.REVOKED, [owed])
+        await store.end_task("root", TaskStatus.REVOKED, [owed])
+        found = {(held.call_id, held.task_id, held.handle) for held in await store.live()}
+        assert found == {("tell:root", "root", "{}root"), ("tell:parent", "parent", "{}parent")}
+        await store.forget("tell:root")
+        assert [held.task_id for held in await store.live()] == ["parent"]
+
+    @both
+    async def test_the_active_tasks_of_a_subject_are_known(self, store: Face) -> None:
+        await family(store)
+        await store.create_task(sample_task("late", deadline=1500.0))
+        other = Identity(subject="user:bob", actor="agent://a")
+        await store.create_task(sample_task("other", identity=other))
+        await store.end_task("child", TaskStatus.COMPLETED)
+        subject = sample_task().identity.subject
+        assert set(await store.active(subject)) == {"root", "parent", "late"}
+        self.now = 1501.0
+        assert set(await store.active(subject)) == {"root", "parent"}
+        assert await store.active("nobody") == ()
 
     @both
     async def test_what_ended_at_its_deadline_stays_expired_and_is_still_named_once(
