@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard._drive import Asked, lift
 
-__all__ = ["SingleFlight"]
+__all__ = ["Flights", "Shared", "SingleFlight"]
 
 T = TypeVar("T")
 Shared = Callable[[Hashable, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -40,8 +40,7 @@ class SingleFlight:
 
         async def landed(future: Future[Any]) -> Any:
             async with asyncio.timeout(timeout):
-                # shielded: who waits may be cancelled, and must not cancel what others wait for
-                return await asyncio.shield(asyncio.wrap_future(future))
+                return await asyncio.wrap_future(future)
 
         self.share = Flights(
             self._shared("sync", lift(lambda future: future.result(timeout))), self._shared("async", landed)
@@ -52,7 +51,10 @@ class SingleFlight:
             while True:
                 with self._lock:
                     found = self._flights.get((path, key))
-                    future = self._flights.setdefault((path, key), Future())
+                    if found is None:
+                        future = self._flights[path, key] = Future()
+                        # running: who waits may be cancelled, and cannot cancel what others wait for
+                        future.set_running_or_notify_cancel()
                 if found is None:
                     return await self._fly((path, key), future, make)
                 try:

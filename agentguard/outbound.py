@@ -3,7 +3,8 @@
 An `Outbound` belongs to whoever speaks the service's protocol (a broker, an identity source). It
 retries what certainly had no effect, with jitter (tenacity), and leaves a service alone that keeps
 failing (circuitbreaker). It follows no redirect, and no proxy or netrc of the environment is used,
-for its requests carry secrets. Its errors name the service and the cause, never what was sent.
+for its requests carry secrets; no cookie is kept. Its errors name the service and the cause, never
+what was sent.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import httpx
 from circuitbreaker import CircuitBreaker
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_before_delay,
+)
 from tenacity.wait import wait_random_exponential
 
 from agentguard._drive import Asked, Twins, lift
@@ -47,7 +55,12 @@ class Answer:
         Raises:
             ValueError: It is none.
         """
-        return json.loads(self.content)
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            pass
+        # raised anew, since the error of `json` carries all that it could not read
+        raise ValueError("the answer is not JSON")
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.content)} bytes>"
@@ -71,9 +84,10 @@ class Outbound:
     `ask.sync` and `ask.asynchronous` are coroutine functions of (method, url, *, repeatable, and
     httpx's `content`, `data`, `json`, `headers`), which return an `Answer` of whatever status: only
     429 and 503 are retried, and a connection that could not be made; with *repeatable*, whatever
-    failed. All attempts together take at most *timeout* seconds, but for a synchronous answer whose
-    headers trickle, each byte of which may take that long. Answers above *limit* bytes are refused.
-    After *threshold* failures in a row nothing is sent for *cooldown* seconds.
+    failed. All attempts together take at most *timeout* seconds; on the synchronous path twice that
+    when an answer stops midway, and longer for headers that trickle, each byte of which may take
+    that long. Answers above *limit* bytes are refused, and those that are compressed, which may hide
+    their size. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
     """
 
     def __init__(
@@ -92,13 +106,17 @@ class Outbound:
         async_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name, self.base_url = name, base_url.rstrip("/")
-        self._error, self._timeout, self._attempts, self._limit = error, timeout, attempts, limit
+        self._error, self._timeout, self._limit = error, timeout, limit
+        self._stop = stop_after_attempt(attempts) | stop_before_delay(timeout)
         self._breaker = CircuitBreaker(threshold, cooldown, _Failed, name)
         self._options: dict[str, Any] = {
             "base_url": self.base_url,
             "verify": verify,
             "trust_env": False,
             "follow_redirects": False,
+            "headers": {"Accept-Encoding": "identity"},
+            # a cookie would be a credential that one call leaves to another
+            "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         }
         self._transport, self._async_transport = transport, async_transport
         self._client: httpx.Client | None = None
@@ -113,8 +131,10 @@ class Outbound:
 
     def close(self) -> None:
         """Close the synchronous connections; asynchronous ones end with their event loop."""
-        if self._client is not None:
-            self._client.close()
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     # --- the one logic
 
@@ -124,42 +144,41 @@ class Outbound:
             try:
                 async for attempt in AsyncRetrying(
                     sleep=sleep,
-                    stop=lambda state: self._over(state, ends),
+                    stop=self._stop,
                     wait=_wait,
                     retry=retry_if_exception_type(_Again),
                     reraise=True,
                 ):
                     with attempt:
-                        answer = await self._attempt(send, ends, repeatable, method, url, options)
+                        return await self._attempt(send, ends, repeatable, method, url, options)
             except _Failed as failed:
-                raise self._error(f"{self.name}: {failed}") from None
-            return answer
+                reason = str(failed)
+            # outside of the handler, so that the error has no context, which would hold the request
+            raise self._error(f"{self.name}: {reason}")
 
         return ask
-
-    def _over(self, state: RetryCallState, ends: float) -> bool:
-        return stop_after_attempt(self._attempts)(state) or time.monotonic() + _wait(state) >= ends
 
     async def _attempt(
         self, send: Asked, ends: float, repeatable: bool, method: str, url: str, options: dict[str, Any]
     ) -> Answer:
         if self._breaker.opened:
             raise _Failed(f"left alone for {self._breaker.open_remaining} s after failing repeatedly")
-        with self._breaker:
-            try:
-                answer: Answer = await send(ends, method, url, options)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                kind = _Failed if _mistrusted(error) else _Again
-                raise kind(f"no connection ({_cause(error)})") from None
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-                kind = _Again if repeatable else _Failed
-                raise kind(f"no answer ({_cause(error)})") from None
-            if answer.status in _NOT_DONE:
-                raise _Again(f"answered {answer.status}", after=_seconds(answer.headers.get("retry-after")))
-            if answer.status >= _FAILURE:
-                kind = _Again if repeatable else _Failed
-                raise kind(f"answered {answer.status}")
-        return answer
+        failed: _Failed | None
+        try:
+            answer: Answer = await send(ends, method, url, options)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            failed = (_Failed if _mistrusted(error) else _Again)(f"no connection ({_cause(error)})")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            failed = (_Again if repeatable else _Failed)(f"no answer ({_cause(error)})")
+        else:
+            failed = _judged(answer, repeatable)
+            if failed is None:
+                self._breaker.reset()
+                return answer
+        # not by `with` around all of this: a cancellation would close the circuit, and the breaker keeps
+        # the last failure, whose frames hold the request
+        self._breaker.__exit__(_Failed, _Failed("counted"), None)
+        raise failed
 
     # --- its input and output
 
@@ -167,8 +186,9 @@ class Outbound:
         with self._lock:
             if self._client is None:
                 self._client = httpx.Client(transport=self._transport, **self._options)
-        with self._client.stream(method, url, timeout=_left(ends), **options) as response:
-            content = bytearray()
+            client = self._client
+        with client.stream(method, url, timeout=_left(ends), **options) as response:
+            content = self._begun(response)
             for chunk in response.iter_bytes():
                 content += chunk
                 self._bounded(content, ends)
@@ -178,11 +198,16 @@ class Outbound:
         client = await self._here()
         async with asyncio.timeout(_left(ends)):
             async with client.stream(method, url, timeout=_left(ends), **options) as response:
-                content = bytearray()
+                content = self._begun(response)
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     self._bounded(content, ends)
                 return Answer(response.status_code, dict(response.headers), bytes(content))
+
+    def _begun(self, response: httpx.Response) -> bytearray:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("the answer is compressed, which was not asked for")
+        return bytearray()
 
     def _bounded(self, content: bytearray, ends: float) -> None:
         if len(content) > self._limit:
@@ -207,6 +232,15 @@ class Outbound:
         return f"<Outbound {self.name}>"
 
 
+def _judged(answer: Answer, repeatable: bool) -> _Failed | None:
+    reason = f"answered {answer.status}"
+    if answer.status in _NOT_DONE:
+        return _Again(reason, after=_seconds(answer.headers.get("retry-after")))
+    if answer.status >= _FAILURE:
+        return (_Again if repeatable else _Failed)(reason)
+    return None
+
+
 def _wait(state: RetryCallState) -> float:
     failed = None if state.outcome is None else state.outcome.exception()
     after = failed.after if isinstance(failed, _Failed) else None
@@ -223,7 +257,7 @@ def _left(ends: float) -> float:
 def _mistrusted(error: BaseException | None) -> bool:
     """Whether the service could not prove who it is: it will not be able to a moment later."""
     while error is not None:
-        if isinstance(error, ssl.SSLError):
+        if isinstance(error, ssl.SSLCertVerificationError):
             return True
         error = error.__cause__ or error.__context__
     return False
