@@ -412,7 +412,7 @@ async def test_introspection_is_one_logic_for_both_clients() -> None:
         assert (await at.averify("GET", URL, headers, path=ToolPath.READ)).id == "call-1"
         assert headers["Authorization"][5:].encode() in asked[-1]
     with pytest.raises(TypeError, match="averify"):
-        source.active("x")
+        source.claims("x")
     assert refused(presented(), at) == ("temporarily_unavailable", 503)
 
 
@@ -523,3 +523,135 @@ def test_signed_claims_of_whatever_shape_raise_nothing_but_a_refusal(changes: di
 def test_a_grant_of_another_resource_has_another_audience() -> None:
     other = replace(GRANT, resource=Resource(name="payments", origins=("https://api.example",)))
     assert refused(presented(other)) == ("invalid_token", 401)
+
+
+# an issuer of another make: its keys name no path, its tokens may be opaque
+
+
+def unpinned(*issuers: LocalIssuer) -> dict[str, Any]:
+    """Publish keys as another issuer does: without a path, and beside keys for other purposes."""
+    keys = [{k: v for k, v in each.public_jwk.items() if k != "agentguard_path"} for each in issuers]
+    return {"keys": [*keys, {"kty": "RSA", "kid": "rsa", "n": "AQAB", "e": "AQAB"}, {"kty": "EC"}]}
+
+
+def test_keys_that_name_no_path_are_believed_by_audience_and_only_where_it_is_said() -> None:
+    keys = unpinned(ISSUERS[ToolPath.READ])
+    with pytest.raises(ConfigurationError, match="agentguard_path"):
+        verifier(keys=keys)
+    at = verifier(keys=keys, by_audience=[ToolPath.READ, ToolPath.WRITE])
+    assert verify(presented(), at).path is ToolPath.READ
+    assert refused(presented(), at, path=ToolPath.WRITE) == ("invalid_token", 401)
+    assert refused(presented(), at, path=ToolPath.ESCALATION) == ("invalid_token", 401)
+    escalation = minted({"aud": "orders/escalation"})
+    assert refused(escalation, at, path=ToolPath.ESCALATION) == ("invalid_token", 401)
+
+
+def test_an_audience_alone_does_not_make_a_read_token_one_for_writing() -> None:
+    at = verifier(keys=unpinned(ISSUERS[ToolPath.READ]), by_audience=[ToolPath.READ, ToolPath.WRITE])
+    assert refused(minted({"aud": "orders/write"}), at, path=ToolPath.WRITE) == ("insufficient_scope", 403)
+    assert refused(minted({"aud": ["orders/read", "orders/write"]}), at) == ("invalid_token", 401)
+
+
+def test_two_paths_with_one_audience_cannot_be_told_apart() -> None:
+    shared = Resource(name="orders", audiences=dict.fromkeys(ToolPath, "https://api.example"))
+    with pytest.raises(ConfigurationError, match="share an audience"):
+        verifier(resource=shared, by_audience=[ToolPath.READ, ToolPath.WRITE])
+
+
+SAID = {
+    "active": True,
+    "sub": "user:4",
+    "act": {"sub": "agent://support"},
+    "client_id": "agent://support",
+    "aud": "orders/read",
+    "scope": "orders:read",
+    "iat": NOW,
+    "exp": NOW + 60,
+    "cnf": {"jkt": PROOFS.thumbprint},
+    "authorization_details": [GRANT.detail()],
+}
+
+
+def opaque(said: Mapping[str, Any] = SAID, **changes: Any) -> Verifier:
+    source = introspection(lambda _: httpx.Response(200, json=dict(said)))
+    options = {"keys": {"keys": []}, "by_audience": [ToolPath.READ], "opaque": True, "introspection": source}
+    return verifier(**(options | changes))
+
+
+OPAQUE = "s0me.opaque-token"
+
+
+def opaquely(token: str = OPAQUE) -> dict[str, str]:
+    return {
+        "Authorization": f"DPoP {token}",
+        "DPoP": PROOFS.proof("GET", URL, access_token=token if token.isascii() else "x"),
+    }
+
+
+def test_an_opaque_token_is_what_its_issuer_says() -> None:
+    claims = verify(opaquely(), opaque())
+    assert (claims.subject, claims.act, claims.signed) == ("user:4", {"sub": "agent://support"}, False)
+    assert (claims.tool, claims.issuer) == ("get_order", ISSUER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"active": False}, "invalid_token"),
+        ({"active": "true"}, "temporarily_unavailable"),
+        ({"active": ...}, "temporarily_unavailable"),
+        ({"iss": "https://other.example"}, "invalid_token"),
+        ({"aud": "orders/write"}, "invalid_token"),
+        ({"aud": ...}, "invalid_token"),
+        ({"cnf": ...}, "invalid_token"),
+        ({"cnf": {"jkt": "another"}}, "invalid_dpop_proof"),
+        ({"exp": NOW - 60}, "invalid_token"),
+        ({"exp": ...}, "invalid_token"),
+        ({"scope": "orders:write"}, "insufficient_scope"),
+        ({"authorization_details": ...}, "invalid_token"),
+        ({"authorization_details": [GRANT.detail()] * 2}, "invalid_token"),
+        ({"authorization_details": [{**GRANT.detail(), "path": "write"}]}, "insufficient_scope"),
+        ({"authorization_details": [{**GRANT.detail(), "digest": "x"}]}, "insufficient_scope"),
+    ],
+)
+async def test_an_opaque_token_of_which_anything_else_is_said_is_refused(
+    changes: dict[str, Any], error: str
+) -> None:
+    said = {name: value for name, value in (SAID | changes).items() if value is not ...}
+    assert refused(opaquely(), opaque(said))[0] == error
+    call: Any = {"path": ToolPath.READ, "scope": "orders:read", "tool": "get_order", "arguments": ARGS}
+    with pytest.raises(VerificationError) as caught:
+        await opaque(said).averify("GET", URL, opaquely(), **call)
+    assert caught.value.error == error
+
+
+def test_an_opaque_token_is_asked_about_only_where_it_is_said_and_as_it_is_spelled() -> None:
+    with pytest.raises(ConfigurationError, match="introspection"):
+        opaque(introspection=None)
+    assert refused(opaquely(), opaque(opaque=False)) == ("invalid_token", 401)
+    asked = introspection(lambda _: pytest.fail("it was asked"))
+    for token in ("", "töken", "to ken", "x" * 20_000, "a=b"):
+        assert refused(opaquely(token), opaque(introspection=asked)) == ("invalid_token", 401)
+    assert refused(opaquely(), opaque(introspection=asked), path=ToolPath.WRITE) == ("invalid_token", 401)
+
+
+def test_a_jwt_is_verified_also_where_opaque_tokens_are_taken() -> None:
+    at = opaque(keys=unpinned(ISSUERS[ToolPath.READ]))
+    assert verify(presented(), at).signed
+    assert refused(minted({"sub": "user:5"}, key=Signer.generate()), at) == ("invalid_token", 401)
+
+
+def test_a_resource_may_prove_itself_by_an_assertion_for_each_question() -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json=SAID)
+
+    made = iter([({"client_assertion": "one"}, {"X-Header": "a"}), ({"client_assertion": "two"}, {})])
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    source = Introspection("https://as.example/introspect", client, proof=lambda: next(made))
+    for _ in range(2):
+        assert source.claims("x") == SAID
+    assert [request.content.decode().rpartition("=")[2] for request in asked] == ["one", "two"]
+    assert asked[0].headers["X-Header"] == "a"

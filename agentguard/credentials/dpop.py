@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from agentguard.jose import Algorithm, Json, Signer, b64url, htu, token_hash
 
-__all__ = ["ProofKey"]
+__all__ = ["Presentation", "ProofKey"]
 
 
 class ProofKey:
@@ -70,3 +70,23 @@ class ProofKey:
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a proof key cannot be pickled or copied")
+
+
+class Presentation:
+    """Presents one token, each time with a new proof; a frame of it that fails holds no token."""
+
+    __slots__ = ("__proofs", "__token")
+
+    def __init__(self, token: str, proofs: ProofKey) -> None:
+        self.__token, self.__proofs = token, proofs
+
+    def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
+        """Return the headers of one request (RFC 9449 section 7.1)."""
+        proof = self.__proofs.proof(method, url, ath=token_hash(self.__token), nonce=nonce)
+        return {"Authorization": f"DPoP {self.__token}", "DPoP": proof}
+
+    def __repr__(self) -> str:
+        return "<presentation redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a presentation cannot be pickled or copied")

@@ -9,14 +9,10 @@ ours: tool, path, and the digest of its arguments.
 from __future__ import annotations
 
 import math
-import os
-import stat
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,13 +24,36 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agentguard._drive import drive, twins
-from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.dpop import Presentation, ProofKey
+from agentguard.credentials.keyfile import read_or_make
 from agentguard.errors import ConfigurationError, IssueError
-from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key, token_hash
+from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key
 from agentguard.model import Credential, Grant, ToolPath
 from agentguard.ports import Store
 
-__all__ = ["LocalIssuer", "jwks", "load_key"]
+__all__ = ["LocalIssuer", "TokenSigner", "jwks", "load_key"]
+
+
+class TokenSigner(Protocol):
+    """What signs an issuer's tokens: a `Signer`, or one that asks whoever holds the key."""
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The one algorithm of its key."""
+
+    @property
+    def kid(self) -> str:
+        """The thumbprint of its key."""
+
+    @property
+    def public_jwk(self) -> Mapping[str, str]:
+        """What verifies its signatures."""
+
+    def head(self, **members: Json) -> str:
+        """Return the encoded header."""
+
+    def sign(self, head: str, claims: Mapping[str, Json]) -> str:
+        """Return the compact serialisation; raises IssueError where it cannot be had."""
 
 
 class LocalIssuer:
@@ -42,10 +61,9 @@ class LocalIssuer:
 
     Revocation is a note in *store*, which each verifier that shares the store reads; it is kept for
     *leeway* seconds beyond the token's end, which must not be less than a verifier's own leeway.
-    *key* is generated unless given (see `load_key`): never give two issuers the same.
+    *key* is generated unless given (see `load_key`): never give two issuers the same. One that is
+    held elsewhere, a `TransitSigner`, is waited for, on an event loop in a thread.
     """
-
-    inline = True  # issuing waits for nothing; revoking may, and has its own `arevoke`
 
     def __init__(
         self,
@@ -54,13 +72,15 @@ class LocalIssuer:
         issuer: str,
         store: Store,
         proof_key: ProofKey | None = None,
-        key: Signer | None = None,
+        key: TokenSigner | None = None,
         leeway: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path, self.paths = path, frozenset({path})
         self.issuer = issuer
-        self._signer = key or Signer.generate()
+        self._signer: TokenSigner = key or Signer.generate()
+        # issuing waits for its signer at most; revoking may wait, and has its own `arevoke`
+        self.inline = isinstance(self._signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
         self._remember = twins(store, "remember", settled=True)
@@ -82,7 +102,8 @@ class LocalIssuer:
         """Mint a token for exactly this call; no proof is made before a request is sent.
 
         Raises:
-            IssueError: The grant is for another path, or its lifetime is below one second.
+            IssueError: The grant is for another path, its lifetime is below one second, or the signer
+                refuses.
         """
         if grant.path is not self.path:
             raise IssueError(f"the issuer of the {self.path} path does not mint for {grant.path}")
@@ -92,7 +113,7 @@ class LocalIssuer:
             raise IssueError("a lifetime of less than one second is over before it begins")
         token = self._signer.sign(self._head, claims)
         return Credential(
-            token, id=grant.id, expires_at=float(claims["exp"]), headers=_Presentation(token, self._proofs)
+            token, id=grant.id, expires_at=float(claims["exp"]), headers=Presentation(token, self._proofs)
         )
 
     def _claims(self, grant: Grant, now: float) -> dict[str, Json]:
@@ -133,25 +154,6 @@ class LocalIssuer:
         return f"<LocalIssuer {self.issuer} {self.path}>"
 
 
-class _Presentation:
-    """Presents one token, each time with a new proof; a frame of it that fails holds no token."""
-
-    __slots__ = ("__proofs", "__token")
-
-    def __init__(self, token: str, proofs: ProofKey) -> None:
-        self.__token, self.__proofs = token, proofs
-
-    def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
-        proof = self.__proofs.proof(method, url, ath=token_hash(self.__token), nonce=nonce)
-        return {"Authorization": f"DPoP {self.__token}", "DPoP": proof}
-
-    def __repr__(self) -> str:
-        return "<presentation redacted>"
-
-    def __reduce_ex__(self, _protocol: object) -> NoReturn:
-        raise TypeError("a presentation cannot be pickled or copied")
-
-
 def jwks(*issuers: LocalIssuer) -> dict[str, Json]:
     """Return the JWK Set (RFC 7517 section 5) for a verifier; ``agentguard_path`` is our member.
 
@@ -174,38 +176,7 @@ def load_key(path: str | Path, algorithm: Algorithm = "ES256") -> Signer:
         ConfigurationError: Others may read the file, it cannot be read or made, or holds no
             unencrypted P-256 or Ed25519 key.
     """
-    file = Path(path)
-    try:
-        if not file.exists():
-            _create(file, algorithm)
-        return _read(file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the key cannot be read or made: {error.strerror}", mend="check the directory", file=file
-        ) from error
-
-
-def _create(file: Path, algorithm: Algorithm) -> None:
-    key: PrivateKey = (
-        Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(ec.SECP256R1())
-    )
-    # mkstemp opens with O_EXCL and mode 0600; the link appears whole, or not if another was first
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        with suppress(FileExistsError):
-            os.link(temporary, file)
-    finally:
-        os.unlink(temporary)
-
-
-def _read(file: Path) -> Signer:
-    with file.open("rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
-        if stat.S_IMODE(mode) & 0o077:
-            raise ConfigurationError("others may read this private key", mend=f"chmod 600 {file}", file=file)
-        pem = stream.read()
+    pem = read_or_make(path, lambda: _generated(algorithm))
     try:
         key = load_pem_private_key(pem, password=None)
         if isinstance(key, PrivateKey):
@@ -215,5 +186,12 @@ def _read(file: Path) -> Signer:
     raise ConfigurationError(
         "not an unencrypted P-256 or Ed25519 private key in PEM",
         mend="remove the file to have one made",
-        file=file,
+        file=path,
     )
+
+
+def _generated(algorithm: Algorithm) -> bytes:
+    key: PrivateKey = (
+        Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(ec.SECP256R1())
+    )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

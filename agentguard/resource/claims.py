@@ -16,7 +16,8 @@ __all__ = ["Claims", "invalid", "number", "read_claims", "text"]
 class Claims:
     """What a verified token says: who acts, for whom, in which task, and which call it is for.
 
-    `actor` is the `client_id`; `act` is the chain of RFC 8693 as the token states it.
+    `actor` is the `client_id`; `act` is the chain of RFC 8693 as the token states it. What is not
+    `signed` is the word of the issuer's introspection.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Claims:
     tool: str
     digest: str
     thumbprint: str
+    signed: bool = True
 
     def require(
         self,
@@ -58,7 +60,7 @@ class Claims:
             raise _forbidden("the token is for a call with other arguments")
 
 
-def read_claims(claims: Mapping[str, Json], path: ToolPath) -> Claims:
+def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = True) -> Claims:
     """Read the claims that RFC 9068 section 2.2 requires, and ours."""
     named = {name: text(claims, name) for name in ("jti", "iss", "sub", "client_id")}
     scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
@@ -81,6 +83,7 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath) -> Claims:
         tool=tool,
         digest=digest,
         thumbprint=jkt,
+        signed=signed,
     )
 
 

@@ -11,15 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from jwt import PyJWK
-
 from agentguard._drive import Asked, drive, twins
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import ALGORITHMS, Json, decode, htu, public_key, revocation_key
+from agentguard.jose import ALGORITHMS, Json, decode, htu, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
 from agentguard.ports import Store
 from agentguard.resource.claims import Claims, invalid, number, read_claims
 from agentguard.resource.introspection import Introspection
+from agentguard.resource.keys import Keys
 from agentguard.resource.proof import Nonces, verify_proof
 
 __all__ = ["Headers", "Verifier", "challenge"]
@@ -27,6 +26,7 @@ __all__ = ["Headers", "Verifier", "challenge"]
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _TYP = frozenset({"at+jwt"})
+_OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: what error_description may not hold
 
 
@@ -35,7 +35,7 @@ class _Memory(NamedTuple):
 
     known: Asked | None
     remember: Asked | None
-    active: Asked | None
+    introspect: Asked | None
 
 
 class Verifier:
@@ -43,11 +43,21 @@ class Verifier:
 
     *keys* is a JWK Set whose keys each name their ``agentguard_path`` (see `credentials.jwks`).
     *store* remembers proofs and knows revocations; ``None`` says aloud that neither is noticed here.
+    With *signals*, a token of a task that a signal has ended is refused (see `signals.Revocations`),
+    and so is one that names no task (`txn`).
     *introspection* asks the issuer in addition. With *nonces*, each proof must carry one. *leeway*
     and *proof_lifetime* are seconds; so is *timeout*, after which a silent store is a refusal.
 
+    *by_audience* is for an issuer whose keys name no path: these paths are told apart by audience
+    alone, of which each has its own, and the issuer is believed on no other. *opaque* takes tokens
+    that are no JWT, too, and believes what the introspection, which it needs, says of them. For an
+    issuer of these alone, *keys* is ``{"keys": []}``. Keys are not fetched: when they change, make a
+    new verifier.
+
     Raises:
-        ConfigurationError: A key is not a public P-256 or Ed25519 key pinned to a path.
+        ConfigurationError: A key is not a public P-256 or Ed25519 key pinned to a path, or there are
+            to be signals and no store that knows them; two paths share an audience; opaque tokens
+            cannot be introspected.
     """
 
     def __init__(
@@ -58,19 +68,27 @@ class Verifier:
         resource: Resource,
         store: Store | None,
         introspection: Introspection | None = None,
+        by_audience: Iterable[ToolPath] = (),
+        opaque: bool = False,
         nonces: Nonces | None = None,
+        signals: bool = False,
         leeway: float = 5.0,
         proof_lifetime: float = 60.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.resource, self.nonces = resource, nonces
-        self._issuer, self._keys = issuer, _pinned(keys)
+        self._issuer, self._signals, self._opaque = issuer, signals, opaque
+        self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
+        if opaque and introspection is None:
+            raise ConfigurationError("opaque tokens say nothing", mend="give an introspection")
+        if signals and store is None:
+            raise ConfigurationError("signals need a store", mend="give the verifier the receiver's store")
         self._leeway, self._proof_lifetime, self._clock = leeway, proof_lifetime, clock
         asked = (
             None if store is None else twins(store, "known", timeout=timeout),
             None if store is None else twins(store, "remember", timeout=timeout),
-            None if introspection is None else twins(introspection, "active", timeout=timeout),
+            None if introspection is None else twins(introspection, "claims", timeout=timeout),
         )
         self._sync = _Memory(*(None if pair is None else pair.sync for pair in asked))
         self._async = _Memory(*(None if pair is None else pair.asynchronous for pair in asked))
@@ -122,7 +140,10 @@ class Verifier:
         path, scope, tool, arguments = call
         token, proof = _presented(headers)
         now = self._clock()
-        claims = self._token(token, path, now)
+        if self._opaque and token.count(".") != 2:
+            claims = await self._introspected(memory, token, path, now)
+        else:
+            claims = self._token(token, path, now)
         jti = verify_proof(
             proof,
             method=method,
@@ -143,28 +164,45 @@ class Verifier:
         return claims
 
     async def _living(self, memory: _Memory, token: str, claims: Claims) -> None:
-        revoked = memory.known is not None and await _answer(
-            memory.known(revocation_key(claims.issuer, claims.id))
-        )
-        if revoked or (memory.active is not None and not await _answer(memory.active(token))):
+        if (known := memory.known) is not None:
+            for name in self._names(claims):
+                if await _answer(known(revocation_key(claims.issuer, name))):
+                    raise invalid("the token is revoked")
+        if memory.introspect is not None and claims.signed and await _said(memory.introspect(token)) is None:
             raise invalid("the token is revoked")
 
-    def _token(self, token: str, path: ToolPath, now: float) -> Claims:
-        def key(header: Mapping[str, Json]) -> PyJWK:
-            kid = header.get("kid")
-            pinned = self._keys.get(kid) if isinstance(kid, str) else None
-            if pinned is None or pinned[0] is not path:
-                raise invalid("the token is not by a key of this endpoint")
-            return pinned[1]
+    def _names(self, claims: Claims) -> Iterable[str]:
+        if not self._signals:
+            return (claims.id,)
+        if claims.task_id is None:
+            raise invalid("the token names no task, which no signal could end")
+        return (claims.id, f"txn:{claims.task_id}")
 
-        _, claims, _ = decode(token, key, typ=_TYP)
+    async def _introspected(self, memory: _Memory, token: str, path: ToolPath, now: float) -> Claims:
+        """Believe the issuer's word on a token that says nothing by itself (RFC 7662 section 2.2)."""
+        self._keys.require(path)
+        if not _OPAQUE.fullmatch(token):
+            raise invalid("the token is misspelled")
+        assert memory.introspect is not None  # noqa: S101  opaque tokens need one, says the constructor
+        said = await _said(memory.introspect(token))
+        if said is None:
+            raise invalid("the token is not active")
+        # an issuer may leave out its own name, and has no other name for what has one spelling only
+        named = {"iss": self._issuer, "jti": f"opaque:{token_hash(token)}", **said}
+        return self._claims(named, path, now, signed=False)
+
+    def _token(self, token: str, path: ToolPath, now: float) -> Claims:
+        _, claims, _ = decode(token, lambda header: self._keys.find(header, path), typ=_TYP)
+        return self._claims(claims, path, now, signed=True)
+
+    def _claims(self, claims: Mapping[str, Json], path: ToolPath, now: float, *, signed: bool) -> Claims:
         if claims.get("iss") != self._issuer:
             raise invalid("the token is by another issuer")
         audience = self.resource.audience(path)
         if claims.get("aud") not in (audience, [audience]):
             raise invalid("the token is for another audience")
         self._timely(claims, now)
-        return read_claims(claims, path)
+        return read_claims(claims, path, signed=signed)
 
     def _timely(self, claims: Mapping[str, Json], now: float) -> None:
         expires, issued = number(claims, "exp"), number(claims, "iat")
@@ -212,20 +250,16 @@ async def _answer(question: Awaitable[object]) -> bool:
     return answer
 
 
-def _pinned(keys: Mapping[str, Json]) -> dict[str, tuple[ToolPath, PyJWK]]:
-    pinned: dict[str, tuple[ToolPath, PyJWK]] = {}
-    for jwk in keys.get("keys", ()):
-        try:
-            kid, path, key = str(jwk["kid"]), ToolPath(jwk["agentguard_path"]), public_key(jwk)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"the key set holds an unusable key: {error}",
-                mend="each key needs kid, agentguard_path, and a public P-256 or Ed25519 key",
-            ) from None
-        if kid in pinned:
-            raise ConfigurationError(f"two keys have the kid {kid}", mend="give each path its own key")
-        pinned[kid] = (path, key)
-    return pinned
+async def _said(question: Awaitable[object]) -> Mapping[str, Json] | None:
+    try:
+        said = await question
+    except VerificationError:
+        raise
+    except Exception as error:  # whatever others raise: what is not known is refused
+        raise _unavailable() from error
+    if said is not None and not isinstance(said, Mapping):
+        raise _unavailable()
+    return said
 
 
 def challenge(

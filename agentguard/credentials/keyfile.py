@@ -1,0 +1,53 @@
+"""A file that holds a key: made once, for its owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from agentguard.errors import ConfigurationError
+
+__all__ = ["read_or_make"]
+
+
+def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
+    """Read the file, or write what *make* returns, with mode 0600, if it is absent.
+
+    Processes that start at the same moment read the same content.
+
+    Raises:
+        ConfigurationError: Others may read the file, or it cannot be read or made.
+    """
+    file = Path(path)
+    try:
+        if not file.exists():
+            _create(file, make())
+        return _read(file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the key cannot be read or made: {error.strerror}", mend="check the directory", file=file
+        ) from error
+
+
+def _create(file: Path, content: bytes) -> None:
+    # mkstemp opens with O_EXCL and mode 0600; the link appears whole, or not if another was first
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+    finally:
+        os.unlink(temporary)
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_IMODE(mode) & 0o077:
+            raise ConfigurationError("others may read this private key", mend=f"chmod 600 {file}", file=file)
+        return stream.read()

@@ -1,0 +1,74 @@
+"""The keys that a resource believes, and for which path each speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jwt import PyJWK
+
+from agentguard.errors import ConfigurationError
+from agentguard.jose import Json, public_key
+from agentguard.model import Resource, ToolPath
+from agentguard.resource.claims import invalid
+
+__all__ = ["Keys"]
+
+
+class Keys:
+    """A JWK Set (RFC 7517 section 5), read once.
+
+    Our own issuers have a key for each path, which the key names (``agentguard_path``). Another
+    issuer's keys name none: *by_audience* are then the paths that the resource tells apart by
+    audience alone, and keys of kinds that are not accepted are passed over.
+
+    Raises:
+        ConfigurationError: A key is unusable, two have one name, or two paths have one audience.
+    """
+
+    def __init__(
+        self, jwks: Mapping[str, Json], *, by_audience: frozenset[ToolPath], resource: Resource
+    ) -> None:
+        self._paths = by_audience
+        audiences = {resource.audience(path) for path in by_audience}
+        if len(audiences) != len(by_audience):
+            raise ConfigurationError("two paths share an audience", mend="give each path its own")
+        self._keys: dict[str, tuple[ToolPath | None, PyJWK]] = {}
+        for jwk in jwks.get("keys", ()):
+            self._add(jwk)
+
+    def _add(self, jwk: Json) -> None:
+        try:
+            kid, path = str(jwk["kid"]), None if self._paths else ToolPath(jwk["agentguard_path"])
+            key = public_key(jwk)
+        except (KeyError, TypeError, ValueError) as error:
+            if self._paths and isinstance(jwk, Mapping):
+                return
+            raise ConfigurationError(
+                f"the key set holds an unusable key: {error}",
+                mend="each key needs kid, agentguard_path, and a public P-256 or Ed25519 key",
+            ) from None
+        if kid in self._keys:
+            raise ConfigurationError(f"two keys have the kid {kid}", mend="give each path its own key")
+        self._keys[kid] = (path, key)
+
+    def require(self, path: ToolPath) -> None:
+        """Refuse an endpoint on a path that the issuer's tokens are not for.
+
+        Raises:
+            VerificationError: invalid_token.
+        """
+        if self._paths and path not in self._paths:
+            raise invalid("the issuer is not believed on this path")
+
+    def find(self, header: Mapping[str, Json], path: ToolPath) -> PyJWK:
+        """Return the key that a token names, if it speaks for *path*.
+
+        Raises:
+            VerificationError: invalid_token.
+        """
+        self.require(path)
+        kid = header.get("kid")
+        found = self._keys.get(kid) if isinstance(kid, str) else None
+        if found is None or found[0] not in (path, None):
+            raise invalid("the token is not by a key of this endpoint")
+        return found[1]

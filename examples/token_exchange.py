@@ -1,0 +1,60 @@
+"""Token exchange (RFC 8693): an authorization server gives each call a token of the user, for this agent."""
+
+import os
+from pathlib import Path
+
+import httpx
+from langchain.agents import create_agent
+
+from agentguard import Guard, Resource, ToolPath, auth
+from agentguard.credentials.client_auth import PrivateKeyJwt
+from agentguard.credentials.issuer import load_key
+from agentguard.credentials.sealing import Seal
+from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.identity.local import LocalIdentity
+from agentguard.resource import Verifier
+from agentguard.stores import SqliteStore
+from agentguard.testing import ScriptedChatModel
+
+KEYS, ISSUER, URI = Path(__file__).parent / ".agentguard", os.environ["ISSUER"], "https://orders.example"
+store = SqliteStore(KEYS / "state.db")  # shared: a token that is revoked here is refused there
+# the resource server, which knows the issuer's keys
+jwks = httpx.get(f"{ISSUER}/jwks", trust_env=False).json()
+orders = Resource(name="orders", audiences={ToolPath.READ: URI})
+verifier = Verifier(issuer=ISSUER, keys=jwks, resource=orders, store=store, by_audience=[ToolPath.READ])
+
+
+def serve(request: httpx.Request) -> httpx.Response:
+    said = verifier.verify(request.method, str(request.url), request.headers, path=ToolPath.READ)
+    return httpx.Response(200, text=f"order 4711 for {said.subject} by {said.act['sub']}, {said.tool} only")
+
+
+# --- the agent; its key is registered with the issuer, and proves both the agent and the client
+key = load_key(KEYS / "agent.pem")
+broker = TokenExchange(
+    ISSUER,
+    paths={ToolPath.READ},
+    identity=(identity := LocalIdentity("agent://support", key)),
+    client_auth=PrivateKeyJwt("agent://support", key),
+    store=store,
+    seal=Seal.from_file(KEYS / "handles.key"),  # lets another process revoke after a crash
+    resource_uris={"orders/read": URI},
+)
+
+
+def get_order(order_id: str) -> str:
+    """Read an order."""
+    with httpx.Client(transport=httpx.MockTransport(serve), auth=auth("orders")) as client:
+        return client.get(f"http://127.0.0.1:8000/orders/{order_id}").text
+
+
+model = ScriptedChatModel(script=[[("get_order", {"order_id": "4711"})], "That is your order."])
+tools, brokers = Path(__file__).with_name("agentguard.toml"), {(None, ToolPath.READ): broker}
+guard = Guard.from_file(tools, identity=identity, brokers=brokers, store=store)
+agent = create_agent(model, [get_order], middleware=[guard.middleware()])
+token, mandate = os.environ["SUBJECT_TOKEN"], {"tools": ["get_order"]}  # the token is from the user's login
+with guard.task("Read order 4711", subject="user:ada", mandate=mandate, subject_token=token) as task:
+    print("tool:", agent.invoke({"messages": [("user", "Where is my order?")]})["messages"][-2].text)
+print(f"left: {len(store.live())} credentials alive\n\n{task.timeline()}")
+guard.close()
+broker.close()

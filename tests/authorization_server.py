@@ -1,0 +1,220 @@
+"""A strict authorization server without a network: it refuses what RFC 8693, 7523 and 9449 refuse.
+
+Each test may twist what it answers, or put a fault in the place of an endpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+
+from agentguard.credentials.client_auth import PrivateKeyJwt
+from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.errors import VerificationError
+from agentguard.identity.local import LocalIdentity
+from agentguard.jose import Signer, decode, public_key, thumbprint
+from agentguard.model import Grant, Identity, Resource, Secret, ToolPath
+from agentguard.outbound import Outbound
+from agentguard.stores.memory import MemoryStore
+from agentguard.testing.samples import sample_grant
+
+NOW = 1_700_000_000.0
+ISSUER = "https://as.example"
+AGENT = "agent://support"
+USER = "user:ada"
+ORDERS = Resource(name="orders", origins=("https://orders.example",))
+TYPE = "urn:ietf:params:oauth:token-type:"
+USERS, AGENTS, CLIENT = Signer.generate(), Signer.generate(), Signer.generate()
+
+Fault = Callable[[httpx.Request], httpx.Response]
+
+
+def user_token(sub: str = USER, **changes: Any) -> Secret:
+    claims = {"iss": "https://users.example", "sub": sub, "aud": ISSUER, "exp": NOW + 60, **changes}
+    return Secret(USERS.sign(USERS.head(typ="JWT"), claims))
+
+
+def grant(id: str = "call-1", **changes: Any) -> Grant:
+    facts = {
+        "identity": Identity(subject=USER, actor=AGENT),
+        "tool": "get_order",
+        "path": ToolPath.READ,
+        "resource": ORDERS,
+        "scopes": frozenset({"orders:read"}),
+        "subject_token": user_token(),
+    }
+    return sample_grant(id, **(facts | changes))
+
+
+def own_grant(id: str = "call-1", **changes: Any) -> Grant:
+    """Return a grant of an agent that acts for itself."""
+    return grant(id, **{"identity": Identity(subject=AGENT, actor=AGENT), "subject_token": None, **changes})
+
+
+def _verified(token: str, key: Signer) -> Mapping[str, Any]:
+    try:
+        return decode(token, lambda _: public_key(key.public_jwk), typ=frozenset({"jwt"})).claims
+    except VerificationError:
+        return {}
+
+
+class Refusal(Exception):
+    """An error answer of RFC 6749 section 5.2."""
+
+
+class AuthorizationServer:
+    """Answers httpx; `sent` is what it was sent, `alive` the claims of each token that lives."""
+
+    def __init__(self, form: str = "opaque") -> None:
+        self.jwt = form == "jwt"
+        self.key = Signer.generate()
+        self.sent: list[tuple[str, dict[str, str]]] = []
+        self.alive: dict[str, dict[str, Any]] = {}
+        self.nonce = "nonce-1"
+        self.lifetime = 60.0
+        self.faults: dict[str, Fault] = {}
+        self.metadata: dict[str, Any] = {
+            "issuer": ISSUER,
+            **{f"{name}_endpoint": f"{ISSUER}/{name}" for name in ("token", "revocation", "introspection")},
+        }
+        self.says: dict[str, Any] = {}  # what the answer says instead; ... leaves a member out
+        self.claims: dict[str, Any] = {}  # what the token says instead
+        self._seen: set[str] = set()
+
+    def calls(self, endpoint: str) -> list[dict[str, str]]:
+        return [form for path, form in self.sent if path == f"/{endpoint}"]
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        path, form = request.url.path, dict(parse_qsl(request.content.decode()))
+        self.sent.append((path, form))
+        if (fault := self.faults.get(path)) is not None:
+            return fault(request)
+        if path == "/.well-known/oauth-authorization-server":
+            return httpx.Response(200, json=self.metadata)
+        answers = {"/token": self._token, "/revocation": self._revoke, "/introspection": self._introspect}
+        if path not in answers:
+            return httpx.Response(404)
+        try:
+            self._authenticate(form)
+            return httpx.Response(200, json=answers[path](form, request), headers={"DPoP-Nonce": self.nonce})
+        except Refusal as refusal:
+            status = 401 if str(refusal) == "invalid_client" else 400
+            said = {"error": str(refusal), "error_description": "s3cret-of-the-server"}
+            return httpx.Response(status, json=said, headers={"DPoP-Nonce": self.nonce})
+
+    def _once(self, jti: str, refusal: str) -> None:
+        if jti in self._seen:
+            raise Refusal(refusal)
+        self._seen.add(jti)
+
+    def _authenticate(self, form: dict[str, str]) -> None:
+        kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+        if form.get("client_assertion_type") != kind:
+            raise Refusal("invalid_client")
+        jws = decode(
+            form["client_assertion"],
+            lambda _: public_key(CLIENT.public_jwk),
+            typ=frozenset({"client-authentication+jwt"}),
+        )
+        if (jws.claims["iss"], jws.claims["sub"], jws.claims["aud"]) != ("client-1", "client-1", ISSUER):
+            raise Refusal("invalid_client")
+        self._once(jws.claims["jti"], "invalid_client")
+
+    def _proof(self, request: httpx.Request) -> str:
+        if "DPoP" not in request.headers:
+            raise Refusal("invalid_dpop_proof")
+        header, claims, _ = decode(request.headers["DPoP"], None, typ=frozenset({"dpop+jwt"}))
+        if claims.get("nonce") != self.nonce:
+            raise Refusal("use_dpop_nonce")
+        if (claims["htm"], claims["htu"]) != ("POST", f"{ISSUER}/token"):
+            raise Refusal("invalid_dpop_proof")
+        self._once(claims["jti"], "invalid_dpop_proof")
+        return thumbprint(header["jwk"])
+
+    def _who(self, form: dict[str, str], role: str) -> str:
+        if form.get(f"{role}_token_type") != f"{TYPE}jwt":
+            raise Refusal("invalid_request")
+        for key in (USERS, AGENTS):
+            claims = _verified(form[f"{role}_token"], key)
+            if claims.get("aud") == ISSUER:
+                return str(claims["sub"])
+        raise Refusal("invalid_request")
+
+    def _token(self, form: dict[str, str], request: httpx.Request) -> dict[str, Any]:
+        jkt = self._proof(request)
+        if form.get("requested_token_type") != f"{TYPE}access_token":
+            raise Refusal("invalid_request")
+        act = {"act": {"sub": self._who(form, "actor")}} if "actor_token" in form else {}
+        claims = {
+            "iss": ISSUER,
+            "sub": self._who(form, "subject"),
+            **act,
+            "client_id": "client-1",
+            "aud": form.get("resource") or form["audience"],
+            "scope": form.get("scope", ""),
+            "iat": int(NOW),
+            "exp": NOW + self.lifetime,
+            "jti": secrets.token_urlsafe(8),
+            "cnf": {"jkt": jkt},
+            "authorization_details": json.loads(form.get("authorization_details", "[]")),
+        }
+        claims = {name: value for name, value in (claims | self.claims).items() if value is not ...}
+        token = self._minted(claims)
+        self.alive[token] = claims
+        said = {
+            "access_token": token,
+            "issued_token_type": f"{TYPE}access_token",
+            "token_type": "DPoP",
+            "expires_in": self.lifetime,
+            "scope": claims.get("scope"),
+            "authorization_details": claims.get("authorization_details"),
+        }
+        return {name: value for name, value in (said | self.says).items() if value is not ...}
+
+    def _minted(self, claims: dict[str, Any]) -> str:
+        if self.jwt:
+            return self.key.sign(self.key.head(typ="at+jwt", kid=self.key.kid), claims)
+        return secrets.token_urlsafe(24)
+
+    def _revoke(self, form: dict[str, str], _request: httpx.Request) -> dict[str, Any]:
+        if self.jwt:
+            raise Refusal("unsupported_token_type")
+        self.alive.pop(form["token"], None)
+        return {}
+
+    def _introspect(self, form: dict[str, str], _request: httpx.Request) -> dict[str, Any]:
+        if self.jwt:
+            raise Refusal("unsupported_token_type")
+        found = self.alive.get(form["token"])
+        if found is None:
+            return {"active": False}
+        return {
+            "active": True,
+            "token_type": "DPoP",
+            **{k: v for k, v in found.items() if k not in {"jti", "iss"}},
+        }
+
+    # --- its client
+
+    def http(self) -> Outbound:
+        transport = httpx.MockTransport(self.handle)
+        return Outbound(ISSUER, ISSUER, transport=transport, async_transport=transport, timeout=2.0)
+
+    def broker(self, *, issuer: str = ISSUER, **changes: Any) -> TokenExchange:
+        options: dict[str, Any] = {
+            "paths": {ToolPath.READ},
+            "identity": LocalIdentity(AGENT, AGENTS, clock=lambda: NOW),
+            "client_auth": PrivateKeyJwt("client-1", CLIENT, clock=lambda: NOW),
+            "store": MemoryStore(clock=lambda: NOW),
+            "proof_key": ProofKey(clock=lambda: NOW),
+            "http": self.http(),
+            "clock": lambda: NOW,
+            **changes,
+        }
+        return TokenExchange(issuer, **options)
