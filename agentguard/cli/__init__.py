@@ -1,4 +1,4 @@
-"""The command line: demo, init, lint, audit. One module a command; the library imports none of them.
+"""The command line: demo, init, lint, audit, exec. One module a command; the library imports none of them.
 
 Typer and rich are an extra; what the demo needs besides is another, and loaded when it runs.
 """
@@ -14,6 +14,7 @@ except ImportError:  # a sentence, and no traceback: this is what the console sc
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
 from agentguard.cli import audit, demo, init, lint
+from agentguard.cli import exec as execute
 
 __all__ = ["main"]
 
@@ -35,4 +36,10 @@ def _begin() -> None:
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
+main.command(
+    "exec",
+    help=execute.HELP,
+    cls=execute.Divided,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(execute.command)
 main.add_typer(audit.app, name="audit")

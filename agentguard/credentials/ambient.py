@@ -17,7 +17,7 @@ import httpx
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
 
-__all__ = ["ResourceAuth", "auth"]
+__all__ = ["ResourceAuth", "auth", "origin_of"]
 
 Origin = tuple[str, str, int | None]
 
@@ -78,7 +78,7 @@ class _Exchange:
         if lease.resource is None:
             raise CredentialUnavailable(f"{lease.tool} has no resource, so it holds no credential")
         self._lease, self._resource = lease, lease.resource.name
-        self._origins = {_origin(httpx.URL(origin)) for origin in lease.resource.origins}
+        self._origins = {origin_of(httpx.URL(origin)) for origin in lease.resource.origins}
         self._then: Callable[..., Any] | None = request.extensions.get("trace")
         self._url, self._away = request.url, False
         self._names: set[str] = set()
@@ -119,7 +119,7 @@ class _Exchange:
     def _require(self, url: httpx.URL) -> None:
         if url.userinfo:
             raise DestinationRefused(f"{self._resource}: the URL names a user")
-        self._require_origin(_origin(url))
+        self._require_origin(origin_of(url))
 
     def _require_origin(self, origin: Origin) -> None:
         scheme, host, port = origin
@@ -155,12 +155,13 @@ class _Exchange:
         if location is None:
             return False
         try:
-            return _origin(self._url.join(location.decode("latin-1"))) not in self._origins
+            return origin_of(self._url.join(location.decode("latin-1"))) not in self._origins
         except httpx.InvalidURL:
             return True
 
 
-def _origin(url: httpx.URL) -> Origin:
+def origin_of(url: httpx.URL) -> Origin:
+    """Return scheme, host and port, the last also where the scheme implies it."""
     return url.scheme, url.raw_host.decode("ascii").lower(), url.port or _PORTS.get(url.scheme)
 
 
