@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from agentguard.call import Invocation, Io, Permit, stored
 from agentguard.catalog import Catalog
-from agentguard.errors import DenialCode, IdentityError, denial
+from agentguard.errors import ApprovalError, DenialCode, IdentityError, denial
 from agentguard.model import (
     AccessRequest,
     Approval,
@@ -31,11 +32,27 @@ from agentguard.routes import Route, Routes
 from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import CallSpan
 
-__all__ = ["Authorisation"]
+__all__ = ["Authorisation", "answer"]
 
 UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
 ANSWERED_YES = frozenset({ApprovalStatus.APPROVED, ApprovalStatus.USED})
 log = logging.getLogger("agentguard")
+
+
+async def answer(
+    io: Io, pending: Mapping[str, Any], approved: bool, approver: str, reason: str
+) -> dict[str, Any]:
+    """Record a person's answer to what an interrupt shows, and return the value to resume it with.
+
+    Raises:
+        ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
+    """
+    approval: Approval | None = await io.approval(str(pending.get("approval_id")))
+    shown = (pending.get("task"), pending.get("tool"), pending.get("digest"))
+    if approval is None or shown != (approval.task_id, approval.tool, approval.digest):
+        raise ApprovalError("no such approval was asked for")
+    await io.answer_approval(approval.answered(approved=approved is True, approver=approver, reason=reason))
+    return {"approval_id": approval.id, "answered": True}
 
 
 class Authorisation:

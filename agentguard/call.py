@@ -17,7 +17,7 @@ from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, 
 from agentguard.flight import Flights, Shared
 from agentguard.lease import Lease
 from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
-from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store
+from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store, Transmitter
 from agentguard.routes import Route
 
 __all__ = ["Invocation", "Io", "Permit", "active_task", "stored"]
@@ -107,6 +107,7 @@ _STORE = (
     "forget",
     "live",
     "end_task",
+    "active",
     "save_approval",
     "answer_approval",
     "approval",
@@ -132,6 +133,7 @@ class Io:
     forget: Asked
     live: Asked
     end_task: Asked
+    active: Asked
     save_approval: Asked
     answer_approval: Asked
     approval: Asked
@@ -154,11 +156,13 @@ class Io:
         routes: Iterable[Route],
         approvers: Mapping[ToolPath, Approver],
         entitlements: Entitlements | None,
+        transmitters: Mapping[str, Transmitter],
         flights: Flights,
         timeout: float,
     ) -> tuple[Self, Self]:
         """Make both shapes, the synchronous one first; *timeout* in seconds holds for each operation."""
         brokers = {route.name: route.broker for route in routes}
+        revoking: dict[str, Any] = {**brokers, **transmitters}
         preparing = {route.name: route.broker for route in routes if route.prepares}
         flat: dict[str, Any] = {
             name: twins(store, name, timeout=timeout, settled=name in _SETTLED) for name in _STORE
@@ -173,7 +177,7 @@ class Io:
             "approve": {path: twins(approver, "approve") for path, approver in approvers.items()},
             "prepare": {n: delivering(twins(b, "prepare", timeout=timeout)) for n, b in preparing.items()},
             "issue": {n: delivering(twins(b, "issue", timeout=timeout)) for n, b in brokers.items()},
-            "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in brokers.items()},
+            "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in revoking.items()},
         }
         shapes: list[Self] = []
         for shape in (0, 1):

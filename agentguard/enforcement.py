@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from time import time
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from agentguard import records
 from agentguard.authorisation import Authorisation
 from agentguard.call import Invocation, Io, Permit
 from agentguard.catalog import Catalog
+from agentguard.ending import Ending
 from agentguard.errors import (
     ApprovalError,
     BudgetExhausted,
@@ -33,10 +33,17 @@ from agentguard.lease import Lease
 from agentguard.model import (
     Effect,
     Outcome,
-    TaskStatus,
     ToolPath,
 )
-from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store
+from agentguard.ports import (
+    Approver,
+    AuditLog,
+    Entitlements,
+    IdentitySource,
+    Policy,
+    Store,
+    Transmitter,
+)
 from agentguard.recovery import Recovery
 from agentguard.reuse import Reuse
 from agentguard.rights import Ceiling
@@ -55,7 +62,8 @@ class Enforcement:
 
     `brokers` is keyed by resource name (None for any) and path. `lifetime`, `approval_lifetime` and
     `timeout` are seconds. `ceiling` is what the agent may do at most, as resource → scopes;
-    `entitlements` what its users may. `suspends` tells a framework's control flow from an error.
+    `entitlements` what its users may. `signals` are told, by name, of each task's end.
+    `suspends` tells a framework's control flow from an error.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Enforcement:
         environment: Mapping[str, str] | None = None,
         ceiling: Ceiling | None = None,
         entitlements: Entitlements | None = None,
+        signals: Mapping[str, Transmitter] | None = None,
         lifetime: float = 60.0,
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
@@ -84,13 +93,21 @@ class Enforcement:
         self.telemetry = telemetry or Telemetry()
         self.clock, self.new_id, self.suspends = clock, new_id, suspends
         routes = Routes(brokers)
+        transmitters = {f"signals/{name}": each for name, each in (signals or {}).items()}
         self.reuse, self.subject_tokens = Reuse(clock, timeout=2 * timeout), SubjectTokens(clock)
         self.sync, self.asynchronous = Io.pair(
-            policy, store, audit, routes, approvers or {}, entitlements, self.reuse.flights.share, timeout
+            policy,
+            store,
+            audit,
+            routes,
+            approvers or {},
+            entitlements,
+            transmitters,
+            self.reuse.flights.share,
+            timeout,
         )
-        self.recovery, self._started = Recovery(self.sync, clock), False
-        self.on_left: Callable[[], None] = lambda: None
-        """Called when something is left in the outbox that no running call holds."""
+        self.recovery = Recovery(self.sync, clock)
+        self.ending = Ending(self.recovery, self.reuse, self.subject_tokens, transmitters, lifetime, clock)
         self._authorisation = Authorisation(
             catalog=catalog,
             policy=policy,
@@ -154,35 +171,6 @@ class Enforcement:
                 await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
             self.recovery.running.discard(permit.call.id)
 
-    async def end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
-        """End a task and its descendants: every live credential is revoked at its issuer.
-
-        Raises:
-            StoreError: The end could not be recorded; credentials end by their expiry.
-            AuditError: It could not be written down.
-        """
-        await io.to_the_end(self._end_task(task_id, status, cause, io))
-
-    async def _end_task(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
-        ended = await io.end_task(task_id, status)
-        self.reuse.drop(ended)
-        self.subject_tokens.drop(ended)
-        left = await self.recovery.revoke(await io.live(task_id), io)
-        for name in ended:
-            state = await io.task(name)
-            lineage = [] if state is None else list(state.lineage)
-            await io.append(records.task_ended(name, lineage, status.value, cause, len(left)))
-        if left:
-            self.on_left()
-
-    async def started(self, io: Io) -> None:
-        """Look once, before the first task, for what a process that is gone has left alive."""
-        if self._started:
-            return
-        self._started = True
-        if await self.recovery.pending(io):
-            self.on_left()
-
     # --- the stages
 
     async def _begin(self, permit: Permit, issuance: Issuance, io: Io) -> None:
@@ -211,13 +199,14 @@ class Enforcement:
             credential = await issuance.obtain()
         if route.legacy:
             span.describe(**{"credential.legacy": True})
-        resource = grant.resource.name
-        anomaly = partial(self._anomaly, grant.tool, resource, legacy=route.legacy)
-        permit.lease = Lease(grant.tool, grant.resource, credential, anomaly)
+        tool, resource, legacy = grant.tool, grant.resource, route.legacy
 
-    def _anomaly(self, tool: str, resource: str, kind: str, *, legacy: bool) -> None:
-        log.warning("anomaly: %s used the credential of %s: %s", tool, resource, kind)
-        self.telemetry.anomaly(kind, resource, legacy=legacy)
+        def anomaly(kind: str) -> None:
+            log.warning("anomaly: %s used the credential of %s: %s", tool, resource.name, kind)
+            self.telemetry.anomaly(kind, resource.name, legacy=legacy)
+            issuance.anomalies.append(kind)
+
+        permit.lease = Lease(tool, resource, credential, anomaly)
 
     async def _finish(
         self, permit: Permit, outcome: Outcome, issuance: Issuance, io: Io, span: CallSpan
@@ -234,11 +223,13 @@ class Enforcement:
         await attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
         self.recovery.running.discard(call.id)
         if permit.route is not None and not revoked:
-            self.on_left()
+            self.ending.on_left()
         credential = None if issuance.credential is None else issuance.credential.id
         record = records.outcome(
             permit, outcome, self.clock(), credential, revoked=revoked, kept=issuance.kept
         )
+        if issuance.anomalies:
+            record["anomalies"] = issuance.anomalies
         await attempt("record", io.append, record)
 
     # --- what all stages share

@@ -19,20 +19,20 @@ from opentelemetry.trace import TracerProvider
 
 from agentguard._drive import drive
 from agentguard.approvals import CallbackApprover, InterruptApprover
-from agentguard.call import Io
+from agentguard.authorisation import answer
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
 from agentguard.enforcement import Enforcement
-from agentguard.errors import ApprovalError, TaskNotActive
+from agentguard.errors import TaskNotActive
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.gates import Gates, ToolLike
 from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
-from agentguard.lease import current
-from agentguard.model import AccessRequest, Approval, Budget, Identity, Mandate, Secret, ToolPath
+from agentguard.lease import current, secrets_of
+from agentguard.model import AccessRequest, Budget, Identity, Mandate, Secret, ToolPath
 from agentguard.policies import FunctionPolicy
-from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store
+from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
 from agentguard.redaction import install_log_redaction
 from agentguard.rights import Ceiling, FixedEntitlements
 from agentguard.routes import Brokers
@@ -40,7 +40,9 @@ from agentguard.task import Task
 from agentguard.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from agentguard.langchain.mcp import McpInterceptor
     from agentguard.langchain.middleware import GuardMiddleware
+    from agentguard.signals import Receiver, SessionRevoked, Source
 
 __all__ = ["Guard"]
 
@@ -55,7 +57,8 @@ class Guard:
     permit needs a person: an Approver, a function of the AccessRequest, one Approver for each path,
     or None for LangGraph's interrupt, which needs a checkpointer. Without either such a call is
     denied. `ceiling` is what the agent may do at most, as resource → scopes; `entitlements` what its
-    users may: an Entitlements, or a table of subject → resource → scopes.
+    users may: an Entitlements, or a table of subject → resource → scopes. `signals` are told, by
+    name, that a task is over.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Guard:
         environment: Mapping[str, str] | None = None,
         ceiling: Ceiling | None = None,
         entitlements: Entitlements | Mapping[str, Ceiling] | None = None,
+        signals: Mapping[str, Transmitter] | None = None,
         lifetime: float = 60.0,
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
@@ -93,13 +97,15 @@ class Guard:
             environment=environment,
             ceiling=ceiling,
             entitlements=entitlements,
+            signals=signals,
             lifetime=lifetime,
             approval_lifetime=approval_lifetime,
             timeout=timeout,
             clock=clock,
             suspends=suspends,
         )
-        self.enforcement.on_left = self.enforcement.recovery.watch
+        self.enforcement.ending.on_left = self.enforcement.recovery.watch
+        self._parts: list[object] = [store, audit]
         self._gates = Gates(self.enforcement)
         install_log_redaction(_live_secrets)
 
@@ -114,8 +120,10 @@ class Guard:
 
     @classmethod
     def from_parts(cls, parts: Parts, **changes: Any) -> Self:
-        """Build a guard from what `config.build` made."""
-        return cls(**{**parts.arguments(), **changes})
+        """Build a guard from what `config.build` made, which it closes with itself."""
+        guard = cls(**{**parts.arguments(), **changes})
+        guard._parts = [*parts.brokers.values(), *parts.signals.values(), parts.identity, *guard._parts]
+        return guard
 
     @property
     def catalog(self) -> Catalog:
@@ -190,26 +198,32 @@ class Guard:
         Raises:
             ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
         """
-        io = self.enforcement.sync
-        return drive(self._answer(io, pending, approved, approver, reason))
+        return drive(answer(self.enforcement.sync, pending, approved, approver, reason))
 
     async def aanswer(
         self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
     ) -> Any:
         """Do as `answer`, on an event loop."""
-        return await self._answer(self.enforcement.asynchronous, pending, approved, approver, reason)
+        return await answer(self.enforcement.asynchronous, pending, approved, approver, reason)
 
-    async def _answer(
-        self, io: Io, pending: Mapping[str, Any], approved: bool, approver: str, reason: str
-    ) -> Any:
-        approval: Approval | None = await io.approval(str(pending.get("approval_id")))
-        shown = (pending.get("task"), pending.get("tool"), pending.get("digest"))
-        if approval is None or shown != (approval.task_id, approval.tool, approval.digest):
-            raise ApprovalError("no such approval was asked for")
-        await io.answer_approval(
-            approval.answered(approved=approved is True, approver=approver, reason=reason)
-        )
-        return {"approval_id": approval.id, "answered": True}
+    # --- signals
+
+    def receiver(self, sources: Iterable[Source], *, audience: str) -> Receiver:
+        """Return an ASGI application by which a security team ends tasks (CAEP ``session-revoked``).
+
+        A signal names a task, one credential, or a user, all of whose active tasks then end. The user
+        is who `subject` says; *sources* say who may send, and for which issuers.
+        """
+        from agentguard.signals import Receiver
+
+        flow = self.enforcement
+
+        async def heed(event: SessionRevoked) -> None:
+            named = {name: each.name for name in ("token", "user") if (each := getattr(event, name))}
+            cause = f"signal of {event.issuer}: {event.reason}"
+            await flow.ending.heed(cause, flow.asynchronous, task=event.task_id, **named)
+
+        return Receiver(sources, audience=audience, store=flow.store, revoke=heed)
 
     # --- langchain
 
@@ -251,16 +265,22 @@ class Guard:
         """Return callbacks for a run's config: a tool that no gate let through is stopped."""
         return [Tripwire(self.enforcement)]
 
+    def mcp_interceptor(self, *, on_deny: OnDeny | None = None) -> McpInterceptor:
+        """Return the interceptor for langchain-mcp-adapters; list it last. Needs ``agentguard[mcp]``."""
+        from agentguard.langchain.mcp import McpInterceptor  # an extra
+
+        return McpInterceptor(self.enforcement, on_deny)
+
     def coverage(self, agent: object) -> Coverage:
         """Say of every tool that *agent* can reach whether its calls are judged."""
         return coverage(agent)
 
     def close(self) -> None:
-        """Stop what runs, and close the store and the audit log, where they have something to close."""
+        """Close the store and the audit log, and of a file's guard all else that was made for it."""
         self.enforcement.recovery.close()
-        for part in (self.enforcement.store, self.enforcement.audit):
+        for part in self._parts:
             with suppress(AttributeError):
-                part.close()  # type: ignore[union-attr]  # not every adapter has one
+                part.close()  # type: ignore[attr-defined]  # not every adapter has one
 
 
 def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
@@ -275,4 +295,4 @@ def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
 
 def _live_secrets() -> tuple[str, ...]:
     lease = current()
-    return () if lease is None else lease.secrets()
+    return secrets_of(lease) if lease else ()

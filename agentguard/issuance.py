@@ -33,11 +33,18 @@ class Issuance:
         self.kept = self.credential is not None
         """Whether the credential lives until the task ends, for other calls."""
         self._handles, self._minted = list[str](), list[Credential]()
+        self.anomalies = list[str]()
+        """What the tool tried with the credential that no honest call does."""
 
     def planned(self) -> LiveCredential | None:
-        """Return what is to be recorded with the call, before anything is minted."""
-        grant = self._permit.grant
-        return None if grant is None or self.kept else self._live(grant.id, self._expiry())
+        """Return what is to be recorded with the call, before anything is minted.
+
+        A broker that names its handle has it recorded instead, before it mints.
+        """
+        grant, route = self._permit.grant, self._permit.route
+        if grant is None or route is None or route.prepares or self.kept:
+            return None
+        return self._live(grant.id, self._expiry())
 
     async def obtain(self) -> Credential | None:
         """Return the call's credential, minted now unless the task has one for it.
@@ -64,7 +71,9 @@ class Issuance:
             if failed and self._key is not None:
                 self._reuse.refuse(self._key, self.credential)
             return not self._minted
-        handle, expires_at = self._held()
+        if (held := self._held()) is None:
+            return True
+        handle, expires_at = held
         revoke = self._io.revoke[self._permit.route.name]
         return await attempt("revoke", revoke, handle, expires_at)
 
@@ -97,19 +106,20 @@ class Issuance:
         try:
             await asked(deliver, self._permit.grant)
         except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
-            # only our own errors promise that their text holds no secret
-            told = f": {error}" if isinstance(error, IssueError | IdentityError) else ""
-            log.error("broker %s failed to %s: %s%s", name, what, type(error).__name__, told)
-            reason = f"broker {name} failed: {type(error).__name__}{told}"
+            log.error("broker %s failed to %s: %s", name, what, _told(error))
+            reason = f"broker {name} failed: {_told(error)}"
             raise denial(DenialCode.NO_CREDENTIAL, reason) from None
 
     # --- what is on record
 
-    def _held(self) -> tuple[str, float]:
+    def _held(self) -> tuple[str, float] | None:
+        """Return the handle and the end of what was, or may have been, minted."""
         if self._minted:
             return self._minted[0].handle, self._minted[0].expires_at
-        grant = self._permit.grant
-        return (self._handles or ["" if grant is None else grant.id])[0], self._expiry()
+        if self._handles:
+            return self._handles[0], self._expiry()
+        planned = self.planned()
+        return None if planned is None else (planned.handle, planned.expires_at)
 
     def _expiry(self) -> float:
         grant = self._permit.grant
@@ -132,6 +142,12 @@ async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
     try:
         await asked(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  one failure must not keep the rest from being undone
-        log.error("%s failed: %s", what, type(error).__name__)
+        log.error("%s failed: %s", what, _told(error))
         return False
     return True
+
+
+def _told(error: Exception) -> str:
+    """Return what may be said of an error: only our own promise that their text holds no secret."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name

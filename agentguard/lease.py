@@ -15,7 +15,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 from agentguard.errors import CredentialUnavailable
 from agentguard.model import Credential, Resource
 
-__all__ = ["Lease", "bind", "credential", "current"]
+__all__ = ["Lease", "bind", "credential", "current", "secrets_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,8 +113,8 @@ class Lease:
         """Do as `headers`, for the transport that has made sure of the destination."""
         return self._live().headers(method, url, nonce)
 
-    def secrets(self) -> tuple[str, ...]:
-        """Return what must not leave the call, for redaction; also when the lease is closed."""
+    def _secrets(self) -> tuple[str, ...]:
+        """Return what must not leave the call, for `secrets_of`; also when the lease is closed."""
         return () if self.__credential is None else self.__credential.secrets()
 
     def _handed_over(self) -> Credential:
@@ -136,6 +136,11 @@ class Lease:
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a lease cannot be pickled or copied")
+
+
+def secrets_of(lease: Lease) -> tuple[str, ...]:
+    """Return what must not leave the lease's call, for redaction alone: a tool has no use for it."""
+    return lease._secrets()
 
 
 def current() -> Lease | None:

@@ -36,6 +36,7 @@ __all__ = [
     "IdentitySource",
     "Policy",
     "Store",
+    "Transmitter",
 ]
 
 
@@ -187,11 +188,18 @@ class Store(Protocol):
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
         """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
 
-    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+    def end_task(
+        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
         """End the task and all its descendants; returns the ids of those that ended now.
 
-        The first end stands: ending an ended task changes nothing.
+        The first end stands: ending an ended task changes nothing. With each end, and not without
+        it, the *owed* are recorded as live, as that task's: its id is their `task_id`, and follows
+        what they say as `call_id` and `handle`.
         """
+
+    def active(self, subject: str) -> tuple[str, ...]:
+        """Return the ids of the tasks of *subject* that are active."""
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; returns False if it was recorded before."""
@@ -214,6 +222,21 @@ class Store(Protocol):
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval that was asked for this call, or None."""
+
+
+@runtime_checkable
+class Transmitter(Protocol):
+    """Tells somebody that a task is over. A guard's outbox carries it, as it does a revocation."""
+
+    def notice(self, subject: str, cause: str, at: float) -> str:
+        """Return the handle of what is to be told, to be completed by the task's id; no secret is in it."""
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        """Tell it; telling it twice is no error.
+
+        Raises:
+            IssueError: It is not known to have arrived.
+        """
 
 
 @runtime_checkable

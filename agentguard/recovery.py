@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from threading import Event, Lock, Thread
 
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
-from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
 
 from agentguard import records
@@ -34,7 +33,7 @@ class Recovery:
         self.running, self.failed = set[str](), set[str]()
         """The ids of this process's calls: those that run, and those whose revocation failed."""
         self._thread: Thread | None = None
-        self._lock, self._stop = Lock(), Event()
+        self._lock, self._stop, self._wake = Lock(), Event(), Event()
 
     async def revoke(self, live: Iterable[LiveCredential], io: Io) -> list[LiveCredential]:
         """Revoke these at their issuers; returns those that are not known to be revoked."""
@@ -69,34 +68,49 @@ class Recovery:
         return any(held.call_id not in self.running for held in await io.live())
 
     def watch(self) -> None:
-        """Sweep in a thread, with growing pauses of up to a minute, while anything is left."""
+        """Sweep in a thread, now and with growing pauses of up to a minute, while anything is left."""
         with self._lock:
-            if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
-                return
-            self._thread = Thread(target=self._work, name="agentguard-recovery", daemon=True)
-            self._thread.start()
+            self._wake.set()
+            if not self._stop.is_set() and self._thread is None:
+                self._thread = Thread(target=self._work, name="agentguard-recovery", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """Stop the thread; what is left stays in the store, for the next start."""
         with self._lock:
             self._stop.set()
+            self._wake.set()
             thread = self._thread
         if thread is not None:
             thread.join(timeout=5.0)
 
     def _work(self) -> None:
-        repeated = Retrying(
-            retry=retry_if_result(bool) | retry_if_exception_type(Exception),
-            stop=stop_when_event_set(self._stop),
-            wait=wait_random_exponential(multiplier=1.0, max=60.0),
-            sleep=sleep_using_event(self._stop),
-            retry_error_callback=lambda _state: None,
-        )
-        repeated(lambda: drive(self.sweep(self._io)))
+        while True:
+            Retrying(
+                retry=retry_if_result(bool) | retry_if_exception_type(Exception),
+                stop=stop_when_event_set(self._stop),
+                wait=wait_random_exponential(multiplier=1.0, max=60.0),
+                sleep=self._pause,
+                retry_error_callback=lambda _state: None,
+            )(self._swept)
+            with self._lock:
+                if self._stop.is_set() or not self._wake.is_set():
+                    self._thread = None
+                    return
+
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+
+    def _swept(self) -> int:
+        self._wake.clear()  # before, so that what comes meanwhile is seen
+        return drive(self.sweep(self._io))
 
     async def _orphaned(self, held: LiveCredential, io: Io) -> bool:
         if held.expires_at <= self._clock() or held.call_id in self.failed or gone(held.owner):
             return True
+        return await self._ended(held, io)
+
+    async def _ended(self, held: LiveCredential, io: Io) -> bool:
         state = await io.task(held.task_id)
         return state is None or state.ended(self._clock()) is not None
 

@@ -104,7 +104,7 @@ class Task:
             if parent is None or parent.ended(self._enforcement.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
             self._state = _within(self._state, parent)
-        await self._enforcement.started(io)
+        await self._enforcement.ending.started(io)
         await io.create_task(self._state)
         if self._subject_token is not None:
             self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
@@ -210,7 +210,7 @@ class Task:
         await self._end(TaskStatus.REVOKED, cause, self._enforcement.asynchronous)
 
     async def _end(self, status: TaskStatus, cause: str, io: Io) -> None:
-        await self._enforcement.end_task(self.id, status, cause, io)
+        await self._enforcement.ending.end(self.id, status, cause, io)
 
     # --- look
 

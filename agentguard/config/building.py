@@ -23,7 +23,7 @@ from agentguard.errors import AuditError, ConfigurationError, StoreError
 from agentguard.jose import Signer
 from agentguard.model import ToolPath
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store
+from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store, Transmitter
 from agentguard.rights import Ceiling
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
@@ -44,6 +44,7 @@ class Parts:
     policy: Policy
     identity: IdentitySource
     brokers: Mapping[tuple[str | None, ToolPath], Broker]
+    signals: Mapping[str, Transmitter]
     ceiling: Ceiling | None
     store: Store
     audit: AuditLog
@@ -87,6 +88,7 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         policy=policy,
         identity=identity,
         brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, minting),
+        signals=_signals(settings, minting),
         ceiling=settings.ceiling,
         store=store,
         audit=audit,
@@ -163,6 +165,14 @@ def _brokers(settings: Settings, minting: Minting) -> dict[tuple[str | None, Too
                     mend=f"name one in [resources.{spec.resource}] broker",
                 )
     return brokers
+
+
+def _signals(settings: Settings, minting: Minting) -> dict[str, Transmitter]:
+    made = {}
+    for name, each in settings.signals.items():
+        with _placed(settings, "signals", name):
+            made[name] = minting.transmitter(each, settings.issuer.issuer)
+    return made
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

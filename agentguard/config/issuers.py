@@ -22,6 +22,7 @@ __all__ = [
     "LocalIdentitySettings",
     "OpenBaoSettings",
     "SecretSettings",
+    "SignalSettings",
     "SpiffeIdentitySettings",
     "TokenExchangeSettings",
 ]
@@ -166,6 +167,17 @@ class SecretSettings(Table):
     address: Name | None = Field(default=None, description="OpenBao's URL, for an openbao: source")
     role: Name | None = Field(default=None, description="OpenBao's login role, for an openbao: source")
     audience: Name | None = Field(default=None, description="OpenBao's audience, for an openbao: source")
+
+
+class SignalSettings(Table):
+    """``[signals.NAME]``: who is told that a task is over (CAEP ``session-revoked``)."""
+
+    url: Name = Field(description='where it listens, as in url = "https://orders.example/signals"')
+    audience: Name = Field(description='who it is, as in audience = "https://orders.example"')
+    key: Name = Field(description='the key that signs, as in key = ".agentguard/signals.pem"')
+    authorization: Name | None = Field(
+        default=None, description='a source of the whole header, as in authorization = "env:SIGNALS"'
+    )
 
 
 BrokerSettings = Annotated[

@@ -15,6 +15,7 @@ from agentguard.config.issuers import (
     IdentitySettings,
     OpenBaoSettings,
     SecretSettings,
+    SignalSettings,
     SpiffeIdentitySettings,
     TokenExchangeSettings,
 )
@@ -22,7 +23,7 @@ from agentguard.credentials.issuer import load_key
 from agentguard.errors import ConfigurationError
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import ToolPath
-from agentguard.ports import Broker, IdentitySource, Store
+from agentguard.ports import Broker, IdentitySource, Store, Transmitter
 
 if TYPE_CHECKING:  # each needs an extra
     from agentguard.credentials.client_auth import ClientAuth
@@ -102,6 +103,26 @@ class Minting:
             case SecretSettings():
                 with _extra("issuers"):
                     return self._secret(settings)
+
+    def transmitter(self, settings: SignalSettings, issuer: str) -> Transmitter:
+        """Make what tells one receiver; *issuer* is whose tasks end.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or an extra is missing.
+        """
+        with _extra("issuers"):
+            from agentguard.credentials.sources import source
+            from agentguard.signals.transmitter import Transmitter as Signals
+
+            header = None if settings.authorization is None else source(settings.authorization).read()
+            return Signals(
+                settings.url,
+                audience=settings.audience,
+                issuer=issuer,
+                signer=load_key(self.file_of(settings.key)),
+                authorization=header,
+                clock=self.clock,
+            )
 
     def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
         from agentguard.credentials.sealing import Seal

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings
+from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings, SignalSettings
 from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
 from agentguard.model import Resource, ToolPath
 
@@ -121,6 +121,9 @@ class Settings(Table):
     )
     brokers: dict[Name, BrokerSettings] = Field(
         default_factory=dict, description='tables with a kind, as in [brokers.login] kind = "token_exchange"'
+    )
+    signals: dict[Name, SignalSettings] = Field(
+        default_factory=dict, description="who is told of a task's end: tables, as in [signals.orders]"
     )
     policy: PolicySettings = Field(default=PolicySettings(), description="a table, as in [policy]")
     issuer: IssuerSettings = Field(default=IssuerSettings(), description="a table, as in [issuer]")

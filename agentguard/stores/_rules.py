@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentguard.errors import ApprovalError, BudgetExhausted, TaskNotActive
-from agentguard.model import Approval, ApprovalStatus, Call, TaskState, TaskStatus, ToolPath
+from agentguard.model import Approval, ApprovalStatus, Call, LiveCredential, TaskState, TaskStatus, ToolPath
 
 KEEP = 86_400.0
 """Seconds for which an ended task, an expired approval and a lapsed credential can still be read."""
@@ -94,6 +94,13 @@ def end(state: TaskState, status: TaskStatus, now: float) -> TaskStatus:
     if status is TaskStatus.ACTIVE:
         raise ValueError("a task does not end as active")
     return state.ended(now) or status
+
+
+def owed(held: LiveCredential, task_id: str) -> LiveCredential:
+    """Return what the end of a task leaves to be told, as that task's."""
+    return replace(
+        held, task_id=task_id, call_id=f"{held.call_id}{task_id}", handle=f"{held.handle}{task_id}"
+    )
 
 
 def _active(task_id: str, state: TaskState | None, now: float) -> TaskState:

@@ -49,6 +49,10 @@ ACTIVE_OF = (
     "SELECT id FROM tasks WHERE status = 'active' AND id IN"
     " (VALUES (?) UNION ALL SELECT task_id FROM lineage WHERE ancestor = ?)"
 )
+ACTIVE_FOR = (
+    "SELECT id FROM tasks WHERE status = 'active' AND deadline > ?"
+    " AND json_extract(fixed, '$.identity[0]') = ?"
+)
 ASK = (
     "INSERT INTO approvals (id, call_key, task_id, tool, digest, policy_version, expires_at, status,"
     " approver, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

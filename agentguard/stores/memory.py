@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from threading import Lock
 
@@ -114,8 +114,11 @@ class MemoryStore:
             tasks = {task_id, *self._descendants.get(task_id, ())}
             return tuple(credential for credential in held if credential.task_id in tasks)
 
-    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+    def end_task(
+        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
         """End the task and all its descendants; returns the ids of those that ended now."""
+        owing = tuple(owed)
         with self._lock:
             now, ended = self._clock(), []
             for each in (task_id, *sorted(self._descendants.get(task_id, ()))):
@@ -123,8 +126,20 @@ class MemoryStore:
                 if state is not None and state.status is TaskStatus.ACTIVE:
                     self._tasks[each] = replace(state, status=_rules.end(state, status, now))
                     self._over[each] = min(now, state.deadline)
+                    for held in owing:
+                        self._track(_rules.owed(held, each))
                     ended.append(each)
             return tuple(ended)
+
+    def active(self, subject: str) -> tuple[str, ...]:
+        """Return the ids of the tasks of *subject* that are active."""
+        with self._lock:
+            now = self._clock()
+            return tuple(
+                state.id
+                for state in self._tasks.values()
+                if state.identity.subject == subject and state.ended(now) is None
+            )
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache, partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -133,8 +133,11 @@ class SqliteStore:
             rows = db.execute(_sql.LIVE) if task_id is None else db.execute(_sql.LIVE_OF, (task_id, task_id))
             return tuple(map(_rows.credential, rows))
 
-    def end_task(self, task_id: str, status: TaskStatus) -> tuple[str, ...]:
+    def end_task(
+        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
         """End the task and all its descendants; returns the ids of those that ended now."""
+        owing = tuple(owed)
         with self._db.writing() as db:
             now, ended = self._clock(), []
             for (each,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
@@ -142,8 +145,15 @@ class SqliteStore:
                 if state is not None:
                     values = (str(_rules.end(state, status, now)), min(now, state.deadline), each)
                     db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
+                    for held in owing:
+                        _track(db, _rules.owed(held, each))
                     ended.append(each)
             return tuple(ended)
+
+    def active(self, subject: str) -> tuple[str, ...]:
+        """Return the ids of the tasks of *subject* that are active."""
+        with self._db.borrowed() as db:
+            return tuple(row[0] for row in db.execute(_sql.ACTIVE_FOR, (self._clock(), subject)))
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
@@ -197,6 +207,7 @@ class SqliteStore:
     aforget = _queued(forget)
     alive = _queued(live)
     aend_task = _queued(end_task)
+    aactive = _queued(active)
     aremember = _queued(remember)
     aknown = _queued(known)
     asave_approval = _queued(save_approval)

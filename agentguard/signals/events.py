@@ -1,0 +1,221 @@
+"""The one event: a session is revoked (CAEP 1.0 section 3.1), as a Security Event Token (RFC 8417).
+
+A session is a task here. Its subject is spelled as RFC 9493 and SSF 1.0 section 3 say: ``opaque``
+for a task, ``jwt_id`` for one token, ``iss_sub`` for all tasks of a user, or ``complex`` with one of
+these as its session or user.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+from agentguard.jose import Json
+
+__all__ = ["SESSION_REVOKED", "Frame", "Named", "SessionRevoked"]
+
+SESSION_REVOKED: Final = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
+LONGEST: Final = 512  # characters of a reason; a token has 16 KiB in all
+
+
+class Named(NamedTuple):
+    """A name that an issuer gave: a user's `sub`, a token's `jti`."""
+
+    issuer: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRevoked:
+    """A task, one token, or all tasks of a user are over, since *at* (seconds since the epoch).
+
+    Beside a `task_id` or a `token`, `user` says whose it is and means no more. `reason` is for
+    operators and holds no secret. What was received says by whom (`issuer`), its `id` (`jti`), and
+    its `authority`: the issuers whose users, tasks and tokens the sender may end.
+    """
+
+    at: float
+    task_id: str | None = None
+    token: Named | None = None
+    user: Named | None = None
+    reason: str = ""
+    initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
+    issuer: str = ""
+    id: str = ""
+    authority: frozenset[str] = frozenset()
+
+    def handle(self) -> str:
+        """Write it as a store's outbox keeps it, in clear: JSON, and the task's id behind it.
+
+        So one that names no task yet is the beginning of the handle of any task's.
+        """
+        facts = _EVENT.dump_python(self, mode="json", exclude_defaults=True, exclude={"task_id"})
+        return json.dumps(facts, separators=(",", ":")) + (self.task_id or "")
+
+    @staticmethod
+    def of(handle: str) -> SessionRevoked:
+        """Read what `handle` wrote.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        facts, end = json.JSONDecoder().raw_decode(handle)
+        return _EVENT.validate_python({**facts, "task_id": handle[end:] or None})
+
+    def claims(self) -> dict[str, Json]:
+        """Return the claims of a SET that say this: subject, transaction and event.
+
+        Raises:
+            ValueError: It names neither task nor token nor user.
+        """
+        event: dict[str, Json] = {"event_timestamp": self.at, "initiating_entity": self.initiating_entity}
+        if self.reason:
+            event["reason_admin"] = {"en": self.reason[:LONGEST]}
+        claims = {"sub_id": self._subject(), "events": {SESSION_REVOKED: event}}
+        return claims if self.task_id is None else {**claims, "txn": self.task_id}
+
+    def _subject(self) -> dict[str, Json]:
+        user = self.user and {"format": "iss_sub", "iss": self.user.issuer, "sub": self.user.name}
+        session: dict[str, Json] | None = None
+        if self.task_id is not None:
+            session = {"format": "opaque", "id": self.task_id}
+        elif self.token is not None:
+            session = {"format": "jwt_id", "iss": self.token.issuer, "jti": self.token.name}
+        if session and user:
+            return {"format": "complex", "session": session, "user": user}
+        if not (subject := session or user):
+            raise ValueError("a signal needs a task, a token, or a user")
+        return subject
+
+
+_EVENT = TypeAdapter(SessionRevoked)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(_printable)]
+NumericDate = Annotated[float, Field(ge=0, lt=2**53, allow_inf_nan=False)]
+
+
+class _Read(BaseModel):
+    """What is read without trust in its shape; members that nobody here knows are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Opaque(_Read):
+    format: Literal["opaque"]
+    id: Text
+
+    def facts(self) -> dict[str, Any]:
+        return {"task_id": self.id}
+
+
+class _JwtId(_Read):
+    format: Literal["jwt_id"]
+    iss: Text
+    jti: Text
+
+    def facts(self) -> dict[str, Any]:
+        return {"token": Named(self.iss, self.jti)}
+
+
+class _IssSub(_Read):
+    format: Literal["iss_sub"]
+    iss: Text
+    sub: Text
+
+    def facts(self) -> dict[str, Any]:
+        return {"user": Named(self.iss, self.sub)}
+
+
+Session = Annotated[_Opaque | _JwtId, Field(discriminator="format")]
+
+
+class _Complex(_Read):
+    """A session, whatever else is said of it; or a user and nothing else.
+
+    A user *and* a device is less than the user, and what is less cannot be told apart here.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    format: Literal["complex"]
+    session: Session | None = None
+    user: _IssSub | None = None
+
+    def facts(self) -> dict[str, Any]:
+        if self.session is None and (self.user is None or self.model_extra):
+            raise ValueError("neither a session, nor a user alone")
+        parts = (part.facts() for part in (self.session, self.user) if part is not None)
+        return {name: value for part in parts for name, value in part.items()}
+
+
+class _Event(_Read):
+    event_timestamp: NumericDate | None = None
+    initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
+    reason_admin: dict[str, str] = {}
+
+    def reason(self) -> str:
+        text = self.reason_admin.get("en") or next(iter(self.reason_admin.values()), "")
+        return "".join(c if c.isprintable() else " " for c in text[:LONGEST])
+
+
+Subject = Annotated[_Opaque | _JwtId | _IssSub | _Complex, Field(discriminator="format")]
+
+
+class _Told(_Read):
+    sub_id: Subject
+
+
+class Frame(_Read):
+    """What every SET says, whatever its event (RFC 8417 section 2.2).
+
+    SSF 1.0 section 4 forbids `sub` and `exp`, by which it might be taken for another token, and
+    several events, unless they are one by other names.
+    """
+
+    iss: Text
+    jti: Text
+    iat: NumericDate
+    aud: Text | list[Text]
+    events: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
+
+    @classmethod
+    def of(cls, claims: Mapping[str, Json]) -> Self:
+        """Read it.
+
+        Raises:
+            ValueError: It is no SET.
+        """
+        if not {"sub", "exp"}.isdisjoint(claims):
+            raise ValueError("it has the claims of another kind of token")
+        return cls.model_validate(claims)
+
+    def session_revoked(self, claims: Mapping[str, Json], authority: frozenset[str]) -> SessionRevoked | None:
+        """Return the event; None if it is of another type.
+
+        Raises:
+            ValueError: Its event or its subject is malformed, or the subject cannot be told.
+        """
+        if SESSION_REVOKED not in self.events:
+            return None
+        event = _Event.model_validate(self.events[SESSION_REVOKED])
+        return SessionRevoked(
+            # nothing can be told before it is so
+            at=min(self.iat, self.iat if event.event_timestamp is None else event.event_timestamp),
+            reason=event.reason(),
+            initiating_entity=event.initiating_entity,
+            issuer=self.iss,
+            id=self.jti,
+            authority=authority,
+            **_Told.model_validate(claims).sub_id.facts(),
+        )

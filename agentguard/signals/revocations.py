@@ -1,0 +1,48 @@
+"""What a resource server does with a signal: it notes what is over where its verifier looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agentguard._drive import twins
+from agentguard.jose import revocation_key
+from agentguard.ports import Store
+from agentguard.signals.events import SessionRevoked
+from agentguard.signals.sources import refusal
+
+__all__ = ["Revocations"]
+
+
+class Revocations:
+    """A `Receiver`'s *revoke* for a server whose `Verifier` has the same *store* and ``signals=True``.
+
+    It keeps a note for *keep* seconds, which must not be less than the longest life of a token that
+    the verifier believes, and its leeway. A task is noted for each issuer that the sender speaks for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keep: float = 3600.0,
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._remember = twins(store, "remember", timeout=timeout, settled=True).asynchronous
+        self._keep, self._clock = keep, clock
+
+    async def __call__(self, event: SessionRevoked) -> None:
+        """Note that the event's task or token is over.
+
+        Raises:
+            VerificationError: 400; it names only a user, whose tokens cannot be told apart here.
+        """
+        keys = [revocation_key(issuer, f"txn:{event.task_id}") for issuer in event.authority if event.task_id]
+        if event.token is not None:
+            keys.append(revocation_key(*event.token))
+        if not keys:
+            raise refusal("invalid_request", "here a task or a token can be ended, not all of a user's")
+        until = self._clock() + self._keep
+        for key in keys:
+            await self._remember(key, until)

@@ -1,0 +1,95 @@
+"""A dead task's token is refused by a server in another process that shares no store with the guard."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agentguard import ToolPath
+from agentguard.credentials import LocalIssuer, load_key
+from agentguard.credentials.issuer import jwks as token_keys
+from agentguard.signals import jwks
+from agentguard.stores.memory import MemoryStore
+from tests.real.signal_parts import ISSUER
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def started(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.real.signal_parts", part]
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(settings))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def said(part: str, settings: dict[str, Any], *, code: int = 0) -> dict[str, Any]:
+    """Run an agent to its end, and return all that it said."""
+    process = started(part, settings)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    return {name: fact for line in out.splitlines() for name, fact in json.loads(line).items()}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    reader = LocalIssuer(
+        ToolPath.READ, issuer=ISSUER, store=MemoryStore(), key=load_key(tmp_path / "read.pem")
+    )
+    return {
+        "home": str(tmp_path),
+        "token_keys": token_keys(reader),
+        "signal_keys": jwks(load_key(tmp_path / "signals.pem")),
+    }
+
+
+@contextmanager
+def shop(settings: dict[str, Any]) -> Iterator[int]:
+    process = started("shop", settings)
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["port"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[str, Any]) -> None:
+    with shop(settings) as port:
+        facts = said("complete", {**settings, "port": port})
+    assert facts == {
+        "tool": "200",
+        "after_the_call": 200,  # the guard has revoked it, and the server shares no store with the guard
+        "after_the_end_of_another_task": 200,
+        "after_the_task": 401,
+        "left": 0,
+    }
+
+
+def test_a_signal_that_a_killed_guard_owed_arrives_when_both_are_up_again(settings: dict[str, Any]) -> None:
+    with shop(settings) as port:
+        known = {**settings, "port": port}
+        stolen = said("crash", known, code=-9)
+    assert said("recover", known) == {"left": 1}
+
+    def works() -> int:
+        headers = {"Authorization": f"DPoP {stolen['token']}", "DPoP": stolen["proofs"].pop()}
+        url = f"http://127.0.0.1:{port}/orders/4711"
+        return httpx.get(url, headers=headers, trust_env=False).status_code
+
+    with shop(known):
+        assert works() == 200  # nobody has told the server yet
+        assert said("recover", known) == {"left": 0}
+        assert works() == 401
