@@ -10,10 +10,15 @@ credential dies; a span and an audit record say what happened.
     model, ports           the nouns, and the Protocols that adapters implement
     jose                   strict JWS, for who signs and who verifies
     catalog, lease         what each tool is; how a credential reaches a running tool
+    outbound, flight       HTTP to one service, bounded; one fetches for all
+    owner                  which process holds a credential, and whether it is gone
     policies identity credentials approvals stores audit telemetry redaction
                            adapters: they know neither each other nor the guard
-    resource               the resource server's side
-    call, records          a call on its way; what the audit log says of it
+    resource, signals      the resource server's side; the end of a task, told and heard
+    routes, call, records  which broker serves; a call on its way; what the audit log says of it
+    rights, subjects       user ∩ agent ∩ mandate; the users' tokens
+    issuance, reuse        a call's credential, from its record to its revocation
+    recovery, ending       the outbox, across a crash; how a task ends
     enforcement, task      the one flow; a task's life
     timeline               what happened, drawn
     config                 agentguard.toml → the parts of a guard
@@ -25,7 +30,10 @@ Imports go one way, downwards in this list to the adapters' ports. Where this di
 sketch: the flow is `enforcement` and its public face `guard`, since the face needs `config` and
 `langchain`, which need the flow; `lease` stands beside the ports, since the flow opens what
 `credentials.ambient` attaches; `call` and `records` are the flow's nouns, `timeline` and `redaction`
-have each one task; `jose` is what issuer and verifier must spell alike.
+have each one task; `jose` is what issuer and verifier must spell alike. `outbound` and `flight` lie
+below the ports, since identities, brokers and signals all speak HTTP and know not each other. The flow's
+own rooms are many, since each holds one promise: what is asked for (`rights`), what is on record before
+it is minted (`issuance`), what outlives a call (`reuse`), a crash (`recovery`), a task (`ending`).
 
 What it does not do: it is no sandbox. Python code in the same process can reach what Python can
 reach; what makes a stray reference harmless is that it obtains no credential.

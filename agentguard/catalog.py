@@ -109,7 +109,8 @@ class Catalog:
     ) -> ToolSpec | None:
         """Tie a real tool to its classification, and return it, or None if it has none.
 
-        *original* is what runs: the same function in another wrapper is the same tool. *facts* are
+        *original* is what runs, or a tuple that says where: the same function in another wrapper is the
+        same tool. *facts* are
         those that the tool itself carries; agentguard.toml has precedence, since it is the file that
         a security team reviews.
 
@@ -118,7 +119,9 @@ class Catalog:
                 schema that the catalog gives.
         """
         with self._lock:
-            if self._attached.setdefault(name, original) is not original:
+            known = self._attached.setdefault(name, original)
+            # a place and a name may be told anew; any other original is the same object, or another tool
+            if known is not original and not (isinstance(original, tuple) and known == original):
                 raise ConfigurationError(
                     f"two tools are named {name}", mend="rename one: policies go by name"
                 )

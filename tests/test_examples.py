@@ -27,6 +27,22 @@ SHOWN = {
     ],
     "protect_a_resource": ["200 order 4711 for user://alice", "403 insufficient_scope", "401 DPoP"],
     "test_your_agent": ["3 passed"],
+    "mcp_tools": [
+        "order 4711 for user://alice",
+        "tool  Denied: This is outside",
+        "no credential was presented",
+    ],
+    "legacy_key": [
+        "long-lived and never handed out",
+        "evil.example:443 is no origin of orders",
+        "result:     paid",
+        "refund:     This is not permitted here.",
+    ],
+}
+WITH_SERVERS = {  # run by tests/real, against real ones
+    "openbao_postgres": "test_openbao.py",
+    "spiffe_identity": "test_end_to_end.py",
+    "token_exchange": "test_token_exchange.py",
 }
 
 
@@ -38,7 +54,9 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SHOWN)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == SHOWN.keys() | WITH_SERVERS.keys()
+    for name, file in WITH_SERVERS.items():
+        assert f'{name}.py"' in (Path(__file__).parent / "real" / file).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -56,6 +74,6 @@ def test_an_example_shows_what_it_is_about(name: str, copy: Path, capfd: pytest.
     assert not TOKEN.search(out)
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [*SHOWN, *WITH_SERVERS])
 def test_an_example_has_at_most_sixty_lines(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) <= 60

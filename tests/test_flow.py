@@ -15,7 +15,7 @@ from agentguard.catalog import Catalog
 from agentguard.enforcement import Enforcement
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DenialCode, Denied, StoreError
 from agentguard.identity.local import LocalIdentity
-from agentguard.lease import Lease
+from agentguard.lease import Lease, secrets_of
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -253,7 +253,7 @@ def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
 def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) -> None:
     world = World()
     world.begin()
-    drive(world.flow.end_task("t1", status, "test", world.flow.sync))
+    drive(world.flow.ending.end("t1", status, "test", world.flow.sync))
     assert world.denied(mode).code is DenialCode.TASK_ENDED
 
 
@@ -282,7 +282,7 @@ def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     world.begin()
 
     def body(permit: Permit) -> list[str]:
-        drive(world.flow.end_task("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+        drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
         return list(world.mint.revoked)
 
     revoked = world.call(mode, body)
@@ -294,7 +294,7 @@ def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: s
     class Interrupted(Mint):
         def issue(self, grant: Grant) -> Credential:
             credential = super().issue(grant)
-            drive(world.flow.end_task("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+            drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
             return credential
 
     mint = Interrupted()
@@ -401,7 +401,7 @@ def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) ->
     assert world.log.written[-1]["revoked"] is False
     assert world.store.live()
     world.mint.fail = ""
-    drive(world.flow.end_task("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    drive(world.flow.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
     assert f"h-{world.mint.issued[0].id}" in world.mint.revoked
     assert world.store.live() == ()
 
@@ -417,11 +417,11 @@ def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mod
     world = World(brokers={(None, ToolPath.WRITE): mint})
     world.begin()
     assert world.call(mode) == "done"
-    drive(world.flow.end_task("t1", TaskStatus.REVOKED, "test", world.flow.sync))
+    drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "test", world.flow.sync))
     assert f"h-{mint.issued[0].id}" in {credential.handle for credential in world.store.live()}
     assert world.log.written[-1]["unrevoked"] == 1
     mint.fail = ""
-    drive(world.flow.end_task("t1", TaskStatus.REVOKED, "again", world.flow.sync))
+    drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "again", world.flow.sync))
     assert world.store.live() == ()
 
 
@@ -473,6 +473,7 @@ class Slow:
 STORE = (
     "create_task",
     "task",
+    "active",
     "begin_call",
     "track",
     "end_call",
@@ -664,7 +665,7 @@ def test_no_credential_is_kept_for_the_next_call_or_task(mode: str) -> None:
     seen = list[str]()
 
     def body(permit: Permit) -> None:
-        seen.append("".join(permit.lease.secrets()))
+        seen.append("".join(secrets_of(permit.lease)))
 
     for task_id in ("t1", "t2"):
         world.begin(id=task_id)

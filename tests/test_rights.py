@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from agentguard._drive import drive
-from agentguard.errors import DenialCode, Denied, IdentityError
+from agentguard.call import Permit
+from agentguard.errors import CredentialUnavailable, DenialCode, Denied, IdentityError
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import Decision, Effect, Mandate, Obligation, Secret, TaskStatus, ToolPath
 from agentguard.rights import FixedEntitlements, effective
 from agentguard.subjects import SubjectTokens
+from agentguard.telemetry import Telemetry
 from agentguard.testing import sample_task
 from tests.test_flow import LOOKUP, REFUND, Rule, World
 
@@ -173,7 +177,7 @@ def test_ending_a_task_forgets_its_users_token() -> None:
     world = World()
     state = world.begin()
     world.flow.subject_tokens.keep("t1", Secret("t"), state.deadline)
-    drive(world.flow.end_task("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    drive(world.flow.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
     assert world.flow.subject_tokens.of(state) is None
 
 
@@ -207,3 +211,38 @@ def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
     plain.call(mode)
     assert [request.legacy for request in plain.policy.asked] == [False]
     assert plain.log.written[0]["legacy"] is False
+
+
+def test_an_anomaly_is_on_record_with_its_call(mode: str) -> None:
+    world = World()
+    world.begin()
+
+    def body(permit: Permit) -> str:
+        permit.lease.anomaly("destination")
+        return "done"
+
+    world.call(mode, body)
+    world.call(mode, call_id="c2")
+    outcomes = [record for record in world.log.written if record["event"] == "outcome"]
+    assert [record.get("anomalies") for record in outcomes] == [["destination"], None]
+
+
+def test_a_late_use_is_an_anomaly_and_counted() -> None:
+    reader = InMemoryMetricReader()
+    world = World(telemetry=Telemetry(meter_provider=MeterProvider([reader])))
+    world.begin()
+    world.call("sync")
+    (permit,) = world.ran
+    with pytest.raises(CredentialUnavailable):
+        permit.lease.reveal()
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = [
+        point
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name == "agentguard.anomalies"
+        for point in metric.data.data_points
+    ]
+    assert [dict(point.attributes or {}) for point in points] == [
+        {"kind": "late", "resource": "payments", "legacy": False}
+    ]

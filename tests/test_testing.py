@@ -241,9 +241,9 @@ def test_importing_the_room_imports_no_framework_and_no_test_runner() -> None:
 class Forgetful(MemoryStore):
     """Each of its mistakes is one that a contract has to catch."""
 
-    def end_task(self, task_id: str, status: Any) -> tuple[str, ...]:
+    def end_task(self, task_id: str, status: Any, owed: Any = ()) -> tuple[str, ...]:
         self._descendants.clear()
-        return super().end_task(task_id, status)
+        return super().end_task(task_id, status, owed)
 
 
 class Generous(MemoryStore):

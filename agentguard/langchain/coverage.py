@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from agentguard.langchain.tools import GuardedTool
 
 __all__ = ["Coverage", "Reach", "coverage"]
 
-By = Literal["tool", "middleware", "nothing", "outside"]
+By = Literal["tool", "middleware", "interceptor", "nothing", "outside"]
 _MOST = 20_000
 _AGENTS = frozenset({"CompiledStateGraph", "Pregel", "AgentExecutor"})
 # dicts of other kinds that stand in lists: messages, calls, content blocks, schemas
@@ -26,8 +27,9 @@ _NO_PROVIDER = frozenset({"function", "object", "tool_call", "text", "human", "a
 class Reach:
     """One tool that the agent can reach.
 
-    `gated_by` is ``tool`` or ``middleware``; ``nothing``; or ``outside`` for a tool that the model's
-    provider runs, which no guard in this process can see. `agent` is the path of sub-agents to it.
+    `gated_by` is ``tool``, ``middleware`` or (for one of an MCP server) ``interceptor``; ``nothing``; or
+    ``outside`` for a tool that the model's provider runs, which no guard in this process can see.
+    `agent` is the path of sub-agents to it.
     """
 
     tool: str
@@ -37,7 +39,7 @@ class Reach:
     @property
     def gated(self) -> bool:
         """Whether a call of it is judged."""
-        return self.gated_by in {"tool", "middleware"}
+        return self.gated_by in {"tool", "middleware", "interceptor"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,7 @@ def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], around
     complete = len(items) < _MOST
     for item in items:
         if isinstance(item, BaseTool):
-            by: By = "middleware" if gated.get(id(item)) else "nothing"
-            _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else by)
+            _note(found, item.name, name, "middleware" if gated.get(id(item)) else _by_itself(item))
             complete &= _visit_inside(item, f"{name} > {item.name}", found, around)
         elif isinstance(item, list | tuple):
             for provider in _provider_tools(item):
@@ -111,8 +112,19 @@ def _visit_inside(
         if type(item).__name__ in _AGENTS:
             complete &= _visit(item, name, found, around)
         elif isinstance(item, BaseTool) and item.name != tool.name:
-            _note(found, item.name, name, "tool" if isinstance(item, GuardedTool) else "nothing")
+            _note(found, item.name, name, _by_itself(item))
     return complete
+
+
+def _by_itself(tool: BaseTool) -> By:
+    """Say what gates a tool wherever it is called from."""
+    if isinstance(tool, GuardedTool):
+        return "tool"
+    body: Any = getattr(tool, "coroutine", None)
+    if getattr(body, "__module__", None) != "langchain_mcp_adapters.tools":
+        return "nothing"
+    listed = inspect.getclosurevars(body).nonlocals.get("tool_interceptors") or [None]
+    return "interceptor" if _is(listed[-1], "agentguard.langchain", "McpInterceptor") else "nothing"
 
 
 def _note(found: dict[tuple[str, str], Reach], tool: str, agent: str, by: By) -> None:

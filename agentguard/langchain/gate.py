@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
@@ -46,6 +47,23 @@ class Waiting(NamedTuple):
 pending: ContextVar[Waiting | None] = ContextVar("agentguard_pending", default=None)
 
 
+def _original(tool: BaseTool) -> object:
+    """Return what runs, by which a tool that is wrapped again is known to be the same.
+
+    langchain-mcp-adapters makes a function for a tool each time that it loads it: there it is the
+    server's place and the tool's name, unless a session stands in their stead.
+    """
+    body: Any = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool
+    if getattr(body, "__module__", None) != "langchain_mcp_adapters.tools":
+        return body
+    found = inspect.getclosurevars(body).nonlocals
+    connection, mcp_tool = found.get("connection"), found.get("tool")
+    if found.get("session") is not None or not isinstance(connection, Mapping) or mcp_tool is None:
+        return body
+    place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))
+    return ("mcp", found.get("server_name"), *place, mcp_tool.name)
+
+
 class Gate:
     """Judges each call of one tool, and opens for it once.
 
@@ -60,7 +78,7 @@ class Gate:
         self.shape = Shape(tool)
         self.spec = enforcement.catalog.attach(
             tool.name,
-            getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool,
+            _original(tool),
             (tool.metadata or {}).get(METADATA_KEY),
             self.shape.schema,
             tool.description,

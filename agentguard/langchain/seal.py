@@ -25,9 +25,10 @@ from agentguard._drive import drive, lift
 from agentguard.call import Permit
 from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.shape import Judged, Shape, frozen
+from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["Running", "ToolDenied", "keep", "running", "seal"]
+__all__ = ["Running", "ToolDenied", "enter", "keep", "running", "seal"]
 
 Body = Callable[..., Awaitable[Any]]
 
@@ -51,7 +52,7 @@ class ToolDenied(Exception):
         self.denied = denied
 
 
-async def _enter(
+async def enter(
     shape: Shape, tool: str, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], extra: dict[str, Any]
 ) -> Any:
     """Open the lease, run the tool's own code, and let nothing of the secret out."""
@@ -64,7 +65,7 @@ async def _enter(
         values[shape.names[position] if position < len(shape.names) else f"*{position}"] = value
     digest = judged.arguments.digest if shape.unchanged(judged, values) else frozen(values).digest
     lease = permit.enter(digest)
-    secrets = lease.secrets()
+    secrets = secrets_of(lease)
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
@@ -121,7 +122,7 @@ class _SealedFunction(BaseTool):
         if self._func is None:
             raise NotImplementedError(f"{self._original} does not support sync invocation.")
         extra = _wanted(self._takes, config, run_manager)
-        return drive(_enter(self._shape, self.name, lift(self._func), args, kwargs, extra))
+        return drive(enter(self._shape, self.name, lift(self._func), args, kwargs, extra))
 
     async def _arun(
         self,
@@ -133,7 +134,7 @@ class _SealedFunction(BaseTool):
         if self._coroutine is None:
             return await super()._arun(*args, config=config, run_manager=run_manager, **kwargs)
         extra = _wanted(self._atakes, config, run_manager)
-        return await _enter(self._shape, self.name, self._coroutine, args, kwargs, extra)
+        return await enter(self._shape, self.name, self._coroutine, args, kwargs, extra)
 
 
 for _body in (_SealedFunction._run, _SealedFunction._arun):
@@ -195,11 +196,11 @@ def _sealed_twin(tool: BaseTool, shape: Shape) -> BaseTool:
 
     @functools.wraps(kind._run)
     def _run(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return drive(_enter(shape, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
+        return drive(enter(shape, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
 
     @functools.wraps(kind._arun)
     async def _arun(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return await _enter(shape, tool.name, tool._arun, args, *_parted(kwargs, aframework))
+        return await enter(shape, tool.name, tool._arun, args, *_parted(kwargs, aframework))
 
     members: dict[str, Any] = {"_run": _run, "__module__": kind.__module__}
     if kind._arun is not BaseTool._arun:  # the default goes to _run, and so to the seal already

@@ -1,0 +1,59 @@
+"""SPIFFE: the agent is who its platform says it is, and proves it to an issuer with no secret of its own."""
+
+import os
+
+from agentguard import AccessRequest, Guard, Resource, ToolPath, credential
+from agentguard.audit import JsonLinesAudit
+from agentguard.catalog import Catalog
+from agentguard.credentials.client_auth import SpiffeJwt
+from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.errors import IdentityError
+from agentguard.identity.spiffe import SpiffeIdentity
+from agentguard.stores import SqliteStore
+
+URI = "https://orders.example"
+identity = SpiffeIdentity()  # the Workload API at SPIFFE_ENDPOINT_SOCKET; rotation is noticed
+print("agent: ", identity.actor())
+store = SqliteStore(".agentguard/state.db")
+broker = TokenExchange(
+    os.environ["ISSUER"],
+    paths=[ToolPath.READ],
+    identity=identity,
+    client_auth=SpiffeJwt(identity.actor(), identity),  # its JWT-SVID in place of a client secret
+    store=store,
+    resource_uris={"orders/read": URI},
+)
+
+
+def only_support(request: AccessRequest) -> bool:
+    return request.identity.actor.endswith("/agent/support")
+
+
+guard = Guard(
+    catalog=Catalog(resources=[Resource(name="orders", origins=(URI,))]),
+    policy=only_support,
+    identity=identity,
+    brokers={("orders", ToolPath.READ): broker},
+    store=store,
+    audit=JsonLinesAudit(".agentguard/audit.jsonl"),
+)
+
+
+@guard.tool(path="read", resource="orders", scopes=["orders:read"])
+def count_orders() -> str:
+    """Count the orders of today."""
+    sent = credential("orders").headers("GET", f"{URI}/orders")
+    return f"would send {' and '.join(sorted(sent))}, {sent['Authorization'].split()[0]} and not Bearer"
+
+
+# no user stands behind this task: the agent acts for itself
+with guard.task("Daily report", subject=identity.actor(), mandate={"tools": ["count_orders"]}) as task:
+    print("tool:  ", count_orders.invoke({}))
+print(f"left:   {len(store.live())} credentials alive\n\n{task.timeline()}")
+guard.close()
+broker.close()
+identity.close()
+try:
+    identity.token(URI)
+except IdentityError as error:
+    print("\nlater: ", type(error).__name__)
