@@ -188,6 +188,14 @@ cedar = ["policies/*.cedar"]
 # `resource = "orders"`, and its code: httpx.get(url, auth=agentguard.auth("orders")).
 # [resources.orders]
 # origins = ["https://orders.example"]
+# broker = "login" # or {{ read = "login" }}; without one, the embedded issuer mints
+
+# Who else mints: token_exchange, openbao, aws, github, or secret (a long-lived key, kept inside).
+# [brokers.login]
+# kind = "token_exchange"
+# issuer = "https://login.example"
+# client_id = "agent"
+# client_auth = "spiffe" # and [identity] kind = "spiffe": what the platform says the agent is
 
 # Tools. A path is "read", "write" or "escalation"; on the last a person is asked for each call, so
 # that is where each tool begins. Say also `untrusted = true` for a tool whose result may hold what

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from threading import Lock
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from agentguard._drive import Asked, drive
+from agentguard.credentials.bearer import Bearer
 from agentguard.credentials.github_key import AppKey
 from agentguard.credentials.github_terms import given_by, permitted, sound, within
 from agentguard.credentials.sealing import Seal
@@ -161,7 +162,7 @@ class GitHubApp:
             id=grant.id,
             handle=handle,
             expires_at=expires_at,
-            headers=_Bearer(token),
+            headers=Bearer(token),
             fields={"username": "x-access-token", "password": token},
             env={"GH_TOKEN": token},
         )
@@ -212,21 +213,3 @@ class GitHubApp:
 
     def __repr__(self) -> str:
         return f"<GitHubApp {self._client_id} {self._installation}>"
-
-
-class _Bearer:
-    """Presents one token; a frame of it that fails holds no token."""
-
-    __slots__ = ("__token",)
-
-    def __init__(self, token: str) -> None:
-        self.__token = token
-
-    def __call__(self, _method: str, _url: str, _nonce: str | None) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self.__token}"}
-
-    def __repr__(self) -> str:
-        return "<bearer redacted>"
-
-    def __reduce_ex__(self, _protocol: object) -> NoReturn:
-        raise TypeError("a bearer token cannot be pickled or copied")

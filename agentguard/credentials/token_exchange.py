@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from agentguard._drive import Asked as Operation
 from agentguard._drive import drive, twins
+from agentguard.credentials.bearer import Bearer
 from agentguard.credentials.client_auth import ClientAuth
 from agentguard.credentials.dpop import Presentation, ProofKey
 from agentguard.credentials.exchanged import (
@@ -213,7 +214,7 @@ class TokenExchange:
     # --- accepting
 
     def _presentation(self, token: str) -> Headers:
-        return _Bearer(token) if self._proofs is None else Presentation(token, self._proofs)
+        return Bearer(token) if self._proofs is None else Presentation(token, self._proofs)
 
     async def _accept(
         self, grant: Grant, token: Secret, body: Mapping[str, Json], now: float, io: _Io
@@ -278,21 +279,3 @@ class TokenExchange:
 
     def __repr__(self) -> str:
         return f"<TokenExchange {self.issuer} {' '.join(sorted(self.paths))}>"
-
-
-class _Bearer:
-    """Presents one token as it is (RFC 6750)."""
-
-    __slots__ = ("__token",)
-
-    def __init__(self, token: str) -> None:
-        self.__token = token
-
-    def __call__(self, _method: str, _url: str, _nonce: str | None) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self.__token}"}
-
-    def __repr__(self) -> str:
-        return "<presentation redacted>"
-
-    def __reduce_ex__(self, _protocol: object) -> NoReturn:
-        raise TypeError("a presentation cannot be pickled or copied")
