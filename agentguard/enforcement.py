@@ -221,7 +221,7 @@ class Enforcement:
         spec = permit.invocation.spec
         untrusted = spec is not None and spec.untrusted
         await attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
-        self.recovery.running.discard(call.id)
+        self.recovery.running.discard(call.id)  # before the outbox looks, or it takes what is kept for held
         if permit.route is not None and not revoked:
             self.ending.on_left()
         credential = None if issuance.credential is None else issuance.credential.id

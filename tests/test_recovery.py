@@ -19,7 +19,7 @@ from agentguard._drive import drive
 from agentguard.catalog import Catalog
 from agentguard.errors import DenialCode, IssueError
 from agentguard.identity import LocalIdentity
-from agentguard.model import Credential, Grant, LiveCredential, Outcome, Resource, TaskStatus
+from agentguard.model import Budget, Credential, Grant, LiveCredential, Outcome, Resource, TaskStatus
 from agentguard.owner import gone, owner
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import FixedPolicy, RecordingAudit
@@ -349,6 +349,8 @@ def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> Non
     world.call(mode)
     world.mint.fail = "issue"
     world.denied(mode, call_id="c2")
+    world.begin(id="t2", budget=Budget(calls=0))
+    world.denied(mode, named_task="t2", call_id="c3")
     assert world.flow.recovery.running == set()
     assert world.store.live() == ()
     assert Outcome.DONE.value in {record.get("outcome") for record in world.log.written}

@@ -15,6 +15,7 @@ from agentguard import reuse
 from agentguard._drive import drive, lift
 from agentguard.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
+from agentguard.identity.local import LocalIdentity
 from agentguard.model import Arguments, Credential, Grant, Identity, TaskStatus, ToolPath
 from tests.test_flow import ARGUMENTS, REFUND, Mint, World
 
@@ -139,9 +140,15 @@ def test_another_task_user_scope_or_path_has_another_credential(mode: str, other
 def test_an_agent_that_acts_in_the_task_of_another_has_its_own(mode: str) -> None:
     world = world_of(Lasting())
     read(world, mode)
-    world.begin(id="t2", lineage=("t1",), identity=Identity(subject="alice", actor="agent://b"))
-    read(world, mode, named_task="t2", call_id="c2")
-    assert len({grant.identity for grant in world.mint.issued}) == 2
+    # the same task, store and kept credentials; another workload
+    other = World(
+        identity=LocalIdentity("agent://b"),
+        store=world.store,
+        brokers=dict.fromkeys(((None, path) for path in ToolPath), world.mint),
+    )
+    other.flow.reuse = world.flow.reuse
+    other.call(mode, spec=READ, tool=READ.name, call_id="c2")
+    assert [grant.identity.actor for grant in world.mint.issued] == ["agent://a", "agent://b"]
 
 
 def test_one_that_is_about_to_expire_is_not_used_again(mode: str) -> None:
