@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from langchain_core.tools import tool
 
 import agentguard
@@ -280,6 +284,55 @@ async def test_a_credential_of_a_guard_dies_with_its_call_or_its_task(
     assert refusal.status_code == 401
     assert 'error="invalid_token"' in refusal.headers["WWW-Authenticate"]
     assert world.store.live() == ()
+
+
+@contextmanager
+def serving(application: Any) -> Iterator[str]:
+    """Serve over a real socket, for another process."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+def test_another_process_of_another_user_gets_nothing_by_what_it_copied(world: World, nobody: int) -> None:
+    credential = world.usual.issue(world.grant())
+    used, unused = (dict(credential.headers("GET", URL, None)) for _ in range(2))
+    with serving(_application(world.verifier)) as server, httpx.Client(trust_env=False) as owner:
+        assert owner.get(f"{server}/orders/4711", headers=used).status_code == 200
+        loot = {
+            "server": server,
+            "token": credential.reveal(),
+            "url": URL,
+            "path": "/orders/4711",
+            "other": "/orders/4712",
+            "used": used,
+            "unused": unused,
+        }
+        ran = subprocess.run(
+            [sys.executable, "-m", "tests.real.thief", str(nobody)],
+            cwd=Path(__file__).parents[2],
+            input=json.dumps(loot),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    thief = json.loads(ran.stdout)
+    assert thief["uid"] == nobody
+    assert thief["found"] == {
+        "no key": [401, "invalid_dpop_proof"],
+        "as a bearer token": [401, "invalid_token"],
+        "own key": [401, "invalid_dpop_proof"],
+        "replayed proof": [401, "invalid_dpop_proof"],
+        "other URL": [401, "invalid_dpop_proof"],
+        "other method": [403, "insufficient_scope"],
+    }
 
 
 def _application(verifier: Verifier) -> Any:
