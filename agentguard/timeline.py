@@ -18,7 +18,8 @@ class Step:
     """One call: what was decided, by which policies, and how long a credential lived (seconds).
 
     `after` is when it was decided, in seconds from the first record; `depth` counts the tasks that it
-    is nested in, and `actor` is the agent that made it. `revoked` is None without a credential.
+    is nested in, and `actor` is the agent that made it. `revoked` is None without a credential;
+    `kept` says that it lives on for the task, which is still active.
     """
 
     at: str
@@ -35,6 +36,7 @@ class Step:
     seconds: float | None
     outcome: str | None
     revoked: bool | None
+    kept: bool
 
     @property
     def summary(self) -> str:
@@ -46,7 +48,8 @@ class Step:
         """How long a credential existed for this call, in words."""
         if self.credential is None or self.seconds is None:
             return "no credential"
-        return f"{_duration(self.seconds)}{'' if self.revoked else ', NOT REVOKED'}"
+        fate = "" if self.revoked else ", kept for its task" if self.kept else ", NOT REVOKED"
+        return f"{_duration(self.seconds)}{fate}"
 
 
 class Timeline:
@@ -72,6 +75,7 @@ class Timeline:
         decisions = [r for r in self.records if r.get("event") == "decision"]
         for record in decisions:
             end = ends.get(record.get("call"), {})
+            revoked, kept = self._fate(end)
             yield Step(
                 at=str(record.get("at", "")),
                 after=_between(decisions[0], record),
@@ -86,8 +90,20 @@ class Timeline:
                 credential=end.get("credential"),
                 seconds=end.get("seconds"),
                 outcome=end.get("outcome"),
-                revoked=end.get("revoked") if end.get("credential") else None,
+                revoked=revoked,
+                kept=kept,
             )
+
+    def _fate(self, end: Record) -> tuple[bool | None, bool]:
+        """Return whether the credential of a call is revoked, and whether it is kept for its task."""
+        if not end.get("credential"):
+            return None, False
+        of_task = [r for r in self.records if r.get("task") == end.get("task")]
+        later = any(r.get("event") == "revocation" and r.get("call") == end["call"] for r in of_task)
+        if end.get("revoked") or later or not end.get("kept"):
+            return bool(end.get("revoked") or later), False
+        ended = next((r for r in of_task if r.get("event") == "task"), None)
+        return ended is not None and ended.get("unrevoked") == 0, ended is None
 
     @property
     def ended(self) -> str:
@@ -116,7 +132,8 @@ class Timeline:
 
     def _sum(self) -> str:
         permits = sum(step.effect == "permit" for step in self.steps)
-        minted = [step.revoked is True for step in self.steps if step.credential]
+        fates = {step.credential: step.revoked is True for step in self.steps if step.credential}
+        minted = list(fates.values())
         who = next((record for record in self.records if record.get("subject")), {})
         return (
             f"{who.get('actor', 'an agent')} for {who.get('subject', 'nobody')} · "
@@ -162,7 +179,7 @@ def _bar(step: Step, hue: str, span: float) -> str:
         shape = f"<circle cx='{start:.1f}' cy='9' r='1.6' fill='currentColor' opacity='.5'/>"
         text = f"<span style='opacity:.5'>{text}</span>"
     else:
-        text = text if step.revoked else f"<b style='color:{_BAD}'>{text}</b>"
+        text = text if step.revoked or step.kept else f"<b style='color:{_BAD}'>{text}</b>"
         width = min(max(3.0, (step.seconds or 0) * scale), _AXIS - start)
         shape = f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue}'/>"
     return (

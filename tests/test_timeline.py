@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agentguard.timeline import Timeline
 
 AT = "2026-01-01T00:00:0{}.000000Z"
@@ -44,6 +46,25 @@ def test_each_call_has_a_line_with_what_came_of_it() -> None:
         "denied write get_order no policy permits it no credential",
         "denied unknown get_order unknown tool no credential",
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "said", "summed"),
+    [
+        ([], "kept for its task", "0 of 1"),
+        ([{"event": "task", "task": "t", "unrevoked": 0, "cause": "completed"}], "ms", "1 of 1"),
+        ([{"event": "task", "task": "t", "unrevoked": 1, "cause": "completed"}], "NOT REVOKED", "0 of 1"),
+        ([{"event": "revocation", "task": "t", "call": "1"}], "ms", "1 of 1"),
+    ],
+)
+def test_a_credential_that_serves_a_task_is_revoked_with_it(
+    after: list[dict[str, Any]], said: str, summed: str
+) -> None:
+    end = {**outcome("1", revoked=False), "task": "t", "kept": True}
+    timeline = Timeline([decision(0, "1"), end, *after])
+    assert timeline.steps[0].lived.endswith(said)
+    assert f"{summed} credentials revoked" in timeline._repr_html_()
+    assert ("<b style='color:#e5534b'>" in timeline._repr_html_()) is (said == "NOT REVOKED")
 
 
 def test_a_credential_that_is_not_revoked_is_said_aloud() -> None:
