@@ -20,8 +20,8 @@ from agentguard.model import Decision, Effect, Mandate, Obligation, Secret, Task
 from agentguard.rights import FixedEntitlements, effective
 from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import Telemetry
-from agentguard.testing import sample_task
-from tests.test_flow import LOOKUP, REFUND, Rule, World
+from agentguard.testing import captured_spans, sample_task
+from tests.test_flow import LOOKUP, REFUND, Mint, Rule, World
 
 ALICE = {"alice": {"payments": ["a", "b"]}}
 
@@ -211,6 +211,18 @@ def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
     plain.call(mode)
     assert [request.legacy for request in plain.policy.asked] == [False]
     assert plain.log.written[0]["legacy"] is False
+
+
+def test_a_span_is_told_that_a_key_is_long_lived(mode: str) -> None:
+    mint = Mint()
+    mint.legacy = True  # type: ignore[attr-defined]  # read once, when a guard is built
+    brokers = {(None, path): mint for path in ToolPath}
+    with captured_spans() as spans:
+        world = World(brokers=brokers, telemetry=Telemetry(spans.tracer_provider))
+        world.begin()
+        world.call(mode)
+        (call,) = (span for span in spans.finished() if span.name == "execute_tool refund")
+    assert dict(call.attributes or {})["agentguard.credential.legacy"] is True
 
 
 def test_an_anomaly_is_on_record_with_its_call(mode: str) -> None:
