@@ -1,13 +1,19 @@
-"""Policies that answer access requests: Cedar in process, and plain Python functions.
+"""Policies that answer access requests: Cedar in process, plain Python functions, and others.
 
-cedar           `CedarPolicy`: parsed once, type-checked against the catalog
+authzen         `AuthZen`: a PDP beyond this process, by AuthZEN 1.0
+cedar           `CedarPolicy`: read once, type-checked against the catalog
+cedar_head      which tools and which resource the head of a policy names
+cedar_reload    `ReloadingCedar`: rules that are replaced while the agent runs
 cedar_schema    JSON Schema → Cedar types and values
+cedar_slices    the policies that can hold for a tool, apart from all others
 cedar_source    Cedar text → rules that know their file and line
+combine         `Combine`: several policies as one
 function        `FunctionPolicy`: a function of the request
 lint            gaps in policies that are no errors
 """
 
 from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.cedar_reload import ReloadingCedar
 from agentguard.policies.function import FunctionPolicy
 
-__all__ = ["CedarPolicy", "FunctionPolicy"]
+__all__ = ["CedarPolicy", "FunctionPolicy", "ReloadingCedar"]

@@ -1,6 +1,6 @@
 """Cedar in process: the policy that a guard uses unless it is given another.
 
-Policies are plain Cedar, parsed once, and type-checked against the agent's real tools whenever the
+Policies are plain Cedar, read once, and type-checked against the agent's real tools whenever the
 catalog changes. A request that is denied is asked again with ``context.approval``; if that is
 permitted, the call needs a person. Annotations that mean something here:
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cedarpy import AuthzResult, Entities, PolicySet, is_authorized
+from cedarpy import AuthzResult, Entities, is_authorized
 from pydantic_core import to_json
 
 from agentguard.errors import ConfigurationError
@@ -36,13 +36,14 @@ from agentguard.model import (
 )
 from agentguard.model.arguments import Json
 from agentguard.policies.cedar_schema import resource_of, schema_text
+from agentguard.policies.cedar_slices import Slice, slices
 from agentguard.policies.cedar_source import Rule, read_file, read_text, unique
 from agentguard.policies.cedar_types import Convert, Refused, shape_of
 from agentguard.policies.cedar_validation import validate
 
 __all__ = ["CedarPolicy"]
 
-_NUMBERED = re.compile(r"policy `(policy\d+)`")
+_NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
 _APPROVED: Mapping[str, Json] = {"approvers": 1}
 
 
@@ -54,6 +55,7 @@ class _Tool:
     action: Mapping[str, str]
     resource: Mapping[str, str]
     convert: Convert
+    slice: Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,6 @@ class CedarPolicy:
     def __init__(self, rules: Iterable[Rule], *, environment: Iterable[str] = ()) -> None:
         self.rules = unique(rules)
         self._environment = tuple(sorted(environment))
-        self._text = "\n".join(rule.text for rule in self.rules)
-        self._policies = PolicySet.from_str(self._text)
-        named = self._policies.to_pst().static_policies
-        by_id = {rule.id: rule for rule in self.rules}
-        self._numbered = {number: by_id[node.annotations["id"]] for number, node in named.items()}
         self._bound = self._bind(())
 
     @classmethod
@@ -137,7 +134,8 @@ class CedarPolicy:
         shapes = {spec.name: shape_of(spec) for spec in specs}
         schema = schema_text(specs, shapes, self._environment)
         if specs:  # without tools every rule about one would be an error: nothing is permitted anyway
-            validate(self._text, self._numbered, schema, specs, shapes)
+            validate(self.rules, specs, shapes, self._environment)
+        sliced = slices(self.rules, specs)
         content = json.dumps([sorted(rule.text for rule in self.rules), schema])
         entities = [
             {
@@ -157,6 +155,7 @@ class CedarPolicy:
                     {"type": "Action", "id": spec.name},
                     {"type": "Resource", "id": resource_of(spec)},
                     shapes[spec.name].convert,
+                    sliced[spec.name],
                 )
                 for spec in specs
             },
@@ -184,10 +183,8 @@ class CedarPolicy:
             needs_person = second.allowed
             answer = second if second.allowed else answer
         if answer.diagnostics.errors:
-            return _deny(bound, self._failure(answer.diagnostics.errors))
-        rules = sorted(
-            (self._numbered[number] for number in answer.diagnostics.reasons), key=lambda rule: rule.id
-        )
+            return _deny(bound, _failure(answer.diagnostics.errors, tool.slice))
+        rules = sorted(map(tool.slice.rule, answer.diagnostics.reasons), key=lambda rule: rule.id)
         return _decision(bound, request.tool.name, answer.allowed, rules, needs_person)
 
     def _context(self, request: AccessRequest, tool: _Tool) -> dict[str, Json]:
@@ -225,15 +222,16 @@ class CedarPolicy:
             "resource": tool.resource,
             "context": to_json(context).decode(),
         }
-        return is_authorized(question, self._policies, bound.entities)
+        return is_authorized(question, tool.slice.policies, bound.entities)
 
-    def _failure(self, errors: Iterable[str]) -> str:
-        """Say which policies erred; Cedar's own words hold argument values, and stay here."""
-        numbers = {match[1] for error in errors for match in _NUMBERED.finditer(error)}
-        ids = sorted(self._numbered[number].id for number in numbers & self._numbered.keys())
-        if not ids:
-            return "policy_error: Cedar could not read the request"
-        return f"policy_error: {', '.join(ids)} could not be evaluated"
+
+def _failure(errors: Iterable[str], asked: Slice) -> str:
+    """Say which policies erred; Cedar's own words hold argument values, and stay here."""
+    numbers = {match[1] for match in map(_NUMBERED.match, errors) if match}
+    ids = sorted(asked.rule(number).id for number in numbers)
+    if not ids:
+        return "policy_error: Cedar could not read the request"
+    return f"policy_error: {', '.join(ids)} could not be evaluated"
 
 
 def _approval(approval: Approval) -> dict[str, Json]:

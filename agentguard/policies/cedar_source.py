@@ -1,7 +1,8 @@
 """Cedar files as rules that know where they stand.
 
 cedarpy numbers policies (`policy0`) and gives no positions. So the text is cut into statements
-here, each is parsed alone, and an error is placed in its file by the statement that holds it.
+here. Cedar parses many at once, for that takes a fraction of the time; where it cannot, each is
+parsed alone, and an error is placed in its file by the statement that holds it.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
-from cedarpy import policies_to_pst, pst
+from cedarpy import PolicySet, policies_to_pst, pst
 
 from agentguard.errors import ConfigurationError
+from agentguard.policies.cedar_head import Head, head_of
 
 __all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
 
-_TOKEN = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;', re.DOTALL)
-_BLANK = re.compile(r"(?:\s|//[^\n]*)*")
+_TOGETHER = 500  # statements parsed at once: their nodes live no longer than that
+# a comment ends at \r too, for Cedar: read on, it would hide a rule from us that Cedar sees
+_TOKEN = re.compile(r'//[^\n\r]*|"(?:\\.|[^"\\])*"|;', re.DOTALL)
+_BETWEEN = "\n//\\q\n"  # a comment; in a string left open by a cut it is a wrong escape, and no policy
+_CONDITIONS = re.compile(r"\)\s*(?:when|unless)\b.*", re.DOTALL)
+_BLANK = re.compile(r"(?:[^\S\x1c-\x1f]|//[^\n\r]*)*")
 _QUOTED = re.compile(r"`((?!policy\d+`)[^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One policy: its @id, text, place, and what its other annotations say.
+    """One policy: its @id, text, place, head, and what its other annotations say.
 
     `advice` (of a forbid) is for the model; `lifetime` in seconds and `scopes` (of a permit) narrow
     what may be issued.
@@ -35,10 +42,16 @@ class Rule:
     text: str
     file: str
     line: int
-    node: pst.Template
+    head: Head
     advice: str = ""
     lifetime: float | None = None
     scopes: frozenset[str] | None = None
+
+    @property
+    def node(self) -> pst.Template:
+        """The policy as Cedar parses it, each time anew: kept, it would take far more than the text."""
+        (node,) = policies_to_pst(self.text).static_policies.values()
+        return node
 
     def line_of(self, problem: str) -> int:
         """Return the line of what *problem* quotes, or else of the rule."""
@@ -71,7 +84,7 @@ def read_text(text: str, name: str) -> tuple[Rule, ...]:
         ConfigurationError: A policy does not parse, is a template, has no @id or the id of another,
             or has an annotation that makes no sense.
     """
-    return unique(_rule(statement, name, line) for line, statement in _statements(text))
+    return unique(_rules(text, name))
 
 
 def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
@@ -92,16 +105,44 @@ def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Cut at each semicolon outside of strings and comments; what is left over counts too."""
     ends = [token.end() for token in _TOKEN.finditer(text) if token[0] == ";"]
-    start = 0
+    start, counted, line = 0, 0, 1
     for end in (*ends, len(text)):
         blank = _BLANK.match(text, start, end)
         start = start if blank is None else blank.end()
         if start < end:
-            yield text.count("\n", 0, start) + 1, text[start:end]
+            line += text.count("\n", counted, start)
+            counted = start
+            yield line, text[start:end]
         start = end
 
 
-def _rule(text: str, file: str, line: int) -> Rule:
+def _rules(text: str, file: str) -> Iterator[Rule]:
+    statements = _statements(text)
+    while part := tuple(islice(statements, _TOGETHER)):
+        nodes = _together([statement for _, statement in part])
+        for place, (line, statement) in enumerate(part):
+            yield _rule(statement, file, line, nodes[place] if nodes else _alone(statement, file, line))
+
+
+def _together(statements: list[str]) -> list[pst.Template]:
+    """Return the policy of each statement without its conditions, or nothing if one is not exactly one.
+
+    Cedar reads all of it, and then tells what stands before the conditions, since nodes for these too
+    would take most of the time. Where `_CONDITIONS` mistakes their place, in a string or a comment,
+    what stands before is no policy, and all are read alone; where it is one, Cedar has read the same
+    tokens in the same order as in the whole, hence the same head.
+    """
+    heads = (_CONDITIONS.sub(");", statement, 1) for statement in statements)
+    try:
+        policies = PolicySet.from_str("\n".join(statements))
+        found = policies_to_pst(_BETWEEN.join(heads)).static_policies
+    except ValueError:
+        return []
+    whole = len(policies) == len(found) == len(statements)
+    return [found[f"policy{place}"] for place in range(len(statements))] if whole else []
+
+
+def _alone(text: str, file: str, line: int) -> pst.Template:
     try:
         parsed = policies_to_pst(text)
     except ValueError as error:
@@ -119,6 +160,10 @@ def _rule(text: str, file: str, line: int) -> Rule:
             line=line,
         )
     (node,) = parsed.static_policies.values()
+    return node
+
+
+def _rule(text: str, file: str, line: int, node: pst.Template) -> Rule:
     name = node.annotations.get("id", "")
     if not name.strip():
         raise ConfigurationError(
@@ -128,7 +173,7 @@ def _rule(text: str, file: str, line: int) -> Rule:
             line=line,
         )
     try:
-        return Rule(name, text, file, line, node, *_annotations(node))
+        return Rule(name, text, file, line, head_of(node), *_annotations(node))
     except ValueError as error:
         raise ConfigurationError(
             f'policy "{name}": {error}', mend="correct the annotation", file=file, line=line

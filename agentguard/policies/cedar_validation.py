@@ -6,13 +6,13 @@ Cedar's validator names neither file nor line nor @id; all three are put back he
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from cedarpy import Schema, validate_policies
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
-from agentguard.policies.cedar_schema import resource_of
+from agentguard.policies.cedar_schema import resource_of, schema_text
 from agentguard.policies.cedar_source import Rule, closest
 from agentguard.policies.cedar_types import ToolShape
 
@@ -29,14 +29,22 @@ _MENDS = (
 )
 
 
+_TOGETHER = 4
+
+
 def validate(
-    text: str,
-    numbered: Mapping[str, Rule],
-    schema: str,
+    rules: Sequence[Rule],
     specs: Collection[ToolSpec],
     shapes: Mapping[str, ToolShape],
+    environment: Iterable[str] = (),
+    together: int = _TOGETHER,
 ) -> None:
-    """Check *text*, whose policies Cedar knows by the numbers in *numbered*, against *schema*.
+    """Check the rules against the schema of the tools.
+
+    Cedar checks each rule for each tool, so that time would grow with their product. Rules whose
+    heads name none but a few tools are therefore first checked as if there were only *together*
+    tools: the other tools make their heads false, and Cedar finds nothing wrong behind a false head.
+    Fewer names can only make more errors, so what passes is right; the rest is checked for all tools.
 
     The arguments of a tool whose schema is not known yet are checked when it is, and until then
     every call of it that has arguments is denied.
@@ -44,26 +52,61 @@ def validate(
     Raises:
         ConfigurationError: For the first policy that is wrong, with file, line and @id.
     """
-    try:
-        found = validate_policies(text, Schema.from_str(schema)).errors
-    except ValueError as error:
-        raise ConfigurationError(
-            f"the tools have no Cedar schema: {error}", mend="rename the tool or argument that it names"
-        ) from error
     untyped = {spec.name for spec in specs if spec.schema is None}
-    errors = [error for error in found if not _is_early(error.error, untyped)]
+    remaining: set[int] = set()
+    for part, places in _parts(rules, specs, together):
+        found = places if part is None else _errors(rules, places, schema_text(part, shapes, environment))
+        remaining.update(found)
+    judged = _errors(rules, sorted(remaining), schema_text(specs, shapes, environment))
+    errors = [
+        (place, problem)
+        for place, problems in judged.items()
+        for problem in problems
+        if not _is_early(problem, untyped)
+    ]
     if not errors:
         return
-    order = list(numbered)
-    first = min(errors, key=lambda error: order.index(error.policy_id))
-    rule, problem = numbered[first.policy_id], _PREFIX.sub("", first.error)
-    others = len({error.policy_id for error in errors}) - 1
+    # of several in one rule always the same, and rather one that quotes what is wrong
+    place, problem = min(errors, key=lambda error: (error[0], "`" not in error[1], error[1]))
+    rule = rules[place]
+    others = len({place for place, _ in errors}) - 1
     raise ConfigurationError(
         f'policy "{rule.id}": {problem}' + (f" (other policies with errors: {others})" if others else ""),
         mend=_mend(problem, shapes, specs),
         file=rule.file,
         line=rule.line_of(problem),
     )
+
+
+def _parts(
+    rules: Sequence[Rule], specs: Collection[ToolSpec], together: int
+) -> Iterator[tuple[list[ToolSpec] | None, list[int]]]:
+    """Yield the places of rules with the few tools that they can be about; None stands for all tools."""
+    tools = sorted(specs, key=lambda spec: spec.name)
+    several = len(tools) > together
+    part_of = {spec.name: place // together for place, spec in enumerate(tools)} if several else {}
+    parts: dict[int | None, list[int]] = {}
+    for place, rule in enumerate(rules):
+        found = {part_of.get(name) for name in rule.head.actions or ()}
+        parts.setdefault(found.pop() if len(found) == 1 else None, []).append(place)
+    for part, places in parts.items():
+        yield None if part is None else tools[part * together : (part + 1) * together], places
+
+
+def _errors(rules: Sequence[Rule], places: Sequence[int], schema: str) -> dict[int, list[str]]:
+    """Return what Cedar finds wrong with the rules at these places, by their places."""
+    text = "\n".join(rules[place].text for place in places)
+    try:
+        found = validate_policies(text, Schema.from_str(schema)).errors
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the tools have no Cedar schema: {error}", mend="rename the tool or argument that it names"
+        ) from error
+    errors: dict[int, list[str]] = {}
+    for wrong in found:
+        place = places[int(wrong.policy_id.removeprefix("policy"))]
+        errors.setdefault(place, []).append(_PREFIX.sub("", wrong.error))
+    return errors
 
 
 def _is_early(problem: str, untyped: set[str]) -> bool:
