@@ -106,6 +106,12 @@ def spire() -> Spire:
 
 
 @pytest.fixture(scope="session")
+def cerbos() -> str:
+    """Return the identifier of the PDP."""
+    return needed("AGENTGUARD_TEST_CERBOS")
+
+
+@pytest.fixture(scope="session")
 def nobody() -> int:
     """Return the uid of another user, which a process of the test can become."""
     if os.geteuid():

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers.cerbos import Cerbos
 from tests.servers.moto import Moto
 from tests.servers.oidc import Oidc
 from tests.servers.openbao import OpenBao
@@ -30,7 +31,7 @@ __all__ = ["NAMES", "ServerError", "running"]
 
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
-    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire)
+    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos)
 }
 NAMES = tuple(_TABLE)
 

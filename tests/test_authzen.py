@@ -1,0 +1,198 @@
+"""A PDP beyond this process permits by a clear yes alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Decision
+from agentguard.policies.authzen import AuthZen, AuthZenError
+from agentguard.testing.both import Face
+from agentguard.testing.contracts import PolicyContract
+from agentguard.testing.samples import sample_request
+
+URL = "https://pdp.example"
+Handle = Callable[[httpx.Request], httpx.Response]
+
+
+class Pdp:
+    """Answers what it was told, and remembers what it was asked."""
+
+    def __init__(self, *answers: Any, batch: bool = False, metadata: Any = None) -> None:
+        self.answers, self.asked, self.fetched = list(answers), list[httpx.Request](), 0
+        self.metadata = metadata or {
+            "policy_decision_point": URL,
+            "access_evaluation_endpoint": f"{URL}/access/v1/evaluation",
+            **({"access_evaluations_endpoint": f"{URL}/access/v1/evaluations"} if batch else {}),
+        }
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/.well-known"):
+            self.fetched += 1
+            return httpx.Response(200, json=self.metadata)
+        self.asked.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):  # one response cannot be sent twice
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        return httpx.Response(200, json=answer)
+
+    def body(self, number: int = -1) -> Any:
+        return json.loads(self.asked[number].content)
+
+
+def policy(handle: Handle, **options: Any) -> AuthZen:
+    transport = httpx.MockTransport(handle)
+    options = {"version": "1", "transport": transport, "async_transport": transport, **options}
+    return AuthZen(URL, **options)
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    async def asked(handle: Handle, **options: Any) -> Any:
+        made = policy(handle, **options)
+        try:
+            return await Face(made, asynchronous=request.param).decide(sample_request())
+        finally:
+            made.close()
+
+    return asked
+
+
+class TestAuthZen(PolicyContract):
+    def make(self) -> AuthZen:
+        return policy(Pdp({"decision": True}))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        {"decision": "true"},
+        {"decision": 1},
+        {"decision": None},
+        {"decision": True, "context": "x"},
+        {"decision": True, "context": {"error": {"status": 500}}},
+        {"decision": True, "context": {"obligations": {}}},
+        {"decision": True, "context": {"obligations": [{"id": "1"}]}},
+        {"decision": True, "context": {"obligations": [{"type": "narrow_scopes"}]}},
+        httpx.Response(200, content=b'{"decision": false, "decision": true}'),
+        httpx.Response(200, content=b"yes"),
+        httpx.Response(200, json={"decision": True, "pad": "x" * 70_000}),
+        httpx.Response(200, json={"decision": True}, headers={"X-Request-ID": "another"}),
+        httpx.Response(400, json={"decision": True}),
+        httpx.Response(403, json={"decision": True}),
+        httpx.Response(500, json={"decision": True}),
+        httpx.Response(302, headers={"Location": "https://evil.example"}, json={"decision": True}),
+        httpx.ConnectError("dead"),
+        httpx.ReadTimeout("slow"),
+    ],
+)
+async def test_anything_but_a_clear_yes_is_an_error(ask: Callable[..., Any], answer: Any) -> None:
+    with pytest.raises(AuthZenError) as raised:
+        await ask(Pdp(answer), timeout=0.2)
+    assert "4711" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy_decision_point": "https://other.example"},
+        {"policy_decision_point": None},
+        {"access_evaluation_endpoint": "http://pdp.example/e"},
+        {"access_evaluation_endpoint": None},
+        {"access_evaluations_endpoint": "http://pdp.example/e"},
+    ],
+)
+async def test_metadata_of_another_pdp_or_of_an_open_line_are_refused(
+    ask: Callable[..., Any], change: dict[str, Any]
+) -> None:
+    pdp = Pdp({"decision": True})
+    pdp.metadata |= change
+    with pytest.raises(AuthZenError):
+        await ask(pdp)
+    assert not pdp.asked
+
+
+async def test_the_question_carries_the_arguments_in_the_resource(ask: Callable[..., Any]) -> None:
+    pdp = Pdp({"decision": True})
+    decision: Decision = await ask(pdp)
+    body = pdp.body()
+    assert decision.permitted
+    assert decision.policy_ids == (URL,)
+    assert not decision.obligations
+    assert body["subject"]["id"] == "user:ada"
+    assert body["action"] == {"name": "refund_order"}
+    assert body["resource"] == {
+        "type": "payments", "id": "payments", "properties": {"order_id": "4711", "amount": 30},
+    }  # fmt: skip
+    assert "approval" not in body["context"]
+    assert pdp.asked[0].headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_what_an_approval_would_permit_needs_a_person(ask: Callable[..., Any], batch: bool) -> None:
+    no, yes = {"decision": False}, {"decision": True}
+    pdp = Pdp({"evaluations": [no, yes]}, batch=True) if batch else Pdp(no, yes)
+    decision = await ask(pdp)
+    assert decision.permitted
+    assert decision.obliges("approve")
+    body = pdp.body()
+    assert (body["evaluations"][1] if batch else body)["context"]["approval"] == {"approvers": 1}
+    assert len(pdp.asked) == (1 if batch else 2)
+
+
+@pytest.mark.parametrize("items", [[], [{"decision": False}]])
+async def test_a_short_batch_denies_what_is_missing(ask: Callable[..., Any], items: list[Any]) -> None:
+    assert not (await ask(Pdp({"evaluations": items}, batch=True))).permitted
+
+
+@pytest.mark.parametrize("items", [None, {}, [{"decision": True}] * 3, [{"decision": "true"}], [None]])
+async def test_a_batch_that_is_no_answer_is_an_error(ask: Callable[..., Any], items: Any) -> None:
+    with pytest.raises(AuthZenError):
+        await ask(Pdp({"evaluations": items}, batch=True))
+
+
+async def test_the_answers_context_becomes_ids_reason_advice_and_obligations(
+    ask: Callable[..., Any],
+) -> None:
+    context = {
+        "policy_ids": ["p1"],
+        "reason_admin": {"en": "small"},
+        "reason_user": {"en": "Go on."},
+        "obligations": [
+            {"id": "1", "type": "shorten_lifetime", "properties": {"seconds": 60}},
+            {"id": "2", "type": "shorten_lifetime", "properties": {"seconds": 9}},
+            {"id": "3", "type": "step-up", "properties": {"acr_value": "high"}},
+        ],
+    }
+    decision = await ask(Pdp({"decision": True, "context": context}))
+    assert (decision.policy_ids, decision.reason, decision.advice) == (("p1",), "small", "Go on.")
+    assert decision.obliges("shorten_lifetime").parameters == {"seconds": 9}
+    assert decision.obliges("step-up")
+
+
+async def test_the_metadata_are_fetched_once() -> None:
+    pdp = Pdp({"decision": True})
+    made = policy(pdp)
+    for _ in range(3):
+        await made.adecide(sample_request())
+    assert pdp.fetched == 1
+
+
+async def test_who_finds_no_place_in_time_is_denied(ask: Callable[..., Any]) -> None:
+    with pytest.raises(AuthZenError, match="too many"):
+        await ask(Pdp({"decision": True}), limit=0, timeout=0.05)
+
+
+@pytest.mark.parametrize("url", ["http://pdp.example", "pdp.example", "https://", "ftp://127.0.0.1"])
+def test_an_open_line_is_refused_at_start(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        AuthZen(url, version="1")
