@@ -9,50 +9,54 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from hashlib import sha256
-from typing import Any
 
 from agentguard.call import Invocation, Io, Permit, stored
 from agentguard.catalog import Catalog
-from agentguard.errors import ApprovalError, DenialCode, IdentityError, denial
+from agentguard.consent import Consent
+from agentguard.errors import AgentGuardError, DenialCode, Denied, IdentityError, denial
 from agentguard.model import (
     AccessRequest,
     Approval,
     ApprovalStatus,
+    Arguments,
     Call,
     Decision,
     Effect,
     Grant,
+    Label,
     TaskState,
+    ToolPath,
     ToolSpec,
 )
 from agentguard.ports import IdentitySource, Policy
+from agentguard.provenance import family, origins, wanted
 from agentguard.rights import Ceiling, effective
 from agentguard.routes import Route, Routes
 from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import CallSpan
 
-__all__ = ["Authorisation", "answer"]
+__all__ = ["Authorisation"]
 
 UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
-ANSWERED_YES = frozenset({ApprovalStatus.APPROVED, ApprovalStatus.USED})
+OBSERVED = frozenset(
+    {
+        DenialCode.UNKNOWN_TOOL,
+        DenialCode.MANDATE,
+        DenialCode.POLICY,
+        DenialCode.POLICY_ERROR,
+        DenialCode.OBLIGATION,
+        DenialCode.NO_RIGHTS,
+        DenialCode.NO_CREDENTIAL,
+        DenialCode.APPROVAL_REFUSED,
+        DenialCode.APPROVAL_UNAVAILABLE,
+    }
+)
+"""What a guard that observes lets pass: what rules say, and not a task that is over or a failure."""
 log = logging.getLogger("agentguard")
 
 
-async def answer(
-    io: Io, pending: Mapping[str, Any], approved: bool, approver: str, reason: str
-) -> dict[str, Any]:
-    """Record a person's answer to what an interrupt shows, and return the value to resume it with.
-
-    Raises:
-        ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
-    """
-    approval: Approval | None = await io.approval(str(pending.get("approval_id")))
-    shown = (pending.get("task"), pending.get("tool"), pending.get("digest"))
-    if approval is None or shown != (approval.task_id, approval.tool, approval.digest):
-        raise ApprovalError("no such approval was asked for")
-    await io.answer_approval(approval.answered(approved=approved is True, approver=approver, reason=reason))
-    return {"approval_id": approval.id, "answered": True}
+def _unclassified(invocation: Invocation) -> Denied:
+    return denial(DenialCode.UNKNOWN_TOOL, f"{invocation.tool} is not classified in the catalog")
 
 
 class Authorisation:
@@ -73,26 +77,69 @@ class Authorisation:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         suspends: Callable[[BaseException], bool],
+        observe: bool = False,
     ) -> None:
-        self._catalog, self._policy, self._identity, self._routes = catalog, policy, identity, routes
+        self._catalog, self._identity, self._routes = catalog, identity, routes
         self._environment = dict(environment)
         self._ceiling, self._subject_tokens = ceiling, subject_tokens
-        self._lifetime, self._approval_lifetime = lifetime, approval_lifetime
-        self._clock, self._new_id, self._suspends = clock, new_id, suspends
+        self._lifetime = lifetime
+        self._consent = Consent(policy, approval_lifetime, clock, suspends)
+        self._clock, self._new_id, self._observe = clock, new_id, observe
 
-    async def permit(self, invocation: Invocation, io: Io, span: CallSpan) -> Permit:
-        """Classify, decide and, where needed, have a person approve. Mints nothing.
+    async def request(self, invocation: Invocation, io: Io, span: CallSpan) -> AccessRequest:
+        """Say what is asked: who would do what in which task, and where the arguments came from.
+
+        Raises:
+            Denied: The call cannot be judged at all.
+        """
+        if invocation.problem is not None:
+            raise invocation.problem
+        arguments = invocation.arguments
+        if arguments is None or (invocation.spec is None and not self._observe):
+            raise _unclassified(invocation)
+        task = await self._task(invocation, io)
+        # nothing is known of it: its call counts as the worst
+        spec = invocation.spec or ToolSpec(name=invocation.tool, path=ToolPath.ESCALATION, untrusted=True)
+        span.describe(**{"task.id": task.id, "path": spec.path.value})
+        return await self._request(spec, arguments, task, io)
+
+    async def permit(self, invocation: Invocation, request: AccessRequest, io: Io, span: CallSpan) -> Permit:
+        """Decide and, where needed, have a person approve. Mints nothing.
+
+        Where the guard only observes, what would deny is in the permit, which has no grant.
 
         Raises:
             Denied: The call is not permitted.
         """
-        if invocation.problem is not None:
-            raise invocation.problem
-        spec, arguments = invocation.spec, invocation.arguments
-        if spec is None or arguments is None:
-            raise denial(DenialCode.UNKNOWN_TOOL, f"{invocation.tool} is not classified in the catalog")
-        task = await self._task(invocation, io)
-        span.describe(**{"task.id": task.id, "path": spec.path.value})
+        try:
+            return await self._judge(invocation, request, io, span)
+        except Denied as denied:
+            if not self._observe or denied.code not in OBSERVED:
+                raise
+            return self._observed(invocation, request, denied)
+
+    async def _request(self, spec: ToolSpec, arguments: Arguments, task: TaskState, io: Io) -> AccessRequest:
+        labels: dict[str, list[Label]] = {}
+        if digests := wanted(task, arguments):
+            for label in await stored(io.labels, family(task), digests):
+                labels.setdefault(label.digest, []).append(label)
+        resource = self._catalog.resource(spec.resource)
+        route = None if resource is None else self._routes.find(resource, spec.path)
+        return AccessRequest(
+            identity=task.identity,
+            tool=spec,
+            arguments=arguments,
+            task=task,
+            environment=self._environment,
+            legacy=route is not None and route.legacy,
+            origins=origins(spec, arguments, task, labels),
+            at=self._clock(),
+        )
+
+    async def _judge(self, invocation: Invocation, request: AccessRequest, io: Io, span: CallSpan) -> Permit:
+        spec, task, arguments = request.tool, request.task, request.arguments
+        if invocation.spec is None:
+            raise _unclassified(invocation)
         if objection := task.mandate.objection(spec, arguments):
             raise denial(DenialCode.MANDATE, objection)
         scopes = await effective(spec, task, self._ceiling, io.entitled)
@@ -102,24 +149,33 @@ class Authorisation:
         if asked is not None and asked.status is ApprovalStatus.DENIED:
             # a rejected call stays rejected, also when the policy would now let it pass
             raise denial(DenialCode.APPROVAL_REFUSED, f"rejected by {asked.approver}: {asked.reason}")
-        request = AccessRequest(
-            identity=task.identity,
-            tool=spec,
-            arguments=arguments,
-            task=task,
-            environment=self._environment,
-            legacy=route is not None and route.legacy,
-        )
         with span.stage("decide"):
             decision = await self._decide(request, io)
         approval: Approval | None = None
         if decision.obliges("approve") or asked is not None:
+            if self._observe:
+                raise denial(
+                    DenialCode.APPROVAL_UNAVAILABLE, "a person would be asked", ids=decision.policy_ids
+                )
             with span.stage("approve"):
-                approval = await self._approve(request, decision, key, io)
-                decision = await self._decide(replace(request, approval=approval), io)
-            if decision.obliges("approve"):
-                raise denial(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
+                approval = await self._consent.obtain(request, decision, key, io)
+                decision = await self._decide_again(replace(request, approval=approval), decision, io)
         return self._permit(invocation, request, decision, approval, key, scopes, route)
+
+    async def _decide_again(self, request: AccessRequest, before: Decision, io: Io) -> Decision:
+        """Ask again with the approval, under the rules that it was asked under."""
+        decision = await self._decide(request, io)
+        if decision.policy_version != before.policy_version:
+            raise denial(DenialCode.APPROVAL_REFUSED, "the policy has changed since the approval was asked")
+        if decision.obliges("approve"):
+            raise denial(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
+        return decision
+
+    def _observed(self, invocation: Invocation, request: AccessRequest, denied: Denied) -> Permit:
+        decision = Decision(effect=Effect.DENY, policy_ids=denied.policy_ids, reason=denied.reason)
+        key = invocation.key(request.task.id, request.arguments.digest, self._new_id())
+        call = self._call(request, key, None, None)
+        return Permit(invocation, request, decision, None, call, observed=denied)
 
     def _route(self, spec: ToolSpec) -> Route | None:
         if (resource := self._catalog.resource(spec.resource)) is None:
@@ -151,54 +207,26 @@ class Authorisation:
         try:
             decision = await io.decide(request)
         except Exception as error:  # noqa: BLE001  a policy that errs, in whatever way, is a deny
-            log.error("the policy failed: %s", type(error).__name__)
-            raise denial(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}") from None
+            # of an error that is not ours only the type: its text may hold arguments
+            told = f": {error}" if isinstance(error, AgentGuardError) else ""
+            log.error("the policy failed: %s%s", type(error).__name__, told)
+            raise denial(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{told}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
             raise denial(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
         ids = decision.policy_ids
         if not decision.permitted:
             reason = decision.reason or "denied by policy"
-            raise denial(DenialCode.POLICY, reason, advice=decision.advice, ids=ids)
+            raise denial(
+                DenialCode.POLICY,
+                reason,
+                advice=decision.advice,
+                ids=ids,
+                decision_id=decision.decision_id,
+            )
         for obligation in decision.obligations:
             if obligation.kind not in UNDERSTOOD:
                 raise denial(DenialCode.OBLIGATION, f"{obligation.kind} is not understood", ids=ids)
         return decision
-
-    async def _approve(self, request: AccessRequest, decision: Decision, key: str, io: Io) -> Approval:
-        ask = io.approve.get(request.tool.path)
-        if ask is None:
-            reason = f"no approver for {request.tool.path}"
-            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason, ids=decision.policy_ids)
-        version = str(self._policy.version)
-        pending = await stored(
-            io.save_approval,
-            Approval(
-                id=sha256(f"{key}\n{version}".encode()).hexdigest()[:32],
-                call_key=key,
-                task_id=request.task.id,
-                tool=request.tool.name,
-                digest=request.arguments.digest,
-                policy_version=version,
-                expires_at=self._clock() + self._approval_lifetime,
-                reason=decision.reason,
-            ),
-        )
-        try:
-            answer = await ask(pending, request)
-        except Exception as error:
-            if self._suspends(error):
-                raise
-            # an approver that errs, in whatever way, has not approved
-            reason = f"approver failed: {type(error).__name__}: {error}"
-            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason) from None
-        if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
-            await stored(io.answer_approval, answer)
-        # only what the store holds counts, not what a resumed graph or an edited state says
-        final = await stored(io.approval, pending.id)
-        if not isinstance(final, Approval) or final.status not in ANSWERED_YES:
-            raise denial(DenialCode.APPROVAL_REFUSED, "no person has approved this call")
-        # whether a used one may be used again, by the call that was suspended, `begin_call` says
-        return replace(final, status=ApprovalStatus.APPROVED)
 
     def _permit(
         self,
@@ -210,19 +238,21 @@ class Authorisation:
         scopes: frozenset[str],
         route: Route | None,
     ) -> Permit:
-        spec, call_id = request.tool, self._new_id()
-        grant = None if route is None else self._grant(call_id, request, decision, scopes)
-        call = Call(
-            id=call_id,
+        call = self._call(request, key, approval, route)
+        grant = None if route is None else self._grant(call.id, request, decision, scopes)
+        return Permit(invocation, request, decision, grant, call, route)
+
+    def _call(self, request: AccessRequest, key: str, approval: Approval | None, route: Route | None) -> Call:
+        return Call(
+            id=self._new_id(),
             key=key,
             task_id=request.task.id,
-            tool=spec.name,
-            path=spec.path,
+            tool=request.tool.name,
+            path=request.tool.path,
             at=self._clock(),
             broker=None if route is None else route.name,
             approval_id=None if approval is None else approval.id,
         )
-        return Permit(invocation, request.task, decision, grant, call, route)
 
     def _grant(
         self, grant_id: str, request: AccessRequest, decision: Decision, scopes: frozenset[str]

@@ -16,7 +16,7 @@ from agentguard._drive import Asked, delivering, settle, twins
 from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, denial
 from agentguard.flight import Flights, Shared
 from agentguard.lease import Lease
-from agentguard.model import Arguments, Call, Decision, Grant, TaskState, ToolPath, ToolSpec
+from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, ToolPath, ToolSpec
 from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store, Transmitter
 from agentguard.routes import Route
 
@@ -58,23 +58,44 @@ class Invocation:
 
 
 class Permit:
-    """A permitted call: used once, by exactly the tool and the arguments that were judged."""
+    """A permitted call: used once, by exactly the tool and the arguments that were judged.
 
-    __slots__ = ("_entrance", "begun", "call", "decision", "grant", "invocation", "lease", "route", "task")
+    `result` is what the tool's own code returned, before any framework has given it another form.
+    `observed` is the denial that stands in the way of the call, where the guard only observes.
+    """
+
+    __slots__ = (
+        "_entrance",
+        "begun",
+        "call",
+        "decision",
+        "grant",
+        "invocation",
+        "lease",
+        "observed",
+        "request",
+        "result",
+        "route",
+        "task",
+    )
 
     def __init__(
         self,
         invocation: Invocation,
-        task: TaskState,
+        request: AccessRequest,
         decision: Decision,
         grant: Grant | None,
         call: Call,
         route: Route | None = None,
+        *,
+        observed: Denied | None = None,
     ) -> None:
-        self.invocation, self.task, self.decision = invocation, task, decision
+        self.observed = observed
+        self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None)
         self.begun = False
+        self.result: object = None
         self._entrance = [True]  # taken by a pop, which is atomic, so that of two threads one is first
 
     @property
@@ -104,6 +125,7 @@ _STORE = (
     "begin_call",
     "track",
     "end_call",
+    "labels",
     "forget",
     "live",
     "end_task",
@@ -130,6 +152,7 @@ class Io:
     begin_call: Asked
     track: Asked
     end_call: Asked
+    labels: Asked
     forget: Asked
     live: Asked
     end_task: Asked

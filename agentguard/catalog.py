@@ -13,18 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import Resource, ToolPath, ToolSpec
+from agentguard.model import Resource, Sensitivity, ToolPath, ToolSpec
 
 __all__ = ["Catalog", "spec_of"]
 
-_KEYS = {"path", "resource", "scopes", "sinks", "untrusted"}
+_KEYS = {"path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"}
 
 
 def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> ToolSpec:
-    """Read a classification from its literal form: path, resource, scopes, sinks, untrusted.
+    """Read a classification from its literal form, by the names of the fields of `ToolSpec`.
 
     Raises:
-        ConfigurationError: A key is unknown, or the path is missing or none of the three.
+        ConfigurationError: A key or a level is unknown, or the path is missing or none of the three.
     """
     unknown = set(facts) - _KEYS
     if unknown:
@@ -45,8 +45,23 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         scopes=frozenset(facts.get("scopes", ())),
         sinks=frozenset(facts.get("sinks", ())),
         untrusted=bool(facts.get("untrusted", False)),
+        trusted=frozenset(facts.get("trusted", ())),
+        sensitivity=_level(name, "sensitivity", facts, Sensitivity.PUBLIC),
+        clearance=_level(name, "clearance", facts, Sensitivity.RESTRICTED),
         schema=schema,
     )
+
+
+def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity) -> Sensitivity:
+    given = facts.get(key)
+    if given is None or isinstance(given, Sensitivity):
+        return otherwise if given is None else given
+    try:
+        return Sensitivity.named(str(given))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"tool {tool} has no valid {key}", mend=str(error).replace("is none of", "should be one of")
+        ) from None
 
 
 class Catalog:

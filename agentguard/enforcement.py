@@ -30,11 +30,7 @@ from agentguard.errors import (
 )
 from agentguard.issuance import Issuance, attempt
 from agentguard.lease import Lease
-from agentguard.model import (
-    Effect,
-    Outcome,
-    ToolPath,
-)
+from agentguard.model import AccessRequest, Effect, Outcome, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -44,6 +40,7 @@ from agentguard.ports import (
     Store,
     Transmitter,
 )
+from agentguard.provenance import seen
 from agentguard.recovery import Recovery
 from agentguard.reuse import Reuse
 from agentguard.rights import Ceiling
@@ -63,7 +60,8 @@ class Enforcement:
     `brokers` is keyed by resource name (None for any) and path. `lifetime`, `approval_lifetime` and
     `timeout` are seconds. `ceiling` is what the agent may do at most, as resource → scopes;
     `entitlements` what its users may. `signals` are told, by name, of each task's end.
-    `suspends` tells a framework's control flow from an error.
+    `suspends` tells a framework's control flow from an error. With `observe`, rules are recorded and block
+    nothing; with `record_requests`, the audit log holds all that a policy was asked, values included.
     """
 
     def __init__(
@@ -87,7 +85,12 @@ class Enforcement:
         clock: Callable[[], float] = time,
         new_id: Callable[[], str] = lambda: secrets.token_urlsafe(16),
         suspends: Callable[[BaseException], bool] = lambda _error: False,
+        observe: bool = False,
+        record_requests: bool = False,
     ) -> None:
+        self._record_requests = record_requests
+        if observe:
+            log.warning("OBSERVE MODE: agentguard blocks nothing; what it would deny runs without credential")
         self.catalog, self.policy, self.identity = catalog, policy, identity
         self.store, self.audit = store, audit
         self.telemetry = telemetry or Telemetry()
@@ -121,6 +124,7 @@ class Enforcement:
             clock=clock,
             new_id=new_id,
             suspends=suspends,
+            observe=observe,
         )
 
     # --- the flow
@@ -132,11 +136,13 @@ class Enforcement:
             Denied: It is not; nothing ran, or nothing of it is left.
         """
         with self.telemetry.call(invocation.tool, invocation.call_id, invocation.arguments) as span:
+            request = None
             try:
-                permit = await self._authorisation.permit(invocation, io, span)
+                request = await self._authorisation.request(invocation, io, span)
+                permit = await self._authorisation.permit(invocation, request, io, span)
                 result = await self._carry_out(permit, execute, io, span)
             except Denied as denied:
-                await self._refused(invocation, denied, io, span)
+                await self._refused(invocation, denied, io, span, request)
                 raise
             except BaseException as error:
                 span.ended(invocation.path, Effect.PERMIT, self._outcome(error))
@@ -156,7 +162,7 @@ class Enforcement:
         try:
             await self._begin(permit, issuance, io)
             self._describe(permit, span)
-            await self._record(records.permitted(permit, span.trace_id), io)
+            await self._record(self._decision(permit, span), io)
             await self._issue(permit, issuance, span)
             with span.stage("execute"):
                 result = await execute(permit)
@@ -218,9 +224,8 @@ class Enforcement:
                 revoked = await issuance.give_back(failed=outcome is not Outcome.DONE)
             if not revoked and not issuance.kept:
                 self.recovery.failed.add(call.id)
-        spec = permit.invocation.spec
-        untrusted = spec is not None and spec.untrusted
-        await attempt("end", io.end_call, call.id, outcome, untrusted=untrusted, revoked=revoked)
+        read = seen(permit.request.tool, permit.task, permit.result)
+        await attempt("end", io.end_call, call.id, outcome, seen=read, revoked=revoked)
         self.recovery.running.discard(call.id)  # before the outbox looks, or it takes what is kept for held
         if permit.route is not None and not revoked:
             self.ending.on_left()
@@ -246,17 +251,35 @@ class Enforcement:
             }
         )
 
-    async def _refused(self, invocation: Invocation, denied: Denied, io: Io, span: CallSpan) -> None:
+    def _decision(self, permit: Permit, span: CallSpan) -> dict[str, Any]:
+        request = permit.request if self._record_requests else None
+        if permit.observed is None:
+            return records.permitted(permit, span.trace_id, request)
+        denied, invocation, actor = permit.observed, permit.invocation, permit.task.identity.actor
+        log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", invocation.tool, denied.code, denied.reason)
+        span.describe(effect=Effect.DENY.value, code=denied.code.value, observed=True)
+        record = records.refused(invocation, denied, permit.task, actor, span.trace_id, request)
+        return {**record, "call": permit.call.id, "observed": True}
+
+    async def _refused(
+        self,
+        invocation: Invocation,
+        denied: Denied,
+        io: Io,
+        span: CallSpan,
+        request: AccessRequest | None = None,
+    ) -> None:
         span.describe(effect=Effect.DENY.value, code=denied.code.value, **{"policy.ids": denied.policy_ids})
         span.ended(invocation.path, Effect.DENY, denied.code)
-        task = None
-        if (task_id := invocation.task_id) is not None:
+        task = None if request is None else request.task
+        if task is None and (task_id := invocation.task_id) is not None:
             try:
                 task = await io.task(task_id)
             except Exception:  # noqa: BLE001  a denial is recorded also when the store is down
                 log.warning("the store failed while a denial was recorded")
         log.info("denied %s: %s: %s", invocation.tool, denied.code, denied.reason)
-        record = records.refused(invocation, denied, task, self._actor(), span.trace_id)
+        recorded = request if self._record_requests else None
+        record = records.refused(invocation, denied, task, self._actor(), span.trace_id, recorded)
         await attempt("record", io.append, record)
 
     def _actor(self) -> str | None:

@@ -102,10 +102,17 @@ class Denied(AgentGuardError):
     """
 
     def __init__(
-        self, code: DenialCode, reason: str, *, advice: str, policy_ids: tuple[str, ...] = ()
+        self,
+        code: DenialCode,
+        reason: str,
+        *,
+        advice: str,
+        policy_ids: tuple[str, ...] = (),
+        decision_id: str = "",
     ) -> None:
         super().__init__(advice)
         self.code, self.reason, self.advice, self.policy_ids = code, reason, advice, policy_ids
+        self.decision_id = decision_id
 
 
 class TaskError(AgentGuardError):
@@ -182,6 +189,8 @@ ADVICE = {
 }
 
 
-def denial(code: DenialCode, reason: str, *, advice: str = "", ids: tuple[str, ...] = ()) -> Denied:
+def denial(
+    code: DenialCode, reason: str, *, advice: str = "", ids: tuple[str, ...] = (), decision_id: str = ""
+) -> Denied:
     """Make a denial with the fixed advice of its code, unless a policy gives its own."""
-    return Denied(code, reason, advice=advice or ADVICE[code], policy_ids=ids)
+    return Denied(code, reason, advice=advice or ADVICE[code], policy_ids=ids, decision_id=decision_id)

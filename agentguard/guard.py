@@ -19,17 +19,18 @@ from opentelemetry.trace import TracerProvider
 
 from agentguard._drive import drive
 from agentguard.approvals import CallbackApprover, InterruptApprover
-from agentguard.authorisation import answer
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
+from agentguard.consent import answer
 from agentguard.enforcement import Enforcement
 from agentguard.errors import TaskNotActive
+from agentguard.intent import Derivation
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.gates import Gates, ToolLike
 from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
-from agentguard.lease import current, secrets_of
+from agentguard.lease import live_secrets
 from agentguard.model import AccessRequest, Budget, Identity, Mandate, Secret, ToolPath
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
@@ -58,7 +59,9 @@ class Guard:
     or None for LangGraph's interrupt, which needs a checkpointer. Without either such a call is
     denied. `ceiling` is what the agent may do at most, as resource → scopes; `entitlements` what its
     users may: an Entitlements, or a table of subject → resource → scopes. `signals` are told, by
-    name, that a task is over.
+    name, that a task is over. With `observe`, rules block nothing: what they would deny is logged aloud,
+    recorded, and runs without a credential. With `record_requests`, the audit log holds all that a
+    policy was asked, argument values included.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Guard:
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time,
+        observe: bool = False,
+        record_requests: bool = False,
     ) -> None:
         if isinstance(entitlements, Mapping):
             entitlements = FixedEntitlements(entitlements)
@@ -103,11 +108,13 @@ class Guard:
             timeout=timeout,
             clock=clock,
             suspends=suspends,
+            observe=observe,
+            record_requests=record_requests,
         )
         self.enforcement.ending.on_left = self.enforcement.recovery.watch
         self._parts: list[object] = [store, audit]
         self._gates = Gates(self.enforcement)
-        install_log_redaction(_live_secrets)
+        install_log_redaction(live_secrets)
 
     @classmethod
     def from_file(cls, path: str | Path, **changes: Any) -> Self:
@@ -137,7 +144,8 @@ class Guard:
         purpose: str,
         *,
         subject: str,
-        mandate: Mapping[str, Any] | Mandate,
+        mandate: Mapping[str, Any] | Mandate | Derivation,
+        words: str = "",
         calls: int | None = None,
         writes: int | None = None,
         ttl: float = 900.0,
@@ -145,20 +153,34 @@ class Guard:
     ) -> Task:
         """Return a task to be used as a context manager, sync or async.
 
-        *mandate* is what it may touch at most, *calls* and *writes* its budget, *ttl* its life in
-        seconds. Begun inside another task, it is a part of that one. *subject_token* proves the user
-        to an issuer (RFC 8693); it stays in this process, and no tool sees it.
+        *mandate* is what it may touch at most, *words* what the user said, by which a value that the
+        user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. Begun inside
+        another task, it is a part of that one, and its words are that one's. *subject_token* proves the
+        user to an issuer (RFC 8693); it stays in this process, and no tool sees it.
 
         Raises:
-            ValueError: The mandate is malformed.
+            ValueError: The mandate is malformed, or a model has proposed it and nobody has granted it.
             ConfigurationError: A policy does not fit the tools, which were all classified in code.
         """
         if self._gates.mistake is not None:
             raise self._gates.mistake
         identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
-        budget = Budget(calls=calls, writes=writes)
+        derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
+        if derived.mandate.proposed:
+            raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
+        budget = derived.budget.within(Budget(calls=calls, writes=writes))
         token = None if subject_token is None else Secret(subject_token)
-        return Task.new(self.enforcement, purpose, identity, Mandate.of(mandate), budget, ttl, token)
+        return Task.new(
+            self.enforcement,
+            purpose,
+            identity,
+            derived.mandate,
+            budget,
+            ttl,
+            token,
+            words=words,
+            kinds=derived.kinds,
+        )
 
     def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
         """Return a task that was begun before, here or in another process, which needs the token again.
@@ -291,8 +313,3 @@ def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
     if not isinstance(given, Approver):
         given = CallbackApprover(given, approver=getattr(given, "__qualname__", type(given).__name__))
     return dict.fromkeys(ToolPath, given)
-
-
-def _live_secrets() -> tuple[str, ...]:
-    lease = current()
-    return secrets_of(lease) if lease else ()

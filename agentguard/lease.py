@@ -15,7 +15,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 from agentguard.errors import CredentialUnavailable
 from agentguard.model import Credential, Resource
 
-__all__ = ["Lease", "bind", "credential", "current", "secrets_of"]
+__all__ = ["Lease", "bind", "credential", "current", "live_secrets", "secrets_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,6 +146,12 @@ def secrets_of(lease: Lease) -> tuple[str, ...]:
 def current() -> Lease | None:
     """Return the lease of this context, open or closed, or None."""
     return _current.get()
+
+
+def live_secrets() -> tuple[str, ...]:
+    """Return what must not leave the call that is running here, for redaction alone."""
+    lease = _current.get()
+    return secrets_of(lease) if lease else ()
 
 
 def credential(resource: str | None = None) -> Lease:

@@ -12,15 +12,18 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from agentguard.model import (
+    NOTHING_SEEN,
     AccessRequest,
     Approval,
     Call,
     Credential,
     Decision,
     Grant,
+    Label,
     LiveCredential,
     Outcome,
     Secret,
+    Seen,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -178,9 +181,16 @@ class Store(Protocol):
         """
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
     ) -> None:
-        """Note how the call ended, that its task has read something untrusted, and as `forget` does."""
+        """Note how the call ended, what its task has seen by it, and as `forget` does.
+
+        The task and all that it descends from have then seen it. Its labels are kept for the oldest of
+        these and all its descendants together, `LABELS` at most, and counted in each one's `labels`.
+        """
+
+    def labels(self, family: str, digests: Collection[str]) -> Iterable[Label]:
+        """Return the labels with these digests that are kept for a task and all its descendants."""
 
     def forget(self, call_id: str) -> None:
         """Note that the call's credentials are revoked."""

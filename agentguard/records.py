@@ -4,7 +4,8 @@ A permit is recorded before anything is minted, the outcome after; so a crash in
 decision without an outcome, and never an effect without a decision. The fields answer the seven
 questions of draft-klrc-aiagent-auth (revision 02): which agent, for whom, which resource and tool,
 which action and decision, when and in which transaction, in which state of risk, and what was
-revoked and why. Values of arguments are not among them: their digest is.
+revoked and why. Values of arguments are not among them: their digest is, and where they came from. Only
+where an application wants to ask other policies about what has happened is the whole request recorded.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 
 from agentguard.call import Invocation, Permit
 from agentguard.errors import Denied
-from agentguard.model import Effect, LiveCredential, Outcome, TaskState
+from agentguard.model import AccessRequest, Effect, LiveCredential, Outcome, TaskState
+from agentguard.replay import recorded
 
 __all__ = ["outcome", "permitted", "recovered", "refused", "task_ended"]
 
 Record = dict[str, Any]
 
 
-def permitted(permit: Permit, trace: str | None) -> Record:
-    """Record the decision of a call that is about to run."""
+def permitted(permit: Permit, trace: str | None, request: AccessRequest | None = None) -> Record:
+    """Record the decision of a call that is about to run, and the whole *request* if it is given."""
     decision, grant = permit.decision, permit.grant
     return _about(permit.invocation, permit.task, permit.task.identity.actor, trace) | {
         "call": permit.call.id,
@@ -34,19 +36,29 @@ def permitted(permit: Permit, trace: str | None) -> Record:
         "audience": None if grant is None else grant.audience,
         "scopes": None if grant is None else sorted(grant.scopes),
         "legacy": permit.route is not None and permit.route.legacy,
+        "sources": {name: sorted(each.sources) for name, each in permit.request.origins.items()},
+        **_of_pdp(decision.decision_id),
+        **_asked(request),
     }
 
 
 def refused(
-    invocation: Invocation, denied: Denied, task: TaskState | None, actor: str | None, trace: str | None
+    invocation: Invocation,
+    denied: Denied,
+    task: TaskState | None,
+    actor: str | None,
+    trace: str | None,
+    request: AccessRequest | None = None,
 ) -> Record:
-    """Record a denial, with the full reason."""
+    """Record a denial, with the full reason, and the whole *request* if it is given."""
     return _about(invocation, task, actor, trace) | {
         "task": invocation.task_id,
         "effect": Effect.DENY.value,
         "code": denied.code.value,
         "policies": list(denied.policy_ids),
         "reason": denied.reason,
+        **_of_pdp(denied.decision_id),
+        **_asked(request),
     }
 
 
@@ -91,6 +103,14 @@ def task_ended(task_id: str, lineage: list[str], status: str, cause: str, unrevo
         "cause": cause,
         "unrevoked": unrevoked,
     }
+
+
+def _of_pdp(decision_id: str) -> Record:
+    return {"decision_id": decision_id} if decision_id else {}
+
+
+def _asked(request: AccessRequest | None) -> Record:
+    return {} if request is None else {"request": recorded(request)}
 
 
 def _about(invocation: Invocation, task: TaskState | None, actor: str | None, trace: str | None) -> Record:

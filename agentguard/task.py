@@ -24,6 +24,8 @@ from agentguard.timeline import Timeline
 __all__ = ["CONFIG_KEY", "Task"]
 
 CONFIG_KEY = "agentguard_task"
+WORDS = 16_384
+"""How many characters of the user's words a task keeps: what stands behind them was not said."""
 
 
 class Task:
@@ -56,6 +58,8 @@ class Task:
         budget: Budget,
         ttl: float,
         subject_token: Secret | None = None,
+        words: str = "",
+        kinds: tuple[str, ...] = (),
     ) -> Self:
         """Prepare a task; nothing is recorded before it begins."""
         state = TaskState(
@@ -65,6 +69,8 @@ class Task:
             mandate=mandate,
             budget=budget,
             deadline=enforcement.clock() + ttl,
+            words=words[:WORDS],
+            kinds=kinds,
         )
         return cls(enforcement, state, subject_token=subject_token)
 
@@ -233,7 +239,11 @@ def _within(child: TaskState, parent: TaskState) -> TaskState:
         mandate=parent.mandate.narrow(child.mandate),
         deadline=min(child.deadline, parent.deadline),
         lineage=(parent.id, *parent.lineage),
+        words=parent.words,  # a tool that begins a task is no user
+        kinds=parent.kinds,
         untrusted=parent.untrusted,
+        sensitivity=parent.sensitivity,
+        labels=parent.labels,
         calls=0,
         writes=0,
         history=(),

@@ -337,8 +337,10 @@ def test_who_reads_under_a_lock_never_sees_half_of_a_value() -> None:
     cell.put(Secret(values[0]))
 
     def write() -> None:
-        for number in range(400):
+        for number in range(100_000):  # until both were seen, however the threads take turns
             cell.put(Secret(values[number % 2]))
+            if number > 400 and len(seen) > 1:
+                return
 
     writing = Thread(target=write)
     writing.start()

@@ -477,6 +477,7 @@ STORE = (
     "begin_call",
     "track",
     "end_call",
+    "labels",
     "forget",
     "live",
     "end_task",

@@ -70,7 +70,8 @@ async def enter(
     try:
         # as in langchain, its own argument wins over one of that name
         result = await body(*args, **{**kwargs, **extra})
-        return redact(result, secrets) if secrets else result
+        permit.result = redact(result, secrets) if secrets else result
+        return permit.result
     except BaseException as error:
         failure = _outward(error, secrets)
         if failure is error:

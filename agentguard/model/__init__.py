@@ -18,11 +18,14 @@ from agentguard.model.credential import (
 from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate
+from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Origin, Seen, Sensitivity
 from agentguard.model.task import Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 __all__ = [
     "DETAIL_TYPE",
+    "LABELS",
+    "NOTHING_SEEN",
     "AccessRequest",
     "Approval",
     "ApprovalStatus",
@@ -35,12 +38,16 @@ __all__ = [
     "Grant",
     "Identity",
     "Json",
+    "Label",
     "LiveCredential",
     "Mandate",
     "Obligation",
+    "Origin",
     "Outcome",
     "Resource",
     "Secret",
+    "Seen",
+    "Sensitivity",
     "TaskState",
     "TaskStatus",
     "ToolPath",

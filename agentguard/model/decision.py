@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.identity import Identity
+from agentguard.model.provenance import Origin
 from agentguard.model.task import TaskState
 from agentguard.model.tool import ToolSpec
 
@@ -73,7 +74,8 @@ class AccessRequest:
     """One question to a policy, after AuthZEN 1.0: subject, action, resource, context.
 
     `approval` is set when a person has approved this exact call; `environment` holds what the
-    application says of where it runs; `legacy` says that the call would use a long-lived key.
+    application says of where it runs; `legacy` says that the call would use a long-lived key; `origins`
+    tell where the value of each argument came from; `at` is the time, in seconds since the epoch.
     """
 
     identity: Identity
@@ -83,13 +85,16 @@ class AccessRequest:
     approval: Approval | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     legacy: bool = False
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """A policy's answer.
 
-    `policy_ids` determined it; `reason` is for the operator, `advice` for the model.
+    `policy_ids` determined it; `reason` is for the operator, `advice` for the model; `decision_id` is
+    the name that a policy decision point elsewhere has for it in its own log.
     """
 
     effect: Effect
@@ -98,6 +103,7 @@ class Decision:
     advice: str = ""
     obligations: tuple[Obligation, ...] = ()
     policy_version: str = ""
+    decision_id: str = ""
 
     @property
     def permitted(self) -> bool:

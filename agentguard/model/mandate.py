@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = ["Mandate"]
 
 
 ANY = "*"
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,20 +22,26 @@ class Mandate:
     """What a task may touch at most; given by the application or a person, never by the model.
 
     `tools` is required: no tool is allowed by omission, and ``"*"`` says all aloud. The other
-    limits apply where given: `resources` by name; `args` by argument name, each a set of values of
-    which the argument must be one (a list: all of them; absent or null: refused); `counterparties`
-    for the arguments that the catalog calls sinks; and `scopes` for what is asked of an issuer.
+    limits apply where given: `resources` by name; `args` by argument, or by ``tool.argument``, each a set
+    of values of which the argument must be one (a list: all of them; absent or null: refused);
+    `counterparties` for the arguments that the catalog calls sinks; and `scopes` for what is asked of an
+    issuer.
+
+    `origins` says who put each value there, by place (``tools``, ``args.order_id``, ...) and value:
+    ``application``, ``user``, ``template NAME``, ``model``, or ``granted by NAME``. It is no part of what the
+    mandate allows, and of equality.
     """
 
     tools: frozenset[str]
     resources: frozenset[str] | None = None
-    args: Mapping[str, frozenset[str | int | float | bool]] = field(default_factory=dict)
+    args: Mapping[str, frozenset[Scalar]] = field(default_factory=dict)
     counterparties: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
+    origins: Mapping[str, Mapping[Scalar, str]] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, value: Mapping[str, Any] | Mandate) -> Mandate:
-        """Read a mandate from its literal form.
+    def of(cls, value: Mapping[str, Any] | Mandate, *, by: str = "application") -> Mandate:
+        """Read a mandate from its literal form, all of which was said by *by*.
 
         Raises:
             ValueError: `tools` is missing, a key is unknown, or a value has the wrong shape.
@@ -47,13 +54,42 @@ class Mandate:
         if "tools" not in value:
             raise ValueError('a mandate names its tools: {"tools": [...]}, or "*" for all')
         args = {name: frozenset(_listed(allowed)) for name, allowed in value.get("args", {}).items()}
-        return cls(
+        mandate = cls(
             tools=frozenset(_listed(value["tools"])),
             resources=_optional(value.get("resources")),
             args=MappingProxyType(args),
             counterparties=_optional(value.get("counterparties")),
             scopes=_optional(value.get("scopes")),
         )
+        return mandate.said({place: dict.fromkeys(values, by) for place, values in mandate.places()})
+
+    def said(self, origins: Mapping[str, Mapping[Scalar, str]]) -> Mandate:
+        """Return this mandate with a record of who put each value there."""
+        return replace(self, origins=MappingProxyType(dict(origins)))
+
+    def granted(self, by: str) -> Mandate:
+        """Return it with what a model has proposed as granted by a person, or by the application."""
+        granted = {
+            place: {value: f"granted by {by}" if who == "model" else who for value, who in values.items()}
+            for place, values in self.origins.items()
+        }
+        return self.said(granted)
+
+    @property
+    def proposed(self) -> bool:
+        """Whether any of it was put there by a model, and granted by nobody."""
+        return any(who == "model" for values in self.origins.values() for who in values.values())
+
+    def places(self) -> Iterator[tuple[str, frozenset[Any]]]:
+        """Yield each limit by the name of its place, and the values in it."""
+        yield "tools", self.tools
+        for name, values in (("resources", self.resources), ("counterparties", self.counterparties)):
+            if values is not None:
+                yield name, values
+        if self.scopes is not None:
+            yield "scopes", self.scopes
+        for name, allowed in self.args.items():
+            yield f"args.{name}", allowed
 
     def literal(self) -> dict[str, Json]:
         """Return the literal form that `of` reads, in a stable order."""
@@ -78,8 +114,10 @@ class Mandate:
             return None
         values = arguments.values
         known = set((tool.schema or {}).get("properties", {})) | set(values)
-        for name, allowed in self.args.items():
-            if name in known and not _within(values.get(name), allowed):
+        for key, allowed in self.args.items():
+            name = key.removeprefix(f"{tool.name}.")
+            # a limit for this very tool holds also where the tool takes no such argument: it was mistyped
+            if (name in known or name != key) and not _within(values.get(name), allowed):
                 return f"argument {name} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
             if name in known and not _within(values.get(name), self.counterparties or frozenset()):
@@ -87,7 +125,7 @@ class Mandate:
         return None
 
     def narrow(self, other: Mandate) -> Mandate:
-        """Return the intersection: what both allow."""
+        """Return the intersection: what both allow. *other* can vouch for no value: it only narrows."""
         args = {
             name: _both(self.args.get(name), other.args.get(name)) or frozenset()
             for name in {*self.args, *other.args}
@@ -99,12 +137,18 @@ class Mandate:
             if ANY in other.tools
             else self.tools & other.tools
         )
-        return Mandate(
+        narrowed = Mandate(
             tools=tools,
             resources=_both(self.resources, other.resources),
             args=MappingProxyType(args),
             counterparties=_both(self.counterparties, other.counterparties),
             scopes=_both(self.scopes, other.scopes),
+        )
+        return narrowed.said(
+            {
+                place: {value: self.origins.get(place, {}).get(value, "narrowing") for value in values}
+                for place, values in narrowed.places()
+            }
         )
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate
+from agentguard.model.provenance import Sensitivity
 
 __all__ = ["Budget", "TaskState", "TaskStatus"]
 
@@ -17,6 +18,10 @@ class Budget:
 
     calls: int | None = None
     writes: int | None = None
+
+    def within(self, other: Budget) -> Budget:
+        """Return the tighter of both, limit by limit."""
+        return Budget(calls=_least(self.calls, other.calls), writes=_least(self.writes, other.writes))
 
 
 class TaskStatus(StrEnum):
@@ -35,7 +40,9 @@ class TaskState:
     `lineage` lists the tasks that it descends from, nearest first: it is active only while all of
     them are, and its calls count against the budgets of all. `history` holds the names of the tools
     that were called, each once, in the order of their first call; `untrusted` is True once a tool's
-    untrusted result was read.
+    untrusted result was read, and `sensitivity` the highest that was read. `words` are the user's own,
+    from which a value may come; `kinds` the templates that its mandate was made of; `labels` counts the
+    labels on values that it and its family have read.
     """
 
     id: str
@@ -50,9 +57,17 @@ class TaskState:
     writes: int = 0
     history: tuple[str, ...] = ()
     untrusted: bool = False
+    words: str = ""
+    kinds: tuple[str, ...] = ()
+    sensitivity: Sensitivity = Sensitivity.PUBLIC
+    labels: int = 0
 
     def ended(self, now: float) -> TaskStatus | None:
         """Return how the task ended, or None while it is active at *now*."""
         if self.status is not TaskStatus.ACTIVE:
             return self.status
         return TaskStatus.EXPIRED if now >= self.deadline else None
+
+
+def _least(one: int | None, two: int | None) -> int | None:
+    return min((limit for limit in (one, two) if limit is not None), default=None)

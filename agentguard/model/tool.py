@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from agentguard.model.provenance import Sensitivity
+
 __all__ = ["Resource", "ToolPath", "ToolSpec"]
 
 
@@ -40,7 +42,10 @@ class ToolSpec:
 
     `schema` is the JSON Schema of the arguments that the model may give. `sinks` are the arguments
     that name a counterparty (a recipient, an account, a URL). A tool without a resource obtains no
-    credential. `untrusted` says that its result may carry text which an attacker wrote.
+    credential. `untrusted` says that its result may carry text which an attacker wrote; `trusted` lists
+    the fields of its structured result that nobody but the owner of the data can write, as paths without
+    list indices (``event.participants``; ``*`` is all of it). `sensitivity` is that of its result, and
+    `clearance` that of whatever it sends its arguments to.
     """
 
     name: str
@@ -50,4 +55,7 @@ class ToolSpec:
     schema: Mapping[str, Any] | None = None
     sinks: frozenset[str] = frozenset()
     untrusted: bool = False
+    trusted: frozenset[str] = frozenset()
+    sensitivity: Sensitivity = Sensitivity.PUBLIC
+    clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""

@@ -26,8 +26,6 @@ from pydantic_core import to_json
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
-    Approval,
-    ApprovalStatus,
     Decision,
     Effect,
     Obligation,
@@ -35,16 +33,16 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.arguments import Json
+from agentguard.policies.cedar_context import APPROVED, context_of
 from agentguard.policies.cedar_schema import resource_of, schema_text
 from agentguard.policies.cedar_slices import Slice, slices
 from agentguard.policies.cedar_source import Rule, read_file, read_text, unique
-from agentguard.policies.cedar_types import Convert, Refused, shape_of
+from agentguard.policies.cedar_types import Refused, ToolShape, shape_of
 from agentguard.policies.cedar_validation import validate
 
 __all__ = ["CedarPolicy"]
 
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
-_APPROVED: Mapping[str, Json] = {"approvers": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class _Tool:
     spec: ToolSpec
     action: Mapping[str, str]
     resource: Mapping[str, str]
-    convert: Convert
+    shape: ToolShape
     slice: Slice
 
 
@@ -154,7 +152,7 @@ class CedarPolicy:
                     spec,
                     {"type": "Action", "id": spec.name},
                     {"type": "Resource", "id": resource_of(spec)},
-                    shapes[spec.name].convert,
+                    shapes[spec.name],
                     sliced[spec.name],
                 )
                 for spec in specs
@@ -175,43 +173,17 @@ class CedarPolicy:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
-        context = self._context(request, tool)
+        context = context_of(request, tool.shape, self._environment)
         answer = self._ask(request, tool, bound, context)
         needs_person = False
         if not answer.allowed and not answer.diagnostics.errors and request.approval is None:
-            second = self._ask(request, tool, bound, {**context, "approval": _APPROVED})
+            second = self._ask(request, tool, bound, {**context, "approval": APPROVED})
             needs_person = second.allowed
             answer = second if second.allowed else answer
         if answer.diagnostics.errors:
             return _deny(bound, _failure(answer.diagnostics.errors, tool.slice))
         rules = sorted(map(tool.slice.rule, answer.diagnostics.reasons), key=lambda rule: rule.id)
         return _decision(bound, request.tool.name, answer.allowed, rules, needs_person)
-
-    def _context(self, request: AccessRequest, tool: _Tool) -> dict[str, Json]:
-        task = request.task
-        context: dict[str, Json] = {
-            "args": tool.convert(request.arguments.values),
-            "task": {
-                "id": task.id,
-                "purpose": task.purpose,
-                "history": task.history,
-                "calls": task.calls,
-                "writes": task.writes,
-            },
-            "provenance": {"untrusted": task.untrusted},
-            "subject": request.identity.subject,
-            "legacy": request.legacy,
-            "environment": self._surroundings(request.environment),
-        }
-        if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
-            context["approval"] = _approval(request.approval)
-        return context
-
-    def _surroundings(self, given: Mapping[str, str]) -> dict[str, Json]:
-        missing = [name for name in self._environment if not isinstance(given.get(name), str)]
-        if missing:
-            raise Refused(f"the environment {missing[0]!r} was not given")
-        return {name: given[name] for name in self._environment}
 
     def _ask(
         self, request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]
@@ -232,11 +204,6 @@ def _failure(errors: Iterable[str], asked: Slice) -> str:
     if not ids:
         return "policy_error: Cedar could not read the request"
     return f"policy_error: {', '.join(ids)} could not be evaluated"
-
-
-def _approval(approval: Approval) -> dict[str, Json]:
-    named = {} if approval.approver is None else {"approver": approval.approver}
-    return {**_APPROVED, **named}
 
 
 def _deny(bound: _Bound, reason: str) -> Decision:

@@ -1,7 +1,9 @@
 """The Cedar schema of a catalog: what policies are type-checked against.
 
 The paths are action groups, each tool is an action of its path, and its arguments are the record
-``context.args``. Resources are enumerated, so that a rule about one that does not exist is an error.
+``context.args``, of each of which ``context.provenance.args`` says where it came from: of one that is
+absent, that the user said all of it. Sensitivities and clearances are numbers, from 0 (public) to 3
+(restricted). Resources are enumerated, so that a rule about one that does not exist is an error.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ def resource_of(spec: ToolSpec) -> str:
 
 _TYPES = """\
 entity Agent;
-type Task = { id: String, purpose: String, history: Set<String>, calls: Long, writes: Long };
-type Provenance = { untrusted: Bool };
+type Task = { id: String, purpose: String, status: String, kinds: Set<String>, calls: Long, writes: Long };
+type Origin = { user: Bool, trusted: Bool, untrusted: Bool, sources: Set<String>, sensitivity: Long };
 type Approval = { approvers: Long, approver?: String };
 """
 
@@ -43,16 +45,19 @@ def schema_text(
     used = {spec.path for spec in specs}
     lines += [f"action {quoted(path)}{'' if path in used else _applies('{}')};" for path in sorted(ToolPath)]
     lines += [
-        f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]{_applies(shapes[spec.name].text)};"
+        f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]"
+        f"{_applies(shapes[spec.name].text, shapes[spec.name].names)};"
         for spec in specs
     ]
     return "\n".join(lines) + "\n"
 
 
-def _applies(args: str) -> str:
+def _applies(args: str, names: Iterable[str] = ()) -> str:
+    origins = ", ".join(f"{quoted(name)}: Origin" for name in names)
     return (
         " appliesTo { principal: [Agent], resource: [Resource], context: {\n"
         f"  args: {args},\n"
-        "  task: Task, provenance: Provenance, subject: String, legacy: Bool, environment: Environment,"
-        " approval?: Approval\n} }"
+        "  task: Task, history: Set<String>, subject: String, legacy: Bool, environment: Environment,\n"
+        f"  provenance: {{ untrusted: Bool, sensitivity: Long, args: {{ {origins} }} }},\n"
+        "  clearance: Long, now: datetime, approval?: Approval\n} }"
     )

@@ -19,7 +19,7 @@ from agentguard.policies.cedar_types import ToolShape
 __all__ = ["validate"]
 
 _PREFIX = re.compile(r"^for policy `policy\d+`[,:] ")
-_ATTRIBUTE = re.compile(r'attribute `args\.([^`]*)` in context for Action::"(.*)" not found')
+_ATTRIBUTE = re.compile(r'attribute `(?:provenance\.)?args\.([^`]*)` in context for Action::"(.*)" not found')
 _ACTION = re.compile(r'unrecognized action `Action::"(.*)"`')
 _RESOURCE = re.compile(r'enumerated entity type, but `"(.*)"` is not')
 _MENDS = (

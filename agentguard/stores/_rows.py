@@ -11,14 +11,17 @@ from agentguard.model import (
     ApprovalStatus,
     Budget,
     Identity,
+    Label,
     LiveCredential,
     Mandate,
+    Sensitivity,
     TaskState,
     TaskStatus,
 )
 
 Row = Sequence[Any]
 STATUS = {str(status): status for status in TaskStatus}
+LEVELS = tuple(Sensitivity)
 
 
 def task_row(state: TaskState) -> Row:
@@ -29,9 +32,13 @@ def task_row(state: TaskState) -> Row:
         "mandate": state.mandate.literal(),
         "budget": [state.budget.calls, state.budget.writes],
         "lineage": state.lineage,
+        "words": state.words,
+        "kinds": state.kinds,
+        "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.origins.items())],
     }
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
-    return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing)
+    read = (int(state.sensitivity), state.labels)
+    return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing, *read)
 
 
 def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
@@ -43,10 +50,12 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
         id=id_,
         purpose=form["purpose"],
         identity=Identity(subject=subject, actor=actor, chain=tuple(chain)),
-        mandate=Mandate.of(form["mandate"]),
+        mandate=Mandate.of(form["mandate"]).said({place: dict(each) for place, each in form["origins"]}),
         deadline=deadline,
         budget=Budget(calls=calls, writes=writes),
         lineage=tuple(form["lineage"]),
+        words=form["words"],
+        kinds=tuple(form["kinds"]),
     )
 
 
@@ -55,7 +64,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
 
     Written out, since `dataclasses.replace` takes three times as long and each call pays for it.
     """
-    status, calls, writes, untrusted = row
+    status, calls, writes, untrusted, sensitivity, labels = row
     return TaskState(
         id=fixed.id,
         purpose=fixed.purpose,
@@ -69,12 +78,27 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
         writes=writes,
         history=history,
         untrusted=bool(untrusted),
+        words=fixed.words,
+        kinds=fixed.kinds,
+        sensitivity=LEVELS[sensitivity],
+        labels=labels,
     )
 
 
 def history(text: str) -> tuple[str, ...]:
     """Decode the names of the tools that were called."""
     return tuple(json.loads(text))
+
+
+def label_row(family: str, label: Label) -> Row:
+    """Return the values of a new row of `labels`."""
+    return (family, label.digest, label.source, label.trusted, int(label.sensitivity))
+
+
+def label(row: Row) -> Label:
+    """Read a row of `labels`, without its family."""
+    digest, source, trusted, sensitivity = row
+    return Label(digest, source, bool(trusted), LEVELS[sensitivity])
 
 
 def credential(row: Row) -> LiveCredential:

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentguard.errors import ApprovalError, BudgetExhausted, TaskNotActive
-from agentguard.model import Approval, ApprovalStatus, Call, LiveCredential, TaskState, TaskStatus, ToolPath
+from agentguard.model import (
+    LABELS,
+    Approval,
+    ApprovalStatus,
+    Call,
+    Label,
+    LiveCredential,
+    Seen,
+    TaskState,
+    TaskStatus,
+    ToolPath,
+)
 
 KEEP = 86_400.0
 """Seconds for which an ended task, an expired approval and a lapsed credential can still be read."""
@@ -61,6 +72,16 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
     if approval.status is not ApprovalStatus.APPROVED:
         raise ApprovalError(f"approval {approval.id} is {approval.status}")
     return replace(approval, status=ApprovalStatus.USED)
+
+
+def family(state: TaskState) -> str:
+    """Return the id under which a task, its parents and its children share their labels."""
+    return state.lineage[-1] if state.lineage else state.id
+
+
+def room(state: TaskState, seen: Seen) -> tuple[Label, ...]:
+    """Return those of the labels for which there is room: beyond, a value is not vouched for."""
+    return seen.labels[: max(0, LABELS - state.labels)]
 
 
 def pending(approval: Approval) -> Approval:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from agentguard.stores._rules import KEEP
 
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
     status TEXT NOT NULL, calls INTEGER NOT NULL, writes INTEGER NOT NULL, history TEXT NOT NULL,
-    untrusted INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    untrusted INTEGER NOT NULL, sensitivity INTEGER NOT NULL, labels INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_over ON tasks (over);
 CREATE TABLE lineage (
     ancestor TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (ancestor, task_id)) STRICT, WITHOUT ROWID;
+CREATE TABLE labels (
+    family TEXT NOT NULL, digest TEXT NOT NULL, source TEXT NOT NULL, trusted INTEGER NOT NULL,
+    sensitivity INTEGER NOT NULL, PRIMARY KEY (family, digest, source)) STRICT, WITHOUT ROWID;
 CREATE TABLE calls (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, task_id TEXT NOT NULL, tool TEXT NOT NULL, path TEXT NOT NULL,
     approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
@@ -30,9 +33,12 @@ CREATE TABLE approvals (
 CREATE INDEX approvals_call ON approvals (call_key);
 CREATE INDEX approvals_expiry ON approvals (expires_at)"""
 
-TASK = "SELECT fixed, deadline, history, status, calls, writes, untrusted FROM tasks WHERE id = ?"
+TASK = (
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels"
+    " FROM tasks WHERE id = ?"
+)
 BEGIN = (  # the task, and what its suspended call of the same key used, in one statement: a call waits for it
-    "SELECT fixed, deadline, history, status, calls, writes, untrusted,"
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels,"
     " (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
 )
@@ -78,7 +84,15 @@ PRUNE = (  # each with the time before which it forgets; what still has a creden
         KEEP,
     ),
 )
+LABELS = "SELECT digest, source, trusted, sensitivity FROM labels WHERE family = ? AND digest IN ({})"
+LABEL = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)"
+LABELLED = (
+    "UPDATE tasks SET labels = labels + ? WHERE id = ?"
+    " OR id IN (SELECT task_id FROM lineage WHERE ancestor = ?)"
+)
+READ = "UPDATE tasks SET untrusted = max(untrusted, ?), sensitivity = max(sensitivity, ?) WHERE id = ?"
 PRUNE_ORPHANS = (
+    "DELETE FROM labels WHERE family NOT IN (SELECT id FROM tasks)",
     "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
     "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
 )

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from threading import Lock
 
 from agentguard.errors import StoreError
-from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState, TaskStatus, ToolPath
+from agentguard.model import (
+    NOTHING_SEEN,
+    Approval,
+    Call,
+    Label,
+    LiveCredential,
+    Outcome,
+    Seen,
+    TaskState,
+    TaskStatus,
+    ToolPath,
+)
 from agentguard.stores import _rules
 
 __all__ = ["MemoryStore"]
@@ -34,6 +45,7 @@ class MemoryStore:
         self._running: dict[str, Call] = {}
         self._suspended: dict[_Same, Call] = {}
         self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
+        self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
         self._keys: dict[str, float] = {}
         self._approvals: dict[str, Approval] = {}
         self._asked: dict[str, str] = {}
@@ -82,11 +94,11 @@ class MemoryStore:
             _rules.active(self._family(credential.task_id), self._clock())
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
     ) -> None:
-        """Note how the call ended; what is untrusted taints its task and all that it descends from.
+        """Note how the call ended, and what its task and all that it descends from have seen by it.
 
-        A call that is not running taints nothing.
+        By a call that is not running, nothing is seen.
         """
         with self._lock:
             if revoked:
@@ -96,9 +108,14 @@ class MemoryStore:
                 return
             if outcome is Outcome.SUSPENDED:
                 self._suspended[_same(call)] = call
-            for _, state in self._family(call.task_id) if untrusted else ():
-                if state is not None:
-                    self._tasks[state.id] = replace(state, untrusted=True)
+            if seen != NOTHING_SEEN:
+                self._see(call.task_id, seen)
+
+    def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
+        """Return the labels of values that these tasks have read, by their digests."""
+        with self._lock:
+            kept = self._labels.get(family, {})
+            return tuple(label for digest in digests for label in kept.get(digest, {}).values())
 
     def forget(self, call_id: str) -> None:
         """Note that the call's credentials are revoked."""
@@ -183,6 +200,24 @@ class MemoryStore:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._tasks.get(each)) for each in lineage)]
 
+    def _see(self, task_id: str, seen: Seen) -> None:
+        for _, state in self._family(task_id):
+            if state is not None:
+                untrusted, sensitivity = (
+                    state.untrusted or seen.untrusted,
+                    max(state.sensitivity, seen.sensitivity),
+                )
+                self._tasks[state.id] = replace(state, untrusted=untrusted, sensitivity=sensitivity)
+        state = self._tasks[task_id]
+        root = _rules.family(state)
+        kept, new = self._labels.setdefault(root, {}), 0
+        for label in _rules.room(state, seen):
+            of_value = kept.setdefault(label.digest, {})
+            new += label.source not in of_value
+            of_value.setdefault(label.source, label)
+        for each in (root, *self._descendants.get(root, ())) if new else ():
+            self._tasks[each] = replace(self._tasks[each], labels=self._tasks[each].labels + new)
+
     def _track(self, credential: LiveCredential) -> None:
         of_call = self._credentials.setdefault(credential.call_id, {})
         of_call[credential.broker, credential.handle] = credential
@@ -216,6 +251,7 @@ class MemoryStore:
                     self._descendants.pop(ancestor, None)
         self._running = {k: call for k, call in self._running.items() if call.task_id in self._tasks}
         self._suspended = {k: call for k, call in self._suspended.items() if call.task_id in self._tasks}
+        self._labels = {root: kept for root, kept in self._labels.items() if root in self._tasks}
 
 
 def _same(call: Call) -> _Same:

@@ -7,12 +7,22 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import lru_cache, partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agentguard.errors import StoreError
-from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState, TaskStatus
+from agentguard.model import (
+    NOTHING_SEEN,
+    Approval,
+    Call,
+    Label,
+    LiveCredential,
+    Outcome,
+    Seen,
+    TaskState,
+    TaskStatus,
+)
 from agentguard.stores import _rows, _rules, _sql
 from agentguard.stores._database import Database
 
@@ -70,7 +80,7 @@ class SqliteStore:
         """Record a new task; an id that is taken is a StoreError."""
         with self._db.writing() as db:
             self._prune(db)
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
             lineage = [(ancestor, state.id) for ancestor in state.lineage]
             db.executemany("INSERT INTO lineage VALUES (?, ?)", lineage)
 
@@ -109,18 +119,24 @@ class SqliteStore:
         _rules.active(family, now)
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, untrusted: bool = False, revoked: bool = False
+        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
     ) -> None:
-        """Note how the call ended; what is untrusted taints its task and all that it descends from.
+        """Note how the call ended, and what its task and all that it descends from have seen by it.
 
-        A call that is not running taints nothing.
+        By a call that is not running, nothing is seen.
         """
         with self._db.writing() as db:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
-            if untrusted:
-                self._taint(db, call_id)
+            if seen != NOTHING_SEEN:
+                self._see(db, call_id, seen)
             _end(db, call_id, outcome)
+
+    def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
+        """Return the labels of values that these tasks have read, by their digests."""
+        query = _sql.LABELS.format(",".join("?" * len(digests)))
+        with self._db.borrowed() as db:
+            return tuple(map(_rows.label, db.execute(query, (family, *digests))))
 
     def forget(self, call_id: str) -> None:
         """Note that the call's credentials are revoked."""
@@ -204,6 +220,7 @@ class SqliteStore:
     abegin_call = _queued(begin_call)
     atrack = _queued(track)
     aend_call = _queued(end_call)
+    alabels = _queued(labels)
     aforget = _queued(forget)
     alive = _queued(live)
     aend_task = _queued(end_task)
@@ -235,11 +252,17 @@ class SqliteStore:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
 
-    def _taint(self, db: sqlite3.Connection, call_id: str) -> None:
+    def _see(self, db: sqlite3.Connection, call_id: str, seen: Seen) -> None:
         row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
-        if row is not None:
-            family = self._family(db, row[0], self._task(db, row[0]))
-            db.executemany("UPDATE tasks SET untrusted = 1 WHERE id = ?", [(each,) for each, _ in family])
+        state = None if row is None else self._task(db, row[0])
+        if state is None:
+            return
+        family = [(seen.untrusted, int(seen.sensitivity), each) for each in (state.id, *state.lineage)]
+        db.executemany(_sql.READ, family)
+        if room := _rules.room(state, seen):
+            root = _rules.family(state)
+            new = db.executemany(_sql.LABEL, [_rows.label_row(root, label) for label in room]).rowcount
+            db.execute(_sql.LABELLED, (new, root, root))
 
     def _prune(self, db: sqlite3.Connection) -> None:
         self._writes += 1

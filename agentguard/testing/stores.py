@@ -11,9 +11,13 @@ from typing import Any
 from agentguard._drive import drive
 from agentguard.errors import AgentGuardError, BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import (
+    LABELS,
     Budget,
     Identity,
+    Label,
     Outcome,
+    Seen,
+    Sensitivity,
     TaskStatus,
     ToolPath,
 )
@@ -149,10 +153,43 @@ class StoreContract(ApprovalContract):
             await store.begin_call(call(name, task="parent"), None)
         await store.end_call("1", Outcome.DONE)
         assert not (await store.task("parent")).untrusted
-        await store.end_call("2", Outcome.FAILED, untrusted=True)
-        tainted = {name: (await store.task(name)).untrusted for name in ("root", "parent", "child")}
-        assert tainted == {"root": True, "parent": True, "child": False}
-        await store.end_call("never-begun", Outcome.DONE, untrusted=True)
+        seen = Seen(untrusted=True, sensitivity=Sensitivity.CONFIDENTIAL)
+        await store.end_call("2", Outcome.FAILED, seen=seen)
+        for name, expected in (("root", True), ("parent", True), ("child", False)):
+            state = await store.task(name)
+            assert (state.untrusted, state.sensitivity == Sensitivity.CONFIDENTIAL) == (expected, expected)
+        await store.begin_call(call("3", task="parent"), None)
+        await store.end_call("3", Outcome.DONE, seen=Seen(sensitivity=Sensitivity.INTERNAL))
+        assert (await store.task("parent")).sensitivity is Sensitivity.CONFIDENTIAL
+        assert (await store.task("parent")).untrusted
+        await store.end_call("never-begun", Outcome.DONE, seen=seen)
+
+    @both
+    async def test_labels_are_kept_for_a_whole_family_and_counted_once(self, store: Face) -> None:
+        await family(store)
+        await store.create_task(sample_task("other"))
+        labels = (
+            Label("d1", "a", True),
+            Label("d1", "b", False, Sensitivity.INTERNAL),
+            Label("d2", "a", True),
+        )
+        for name, seen in (("1", labels), ("2", labels[:2])):
+            await store.begin_call(call(name, task="child"), None)
+            await store.end_call(name, Outcome.DONE, seen=Seen(labels=seen))
+        assert set(await store.labels("root", {"d1", "unknown"})) == set(labels[:2])
+        assert set(await store.labels("other", {"d1", "d2"})) == set()
+        counts = {name: (await store.task(name)).labels for name in ("root", "parent", "child", "other")}
+        assert counts == {"root": 3, "parent": 3, "child": 3, "other": 0}
+
+    @both
+    async def test_labels_do_not_grow_without_bound(self, store: Face) -> None:
+        await store.create_task(sample_task())
+        for name, size in (("1", LABELS - 1), ("2", 5), ("3", 5)):
+            labels = tuple(Label(f"{name}-{n}", "tool", True) for n in range(size))
+            await store.begin_call(call(name, task="task-1"), None)
+            await store.end_call(name, Outcome.DONE, seen=Seen(labels=labels))
+        assert (await store.task("task-1")).labels == LABELS
+        assert len(tuple(await store.labels("task-1", {"2-0", "2-1", "3-0"}))) == 1
 
     @both
     async def test_a_credential_is_live_until_it_is_forgotten(self, store: Face) -> None:

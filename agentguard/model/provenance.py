@@ -1,0 +1,78 @@
+"""Where values came from, and how sensitive they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ["LABELS", "NOTHING_SEEN", "Label", "Origin", "Seen", "Sensitivity"]
+
+LABELS = 10_000
+"""How many labels a task, its parents and its children have together, at most."""
+
+
+class Sensitivity(IntEnum):
+    """How much harm it does when others learn a value, the least first."""
+
+    PUBLIC = 0
+    INTERNAL = 1
+    CONFIDENTIAL = 2
+    RESTRICTED = 3
+
+    @classmethod
+    def named(cls, name: str) -> Sensitivity:
+        """Return the level of that name, in any case.
+
+        Raises:
+            ValueError: There is none.
+        """
+        try:
+            return cls[name.upper()]
+        except KeyError:
+            levels = ", ".join(f'"{level.name.lower()}"' for level in cls)
+            raise ValueError(f"{name!r} is none of {levels}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """That a value was in a tool's result, by the value's digest; the value itself is not kept.
+
+    `source` is the tool, or ``tool.field``. `trusted` says that nobody but the owner of the data could
+    have written it there.
+    """
+
+    digest: str
+    source: str
+    trusted: bool
+    sensitivity: Sensitivity = Sensitivity.PUBLIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a task has read by one call."""
+
+    untrusted: bool = False
+    sensitivity: Sensitivity = Sensitivity.PUBLIC
+    labels: tuple[Label, ...] = ()
+
+
+NOTHING_SEEN = Seen()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the value of one argument came from, as far as can be told from the value alone.
+
+    `user`: all of it stands in the user's own words, or the user put it into the mandate. `trusted`: all
+    of it was vouched for, by the user, by the application in the mandate, or by a trusted part of a
+    tool's result. `untrusted`: some of it was not, and the task has read what an attacker may have
+    written. `sensitivity` is that of where it was read; of a text of the model's own, which may hold
+    anything that it has read, it is the highest so far. `sources` are ``user``, ``application``, a tool,
+    or ``tool.field``. Of an absent argument, all was said by the user.
+    """
+
+    sources: frozenset[str] = frozenset()
+    user: bool = True
+    trusted: bool = True
+    untrusted: bool = False
+    sensitivity: Sensitivity = Sensitivity.PUBLIC
