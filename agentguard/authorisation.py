@@ -159,13 +159,13 @@ class Authorisation:
                 )
             with span.stage("approve"):
                 approval = await self._consent.obtain(request, decision, key, io)
-                decision = await self._decide_again(replace(request, approval=approval), decision, io)
+                decision = await self._decide_again(replace(request, approval=approval), approval, io)
         return self._permit(invocation, request, decision, approval, key, scopes, route)
 
-    async def _decide_again(self, request: AccessRequest, before: Decision, io: Io) -> Decision:
+    async def _decide_again(self, request: AccessRequest, approval: Approval, io: Io) -> Decision:
         """Ask again with the approval, under the rules that it was asked under."""
         decision = await self._decide(request, io)
-        if decision.policy_version != before.policy_version:
+        if self._consent.version(decision) != approval.policy_version:
             raise denial(DenialCode.APPROVAL_REFUSED, "the policy has changed since the approval was asked")
         if decision.obliges("approve"):
             raise denial(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")

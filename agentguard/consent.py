@@ -45,6 +45,10 @@ class Consent:
     ) -> None:
         self._policy, self._lifetime, self._clock, self._suspends = policy, lifetime, clock, suspends
 
+    def version(self, decision: Decision) -> str:
+        """Return the version of the rules that a decision was made under."""
+        return decision.policy_version or str(self._policy.version)
+
     async def obtain(self, request: AccessRequest, decision: Decision, key: str, io: Io) -> Approval:
         """Ask for consent, once for each call however often a graph runs its node again.
 
@@ -55,7 +59,7 @@ class Consent:
         if ask is None:
             reason = f"no approver for {request.tool.path}"
             raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason, ids=decision.policy_ids)
-        version = decision.policy_version or str(self._policy.version)
+        version = self.version(decision)
         pending = await stored(
             io.save_approval,
             Approval(

@@ -28,7 +28,6 @@ from pydantic_core import from_json
 from agentguard.model import (
     LABELS,
     Arguments,
-    Json,
     Label,
     Mandate,
     Origin,
@@ -41,6 +40,7 @@ from agentguard.model import (
 __all__ = ["PER_RESULT", "family", "leaves", "origins", "seen", "wanted"]
 
 PER_RESULT = 2_000
+ABSENT = Origin()
 _WHOLE, _DEPTH = "*", 32
 _EDGE = "\"'`´‘’“”«»()[]{}<>,;:.!?…"  # noqa: RUF001  quotation marks as people write them
 _UP_TO = re.compile(rf"(?<!\S)[{re.escape(_EDGE)}]*\Z")
@@ -112,6 +112,10 @@ def leaves(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str,
 
     Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known.
     """
+    if type(value) is str:  # the most frequent
+        if value:
+            yield path, value
+        return
     plain = _plain(value)
     if isinstance(plain, str | int | float):
         if plain != "" and not isinstance(plain, bool):
@@ -161,15 +165,14 @@ def origins(
     spec: ToolSpec, arguments: Arguments, task: TaskState, labels: Mapping[str, Iterable[Label]]
 ) -> dict[str, Origin]:
     """Say of each argument of the tool where its value came from; *labels* are by digest."""
-    values = arguments.values
-    names = {*(spec.schema or {}).get("properties", ()), *values}
-    return {name: _origin(name, values.get(name), spec, task, labels) for name in sorted(names)}
+    found: dict[str, Origin] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
+    for name, value in arguments.values.items():
+        each = [_leaf(name, leaf, spec, task, labels) for _, leaf in leaves(value)]
+        found[name] = each[0] if len(each) == 1 else _together(each)
+    return found
 
 
-def _origin(
-    name: str, value: Json, spec: ToolSpec, task: TaskState, labels: Mapping[str, Iterable[Label]]
-) -> Origin:
-    each = [_leaf(name, leaf, spec, task, labels) for _, leaf in leaves(value)]
+def _together(each: list[Origin]) -> Origin:
     return Origin(
         sources=frozenset().union(*(one.sources for one in each)),
         user=all(one.user for one in each),
@@ -186,9 +189,11 @@ def _leaf(
     task: TaskState,
     labels: Mapping[str, Iterable[Label]],
 ) -> Origin:
-    found = tuple(labels.get(digest(family(task), value), ()) if task.labels else ())
-    sources = {label.source for label in found} | _put_by(name, value, spec, task.mandate)
-    if "user" not in sources and said(task.words, value):
+    found = tuple(labels.get(digest(family(task), value), ())) if labels else ()
+    sources = {label.source for label in found}
+    if task.mandate.args or task.mandate.counterparties is not None:
+        sources |= _put_by(name, value, spec, task.mandate)
+    if task.words and said(task.words, value):
         sources.add("user")
     user = "user" in sources
     trusted = user or "application" in sources or any(label.trusted for label in found)
@@ -207,8 +212,8 @@ def _leaf(
 def _put_by(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
     """Return who of user and application put this value into the mandate for this argument."""
     places = [f"args.{name}", f"args.{spec.name}.{name}"] + ["counterparties"] * (name in spec.sinks)
-    who = {mandate.origins.get(place, {}).get(value) for place in places}
-    return {_VOUCHES[each.partition(" ")[0]] for each in who if each and each.partition(" ")[0] in _VOUCHES}
+    who = (mandate.origins.get(place, {}).get(value, "").partition(" ")[0] for place in places)
+    return {_VOUCHES[each] for each in who if each in _VOUCHES}
 
 
 def said(words: str, value: str | int | float) -> bool:

@@ -3,12 +3,15 @@
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import MessagesState, StateGraph
@@ -18,9 +21,9 @@ from langgraph.types import Command, interrupt
 from agentguard import AccessRequest, Decision, Effect, Guard, Obligation
 from agentguard.approvals import CallbackApprover
 from agentguard.catalog import Catalog
-from agentguard.errors import ApprovalError
+from agentguard.errors import ApprovalError, Denied
 from agentguard.identity.local import LocalIdentity
-from agentguard.model import ToolPath
+from agentguard.model import ToolPath, ToolSpec
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import ScriptedChatModel
 from tests.test_flow import Log
@@ -82,6 +85,16 @@ class Shop:
 
     def config(self, thread: str = "1") -> RunnableConfig:
         return {"configurable": {"thread_id": thread, **self.task.config["configurable"]}}
+
+
+def payment(paid: list[str]) -> BaseTool:
+    @as_tool
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        paid.append(to)
+        return f"paid {to}"
+
+    return pay
 
 
 HELLO = {"messages": [("user", "pay")]}
@@ -345,3 +358,32 @@ def _cells(database: sqlite3.Connection) -> Iterator[bytes]:
     for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         for row in database.execute(f"SELECT * FROM {table}"):  # noqa: S608  its own tables
             yield from (c if isinstance(c, bytes) else str(c).encode() for c in row)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["in the decision", "by the policy alone"])
+def test_rules_that_change_while_a_person_thinks_void_the_answer(told: bool) -> None:
+    class Versioned(Asking):
+        def decide(self, request: AccessRequest) -> Decision:
+            return replace(super().decide(request), policy_version=self.version if told else "")
+
+    def approve(_request: AccessRequest) -> bool:
+        policy.version = "2"
+        return True
+
+    policy, log, paid = Versioned(), Log(), list[str]()
+    guard = Guard(
+        catalog=Catalog([ToolSpec(name="pay", path=ToolPath.ESCALATION)]),
+        policy=policy,
+        identity=LocalIdentity("agent://a"),
+        brokers={},
+        store=MemoryStore(),
+        audit=log,
+        approver=approve,
+    )
+    pay = guard.wrap(payment(paid))[0]
+    with guard.task("Pay", subject="alice", mandate={"tools": "*"}):
+        with pytest.raises(Denied, match="did not approve"):
+            pay.invoke({"to": "bob"})
+        assert paid == []
+        assert log.written[-1]["reason"] == "the policy has changed since the approval was asked"
+        assert pay.invoke({"to": "bob"}) == "paid bob"

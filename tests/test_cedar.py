@@ -22,6 +22,7 @@ from agentguard.model import (
     Identity,
     Mandate,
     Obligation,
+    Origin,
     TaskState,
     ToolPath,
     ToolSpec,
@@ -490,3 +491,34 @@ def test_a_mutated_file_is_an_error_with_a_line_or_holds_whole_rules(at: int, pi
 
 def test_the_schema_is_readable_text(policy: CedarPolicy) -> None:
     assert 'action "refund_order" in [Action::"write"]' in policy.schema
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "context.provenance.args.order_id.trusted",
+        "context . provenance . args.order_id . trusted",
+        'context["provenance"]["args"]["order_id"]["trusted"]',
+        "context.provenance\n  .args.order_id.trusted",
+        'context.provenance has args && context.provenance["args"].order_id.trusted',
+    ],
+)
+def test_however_a_rule_asks_for_an_origin_it_is_given(when: str) -> None:
+    policy = bound(anything(f"{when} && !context.provenance.untrusted"))
+    assert policy.decide(replace(ask(order_id="1"), origins={"order_id": Origin()})).permitted
+    unknown = replace(ask(order_id="1"), origins={"order_id": Origin(user=False, trusted=False)})
+    assert not policy.decide(unknown).permitted
+    # and of what nobody says anything, nobody vouches
+    assert not policy.decide(ask(order_id="1")).permitted
+
+
+def test_a_rule_can_ask_for_the_time_the_history_and_the_kind_of_task() -> None:
+    for when, at, permitted in (
+        ('context.now < datetime("2027-01-01")', 1_790_000_000.0, True),
+        ('context.now < datetime("2027-01-01")', 1_800_000_000.0, False),
+        ('context.history.contains("get_order") && context.task.status == "active"', 0.0, True),
+        ('context.task.kinds.contains("refund")', 0.0, False),
+        ("context.provenance.sensitivity <= context.clearance", 0.0, True),
+    ):
+        request = replace(ask(order_id="1"), at=at)
+        assert bound(anything(when)).decide(request).permitted is permitted, when

@@ -173,7 +173,10 @@ class CedarPolicy:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
-        context = context_of(request, tool.shape, self._environment)
+        part = tool.slice
+        context = context_of(
+            request, tool.shape, self._environment, origins=part.asks_origins, time=part.asks_time
+        )
         answer = self._ask(request, tool, bound, context)
         needs_person = False
         if not answer.allowed and not answer.diagnostics.errors and request.approval is None:

@@ -13,8 +13,17 @@ __all__ = ["APPROVED", "context_of"]
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 
 
-def context_of(request: AccessRequest, shape: ToolShape, environment: Collection[str]) -> dict[str, Json]:
+def context_of(
+    request: AccessRequest,
+    shape: ToolShape,
+    environment: Collection[str],
+    *,
+    origins: bool = True,
+    time: bool = True,
+) -> dict[str, Json]:
     """Return the context, as `cedar_schema` types it; *environment* lists the names that are promised.
+
+    Without *origins* or *time*, what no rule looks at is left out: Cedar would read it for nothing.
 
     Raises:
         Refused: An argument or the environment does not fit, and no rule could judge it.
@@ -34,14 +43,17 @@ def context_of(request: AccessRequest, shape: ToolShape, environment: Collection
         "provenance": {
             "untrusted": task.untrusted,
             "sensitivity": task.sensitivity,
-            "args": {name: _origin(request.origins.get(name) or _unknown(task)) for name in shape.names},
         },
         "clearance": request.tool.clearance,
-        "now": _time(request.at),
         "subject": request.identity.subject,
         "legacy": request.legacy,
         "environment": _surroundings(request.environment, environment),
     }
+    if origins:
+        found = request.origins
+        context["provenance"]["args"] = {n: _origin(found.get(n) or _unknown(task)) for n in shape.names}
+    if time:
+        context["now"] = _time(request.at)
     if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
         context["approval"] = _approval(request.approval)
     return context

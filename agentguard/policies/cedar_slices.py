@@ -9,6 +9,7 @@ of a request are one action, whose only parent is the tool's path, and one resou
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -21,6 +22,8 @@ from agentguard.policies.cedar_source import Rule
 
 __all__ = ["Slice", "slices"]
 
+_ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
+
 
 class Slice:
     """Some rules in their order; Cedar parses them at the first use, once for all tools that share them."""
@@ -32,6 +35,16 @@ class Slice:
     def policies(self) -> PolicySet:
         """The rules as Cedar evaluates them; the number of each is its place among `rules`."""
         return PolicySet.from_str("\n".join(rule.text for rule in self.rules))
+
+    @cached_property
+    def asks_origins(self) -> bool:
+        """Whether any of the rules may look at where an argument came from."""
+        return any(_ORIGINS.search(rule.text) for rule in self.rules)
+
+    @cached_property
+    def asks_time(self) -> bool:
+        """Whether any of the rules may look at the time."""
+        return any("now" in rule.text for rule in self.rules)
 
     def rule(self, number: str) -> Rule:
         """Return the rule that Cedar knows by this number, such as ``policy7``.
