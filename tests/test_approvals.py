@@ -364,13 +364,15 @@ def _cells(database: sqlite3.Connection) -> Iterator[bytes]:
 def test_rules_that_change_while_a_person_thinks_void_the_answer(told: bool) -> None:
     class Versioned(Asking):
         def decide(self, request: AccessRequest) -> Decision:
-            return replace(super().decide(request), policy_version=self.version if told else "")
+            return replace(super().decide(request), policy_version=rules[-1] if told else "")
 
     def approve(_request: AccessRequest) -> bool:
-        policy.version = "2"
+        rules.append("2")
+        policy.version = "always the same" if told else "2"
         return True
 
-    policy, log, paid = Versioned(), Log(), list[str]()
+    rules, policy, log, paid = ["1"], Versioned(), Log(), list[str]()
+    policy.version = "always the same" if told else "1"
     guard = Guard(
         catalog=Catalog([ToolSpec(name="pay", path=ToolPath.ESCALATION)]),
         policy=policy,

@@ -211,7 +211,7 @@ def test_the_mandate_vouches_in_the_name_of_who_put_it_there() -> None:
         for value in ("A1", "B2"):
             origin = origin_of({"to": value}, "to", state)
             assert (origin.user, origin.trusted, origin.untrusted) == (user, trusted, not trusted), by
-        assert not origin_of({"note": "A1"}, "note", state).trusted
+            assert not origin_of({"note": value}, "note", state).trusted
     granted = Mandate.of(limits, by="model").granted("bob")
     assert origin_of({"to": "A1"}, "to", task(mandate=granted)).sources == {"application"}
 
