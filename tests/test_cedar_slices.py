@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from cedarpy import Entities, PolicySet, is_authorized
+from cedarpy import Entities, PolicySet, is_authorized, policies_to_pst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_head import head_of
+from agentguard.policies.cedar_head import head_of, opening_in, opening_of
 from agentguard.policies.cedar_reload import ReloadingCedar
 from agentguard.policies.cedar_slices import Slice, slices
 from agentguard.policies.cedar_source import read_text
@@ -289,6 +289,59 @@ def test_no_string_or_comment_gives_a_rule_another_head(odd: str) -> None:
     for rule in read_text(odd + '\n@id("z") permit (principal, action, resource);', "rules"):
         assert rule.head == head_of(rule.node)
         assert rule.head.actions is None
+
+
+ODDITIES = [
+    "",
+    " ",
+    "\n",
+    "\t",
+    "\x0b",
+    "\xa0",
+    "// c\n",
+    "// ) when {",
+    '"',
+    "\\u{61}",
+    "\\n",
+    "::",
+    "]",
+    ",",
+    ")",
+]
+
+
+@given(
+    st.integers(0, 8),
+    st.sampled_from(ODDITIES),
+    st.sampled_from(['"a"', '"a\\n"', '"\\u{61}"', '"é"', '"// b"', '"a) when"', '"]"', '"\x85"', '"\x7f"']),
+    st.sampled_from(["== A::", "in A::", "in [B::C::", "is A in A::", "is A", "== ?resource //", ""]),
+)
+@settings(max_examples=500, deadline=None)
+def test_an_opening_that_we_read_is_the_one_that_cedar_reads(at: int, odd: str, name: str, how: str) -> None:
+    a, b, c, d, e, f, g, h, i = (odd if place == at else " " for place in range(9))
+    uid = f"{how}{name}" if how.endswith("::") else how
+    end = f",{h}Action::{name}]" if "[" in how else ""
+    other = uid if "[" not in how and "?" not in how else ""
+    statement = (
+        f"@id({a}{name}{b}) @x({name}){c}permit{d}({e}principal{f} {other}{g}, action {uid}{end}{h},"
+        f"resource{i} {other}) when {{ true }};"
+    )
+    opening = opening_in(statement)
+    try:
+        (node,) = policies_to_pst(statement).static_policies.values()
+    except ValueError:
+        return
+    assert opening in (None, opening_of(node))
+
+
+def test_a_simple_opening_is_read_without_cedar() -> None:
+    for simple in (
+        '@id("a") permit (principal, action, resource);',
+        '@id("a")\n@advice("b c")\nforbid (\n  principal == A::"x",\n'
+        '  action in [Action::"b", Action::"a"],\n  resource in R::"z"\n) when { true };',
+    ):
+        (node,) = policies_to_pst(simple).static_policies.values()
+        assert opening_in(simple) == opening_of(node)
 
 
 WRONG = {

@@ -1,8 +1,9 @@
 """Cedar files as rules that know where they stand.
 
 cedarpy numbers policies (`policy0`) and gives no positions. So the text is cut into statements
-here. Cedar parses many at once, for that takes a fraction of the time; where it cannot, each is
-parsed alone, and an error is placed in its file by the statement that holds it.
+here. Cedar parses many at once, for that takes a fraction of the time, and a simple opening of a policy
+that it has accepted is read here; where either fails, each is parsed alone, and an error is placed in its
+file by the statement that holds it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from cedarpy import PolicySet, policies_to_pst, pst
 
 from agentguard.errors import ConfigurationError
-from agentguard.policies.cedar_head import Head, head_of
+from agentguard.policies.cedar_head import Head, Opening, opening_in, opening_of
 
 __all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
 
@@ -119,27 +120,33 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _rules(text: str, file: str) -> Iterator[Rule]:
     statements = _statements(text)
     while part := tuple(islice(statements, _TOGETHER)):
-        nodes = _together([statement for _, statement in part])
+        openings = _together([statement for _, statement in part])
         for place, (line, statement) in enumerate(part):
-            yield _rule(statement, file, line, nodes[place] if nodes else _alone(statement, file, line))
+            opening = openings[place] if openings else opening_of(_alone(statement, file, line))
+            yield _rule(statement, file, line, opening)
 
 
-def _together(statements: list[str]) -> list[pst.Template]:
-    """Return the policy of each statement without its conditions, or nothing if one is not exactly one.
+def _together(statements: list[str]) -> list[Opening]:
+    """Return the opening of each statement's policy, or nothing if one is not exactly one policy.
 
-    Cedar reads all of it, and then tells what stands before the conditions, since nodes for these too
-    would take most of the time. Where `_CONDITIONS` mistakes their place, in a string or a comment,
-    what stands before is no policy, and all are read alone; where it is one, Cedar has read the same
-    tokens in the same order as in the whole, hence the same head.
+    Cedar reads all of it. The openings that are not simple it tells itself, without the conditions,
+    since nodes for these too would take most of the time. Where `_CONDITIONS` mistakes their place, in a
+    string or a comment, what stands before is no policy, and all are read alone; where it is one, Cedar
+    has read the same tokens in the same order as in the whole, hence the same opening. Each simple one
+    is at least one policy, so that where the sum is right each is exactly one.
     """
-    heads = (_CONDITIONS.sub(");", statement, 1) for statement in statements)
+    openings = {place: opening_in(statement) for place, statement in enumerate(statements)}
+    odd = [place for place, opening in openings.items() if opening is None]
+    heads = (_CONDITIONS.sub(");", statements[place], 1) for place in odd)
     try:
         policies = PolicySet.from_str("\n".join(statements))
         found = policies_to_pst(_BETWEEN.join(heads)).static_policies
     except ValueError:
         return []
-    whole = len(policies) == len(found) == len(statements)
-    return [found[f"policy{place}"] for place in range(len(statements))] if whole else []
+    if len(policies) != len(statements) or len(found) != len(odd):
+        return []
+    openings |= {place: opening_of(found[f"policy{number}"]) for number, place in enumerate(odd)}
+    return [opening for opening in openings.values() if opening is not None]
 
 
 def _alone(text: str, file: str, line: int) -> pst.Template:
@@ -163,8 +170,8 @@ def _alone(text: str, file: str, line: int) -> pst.Template:
     return node
 
 
-def _rule(text: str, file: str, line: int, node: pst.Template) -> Rule:
-    name = node.annotations.get("id", "")
+def _rule(text: str, file: str, line: int, opening: Opening) -> Rule:
+    name = opening.annotations.get("id") or ""
     if not name.strip():
         raise ConfigurationError(
             "this policy has no @id",
@@ -173,25 +180,25 @@ def _rule(text: str, file: str, line: int, node: pst.Template) -> Rule:
             line=line,
         )
     try:
-        return Rule(name, text, file, line, head_of(node), *_annotations(node))
+        return Rule(name, text, file, line, opening.head, *_annotations(opening))
     except ValueError as error:
         raise ConfigurationError(
             f'policy "{name}": {error}', mend="correct the annotation", file=file, line=line
         ) from error
 
 
-def _annotations(node: pst.Template) -> tuple[str, float | None, frozenset[str] | None]:
-    notes = node.annotations
-    if node.effect == "forbid" and notes.keys() & {"lifetime", "scopes"}:
+def _annotations(opening: Opening) -> tuple[str, float | None, frozenset[str] | None]:
+    notes = opening.annotations
+    if opening.effect == "forbid" and notes.keys() & {"lifetime", "scopes"}:
         raise ValueError("@lifetime and @scopes narrow what a permit gives, and this is a forbid")
-    if node.effect == "permit" and "advice" in notes:
+    if opening.effect == "permit" and "advice" in notes:
         raise ValueError("@advice tells the model why a forbid refused, and this is a permit")
     lifetime = notes.get("lifetime")
     if lifetime is not None and not re.fullmatch(r"[0-9]{1,6}", lifetime):
         raise ValueError('@lifetime is a whole number of seconds, as in @lifetime("30")')
     scopes = notes.get("scopes")
     return (
-        notes.get("advice", ""),
+        notes.get("advice") or "",
         None if lifetime is None else float(lifetime),
         None if scopes is None else frozenset(scopes.split()),
     )
