@@ -27,6 +27,13 @@ SHOWN = {
     ],
     "protect_a_resource": ["200 order 4711 for user://alice", "403 insufficient_scope", "401 DPoP"],
     "test_your_agent": ["3 passed"],
+    "known_recipient": [
+        "paid 20 to FR14-ADA",
+        "paid 30 to DE02-BOB",
+        "person:   {'amount': 30, 'recipient': 'XX66-EVE'} -> no",
+        "recipient by ['user'] -> permit",
+        "recipient by ['address_book.account'] -> permit",
+    ],
     "mcp_tools": [
         "order 4711 for user://alice",
         "tool  Denied: This is outside",
