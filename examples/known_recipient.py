@@ -1,11 +1,11 @@
 """Where a recipient came from decides: named by the user, from the address book, or from a web page."""
 
 from agentguard import Denied, Guard
-from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog
 from agentguard.identity import LocalIdentity
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.stores.memory import MemoryStore
+from agentguard.testing import RecordingAudit
 
 POLICY = """
 @id("reads") permit (principal, action in Action::"read", resource);
@@ -20,7 +20,7 @@ guard = Guard(
     identity=LocalIdentity("agent://assistant"),
     brokers={},
     store=MemoryStore(),
-    audit=JsonLinesAudit("audit.jsonl"),
+    audit=RecordingAudit(),  # in a process that lasts: JsonLinesAudit(path)
     approver=lambda request: print("person:  ", request.arguments.values, "-> no") or False,
 )
 
