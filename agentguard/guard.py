@@ -24,7 +24,7 @@ from agentguard.config import Parts, build, load
 from agentguard.consent import answer
 from agentguard.enforcement import Enforcement
 from agentguard.errors import TaskNotActive
-from agentguard.intent import Derivation
+from agentguard.intent import Derivation, Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.gates import Gates, ToolLike
 from agentguard.langchain.interrupts import interrupt
@@ -61,7 +61,7 @@ class Guard:
     users may: an Entitlements, or a table of subject → resource → scopes. `signals` are told, by
     name, that a task is over. With `observe`, rules block nothing: what they would deny is logged aloud,
     recorded, and runs without a credential. With `record_requests`, the audit log holds all that a
-    policy was asked, argument values included.
+    policy was asked, argument values included. `templates` are kinds of task, for `mandate` and `derive`.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Guard:
         clock: Callable[[], float] = time,
         observe: bool = False,
         record_requests: bool = False,
+        templates: Iterable[Template] = (),
     ) -> None:
         if isinstance(entitlements, Mapping):
             entitlements = FixedEntitlements(entitlements)
@@ -112,6 +113,7 @@ class Guard:
             record_requests=record_requests,
         )
         self.enforcement.ending.on_left = self.enforcement.recovery.watch
+        self._intent = Intent(templates, catalog)
         self._parts: list[object] = [store, audit]
         self._gates = Gates(self.enforcement)
         install_log_redaction(live_secrets)
@@ -181,6 +183,18 @@ class Guard:
             words=words,
             kinds=derived.kinds,
         )
+
+    def mandate(self, kind: str, **values: Any) -> Derivation:
+        """Fill the template ``[tasks.kind]``; all of it is then the application's word.
+
+        Raises:
+            ValueError: There is no such template, or a value is missing, unknown, or of another type.
+        """
+        return self._intent.mandate(kind, **values)
+
+    def derive(self, words: str) -> Derivation:
+        """Say by the templates what the user's own words need at most: to be read, and given to `task`."""
+        return self._intent.derive(words)
 
     def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
         """Return a task that was begun before, here or in another process, which needs the token again.

@@ -18,14 +18,12 @@ from agentguard._drive import drive
 from agentguard.call import Io, active_task
 from agentguard.enforcement import Enforcement
 from agentguard.errors import TaskNotActive
-from agentguard.model import Budget, Identity, Mandate, Secret, TaskState, TaskStatus
+from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.timeline import Timeline
 
 __all__ = ["CONFIG_KEY", "Task"]
 
 CONFIG_KEY = "agentguard_task"
-WORDS = 16_384
-"""How many characters of the user's words a task keeps: what stands behind them was not said."""
 
 
 class Task:

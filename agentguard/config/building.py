@@ -20,6 +20,7 @@ from agentguard.config.settings import Settings, schema_of
 from agentguard.credentials.dpop import ProofKey
 from agentguard.credentials.issuer import LocalIssuer, jwks, load_key
 from agentguard.errors import AuditError, ConfigurationError, StoreError
+from agentguard.intent import Template
 from agentguard.jose import Signer
 from agentguard.model import ToolPath
 from agentguard.policies.cedar import CedarPolicy
@@ -52,6 +53,9 @@ class Parts:
     approval_lifetime: float
     environment: Mapping[str, str]
     trace_arguments: bool
+    templates: tuple[Template, ...]
+    observe: bool
+    record_requests: bool
 
     def arguments(self) -> dict[str, Any]:
         """Return the parts by name, as a guard's constructor takes them."""
@@ -96,6 +100,9 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         approval_lifetime=settings.approval.expires,
         environment=dict(settings.environment),
         trace_arguments=settings.telemetry.arguments,
+        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
+        observe=settings.policy.mode == "observe",
+        record_requests=settings.audit.requests,
     )
 
 

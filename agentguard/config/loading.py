@@ -126,7 +126,7 @@ def _suggestion(table: type[Any], wrong: str) -> str:
 def _description(keys: tuple[str, ...], kind: str | None) -> str:
     """Return what the settings say of the field at *keys*, or of the table that holds it."""
     inner = _table(keys[:1], kind)
-    depth = 2 if keys[0] in ("brokers", "resources", "signals", "tools") else 1
+    depth = 2 if keys[0] in ("brokers", "resources", "signals", "tasks", "tools") else 1
     known = isinstance(inner, type) and issubclass(inner, BaseModel) and len(keys) > depth
     own = inner.model_fields.get(keys[depth]) if known else None
     return (own or Settings.model_fields[keys[0]]).description or ""

@@ -13,10 +13,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings, SignalSettings
 from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
+from agentguard.config.tasks import TaskSettings, fits
 from agentguard.model import Resource, ToolPath
 
 __all__ = ["Misplaced", "ResourceSettings", "Settings", "ToolSettings", "schema_of"]
 
+Level = Literal["public", "internal", "confidential", "restricted"]
+_LEVELS = '{} = "public", "internal", "confidential" or "restricted"'
 _TYPES = ("string", "integer", "number", "boolean")
 
 
@@ -34,6 +37,7 @@ class PolicySettings(Table):
     """``[policy]``: the rules. Without any, nothing is permitted."""
 
     cedar: tuple[Name, ...] = listed('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
+    mode: Literal["enforce", "observe"] = Field(default="enforce", description='"enforce" or "observe"')
 
 
 class IssuerSettings(Table):
@@ -59,6 +63,7 @@ class AuditSettings(Table):
     """``[audit]``: the durable record."""
 
     path: Name = Field(default=".agentguard/audit.jsonl", description='a file, as in path = "audit.jsonl"')
+    requests: bool = Field(default=False, description="true to record values of arguments, or false")
 
 
 class TelemetrySettings(Table):
@@ -101,6 +106,9 @@ class ToolSettings(Table):
     scopes: tuple[Scope, ...] = listed('a list without spaces in it, as in scopes = ["orders:read"]')
     sinks: tuple[Name, ...] = listed('names of arguments, as in sinks = ["recipient"]')
     untrusted: bool = Field(default=False, description="true if its result may hold what an attacker wrote")
+    trusted: tuple[Name, ...] = listed('fields that only the owner can write, as in trusted = ["sender"]')
+    sensitivity: Level = Field(default="public", description=_LEVELS.format("sensitivity"))
+    clearance: Level = Field(default="restricted", description=_LEVELS.format("clearance"))
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )
@@ -142,18 +150,22 @@ class Settings(Table):
     tools: dict[Name, ToolSettings] = Field(
         default_factory=dict, description="tables, as in [tools.get_order]"
     )
+    tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="tables, as in [tasks.refund]")
 
     @model_validator(mode="after")
     def _whole(self) -> Settings:
         """Check what no single field can.
 
         Raises:
-            Misplaced: A tool's resource, arguments or sinks, or two audiences, do not fit.
+            Misplaced: A tool's resource, arguments or sinks, a kind of task, or two audiences, do not fit.
         """
         for name, resource in self.resources.items():
             _brokered(name, resource, self.brokers)
         for name, tool in self.tools.items():
             _fits(name, tool, self.resources)
+        schemas = {name: schema_of(name, tool.args) for name, tool in self.tools.items()}
+        arguments = {name: None if each is None else each["properties"] for name, each in schemas.items()}
+        fits(self.tasks, arguments, self.resources)
         seen: dict[str, ToolPath] = {}
         for keys, path, audience in self._audiences():
             if seen.setdefault(audience, path) is not path:

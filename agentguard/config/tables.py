@@ -34,7 +34,7 @@ class Table(BaseModel):
     )
 
 
-def listed(description: str, default: tuple[str, ...] = ()) -> Any:
+def listed(description: str, default: tuple[str, ...] | None = ()) -> Any:
     """Return a field for a list of texts."""
     return Field(
         default=default, strict=False, description=description

@@ -17,15 +17,16 @@ from agentguard.model.credential import (
 )
 from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
 from agentguard.model.identity import Identity
-from agentguard.model.mandate import Mandate
+from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Origin, Seen, Sensitivity
-from agentguard.model.task import Budget, TaskState, TaskStatus
+from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 __all__ = [
     "DETAIL_TYPE",
     "LABELS",
     "NOTHING_SEEN",
+    "WORDS",
     "AccessRequest",
     "Approval",
     "ApprovalStatus",
@@ -45,6 +46,7 @@ __all__ = [
     "Origin",
     "Outcome",
     "Resource",
+    "Scalar",
     "Secret",
     "Seen",
     "Sensitivity",

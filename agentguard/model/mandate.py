@@ -10,7 +10,7 @@ from typing import Any
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.tool import ToolSpec
 
-__all__ = ["Mandate"]
+__all__ = ["Mandate", "Scalar"]
 
 
 ANY = "*"

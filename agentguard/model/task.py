@@ -9,7 +9,10 @@ from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
-__all__ = ["Budget", "TaskState", "TaskStatus"]
+__all__ = ["WORDS", "Budget", "TaskState", "TaskStatus"]
+
+WORDS = 16_384
+"""How many characters of the user's words count: what stands behind them was not said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,228 @@
+"""Mandates from templates, and from the user's own words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentguard import Denied, Guard
+from agentguard.catalog import Catalog
+from agentguard.config import load
+from agentguard.errors import ConfigurationError
+from agentguard.intent import Derivation, Intent, Parameter, Template
+from agentguard.model import WORDS, Arguments, Budget, ToolPath, ToolSpec
+
+
+def spec(name: str, *arguments: str, sinks: tuple[str, ...] = ()) -> ToolSpec:
+    schema = {"type": "object", "properties": {each: {"type": "string"} for each in arguments}}
+    return ToolSpec(name=name, path=ToolPath.WRITE, schema=schema, sinks=frozenset(sinks))
+
+
+GET, REFUND, MAIL = (
+    spec("get", "order_id"),
+    spec("refund", "order_id", "amount"),
+    spec("mail", "to", sinks=("to",)),
+)
+CATALOG = Catalog([GET, REFUND, MAIL])
+ORDER = Parameter(pattern=r"\border (\d+)")
+TEMPLATES = [
+    Template(
+        name="refund",
+        when=(r"\brefund\b",),
+        tools=("get", "refund"),
+        args={"order_id": ("{order}",), "refund.amount": ("{amount}", 5)},
+        params={"order": ORDER, "amount": Parameter(type="number", pattern=r"\$(\d[\d,.]*)", required=False)},
+        budget=Budget(calls=4, writes=1),
+    ),
+    Template(name="look", when=(r"\blook\b",), tools=("get",), budget=Budget(calls=2)),
+    Template(
+        name="tell",
+        when=(r"\btell\b",),
+        tools=("mail",),
+        counterparties=("{who}", "boss@x.example"),
+        params={"who": Parameter(pattern=r"\S+@\S+\w", required=False)},
+    ),
+]
+INTENT = Intent(TEMPLATES, CATALOG)
+
+
+def allows(derivation: Derivation, tool: ToolSpec, **arguments: Any) -> bool:
+    return derivation.mandate.objection(tool, Arguments.of(arguments)) is None
+
+
+def test_a_refund_is_for_the_order_in_the_users_words_and_no_other() -> None:
+    derived = INTENT.derive("Please REFUND $2,200.50 for order 4711.")
+    assert derived.kinds == ("refund",)
+    assert derived.budget == Budget(calls=4, writes=1)
+    assert allows(derived, REFUND, order_id="4711", amount=2200.5)
+    assert allows(derived, REFUND, order_id="4711", amount=5)
+    assert allows(derived, GET, order_id="4711")
+    for arguments in ({"order_id": "4712", "amount": 5}, {"order_id": "4711", "amount": 6}, {"amount": 5}):
+        assert not allows(derived, REFUND, **arguments)
+    assert not allows(derived, GET, order_id="4712")
+    assert not allows(derived, MAIL, to="a@x.example")
+
+
+def test_each_value_says_who_put_it_there() -> None:
+    origins = INTENT.derive("refund $7 for order 4711").mandate.origins
+    assert origins["args.refund.amount"] == {7.0: "user", 5: "template refund"}
+    assert origins["args.refund.order_id"] == {"4711": "user"}
+    assert origins["tools"] == {"get": "template refund", "refund": "template refund"}
+    filled = INTENT.mandate("refund", order="4711").mandate.origins
+    assert {who for values in filled.values() for who in values.values()} == {"application"}
+
+
+def test_what_the_words_do_not_say_refuses() -> None:
+    derived = INTENT.derive("refund order 4711")
+    assert allows(derived, REFUND, order_id="4711", amount=5)
+    assert not allows(derived, REFUND, order_id="4711", amount=1)
+    # a required one: this kind of task was not meant
+    nothing = INTENT.derive("refund it")
+    assert nothing.kinds == ()
+    assert nothing.mandate.tools == frozenset()
+    assert nothing.budget == Budget(calls=0, writes=0)
+    assert str(nothing).splitlines()[0] == "refund: not, for the words do not say its order"
+
+
+@pytest.mark.parametrize("words", ["", "hello", "refundable order 1", "r e f u n d order 1"])
+def test_words_of_no_kind_permit_nothing(words: str) -> None:
+    derived = INTENT.derive(words)
+    assert not any(allows(derived, each, order_id="1") for each in CATALOG)
+
+
+def test_where_two_kinds_give_a_tool_one_alone_would_have_permitted_it() -> None:
+    both = INTENT.derive("Look at it and refund order 4711.")
+    assert both.kinds == ("refund", "look")
+    assert allows(both, GET, order_id="4712")
+    assert not allows(both, REFUND, order_id="4712", amount=5)
+    assert both.budget == Budget(calls=6, writes=None)
+
+
+def test_counterparties_of_one_kind_hold_for_its_own_sinks() -> None:
+    derived = INTENT.derive("tell ada@x.example, and refund order 4711")
+    for to, allowed in (("ada@x.example", True), ("boss@x.example", True), ("eve@x.example", False)):
+        assert allows(derived, MAIL, to=to) is allowed
+    assert allows(derived, REFUND, order_id="4711", amount=5)
+    assert derived.mandate.origins["args.mail.to"] == {
+        "ada@x.example": "user",
+        "boss@x.example": "template tell",
+    }
+
+
+def test_an_application_fills_a_template_with_what_fits_it() -> None:
+    assert allows(INTENT.mandate("refund", order="4711", amount=[1, 2]), REFUND, order_id="4711", amount=2)
+    for kind, values, problem in (
+        ("refnd", {}, "there is no"),
+        ("refund", {}, "needs order"),
+        ("refund", {"order": 4711}, "order is no string"),
+        ("refund", {"order": "4711", "amount": True}, "amount is no number"),
+        ("refund", {"order": "4711", "ammount": 1}, "no parameter ammount"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            INTENT.mandate(kind, **values)
+
+
+def test_what_stands_behind_the_bound_was_not_said() -> None:
+    assert INTENT.derive(" " * WORDS + "refund order 4711").kinds == ()
+
+
+@given(st.text(alphabet="refundtlok order12@x.\n\x1b[31m$,", max_size=60))
+def test_the_same_words_mean_the_same_and_no_control_reaches_the_reader(words: str) -> None:
+    one, two = INTENT.derive(words), Intent(TEMPLATES, CATALOG).derive(words)
+    assert (one, str(one), one.mandate.origins) == (two, str(two), two.mandate.origins)
+    assert all(character.isprintable() or character == "\n" for character in str(one))
+
+
+def test_a_reader_sees_what_will_take_effect() -> None:
+    assert str(INTENT.derive("refund $7 for order 4711")) == (
+        "refund: by 'refund'\n"
+        "tools: get, refund\n"
+        "args.get.order_id: '4711' (user)\n"
+        "args.refund.order_id: '4711' (user)\n"
+        "args.refund.amount: 5 (template refund), 7.0 (user)\n"
+        "calls: 4\n"
+        "writes: 1"
+    )
+
+
+TOML = """\
+[policy]
+cedar = []
+mode = "enforce"
+[store]
+kind = "memory"
+[tools.refund]
+path = "write"
+args = { order_id = "string" }
+sensitivity = "internal"
+[tasks.refund]
+when = ['\\brefund\\b']
+tools = ["refund"]
+args = { order_id = ["{order}"] }
+params = { order = { pattern = 'order (\\d+)' } }
+writes = 1
+[tasks.other]
+otherwise = true
+tools = []
+"""
+
+
+def written(folder: Path, text: str = TOML) -> Path:
+    file = folder / "agentguard.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_guard_derives_by_its_file_and_a_derivation_takes_effect(tmp_path: Path) -> None:
+    with_policy = TOML.replace("cedar = []", 'cedar = ["p.cedar"]')
+    (tmp_path / "p.cedar").write_text(
+        '@id("kind") permit (principal, action, resource) when { context.task.kinds.contains("refund") };'
+    )
+    guard = Guard.from_file(written(tmp_path, with_policy))
+
+    def refund(order_id: str) -> str:
+        """Refund an order."""
+        return f"refunded {order_id}"
+
+    (tool,) = guard.wrap(refund)
+    words = "please refund order 4711"
+    derived = guard.derive(words)
+    with guard.task("Refund", subject="user:ada", words=words, mandate=derived, writes=5):
+        with pytest.raises(Denied, match="outside the current task"):
+            tool.invoke({"order_id": "4712"})
+        assert tool.invoke({"order_id": "4711"}) == "refunded 4711"
+        with pytest.raises(Denied, match="budget"):
+            tool.invoke({"order_id": "4711"})
+    with guard.task("Refund", subject="user:ada", mandate=guard.mandate("refund", order="1")):
+        assert tool.invoke({"order_id": "1"}) == "refunded 1"
+    assert guard.derive("hello").kinds == ("other",)
+    guard.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at", "mend"),
+    [
+        ('tools = ["refund"]', 'tools = ["refnd"]', "tasks.refund.tools", "use one of: refund"),
+        ("{ order_id = [", "{ ordr = [", "tasks.refund.args", "order_id, refund.order_id"),
+        ('"{order}"', '"{ordr}"', "tasks.refund.params", "use one of: order"),
+        ("'\\brefund\\b'", "'('", "tasks.refund.when", "single quotes"),
+        ("'order (\\d+)'", "'*'", "tasks.refund.params", "single quotes"),
+        ("writes = 1", "writes = 1\notherwise = true", "tasks.other.otherwise", "leave it out"),
+        ("writes = 1", "writes = -1", "tasks.refund.writes", "how many calls that write"),
+        ("writes = 1", "wirtes = 1", "tasks.refund.wirtes", "did you mean writes?"),
+        ('"internal"', '"secret"', "tools.refund.sensitivity", "confidential"),
+        ('"enforce"', '"off"', "policy.mode", "observe"),
+    ],
+)
+def test_a_mistake_in_a_template_has_its_line_and_its_mend(
+    tmp_path: Path, right: str, wrong: str, at: str, mend: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, TOML.replace(right, wrong, 1)))
+    assert at in caught.value.problem
+    assert mend in caught.value.mend
+    assert caught.value.line
