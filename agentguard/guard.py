@@ -223,6 +223,15 @@ class Guard:
         """Do as `recover`, on an event loop."""
         return await self.enforcement.recovery.sweep(self.enforcement.asynchronous)
 
+    def reload(self) -> bool:
+        """Read the policy files of agentguard.toml again; return whether they are in force now.
+
+        All of them are, or none: what is wrong leaves the old in force, and is logged as an error. An
+        approval that was asked under the old does not hold under the new.
+        """
+        reload: Callable[[], bool] | None = getattr(self.enforcement.policy, "reload", None)
+        return reload is not None and reload()
+
     # --- approvals
 
     def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:

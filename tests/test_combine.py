@@ -41,7 +41,7 @@ def deny(id: str) -> Says:
 
 
 def silent() -> Says:
-    return Says(Decision(effect=Effect.DENY, reason="no policy permits refund_order here"))
+    return Says(Decision(effect=Effect.DENY, reason="no policy permits refund_order here", applicable=False))
 
 
 def failed() -> Says:
@@ -138,3 +138,16 @@ def test_the_catalog_reaches_every_policy() -> None:
 def test_a_combination_that_means_nothing_is_refused(policies: list[Policy], rule: str) -> None:
     with pytest.raises(ConfigurationError):
         Combine(policies, rule)
+
+
+@pytest.mark.parametrize("rule", list(Rule))
+async def test_a_decision_is_made_under_the_versions_of_its_parts(
+    ask: Callable[..., Any], rule: Rule
+) -> None:
+    def says(version: str) -> Says:
+        made = Decision(effect=Effect.PERMIT, policy_ids=("a",), policy_version=version, decision_id=version)
+        return Says(made, version="always the same")
+
+    one, again, other = [await ask(rule, says(version)) for version in ("r1", "r1", "r2")]
+    assert one.policy_version == again.policy_version != other.policy_version
+    assert one.decision_id == "r1"

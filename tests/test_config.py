@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from agentguard import Guard
 from agentguard.config import Parts, Settings, build, load
 from agentguard.config.locate import line_of, places
 from agentguard.errors import ConfigurationError
@@ -22,7 +23,10 @@ from agentguard.model import (
     TaskState,
     ToolPath,
 )
-from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.authzen import AuthZen
+from agentguard.policies.cedar_reload import ReloadingCedar
+from agentguard.policies.combine import Combine
+from agentguard.policies.opa import Opa
 from agentguard.stores.memory import MemoryStore
 
 TOML = """\
@@ -90,7 +94,7 @@ def home(tmp_path: Path) -> Path:
 
 def made(home: Path) -> Parts:
     parts = build(load(home / "agentguard.toml"))
-    assert isinstance(parts.policy, CedarPolicy)
+    assert isinstance(parts.policy, ReloadingCedar)
     parts.policy.bind(parts.catalog)
     return parts
 
@@ -284,6 +288,76 @@ def test_a_policy_is_checked_against_the_tools_of_the_file(home: Path) -> None:
     (home / "policies" / "refunds.cedar").write_text(CEDAR.replace("amount", "amonut"), "utf-8")
     with pytest.raises(ConfigurationError, match="amonut"):
         made(home)
+
+
+PDPS = """\
+[policy]
+cedar = ["policies/*.cedar"]
+pdps = ["central", "house"]
+rule = "deny-overrides"
+
+[pdps.central]
+kind = "opa"
+url = "http://127.0.0.1:8181"
+version = "1"
+path = "shop/decision"
+
+[pdps.house]
+kind = "authzen"
+url = "https://pdp.example"
+version = "7"
+timeout = 0.5
+limit = 4
+"""
+
+
+def test_the_rules_may_stand_elsewhere_and_be_combined(home: Path) -> None:
+    file = home / "agentguard.toml"
+    head = '[policy]\ncedar = ["policies/*.cedar"]\n'
+    file.write_text(TOML.replace(head, PDPS), "utf-8")
+    policy = build(load(file)).policy
+    assert isinstance(policy, Combine)
+    before = policy.version
+    file.write_text(TOML.replace(head, PDPS.replace('"deny-overrides"', '"unanimous"')), "utf-8")
+    assert build(load(file)).policy.version != before
+    for name, kind in (("central", Opa), ("house", AuthZen)):
+        alone = PDPS.replace('cedar = ["policies/*.cedar"]\n', "").replace('"central", "house"', f'"{name}"')
+        file.write_text(TOML.replace(head, alone), "utf-8")
+        assert isinstance(build(load(file)).policy, kind)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at", "mend"),
+    [
+        ('"central", "house"', '"centre"', "policy.pdps", "use one of: central, house"),
+        ('"opa"', '"oops"', "pdps.central", '"authzen", "opa"'),
+        ("limit = 4", "limits = 4", "pdps.house.limits", "did you mean limit?"),
+        ("timeout = 0.5", "timeout = 0", "pdps.house.timeout", "seconds"),
+        ('"https://pdp.example"', '"http://pdp.example"', "", "https"),
+    ],
+)
+def test_a_mistake_about_a_pdp_has_its_line(home: Path, right: str, wrong: str, at: str, mend: str) -> None:
+    file = home / "agentguard.toml"
+    head = '[policy]\ncedar = ["policies/*.cedar"]\n'
+    file.write_text(TOML.replace(head, PDPS.replace(right, wrong)), "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        build(load(file))
+    assert at in caught.value.problem
+    assert mend in str(caught.value)
+    assert caught.value.line
+
+
+def test_a_guard_reads_its_policies_again_whole_or_not_at_all(home: Path) -> None:
+    guard = Guard.from_file(home / "agentguard.toml")
+    file, policy = next((home / "policies").glob("*.cedar")), guard.enforcement.policy
+    before, text = policy.version, file.read_text("utf-8")
+    file.write_text(text + '@id("new") permit (principal, action in Action::"read", resource);', "utf-8")
+    assert guard.reload()
+    assert (now := policy.version) != before
+    file.write_text(text + "nonsense;", "utf-8")
+    assert not guard.reload()
+    assert policy.version == now
+    guard.close()
 
 
 def test_a_key_that_others_may_read_is_refused(home: Path) -> None:

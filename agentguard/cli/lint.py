@@ -18,6 +18,7 @@ from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSetti
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.gate import METADATA_KEY
 from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.cedar_reload import ReloadingCedar
 from agentguard.policies.lint import unclassified, unmentioned, unseen_arguments
 
 __all__ = ["Finding", "command", "findings"]
@@ -108,7 +109,7 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
     catalog, policy = guard.catalog, guard.enforcement.policy
     for name in unclassified(names, catalog):
         yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
-    if isinstance(policy, CedarPolicy):
+    if isinstance(policy, CedarPolicy | ReloadingCedar):
         for name in unmentioned(policy.rules, catalog):
             yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
     for name, places in unseen_arguments(spec for spec in catalog if spec.schema is not None).items():

@@ -24,6 +24,8 @@ from agentguard.intent import Template
 from agentguard.jose import Signer
 from agentguard.model import ToolPath
 from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.cedar_reload import ReloadingCedar
+from agentguard.policies.combine import Combine
 from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store, Transmitter
 from agentguard.rights import Ceiling
 from agentguard.stores.memory import MemoryStore
@@ -136,7 +138,18 @@ def _catalog(settings: Settings) -> Catalog:
     return Catalog(specs, resources)
 
 
-def _policy(settings: Settings) -> CedarPolicy:
+def _policy(settings: Settings) -> Policy:
+    """Return Cedar alone, one PDP alone, or all that are named, by the rule that combines them."""
+    policies: list[Policy] = []
+    if settings.policy.cedar or not settings.policy.pdps:
+        policies.append(ReloadingCedar(partial(_cedar, settings)))
+    for name in settings.policy.pdps:
+        with _placed(settings, "pdps", name, "url"):
+            policies.append(settings.pdps[name].policy())
+    return policies[0] if len(policies) == 1 else Combine(policies, settings.policy.rule)
+
+
+def _cedar(settings: Settings) -> CedarPolicy:
     files: set[Path] = set()
     for pattern in settings.policy.cedar:
         # a plain name stands for its file, also one that holds [ or *

@@ -93,7 +93,7 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str, str]:
 
 def _untagged(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
     """Return the keys as they stand in the file, and the kind of the table that pydantic names among them."""
-    place = {"identity": 1, "brokers": 2}.get(loc[0])
+    place = {"identity": 1, "brokers": 2, "pdps": 2}.get(loc[0])
     if place is None or len(loc) <= place:
         return loc, None
     return loc[:place] + loc[place + 1 :], loc[place]
@@ -102,7 +102,7 @@ def _untagged(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
 def _kinds(section: str) -> dict[str, type[BaseModel]]:
     """Return the tables that a section with kinds may hold."""
     annotation: Any = Settings.model_fields[section].annotation
-    union = get_args(get_args(annotation)[-1])[0] if section == "brokers" else annotation
+    union = get_args(get_args(annotation)[-1])[0] if section in ("brokers", "pdps") else annotation
     return {get_args(table.model_fields["kind"].annotation)[0]: table for table in get_args(union)}
 
 
@@ -126,7 +126,7 @@ def _suggestion(table: type[Any], wrong: str) -> str:
 def _description(keys: tuple[str, ...], kind: str | None) -> str:
     """Return what the settings say of the field at *keys*, or of the table that holds it."""
     inner = _table(keys[:1], kind)
-    depth = 2 if keys[0] in ("brokers", "resources", "signals", "tasks", "tools") else 1
+    depth = 2 if keys[0] in ("brokers", "pdps", "resources", "signals", "tasks", "tools") else 1
     known = isinstance(inner, type) and issubclass(inner, BaseModel) and len(keys) > depth
     own = inner.model_fields.get(keys[depth]) if known else None
     return (own or Settings.model_fields[keys[0]]).description or ""

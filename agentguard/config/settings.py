@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings, SignalSettings
+from agentguard.config.pdps import PdpSettings
 from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
 from agentguard.config.tasks import TaskSettings, fits
 from agentguard.model import Resource, ToolPath
@@ -34,9 +35,13 @@ class AgentSettings(Table):
 
 
 class PolicySettings(Table):
-    """``[policy]``: the rules. Without any, nothing is permitted."""
+    """``[policy]``: the rules, here and at PDPs elsewhere. Without any, nothing is permitted."""
 
     cedar: tuple[Name, ...] = listed('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
+    pdps: tuple[Name, ...] = listed('names from [pdps], asked after Cedar, as in pdps = ["central"]')
+    rule: Literal["unanimous", "deny-overrides", "first-applicable"] = Field(
+        default="unanimous", description='"unanimous", "deny-overrides" or "first-applicable"'
+    )
     mode: Literal["enforce", "observe"] = Field(default="enforce", description='"enforce" or "observe"')
 
 
@@ -134,6 +139,9 @@ class Settings(Table):
         default_factory=dict, description="who is told of a task's end: tables, as in [signals.orders]"
     )
     policy: PolicySettings = Field(default=PolicySettings(), description="a table, as in [policy]")
+    pdps: dict[Name, PdpSettings] = Field(
+        default_factory=dict, description='tables with a kind, as in [pdps.central] kind = "opa"'
+    )
     issuer: IssuerSettings = Field(default=IssuerSettings(), description="a table, as in [issuer]")
     store: StoreSettings = Field(default=StoreSettings(), description="a table, as in [store]")
     audit: AuditSettings = Field(default=AuditSettings(), description="a table, as in [audit]")
@@ -159,6 +167,13 @@ class Settings(Table):
         Raises:
             Misplaced: A tool's resource, arguments or sinks, a kind of task, or two audiences, do not fit.
         """
+        for pdp in self.policy.pdps:
+            if pdp not in self.pdps:
+                raise Misplaced(
+                    *("policy", "pdps"),
+                    problem=f"there is no PDP {pdp!r}",
+                    mend=f"add [pdps.{pdp}], or use one of: {', '.join(sorted(self.pdps)) or 'none yet'}",
+                )
         for name, resource in self.resources.items():
             _brokered(name, resource, self.brokers)
         for name, tool in self.tools.items():

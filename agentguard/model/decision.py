@@ -94,7 +94,9 @@ class Decision:
     """A policy's answer.
 
     `policy_ids` determined it; `reason` is for the operator, `advice` for the model; `decision_id` is
-    the name that a policy decision point elsewhere has for it in its own log.
+    the name that a policy decision point elsewhere has for it in its own log. A deny that is not
+    `applicable` says that no rule is about this request; alone it denies, and beside other policies it
+    has no opinion.
     """
 
     effect: Effect
@@ -104,6 +106,7 @@ class Decision:
     obligations: tuple[Obligation, ...] = ()
     policy_version: str = ""
     decision_id: str = ""
+    applicable: bool = True
 
     @property
     def permitted(self) -> bool:

@@ -223,6 +223,7 @@ def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_
         advice=" ".join(rule.advice for rule in rules if rule.advice),
         obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
         policy_version=bound.version,
+        applicable=allowed or bool(ids),
     )
 
 

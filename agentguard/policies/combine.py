@@ -33,13 +33,13 @@ class Rule(StrEnum):
 class Combine:
     """Judges by *policies*, in their order, under *rule*.
 
-    A policy has no opinion when it denies with no policy ids, advice or obligations, and its reason is
-    empty or says that no policy permits the call, as Cedar's does. Any other deny is an opinion: so is
-    one that tells of an error, which would otherwise let a later policy permit what an earlier one
-    could not judge. If nobody has an opinion, the answer is a deny.
+    A policy has no opinion when it denies as not applicable. Any other deny is an opinion: so is one that
+    tells of an error, which would otherwise let a later policy permit what an earlier one could not
+    judge. If nobody has an opinion, the answer is a deny.
 
     Obligations of all the permits hold together: scopes are intersected, the shortest lifetime holds,
-    and any others are kept. `version` is a digest of the rule and of all the versions.
+    and any others are kept. `version` is a digest of the rule and of all the versions, and that of a
+    decision is one of the versions that its parts were made under.
 
     Raises:
         ConfigurationError: There are no policies, or the rule is unknown.
@@ -57,8 +57,7 @@ class Combine:
     @property
     def version(self) -> str:
         """Names the rule and the rules of all the policies."""
-        parts = [self._rule, *(str(policy.version) for policy in self._policies)]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        return _digest(self._rule, [str(policy.version) for policy in self._policies])
 
     def bind(self, tools: Iterable[ToolSpec]) -> None:
         """Tell each policy that asks for it of all the tools.
@@ -71,6 +70,12 @@ class Combine:
             if isinstance(policy, CatalogAware):
                 policy.bind(known)
 
+    def reload(self) -> bool:
+        """Have each policy that can read its rules again; return whether all that can have done so."""
+        found = [getattr(policy, "reload", None) for policy in self._policies]
+        done = [reload() for reload in found if reload is not None]
+        return all(done)
+
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request; raise what a policy raises."""
         return drive(self._decide(request, [each.sync for each in self._twins]))
@@ -80,16 +85,22 @@ class Combine:
         return await self._decide(request, [each.asynchronous for each in self._twins])
 
     async def _decide(self, request: AccessRequest, asked: Sequence[Asked]) -> Decision:
-        version = self.version
         decisions: list[Decision] = []
-        for ask in asked:
+        versions: list[str] = []
+        for policy, ask in zip(self._policies, asked, strict=True):
             decisions.append(await _answer(ask, request))
+            versions.append(decisions[-1].policy_version or str(policy.version))
             if self._rule is Rule.FIRST_APPLICABLE and _opinion(decisions[-1]):
                 decisions = decisions[-1:]
                 break
         if self._rule is not Rule.UNANIMOUS:
             decisions = [decision for decision in decisions if _opinion(decision)]
-        return replace(_together(decisions, request.tool.name), policy_version=version)
+        together = _together(decisions, request.tool.name)
+        return replace(together, policy_version=_digest(self._rule, versions))
+
+
+def _digest(rule: Rule, versions: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([rule, *versions]).encode()).hexdigest()[:16]
 
 
 async def _answer(ask: Callable[..., Awaitable[object]], request: AccessRequest) -> Decision:
@@ -100,16 +111,15 @@ async def _answer(ask: Callable[..., Awaitable[object]], request: AccessRequest)
 
 
 def _opinion(decision: Decision) -> bool:
-    if decision.permitted or decision.policy_ids or decision.advice or decision.obligations:
-        return True
-    return bool(decision.reason) and not decision.reason.startswith("no policy permits ")
+    return decision.permitted or decision.applicable
 
 
 def _together(decisions: Sequence[Decision], tool: str) -> Decision:
     """Return the denies as one if there are any, and else the permits as one."""
     counted = [each for each in decisions if not each.permitted] or decisions
     if not counted:
-        return Decision(effect=Effect.DENY, reason=f"no policy permits {tool} here")
+        reason = f"no policy permits {tool} here"
+        return Decision(effect=Effect.DENY, reason=reason, applicable=False)
     permitted = counted[0].permitted
     return Decision(
         effect=counted[0].effect,
@@ -117,6 +127,8 @@ def _together(decisions: Sequence[Decision], tool: str) -> Decision:
         reason="; ".join(dict.fromkeys(each.reason for each in counted if each.reason)),
         advice=" ".join(dict.fromkeys(each.advice for each in counted if each.advice)),
         obligations=merged(o for each in counted for o in each.obligations) if permitted else (),
+        decision_id=" ".join(each.decision_id for each in counted if each.decision_id),
+        applicable=any(_opinion(each) for each in counted),
     )
 
 

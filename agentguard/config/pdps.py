@@ -1,0 +1,50 @@
+"""``[pdps.NAME]``: policy decision points (PDPs) elsewhere, each by its kind; ``policy.pdps`` names them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agentguard.config.tables import Name, Origin, Table
+from agentguard.policies.authzen import AuthZen
+from agentguard.policies.opa import Opa
+
+__all__ = ["AuthZenSettings", "OpaSettings", "PdpSettings"]
+
+
+class _PdpSettings(Table):
+    url: Origin = Field(description='https, or http on loopback, as in url = "https://pdp.example"')
+    version: Name = Field(description='names the rules in force there, as in version = "2026-11"')
+    timeout: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=1.0, description="seconds, as in timeout = 1.0"
+    )
+    limit: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=16, description="questions at once, as in limit = 16"
+    )
+
+
+class AuthZenSettings(_PdpSettings):
+    """``kind = "authzen"``: whatever speaks the AuthZEN Authorization API 1.0."""
+
+    kind: Literal["authzen"]
+
+    def policy(self) -> AuthZen:
+        """Return the policy that asks it."""
+        return AuthZen(self.url, version=self.version, timeout=self.timeout, limit=self.limit)
+
+
+class OpaSettings(_PdpSettings):
+    """``kind = "opa"``: Open Policy Agent, by its data API."""
+
+    kind: Literal["opa"]
+    path: Name = Field(
+        default="agentguard/decision", description='a document, as in path = "agentguard/decision"'
+    )
+
+    def policy(self) -> Opa:
+        """Return the policy that asks it."""
+        return Opa(self.url, version=self.version, path=self.path, timeout=self.timeout, limit=self.limit)
+
+
+PdpSettings = Annotated[AuthZenSettings | OpaSettings, Field(discriminator="kind")]

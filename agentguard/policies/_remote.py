@@ -1,0 +1,257 @@
+"""What policy decision points (PDPs) beyond this process have in common: the question, and the way there."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from agentguard._drive import Asked, drive, lift
+from agentguard.errors import AgentGuardError, ConfigurationError
+from agentguard.jose import strict_json
+from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Origin
+from agentguard.model.arguments import Json
+from agentguard.outbound import Answer, Outbound
+
+__all__ = ["APPROVED", "TEXT", "Io", "Remote", "asking", "content", "obligations", "private", "question"]
+
+APPROVED: Mapping[str, Json] = {"approvers": 1}
+TEXT = 500
+"""How many characters of a PDP's own words are kept."""
+
+_OK, _LIMIT = 200, 65_536  # status, bytes
+
+
+class Io(NamedTuple):
+    """What differs between the two paths."""
+
+    ask: Asked
+    asynchronous: bool
+
+
+class Remote(ABC):
+    """Asks a PDP at *url*, bounded in number, time and size; what is no clear answer raises *error*.
+
+    A subclass writes `_decide` once for both paths; a ValueError in it says that an answer does not count.
+
+    Raises:
+        ConfigurationError: The url is neither https nor of loopback, or has more than a place in it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        error: type[AgentGuardError],
+        version: str,
+        timeout: float,
+        limit: int,
+        verify: ssl.SSLContext | bool,
+        transport: httpx.BaseTransport | None,
+        async_transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._url, self._timeout, self._limit, self._error = url.rstrip("/"), timeout, limit, error
+        if not private(self._url):
+            raise ConfigurationError("the PDP's url is neither https nor of loopback", mend="use https")
+        if set("@?#") & set(self._url):  # the url is shown as the version, which must hold no password
+            raise ConfigurationError("the PDP's url has a user, a query or a fragment", mend="leave it out")
+        self.version = f"{self._url} {version}"
+        self._http = Outbound(
+            name,
+            self._url,
+            error=error,
+            timeout=timeout,
+            limit=_LIMIT,
+            verify=verify,
+            transport=transport,
+            async_transport=async_transport,
+        )
+        self._places = threading.BoundedSemaphore(limit)
+        # a semaphore belongs to the event loop that waits for it
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Close the synchronous connections; asynchronous ones end with their event loop."""
+        self._http.close()
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request.
+
+        Raises:
+            AgentGuardError: The PDP gave no answer that counts.
+        """
+        places = self._places
+        enter = lift(lambda: places.acquire(timeout=self._timeout))
+        return drive(self._limited(request, Io(self._http.ask.sync, False), enter, places.release))
+
+    async def adecide(self, request: AccessRequest) -> Decision:
+        """Answer the request.
+
+        Raises:
+            AgentGuardError: The PDP gave no answer that counts.
+        """
+        places = self._loops.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))
+
+        async def enter() -> bool:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await places.acquire()
+            except TimeoutError:
+                return False
+
+        return await self._limited(request, Io(self._http.ask.asynchronous, True), enter, places.release)
+
+    async def _limited(
+        self, request: AccessRequest, io: Io, enter: Asked, leave: Callable[[], None]
+    ) -> Decision:
+        if not await enter():
+            raise self._error(f"{self._http.name}: too many questions at once")
+        try:
+            return await self._decide(request, io)
+        except (ValueError, TimeoutError) as error:
+            reason = str(error) if type(error) is ValueError else type(error).__name__
+        finally:
+            leave()
+        # outside of the handler, so that the error has no context, which would hold the answer
+        raise self._error(f"{self._http.name}: {reason}")
+
+    @abstractmethod
+    async def _decide(self, request: AccessRequest, io: Io) -> Decision: ...
+
+
+# --- the question
+
+
+def question(request: AccessRequest) -> dict[str, Json]:
+    """Return the question in the shape of AuthZEN 1.0 section 5: subject, action, resource, context.
+
+    The arguments are properties of the resource. The context speaks Cedar's words, with the time in
+    seconds since the epoch as ``at``; credentials and the user's own words are not in it.
+    """
+    tool, who = request.tool, request.identity
+    return {
+        "subject": {
+            "type": "identity",
+            "id": who.subject,
+            "properties": {"actor": who.actor, "chain": list(who.chain)},
+        },
+        "action": {"name": tool.name},
+        "resource": {
+            "type": tool.resource or "tool",
+            "id": tool.resource or tool.name,
+            "properties": request.arguments.values,
+        },
+        "context": _context(request),
+    }
+
+
+def asking(question: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the same question, as if a person had approved the call."""
+    return {**question, "context": {**question["context"], "approval": dict(APPROVED)}}
+
+
+def _context(request: AccessRequest) -> dict[str, Json]:
+    task, approval = request.task, request.approval
+    context: dict[str, Json] = {
+        "agent": request.identity.actor,
+        "task": {
+            "id": task.id,
+            "purpose": task.purpose,
+            "status": task.status,
+            "kinds": list(task.kinds),
+            "history": list(task.history),
+            "calls": task.calls,
+            "writes": task.writes,
+        },
+        "history": list(task.history),
+        "path": str(request.tool.path),
+        "clearance": request.tool.clearance,
+        "provenance": _provenance(request),
+        "environment": dict(request.environment),
+        "legacy": request.legacy,
+        "at": request.at,
+    }
+    if approval is not None and approval.status is ApprovalStatus.APPROVED:
+        named = {} if approval.approver is None else {"approver": approval.approver}
+        context["approval"] = {**APPROVED, **named}
+    return context
+
+
+def _provenance(request: AccessRequest) -> dict[str, Json]:
+    task = request.task
+    # a rule that looks for what is not vouched for must find also what nobody has labelled
+    unknown = Origin(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
+    origins = {**dict.fromkeys(request.arguments.values, unknown), **request.origins}
+    return {
+        "untrusted": task.untrusted,
+        "sensitivity": task.sensitivity,
+        "args": {
+            name: {
+                "user": origin.user,
+                "trusted": origin.trusted,
+                "untrusted": origin.untrusted,
+                "sources": sorted(origin.sources),
+                "sensitivity": origin.sensitivity,
+            }
+            for name, origin in origins.items()
+        },
+    }
+
+
+# --- the answer
+
+
+def content(answer: Answer) -> dict[str, Json]:
+    """Return the JSON object that a PDP has answered.
+
+    Raises:
+        ValueError: It has answered with another status, another content type, or no JSON object.
+    """
+    if answer.status != _OK:
+        raise ValueError(f"answered {answer.status}")
+    if answer.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ValueError("the answer's content type is not application/json")
+    body = strict_json(answer.content)
+    if not isinstance(body, dict):
+        raise ValueError("the answer is no JSON object")
+    return body
+
+
+def obligations(given: Json) -> list[Obligation]:
+    """Return obligations, given as a list of ``{"type": ..., "properties": {...}}``.
+
+    Raises:
+        ValueError: They are anything else.
+    """
+    if not isinstance(given, list):
+        raise ValueError("the obligations are not a list")
+    return [_obligation(each) for each in given]
+
+
+def _obligation(given: Json) -> Obligation:
+    kind = given.get("type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or not isinstance(given.get("properties", {}), dict):
+        raise ValueError("an obligation has no type, or its properties are no object")
+    return Obligation(kind=kind, parameters=given.get("properties", {}))
+
+
+def private(url: object) -> bool:
+    """Whether nobody on the way can read or change what is sent there."""
+    if not isinstance(url, str):
+        return False
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return bool(parts.hostname)
+    try:
+        return parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
