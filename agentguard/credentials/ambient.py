@@ -7,7 +7,6 @@ httpx extension) that stops it before it connects to an origin which is not the 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ import httpx
 
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
+from agentguard.outbound import private
 
 __all__ = ["ResourceAuth", "auth", "origin_of"]
 
@@ -126,7 +126,7 @@ class _Exchange:
         if origin not in self._origins:
             self._lease.anomaly("destination")
             raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
-        if scheme != "https" and not _loopback(host):
+        if not private(scheme, host):
             raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -173,13 +173,6 @@ def _destination(request: Any) -> Origin:
         return "https", host.lower(), int(port)
     scheme = url.scheme.decode("ascii")
     return scheme, url.host.decode("ascii").lower(), url.port or _PORTS.get(scheme)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _repeatable(response: httpx.Response) -> bool:

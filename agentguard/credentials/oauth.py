@@ -15,13 +15,12 @@ from agentguard.errors import ConfigurationError, IssueError
 from agentguard.flight import Shared, SingleFlight
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound import Answer, Outbound, private
 
 __all__ = ["AuthorizationServer", "Form", "Line", "Metadata"]
 
 Form = Mapping[str, str | Secret]
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _GONE = frozenset({404, 405})
 _NONCE = re.compile(r"[!#-\[\]-~]{1,1024}")  # RFC 9449 section 8.1: NQCHAR
 _ERRORS = frozenset(
@@ -223,4 +222,4 @@ def _reachable(url: str, *, plain: bool) -> bool:
         parts = urlsplit(htu(url))
     except ValueError:
         return False
-    return parts.scheme == "https" or (plain and parts.hostname in _LOOPBACK)
+    return (plain or parts.scheme == "https") and private(parts.scheme, parts.hostname)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -23,7 +22,7 @@ from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.flight import Shared, SingleFlight
 from agentguard.jose import strict_json
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound import Answer, Outbound, private
 from agentguard.ports import IdentitySource
 
 __all__ = ["Bao", "Login", "OpenBaoSession", "Refused"]
@@ -198,18 +197,11 @@ class OpenBaoSession:
 
 def _confidential(address: str) -> str:
     parts = urlsplit(address)
-    if parts.scheme == "https" or (parts.scheme == "http" and _here(parts.hostname or "")):
+    if private(parts.scheme, parts.hostname):
         return address.rstrip("/")
     raise ConfigurationError(
         "the address of OpenBao is not confidential", mend="use https; http is for this machine alone"
     )
-
-
-def _here(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _answered(answer: Answer, what: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.flight import Shared
 from agentguard.identity.tokens import Token, Tokens
 from agentguard.model import Secret
-from agentguard.outbound import Outbound
+from agentguard.outbound import Outbound, private
 
 __all__ = ["GitHubActionsIdentity"]
 
@@ -23,7 +23,6 @@ _URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"
 _TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105  the name of a variable
 _NAME: Final = "GitHub Actions"
 _NOBODY: Final = "urn:agentguard:nobody"  # whoever steals a token for it can show it to nobody
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class GitHubActionsIdentity:
@@ -119,6 +118,6 @@ def _address(text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if not (url.host and (url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK))):
+    if not private(url.scheme, url.host):
         raise ConfigurationError(f"{_URL} is no https URL", mend="the request token is not sent in clear")
     return url

@@ -6,14 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from hashlib import sha256
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from agentguard._drive import Asked, drive
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound import Answer, Outbound, private
 from agentguard.signals.events import Named, SessionRevoked
 
 __all__ = ["Transmitter", "jwks"]
@@ -61,7 +60,7 @@ class Transmitter:
         http: Outbound | None = None,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "https" and not (parts.scheme == "http" and _loopback(parts.hostname)):
+        if not private(parts.scheme, parts.hostname):
             raise ConfigurationError(f"signals for {audience} would be sent unprotected", mend="use https")
         self.audience, self.issuer = audience, issuer
         self._url, self._signer, self._authorization = url, signer, authorization
@@ -138,10 +137,3 @@ def _code(answer: Answer) -> str:
         return ""
     code = body.get("err") if isinstance(body, dict) else None
     return f" {code}" if isinstance(code, str) and code in _CODES else ""
-
-
-def _loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
