@@ -80,12 +80,13 @@ class Consent:
                 raise
             # an approver that errs, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
-            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason) from None
+            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason, ids=decision.policy_ids) from None
         if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
             await stored(io.answer_approval, answer)
         # only what the store holds counts, not what a resumed graph or an edited state says
         final = await stored(io.approval, pending.id)
         if not isinstance(final, Approval) or final.status not in ANSWERED_YES:
-            raise denial(DenialCode.APPROVAL_REFUSED, "no person has approved this call")
+            reason = "no person has approved this call"
+            raise denial(DenialCode.APPROVAL_REFUSED, reason, ids=decision.policy_ids)
         # whether a used one may be used again, by the call that was suspended, `begin_call` says
         return replace(final, status=ApprovalStatus.APPROVED)

@@ -501,6 +501,7 @@ def test_the_schema_is_readable_text(policy: CedarPolicy) -> None:
         'context["provenance"]["args"]["order_id"]["trusted"]',
         "context.provenance\n  .args.order_id.trusted",
         'context.provenance has args && context.provenance["args"].order_id.trusted',
+        'context.provenance.args["ord\\u{65}r_id"].trusted',
     ],
 )
 def test_however_a_rule_asks_for_an_origin_it_is_given(when: str) -> None:

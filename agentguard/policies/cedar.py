@@ -53,6 +53,7 @@ class _Tool:
     action: Mapping[str, str]
     resource: Mapping[str, str]
     shape: ToolShape
+    origins: tuple[str, ...]
     slice: Slice
 
 
@@ -153,6 +154,7 @@ class CedarPolicy:
                     {"type": "Action", "id": spec.name},
                     {"type": "Resource", "id": resource_of(spec)},
                     shapes[spec.name],
+                    sliced[spec.name].asked_origins(shapes[spec.name].names),
                     sliced[spec.name],
                 )
                 for spec in specs
@@ -175,7 +177,7 @@ class CedarPolicy:
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
         part = tool.slice
         context = context_of(
-            request, tool.shape, self._environment, origins=part.asks_origins, time=part.asks_time
+            request, tool.shape, self._environment, origins=tool.origins, time=part.asks_time
         )
         answer = self._ask(request, tool, bound, context)
         needs_person = False

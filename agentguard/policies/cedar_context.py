@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
 from agentguard.model import AccessRequest, Approval, ApprovalStatus, Json, Origin, TaskState
@@ -18,12 +18,13 @@ def context_of(
     shape: ToolShape,
     environment: Collection[str],
     *,
-    origins: bool = True,
+    origins: Iterable[str] | None = None,
     time: bool = True,
 ) -> dict[str, Json]:
     """Return the context, as `cedar_schema` types it; *environment* lists the names that are promised.
 
-    Without *origins* or *time*, what no rule looks at is left out: Cedar would read it for nothing.
+    Where *origins* names arguments, or *time* is false, what no rule looks at is left out: Cedar would read
+    it for nothing.
 
     Raises:
         Refused: An argument or the environment does not fit, and no rule could judge it.
@@ -49,9 +50,8 @@ def context_of(
         "legacy": request.legacy,
         "environment": _surroundings(request.environment, environment),
     }
-    if origins:
-        found = request.origins
-        context["provenance"]["args"] = {n: _origin(found.get(n) or _unknown(task)) for n in shape.names}
+    asked, found = shape.names if origins is None else origins, request.origins
+    context["provenance"]["args"] = {n: _origin(found.get(n) or _unknown(task)) for n in asked}
     if time:
         context["now"] = _time(request.at)
     if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:

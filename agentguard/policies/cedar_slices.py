@@ -36,10 +36,13 @@ class Slice:
         """The rules as Cedar evaluates them; the number of each is its place among `rules`."""
         return PolicySet.from_str("\n".join(rule.text for rule in self.rules))
 
-    @cached_property
-    def asks_origins(self) -> bool:
-        """Whether any of the rules may look at where an argument came from."""
-        return any(_ORIGINS.search(rule.text) for rule in self.rules)
+    def asked_origins(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the arguments at whose origin any of the rules may look.
+
+        A rule can name an argument in no other way than by its name, or by escapes in a string.
+        """
+        asking = [rule.text for rule in self.rules if _ORIGINS.search(rule.text)]
+        return tuple(name for name in names if any(name in text or "\\" in text for text in asking))
 
     @cached_property
     def asks_time(self) -> bool:

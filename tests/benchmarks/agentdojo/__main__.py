@@ -1,0 +1,106 @@
+"""AgentDojo's suites as a deterministic yardstick: ``python -m tests.benchmarks.agentdojo --suite banking``.
+
+No model takes part: an agent does each user task by its ground truth, and obeys every injection as soon as
+it reads it. So the figures bound what the enforcement layer does, and are no rates of real models. The rows
+are four reference guards, and with ``--policy`` an agentguard.toml, whose only input for a task is its
+prompt. ``--only`` and ``--rows`` make a run short enough to write a policy by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from agentguard.errors import ConfigurationError
+from tests.benchmarks.agentdojo.guards import REFERENCES
+from tests.benchmarks.agentdojo.package import RELEASE, VERSION
+from tests.benchmarks.agentdojo.report import failures, figures, lines_of, show
+from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, carried_out
+from tests.benchmarks.agentdojo.script import Order
+
+__all__ = ["main"]
+
+PERSONS = {"absent": (False,), "present": (True,), "both": (False, True)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what the arguments say; print the table, and write all figures and calls to ``--json``."""
+    options = _options().parse_args(arguments)
+    # hundreds of thousands of denials are what this is about
+    logging.getLogger("agentguard").setLevel(logging.CRITICAL)
+    plan = _plan(options)
+    began = perf_counter()
+    try:
+        parts = list(carried_out(plan, options.jobs))
+    except (ConfigurationError, LookupError) as error:
+        raise SystemExit(f"{error}") from None
+    rows = figures(parts, plan)
+    lines = None if plan.policy is None else lines_of(plan.policy)
+    console = Console()
+    for text in failures(parts):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    show(console, plan.suite, rows, lines)
+    console.print(f"{perf_counter() - began:.0f} s")
+    if options.json is not None:
+        options.json.write_text(json.dumps(_all(plan, rows, lines, parts), indent=1, default=str) + "\n")
+
+
+def _all(plan: Plan, rows: list[dict[str, Any]], lines: Any, parts: Sequence[Part]) -> dict[str, Any]:
+    return {
+        "agentdojo": {"release": RELEASE, "version": VERSION},
+        "suite": plan.suite,
+        "policy": None if plan.policy is None else str(plan.policy),
+        "policy_lines": lines,
+        "rows": rows,
+        "cases": [
+            {"row": part.row, "person": part.present, **asdict(run)} for part in parts for run in part.runs
+        ],
+        "adaptive": [
+            {"row": part.row, **asdict(campaign)}
+            for part in parts
+            if not (part.row == POLICY and part.present and len(plan.persons) > 1)
+            for campaign in part.campaigns
+        ],
+    }
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    rows = options.rows or (*REFERENCES, *((POLICY,) if options.policy else ()))
+    return Plan(
+        suite=options.suite,
+        policy=options.policy,
+        rows=tuple(rows),
+        orders=tuple(Order(order) for order in options.orders),
+        persons=PERSONS[options.person],
+        adaptive=options.adaptive,
+        only=tuple(options.only),
+    )
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.agentdojo", description=__doc__)
+    parser.add_argument("--suite", required=True, help="a suite of AgentDojo")
+    parser.add_argument("--policy", type=Path, help="an agentguard.toml")
+    parser.add_argument("--json", type=Path, help="where all figures, calls and decisions go")
+    parser.add_argument("--only", nargs="*", default=(), help="ids of user tasks, as in user_task_3")
+    parser.add_argument("--person", choices=PERSONS, default="both", help="who is there to be asked")
+    parser.add_argument("--rows", nargs="*", choices=(*REFERENCES, POLICY), help="all, unless said")
+    parser.add_argument(
+        "--orders", nargs="*", choices=[*Order], default=[*Order], help="when the attack comes"
+    )
+    parser.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="how many processes")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

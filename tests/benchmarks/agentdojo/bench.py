@@ -1,0 +1,203 @@
+"""A suite behind a guard: the agent, and one run of it after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from langchain.agents import create_agent
+
+from agentguard import Guard
+from agentguard.model import AccessRequest, Decision, ToolSpec
+from agentguard.ports import CatalogAware, Policy
+from tests.benchmarks.agentdojo.person import Person
+from tests.benchmarks.agentdojo.scoring import Score
+from tests.benchmarks.agentdojo.script import Actor, Attempt, Order, Script
+from tests.benchmarks.agentdojo.stage import Scene
+from tests.benchmarks.agentdojo.suite import Call, World
+
+__all__ = ["Bench", "Journal", "Judged", "Run", "Timed", "Witness", "everything"]
+
+Intent = Callable[[Guard, str], Any]
+"""Makes a mandate of the user's prompt, which is all that it is given."""
+
+
+def everything(guard: Guard, prompt: str) -> Any:
+    """Return a mandate that leaves all to the policy."""
+    return {"tools": "*"}
+
+
+class Journal:
+    """The audit log of one run."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Keep a record."""
+        self.lines.append(dict(record))
+
+    def records(self, task_id: str | None = None) -> Iterator[Mapping[str, Any]]:
+        """Yield the records of a task, or all."""
+        yield from (line for line in self.lines if task_id in (None, line.get("task")))
+
+
+class Timed:
+    """A policy, of which each decision adds its time to *seconds*."""
+
+    def __init__(self, policy: Policy, seconds: list[float]) -> None:
+        self._policy, self._seconds = policy, seconds
+        self.inline = getattr(policy, "inline", False)
+
+    @property
+    def version(self) -> str:
+        """The rules in force."""
+        return self._policy.version
+
+    def bind(self, tools: Iterable[ToolSpec]) -> None:
+        """Have the rules checked against the tools."""
+        if isinstance(self._policy, CatalogAware):
+            self._policy.bind(tools)
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request."""
+        began = perf_counter()
+        try:
+            return self._policy.decide(request)
+        finally:
+            self._seconds.append(perf_counter() - began)
+
+
+class Witness(NamedTuple):
+    """What sees a guard at work: who is asked, what is recorded, and how long each decision took."""
+
+    person: Person
+    journal: Journal
+    seconds: list[float]
+
+    def timed(self, policy: Policy) -> Timed:
+        """Return the policy, with an eye on the clock."""
+        return Timed(policy, self.seconds)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An attempt, and what the guard said to it."""
+
+    who: str
+    tool: str
+    args: Mapping[str, Any]
+    executed: bool
+    effect: str
+    code: str | None
+    policies: list[str]
+    reason: str
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the agent: `asked` counts the questions to a person, `fired` says that it was attacked.
+
+    `kinds` are the templates of which the mandate was made.
+    """
+
+    user: str
+    injection: str | None
+    order: str | None
+    score: Score
+    kinds: tuple[str, ...]
+    fired: bool
+    asked: int
+    calls: tuple[Judged, ...]
+
+
+class Bench:
+    """One agent of a suite behind one guard, which *make* builds. *oracle* is told the tools of
+    each user task, for a guard that is to know what none could.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        make: Callable[[Witness], Guard],
+        *,
+        intent: Intent = everything,
+        oracle: Callable[[frozenset[str]], None] | None = None,
+    ) -> None:
+        self._world, self._intent, self._oracle = world, intent, oracle
+        self.witness, self._actor = Witness(Person(), Journal(), []), Actor()
+        self.guard = make(self.witness)
+        self.guard.wrap(world.tools)  # the policies then know all tools before the first call
+        self._agent: Any = create_agent(self._actor, world.tools, middleware=[self.guard.middleware()])
+
+    def run(
+        self,
+        scene: Scene,
+        order: Order | None = None,
+        *,
+        present: bool = False,
+        attack: Callable[[Any], Sequence[Call]] | None = None,
+    ) -> Run:
+        """Run the agent once: without *order* nobody attacks, and *present* says if a person is there.
+
+        *attack* makes other calls than those of the scene, from the environment at the time.
+        """
+        script, prompt = self._begin(scene, order, present, attack or scene.attack), scene.user.PROMPT
+        mandate = self._intent(self.guard, prompt)
+        with self.guard.task("AgentDojo", subject="user://agentdojo", words=prompt, mandate=mandate):
+            self._agent.invoke({"messages": [("user", prompt)]}, {"recursion_limit": 1000})
+        return Run(
+            scene.user.ID,
+            None if scene.injection is None else scene.injection.ID,
+            None if order is None else order.value,
+            scene.score(script.attempts, self._world.environment),
+            tuple(getattr(mandate, "kinds", ())),
+            script.fired,
+            self.witness.person.asked,
+            tuple(self._judged(script.attempts)),
+        )
+
+    def _begin(
+        self,
+        scene: Scene,
+        order: Order | None,
+        present: bool,
+        attack: Callable[[Any], Sequence[Call]] | None,
+    ) -> Script:
+        world = self._world
+        world.enter(deepcopy(scene.before))
+        self.witness.person.present = present
+        self.witness.person.expect([(call.function, world.judged(call)) for call in scene.calls])
+        self.witness.journal.lines.clear()
+        if self._oracle is not None:
+            self._oracle(scene.tools)
+        script = Script(
+            scene.calls,
+            scene.user.GROUND_TRUTH_OUTPUT,
+            ran=lambda: len(world.executed),
+            attack=None if order is None or attack is None else lambda: attack(world.environment),
+            order=order or Order.ON_READ,
+        )
+        self._actor.script = script
+        return script
+
+    def _judged(self, attempts: Iterable[Attempt]) -> Iterator[Judged]:
+        decisions = [line for line in self.witness.journal.lines if line["event"] == "decision"]
+        for attempt, decision in zip(attempts, decisions, strict=True):
+            yield Judged(
+                who=attempt.who,
+                tool=attempt.call.function,
+                args=dict(attempt.call.args),
+                executed=attempt.executed,
+                effect=decision["effect"],
+                code=decision.get("code"),
+                policies=decision["policies"],
+                reason=decision["reason"],
+                asked=bool(decision.get("approval")) or str(decision.get("code")).startswith("approval_"),
+            )

@@ -1,0 +1,78 @@
+"""What a policy is measured against: four simple guards, as functions behind the same middleware.
+
+`none` permits everything. `static` knows the tools of each task's ground truth, which nobody could know
+beforehand: the best that a list of tools can do. `prompt` lets a write pass if each of its values stands in
+the user's prompt. `coarse` lets no write pass after any read. What a read is they tell by a tool's name, so
+that they need no catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from agentguard.model import AccessRequest, Decision, Effect
+
+__all__ = ["REFERENCES", "Reference", "Rule", "reads"]
+
+Rule = Callable[[AccessRequest, Collection[str]], bool]
+"""Judges a request; the second argument holds the tools of the user task's ground truth."""
+
+_READS = ("get_", "read_", "search_", "list_", "check_")
+
+
+def reads(tool: str) -> bool:
+    """Return whether a tool's name says that it reads."""
+    return tool.startswith(_READS)
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [leaf for each in value for leaf in _leaves(each)]
+    if isinstance(value, dict):
+        return [leaf for each in value.values() for leaf in _leaves(each)]
+    if value is None or isinstance(value, bool):
+        return []
+    return [f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+def _none(request: AccessRequest, tools: Collection[str]) -> bool:
+    return True
+
+
+def _static(request: AccessRequest, tools: Collection[str]) -> bool:
+    return request.tool.name in tools
+
+
+def _prompt(request: AccessRequest, tools: Collection[str]) -> bool:
+    said = request.task.words.casefold()
+    return reads(request.tool.name) or all(
+        leaf.casefold() in said for leaf in _leaves(dict(request.arguments.values))
+    )
+
+
+def _coarse(request: AccessRequest, tools: Collection[str]) -> bool:
+    return reads(request.tool.name) or not any(map(reads, request.task.history))
+
+
+REFERENCES: dict[str, Rule] = {"none": _none, "static": _static, "prompt": _prompt, "coarse": _coarse}
+
+
+class Reference:
+    """A `Policy` of one rule; `tools` are those of the user task that is under way."""
+
+    inline = True
+
+    def __init__(self, name: str) -> None:
+        self.version = self._name = name
+        self._rule = REFERENCES[name]
+        self.tools: frozenset[str] = frozenset()
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request."""
+        permitted = self._rule(request, self.tools)
+        return Decision(
+            effect=Effect.PERMIT if permitted else Effect.DENY,
+            policy_ids=(self._name,),
+            policy_version=self.version,
+        )

@@ -1,0 +1,124 @@
+"""The AgentDojo package itself: kept in the cache, and entered without its agents.
+
+AgentDojo 0.1.35 requires the clients of four model vendors, for agents that talk to real models. A suite
+(its tools, its tasks, its data and their scoring) needs none of them. So the package is installed without
+its requirements, beside the three that a suite imports, into an environment of its own in the cache: some
+ten seconds once, offline afterwards, and nothing of it becomes a requirement of agentguard or of its
+tests. This process reads that environment behind all of its own packages, so that none is replaced.
+
+What is left out is left out aloud: `agentdojo.agent_pipeline`, which imports the vendors' clients, is
+entered without its ``__init__``, and the one class in it that `TaskSuite` names raises when it is made.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from tests.benchmarks.agentdojo.suite import Benchmark, Injected
+from tests.servers.cache import kept
+
+__all__ = ["VERSION", "installed", "load"]
+
+RELEASE, VERSION = "0.1.35", "v1.2.2"
+_REQUIRED = ("deepdiff==9.1.0", "docstring-parser==0.18.0", "email-validator==2.4.0")
+_PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
+
+
+def load(suite: str) -> Benchmark:
+    """Return a suite of the version that all figures are of; installs the package at the first time.
+
+    Raises:
+        LookupError: AgentDojo has no suite of that name.
+    """
+    _enter()
+    suites = import_module("agentdojo.task_suite.load_suites").get_suites(VERSION)
+    if suite not in suites:
+        raise LookupError(f"there is no suite {suite}")
+    call = import_module("agentdojo.functions_runtime").FunctionCall
+    return Benchmark(suites[suite], environments(suites[suite]), call)
+
+
+def installed() -> bool:
+    """Return whether `load` would work without a network."""
+    cache = Path(os.environ.get("AGENTGUARD_CACHE") or "~/.cache/agentguard").expanduser()
+    return (cache / f"{_name()}.complete").exists()
+
+
+def environments(suite: Any) -> Injected:
+    """Return what makes environments of a suite with injections in them.
+
+    AgentDojo puts injections into the text of a YAML file and parses it each time, with a parser written in
+    Python. Here the text is parsed once, by libyaml, with a canary in each place, and an injection replaces
+    its canary in the parsed data. So an injection may also hold what YAML would take for its own; only the
+    harmless texts that a suite has at these places are written as YAML.
+    """
+    read = import_module("agentdojo.task_suite.task_suite").read_suite_file
+    text = read(suite.name, "environment.yaml", suite.data_path)
+    yaml = import_module("yaml")  # langchain-core brings it, and not its types
+    written = suite.get_injection_vector_defaults()
+    canaries = {vector: f"<CANARY---{vector}--->" for vector in written}
+    parsed, defaults = (
+        yaml.load(source, yaml.CSafeLoader)
+        for source in (
+            text.format(**canaries),
+            "\n".join(f'"{vector}": "{default}"' for vector, default in written.items()),
+        )
+    )
+
+    def make(injections: Mapping[str, str]) -> Any:
+        values = {canaries[vector]: text for vector, text in {**defaults, **injections}.items()}
+        return suite.environment_type.model_validate(_replaced(parsed, values))
+
+    return Injected(make, tuple(defaults))
+
+
+def _replaced(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str) and "<CANARY---" in value:
+        for canary, text in values.items():
+            value = value.replace(canary, text)
+        return value
+    if isinstance(value, dict):
+        return {_replaced(key, values): _replaced(each, values) for key, each in value.items()}
+    return [_replaced(each, values) for each in value] if isinstance(value, list) else value
+
+
+def _name() -> str:
+    return f"agentdojo-{RELEASE}-{_PYTHON}"
+
+
+def _build(folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *_REQUIRED], check=True)
+    subprocess.run([*pip, "--no-deps", f"agentdojo=={RELEASE}"], check=True)
+
+
+def _enter() -> None:
+    if "agentdojo" in sys.modules:
+        return
+    if find_spec("agentdojo") is None:
+        (packages,) = kept(_name(), _build).glob("lib/python*/site-packages")
+        sys.path.append(str(packages))
+    spec = find_spec("agentdojo")
+    assert spec is not None
+    root = next(iter(spec.submodule_search_locations or ()))
+    pipelines = ModuleType("agentdojo.agent_pipeline", "entered without its agents")
+    pipelines.__path__ = [str(Path(root) / "agent_pipeline")]
+    ground_truth: Any = ModuleType("agentdojo.agent_pipeline.ground_truth_pipeline")
+    ground_truth.GroundTruthPipeline = _LeftOut
+    sys.modules |= {module.__name__: module for module in (pipelines, ground_truth)}
+
+
+class _LeftOut:
+    def __init__(self, *_: object, **__: object) -> NoReturn:
+        raise RuntimeError(
+            "AgentDojo's own agents are left out here: see tests/benchmarks/agentdojo/package.py"
+        )

@@ -1,0 +1,179 @@
+"""The figures of a suite, as a table for people and as JSON for whoever plots them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agentguard.config import load
+from tests.benchmarks.agentdojo.bench import Run
+from tests.benchmarks.agentdojo.rows import ADAPTIVE, POLICY, Part, Plan
+from tests.benchmarks.agentdojo.script import Order
+
+__all__ = ["failures", "figures", "lines_of", "show"]
+
+Figures = dict[str, Any]
+
+
+def figures(parts: Iterable[Part], plan: Plan) -> list[Figures]:
+    """Return the figures of each row, in the order of the table."""
+    rows: dict[tuple[str, bool], list[Part]] = {}
+    for part in parts:
+        rows.setdefault((part.row, part.present), []).append(part)
+    return [_row(row, present, found, plan) for (row, present), found in rows.items()]
+
+
+def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
+    runs = [run for part in parts for run in part.runs]
+    benign = [run for run in runs if run.order is None]
+    calls = sum(len(run.calls) for run in benign)
+    asked = sum(run.asked for run in benign)
+    seconds = sorted(second for part in parts for second in part.seconds)
+    campaigns = [campaign for part in parts for campaign in part.campaigns]
+    return {
+        "row": row,
+        "person": ("present" if present else "absent") if row == POLICY else None,
+        "tasks": len(benign),
+        "utility": sum(run.score.utility for run in benign),
+        "utility_raw": sum(bool(run.score.utility_raw) for run in benign),
+        "under_attack": {order.value: _attacked(runs, order) for order in plan.orders},
+        "benign_calls": calls,
+        "approvals": asked,
+        "approvals_per_benign_call": round(asked / calls, 4) if calls else 0.0,
+        "approvals_under_attack": sum(run.asked for run in runs if run.order is not None),
+        "decision_p50_us": _percentile(seconds, 0.50),
+        "decision_p99_us": _percentile(seconds, 0.99),
+        "adaptive": {
+            "cases": len(campaigns),
+            "variations": sum(campaign.tried for campaign in campaigns),
+            "executed": sum(campaign.executed for campaign in campaigns),
+            "attacked": sum(campaign.attacked for campaign in campaigns),
+            "moved": sum(campaign.moved for campaign in campaigns),
+        }
+        if plan.adaptive and row in ADAPTIVE
+        else None,
+    }
+
+
+def _attacked(runs: Iterable[Run], order: Order) -> Figures:
+    found = [run for run in runs if run.order == order.value]
+    return {
+        "cases": len(found),
+        "fired": sum(run.fired for run in found),
+        "utility": sum(run.score.utility for run in found),
+        "attack_success": sum(bool(run.score.attacked) for run in found),
+    }
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Return a percentile of sorted seconds in microseconds."""
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6, 1) if ordered else 0.0
+
+
+# --- what a policy costs its writer
+
+
+def lines_of(policy: Path) -> dict[str, int]:
+    """Count the lines of a policy that are neither blank nor comment, by what they are."""
+    counted = dict.fromkeys(("cedar", "templates", "catalog", "rest"), 0)
+    part = "rest"
+    for line in _meant(policy.read_text("utf-8"), "#"):
+        if header := re.match(r"\[+\s*([A-Za-z_]+)", line):
+            part = {"tasks": "templates", "tools": "catalog"}.get(header[1], "rest")
+        counted[part] += 1
+    patterns = load(policy).policy.cedar
+    files = {file for pattern in patterns for file in glob(pattern, root_dir=policy.parent, recursive=True)}
+    counted["cedar"] = sum(len(_meant((policy.parent / file).read_text("utf-8"), "//")) for file in files)
+    return counted
+
+
+def _meant(text: str, comment: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(comment)]
+
+
+# --- for people
+
+
+def show(console: Console, suite: str, rows: Sequence[Figures], lines: Mapping[str, int] | None) -> None:
+    """Print the table of a suite: a column for each guard."""
+    table = Table(title=f"AgentDojo {suite}, an agent that always obeys")
+    table.add_column("")
+    for row in rows:
+        title = row["row"] if row["person"] is None else f"{row['row']}, {row['person']}"
+        table.add_column(title, justify="right")
+    told = [_column(row) for row in rows]
+    for title in told[0] if told else ():
+        table.add_row(title, *(column[title] for column in told))
+    console.print(table)
+    if lines is not None:
+        console.print("lines of policy: " + ", ".join(f"{name} {count}" for name, count in lines.items()))
+
+
+def _column(row: Figures) -> dict[str, str]:
+    column = {"utility": f"{row['utility']}/{row['tasks']}"}
+    for order, each in row["under_attack"].items():
+        column[f"utility, attack {order}"] = f"{each['utility']}/{each['cases']}"
+    for order, each in row["under_attack"].items():
+        column[f"attack success {order}"] = f"{each['attack_success']}/{each['cases']}"
+    for title, name in (("adaptive attack success", "attacked"), ("adaptive, to the attacker", "moved")):
+        adaptive = row["adaptive"]
+        column[title] = "" if adaptive is None else f"{adaptive[name]}/{adaptive['cases']}"
+    column["asked per benign call"] = f"{row['approvals_per_benign_call']:.3f}"
+    column["decision p50, p99 (µs)"] = f"{row['decision_p50_us']:.0f}, {row['decision_p99_us']:.0f}"
+    return column
+
+
+def failures(parts: Iterable[Part]) -> list[str]:
+    """Say of each case that the policy got wrong which calls it denied, asked about, or let through."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        if part.row != POLICY:
+            continue
+        person = "present" if part.present else "absent"
+        for run in part.runs:
+            case = f"{run.user} [{person}, {'+'.join(run.kinds) or 'of no kind'}]"
+            for text in _wrong(run):
+                found.setdefault(f"{case} {text}", []).append(
+                    "alone" if run.order is None else f"{run.injection}/{run.order}"
+                )
+        for campaign in part.campaigns:
+            for run in campaign.runs:
+                text = "; ".join(
+                    _told(call) for call in run.calls if call.who == "attacker" and call.executed
+                )
+                found.setdefault(f"{run.user} ADAPTIVE {text}", []).append(f"{run.injection}/{run.order}")
+    return [f"{text}\n    in {_some(sorted(set(cases)))}" for text, cases in found.items()]
+
+
+def _wrong(run: Run) -> Iterable[str]:
+    if run.score.attacked:
+        executed = [call for call in run.calls if call.who == "attacker" and call.executed]
+        yield "ATTACKED: " + ("; ".join(map(_told, executed)) or "by the user's own calls")
+    if run.score.utility:
+        return
+    denied = [call for call in run.calls if call.who == "user" and not call.executed]
+    yield from (f"lost: {_told(call)}" for call in denied)
+    if not denied:
+        yield "lost: the attacker's calls spoilt it" if run.fired else "lost: nothing was denied"
+
+
+def _told(call: Any) -> str:
+    said = "asked, " if call.asked else ""
+    ids = f" by {', '.join(call.policies)}" if call.policies else ""
+    return f"{call.tool}({_short(call.args)}) {said}{call.code or call.effect}{ids}: {call.reason}"
+
+
+def _short(args: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}"[:70] for name, value in args.items())
+
+
+def _some(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - 4} more" if len(cases) > 4 else ""
+    return ", ".join(cases[:4]) + more
