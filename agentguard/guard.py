@@ -18,7 +18,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from agentguard._drive import drive
-from agentguard.approvals import CallbackApprover, InterruptApprover
+from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
 from agentguard.consent import answer
@@ -98,7 +98,7 @@ class Guard:
             brokers=brokers,
             store=store,
             audit=audit,
-            approvers=_approvers(approver),
+            approvers=for_each_path(InterruptApprover(interrupt) if approver is None else approver),
             telemetry=Telemetry(tracer_provider, meter_provider, arguments=trace_arguments),
             environment=environment,
             ceiling=ceiling,
@@ -326,13 +326,3 @@ class Guard:
         for part in self._parts:
             with suppress(AttributeError):
                 part.close()  # type: ignore[attr-defined]  # not every adapter has one
-
-
-def _approvers(given: Approvers) -> Mapping[ToolPath, Approver]:
-    if given is None:
-        given = InterruptApprover(interrupt)
-    if isinstance(given, Mapping):
-        return given
-    if not isinstance(given, Approver):
-        given = CallbackApprover(given, approver=getattr(given, "__qualname__", type(given).__name__))
-    return dict.fromkeys(ToolPath, given)

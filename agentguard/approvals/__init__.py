@@ -4,7 +4,7 @@ An answer counts only as the store holds it, for one exact call, once. `callback
 the process; `interrupt` lets a LangGraph run wait.
 """
 
-from agentguard.approvals.callback import CallbackApprover
+from agentguard.approvals.callback import CallbackApprover, for_each_path
 from agentguard.approvals.interrupt import InterruptApprover
 
-__all__ = ["CallbackApprover", "InterruptApprover"]
+__all__ = ["CallbackApprover", "InterruptApprover", "for_each_path"]

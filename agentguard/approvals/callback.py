@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from agentguard.errors import ApprovalError
-from agentguard.model import AccessRequest, Approval
+from agentguard.model import AccessRequest, Approval, ToolPath
+from agentguard.ports import Approver
 
-__all__ = ["CallbackApprover"]
+__all__ = ["CallbackApprover", "for_each_path"]
 
 Ask = Callable[[AccessRequest], bool | Awaitable[bool]]
 
@@ -45,3 +46,12 @@ class CallbackApprover:
 
     def _answered(self, pending: Approval, answer: Any) -> Approval:
         return pending.answered(approved=answer is True, approver=self._approver)
+
+
+def for_each_path(given: Approver | Ask | Mapping[ToolPath, Approver]) -> Mapping[ToolPath, Approver]:
+    """Return who is asked on each path: one for all, unless each has its own; a function is called."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, Approver):
+        given = CallbackApprover(given, approver=getattr(given, "__qualname__", type(given).__name__))
+    return dict.fromkeys(ToolPath, given)
