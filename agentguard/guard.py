@@ -113,7 +113,7 @@ class Guard:
             record_requests=record_requests,
         )
         self.enforcement.ending.on_left = self.enforcement.recovery.watch
-        self._intent = Intent(templates, catalog)
+        self.intent = Intent(templates, catalog)
         self._parts: list[object] = [store, audit]
         self._gates = Gates(self.enforcement)
         install_log_redaction(live_secrets)
@@ -190,11 +190,11 @@ class Guard:
         Raises:
             ValueError: There is no such template, or a value is missing, unknown, or of another type.
         """
-        return self._intent.mandate(kind, **values)
+        return self.intent.mandate(kind, **values)
 
     def derive(self, words: str) -> Derivation:
         """Say by the templates what the user's own words need at most: to be read, and given to `task`."""
-        return self._intent.derive(words)
+        return self.intent.derive(words)
 
     def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
         """Return a task that was begun before, here or in another process, which needs the token again.

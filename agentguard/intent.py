@@ -149,6 +149,11 @@ class Intent:
     def __init__(self, templates: Iterable[Template], catalog: Catalog) -> None:
         self._templates, self._catalog = {each.name: each for each in templates}, catalog
 
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """All templates, in their order."""
+        return tuple(self._templates.values())
+
     def mandate(self, name: str, **values: Scalar | Sequence[Scalar]) -> Derivation:
         """Fill one template; all of it is then the application's word.
 

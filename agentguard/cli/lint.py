@@ -19,7 +19,15 @@ from agentguard.langchain import GuardedTool
 from agentguard.langchain.gate import METADATA_KEY
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.policies.cedar_reload import ReloadingCedar
-from agentguard.policies.lint import unclassified, unmentioned, unseen_arguments
+from agentguard.policies.cedar_source import Rule
+from agentguard.policies.lint import (
+    overruled,
+    unclassified,
+    ungiven,
+    unmentioned,
+    unsatisfiable,
+    unseen_arguments,
+)
 
 __all__ = ["Finding", "command", "findings"]
 
@@ -110,8 +118,7 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
     for name in unclassified(names, catalog):
         yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
     if isinstance(policy, CedarPolicy | ReloadingCedar):
-        for name in unmentioned(policy.rules, catalog):
-            yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
+        yield from _rules(policy.rules, guard)
     for name, places in unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:
@@ -121,6 +128,25 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
             yield Finding(
                 "warning", f"{spec.name}: its arguments are not known; name the tools, or give args"
             )
+
+
+def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
+    catalog, templates = guard.catalog, guard.intent.templates
+    for name in unmentioned(rules, catalog):
+        yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
+    for rule, why in unsatisfiable(rules, catalog, [each.name for each in templates]):
+        yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" can never apply: {why}')
+    for rule in overruled(rules, catalog):
+        yield Finding(
+            "warning", f'{rule.file}:{rule.line}: policy "{rule.id}" permits only what others always forbid'
+        )
+    given = {tool for each in templates for tool in each.tools}
+    for rule, name in ungiven(rules, catalog, given) if templates else ():
+        place = f"{rule.file}:{rule.line}"
+        yield Finding(
+            "warning",
+            f'{place}: policy "{rule.id}" permits {name}, and no [tasks] gives it: wider than needed',
+        )
 
 
 def _coverage(guard: Guard, target: object, tools: list[Any]) -> Iterator[Finding]:

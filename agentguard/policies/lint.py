@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cedarpy import pst
 
 from agentguard.model import ToolSpec
+from agentguard.policies.cedar_schema import resource_of
 from agentguard.policies.cedar_source import Rule
 from agentguard.policies.cedar_types import shape_of
 
-__all__ = ["unclassified", "unmentioned", "unseen_arguments"]
+__all__ = ["overruled", "unclassified", "ungiven", "unmentioned", "unsatisfiable", "unseen_arguments"]
 
 
 def unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]:
@@ -38,3 +39,92 @@ def unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, 
 def unclassified(names: Iterable[str], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
     """Return which of these names are nowhere classified; a call to such a tool is denied."""
     return tuple(sorted(set(names) - {spec.name for spec in tools}))
+
+
+def unsatisfiable(
+    rules: Iterable[Rule], tools: Iterable[ToolSpec], kinds: Collection[str]
+) -> Iterator[tuple[Rule, str]]:
+    """Yield rules that can never apply, and why: they demand a kind, a tool or a source that there is not.
+
+    Looks at what a ``when`` demands in any case, and finds no contradiction between two demands. *kinds* are
+    the names of all templates; of none, nothing is said.
+    """
+    specs = tuple(tools)
+    names = {spec.name for spec in specs}
+    known = {"context.history": names, "sources": names | {"user", "application"}}
+    known |= {"context.task.kinds": set(kinds)} if kinds else {}
+    for rule in rules:
+        for demand in _demands(rule.node):
+            if (why := _unmet(demand, known)) is not None:
+                yield rule, why
+                break
+
+
+def overruled(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[Rule, ...]:
+    """Return the permits of which each tool is forbidden in any case by a rule without conditions."""
+    known, several = tuple(tools), tuple(rules)
+    forbidden: set[str] = set()
+    for rule in several:
+        node = rule.node
+        if node.effect == "forbid" and not node.clauses and isinstance(node.principal, pst.ScopeAny):
+            forbidden |= {spec.name for spec in known if _means(rule, spec)}
+    meant = {rule: {spec.name for spec in known if _means(rule, spec)} for rule in several}
+    return tuple(
+        rule for rule, names in meant.items() if names and names <= forbidden and rule.node.effect == "permit"
+    )
+
+
+def ungiven(
+    rules: Iterable[Rule], tools: Iterable[ToolSpec], given: Collection[str]
+) -> Iterator[tuple[Rule, str]]:
+    """Yield permits with a tool that they name, and that no mandate's template gives: they are wider."""
+    known = {spec.name for spec in tools}
+    for rule in rules:
+        if rule.node.effect == "permit":
+            for name in rule.head.actions or ():
+                if name in known and name not in given:
+                    yield rule, name
+
+
+def _means(rule: Rule, spec: ToolSpec) -> bool:
+    actions, resource = rule.head.actions, rule.head.resource
+    named = actions is None or bool({spec.name, str(spec.path)} & set(actions))
+    return named and resource in (None, resource_of(spec))
+
+
+def _demands(node: pst.Template) -> Iterator[pst.Expr]:
+    """Yield what must hold for the policy to apply, each alone."""
+    waiting = [clause.expr for clause in node.clauses if isinstance(clause, pst.When)]
+    while waiting:
+        expr = waiting.pop()
+        if isinstance(expr, pst.BinaryOp) and expr.op == "and":
+            waiting += [expr.right, expr.left]
+        else:
+            yield expr
+
+
+def _unmet(demand: pst.Expr, known: Mapping[str, Collection[str]]) -> str | None:
+    match demand:
+        case pst.BoolLit(value=False):
+            return "it demands false"
+        case pst.BinaryOp(op="contains", left=pst.GetAttr() as asked, right=pst.StringLit(value=name)):
+            path = _path(asked)
+            what = "sources" if path.startswith("context.provenance.args.") else path
+            names = known.get(what)
+            # a field stands for its tool: which fields a result has, only the tool knows
+            if names is not None and name not in names and name.partition(".")[0] not in names:
+                return f"it demands {name!r}, and {_THERE_IS[what]}"
+    return None
+
+
+def _path(expr: pst.Expr) -> str:
+    if isinstance(expr, pst.GetAttr):
+        return f"{_path(expr.base)}.{expr.attr}"
+    return expr.name if isinstance(expr, pst.Var) else "?"
+
+
+_THERE_IS = {
+    "context.task.kinds": "there is no such [tasks]",
+    "context.history": "there is no such tool",
+    "sources": "no value comes from there",
+}
