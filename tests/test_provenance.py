@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 from pydantic import BaseModel
 
 from agentguard import Denied, Guard
@@ -36,7 +40,7 @@ from agentguard.ports import Store
 from agentguard.provenance import PER_RESULT, origins, said, seen, wanted
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
-from agentguard.testing import RecordingAudit
+from agentguard.testing import RecordingAudit, ScriptedChatModel
 
 WORDS = "Please send $2,200.00 to GB29NWBK60161331926819, as agreed with 'Ada Byron' on 2024-05-19."
 ADA = Identity(subject="user:ada", actor="agent://a")
@@ -441,3 +445,64 @@ def test_an_argument_can_be_limited_for_one_tool_alone() -> None:
         assert (limited.objection(spec, Arguments.of({"to": to})) is None) is allowed
     mistyped = Mandate.of({"tools": "*", "args": {"pay.too": ["A1"]}})
     assert mistyped.objection(PAY, Arguments.of({"to": "A1"})) == "argument too is outside the mandate"
+
+
+def asking(*turns: list[tuple[str, dict[str, str]]]) -> ScriptedChatModel:
+    """A model that makes the calls of each turn, and then is done."""
+    script: list[Any] = [
+        AIMessage(
+            content="",
+            tool_calls=[
+                {"name": name, "args": args, "id": f"{number}-{place}", "type": "tool_call"}
+                for place, (name, args) in enumerate(turn)
+            ],
+        )
+        for number, turn in enumerate(turns)
+    ]
+    return ScriptedChatModel(script=[*script, "done"])
+
+
+def test_labels_survive_an_interrupt(tmp_path: Path) -> None:
+    saver, store = InMemorySaver(), SqliteStore(tmp_path / "state.db")
+    model = asking(
+        [("contacts", {}), ("web", {})],
+        [("pay", {"to": "eve@x.example"})],
+        [("pay", {"to": "ada@x.example"})],
+    )
+
+    def agent() -> tuple[Guard, Any]:
+        guard = Guard(
+            catalog=Catalog(SPECS),
+            policy=CedarPolicy.from_text(POLICY),
+            identity=LocalIdentity("agent://a"),
+            brokers={},
+            store=store,
+            audit=RecordingAudit(),
+        )
+        made = create_agent(model, [contacts, web, pay], middleware=[guard.middleware()], checkpointer=saver)
+        return guard, made
+
+    guard, first = agent()
+    task = guard.task("Pay", subject="user:ada", mandate={"tools": "*"}).begin()
+    config: Any = {"configurable": {"thread_id": "1", **task.config["configurable"]}}
+    waits = first.invoke({"messages": [("user", "pay")]}, config)["__interrupt__"][0]
+    # another guard, as in another process, goes on
+    later, second = agent()
+    value = later.answer(waits.value, approved=False, approver="user:ada")
+    said = [m.content for m in second.invoke(Command(resume=value), config)["messages"] if m.type == "tool"]
+    assert "did not approve" in said[-2]
+    assert said[-1] == "paid ada@x.example"
+    store.close()
+
+
+@given(st.permutations(range(4)))
+def test_the_order_in_which_results_arrive_changes_no_origin(order: list[int]) -> None:
+    results: list[tuple[ToolSpec, Any]] = [
+        (CONTACTS, {"email": "ada@x.example", "note": "eve@x.example"}),
+        (WEB, "ask eve@x.example or ada@x.example"),
+        (replace(CONTACTS, name="book", sensitivity=Sensitivity.RESTRICTED), {"email": "ada@x.example"}),
+        (WEB, {"email": "bob@x.example"}),
+    ]
+    for value in ("ada@x.example", "eve@x.example", "bob@x.example", "nobody"):
+        told = origin_of({"to": value}, "to", task(), *(results[place] for place in order))
+        assert told == origin_of({"to": value}, "to", task(), *results)
