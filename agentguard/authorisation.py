@@ -157,6 +157,8 @@ class Authorisation:
                 raise denial(
                     DenialCode.APPROVAL_UNAVAILABLE, "a person would be asked", ids=decision.policy_ids
                 )
+            if asked is None:  # else it is the same question, and its graph runs the node again
+                span.asked(spec.name, spec.path.value)
             with span.stage("approve"):
                 approval = await self._consent.obtain(request, decision, key, io)
                 decision = await self._decide_again(replace(request, approval=approval), approval, io)

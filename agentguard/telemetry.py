@@ -59,6 +59,11 @@ class Telemetry:
         self._calls = meter.create_counter(
             "agentguard.calls", unit="{call}", description="Tool calls by path, effect and code."
         )
+        self._questions = meter.create_counter(
+            "agentguard.questions",
+            unit="{question}",
+            description="Calls for which a person was asked, by tool and path: what users pay.",
+        )
         self._anomalies = meter.create_counter(
             "agentguard.anomalies",
             unit="{anomaly}",
@@ -82,6 +87,10 @@ class Telemetry:
     def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
         """Count one anomaly."""
         self._anomalies.add(1, {"kind": kind, "resource": resource, "legacy": legacy})
+
+    def question(self, tool: str, path: str) -> None:
+        """Count one question to a person."""
+        self._questions.add(1, {"tool": tool, "path": path})
 
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""
@@ -131,6 +140,10 @@ class CallSpan(_Block):
     def describe(self, **facts: Any) -> None:
         """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
         self._facts.update({f"{SCOPE}.{name}": value for name, value in facts.items() if value is not None})
+
+    def asked(self, tool: str, path: str) -> None:
+        """Note that a person is asked about this call."""
+        self._telemetry.question(tool, path)
 
     def ended(self, path: str, effect: str, code: str) -> None:
         """Note how the call ended; a *code* other than ``done`` or ``suspended`` is an error."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,10 +20,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode, get_current_span
 
-from agentguard import Guard, ToolPath
+from agentguard import Guard, Obligation, ToolPath
+from agentguard.approvals import CallbackApprover
 from agentguard.errors import Denied
 from agentguard.testing import CapturedSpans, captured_spans
-from tests.conftest import DENY, Kit, Mode, classified, tool_call
+from tests.conftest import DENY, PERMIT, Kit, Mode, classified, tool_call
 
 STAGES = {"agentguard.decide", "agentguard.issue", "agentguard.execute", "agentguard.revoke"}
 VALUE = "a-value-of-an-argument"
@@ -261,3 +263,22 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.sdk")
 
 def test_the_guard_needs_no_sdk_to_be_there() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_SDK], check=True)
+
+
+async def test_questions_to_a_person_are_counted(kit: Kit, captured: CapturedSpans, mode: Mode) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    approver = CallbackApprover(lambda request: request.arguments.values["text"] == "yes", approver="bob")
+    guard, look_up = guarded(kit, captured, meter_provider=provider, approver=approver)
+    asks = replace(PERMIT, obligations=(Obligation(kind="approve"),))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, {"text": "free"})
+        kit.rule.answer = lambda request: PERMIT if request.approval else asks
+        await mode.invoke(look_up, {"text": "yes"})
+        with pytest.raises(Denied):
+            await mode.invoke(look_up, {"text": "no"})
+    data: Any = reader.get_metrics_data()
+    provider.shutdown()
+    metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    (point,) = metrics["agentguard.questions"].data.data_points
+    assert (point.value, dict(point.attributes)) == (2, {"tool": "look_up", "path": "read"})
