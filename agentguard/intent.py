@@ -16,6 +16,7 @@ Templates only say what a task may touch at most; whether a call is right is for
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,18 +104,18 @@ class Template:
         found = None if self._when is None else self._when.search(words)
         return None if found is None else found[0]
 
-    def limits(self, catalog: Catalog, values: Values) -> dict[str, dict[Scalar, bool]]:
-        """Return its limits of arguments, tool by tool; True marks a value that a parameter gave."""
-        limits: dict[str, dict[Scalar, bool]] = {}
+    def limits(self, catalog: Catalog, values: Values) -> dict[tuple[str, str], dict[Scalar, bool]]:
+        """Return its limits by tool and argument; True marks a value that a parameter gave."""
+        limits: dict[tuple[str, str], dict[Scalar, bool]] = {}
         for tool in self.tools:
             spec = catalog.tool(tool)
             known = None if spec is None or spec.schema is None else spec.schema.get("properties", {})
             for name, allowed in self.args.items():
                 argument = name.removeprefix(f"{tool}.")
                 if name != argument or ("." not in name and (known is None or name in known)):
-                    limits[f"{tool}.{argument}"] = _filled(allowed, values)
+                    limits[tool, argument] = _filled(allowed, values)
             for sink in () if self.counterparties is None or spec is None else sorted(spec.sinks):
-                limits[f"{tool}.{sink}"] = _filled(self.counterparties or (), values)
+                limits[tool, sink] = _filled(self.counterparties or (), values)
         return limits
 
 
@@ -139,8 +140,7 @@ class Derivation:
                 lines.append(f"{place}: {told or 'nothing, which refuses'}")
         limits = (("calls", self.budget.calls), ("writes", self.budget.writes))
         lines += [f"{what}: {limit}" for what, limit in limits if limit is not None]
-        # the words are somebody's: no sequence in them reaches the terminal
-        return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+        return "\n".join(lines)  # what comes of the words is quoted: no control character is left in it
 
 
 class Intent:
@@ -196,29 +196,16 @@ class Intent:
     def _united(
         self, chosen: Sequence[tuple[Template, Values]], by: str, reasons: tuple[str, ...]
     ) -> Derivation:
-        """Unite templates: a limit holds where each that gives the tool has it, since one alone permits."""
-        origins: dict[str, dict[Scalar, str]] = {"tools": {}}
-        givers: dict[str, int] = {}
-        limits: dict[str, list[dict[Scalar, str]]] = {}
-        for template, values in chosen:
-            author = f"template {template.name}" if by == "user" else by
-            for tool in template.tools:
-                origins["tools"].setdefault(tool, author)
-                givers[tool] = givers.get(tool, 0) + 1
-            for place, allowed in template.limits(self._catalog, values).items():
-                said = {value: by if filled else author for value, filled in allowed.items()}
-                limits.setdefault(place, []).append(said)
-        for place, each in limits.items():
-            if len(each) == givers[place.partition(".")[0]]:
-                origins[f"args.{place}"] = {
-                    value: who for one in reversed(each) for value, who in one.items()
-                }
+        origins: dict[str, dict[Scalar, str]] = {
+            "tools": {
+                tool: _author(template, by) for template, _ in reversed(chosen) for tool in template.tools
+            },
+            **self._limits(chosen, by),
+        }
         for place in ("resources", "scopes"):
-            named = [(t, getattr(t, place)) for t, _ in chosen]
+            named = [(template, getattr(template, place)) for template, _ in chosen]
             if named and all(values is not None for _, values in named):
-                origins[place] = {
-                    v: by if by != "user" else f"template {t.name}" for t, values in named for v in values
-                }
+                origins[place] = {value: _author(each, by) for each, values in named for value in values}
         mandate = Mandate(
             tools=frozenset(map(str, origins["tools"])),
             resources=_names(origins.get("resources")),
@@ -231,6 +218,24 @@ class Intent:
             budget=_sum(template.budget for template, _ in chosen),
             reasons=reasons,
         )
+
+    def _limits(self, chosen: Sequence[tuple[Template, Values]], by: str) -> dict[str, dict[Scalar, str]]:
+        """Return the limits that hold: each kind that gives a tool has them, since one alone permits it."""
+        givers = Counter(tool for template, _ in chosen for tool in dict.fromkeys(template.tools))
+        limits: defaultdict[tuple[str, str], list[dict[Scalar, str]]] = defaultdict(list)
+        for template, values in chosen:
+            for place, allowed in template.limits(self._catalog, values).items():
+                author = _author(template, by)
+                limits[place].append({value: by if given else author for value, given in allowed.items()})
+        return {
+            f"args.{tool}.{argument}": {value: who for one in reversed(each) for value, who in one.items()}
+            for (tool, argument), each in limits.items()
+            if len(each) == givers[tool]
+        }
+
+
+def _author(template: Template, by: str) -> str:
+    return f"template {template.name}" if by == "user" else by
 
 
 def _names(values: Mapping[Scalar, str] | None) -> frozenset[str] | None:

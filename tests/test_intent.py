@@ -102,6 +102,20 @@ def test_where_two_kinds_give_a_tool_one_alone_would_have_permitted_it() -> None
     assert both.budget == Budget(calls=6, writes=None)
 
 
+def test_a_tool_may_have_a_dot_in_its_name() -> None:
+    dotted = spec("shop.refund", "order_id")
+    template = Template(
+        name="refund",
+        when=("refund",),
+        tools=("shop.refund",),
+        args={"order_id": ("{order}",)},
+        params={"order": ORDER},
+    )
+    derived = Intent([template], Catalog([dotted])).derive("refund order 4711")
+    assert allows(derived, dotted, order_id="4711")
+    assert not allows(derived, dotted, order_id="4712")
+
+
 def test_counterparties_of_one_kind_hold_for_its_own_sinks() -> None:
     derived = INTENT.derive("tell ada@x.example, and refund order 4711")
     for to, allowed in (("ada@x.example", True), ("boss@x.example", True), ("eve@x.example", False)):
