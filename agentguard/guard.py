@@ -131,7 +131,8 @@ class Guard:
     def from_parts(cls, parts: Parts, **changes: Any) -> Self:
         """Build a guard from what `config.build` made, which it closes with itself."""
         guard = cls(**{**parts.arguments(), **changes})
-        guard._parts = [*parts.brokers.values(), *parts.signals.values(), parts.identity, *guard._parts]
+        made = (*parts.brokers.values(), *parts.signals.values(), parts.identity, parts.policy)
+        guard._parts = [*made, *guard._parts]
         return guard
 
     @property

@@ -7,13 +7,13 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import httpx
 
+from agentguard import outbound
 from agentguard._drive import Asked, drive, lift
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
@@ -168,7 +168,6 @@ def _context(request: AccessRequest) -> dict[str, Json]:
             "purpose": task.purpose,
             "status": task.status,
             "kinds": list(task.kinds),
-            "history": list(task.history),
             "calls": task.calls,
             "writes": task.writes,
         },
@@ -245,13 +244,8 @@ def _obligation(given: Json) -> Obligation:
 
 
 def private(url: object) -> bool:
-    """Whether nobody on the way can read or change what is sent there."""
+    """Return whether nobody on the way can read or change what is sent there."""
     if not isinstance(url, str):
         return False
     parts = urlsplit(url)
-    if parts.scheme == "https":
-        return bool(parts.hostname)
-    try:
-        return parts.scheme == "http" and ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"
+    return outbound.private(parts.scheme, parts.hostname)

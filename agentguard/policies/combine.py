@@ -76,6 +76,12 @@ class Combine:
         done = [reload() for reload in found if reload is not None]
         return all(done)
 
+    def close(self) -> None:
+        """Close the connections of each policy that has any."""
+        for close in (getattr(policy, "close", None) for policy in self._policies):
+            if close is not None:
+                close()
+
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request; raise what a policy raises."""
         return drive(self._decide(request, [each.sync for each in self._twins]))

@@ -46,8 +46,9 @@ class Opa(Remote):
 
     *version* names the rules in force at OPA. Where these come in bundles, their revisions are added to each
     decision's `policy_version`, so that an approval asked under another revision does not hold; change
-    *version* with rules that come otherwise. *timeout*, in seconds, is for each of: waiting for one of *limit*
-    places (those of the synchronous path, and those of each event loop, are counted apart), and each question.
+    *version* with rules that come otherwise. *timeout*, in seconds, is for each of: waiting for one of
+    *limit* places (those of the synchronous path, and those of each event loop, are counted apart), and
+    each question.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it; or
@@ -113,6 +114,7 @@ class Opa(Remote):
             obligations=merged(obliged) if permitted else (),
             policy_version=self.version + _revisions(answer),
             decision_id=_text(answer, "decision_id"),
+            applicable="result" in answer,
         )
 
 

@@ -112,6 +112,12 @@ def cerbos() -> str:
 
 
 @pytest.fixture(scope="session")
+def opa() -> str:
+    """Return the address of the PDP."""
+    return needed("AGENTGUARD_TEST_OPA")
+
+
+@pytest.fixture(scope="session")
 def nobody() -> int:
     """Return the uid of another user, which a process of the test can become."""
     if os.geteuid():

@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.servers.cerbos import Cerbos
 from tests.servers.moto import Moto
 from tests.servers.oidc import Oidc
+from tests.servers.opa import Opa
 from tests.servers.openbao import OpenBao
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
@@ -31,7 +32,7 @@ __all__ = ["NAMES", "ServerError", "running"]
 
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
-    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos)
+    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos, Opa)
 }
 NAMES = tuple(_TABLE)
 
