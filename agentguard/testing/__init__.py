@@ -14,6 +14,7 @@ from agentguard.testing.contracts import AuditContract, BrokerContract, PolicyCo
 from agentguard.testing.fakes import FixedPolicy, RecordingAudit, RecordingBroker, RecordingPolicy
 from agentguard.testing.identities import IdentityContract
 from agentguard.testing.model import ScriptedChatModel
+from agentguard.testing.pdps import PdpContract
 from agentguard.testing.samples import sample_grant, sample_request, sample_task
 from agentguard.testing.spans import CapturedSpans, captured_spans
 from agentguard.testing.stores import StoreContract
@@ -24,6 +25,7 @@ __all__ = [
     "CapturedSpans",
     "FixedPolicy",
     "IdentityContract",
+    "PdpContract",
     "PolicyContract",
     "RecordingAudit",
     "RecordingBroker",

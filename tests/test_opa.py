@@ -1,0 +1,161 @@
+"""OPA, as it could answer: it permits by a clear yes alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Decision, Origin
+from agentguard.policies.authzen import AuthZen
+from agentguard.policies.opa import Opa, OpaError
+from agentguard.testing import PdpContract
+from agentguard.testing.both import Face
+from agentguard.testing.samples import sample_request
+
+URL = "https://opa.example"
+
+
+class Server:
+    """Answers what it was told, in turn, and remembers what it was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.asked = list(answers), list[httpx.Request]()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return httpx.Response(200, json=answer)
+
+    def input(self, number: int = -1) -> Any:
+        return json.loads(self.asked[number].content)["input"]
+
+
+def policy(server: Callable[[httpx.Request], httpx.Response], **options: Any) -> Opa:
+    transport = httpx.MockTransport(server)
+    return Opa(URL, **{"version": "1", "transport": transport, "async_transport": transport, **options})
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    async def asked(server: Server, **options: Any) -> Any:
+        made = policy(server, **options)
+        try:
+            return await Face(made, asynchronous=request.param).decide(sample_request())
+        finally:
+            made.close()
+
+    return asked
+
+
+class TestOpa(PdpContract):
+    def over(self, transport: httpx.MockTransport) -> Opa:
+        return Opa(URL, version="1", transport=transport, async_transport=transport, timeout=0.5)
+
+    def permit(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"result": {"allow": True}, "decision_id": "d"})
+
+
+class TestAuthZen(PdpContract):
+    def over(self, transport: httpx.MockTransport) -> AuthZen:
+        return AuthZen(URL, version="1", transport=transport, async_transport=transport, timeout=0.5)
+
+    def permit(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/.well-known"):
+            endpoint = f"{URL}/access/v1/evaluation"
+            return httpx.Response(
+                200, json={"policy_decision_point": URL, "access_evaluation_endpoint": endpoint}
+            )
+        return httpx.Response(200, json={"decision": True})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"result": True},
+        {"result": None},
+        {"result": {}},
+        {"result": {"allow": "true"}},
+        {"result": {"allow": 1}},
+        {"result": {"allow": True, "policies": "all"}},
+        {"result": {"allow": True, "policies": [1]}},
+        {"result": {"allow": True, "reason": 1}},
+        {"result": {"allow": True, "deny": True}},
+        {"result": {"allow": True, "obligations": {}}},
+        {"result": {"allow": True, "obligations": [{"type": "narrow_scopes"}]}},
+        {"result": {"allow": True, "obligations": [{"kind": "approve"}]}},
+        {"result": {"allow": True}, "decision_id": 7},
+        {"result": {"allow": True}, "provenance": []},
+    ],
+)
+async def test_anything_but_a_clear_yes_is_an_error(ask: Callable[..., Any], answer: Any) -> None:
+    with pytest.raises(OpaError) as raised:
+        await ask(Server(answer))
+    assert "4711" not in str(raised.value)
+
+
+async def test_an_undefined_document_has_no_opinion_and_denies(ask: Callable[..., Any]) -> None:
+    decision: Decision = await ask(Server({"decision_id": "d"}))
+    assert (decision.permitted, decision.applicable, decision.decision_id) == (False, False, "d")
+    denied = await ask(Server({"result": {"allow": False}}))
+    assert (denied.permitted, denied.applicable) == (False, True)
+
+
+async def test_what_an_approval_would_permit_needs_a_person(ask: Callable[..., Any]) -> None:
+    server = Server({"result": {"allow": False}}, {"result": {"allow": True, "policies": ["p"]}})
+    decision: Decision = await ask(server)
+    assert decision.permitted
+    assert decision.obliges("approve")
+    assert decision.policy_ids == ("p",)
+    assert [("approval" in server.input(n)["context"]) for n in (0, 1)] == [False, True]
+
+
+async def test_an_obligation_of_the_first_answer_is_kept_and_the_narrowest_holds(
+    ask: Callable[..., Any],
+) -> None:
+    seconds = [{"type": "shorten_lifetime", "properties": {"seconds": n}} for n in (60, 9)]
+    decision = await ask(Server({"result": {"allow": True, "obligations": [*seconds, {"type": "step-up"}]}}))
+    assert decision.obliges("shorten_lifetime").parameters == {"seconds": 9}
+    assert decision.obliges("step-up")
+
+
+async def test_an_approval_does_not_hold_under_another_bundle(ask: Callable[..., Any]) -> None:
+    def under(revision: str) -> dict[str, Any]:
+        bundles = {"shop": {"revision": revision}}
+        return {"result": {"allow": True}, "provenance": {"bundles": bundles}}
+
+    one, again, other = [await ask(Server(under(revision))) for revision in ("r1", "r1", "r2")]
+    assert one.policy_version == again.policy_version != other.policy_version
+
+
+def test_the_question_says_where_the_arguments_came_from_and_not_what_the_user_said() -> None:
+    server = Server({"result": {"allow": True}})
+    request = sample_request(origins={"order_id": Origin(sources=frozenset({"user"}), trusted=True)})
+    policy(server).decide(request)
+    asked = server.input()
+    assert asked["resource"]["properties"] == {"order_id": "4711", "amount": 30}
+    origins = asked["context"]["provenance"]["args"]
+    assert (origins["order_id"]["sources"], origins["order_id"]["trusted"]) == (["user"], True)
+    assert origins["amount"]["trusted"] is False
+    assert "words" not in asked["context"]["task"]
+
+
+@pytest.mark.parametrize("path", ["", "/a", "a/", "a/../b", "a b", "a?b", "a//b"])
+def test_a_path_that_could_be_another_document_is_refused(path: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Opa(URL, version="1", path=path)
+
+
+@pytest.mark.parametrize("url", ["http://opa.example", "https://user:pw@opa.example", "ftp://127.0.0.1"])
+def test_an_open_line_is_refused_at_start(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Opa(url, version="1")
+
+
+async def test_who_finds_no_place_in_time_is_denied(ask: Callable[..., Any]) -> None:
+    with pytest.raises(OpaError, match="too many"):
+        await ask(Server({"result": {"allow": True}}), limit=0, timeout=0.05)
