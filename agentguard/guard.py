@@ -185,7 +185,7 @@ class Guard:
             kinds=derived.kinds,
         )
 
-    def mandate(self, kind: str, **values: Any) -> Derivation:
+    def mandate(self, kind: str, /, **values: Any) -> Derivation:
         """Fill the template ``[tasks.kind]``; all of it is then the application's word.
 
         Raises:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from agentguard.catalog import Catalog
-from agentguard.model import WORDS, Budget, Mandate, Scalar
+from agentguard.errors import ConfigurationError
+from agentguard.model import WORDS, Budget, Mandate, Scalar, ToolSpec
+from agentguard.parameter import Parameter
 
 __all__ = ["Derivation", "Intent", "Parameter", "Template"]
 
@@ -31,57 +33,16 @@ _HOLE = re.compile(r"\{(\w+)\}")
 Values = Mapping[str, Sequence[Scalar]]
 
 
-def _integer(text: str) -> int:
-    return int(text.replace(",", ""))
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-TYPES: Mapping[str, tuple[type | tuple[type, ...], Callable[[str], Scalar]]] = {
-    "string": (str, str),
-    "integer": (int, _integer),
-    "number": ((int, float), _number),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """A blank of a template. `pattern` finds it in the user's words: its first group, or all of it.
-
-    Without a pattern only the application fills it. What is not `required` and not given leaves its
-    limit without a value, which refuses.
-    """
-
-    type: str = "string"
-    pattern: str | None = None
-    required: bool = True
-
-    def found(self, words: str) -> tuple[Scalar, ...]:
-        """Return what the words say, each value once."""
-        if self.pattern is None:
-            return ()
-        texts = (match[match.re.groups and 1] for match in re.finditer(self.pattern, words, re.IGNORECASE))
-        read, convert = list[Scalar](), TYPES[self.type][1]
-        for text in texts:
-            try:
-                read.append(convert(text or ""))
-            except ValueError:
-                continue  # no number: the words do not say it
-        return tuple(dict.fromkeys(read))
-
-    def fits(self, value: object) -> bool:
-        """Return whether the application may fill it with this value."""
-        return isinstance(value, TYPES[self.type][0]) and not isinstance(value, bool)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Template:
     """What a kind of task may touch at most; ``{name}`` in a limit stands for a parameter.
 
     `when` are regular expressions, of which one must be found in the words, whatever their case, and
-    `otherwise` is for words in which none of any template is.
+    `otherwise` is for words in which none of any template is. Limits of `args` are by argument or by
+    ``tool.argument``; one that no tool takes was mistyped, and refuses all of them.
+
+    Raises:
+        ConfigurationError: It gives ``"*"``, whose arguments and sinks nobody knows.
     """
 
     name: str
@@ -95,28 +56,47 @@ class Template:
     params: Mapping[str, Parameter] = field(default_factory=dict)
     otherwise: bool = False
 
+    def __post_init__(self) -> None:
+        if "*" in self.tools:
+            raise ConfigurationError(
+                f'the template {self.name} gives "*"', mend="name its tools: no limit could be held for all"
+            )
+
     @cached_property
-    def _when(self) -> re.Pattern[str] | None:
-        return re.compile("|".join(f"(?:{each})" for each in self.when), re.I | re.S) if self.when else None
+    def _when(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(each, re.I | re.S) for each in self.when)
 
     def sign(self, words: str) -> str | None:
         """Return the part of the words by which this kind of task is known, if there is one."""
-        found = None if self._when is None else self._when.search(words)
-        return None if found is None else found[0]
+        return next((found[0] for each in self._when if (found := each.search(words))), None)
+
+    def given(self, catalog: Catalog) -> tuple[str, ...]:
+        """Return those of its tools for which its resources and counterparties can be held."""
+        return tuple(tool for tool in dict.fromkeys(self.tools) if self._holds(catalog.tool(tool)))
+
+    def _holds(self, spec: ToolSpec | None) -> bool:
+        if spec is None:  # nobody knows its sinks yet
+            return self.resources is None and self.counterparties is None
+        return self.resources is None or spec.resource in self.resources
 
     def limits(self, catalog: Catalog, values: Values) -> dict[tuple[str, str], dict[Scalar, bool]]:
         """Return its limits by tool and argument; True marks a value that a parameter gave."""
         limits: dict[tuple[str, str], dict[Scalar, bool]] = {}
-        for tool in self.tools:
+        for name, allowed in self.args.items():
+            for place in self._places(name, catalog):
+                _both(limits, place, _filled(allowed, values))
+        for tool in self.tools if self.counterparties is not None else ():
             spec = catalog.tool(tool)
-            known = None if spec is None or spec.schema is None else spec.schema.get("properties", {})
-            for name, allowed in self.args.items():
-                argument = name.removeprefix(f"{tool}.")
-                if name != argument or ("." not in name and (known is None or name in known)):
-                    limits[tool, argument] = _filled(allowed, values)
-            for sink in () if self.counterparties is None or spec is None else sorted(spec.sinks):
-                limits[tool, sink] = _filled(self.counterparties or (), values)
-        return limits
+            for sink in sorted(spec.sinks) if spec else ():
+                _both(limits, (tool, sink), _filled(self.counterparties or (), values))
+        given = self.given(catalog)
+        return {place: allowed for place, allowed in limits.items() if place[0] in given}
+
+    def _places(self, name: str, catalog: Catalog) -> list[tuple[str, str]]:
+        """Return the tools and arguments that a limit of `args` is for."""
+        own = [(tool, name.removeprefix(f"{tool}.")) for tool in self.tools if name.startswith(f"{tool}.")]
+        taken = [(tool, name) for tool in self.tools if _takes(catalog.tool(tool), name)]
+        return own or taken or [(tool, name) for tool in self.tools]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +134,7 @@ class Intent:
         """All templates, in their order."""
         return tuple(self._templates.values())
 
-    def mandate(self, name: str, **values: Scalar | Sequence[Scalar]) -> Derivation:
+    def mandate(self, name: str, /, **values: Scalar | Sequence[Scalar]) -> Derivation:
         """Fill one template; all of it is then the application's word.
 
         Raises:
@@ -166,8 +146,8 @@ class Intent:
             raise ValueError(f"[tasks.{name}] has no parameter {min(unknown)}")
         filled: dict[str, tuple[Scalar, ...]] = {}
         for param, what in template.params.items():
-            given = values.get(param, ())
-            filled[param] = (given,) if isinstance(given, Scalar) else tuple(given)
+            given: Any = values.get(param, ())
+            filled[param] = tuple(given) if isinstance(given, list | tuple) else (given,)
             if not all(map(what.fits, filled[param])):
                 raise ValueError(f"[tasks.{name}] {param} is no {what.type}")
             if what.required and not filled[param]:
@@ -196,16 +176,24 @@ class Intent:
     def _united(
         self, chosen: Sequence[tuple[Template, Values]], by: str, reasons: tuple[str, ...]
     ) -> Derivation:
+        given = {template.name: template.given(self._catalog) for template, _ in chosen}
+        for template, _ in chosen:
+            if left := [tool for tool in template.tools if tool not in given[template.name]]:
+                reasons += (f"{template.name}: without {', '.join(left)}, not classified so as to fit it",)
         origins: dict[str, dict[Scalar, str]] = {
             "tools": {
-                tool: _author(template, by) for template, _ in reversed(chosen) for tool in template.tools
+                tool: _author(template, by)
+                for template, _ in reversed(chosen)
+                for tool in given[template.name]
             },
             **self._limits(chosen, by),
         }
-        for place in ("resources", "scopes"):
-            named = [(template, getattr(template, place)) for template, _ in chosen]
-            if named and all(values is not None for _, values in named):
-                origins[place] = {value: _author(each, by) for each, values in named for value in values}
+        if chosen and all(template.resources is not None for template, _ in chosen):
+            named = [(template, template.resources or ()) for template, _ in chosen]
+            origins["resources"] = {value: _author(each, by) for each, values in named for value in values}
+        if any(template.scopes is not None for template, _ in chosen):
+            named = [(template, self._scopes(template)) for template, _ in chosen]
+            origins["scopes"] = {value: _author(each, by) for each, values in named for value in values}
         mandate = Mandate(
             tools=frozenset(map(str, origins["tools"])),
             resources=_names(origins.get("resources")),
@@ -219,14 +207,21 @@ class Intent:
             reasons=reasons,
         )
 
+    def _scopes(self, template: Template) -> tuple[str, ...]:
+        """Return its scopes; of one that does not limit them, all that its tools need."""
+        if template.scopes is not None:
+            return template.scopes
+        specs = (self._catalog.tool(tool) for tool in template.tools)
+        return tuple(sorted({scope for spec in specs if spec is not None for scope in spec.scopes}))
+
     def _limits(self, chosen: Sequence[tuple[Template, Values]], by: str) -> dict[str, dict[Scalar, str]]:
         """Return the limits that hold: each kind that gives a tool has them, since one alone permits it."""
-        givers = Counter(tool for template, _ in chosen for tool in dict.fromkeys(template.tools))
+        givers = Counter(tool for template, _ in chosen for tool in template.given(self._catalog))
         limits: defaultdict[tuple[str, str], list[dict[Scalar, str]]] = defaultdict(list)
         for template, values in chosen:
             for place, allowed in template.limits(self._catalog, values).items():
                 author = _author(template, by)
-                limits[place].append({value: by if given else author for value, given in allowed.items()})
+                limits[place].append({value: by if filled else author for value, filled in allowed.items()})
         return {
             f"args.{tool}.{argument}": {value: who for one in reversed(each) for value, who in one.items()}
             for (tool, argument), each in limits.items()
@@ -240,6 +235,18 @@ def _author(template: Template, by: str) -> str:
 
 def _names(values: Mapping[Scalar, str] | None) -> frozenset[str] | None:
     return None if values is None else frozenset(map(str, values))
+
+
+def _takes(spec: ToolSpec | None, argument: str) -> bool:
+    return spec is None or spec.schema is None or argument in spec.schema.get("properties", {})
+
+
+def _both(
+    limits: dict[tuple[str, str], dict[Scalar, bool]], place: tuple[str, str], allowed: dict[Scalar, bool]
+) -> None:
+    """Add a limit: where there is one already, both hold."""
+    former = limits.get(place, allowed)
+    limits[place] = {value: filled for value, filled in former.items() if value in allowed}
 
 
 def _filled(allowed: Iterable[Scalar], values: Values) -> dict[Scalar, bool]:

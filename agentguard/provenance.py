@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
 
@@ -36,6 +36,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
+from agentguard.parameter import number
 
 __all__ = ["PER_RESULT", "family", "leaves", "origins", "seen", "wanted"]
 
@@ -45,7 +46,6 @@ _WHOLE, _DEPTH = "*", 32
 _EDGE = "\"'`´‘’“”«»()[]{}<>,;:.!?…"  # noqa: RUF001  quotation marks as people write them
 _UP_TO = re.compile(rf"(?<!\S)[{re.escape(_EDGE)}]*\Z")
 _FROM = re.compile(rf"[{re.escape(_EDGE)}]*(?!\S)")
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word that may be an address, an account or an id
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
@@ -234,10 +234,7 @@ def _stands_in(words: str, value: str) -> bool:
 
 
 def _equals(token: str, value: int | float) -> bool:
-    bare = token.strip(_EDGE + "$€£¥%")
-    if not _NUMBER.fullmatch(bare):
-        return False
     try:
-        return Decimal(bare.replace(",", "")) == Decimal(repr(value))
-    except InvalidOperation:
+        return number(token.strip(_EDGE)) == value
+    except ValueError:
         return False

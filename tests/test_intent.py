@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,93 @@ def test_a_reader_sees_what_will_take_effect() -> None:
         "tools: get, refund\n"
         "args.get.order_id: '4711' (user)\n"
         "args.refund.order_id: '4711' (user)\n"
-        "args.refund.amount: 5 (template refund), 7.0 (user)\n"
+        "args.refund.amount: 5 (template refund), 7 (user)\n"
         "calls: 4\n"
         "writes: 1"
     )
+
+
+def of(**facts: Any) -> Template:
+    return Template(**{"name": "it", "when": ("it",), "tools": ("refund",), **facts})
+
+
+def derived(template: Template, words: str = "it", catalog: Catalog = CATALOG) -> Derivation:
+    return Intent([template], catalog).derive(words)
+
+
+@pytest.mark.parametrize("name", ["ordr_id", "refnd.order_id"])
+def test_a_limit_that_no_tool_takes_refuses_and_is_not_left_out(name: str) -> None:
+    mistyped = derived(of(args={name: ("1",)}))
+    assert not allows(mistyped, REFUND, order_id="1")
+
+
+def test_no_template_gives_all_tools() -> None:
+    with pytest.raises(ConfigurationError, match="gives"):
+        of(tools=("*",), args={"order_id": ("1",)})
+
+
+@pytest.mark.parametrize("limit", [{"counterparties": ("a",)}, {"resources": ("orders",)}])
+def test_a_tool_that_is_not_classified_yet_is_left_out_where_a_limit_needs_its_class(limit: Any) -> None:
+    early = derived(of(tools=("mail",), **limit), catalog=Catalog())
+    assert not allows(early, MAIL, to="a")
+    assert "without mail" in str(early)
+
+
+def test_where_arguments_and_counterparties_are_limited_both_hold() -> None:
+    both = derived(of(tools=("mail",), args={"to": ("a",)}, counterparties=("a", "eve")))
+    assert allows(both, MAIL, to="a")
+    assert not allows(both, MAIL, to="eve")
+
+
+def test_resources_of_one_kind_hold_beside_a_kind_without() -> None:
+    template = of(resources=("orders",))
+    other = Template(name="tell", when=("it",), tools=("mail",))
+    both = Intent([template, other], CATALOG).derive("it")
+    assert allows(both, MAIL, to="a")
+    assert not allows(both, REFUND, order_id="1")  # its resource is another
+
+
+def test_a_group_that_found_nothing_says_nothing() -> None:
+    order = Parameter(pattern=r"order(?: (\d+))?")
+    assert derived(of(args={"order_id": ("{o}",)}, params={"o": order}), "it, my order").kinds == ()
+
+
+@pytest.mark.parametrize("flagged", [("no", "(?i)it"), ("(?P<v>no)", "(?P<v>it)")])
+def test_each_pattern_is_one_of_its_own(flagged: tuple[str, ...]) -> None:
+    assert derived(of(when=flagged)).kinds == ("it",)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("$10.00", (10.0,)),
+        ("$2,200.", (2200,)),
+        ("9007199254740993", (9007199254740993,)),
+        ("1,50", ()),  # one and a half, and not 150
+        (".5", ()),
+        ("nan", ()),
+        ("inf", ()),
+        ("1_0", ()),
+        ("1e3", ()),
+        ("٣", ()),
+        ("9" * 400 + ".5", ()),
+    ],
+)
+def test_a_number_is_read_exactly_or_not_at_all(words: str, said: tuple[float, ...]) -> None:
+    assert Parameter(type="number", pattern=r"\S+").found(words) == said
+
+
+@pytest.mark.parametrize("value", [None, {"1": 2}, [["1"]], b"1"])
+def test_what_is_no_value_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(ValueError, match="order is no string"):
+        INTENT.mandate("refund", order=value)
+
+
+@pytest.mark.parametrize("name", ["name", "kind", "values"])
+def test_a_parameter_may_have_any_name(name: str) -> None:
+    template = of(args={"order_id": (f"{{{name}}}",)}, params={name: Parameter()})
+    guard = Intent([template], CATALOG)
+    assert allows(guard.mandate("it", **{name: "1"}), REFUND, order_id="1")
 
 
 TOML = """\
@@ -240,3 +324,17 @@ def test_a_mistake_in_a_template_has_its_line_and_its_mend(
     assert at in caught.value.problem
     assert mend in caught.value.mend
     assert caught.value.line
+
+
+def test_scopes_of_one_kind_hold_beside_a_kind_that_does_not_limit_them() -> None:
+    catalog = Catalog(
+        [replace(GET, scopes=frozenset({"read"})), replace(REFUND, scopes=frozenset({"refund", "all"}))]
+    )
+    kinds = [
+        Template(name="refund", when=("refund",), tools=("refund",), scopes=("refund",)),
+        Template(name="look", when=("look",), tools=("get",)),
+    ]
+    intent = Intent(kinds, catalog)
+    assert intent.derive("refund").mandate.scopes == frozenset({"refund"})
+    assert intent.derive("look and refund").mandate.scopes == frozenset({"refund", "read"})
+    assert intent.derive("look").mandate.scopes is None

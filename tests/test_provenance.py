@@ -123,6 +123,11 @@ def test_an_address_is_said_as_a_whole_or_not_at_all(value: str) -> None:
     assert said("Write to (mark.davies@x.example).", value) is (value == "mark.davies@x.example")
 
 
+def test_a_decimal_comma_is_not_taken_for_thousands() -> None:
+    assert not said("Pay 1,50 to Ada", 150)
+    assert said("Pay 1,500.25 to Ada", 1500.25)
+
+
 @given(st.text(), st.text())
 def test_nothing_is_said_that_does_not_stand_there(words: str, value: str) -> None:
     assert not said(words, value) or value in words

@@ -17,8 +17,6 @@ from agentguard.config import build, load
 from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.gate import METADATA_KEY
-from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_reload import ReloadingCedar
 from agentguard.policies.cedar_source import Rule
 from agentguard.policies.lint import (
     overruled,
@@ -117,8 +115,8 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
     catalog, policy = guard.catalog, guard.enforcement.policy
     for name in unclassified(names, catalog):
         yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
-    if isinstance(policy, CedarPolicy | ReloadingCedar):
-        yield from _rules(policy.rules, guard)
+    if (rules := getattr(policy, "rules", None)) is not None:  # Cedar's, alone or among others
+        yield from _rules(rules, guard)
     for name, places in unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:

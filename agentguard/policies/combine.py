@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 
 from agentguard._drive import Asked, drive, twins
 from agentguard.errors import ConfigurationError
@@ -71,10 +72,15 @@ class Combine:
                 policy.bind(known)
 
     def reload(self) -> bool:
-        """Have each policy that can read its rules again; return whether all that can have done so."""
+        """Have each policy that can read its rules again; return whether there are such, and all have."""
         found = [getattr(policy, "reload", None) for policy in self._policies]
         done = [reload() for reload in found if reload is not None]
-        return all(done)
+        return bool(done) and all(done)
+
+    @property
+    def rules(self) -> tuple[Any, ...]:
+        """The rules of those policies that show theirs, as Cedar's does."""
+        return tuple(rule for policy in self._policies for rule in getattr(policy, "rules", ()))
 
     def close(self) -> None:
         """Close the connections of each policy that has any."""
