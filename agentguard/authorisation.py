@@ -51,7 +51,8 @@ OBSERVED = frozenset(
         DenialCode.APPROVAL_UNAVAILABLE,
     }
 )
-"""What a guard that observes lets pass: what rules say, and not a task that is over or a failure."""
+"""What a guard that observes lets pass: what rules and rights say, or cannot say; but not the end or the
+budget of a task, nor a store or an audit log that fails."""
 log = logging.getLogger("agentguard")
 
 

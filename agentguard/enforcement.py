@@ -136,18 +136,19 @@ class Enforcement:
             Denied: It is not; nothing ran, or nothing of it is left.
         """
         with self.telemetry.call(invocation.tool, invocation.call_id, invocation.arguments) as span:
-            request = None
+            request, effect = None, Effect.PERMIT
             try:
                 request = await self._authorisation.request(invocation, io, span)
                 permit = await self._authorisation.permit(invocation, request, io, span)
+                effect = permit.decision.effect  # a deny, where the guard only observes
                 result = await self._carry_out(permit, execute, io, span)
             except Denied as denied:
                 await self._refused(invocation, denied, io, span, request)
                 raise
             except BaseException as error:
-                span.ended(invocation.path, Effect.PERMIT, self._outcome(error))
+                span.ended(invocation.path, effect, self._outcome(error))
                 raise
-            span.ended(invocation.path, Effect.PERMIT, Outcome.DONE)
+            span.ended(invocation.path, effect, Outcome.DONE)
             return result
 
     async def refuse(self, invocation: Invocation, denied: Denied, io: Io) -> None:
@@ -163,6 +164,8 @@ class Enforcement:
             await self._begin(permit, issuance, io)
             self._describe(permit, span)
             await self._record(self._decision(permit, span), io)
+            if (denied := permit.observed) is not None:
+                log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", permit.call.tool, denied.code, denied.reason)
             await self._issue(permit, issuance, span)
             with span.stage("execute"):
                 result = await execute(permit)
@@ -256,7 +259,6 @@ class Enforcement:
         if permit.observed is None:
             return records.permitted(permit, span.trace_id, request)
         denied, invocation, actor = permit.observed, permit.invocation, permit.task.identity.actor
-        log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", invocation.tool, denied.code, denied.reason)
         span.describe(effect=Effect.DENY.value, code=denied.code.value, observed=True)
         record = records.refused(invocation, denied, permit.task, actor, span.trace_id, request)
         return {**record, "call": permit.call.id, "observed": True}

@@ -191,7 +191,7 @@ def _bar(step: Step, hue: str, span: float) -> str:
 
 def _said(step: Step) -> str:
     if step.effect != "permit":
-        return "denied"
+        return f"denied, yet {step.outcome}: observed" if step.outcome else "denied"
     return f"{step.summary}, approved" if step.approval else step.summary
 
 

@@ -13,7 +13,7 @@ try:
 except ImportError:  # a sentence, and no traceback: this is what the console script meets
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
-from agentguard.cli import audit, demo, init, lint
+from agentguard.cli import audit, demo, init, lint, suggest
 from agentguard.cli import exec as execute
 
 __all__ = ["main"]
@@ -36,6 +36,7 @@ def _begin() -> None:
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
+main.command("suggest")(suggest.command)
 main.command(
     "exec",
     help=execute.HELP,

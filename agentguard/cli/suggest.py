@@ -1,0 +1,209 @@
+"""`agentguard suggest`: the least-privilege rules of recorded runs, each line beside its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
+from rich.console import Console
+
+from agentguard.audit import verify
+from agentguard.audit.chain import parse
+from agentguard.catalog import Catalog, spec_of
+from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._draft import Draft, _key, _toml
+from agentguard.config import load
+from agentguard.config.settings import schema_of
+from agentguard.errors import ConfigurationError
+from agentguard.langchain import GuardedTool
+from agentguard.langchain.gate import METADATA_KEY
+from agentguard.langchain.shape import Shape
+from agentguard.model import Resource, Sensitivity, ToolSpec
+from agentguard.policies.cedar_suggested import policies_text
+from agentguard.policies.suggesting import Kind, Suggestion, Usage, evidence, printable, suggest
+
+__all__ = ["command"]
+
+Schemas = dict[str, Mapping[str, Any]]
+
+
+def command(
+    logs: Annotated[list[Path], typer.Argument(help="Audit logs that were written with requests.")],
+    tools: Annotated[
+        str | None, typer.Option(metavar="MODULE:TOOLS", help="An agent, or its tools, for their arguments.")
+    ] = None,
+    config: Annotated[Path, typer.Option(help="The file that classifies the tools.")] = Path(
+        "agentguard.toml"
+    ),
+    directory: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; nothing there is overwritten.")
+    ] = None,
+) -> None:
+    """Write the catalog, mandate templates and Cedar policies that recorded runs have needed.
+
+    Run the agent with policy.mode = "observe" and audit.requests = true first. Read what comes of it
+    line by line: runs may hold an attack. Exit codes: 0 done; 1 the configuration is wrong, or
+    there is no run; 2 a log is altered or not readable.
+    """
+    records = [record for log in logs for record in _records(log)]
+    try:
+        catalog, schemas = _known(config, tools)
+        found = suggest(records, catalog, schemas)
+        texts = {"agentguard.toml": settings_text(found, catalog, schemas), "policy.cedar": _cedar(found)}
+    except ConfigurationError as error:
+        fail(error)
+    if not found.usages:
+        fail(f"no call has run in these records whose request was recorded ({found.unread} have none)")
+    _give(texts, directory)
+    _tell(found)
+
+
+def settings_text(found: Suggestion, catalog: Catalog, attached: Mapping[str, object]) -> str:
+    """Return agentguard.toml; of tools that are *attached*, the arguments are left out."""
+    lines = [*_HEADER.splitlines(), *_heading(found), 'policy.cedar = ["policy.cedar"]']
+    usages = [usage for usage in found.usages if usage.runs]
+    for name in sorted({usage.spec.resource for usage in usages if usage.spec.resource is not None}):
+        if (resource := catalog.resource(name)) is not None:
+            lines += ["", *_resource(resource)]
+    lines += ["", "[tools]"]
+    for usage in found.usages:
+        lines += _tool(usage, known_arguments=usage.spec.name in attached)
+    lines += ["", "[tasks]"]
+    for kind in found.kinds:
+        lines += _task(kind)
+    # what is left stands in strings, where an escape says the same
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in "\n".join(lines) + "\n")
+
+
+def _records(log: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with log.open("rb") as lines:
+            faults = verify(lines).faults
+            lines.seek(0)
+            read = [record for line in lines if (record := parse(line)) is not None]
+    except OSError as error:
+        fail(f"{log}: {error.strerror}", 2)
+    if faults:
+        fail(f"{log}:{faults[0].line}: {faults[0].detail}: this log was altered, and is no evidence", 2)
+    return iter(read)
+
+
+def _known(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
+    """Return what the configuration and the tools say of themselves, and the arguments of the tools."""
+    settings = load(config)
+    catalog = Catalog(
+        [
+            spec_of(name, tool.model_dump(exclude={"args"}), schema_of(name, tool.args))
+            for name, tool in settings.tools.items()
+        ],
+        [each.resource(name) for name, each in settings.resources.items()],
+    )
+    schemas: Schemas = {}
+    for tool in () if target is None else tools_of(load_object(target)):
+        try:
+            made = tool if isinstance(tool, BaseTool) else as_tool(tool)
+        except ValueError as error:  # a function without docstring or with types that have no schema
+            raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
+        schema = made.gate.shape.schema if isinstance(made, GuardedTool) else Shape(made).schema
+        schemas[made.name] = schema
+        catalog.attach(made.name, tool, (made.metadata or {}).get(METADATA_KEY), schema, made.description)
+    return catalog, schemas
+
+
+def _give(texts: Mapping[str, str], directory: Path | None) -> None:
+    if directory is None:
+        typer.echo("\n".join(texts.values()), nl=False)
+        return
+    files = {directory / name: text for name, text in texts.items()}
+    if there := [file for file in files if file.exists()]:
+        fail(f"{there[0]} exists, and nothing was written\n  mend: remove it, or write elsewhere: --out")
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        with file.open("x", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        note(out(), "wrote", str(file))
+
+
+def _tell(found: Suggestion) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if found.unread:
+        note(
+            console,
+            "warning",
+            f"{found.unread} of the calls left out: their requests were not recorded, or are none",
+        )
+    if aside := sum(len(usage.aside) for usage in found.usages):
+        note(console, "warning", f"{aside} of the calls would not be permitted: see NOT SUGGESTED")
+
+
+# --- the lines of agentguard.toml
+
+
+def _heading(found: Suggestion) -> Iterator[str]:
+    if runs := [run for usage in found.usages for run in usage.runs]:
+        yield f"# {evidence(runs)}"
+
+
+def _resource(resource: Resource) -> Iterator[str]:
+    yield f"[resources.{_key(resource.name)}]"
+    yield f"origins = {_toml(list(resource.origins))}"
+    if resource.audiences:
+        audiences = {path.value: audience for path, audience in resource.audiences.items()}
+        yield f"audiences = {_toml(audiences)}"
+
+
+def _tool(usage: Usage, *, known_arguments: bool) -> Iterator[str]:
+    spec = usage.spec
+    if not usage.runs:
+        yield f"# NOT SUGGESTED: {printable(spec.name)}, {evidence([run for run, _ in usage.aside])}"
+        return
+    yield f"# {evidence(usage.runs)}"
+    if not usage.classified:
+        yield f"# nowhere classified, so taken for the worst: say what {printable(spec.name)} is"
+    yield f"{_key(spec.name)} = {_toml(_facts(spec, with_arguments=not known_arguments))}"
+
+
+def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
+    """Return what agentguard.toml says of a tool, without what is the default."""
+    facts: dict[str, Any] = {"path": spec.path.value, "resource": spec.resource}
+    facts |= {name: sorted(getattr(spec, name)) for name in ("scopes", "sinks", "trusted")}
+    facts["untrusted"] = spec.untrusted
+    if spec.sensitivity is not Sensitivity.PUBLIC:
+        facts["sensitivity"] = spec.sensitivity.name.lower()
+    if spec.clearance is not Sensitivity.RESTRICTED:
+        facts["clearance"] = spec.clearance.name.lower()
+    facts = {name: value for name, value in facts.items() if value}
+    if with_arguments:
+        facts["args"] = Draft(spec.name, "", spec.schema or {}, {}).arguments()
+    return facts
+
+
+def _task(kind: Kind) -> Iterable[str]:
+    purposes = ", ".join(_toml(each) for each in kind.purposes[:3])
+    more = " and more" if len(kind.purposes) > 3 else ""
+    limits = {"tools": list(kind.tools), "calls": kind.calls, "writes": kind.writes}
+    return (
+        f"# {evidence(kind.runs)}; at most {kind.calls} in one: {printable(purposes)}{more}",
+        f"{_key(kind.name)} = {_toml(limits)}",
+    )
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _cedar(found: Suggestion) -> str:
+    return (
+        f"// Suggested by `agentguard suggest`: what was not seen is denied.\n\n{policies_text(found.usages)}"
+    )
+
+
+_HEADER = """\
+# Suggested by `agentguard suggest`: the least that recorded runs have needed. Read it line by line, for a run
+# may hold an attack. Keep [agent], [brokers], [store] and the rest of your own; give each kind of task its
+# `when`, by which the user's words mean it, and limit its values by `args` and `params`."""
