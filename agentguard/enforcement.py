@@ -92,7 +92,7 @@ class Enforcement:
         if observe:
             log.warning("OBSERVE MODE: agentguard blocks nothing; what it would deny runs without credential")
         self.catalog, self.policy, self.identity = catalog, policy, identity
-        self.store, self.audit = store, audit
+        self.store, self.audit, self.environment = store, audit, environment or {}
         self.telemetry = telemetry or Telemetry()
         self.clock, self.new_id, self.suspends = clock, new_id, suspends
         routes = Routes(brokers)
@@ -116,7 +116,7 @@ class Enforcement:
             policy=policy,
             identity=identity,
             routes=routes,
-            environment=environment or {},
+            environment=self.environment,
             ceiling=ceiling,
             subject_tokens=self.subject_tokens,
             lifetime=lifetime,

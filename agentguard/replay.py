@@ -64,7 +64,9 @@ def replayed(record: Mapping[str, Any], tool: ToolSpec) -> AccessRequest:
 
 
 def _replayed(record: Mapping[str, Any], tool: ToolSpec) -> AccessRequest:
-    who, task = record["identity"], record["task"]
+    who, task, arguments = record["identity"], record["task"], record["arguments"]
+    if not isinstance(arguments, Mapping):
+        raise TypeError("the arguments are no object")
     identity = Identity(subject=who["subject"], actor=who["actor"], chain=tuple(who["chain"]))
     facts: dict[str, Any] = {name: tuple(v) if isinstance(v := task[name], list) else v for name in _FACTS}
     mandate = Mandate.of(task["mandate"])
@@ -77,7 +79,7 @@ def _replayed(record: Mapping[str, Any], tool: ToolSpec) -> AccessRequest:
     return AccessRequest(
         identity=identity,
         tool=tool,
-        arguments=Arguments.of(record["arguments"]),
+        arguments=Arguments.of(arguments),
         task=replace(
             TaskState(id="", purpose="", identity=identity, mandate=mandate, deadline=task["deadline"]),
             sensitivity=Sensitivity(task["sensitivity"]),

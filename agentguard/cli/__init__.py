@@ -1,4 +1,4 @@
-"""The command line: demo, init, lint, audit, exec. One module a command; the library imports none of them.
+"""The command line, one module a command; the library imports none of them.
 
 Typer and rich are an extra; what the demo needs besides is another, and loaded when it runs.
 """
@@ -13,7 +13,7 @@ try:
 except ImportError:  # a sentence, and no traceback: this is what the console script meets
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
-from agentguard.cli import audit, demo, init, lint, suggest
+from agentguard.cli import audit, demo, explain, init, lint, simulate, suggest
 from agentguard.cli import exec as execute
 
 __all__ = ["main"]
@@ -36,6 +36,8 @@ def _begin() -> None:
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
+main.command("explain")(explain.command)
+main.command("simulate")(simulate.command)
 main.command("suggest")(suggest.command)
 main.command(
     "exec",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -13,10 +11,8 @@ from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
 from agentguard.cli._console import load_object, note, out, tools_of
-from agentguard.config import build, load
-from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
+from agentguard.cli._rules import attach, guard_of
 from agentguard.langchain import GuardedTool
-from agentguard.langchain.gate import METADATA_KEY
 from agentguard.policies.cedar_source import Rule
 from agentguard.policies.lint import (
     overruled,
@@ -66,9 +62,9 @@ def findings(config: Path, target: object = None) -> Iterator[Finding]:
     Raises:
         ConfigurationError: The configuration, a policy, or the fit of either to the tools is wrong.
     """
-    with _guard(config) as guard:
+    with guard_of(config) as guard:
         tools = [] if target is None else tools_of(target)
-        _attach(guard, tools)
+        attach(guard, tools)
         names = {getattr(tool, "name", getattr(tool, "__name__", "")) for tool in tools}
         if target is not None:
             reaches = guard.coverage(target).reaches
@@ -80,35 +76,6 @@ def findings(config: Path, target: object = None) -> Iterator[Finding]:
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-@contextmanager
-def _guard(config: Path) -> Iterator[Guard]:
-    """Give a guard by the rules of *config*, whose state, keys and log are not the application's."""
-    settings = load(config)
-    with TemporaryDirectory() as nowhere:
-        elsewhere = {
-            "store": StoreSettings(kind="memory"),
-            "issuer": IssuerSettings(),
-            "audit": AuditSettings(path=f"{nowhere}/audit.jsonl"),
-        }
-        guard = Guard.from_parts(build(settings.model_copy(update=elsewhere)))
-        try:
-            yield guard
-        finally:
-            guard.close()
-
-
-def _attach(guard: Guard, tools: list[Any]) -> None:
-    """Tell the guard of the tools' own arguments, so that the policies are checked against them."""
-    for tool in tools:
-        if isinstance(tool, GuardedTool):  # by a guard of its own: this one knows it by name alone
-            facts = (tool.metadata or {}).get(METADATA_KEY)
-            guard.catalog.attach(tool.name, tool, facts, tool.gate.shape.schema, tool.description)
-    try:
-        guard.wrap(tools)
-    except ValueError as error:  # a function without docstring or with types that have no schema
-        raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
 
 
 def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:

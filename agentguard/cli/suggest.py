@@ -11,11 +11,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 from rich.console import Console
 
-from agentguard.audit import verify
-from agentguard.audit.chain import parse
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._draft import Draft, _key, _toml
+from agentguard.cli._rules import records_of
 from agentguard.config import load
 from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError
@@ -49,7 +48,7 @@ def command(
     line by line: runs may hold an attack. Exit codes: 0 done; 1 the configuration is wrong, or
     there is no run; 2 a log is altered or not readable.
     """
-    records = [record for log in logs for record in _records(log)]
+    records = [record for log in logs for record in records_of(log)]
     try:
         catalog, schemas = _known(config, tools)
         found = suggest(records, catalog, schemas)
@@ -77,19 +76,6 @@ def settings_text(found: Suggestion, catalog: Catalog, attached: Mapping[str, ob
         lines += _task(kind)
     # what is left stands in strings, where an escape says the same
     return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in "\n".join(lines) + "\n")
-
-
-def _records(log: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with log.open("rb") as lines:
-            faults = verify(lines).faults
-            lines.seek(0)
-            read = [record for line in lines if (record := parse(line)) is not None]
-    except OSError as error:
-        fail(f"{log}: {error.strerror}", 2)
-    if faults:
-        fail(f"{log}:{faults[0].line}: {faults[0].detail}: this log was altered, and is no evidence", 2)
-    return iter(read)
 
 
 def _known(config: Path, target: str | None) -> tuple[Catalog, Schemas]:

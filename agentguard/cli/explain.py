@@ -1,0 +1,148 @@
+"""`agentguard explain`: why a call is judged as it is, and what would turn the decision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from agentguard import ConfigurationError, Guard
+from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._rules import attach, guard_of, plain, records_of
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Decision,
+    Identity,
+    Mandate,
+    Origin,
+    Sensitivity,
+    TaskState,
+)
+from agentguard.policies.explaining import turning
+from agentguard.policies.simulating import judge, verdict
+from agentguard.provenance import origins
+from agentguard.replay import replayed
+
+__all__ = ["command"]
+
+
+def command(
+    tool: Annotated[str | None, typer.Argument(help="The tool of an imagined call.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="An audit log that was written with requests.")] = None,
+    call: Annotated[str, typer.Option(help="The call in it, by its id or its digest; else the last.")] = "",
+    config: Annotated[Path, typer.Option(help="The file with the rules.")] = Path("agentguard.toml"),
+    tools: Annotated[
+        str | None, typer.Option(metavar="MODULE:TOOLS", help="An agent, or its tools, for their arguments.")
+    ] = None,
+    args: Annotated[str, typer.Option(metavar="JSON", help="The arguments of the imagined call.")] = "{}",
+    purpose: Annotated[str, typer.Option(help="The purpose of its task.")] = "",
+    subject: Annotated[str, typer.Option(help="For whom it would be made.")] = "user",
+    words: Annotated[str, typer.Option(help="What the user has said.")] = "",
+    history: Annotated[list[str] | None, typer.Option(help="A tool that was called before.")] = None,
+    trusted: Annotated[list[str] | None, typer.Option(help="An argument from a trusted source.")] = None,
+    untrusted: Annotated[bool, typer.Option(help="Something untrusted was read before.")] = False,
+) -> None:
+    """Say how a call is judged, by which rules, and the smallest changes that would turn the decision.
+
+    The task of an imagined call may do what the kinds of task allow that its words mean, or all without
+    words. Exit codes: 0 explained; 1 the file or the call is wrong; 2 the log is altered or not readable.
+    """
+    records = [] if audit is None else records_of(audit)
+    try:
+        with guard_of(config) as guard:
+            attach(guard, [] if tools is None else tools_of(load_object(tools)))
+            if audit is not None:
+                request = _recorded(guard, records, call)
+            else:
+                task = _task(guard, purpose, subject, words, tuple(history or ()), untrusted=untrusted)
+                request = _imagined(guard, tool or "", args, task, frozenset(trusted or ()))
+            _tell(guard, request)
+    except ConfigurationError as error:
+        fail(error)
+
+
+def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessRequest:
+    decisions = [record for record in records if record.get("event") == "decision"]
+    named = [r for r in decisions if not call or call in (r.get("call"), r.get("digest"))]
+    if not named:
+        raise ConfigurationError(f"no call {plain(call)!r} is recorded", mend="give its id or its digest")
+    record: Mapping[str, Any] = named[-1]
+    if not isinstance(request := record.get("request"), Mapping):
+        raise ConfigurationError(
+            "this call was recorded without its request",
+            mend="[audit] requests = true records it from now on",
+        )
+    if (spec := guard.catalog.tool(str(record.get("tool")))) is None:
+        raise _unclassified(str(record.get("tool")))
+    try:
+        return replayed(request, spec)
+    except ValueError as error:
+        raise ConfigurationError(plain(error), mend="this record cannot be asked about") from None
+
+
+def _task(
+    guard: Guard, purpose: str, subject: str, words: str, history: tuple[str, ...], *, untrusted: bool
+) -> TaskState:
+    derived = guard.derive(words) if words and guard.intent.templates else None
+    return TaskState(
+        id="imagined",
+        purpose=purpose,
+        identity=Identity(subject=subject, actor=guard.enforcement.identity.actor()),
+        mandate=Mandate.of({"tools": "*"}) if derived is None else derived.mandate,
+        deadline=float("inf"),
+        words=words,
+        kinds=() if derived is None else derived.kinds,
+        history=history,
+        untrusted=untrusted,
+    )
+
+
+def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: frozenset[str]) -> AccessRequest:
+    if (spec := guard.catalog.tool(tool)) is None:
+        raise _unclassified(tool)
+    try:
+        arguments = Arguments.of(json.loads(args))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"the arguments are no JSON object: {error}", mend="--args '{...}'"
+        ) from None
+    found = origins(spec, arguments, task, {})
+    vouched = Origin(sources=frozenset({"trusted"}), user=False, sensitivity=Sensitivity.PUBLIC)
+    return AccessRequest(
+        identity=task.identity,
+        tool=spec,
+        arguments=arguments,
+        task=task,
+        origins={**found, **dict.fromkeys(trusted, vouched)},
+        environment=guard.enforcement.environment,
+        at=guard.enforcement.clock(),
+    )
+
+
+def _unclassified(tool: str) -> ConfigurationError:
+    return ConfigurationError(f"{plain(tool)!r} is classified nowhere, so denied", mend="add it to [tools]")
+
+
+def _tell(guard: Guard, request: AccessRequest) -> None:
+    console, policy = out(), guard.enforcement.policy
+    decision = judge(policy, request)
+    rules = {rule.id: rule for rule in getattr(policy, "rules", ())}
+    note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))
+    for name, origin in sorted(request.origins.items()):
+        if name in request.arguments.values:
+            whose = ", ".join(sorted(origin.sources)) or "nobody knows whom"
+            note(console, "argument", plain(f"{name} by {whose}"))
+    _rules(console, decision, rules)
+    for turned in turning(policy, request, rules=[rule.text for rule in rules.values()]):
+        note(console, "turns", plain(turned))
+
+
+def _rules(console: Console, decision: Decision, rules: Mapping[str, Any]) -> None:
+    for name in decision.policy_ids:
+        if (rule := rules.get(name)) is not None:
+            note(console, "rule", f"{rule.file}:{rule.line}\n{rule.text}")

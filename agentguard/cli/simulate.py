@@ -1,0 +1,65 @@
+"""`agentguard simulate`: what other rules would have said to calls that were recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agentguard import ConfigurationError
+from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._rules import attach, guard_of, plain, records_of
+from agentguard.policies.simulating import Simulation, Verdict, simulate
+
+__all__ = ["command"]
+
+
+def command(
+    logs: Annotated[list[Path], typer.Argument(help="Audit logs that were written with requests.")],
+    config: Annotated[Path, typer.Option(help="The file with the rules to try.")] = Path("agentguard.toml"),
+    tools: Annotated[
+        str | None, typer.Option(metavar="MODULE:TOOLS", help="An agent, or its tools, for their arguments.")
+    ] = None,
+    allow: Annotated[
+        list[Verdict] | None, typer.Option(help="Calls may turn into this; may be given several times.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Where to write what has turned.")] = None,
+) -> None:
+    """Ask the rules of a file about every call that was recorded with `[audit] requests = true`.
+
+    Exit codes: 0 none would turn, or only as allowed; 1 some would, or the file is wrong; 2 a log is altered
+    or not readable, or no call could be asked about.
+    """
+    records = [record for log in logs for record in records_of(log)]
+    try:
+        with guard_of(config) as guard:
+            attach(guard, [] if tools is None else tools_of(load_object(tools)))
+            found = simulate(guard.enforcement.policy, records, guard.catalog.tool)
+    except ConfigurationError as error:
+        fail(error)
+    if to is not None:
+        to.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
+    _tell(found)
+    if not found.asked_again:
+        raise typer.Exit(2)
+    raise typer.Exit(1 if any(turn.after not in (allow or ()) for turn in found.turns) else 0)
+
+
+def _tell(found: Simulation) -> None:
+    console = out()
+    if found.turns:
+        table = Table("tool", "was", "would be", "calls", "by", "such as")
+        for turn in found.turns:
+            by = ", ".join(turn.policies) or turn.reason
+            shown = (turn.tool, turn.before, turn.after, turn.count, by, turn.example)
+            table.add_row(*(plain(each) for each in shown))
+        console.print(table)
+    if found.untold:
+        note(console, "warning", f"{found.untold} calls cannot be told: their requests were not recorded")
+    word = "warning" if found.turns else "ok"
+    turned = sum(turn.count for turn in found.turns)
+    note(console, word, f"{turned} of {found.asked_again} calls would turn")
