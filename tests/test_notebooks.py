@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from base64 import b64decode
 from typing import Any
 
 import pytest
 
+from tests.benchmarks.agentdojo import package
 from tests.notebooks import FOLDER, committed, drawn, outputs, run_notebook, texts
 
 TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")  # what every JWT begins with, a proof too
@@ -20,7 +23,35 @@ def executed() -> Any:
 
 
 def test_each_notebook_is_run() -> None:
-    assert {"quickstart"} | WITH_SERVERS == set(NAMES)
+    assert {"quickstart", "policy_lab", "agentdojo"} | WITH_SERVERS == set(NAMES)
+
+
+def test_a_changed_policy_shows_what_has_turned() -> None:
+    notebook = run_notebook("policy_lab")
+    shown = {cell: data.get("text/html", "") for cell, data in drawn(notebook).items()}
+    assert "was " not in shown["first"]
+    assert shown["second"].count("was permitted") == 1
+    assert shown["third"].count("was ") == 3
+    assert "3 of 5 calls permitted" in shown["timeline"]
+    text = texts(notebook)
+    assert "permitted if to was named by the user" in text["why"]
+    assert 'policy.cedar:4: policy "known"' in text["wrong"]
+    assert "did you mean amount?" in text["wrong"]
+    assert text["run"].startswith("pay: by 'Pay'")
+
+
+@pytest.mark.skipif(
+    not (package.installed() or os.environ.get("CI")),
+    reason="AgentDojo is not in the cache: python -m tests.benchmarks.agentdojo --suite banking installs it",
+)
+def test_agentdojos_table_and_plots_are_drawn_from_a_run() -> None:
+    shown = drawn(run_notebook("agentdojo"))
+    rows = re.findall(r"<tr>(.*?)</tr>", shown["table"]["text/html"])
+    cells = {found[0]: found[1:] for found in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)}
+    assert cells["no guard"][2] == "143 of 144"
+    assert cells["agentguard, with a person"][:3] == ["16 of 16", "144 of 144", "0 of 144"]
+    assert cells["agentguard, nobody to ask"][2] == "0 of 144"
+    assert len(b64decode(shown["plot"]["image/png"])) > 10_000
 
 
 def test_the_timelines_are_drawn_inline(executed: Any) -> None:
