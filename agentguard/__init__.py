@@ -10,13 +10,17 @@ credential dies; a span and an audit record say what happened.
     model, ports           the nouns, and the Protocols that adapters implement
     jose                   strict JWS, for who signs and who verifies
     catalog, lease         what each tool is; how a credential reaches a running tool
+    intent, parameter      mandates from templates, and from the user's own words
+    provenance, replay     where the values of arguments came from; a request in JSON, and back
     outbound, flight       HTTP to one service, bounded; one fetches for all
+    transport              what a connection may carry
     owner                  which process holds a credential, and whether it is gone
     policies identity credentials approvals stores audit telemetry redaction
                            adapters: they know neither each other nor the guard
     resource, signals      the resource server's side; the end of a task, told and heard
     routes, call, records  which broker serves; a call on its way; what the audit log says of it
     rights, subjects       user ∩ agent ∩ mandate; the users' tokens
+    authorisation, consent what is asked and decided; a person's answer to one exact call
     issuance, reuse        a call's credential, from its record to its revocation
     recovery, ending       the outbox, across a crash; how a task ends
     enforcement, task      the one flow; a task's life
@@ -34,6 +38,10 @@ have each one task; `jose` is what issuer and verifier must spell alike. `outbou
 below the ports, since identities, brokers and signals all speak HTTP and know not each other. The flow's
 own rooms are many, since each holds one promise: what is asked for (`rights`), what is on record before
 it is minted (`issuance`), what outlives a call (`reuse`), a crash (`recovery`), a task (`ending`).
+
+In Cedar the tool chain is ``context.history``, and where an argument came from is
+``context.provenance.args.<name>``, so that no argument's name can hide ``context.provenance.untrusted``.
+Policies are combined by ``[policy] pdps`` and ``rule``, which name tables as resources name brokers.
 
 What it does not do: it is no sandbox. Python code in the same process can reach what Python can
 reach; what makes a stray reference harmless is that it obtains no credential.

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import ip_address
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,22 +34,12 @@ from tenacity.wait import wait_random_exponential
 from agentguard._drive import Asked, Twins, lift
 from agentguard.errors import AgentGuardError, IssueError
 
-__all__ = ["Answer", "Outbound", "private"]
+__all__ = ["Answer", "Outbound"]
 
 
 _NOT_DONE = frozenset({429, 503})  # the service says that it did nothing
 _FAILURE = 500
 _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
-
-
-def private(scheme: str, host: str | None) -> bool:
-    """Return whether nobody on the way can read or change what is sent: https, or http on this machine."""
-    if scheme != "http":
-        return scheme == "https" and bool(host)
-    try:
-        return ip_address(host or "").is_loopback
-    except ValueError:
-        return host == "localhost"  # RFC 6761 section 6.3
 
 
 @dataclass(frozen=True, slots=True)

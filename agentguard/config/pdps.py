@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agentguard.config.tables import Name, Origin, Table
-from agentguard.policies.authzen import AuthZen
-from agentguard.policies.opa import Opa
+from agentguard.ports import Policy
 
 __all__ = ["AuthZenSettings", "OpaSettings", "PdpSettings"]
 
@@ -29,8 +28,10 @@ class AuthZenSettings(_PdpSettings):
 
     kind: Literal["authzen"]
 
-    def policy(self) -> AuthZen:
+    def policy(self) -> Policy:
         """Return the policy that asks it."""
+        from agentguard.policies.authzen import AuthZen  # what it needs for HTTP, no other does
+
         return AuthZen(self.url, version=self.version, timeout=self.timeout, limit=self.limit)
 
 
@@ -42,8 +43,10 @@ class OpaSettings(_PdpSettings):
         default="agentguard/decision", description='a document, as in path = "agentguard/decision"'
     )
 
-    def policy(self) -> Opa:
+    def policy(self) -> Policy:
         """Return the policy that asks it."""
+        from agentguard.policies.opa import Opa  # as above
+
         return Opa(self.url, version=self.version, path=self.path, timeout=self.timeout, limit=self.limit)
 
 

@@ -15,7 +15,7 @@ import httpx
 
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
-from agentguard.outbound import private
+from agentguard.transport import private
 
 __all__ = ["ResourceAuth", "auth", "origin_of"]
 

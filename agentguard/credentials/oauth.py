@@ -15,7 +15,8 @@ from agentguard.errors import ConfigurationError, IssueError
 from agentguard.flight import Shared, SingleFlight
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound, private
+from agentguard.outbound import Answer, Outbound
+from agentguard.transport import private
 
 __all__ = ["AuthorizationServer", "Form", "Line", "Metadata"]
 

@@ -22,8 +22,9 @@ from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.flight import Shared, SingleFlight
 from agentguard.jose import strict_json
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound, private
+from agentguard.outbound import Answer, Outbound
 from agentguard.ports import IdentitySource
+from agentguard.transport import private
 
 __all__ = ["Bao", "Login", "OpenBaoSession", "Refused"]
 

@@ -15,7 +15,8 @@ from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.flight import Shared
 from agentguard.identity.tokens import Token, Tokens
 from agentguard.model import Secret
-from agentguard.outbound import Outbound, private
+from agentguard.outbound import Outbound
+from agentguard.transport import private
 
 __all__ = ["GitHubActionsIdentity"]
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from agentguard import outbound
+from agentguard import transport
 from agentguard._drive import Asked, drive, lift
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
@@ -248,4 +248,4 @@ def private(url: object) -> bool:
     if not isinstance(url, str):
         return False
     parts = urlsplit(url)
-    return outbound.private(parts.scheme, parts.hostname)
+    return transport.private(parts.scheme, parts.hostname)

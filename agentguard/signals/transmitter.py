@@ -12,8 +12,9 @@ from agentguard._drive import Asked, drive
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound, private
+from agentguard.outbound import Answer, Outbound
 from agentguard.signals.events import Named, SessionRevoked
+from agentguard.transport import private
 
 __all__ = ["Transmitter", "jwks"]
 

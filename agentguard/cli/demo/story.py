@@ -138,6 +138,7 @@ STORY = Story(
             tool="delete_account",
             args={"customer": "alice"},
             ends="approval_refused",
+            policies=("a-person-decides",),
             minted=False,
             says="A person did not approve",
             caption="needs a person; the person says no",

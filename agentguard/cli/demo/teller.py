@@ -49,7 +49,7 @@ class Teller:
 
     def call(self, call: Call, step: Step, done: bool) -> None:
         """Tell of a call: who decided, and how long its credential existed."""
-        decider = ", ".join(step.policies) or DECIDERS.get(step.summary, step.summary)
+        decider = DECIDERS.get(step.summary) or ", ".join(step.policies) or step.summary
         minted = step.credential is not None and step.seconds is not None
         lived = f"{(step.seconds or 0) * 1000:.0f} ms" if minted else "none"
         self._row(

@@ -35,14 +35,17 @@ PERSONS = {"absent": (False,), "present": (True,), "both": (False, True)}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the arguments say; print the table, and write all figures and calls to ``--json``."""
     options = _options().parse_args(arguments)
-    # hundreds of thousands of denials are what this is about
-    logging.getLogger("agentguard").setLevel(logging.CRITICAL)
     plan = _plan(options)
     began = perf_counter()
+    log = logging.getLogger("agentguard")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # hundreds of thousands of denials are what this is about
     try:
         parts = list(carried_out(plan, options.jobs))
     except (ConfigurationError, LookupError) as error:
         raise SystemExit(f"{error}") from None
+    finally:
+        log.setLevel(level)
     rows = figures(parts, plan)
     lines = None if plan.policy is None else lines_of(plan.policy)
     console = Console()

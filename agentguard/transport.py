@@ -1,0 +1,17 @@
+"""What a connection may carry, by where it leads. It imports nothing: who attaches credentials needs it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+__all__ = ["private"]
+
+
+def private(scheme: str, host: str | None) -> bool:
+    """Return whether nobody on the way can read or change what is sent: https, or http on this machine."""
+    if scheme != "http":
+        return scheme == "https" and bool(host)
+    try:
+        return ip_address(host or "").is_loopback
+    except ValueError:
+        return host == "localhost"  # RFC 6761 section 6.3
