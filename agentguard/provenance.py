@@ -15,7 +15,7 @@ is not vouched for, and counts as sensitive as anything that was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
 from decimal import Decimal
@@ -44,6 +44,7 @@ PER_RESULT = 2_000
 ABSENT = Origin()
 _WHOLE, _DEPTH = "*", 32
 _EDGE = "\"'`´‘’“”«»()[]{}<>,;:.!?…"  # noqa: RUF001  quotation marks as people write them
+_BETWEEN = re.compile(r"[,;|\t]")
 _UP_TO = re.compile(rf"(?<!\S)[{re.escape(_EDGE)}]*\Z")
 _FROM = re.compile(rf"[{re.escape(_EDGE)}]*(?!\S)")
 _NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word that may be an address, an account or an id
@@ -66,7 +67,7 @@ def seen(spec: ToolSpec | None, task: TaskState, result: object) -> Seen:
     for field, value in _fields(result):
         trusted = _WHOLE in spec.trusted or field in spec.trusted
         source = f"{spec.name}.{field}" if field else spec.name
-        for leaf in (value, *_words_of(value)):
+        for leaf in (value, *_words_of(value), *(_listed(value) if trusted else ())):
             if len(labels) >= PER_RESULT:
                 break
             label = Label(digest(family(task), leaf), source, trusted, spec.sensitivity)
@@ -85,6 +86,14 @@ def _form(value: str | int | float) -> str:
     return f"s{value}" if isinstance(value, str) else f"n{Decimal(repr(value)).normalize()}"
 
 
+def _no_key(_name: str) -> bool:
+    return False
+
+
+def _each_key(_name: str) -> bool:
+    return True
+
+
 def _fields(result: object) -> Iterator[tuple[str, str | int | float]]:
     """Yield the path and the value of every text and number in a result; lists add nothing to a path.
 
@@ -93,8 +102,8 @@ def _fields(result: object) -> Iterator[tuple[str, str | int | float]]:
     for part in result if isinstance(result, tuple) else (result,):
         if isinstance(part, list) and all(isinstance(each, Mapping) and "text" in each for each in part):
             for block in part:
-                yield from leaves(_structured(block["text"]))
-        yield from leaves(_structured(part))
+                yield from leaves(_structured(block["text"]), keys=_each_key)
+        yield from leaves(_structured(part), keys=_each_key)
 
 
 def _structured(part: object) -> object:
@@ -107,10 +116,13 @@ def _structured(part: object) -> object:
     return part
 
 
-def leaves(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, str | int | float]]:
+def leaves(
+    value: object, path: str = "", depth: int = 0, *, keys: Callable[[str], bool] = _no_key
+) -> Iterator[tuple[str, str | int | float]]:
     """Yield each text and number in a value, with its path; lists add nothing to it, and "" is nothing.
 
-    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known.
+    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known. Of an object
+    the *keys* for which it is true are values too, in the place of the object: a table may be by name.
     """
     if type(value) is str:  # the most frequent
         if value:
@@ -122,7 +134,9 @@ def leaves(value: object, path: str = "", depth: int = 0) -> Iterator[tuple[str,
             yield path, plain
         return
     for name, part in _parts(plain) if depth < _DEPTH else ():
-        yield from leaves(part, f"{path}.{name}" if path and name else name or path, depth + 1)
+        if name and keys(name):
+            yield path, name
+        yield from leaves(part, f"{path}.{name}" if path and name else name or path, depth + 1, keys=keys)
 
 
 def _plain(value: object) -> object:
@@ -151,6 +165,19 @@ def _words_of(value: str | int | float) -> Iterator[str]:
                 yield bare
 
 
+def _listed(value: str | int | float) -> Iterator[str]:
+    """Yield what a text lists: its lines, what stands in one behind a colon, and what commas part."""
+    for line in value.splitlines() if isinstance(value, str) else ():
+        for part in (
+            line,
+            line.partition(":")[2],
+            *_BETWEEN.split(line),
+            *_BETWEEN.split(line.partition(":")[2]),
+        ):
+            if (bare := part.strip(_EDGE + " \t-*•")) and bare != value:
+                yield bare
+
+
 # --- where an argument came from
 
 
@@ -158,7 +185,7 @@ def wanted(task: TaskState, arguments: Arguments) -> frozenset[str]:
     """Return the digests whose labels tell where these arguments came from; none if there are no labels."""
     if not task.labels:
         return frozenset()
-    return frozenset(digest(family(task), value) for _, value in leaves(arguments.values))
+    return frozenset(digest(family(task), value) for _, value in leaves(arguments.values, keys=_each_key))
 
 
 def origins(
@@ -167,9 +194,25 @@ def origins(
     """Say of each argument of the tool where its value came from; *labels* are by digest."""
     found: dict[str, Origin] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     for name, value in arguments.values.items():
-        each = [_leaf(name, leaf, spec, task, labels) for _, leaf in leaves(value)]
+        keys = _undeclared(spec) if isinstance(value, dict | list) else _no_key
+        each = [_leaf(name, leaf, spec, task, labels) for _, leaf in leaves(value, keys=keys)]
         found[name] = each[0] if len(each) == 1 else _together(each)
     return found
+
+
+def _undeclared(spec: ToolSpec) -> Callable[[str], bool]:
+    """Tell which keys of an argument the model has chosen: those that no schema of the tool declares."""
+    declared: set[str] = set()
+    waiting: list[object] = [spec.schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            properties = part.get("properties")
+            declared |= set(properties) if isinstance(properties, Mapping) else set()
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return lambda name: name not in declared
 
 
 def _together(each: list[Origin]) -> Origin:

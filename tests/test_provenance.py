@@ -176,6 +176,35 @@ def test_every_form_of_a_structured_result_vouches_alike(result: object) -> None
         assert origin_of({"to": value}, "to", task(), (WEB, "x"), (CONTACTS, result)).trusted
 
 
+LISTED = ToolSpec(name="listed", path=ToolPath.READ, trusted=frozenset({"*"}))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "Hotels: Le Petit Palais\nGood Night",
+        "Hotels: Le Petit Palais, Good Night.",
+        "- Le Petit Palais\n- Good Night",
+        {"Le Petit Palais": "4 stars", "Good Night": 3},
+        {"hotels": ["Le Petit Palais", "Good Night"]},
+    ],
+)
+def test_what_a_trusted_result_lists_it_vouches_for_and_an_untrusted_one_does_not(result: object) -> None:
+    found = {"Le Petit Palais": True, "Good Night": True, "Palais": False, "Good": False}
+    for value, trusted in found.items():
+        assert origin_of({"to": value}, "to", task(), (LISTED, result)).trusted is trusted, value
+        assert not origin_of({"to": value}, "to", task(), (WEB, result)).trusted
+    other = replace(LISTED, trusted=frozenset({"Good Night"}))
+    assert not origin_of({"to": "Le Petit Palais"}, "to", task(), (other, result)).trusted
+
+
+def test_a_key_that_no_schema_declares_is_a_value_that_must_be_vouched_for() -> None:
+    declared = {"properties": {"to": {"type": "object", "properties": {"who": {"type": "string"}}}}}
+    for to, trusted in (({"EVIL": "Ada"}, False), ({"who": "Ada"}, True), ([{"Ada": "Byron"}], True)):
+        spec, arguments = replace(PAY, schema=declared), Arguments.of({"to": to})
+        assert origins(spec, arguments, task(untrusted=True), {})["to"].trusted is trusted, to
+
+
 @pytest.mark.parametrize("result", ['{"email": "eve@x.example"', "email: eve@x.example", "{'email': 'eve'}"])
 def test_a_text_that_only_looks_structured_vouches_for_nothing(result: str) -> None:
     for value in ("eve@x.example", "eve"):
@@ -410,8 +439,8 @@ def test_parallel_calls_lose_no_label(store: Store) -> None:
         assert tools["pay"].invoke({"to": "ada@x.example"})
         state = running.state()
     assert state.untrusted
-    # the two fields of the book, the page, and the address in it
-    assert state.labels == len(BOOK[0]) + 2
+    # the two fields of the book and their names, the page, and the address in it
+    assert state.labels == 2 * len(BOOK[0]) + 2
 
 
 def test_what_was_read_does_not_go_where_it_may_not(store: Store, call: Callable[..., Any]) -> None:
