@@ -15,6 +15,7 @@ from agentguard.catalog import Catalog
 from agentguard.consent import Consent
 from agentguard.errors import AgentGuardError, DenialCode, Denied, IdentityError, denial
 from agentguard.model import (
+    UNDERSTOOD,
     AccessRequest,
     Approval,
     ApprovalStatus,
@@ -37,7 +38,6 @@ from agentguard.telemetry import CallSpan
 
 __all__ = ["Authorisation"]
 
-UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
 OBSERVED = frozenset(
     {
         DenialCode.UNKNOWN_TOOL,

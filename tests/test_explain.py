@@ -226,6 +226,25 @@ def test_a_recorded_call_is_explained_by_the_rules_of_today(run: Run, tmp_path: 
     assert "\x1b[" not in run("--audit", tmp_path / "audit.jsonl").output
 
 
+def test_rules_about_other_tools_use_up_no_question(run: Run, tmp_path: Path) -> None:
+    noise = "".join(
+        f'@id("n{n}") permit (principal, action == Action::"other", resource)'
+        f' when {{ context.task.purpose == "purpose {n}" }};\n'
+        for n in range(300)
+    )
+    (tmp_path / "agentguard.toml").write_text(
+        CONFIG.replace("[tools]", '[tools]\nother = { path = "write", args = {} }')
+    )
+    (tmp_path / "p.cedar").write_text(POLICY.replace('"secrets"', '"other"') + noise)
+    result = run("pay", "--args", '{"to": "bob", "amount": 101}')
+    assert "permitted if to was named by the user and amount were 100" in result.output
+
+
+def test_an_imagined_task_may_be_of_a_kind(run: Run) -> None:
+    result = run("pay", "--args", '{"to": "bob", "amount": 101}', "--kind", "payroll")
+    assert "permitted pay: permitted by kinds" in result.output
+
+
 def test_an_altered_log_is_no_evidence(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     log = JsonLinesAudit(file)

@@ -9,7 +9,7 @@ import pytest
 from agentguard.cli.lint import findings
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar_source import read_text
-from agentguard.policies.lint import overruled, ungiven, unsatisfiable
+from agentguard.policies.lint import overruled, ungiven, unmentioned, unsatisfiable, unvouched
 
 TOOLS = [
     ToolSpec(name="look", path=ToolPath.READ),
@@ -78,6 +78,34 @@ def test_a_permit_for_a_tool_that_no_task_gives_is_found() -> None:
     )
     assert [(rule.id, name) for rule, name in ungiven(rules, TOOLS, {"look"})] == [("a", "pay")]
     assert list(ungiven(rules, TOOLS, {"pay"})) == []
+
+
+def test_a_permit_for_one_resource_mentions_no_tool_of_another() -> None:
+    rules = read_text('@id("a") permit (principal, action, resource == Resource::"bank");', "rules")
+    assert unmentioned(rules, TOOLS) == ("look", "send")
+
+
+@pytest.mark.parametrize(
+    ("effect", "source", "found"),
+    [
+        ("permit", "look.emial", True),
+        ("permit", "look.email", False),
+        ("permit", "whole.any", False),
+        ("permit", "look", False),
+        ("permit", "user", False),
+        ("forbid", "look.emial", False),
+    ],
+)
+def test_a_permit_that_relies_on_what_nobody_vouches_for_is_found(
+    effect: str, source: str, found: bool
+) -> None:
+    head = HEAD.replace("permit", effect)
+    rules = read_text(f'{head} when {{ context.provenance.args.to.sources.contains("{source}") }};', "rules")
+    tools = [
+        ToolSpec(name="look", path=ToolPath.READ, trusted=frozenset({"email"})),
+        ToolSpec(name="whole", path=ToolPath.READ, trusted=frozenset({"*"})),
+    ]
+    assert [name for _, name in unvouched(rules, tools)] == ([source] if found else [])
 
 
 def test_lint_says_where_and_the_guides_policies_have_no_such_gap(tmp_path: Path) -> None:

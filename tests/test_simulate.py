@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from agentguard import Denied, Guard
 from agentguard.audit import JsonLinesAudit
 from agentguard.cli import main
-from agentguard.model import AccessRequest, Decision, Effect, Mandate, ToolPath, ToolSpec
+from agentguard.model import AccessRequest, Decision, Effect, Mandate, Obligation, ToolPath, ToolSpec
+from agentguard.policies.explaining import turning
 from agentguard.policies.simulating import Verdict, simulate, verdict
 from agentguard.replay import recorded, replayed
 from agentguard.testing.samples import sample_request
@@ -157,6 +158,34 @@ def test_a_policy_that_errs_denies() -> None:
     record["request"] = recorded(sample_request())  # type: ignore[assignment]  # JSON
     found = simulate(Erring(), [record], lambda _name: sample_request().tool)
     assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, "policy failed: OSError")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "policy answered with NoneType"),
+        (Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),)), "sing is not understood"),
+    ],
+)
+def test_what_a_guard_would_not_accept_is_denied(answer: Decision | None, reason: str) -> None:
+    class Lying:
+        version = "1"
+
+        def decide(self, asked: AccessRequest) -> Decision:
+            return answer  # type: ignore[return-value]  # None is what a policy must not answer
+
+    record = {"event": "decision", "tool": "refund_order", "call": "c", "request": recorded(sample_request())}
+    tool = sample_request().tool
+    found = simulate(Lying(), [{**record, "effect": "permit"}], lambda _name: tool)
+    assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, reason)]
+    denied = {**record, "effect": "deny", "code": "obligation"}
+    assert simulate(Lying(), [denied], lambda _name: tool).same == 1
+    assert turning(Lying(), sample_request()) == ()
+
+
+def test_arguments_that_are_not_known_are_told(run: Run, recording: Path) -> None:
+    (recording.parent / "agentguard.toml").write_text(CONFIG.replace('args = { amount = "integer" }', ""))
+    assert "the arguments of pay are not known" in run(recording).output
 
 
 def test_a_request_comes_back_as_it_was_recorded() -> None:

@@ -236,6 +236,27 @@ def test_a_recipient_that_an_attacker_may_have_named_is_a_comment_alone(load: Lo
     assert '"EVIL" (from read_bill)' in line
 
 
+@pytest.mark.parametrize("path", [ToolPath.WRITE, ToolPath.ESCALATION])
+def test_where_nobody_has_said_what_names_a_counterparty_each_argument_may(
+    load: Load, path: ToolPath
+) -> None:
+    schema = {"properties": {"file_id": STRING}, "required": ["file_id"]}
+    delete = ToolSpec(name="delete_file", path=path, schema=schema)
+    attack = ran(
+        request(delete, {"file_id": "EVIL"}, {"file_id": PAGE}), effect="deny", observed=True, code="policy"
+    )
+    loaded = load(ran(request(delete, {"file_id": "7"}, {"file_id": USER})), attack, specs=[delete])
+    assert [loaded.permits(record) for record in loaded.records] == [True, False]
+    (line,) = [line for line in loaded.cedar.splitlines() if "EVIL" in line]
+    assert line.startswith("// NOT SUGGESTED: delete_file, ")
+
+
+def test_a_bound_that_an_attacker_may_have_chosen_says_so(load: Load) -> None:
+    raised = ran(request(PAY, {"to": "ada", "amount": 1e6}, {"to": USER, "amount": PAGE}))
+    assert "READ THIS: an attacker may have chosen it in 1\n" in load(pay("ada", 5), raised).cedar
+    assert "READ THIS" not in load(pay("ada", 5)).cedar
+
+
 def test_a_tool_that_only_an_attacker_has_used_gets_neither_catalog_line_nor_template(load: Load) -> None:
     loaded = load(pay("EVIL", 1, PAGE))
     parsed = tomllib.loads(loaded.toml)

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentguard.model import ToolPath
 
-__all__ = ["Draft", "policy", "settings", "test"]
+__all__ = ["Draft", "key_of", "policy", "settings", "test", "toml"]
 
 Schema = Mapping[str, Any]
 
@@ -94,10 +94,10 @@ def _table(draft: Draft) -> str:
     plain = "".join(each if each.isprintable() else " " for each in draft.description)
     about = shorten(plain, 90, placeholder=" ...")
     lines = [f"# {about}"] if about else []
-    lines += [f"[tools.{_key(draft.name)}]", 'path = "escalation"']
+    lines += [f"[tools.{key_of(draft.name)}]", 'path = "escalation"']
     if guess is not None and guess[0] is not ToolPath.ESCALATION:
         lines.append(f'# path = "{guess[0]}" # a guess: {guess[1]}')
-    lines.append(f"args = {_toml(draft.arguments())}")
+    lines.append(f"args = {toml(draft.arguments())}")
     return "\n".join(lines) + "\n"
 
 
@@ -129,12 +129,13 @@ def _pruned(value: Any, *, names: bool) -> Any:
     return value
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """Write a value, of what JSON can hold, on one line of TOML."""
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items())
+        inner = ", ".join(f"{key_of(name)} = {toml(item)}" for name, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml, value))}]"
     # a JSON string, number or boolean is TOML too; DEL alone must be escaped in addition
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -144,8 +145,9 @@ def _python(value: Any) -> str:
     return text if '"' in text or "\\" in text else text.replace("'", '"')  # as formatters want it
 
 
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+def key_of(name: str) -> str:
+    """Write a key of TOML, quoted where it must be."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
 
 
 _EXAMPLES: Mapping[str, Any] = {"string": "example", "integer": 1, "number": 1, "boolean": False, "array": []}

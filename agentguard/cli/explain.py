@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from agentguard import ConfigurationError, Guard
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._rules import attach, guard_of, plain, records_of
+from agentguard.cli._rules import attach, guard_of, plain, records_of, warn_of_unknown_arguments
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -24,6 +25,7 @@ from agentguard.model import (
     TaskState,
 )
 from agentguard.policies.explaining import turning
+from agentguard.policies.lint import means
 from agentguard.policies.simulating import judge, verdict
 from agentguard.provenance import origins
 from agentguard.replay import replayed
@@ -44,6 +46,7 @@ def command(
     subject: Annotated[str, typer.Option(help="For whom it would be made.")] = "user",
     words: Annotated[str, typer.Option(help="What the user has said.")] = "",
     history: Annotated[list[str] | None, typer.Option(help="A tool that was called before.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="A kind that its task is of.")] = None,
     trusted: Annotated[list[str] | None, typer.Option(help="An argument from a trusted source.")] = None,
     untrusted: Annotated[bool, typer.Option(help="Something untrusted was read before.")] = False,
 ) -> None:
@@ -56,10 +59,12 @@ def command(
     try:
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
+            warn_of_unknown_arguments(out(), guard)
             if audit is not None:
                 request = _recorded(guard, records, call)
             else:
                 task = _task(guard, purpose, subject, words, tuple(history or ()), untrusted=untrusted)
+                task = replace(task, kinds=tuple(dict.fromkeys((*task.kinds, *(kind or ())))))
                 request = _imagined(guard, tool or "", args, task, frozenset(trusted or ()))
             _tell(guard, request)
     except ConfigurationError as error:
@@ -138,7 +143,9 @@ def _tell(guard: Guard, request: AccessRequest) -> None:
             whose = ", ".join(sorted(origin.sources)) or "nobody knows whom"
             note(console, "argument", plain(f"{name} by {whose}"))
     _rules(console, decision, rules)
-    for turned in turning(policy, request, rules=[rule.text for rule in rules.values()]):
+    # of all rules, those about other tools cannot turn this, and would use up what may be asked
+    near = [rule.text for rule in rules.values() if means(rule, request.tool)]
+    for turned in turning(policy, request, rules=near):
         note(console, "turns", plain(turned))
 
 

@@ -21,6 +21,7 @@ from agentguard.policies.lint import (
     unmentioned,
     unsatisfiable,
     unseen_arguments,
+    unvouched,
 )
 
 __all__ = ["Finding", "command", "findings"]
@@ -101,6 +102,11 @@ def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
         yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
     for rule, why in unsatisfiable(rules, catalog, [each.name for each in templates]):
         yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" can never apply: {why}')
+    for rule, source in unvouched(rules, catalog):
+        place = f"{rule.file}:{rule.line}"
+        yield Finding(
+            "warning", f'{place}: policy "{rule.id}" relies on {source}, which nothing says is trusted'
+        )
     for rule in overruled(rules, catalog):
         yield Finding(
             "warning", f'{rule.file}:{rule.line}: policy "{rule.id}" permits only what others always forbid'

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from agentguard import ConfigurationError
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._rules import attach, guard_of, plain, records_of
+from agentguard.cli._rules import attach, guard_of, plain, records_of, warn_of_unknown_arguments
 from agentguard.policies.simulating import Simulation, Verdict, simulate
 
 __all__ = ["command"]
@@ -38,6 +38,7 @@ def command(
     try:
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
+            warn_of_unknown_arguments(out(), guard)
             found = simulate(guard.enforcement.policy, records, guard.catalog.tool)
     except ConfigurationError as error:
         fail(error)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._draft import Draft, _key, _toml
+from agentguard.cli._draft import Draft, key_of, toml
 from agentguard.cli._rules import records_of
 from agentguard.config import load
 from agentguard.config.settings import schema_of
@@ -135,11 +135,11 @@ def _heading(found: Suggestion) -> Iterator[str]:
 
 
 def _resource(resource: Resource) -> Iterator[str]:
-    yield f"[resources.{_key(resource.name)}]"
-    yield f"origins = {_toml(list(resource.origins))}"
+    yield f"[resources.{key_of(resource.name)}]"
+    yield f"origins = {toml(list(resource.origins))}"
     if resource.audiences:
         audiences = {path.value: audience for path, audience in resource.audiences.items()}
-        yield f"audiences = {_toml(audiences)}"
+        yield f"audiences = {toml(audiences)}"
 
 
 def _tool(usage: Usage, *, known_arguments: bool) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _tool(usage: Usage, *, known_arguments: bool) -> Iterator[str]:
     yield f"# {evidence(usage.runs)}"
     if not usage.classified:
         yield f"# nowhere classified, so taken for the worst: say what {printable(spec.name)} is"
-    yield f"{_key(spec.name)} = {_toml(_facts(spec, with_arguments=not known_arguments))}"
+    yield f"{key_of(spec.name)} = {toml(_facts(spec, with_arguments=not known_arguments))}"
 
 
 def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
@@ -169,12 +169,12 @@ def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
 
 
 def _task(kind: Kind) -> Iterable[str]:
-    purposes = ", ".join(_toml(each) for each in kind.purposes[:3])
+    purposes = ", ".join(toml(each) for each in kind.purposes[:3])
     more = " and more" if len(kind.purposes) > 3 else ""
     limits = {"tools": list(kind.tools), "calls": kind.calls, "writes": kind.writes}
     return (
         f"# {evidence(kind.runs)}; at most {kind.calls} in one: {printable(purposes)}{more}",
-        f"{_key(kind.name)} = {_toml(limits)}",
+        f"{key_of(kind.name)} = {toml(limits)}",
     )
 
 

@@ -15,7 +15,15 @@ from agentguard.model.credential import (
     Outcome,
     Secret,
 )
-from agentguard.model.decision import AccessRequest, Approval, ApprovalStatus, Decision, Effect, Obligation
+from agentguard.model.decision import (
+    UNDERSTOOD,
+    AccessRequest,
+    Approval,
+    ApprovalStatus,
+    Decision,
+    Effect,
+    Obligation,
+)
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Origin, Seen, Sensitivity
@@ -26,6 +34,7 @@ __all__ = [
     "DETAIL_TYPE",
     "LABELS",
     "NOTHING_SEEN",
+    "UNDERSTOOD",
     "WORDS",
     "AccessRequest",
     "Approval",

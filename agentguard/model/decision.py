@@ -12,7 +12,11 @@ from agentguard.model.provenance import Origin
 from agentguard.model.task import TaskState
 from agentguard.model.tool import ToolSpec
 
-__all__ = ["AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
+__all__ = ["UNDERSTOOD", "AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
+
+
+UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
+"""The kinds of obligation that a guard can meet; any other is a deny."""
 
 
 class Effect(StrEnum):

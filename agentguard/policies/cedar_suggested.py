@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from agentguard.model import Json, ToolPath
 from agentguard.policies.cedar_types import quoted
-from agentguard.policies.suggesting import Run, Usage, evidence, printable
+from agentguard.policies.suggesting import Run, Usage, counterparties, evidence, printable
 
 __all__ = ["policies_text"]
 
@@ -59,16 +59,21 @@ def _clauses(usage: Usage) -> Iterator[tuple[str, str]]:
             if name not in required:
                 yield f"!({has})", f"{name}: never given"
             continue
-        if name in spec.sinks:
+        if name in counterparties(spec):
             yield _counterparty(name, given)
         for condition, why in _limit(name, given):
             if name not in required:  # one of the forms that Cedar's validator follows
                 condition = f"(if {has} then {condition} else {str(len(given) < len(runs)).lower()})"
-            yield condition, f"{name}: {why} in {len(given)} of {len(runs)} calls"
+            yield condition, f"{name}: {why} in {len(given)} of {len(runs)} calls{_doubtful(name, given)}"
     asked = sum(run.person for run in runs)
     if asked or (spec.path is ToolPath.ESCALATION and any(run.against for run in runs)):
         why = f"a person was asked in {asked} of {len(runs)} calls"
         yield "context has approval", why if asked else "it escalates, and no rule has permitted it"
+
+
+def _doubtful(name: str, given: Sequence[Run]) -> str:
+    count = sum(run.origin(name).untrusted for run in given)
+    return f"; READ THIS: an attacker may have chosen it in {count}" if count else ""
 
 
 def _counterparty(name: str, given: Sequence[Run]) -> tuple[str, str]:

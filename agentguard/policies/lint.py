@@ -11,7 +11,16 @@ from agentguard.policies.cedar_schema import resource_of
 from agentguard.policies.cedar_source import Rule
 from agentguard.policies.cedar_types import shape_of
 
-__all__ = ["overruled", "unclassified", "ungiven", "unmentioned", "unsatisfiable", "unseen_arguments"]
+__all__ = [
+    "means",
+    "overruled",
+    "unclassified",
+    "ungiven",
+    "unmentioned",
+    "unsatisfiable",
+    "unseen_arguments",
+    "unvouched",
+]
 
 
 def unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]:
@@ -25,15 +34,15 @@ def unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]
 
 def unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
     """Return the tools that no policy means: neither by name, nor by path, nor by permitting any."""
-    named: set[str] = set()
+    known, named = tuple(tools), set[str]()
     for rule in rules:
         actions = {
             uid.id for uid in pst.entity_uids(rule.node) if uid.type == pst.EntityType(basename="Action")
         }
         if not actions and rule.node.effect == "permit":
-            return ()
+            named |= {spec.name for spec in known if means(rule, spec)}
         named |= actions
-    return tuple(sorted(spec.name for spec in tools if not {spec.name, str(spec.path)} & named))
+    return tuple(sorted(spec.name for spec in known if not {spec.name, str(spec.path)} & named))
 
 
 def unclassified(names: Iterable[str], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
@@ -67,8 +76,8 @@ def overruled(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[Rule, .
     for rule in several:
         node = rule.node
         if node.effect == "forbid" and not node.clauses and isinstance(node.principal, pst.ScopeAny):
-            forbidden |= {spec.name for spec in known if _means(rule, spec)}
-    meant = {rule: {spec.name for spec in known if _means(rule, spec)} for rule in several}
+            forbidden |= {spec.name for spec in known if means(rule, spec)}
+    meant = {rule: {spec.name for spec in known if means(rule, spec)} for rule in several}
     return tuple(
         rule for rule, names in meant.items() if names and names <= forbidden and rule.node.effect == "permit"
     )
@@ -86,7 +95,29 @@ def ungiven(
                     yield rule, name
 
 
-def _means(rule: Rule, spec: ToolSpec) -> bool:
+def unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tuple[Rule, str]]:
+    """Yield permits that rely on a field of a tool's result that its `trusted` does not list."""
+    specs = tuple(tools)
+    named = {spec.name for spec in specs}
+    vouched = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted}
+    whole = {spec.name for spec in specs if "*" in spec.trusted}
+    for rule in rules:
+        for source in _sources(rule) if rule.node.effect == "permit" else ():
+            tool, _, field = source.partition(".")
+            if tool in named and field and tool not in whole and source not in vouched:
+                yield rule, source
+
+
+def _sources(rule: Rule) -> Iterator[str]:
+    for demand in _demands(rule.node):
+        match demand:
+            case pst.BinaryOp(op="contains", left=pst.GetAttr() as asked, right=pst.StringLit(value=name)):
+                if asked.attr == "sources" and _path(asked).startswith("context.provenance.args."):
+                    yield name
+
+
+def means(rule: Rule, spec: ToolSpec) -> bool:
+    """Return whether the head of a rule allows that it is about this tool."""
     actions, resource = rule.head.actions, rule.head.resource
     named = actions is None or bool({spec.name, str(spec.path)} & set(actions))
     return named and resource in (None, resource_of(spec))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from agentguard.model import AccessRequest, Decision, Effect, ToolSpec
+from agentguard.model import UNDERSTOOD, AccessRequest, Decision, Effect, ToolSpec
 from agentguard.ports import Policy
 from agentguard.replay import replayed
 
@@ -61,13 +61,19 @@ def verdict(decision: Decision) -> Verdict:
 
 
 def judge(policy: Policy, request: AccessRequest) -> Decision:
-    """Answer as a guard does: the task's mandate first, and whatever errs is a deny."""
+    """Answer as a guard does: the mandate first; what errs, lies or obliges to the unknown is a deny."""
     if objection := request.task.mandate.objection(request.tool, request.arguments):
         return Decision(effect=Effect.DENY, reason=f"mandate: {objection}")
     try:
-        return policy.decide(request)
+        decision = policy.decide(request)
     except Exception as error:  # noqa: BLE001  a policy that errs, in whatever way, is a deny
         return Decision(effect=Effect.DENY, reason=f"policy failed: {type(error).__name__}")
+    if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
+        return Decision(effect=Effect.DENY, reason=f"policy answered with {type(decision).__name__}")
+    unknown = [each.kind for each in decision.obligations if each.kind not in UNDERSTOOD]
+    if decision.permitted and unknown:
+        return replace(decision, effect=Effect.DENY, reason=f"{unknown[0]} is not understood", obligations=())
+    return decision
 
 
 def simulate(

@@ -3,7 +3,8 @@
 A call counts that has run: it was permitted, or the guard only observed. What was denied has shown no
 need. From the calls of each tool come the narrowest conditions under which all of them are permitted, and
 each stands beside its evidence. A call whose counterparty came from what an attacker may have written is
-set aside, and told in a comment: that it happened is no reason to permit it again.
+set aside, and told in a comment: that it happened is no reason to permit it again. Of a tool that does more
+than read, and of which nobody has said what names a counterparty, each argument may be one.
 
 Nothing here knows what was right. Recorded runs may hold an attack, so what comes of it is to be read.
 """
@@ -21,7 +22,7 @@ from agentguard.model import AccessRequest, Json, Origin, ToolPath, ToolSpec
 from agentguard.policies.cedar_types import Refused, ToolShape, shape_of
 from agentguard.replay import replayed
 
-__all__ = ["Kind", "Run", "Suggestion", "Usage", "evidence", "printable", "suggest"]
+__all__ = ["Kind", "Run", "Suggestion", "Usage", "counterparties", "evidence", "printable", "suggest"]
 
 LONG = 80  # characters of a value in a comment, and of a name made of words
 Record = Mapping[str, Any]
@@ -193,8 +194,8 @@ def _doubt(run: Run, spec: ToolSpec, shape: ToolShape) -> str:
     if run.against == "approval_refused":
         return "a person has refused it"
     values = run.request.arguments.values
-    for sink in sorted(spec.sinks & values.keys()):
-        if sink not in shape.names:
+    for sink in sorted(counterparties(spec) & values.keys()):
+        if sink in spec.sinks and sink not in shape.names:
             return f"no rule can see its {sink}"
         if (origin := run.origin(sink)).untrusted:
             return (
@@ -202,6 +203,13 @@ def _doubt(run: Run, spec: ToolSpec, shape: ToolShape) -> str:
                 f" (from {', '.join(sorted(origin.sources)) or 'nobody known'})"
             )
     return ""
+
+
+def counterparties(spec: ToolSpec) -> frozenset[str]:
+    """Return the arguments that name a counterparty, or may, where nobody has said which do."""
+    if spec.sinks or spec.path is ToolPath.READ:
+        return spec.sinks
+    return frozenset((spec.schema or {}).get("properties", ()))
 
 
 # --- the kinds of task
