@@ -28,6 +28,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.cedar_context import view_of
 from agentguard.policies.lint import unmentioned
 from agentguard.ports import CatalogAware, Policy
 
@@ -523,3 +524,62 @@ def test_a_rule_can_ask_for_the_time_the_history_and_the_kind_of_task() -> None:
     ):
         request = replace(ask(order_id="1"), at=at)
         assert bound(anything(when)).decide(request).permitted is permitted, when
+
+
+ASKED = [  # each true of the request below, however it is spelt
+    "context.task.writes == 3",
+    "context\n.\ttask\n.writes == 3",
+    "context // a comment\n . task // another\n . writes == 3",
+    "(context).task.writes == 3",
+    "(if context has task then context else context).task.writes == 3",
+    'context["task"]["writes"] == 3',
+    'context["t\\u{61}sk"].writes == 3',
+    'context.task["wr\\u{69}tes"] == 3',
+    "{a: context.task}.a.writes == 3",
+    "[context.task.writes].contains(3)",
+    "[context.task].contains(context.task) && [context.task].containsAny([context.task])",
+    "context.task == context.task && context.task has writes",
+    "context has task.writes && context.task.writes == 3",
+    'context has "history" && context has provenance.args',
+    "context has legacy && context has clearance && context has subject && context has now",
+    'context.args has note && context.args has "note" && context.args.note like "*hurry*"',
+    'context.args["order_id"] == "4711"',
+    '!(context.args has order_id && context.args.order_id != "4711")',
+    "(context.args).amount > 10",
+    'context.environment.stage == "test"',
+    "context has environment && context.environment has stage",
+    'context.history.containsAll(["get_order", "refund_order"])',
+    'context.subject == "user:ada" && !context.legacy && context.clearance == 3',
+    'context.now > datetime("2026-01-01") && context.task.id == "task-1" && context.task.calls == 5',
+    "context.provenance has untrusted && context.provenance has sensitivity",
+    "context.provenance has args && context.provenance.args has note && context.provenance.args.note.user",
+    "context.provenance == context.provenance",
+    "!(context.provenance.args has other)",
+    "!(context.task has other)",
+]
+
+
+@pytest.mark.parametrize("when", ASKED)
+def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) -> None:
+    request = ask(order_id="4711", note="in a hurry", environment={"stage": "test"})
+    task = replace(request.task, calls=5, writes=3)
+    request = replace(request, task=task, at=1_790_000_000.0, origins={"note": Origin()})
+    asked, denied = anything(when), anything(f"!({when})")
+    assert bound(asked, environment=["stage"]).decide(request).permitted
+    answer = bound(denied, environment=["stage"]).decide(request)
+    assert not answer.permitted
+    assert "policy_error" not in answer.reason
+
+
+def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
+    policy = bound(POLICIES)
+    view = view_of((rule.text for rule in policy.rules), ["order_id", "amount", "note"])
+    assert view == (("provenance",), ("id", "purpose", "writes"), {"amount"}, None)  # two for an @id
+    assert view_of(["context.task has other"], []).task == ()
+    for record in ('context.args == {order_id: "4711"}', '{id: "task-1"} == context.task'):
+        assert view_of([record], ["order_id", "amount"]).args == {"order_id", "amount"}
+        assert "calls" in (view_of([record], []).task or ())
+    everything = view_of(["permit (principal, action, resource) when { context == context };"], ["n"])
+    assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes")
+    assert everything.args == {"n"}
+    assert everything.origins == ("n",)

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.arguments import Json
-from agentguard.policies.cedar_context import APPROVED, context_of
+from agentguard.policies.cedar_context import APPROVED, View, context_of, view_of
 from agentguard.policies.cedar_schema import resource_of, schema_text
 from agentguard.policies.cedar_slices import Slice, slices
 from agentguard.policies.cedar_source import Rule, read_file, read_text, unique
@@ -45,16 +46,20 @@ __all__ = ["CedarPolicy"]
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Tool:
-    """A tool as evaluation needs it, prepared when it was bound."""
+    """A tool as evaluation needs it, prepared when it was bound, or when it is first called."""
 
     spec: ToolSpec
     action: Mapping[str, str]
     resource: Mapping[str, str]
     shape: ToolShape
-    origins: tuple[str, ...]
     slice: Slice
+
+    @cached_property
+    def view(self) -> View:
+        """What its rules may look at."""
+        return view_of((rule.text for rule in self.slice.rules), self.shape.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,6 @@ class CedarPolicy:
                     {"type": "Action", "id": spec.name},
                     {"type": "Resource", "id": resource_of(spec)},
                     shapes[spec.name],
-                    sliced[spec.name].asked_origins(shapes[spec.name].names),
                     sliced[spec.name],
                 )
                 for spec in specs
@@ -175,10 +179,7 @@ class CedarPolicy:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
-        part = tool.slice
-        context = context_of(
-            request, tool.shape, self._environment, origins=tool.origins, time=part.asks_time
-        )
+        context = context_of(request, tool.shape, self._environment, tool.view)
         answer = self._ask(request, tool, bound, context)
         needs_person = False
         if not answer.allowed and not answer.diagnostics.errors and request.approval is None:

@@ -1,62 +1,99 @@
-"""The context of a Cedar request: what rules can see of a call, of its task, and of its arguments."""
+"""The context of a Cedar request: what rules can see of a call, of its task, and of its arguments.
+
+Cedar reads a context anew for each request, which takes longer than to judge it. So only that is given at
+which any of the rules may look. A rule can name an attribute in no other way than by its name, or by
+escapes in a string; and it can compare a whole record only where it names the record and goes no further.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from agentguard.model import AccessRequest, Approval, ApprovalStatus, Json, Origin, TaskState
 from agentguard.policies.cedar_types import Refused, ToolShape
 
-__all__ = ["APPROVED", "context_of"]
+__all__ = ["APPROVED", "View", "context_of", "view_of"]
 
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 
+_WORD = re.compile(r"\w+")
+_WHOLE = re.compile(r"\\|\b(?:context|task|args)\b(?!\s*(?:\.|\[|has\b))")
+_ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
+
+
+class View(NamedTuple):
+    """What some rules may look at: parts of the context, of the task, arguments, and their origins."""
+
+    parts: tuple[str, ...]
+    task: tuple[str, ...] | None
+    args: frozenset[str]
+    origins: tuple[str, ...] | None
+
+
+def view_of(rules: Iterable[str], names: Collection[str]) -> View:
+    """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
+    texts = tuple(rules)
+    if any(map(_WHOLE.search, texts)):
+        return View(tuple(_PARTS), _TASK, frozenset(names), tuple(names))
+    words, asking = _words(texts), _words(text for text in texts if _ORIGINS.search(text))
+    return View(
+        _named(_PARTS, words),
+        _named(_TASK, words) if "task" in words else None,
+        frozenset(_named(names, words)),
+        _named(names, asking) if asking else None,
+    )
+
+
+def _named(names: Iterable[str], words: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if words.issuperset(_WORD.findall(name)))
+
+
+def _words(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for text in texts for word in _WORD.findall(text))
+
 
 def context_of(
-    request: AccessRequest,
-    shape: ToolShape,
-    environment: Collection[str],
-    *,
-    origins: Iterable[str] | None = None,
-    time: bool = True,
+    request: AccessRequest, shape: ToolShape, environment: Collection[str], view: View
 ) -> dict[str, Json]:
-    """Return the context, as `cedar_schema` types it; *environment* lists the names that are promised.
+    """Return what is in *view* of the context that `cedar_schema` types.
 
-    Where *origins* names arguments, or *time* is false, what no rule looks at is left out: Cedar would read
-    it for nothing.
+    *environment* lists the names that are promised.
 
     Raises:
         Refused: An argument or the environment does not fit, and no rule could judge it.
     """
-    task = request.task
-    context: dict[str, Json] = {
-        "args": shape.convert(request.arguments.values),
-        "task": {
-            "id": task.id,
-            "purpose": task.purpose,
-            "status": task.status,
-            "kinds": task.kinds,
-            "calls": task.calls,
-            "writes": task.writes,
-        },
-        "history": task.history,
-        "provenance": {
-            "untrusted": task.untrusted,
-            "sensitivity": task.sensitivity,
-        },
-        "clearance": request.tool.clearance,
-        "subject": request.identity.subject,
-        "legacy": request.legacy,
-        "environment": _surroundings(request.environment, environment),
-    }
-    asked, found = shape.names if origins is None else origins, request.origins
-    context["provenance"]["args"] = {n: _origin(found.get(n) or _unknown(task)) for n in asked}
-    if time:
-        context["now"] = _time(request.at)
+    args = shape.convert(request.arguments.values)
+    surroundings = _surroundings(request.environment, environment)
+    context: dict[str, Json] = {name: _PARTS[name](request) for name in view.parts}
+    context["args"] = {name: value for name, value in args.items() if name in view.args}
+    context["environment"] = surroundings
+    if view.task is not None:
+        context["task"] = {name: getattr(request.task, name) for name in view.task}
+    if view.origins is not None:
+        found, unknown = request.origins, _unknown(request.task)
+        origins = {name: _origin(found.get(name) or unknown) for name in view.origins}
+        context["provenance"] = {**_provenance(request), "args": origins}
     if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
         context["approval"] = _approval(request.approval)
     return context
+
+
+def _provenance(request: AccessRequest) -> dict[str, Json]:
+    return {"untrusted": request.task.untrusted, "sensitivity": request.task.sensitivity}
+
+
+_TASK = ("id", "purpose", "status", "kinds", "calls", "writes")
+_PARTS: Mapping[str, Callable[[AccessRequest], Json]] = {
+    "history": lambda request: request.task.history,
+    "provenance": _provenance,
+    "clearance": lambda request: request.tool.clearance,
+    "subject": lambda request: request.identity.subject,
+    "legacy": lambda request: request.legacy,
+    "now": lambda request: _time(request.at),
+}
 
 
 def _surroundings(given: Mapping[str, str], promised: Collection[str]) -> dict[str, Json]:

@@ -9,7 +9,6 @@ of a request are one action, whose only parent is the tool's path, and one resou
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -22,8 +21,6 @@ from agentguard.policies.cedar_source import Rule
 
 __all__ = ["Slice", "slices"]
 
-_ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
-
 
 class Slice:
     """Some rules in their order; Cedar parses them at the first use, once for all tools that share them."""
@@ -35,19 +32,6 @@ class Slice:
     def policies(self) -> PolicySet:
         """The rules as Cedar evaluates them; the number of each is its place among `rules`."""
         return PolicySet.from_str("\n".join(rule.text for rule in self.rules))
-
-    def asked_origins(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the arguments at whose origin any of the rules may look.
-
-        A rule can name an argument in no other way than by its name, or by escapes in a string.
-        """
-        asking = [rule.text for rule in self.rules if _ORIGINS.search(rule.text)]
-        return tuple(name for name in names if any(name in text or "\\" in text for text in asking))
-
-    @cached_property
-    def asks_time(self) -> bool:
-        """Whether any of the rules may look at the time."""
-        return any("now" in rule.text for rule in self.rules)
 
     def rule(self, number: str) -> Rule:
         """Return the rule that Cedar knows by this number, such as ``policy7``.
