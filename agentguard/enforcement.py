@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import time
 from typing import Any, TypeVar
 
@@ -95,7 +96,7 @@ class Enforcement:
         self.store, self.audit, self.environment = store, audit, environment or {}
         self.telemetry = telemetry or Telemetry()
         self.clock, self.new_id, self.suspends = clock, new_id, suspends
-        routes = Routes(brokers)
+        routes = Routes(brokers, store)
         transmitters = {f"signals/{name}": each for name, each in (signals or {}).items()}
         self.reuse, self.subject_tokens = Reuse(clock, timeout=2 * timeout), SubjectTokens(clock)
         self.sync, self.asynchronous = Io.pair(
@@ -208,12 +209,13 @@ class Enforcement:
             credential = await issuance.obtain()
         if route.legacy:
             span.describe(**{"credential.legacy": True})
-        tool, resource, legacy = grant.tool, grant.resource, route.legacy
+        # what a lease holds is not what holds the lease: a cycle would keep the secret until it is collected
+        tool, resource, legacy, anomalies = grant.tool, grant.resource, route.legacy, issuance.anomalies
 
         def anomaly(kind: str) -> None:
             log.warning("anomaly: %s used the credential of %s: %s", tool, resource.name, kind)
             self.telemetry.anomaly(kind, resource.name, legacy=legacy)
-            issuance.anomalies.append(kind)
+            anomalies.append(kind)
 
         permit.lease = Lease(tool, resource, credential, anomaly)
 
@@ -221,14 +223,16 @@ class Enforcement:
         self, permit: Permit, outcome: Outcome, issuance: Issuance, io: Io, span: CallSpan
     ) -> None:
         """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds."""
-        call, revoked = permit.call, False
-        if permit.route is not None:
+        call, read = permit.call, seen(permit.request.tool, permit.task, permit.result)
+        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=read)
+        if permit.route is None:
+            revoked = False
+            await end()
+        else:
             with span.stage("revoke"):
-                revoked = await issuance.give_back(failed=outcome is not Outcome.DONE)
+                revoked = await self._revoke(issuance, outcome, end)
             if not revoked and not issuance.kept:
                 self.recovery.failed.add(call.id)
-        read = seen(permit.request.tool, permit.task, permit.result)
-        await attempt("end", io.end_call, call.id, outcome, seen=read, revoked=revoked)
         self.recovery.running.discard(call.id)  # before the outbox looks, or it takes what is kept for held
         if permit.route is not None and not revoked:
             self.ending.on_left()
@@ -239,6 +243,15 @@ class Enforcement:
         if issuance.anomalies:
             record["anomalies"] = issuance.anomalies
         await attempt("record", io.append, record)
+
+    async def _revoke(
+        self, issuance: Issuance, outcome: Outcome, end: Callable[..., Awaitable[bool]]
+    ) -> bool:
+        if (note := issuance.note()) is not None:
+            return await end(revoked=True, remember=note)
+        revoked = await issuance.give_back(failed=outcome is not Outcome.DONE)
+        await end(revoked=revoked)
+        return revoked
 
     # --- what all stages share
 

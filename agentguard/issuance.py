@@ -77,6 +77,13 @@ class Issuance:
         revoke = self._io.revoke[self._permit.route.name]
         return await attempt("revoke", revoke, handle, expires_at)
 
+    def note(self) -> tuple[str, float] | None:
+        """Return what is to be noted with the call's end, where that alone revokes what it minted."""
+        route = self._permit.route
+        if route is None or route.note is None or self.kept or (held := self._held()) is None:
+            return None
+        return route.note(*held)
+
     # --- minting
 
     async def _mint_to_keep(self) -> Credential:

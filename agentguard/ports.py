@@ -85,6 +85,8 @@ class Broker(Protocol):
       when the task ends. Nowhere, unless said.
     - ``binds_arguments`` (bool): a credential is for one set of arguments, so that a reused one is
       too. True, unless said.
+    - ``note(handle, expires_at) -> (key, until)``: to revoke is no more than to `remember` this in its
+      ``store``. Where that is the guard's own, it is done in one step with the end of the call.
     """
 
     @property
@@ -181,9 +183,15 @@ class Store(Protocol):
         """
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        seen: Seen = NOTHING_SEEN,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, what its task has seen by it, and as `forget` does.
+        """Note how the call ended, what its task has seen by it, and as `forget` and `remember` do.
 
         The task and all that it descends from have then seen it. Its labels are kept for the oldest of
         these and all its descendants together, `LABELS` at most, and counted in each one's `labels`.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import Resource, ToolPath
-from agentguard.ports import Broker
+from agentguard.ports import Broker, Store
 
 __all__ = ["Brokers", "Route", "Routes"]
 
@@ -25,10 +25,11 @@ class Route:
     prepares: bool
     reused: bool
     binds_arguments: bool
+    note: Callable[[str, float], tuple[str, float]] | None
 
     @classmethod
-    def to(cls, broker: Broker, resource: str | None, path: ToolPath) -> Self:
-        """Read what the broker says of itself.
+    def to(cls, broker: Broker, resource: str | None, path: ToolPath, store: Store) -> Self:
+        """Read what the broker says of itself to a guard with this store.
 
         Raises:
             ConfigurationError: It does not serve the path.
@@ -45,15 +46,17 @@ class Route:
             prepares=hasattr(broker, "prepare") or hasattr(broker, "aprepare"),
             reused=path in getattr(broker, "reuse", ()),
             binds_arguments=bool(getattr(broker, "binds_arguments", True)),
+            note=getattr(broker, "note", None) if getattr(broker, "store", None) is store else None,
         )
 
 
 class Routes:
     """All routes of a guard; *brokers* are keyed by resource name (None for any) and path."""
 
-    def __init__(self, brokers: Brokers) -> None:
+    def __init__(self, brokers: Brokers, store: Store) -> None:
         self._routes = {
-            (resource, path): Route.to(broker, resource, path) for (resource, path), broker in brokers.items()
+            (resource, path): Route.to(broker, resource, path, store)
+            for (resource, path), broker in brokers.items()
         }
         self._own = {resource for resource, _ in brokers if resource is not None}
 

@@ -28,7 +28,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_context import view_of
+from agentguard.policies.cedar_context import View, view_of
 from agentguard.policies.lint import unmentioned
 from agentguard.ports import CatalogAware, Policy
 
@@ -574,12 +574,14 @@ def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) ->
 def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     policy = bound(POLICIES)
     view = view_of((rule.text for rule in policy.rules), ["order_id", "amount", "note"])
-    assert view == (("provenance",), ("id", "purpose", "writes"), {"amount"}, None)  # two for an @id
+    # one of the task because of what an @id says
+    assert view == View(("provenance",), False, ("purpose", "writes"), frozenset({"amount"}), None)
     assert view_of(["context.task has other"], []).task == ()
     for record in ('context.args == {order_id: "4711"}', '{id: "task-1"} == context.task'):
         assert view_of([record], ["order_id", "amount"]).args == {"order_id", "amount"}
         assert "calls" in (view_of([record], []).task or ())
     everything = view_of(["permit (principal, action, resource) when { context == context };"], ["n"])
     assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes")
+    assert everything.environment
     assert everything.args == {"n"}
     assert everything.origins == ("n",)

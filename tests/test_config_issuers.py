@@ -77,7 +77,7 @@ def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, w
     text, made, paths = BROKERS[kind]
     toml = f'[brokers.named]\nkind = "{kind}"\n{text}\n[resources.code]\nbroker = "named"\n'
     parts = build(load(write(toml)))
-    routes = Routes(parts.brokers)
+    routes = Routes(parts.brokers, parts.store)
     for path in ToolPath:
         route = routes.find(Resource(name="code"), path)
         if path in paths:

@@ -1,9 +1,11 @@
 """The one flow, attacked at each of its ports."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -317,6 +319,93 @@ def test_the_mandate_is_asked_before_the_policy(mode: str) -> None:
     world.begin(mandate=Mandate.of({"tools": ["refund"], "args": {"order_id": ["4712"]}}))
     assert world.denied(mode).code is DenialCode.MANDATE
     assert not world.policy.asked
+
+
+def test_when_a_call_is_over_its_secret_waits_for_no_collection(mode: str) -> None:
+    """A cycle of objects is freed whenever Python looks for one; until then a dump of the memory holds it."""
+    world = World()
+    world.begin()
+    held = list[bool]()
+
+    def body(_permit: Permit) -> str:
+        held.append(any(isinstance(each, Credential) for each in gc.get_objects()))
+        return "done"
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert world.call(mode, body) == "done"
+        assert held == [True]
+        assert not [each for each in gc.get_objects() if isinstance(each, Credential)]
+    finally:
+        gc.enable()
+
+
+class Noted(Mint):
+    """A broker whose revocation is a note in a store."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__()
+        self.store = store
+
+    def note(self, handle: str, expires_at: float) -> tuple[str, float]:
+        return f"revoked:{handle}", expires_at
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        super().revoke(handle, expires_at)
+        self.store.remember(*self.note(handle, expires_at))
+
+
+def noted(store: MemoryStore, broker: Mint | None = None) -> World:
+    brokers = dict.fromkeys([(None, path) for path in ToolPath], broker or Noted(store))
+    world = World(store=store, brokers=brokers)
+    world.mint = brokers[None, ToolPath.WRITE]
+    return world
+
+
+@pytest.mark.parametrize("error", [None, ValueError("broken"), KeyboardInterrupt()])
+def test_what_is_revoked_by_a_note_is_revoked_in_one_step_with_the_end(
+    mode: str, error: BaseException | None
+) -> None:
+    world = noted(MemoryStore(clock=lambda: 1000.0))
+    world.begin()
+
+    def body(_permit: Permit) -> str:
+        assert not world.store.known(f"revoked:h-{world.mint.issued[0].id}")
+        if error is not None:
+            raise error
+        return "done"
+
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        world.call(mode, body)
+    assert world.mint.revoked == []
+    assert world.store.known(f"revoked:h-{world.mint.issued[0].id}")
+    assert world.store.live() == ()
+    assert world.log.written[-1]["revoked"] is True
+
+
+def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str) -> None:
+    store = Faulty("end_call")
+    noted(store).begin()
+    store.arm()
+    world = noted(store)
+    assert world.call(mode) == "done"
+    handle = f"h-{world.mint.issued[0].id}"
+    assert world.log.written[-1]["revoked"] is False
+    assert not store.known(f"revoked:{handle}")
+    drive(world.flow.recovery.sweep(world.flow.sync))
+    assert handle in world.mint.revoked
+    assert store.known(f"revoked:{handle}")
+    assert store.live() == ()
+
+
+def test_a_note_in_another_store_than_the_guards_is_made_there(mode: str) -> None:
+    other, store = MemoryStore(clock=lambda: 1000.0), MemoryStore(clock=lambda: 1000.0)
+    world = noted(store, Noted(other))
+    world.begin()
+    assert world.call(mode) == "done"
+    assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
+    assert other.known(f"revoked:h-{world.mint.issued[0].id}")
 
 
 class Faulty(MemoryStore):

@@ -83,7 +83,7 @@ class LocalIssuer:
         self.inline = isinstance(self._signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
-        self._remember = twins(store, "remember", settled=True)
+        self.store, self._remember = store, twins(store, "remember", settled=True)
         self._head = self._signer.head(typ="at+jwt", kid=self._signer.kid)
         self._cnf = {"jkt": self._proofs.thumbprint}
 
@@ -144,9 +144,13 @@ class LocalIssuer:
         """As `revoke`, without blocking the event loop; finishes even when cancelled."""
         await self._revoke(self._remember.asynchronous, handle, expires_at)
 
+    def note(self, handle: str, expires_at: float) -> tuple[str, float]:
+        """Return what the store is to remember for the token to be revoked, and until when."""
+        return revocation_key(self.issuer, handle), expires_at + self._leeway
+
     async def _revoke(self, remember: Callable[..., Awaitable[Any]], handle: str, expires_at: float) -> None:
         try:
-            await remember(revocation_key(self.issuer, handle), expires_at + self._leeway)
+            await remember(*self.note(handle, expires_at))
         except Exception as error:  # whatever a store raises: it is not known to be revoked
             raise IssueError(f"{handle} is not known to be revoked: the store did not answer") from error
 

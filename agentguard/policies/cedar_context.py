@@ -19,7 +19,7 @@ __all__ = ["APPROVED", "View", "context_of", "view_of"]
 
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"(?<![@\w])\w+")  # not the name of an annotation: each rule has an @id
 _WHOLE = re.compile(r"\\|\b(?:context|task|args)\b(?!\s*(?:\.|\[|has\b))")
 _ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
 
@@ -28,6 +28,7 @@ class View(NamedTuple):
     """What some rules may look at: parts of the context, of the task, arguments, and their origins."""
 
     parts: tuple[str, ...]
+    environment: bool
     task: tuple[str, ...] | None
     args: frozenset[str]
     origins: tuple[str, ...] | None
@@ -37,10 +38,11 @@ def view_of(rules: Iterable[str], names: Collection[str]) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
     texts = tuple(rules)
     if any(map(_WHOLE.search, texts)):
-        return View(tuple(_PARTS), _TASK, frozenset(names), tuple(names))
+        return View(tuple(_PARTS), True, _TASK, frozenset(names), tuple(names))
     words, asking = _words(texts), _words(text for text in texts if _ORIGINS.search(text))
     return View(
         _named(_PARTS, words),
+        "environment" in words,
         _named(_TASK, words) if "task" in words else None,
         frozenset(_named(names, words)),
         _named(names, asking) if asking else None,
@@ -69,7 +71,8 @@ def context_of(
     surroundings = _surroundings(request.environment, environment)
     context: dict[str, Json] = {name: _PARTS[name](request) for name in view.parts}
     context["args"] = {name: value for name, value in args.items() if name in view.args}
-    context["environment"] = surroundings
+    if view.environment:
+        context["environment"] = surroundings
     if view.task is not None:
         context["task"] = {name: getattr(request.task, name) for name in view.task}
     if view.origins is not None:

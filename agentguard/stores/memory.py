@@ -94,7 +94,13 @@ class MemoryStore:
             _rules.active(self._family(credential.task_id), self._clock())
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        seen: Seen = NOTHING_SEEN,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
     ) -> None:
         """Note how the call ended, and what its task and all that it descends from have seen by it.
 
@@ -103,6 +109,8 @@ class MemoryStore:
         with self._lock:
             if revoked:
                 self._credentials.pop(call_id, None)
+            if remember is not None:
+                self._remember(*remember)
             call = self._running.pop(call_id, None)
             if call is None:
                 return
@@ -162,10 +170,7 @@ class MemoryStore:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
         with self._lock:
             self._prune()
-            present = self._keys.get(key)
-            new = present is None or present <= self._clock()
-            self._keys[key] = until if present is None else max(present, until)
-            return new
+            return self._remember(key, until)
 
     def known(self, key: str) -> bool:
         """Return whether *key* is recorded and its time is not over."""
@@ -199,6 +204,12 @@ class MemoryStore:
         state = self._tasks.get(task_id)
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._tasks.get(each)) for each in lineage)]
+
+    def _remember(self, key: str, until: float) -> bool:
+        present = self._keys.get(key)
+        new = present is None or present <= self._clock()
+        self._keys[key] = until if present is None else max(present, until)
+        return new
 
     def _see(self, task_id: str, seen: Seen) -> None:
         for _, state in self._family(task_id):

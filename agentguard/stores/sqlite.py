@@ -119,7 +119,13 @@ class SqliteStore:
         _rules.active(family, now)
 
     def end_call(
-        self, call_id: str, outcome: Outcome, *, seen: Seen = NOTHING_SEEN, revoked: bool = False
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        seen: Seen = NOTHING_SEEN,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
     ) -> None:
         """Note how the call ended, and what its task and all that it descends from have seen by it.
 
@@ -130,6 +136,8 @@ class SqliteStore:
                 db.execute(_sql.FORGET, (call_id,))
             if seen != NOTHING_SEEN:
                 self._see(db, call_id, seen)
+            if remember is not None:
+                self._remember(db, *remember)
             _end(db, call_id, outcome)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
@@ -175,10 +183,7 @@ class SqliteStore:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
         with self._db.writing() as db:
             self._prune(db)
-            new = db.execute(_sql.REMEMBER, (key, until, self._clock())).rowcount > 0
-            if not new:
-                db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
-            return new
+            return self._remember(db, key, until)
 
     def known(self, key: str) -> bool:
         """Return whether *key* is recorded and its time is not over."""
@@ -251,6 +256,12 @@ class SqliteStore:
     ) -> list[tuple[str, TaskState | None]]:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
+
+    def _remember(self, db: sqlite3.Connection, key: str, until: float) -> bool:
+        new = db.execute(_sql.REMEMBER, (key, until, self._clock())).rowcount > 0
+        if not new:
+            db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
+        return new
 
     def _see(self, db: sqlite3.Connection, call_id: str, seen: Seen) -> None:
         row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()

@@ -218,6 +218,16 @@ class StoreContract(ApprovalContract):
         assert await store.live() == (live("2"),)
 
     @both
+    async def test_the_end_of_a_call_remembers_what_revokes_its_credential(self, store: Face) -> None:
+        await family(store)
+        await store.begin_call(call("1"), live("1"))
+        await store.end_call("1", Outcome.DONE, revoked=True, remember=("jti", 1100.0))
+        assert await store.known("jti")
+        assert not await store.remember("jti", 1050.0)
+        await store.end_call("never-begun", Outcome.DONE, revoked=True, remember=("other", 1100.0))
+        assert await store.known("other")
+
+    @both
     async def test_what_was_minted_while_its_task_ended_is_recorded_and_refused(self, store: Face) -> None:
         await family(store)
         await store.begin_call(call("1"), None)
