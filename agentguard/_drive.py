@@ -89,8 +89,9 @@ def twins(port: object, name: str, *, timeout: float | None = None, settled: boo
     if inline and plain is not None:
         lifted = lift(plain)
         return Twins(lifted, lifted if native is None else _patient(native, timeout, settled))
-    sync = _missing(port, name) if plain is None else _punctual(plain, timeout)
-    return Twins(lift(sync), _patient(native or _threaded(plain), timeout, settled))
+    blocking = _missing(port, name) if plain is None else plain
+    sync = lift(blocking) if timeout is None else _punctual(blocking, timeout)
+    return Twins(sync, _patient(native or _threaded(plain), timeout, settled))
 
 
 def delivering(pair: Twins) -> Twins:
@@ -119,11 +120,8 @@ def _missing(port: object, name: str) -> Callable[..., Any]:
     return missing
 
 
-def _punctual(function: Callable[..., T], timeout: float | None) -> Callable[..., T]:
-    if timeout is None:
-        return function
-
-    def punctual(*args: Any, **kwargs: Any) -> T:
+def _punctual(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
+    async def punctual(*args: Any, **kwargs: Any) -> T:
         started = time.monotonic()
         answer = function(*args, **kwargs)
         if time.monotonic() - started > timeout:

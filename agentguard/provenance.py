@@ -193,26 +193,19 @@ def origins(
 ) -> dict[str, Origin]:
     """Say of each argument of the tool where its value came from; *labels* are by digest."""
     found: dict[str, Origin] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
+    unknown = unvouched(task)
     for name, value in arguments.values.items():
-        keys = _undeclared(spec) if isinstance(value, dict | list) else _no_key
-        each = [_leaf(name, leaf, spec, task, labels) for _, leaf in leaves(value, keys=keys)]
+        each = [
+            _leaf(name, leaf, spec, task, labels) or unknown
+            for _, leaf in leaves(value, keys=lambda key: key not in spec.declared)
+        ]
         found[name] = each[0] if len(each) == 1 else _together(each)
     return found
 
 
-def _undeclared(spec: ToolSpec) -> Callable[[str], bool]:
-    """Tell which keys of an argument the model has chosen: those that no schema of the tool declares."""
-    declared: set[str] = set()
-    waiting: list[object] = [spec.schema]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            properties = part.get("properties")
-            declared |= set(properties) if isinstance(properties, Mapping) else set()
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
-    return lambda name: name not in declared
+def unvouched(task: TaskState) -> Origin:
+    """Return the origin of a value for which nobody vouches."""
+    return Origin(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
 
 
 def _together(each: list[Origin]) -> Origin:
@@ -231,16 +224,18 @@ def _leaf(
     spec: ToolSpec,
     task: TaskState,
     labels: Mapping[str, Iterable[Label]],
-) -> Origin:
+) -> Origin | None:
     found = tuple(labels.get(digest(family(task), value), ())) if labels else ()
     sources = {label.source for label in found}
     if task.mandate.args or task.mandate.counterparties is not None:
         sources |= _put_by(name, value, spec, task.mandate)
     if task.words and said(task.words, value):
         sources.add("user")
+    if not sources:
+        return None
     user = "user" in sources
     trusted = user or "application" in sources or any(label.trusted for label in found)
-    known = bool(sources) and task.labels < LABELS
+    known = task.labels < LABELS
     return Origin(
         sources=frozenset(sources),
         user=user,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import Token
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Self
 
 from opentelemetry.context import Context, attach, detach
@@ -20,6 +19,7 @@ from opentelemetry.trace import (
     Span,
     Status,
     StatusCode,
+    Tracer,
     TracerProvider,
     get_tracer,
     set_span_in_context,
@@ -54,7 +54,7 @@ class Telemetry:
         *,
         arguments: bool = False,
     ) -> None:
-        self._tracer = get_tracer(SCOPE, tracer_provider=tracer_provider)
+        self.tracer = get_tracer(SCOPE, tracer_provider=tracer_provider)
         meter = get_meter(SCOPE, meter_provider=meter_provider)
         self._calls = meter.create_counter(
             "agentguard.calls", unit="{call}", description="Tool calls by path, effect and code."
@@ -78,11 +78,7 @@ class Telemetry:
             attributes[TOOL_CALL] = call_id
         if self._arguments and arguments is not None:
             attributes[ARGUMENTS] = arguments.canonical.decode()
-        return CallSpan(self._tracer.start_span(f"execute_tool {tool}", attributes=attributes), self)
-
-    def stage(self, name: str) -> Span:
-        """Start the child span of one stage."""
-        return self._tracer.start_span(STAGES[name][0])
+        return CallSpan(self.tracer.start_span(f"execute_tool {tool}", attributes=attributes), self)
 
     def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
         """Count one anomaly."""
@@ -97,45 +93,22 @@ class Telemetry:
         self._calls.add(1, attributes)
 
 
-class _Block:
-    """A span that is the current one inside a block, and ends with it.
+class CallSpan:
+    """The span of one call, current inside its block, and the times of its stages in seconds.
 
     OpenTelemetry's own context managers are generators, and each call would pay for ten of them.
     """
 
-    __slots__ = ("_span", "_token")
+    __slots__ = ("_facts", "_span", "_telemetry", "_token")
     _token: Token[Context]
 
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> Self:
-        self._token = attach(set_span_in_context(self._span))
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        detach(self._token)
-        self._span.end()
-
-
-class CallSpan(_Block):
-    """The span of one call, and the times of its stages in seconds."""
-
-    __slots__ = ("_facts", "_telemetry")
-
     def __init__(self, span: Span, telemetry: Telemetry) -> None:
-        super().__init__(span)
-        self._telemetry = telemetry
+        self._span, self._telemetry = span, telemetry
         self._facts: dict[str, Any] = {}
 
     def stage(self, name: str) -> _Stage:
         """Time one stage, as a child span and as an attribute of the call."""
-        return _Stage(self._telemetry.stage(name), STAGES[name][1], self._facts)
+        return _Stage(self._telemetry.tracer, name, self._facts)
 
     def describe(self, **facts: Any) -> None:
         """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
@@ -159,21 +132,34 @@ class CallSpan(_Block):
         context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
 
-    def __exit__(self, *error: Any) -> None:
+    def __enter__(self) -> Self:
+        self._token = attach(set_span_in_context(self._span))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         if self._span.is_recording():
             self._span.set_attributes(self._facts)
-        super().__exit__(*error)
+        detach(self._token)
+        self._span.end()
 
 
-class _Stage(_Block):
-    """The span of one stage, whose seconds become an attribute of the call."""
+class _Stage:
+    """The span of one stage, current inside its block, whose seconds become an attribute of the call."""
 
-    __slots__ = ("_facts", "_name", "_started")
+    __slots__ = ("_facts", "_name", "_span", "_started", "_token", "_tracer")
+    _span: Span
+    _started: float
+    _token: Token[Context]
 
-    def __init__(self, span: Span, name: str, facts: dict[str, Any]) -> None:
-        super().__init__(span)
-        self._name, self._facts, self._started = name, facts, perf_counter()
+    def __init__(self, tracer: Tracer, name: str, facts: dict[str, Any]) -> None:
+        self._tracer, self._name, self._facts = tracer, name, facts
 
-    def __exit__(self, *error: Any) -> None:
-        self._facts[self._name] = perf_counter() - self._started
-        super().__exit__(*error)
+    def __enter__(self) -> None:
+        self._started = perf_counter()
+        self._span = self._tracer.start_span(STAGES[self._name][0])
+        self._token = attach(set_span_in_context(self._span))
+
+    def __exit__(self, *_error: object) -> None:
+        self._facts[STAGES[self._name][1]] = perf_counter() - self._started
+        detach(self._token)
+        self._span.end()

@@ -71,11 +71,12 @@ class Gate:
     Python is no security boundary all the same; a copy of the original obtains no credential.
     """
 
-    __slots__ = ("__sealed", "enforcement", "name", "shape", "spec")
+    __slots__ = ("__sealed", "_injector_fills", "enforcement", "name", "shape", "spec")
 
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.shape = Shape(tool)
+        self._injector_fills = self.shape.stripped | {PROOF}
         self.spec = enforcement.catalog.attach(
             tool.name,
             _original(tool),
@@ -100,7 +101,7 @@ class Gate:
         if isinstance(given, str):
             return Given(given, {}, call_id, config, self._missing({}, call_id))
         proved = self.waiting(call_id) is not None or any(
-            type(v).__name__ == "ToolRuntime" for n, v in given.items() if n in self.shape.stripped | {PROOF}
+            type(given[name]).__name__ == "ToolRuntime" for name in self._injector_fills & given.keys()
         )
         raw, injected = {}, {}
         for name, value in given.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,18 @@ class Resource:
         return self.audiences.get(path, f"{self.name}/{path}")
 
 
+def _properties(schema: object) -> Iterator[str]:
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            properties = part.get("properties")
+            yield from properties if isinstance(properties, Mapping) else ()
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
     """What one tool is, as the catalog knows it.
@@ -59,3 +71,9 @@ class ToolSpec:
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""
+    declared: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The names of all properties in `schema`, at any depth; other keys of an argument a model has chosen."""
+
+    def __post_init__(self) -> None:
+        """Read the schema once, for each call asks."""
+        object.__setattr__(self, "declared", frozenset(_properties(self.schema)))

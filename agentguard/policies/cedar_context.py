@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from agentguard.model import AccessRequest, Approval, ApprovalStatus, Json, Origin, TaskState
+from agentguard.model import AccessRequest, Approval, ApprovalStatus, Json, Origin
 from agentguard.policies.cedar_types import Refused, ToolShape
+from agentguard.provenance import unvouched
 
 __all__ = ["APPROVED", "View", "context_of", "view_of"]
 
@@ -76,7 +77,7 @@ def context_of(
     if view.task is not None:
         context["task"] = {name: getattr(request.task, name) for name in view.task}
     if view.origins is not None:
-        found, unknown = request.origins, _unknown(request.task)
+        found, unknown = request.origins, unvouched(request.task)
         origins = {name: _origin(found.get(name) or unknown) for name in view.origins}
         context["provenance"] = {**_provenance(request), "args": origins}
     if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
@@ -114,11 +115,6 @@ def _origin(origin: Origin) -> dict[str, Json]:
         "sources": sorted(origin.sources),
         "sensitivity": origin.sensitivity,
     }
-
-
-def _unknown(task: TaskState) -> Origin:
-    """Return the origin of what nobody vouches for."""
-    return Origin(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
 
 
 def _time(at: float) -> dict[str, Json]:
