@@ -23,6 +23,7 @@ credential dies; a span and an audit record say what happened.
     authorisation, consent what is asked and decided; a person's answer to one exact call
     issuance, reuse        a call's credential, from its record to its revocation
     recovery, ending       the outbox, across a crash; how a task ends
+    recording              what is written of a call, in span and audit log, and when
     enforcement, task      the one flow; a task's life
     timeline               what happened, drawn
     config                 agentguard.toml → the parts of a guard

@@ -14,9 +14,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from agentguard import records
 from agentguard.authorisation import Authorisation
 from agentguard.call import Invocation, Io, Permit
 from agentguard.catalog import Catalog
@@ -31,7 +30,7 @@ from agentguard.errors import (
 )
 from agentguard.issuance import Issuance, attempt
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Effect, Outcome, ToolPath
+from agentguard.model import Effect, Outcome, Seen, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -42,6 +41,7 @@ from agentguard.ports import (
     Transmitter,
 )
 from agentguard.provenance import seen
+from agentguard.recording import Recording
 from agentguard.recovery import Recovery
 from agentguard.reuse import Reuse
 from agentguard.rights import Ceiling
@@ -89,12 +89,12 @@ class Enforcement:
         observe: bool = False,
         record_requests: bool = False,
     ) -> None:
-        self._record_requests = record_requests
         if observe:
             log.warning("OBSERVE MODE: agentguard blocks nothing; what it would deny runs without credential")
         self.catalog, self.policy, self.identity = catalog, policy, identity
         self.store, self.audit, self.environment = store, audit, environment or {}
         self.telemetry = telemetry or Telemetry()
+        self._recording = Recording(identity, requests=record_requests)
         self.clock, self.new_id, self.suspends = clock, new_id, suspends
         routes = Routes(brokers, store)
         transmitters = {f"signals/{name}": each for name, each in (signals or {}).items()}
@@ -144,7 +144,7 @@ class Enforcement:
                 effect = permit.decision.effect  # a deny, where the guard only observes
                 result = await self._carry_out(permit, execute, io, span)
             except Denied as denied:
-                await self._refused(invocation, denied, io, span, request)
+                await self._recording.refused(invocation, denied, io, span, request)
                 raise
             except BaseException as error:
                 span.ended(invocation.path, effect, self._outcome(error))
@@ -155,7 +155,7 @@ class Enforcement:
     async def refuse(self, invocation: Invocation, denied: Denied, io: Io) -> None:
         """Record a denial that the framework's side found by itself."""
         with self.telemetry.call(invocation.tool, invocation.call_id, invocation.arguments) as span:
-            await self._refused(invocation, denied, io, span)
+            await self._recording.refused(invocation, denied, io, span)
 
     async def _carry_out(
         self, permit: Permit, execute: Callable[[Permit], Awaitable[T]], io: Io, span: CallSpan
@@ -163,10 +163,7 @@ class Enforcement:
         outcome, issuance = Outcome.FAILED, Issuance(permit, self.reuse, io)
         try:
             await self._begin(permit, issuance, io)
-            self._describe(permit, span)
-            await self._record(self._decision(permit, span), io)
-            if (denied := permit.observed) is not None:
-                log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", permit.call.tool, denied.code, denied.reason)
+            await self._recording.permitted(permit, io, span)
             await self._issue(permit, issuance, span)
             with span.stage("execute"):
                 result = await execute(permit)
@@ -223,8 +220,8 @@ class Enforcement:
         self, permit: Permit, outcome: Outcome, issuance: Issuance, io: Io, span: CallSpan
     ) -> None:
         """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds."""
-        call, read = permit.call, seen(permit.request.tool, permit.task, permit.result)
-        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=read)
+        call = permit.call
+        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=_seen(permit))
         if permit.route is None:
             revoked = False
             await end()
@@ -236,13 +233,7 @@ class Enforcement:
         self.recovery.running.discard(call.id)  # before the outbox looks, or it takes what is kept for held
         if permit.route is not None and not revoked:
             self.ending.on_left()
-        credential = None if issuance.credential is None else issuance.credential.id
-        record = records.outcome(
-            permit, outcome, self.clock(), credential, revoked=revoked, kept=issuance.kept
-        )
-        if issuance.anomalies:
-            record["anomalies"] = issuance.anomalies
-        await attempt("record", io.append, record)
+        await self._recording.ended(permit, outcome, self.clock(), issuance, io, revoked=revoked)
 
     async def _revoke(
         self, issuance: Issuance, outcome: Outcome, end: Callable[..., Awaitable[bool]]
@@ -253,63 +244,17 @@ class Enforcement:
         await end(revoked=revoked)
         return revoked
 
-    # --- what all stages share
-
-    def _describe(self, permit: Permit, span: CallSpan) -> None:
-        call, grant = permit.call, permit.grant
-        span.describe(
-            **{
-                "effect": Effect.PERMIT.value,
-                "policy.ids": permit.decision.policy_ids,
-                "call.id": call.id,
-                "credential.id": None if grant is None else grant.id,
-                "approval.id": call.approval_id,
-            }
-        )
-
-    def _decision(self, permit: Permit, span: CallSpan) -> dict[str, Any]:
-        request = permit.request if self._record_requests else None
-        if permit.observed is None:
-            return records.permitted(permit, span.trace_id, request)
-        denied, invocation, actor = permit.observed, permit.invocation, permit.task.identity.actor
-        span.describe(effect=Effect.DENY.value, code=denied.code.value, observed=True)
-        record = records.refused(invocation, denied, permit.task, actor, span.trace_id, request)
-        return {**record, "call": permit.call.id, "observed": True}
-
-    async def _refused(
-        self,
-        invocation: Invocation,
-        denied: Denied,
-        io: Io,
-        span: CallSpan,
-        request: AccessRequest | None = None,
-    ) -> None:
-        span.describe(effect=Effect.DENY.value, code=denied.code.value, **{"policy.ids": denied.policy_ids})
-        span.ended(invocation.path, Effect.DENY, denied.code)
-        task = None if request is None else request.task
-        if task is None and (task_id := invocation.task_id) is not None:
-            try:
-                task = await io.task(task_id)
-            except Exception:  # noqa: BLE001  a denial is recorded also when the store is down
-                log.warning("the store failed while a denial was recorded")
-        log.info("denied %s: %s: %s", invocation.tool, denied.code, denied.reason)
-        recorded = request if self._record_requests else None
-        record = records.refused(invocation, denied, task, self._actor(), span.trace_id, recorded)
-        await attempt("record", io.append, record)
-
-    def _actor(self) -> str | None:
-        try:
-            return self.identity.actor()
-        except Exception:  # noqa: BLE001  a denial is recorded also of an agent that has no identity
-            return None
-
-    async def _record(self, record: Mapping[str, Any], io: Io) -> None:
-        try:
-            await io.append(record)
-        except Exception as error:  # noqa: BLE001  what cannot be recorded does not happen
-            raise denial(DenialCode.AUDIT_ERROR, f"audit failed: {type(error).__name__}") from None
-
     def _outcome(self, error: BaseException) -> Outcome:
         if self.suspends(error):
             return Outcome.SUSPENDED
         return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
+
+
+def _seen(permit: Permit) -> Seen:
+    """Say what the task has read; of a result that cannot be looked through, the worst."""
+    spec = permit.request.tool
+    try:
+        return seen(spec, permit.task, permit.result)
+    except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
+        log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
+        return Seen(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))

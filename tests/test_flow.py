@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from agentguard.model import (
     Obligation,
     Outcome,
     Resource,
+    Sensitivity,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -339,6 +341,38 @@ def test_when_a_call_is_over_its_secret_waits_for_no_collection(mode: str) -> No
         assert not [each for each in gc.get_objects() if isinstance(each, Credential)]
     finally:
         gc.enable()
+
+
+@dataclass
+class Hostile:
+    """A result that fails whoever looks at it."""
+
+    text: str = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "text":
+            raise OSError("not here")
+        return super().__getattribute__(name)
+
+
+def test_a_result_that_cannot_be_looked_through_keeps_no_secret_alive_and_counts_as_the_worst(
+    mode: str,
+) -> None:
+    world = World()
+    world.begin()
+
+    def body(permit: Permit) -> str:
+        permit.result = object.__new__(Hostile)
+        return "done"
+
+    spec = replace(REFUND, trusted=frozenset({"text"}), sensitivity=Sensitivity.CONFIDENTIAL)
+    assert world.call(mode, body, spec) == "done"
+    assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
+    assert world.log.written[-1]["revoked"] is True
+    assert world.store.live() == ()
+    task = world.store.task("t1")
+    assert task.untrusted
+    assert task.sensitivity is Sensitivity.CONFIDENTIAL
 
 
 class Noted(Mint):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+
+from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState
+from agentguard.stores import _rows, _rules
 from agentguard.stores._rules import KEEP
 
 VERSION = 3
@@ -96,3 +101,40 @@ PRUNE_ORPHANS = (
     "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
     "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
 )
+
+
+def approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
+    """Return the approval that a query finds by its one key."""
+    row = db.execute(query, (key,)).fetchone()
+    return None if row is None else _rows.approval(row)
+
+
+def track(db: sqlite3.Connection, held: LiveCredential) -> None:
+    """Record a credential, which may be recorded already."""
+    row = (held.call_id, held.task_id, held.broker, held.handle, held.expires_at, held.owner)
+    db.execute(TRACK, row)
+
+
+def count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
+    """Count a call against its task or an ancestor."""
+    calls, writes, history = _rules.count(state, call)
+    if history is state.history:
+        db.execute(COUNT, (calls, writes, state.id))
+    else:
+        db.execute(COUNT_FIRST, (calls, writes, json.dumps(history), state.id))
+
+
+def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool:
+    """Record a key, or a later time of one; returns whether it is new."""
+    new = db.execute(REMEMBER, (key, until, now)).rowcount > 0
+    if not new:
+        db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
+    return new
+
+
+def end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
+    """Note that a call runs no more."""
+    if outcome is Outcome.SUSPENDED:
+        db.execute("UPDATE calls SET suspended = 1 WHERE id = ?", (call_id,))
+    else:
+        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended", (call_id,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import time
@@ -99,21 +98,21 @@ class SqliteStore:
             family = self._family(db, call.task_id, self._read(call.task_id, row))
             states = _rules.admit(call, family, now, resumed=before is not None)
             if call.approval_id is not None:
-                used = _rules.use(call, _approval(db, _sql.APPROVAL, call.approval_id), before, now)
+                used = _rules.use(call, _sql.approval(db, _sql.APPROVAL, call.approval_id), before, now)
                 db.execute("UPDATE approvals SET status = 'used' WHERE id = ?", (used.id,))
             if before is None:
                 for state in states:
-                    _count(db, state, call)
+                    _sql.count(db, state, call)
             else:
                 db.execute(_sql.RESUME, same)
             db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0)", (call.id, *same, call.approval_id))
             if credential is not None:
-                _track(db, credential)
+                _sql.track(db, credential)
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
         with self._db.writing() as db:
-            _track(db, credential)
+            _sql.track(db, credential)
             state = self._task(db, credential.task_id)
             family, now = self._family(db, credential.task_id, state), self._clock()
         _rules.active(family, now)
@@ -137,8 +136,8 @@ class SqliteStore:
             if seen != NOTHING_SEEN:
                 self._see(db, call_id, seen)
             if remember is not None:
-                self._remember(db, *remember)
-            _end(db, call_id, outcome)
+                _sql.remember(db, *remember, self._clock())
+            _sql.end(db, call_id, outcome)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that these tasks have read, by their digests."""
@@ -170,7 +169,7 @@ class SqliteStore:
                     values = (str(_rules.end(state, status, now)), min(now, state.deadline), each)
                     db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
                     for held in owing:
-                        _track(db, _rules.owed(held, each))
+                        _sql.track(db, _rules.owed(held, each))
                     ended.append(each)
             return tuple(ended)
 
@@ -183,7 +182,7 @@ class SqliteStore:
         """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
         with self._db.writing() as db:
             self._prune(db)
-            return self._remember(db, key, until)
+            return _sql.remember(db, key, until, self._clock())
 
     def known(self, key: str) -> bool:
         """Return whether *key* is recorded and its time is not over."""
@@ -195,7 +194,7 @@ class SqliteStore:
         """Record a pending approval, unless one with its id exists; returns the one recorded."""
         with self._db.writing() as db:
             self._prune(db)
-            recorded = _approval(db, _sql.APPROVAL, approval.id)
+            recorded = _sql.approval(db, _sql.APPROVAL, approval.id)
             if recorded is None:
                 recorded = _rules.pending(approval)
                 db.execute(_sql.ASK, _rows.approval_row(recorded))
@@ -204,7 +203,7 @@ class SqliteStore:
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
         with self._db.writing() as db:
-            answer = _rules.answer(_approval(db, _sql.APPROVAL, approval.id), approval, self._clock())
+            answer = _rules.answer(_sql.approval(db, _sql.APPROVAL, approval.id), approval, self._clock())
             db.execute(
                 "UPDATE approvals SET status = ?, approver = ?, reason = ? WHERE id = ?",
                 (str(answer.status), answer.approver, answer.reason, answer.id),
@@ -213,12 +212,12 @@ class SqliteStore:
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
         with self._db.borrowed() as db:
-            return _approval(db, _sql.APPROVAL, approval_id)
+            return _sql.approval(db, _sql.APPROVAL, approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval that was asked for this call, or None."""
         with self._db.borrowed() as db:
-            return _approval(db, _sql.NEWEST, call_key)
+            return _sql.approval(db, _sql.NEWEST, call_key)
 
     acreate_task = _queued(create_task)
     atask = _queued(task)
@@ -257,12 +256,6 @@ class SqliteStore:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
 
-    def _remember(self, db: sqlite3.Connection, key: str, until: float) -> bool:
-        new = db.execute(_sql.REMEMBER, (key, until, self._clock())).rowcount > 0
-        if not new:
-            db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
-        return new
-
     def _see(self, db: sqlite3.Connection, call_id: str, seen: Seen) -> None:
         row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
         state = None if row is None else self._task(db, row[0])
@@ -284,28 +277,3 @@ class SqliteStore:
             db.execute(statement, (now - kept,))
         for statement in _sql.PRUNE_ORPHANS:
             db.execute(statement)
-
-
-def _approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
-    row = db.execute(query, (key,)).fetchone()
-    return None if row is None else _rows.approval(row)
-
-
-def _track(db: sqlite3.Connection, held: LiveCredential) -> None:
-    row = (held.call_id, held.task_id, held.broker, held.handle, held.expires_at, held.owner)
-    db.execute(_sql.TRACK, row)
-
-
-def _count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
-    calls, writes, history = _rules.count(state, call)
-    if history is state.history:
-        db.execute(_sql.COUNT, (calls, writes, state.id))
-    else:
-        db.execute(_sql.COUNT_FIRST, (calls, writes, json.dumps(history), state.id))
-
-
-def _end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
-    if outcome is Outcome.SUSPENDED:
-        db.execute("UPDATE calls SET suspended = 1 WHERE id = ?", (call_id,))
-    else:
-        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended", (call_id,))

@@ -33,36 +33,35 @@ def measure(rounds: int, calls: int) -> Figures:
         tools = {n: call for n, call in made.items() if n.startswith("tool")}
         tools["tool in parts"] = in_turn(tools["tool bare"], *parts.values(), *promised(parts))
         agents = {n: call for n, call in made.items() if n.startswith("agent")}
-        timings = interleaved({**tools, **parts}, rounds, calls)
-        exporter.clear()
-        timings |= interleaved(agents, rounds, max(1, calls // 10))
+        # an exporter that keeps all spans of a run would have each call wait for new memory
+        timings = interleaved({**tools, **parts}, rounds, calls, exporter.clear)
+        timings |= interleaved(agents, rounds, max(1, calls // 10), exporter.clear)
     return _figures(timings, tuple(parts))
 
 
 def _figures(timings: Mapping[str, Timing], parts: Sequence[str]) -> Figures:
-    def ratio(kind: str, store: str) -> float:
-        return timings[f"{kind} {store}"].median / timings[f"{kind} bare"].median
-
-    least = sum(timings[part].median for part in parts)
-
-    def over_floor(store: str) -> float:
-        return (timings[f"tool {store}"].median - timings["tool bare"].median) / least
-
+    medians = {name: timing.median for name, timing in timings.items()}
+    least = {name: timing.least for name, timing in timings.items()}
     return {
-        "tool_invoke_ratio": ratio("tool", "sqlite"),
-        "agent_step_ratio": ratio("agent", "sqlite"),
-        "overhead_over_floor": over_floor("sqlite"),
-        "memory": {
-            "tool_invoke_ratio": ratio("tool", "memory"),
-            "agent_step_ratio": ratio("agent", "memory"),
-            "overhead_over_floor": over_floor("memory"),
-        },
-        "microseconds": {name: round(t.median * 1e6, 1) for name, t in timings.items()},
-        "least_microseconds": {name: round(t.least * 1e6, 1) for name, t in timings.items()},
-        "floor_microseconds": round(least * 1e6, 1),
+        **_ratios(medians, parts, "sqlite"),
+        "memory": _ratios(medians, parts, "memory"),
+        # of the quickest round of each: without what the machine's other tenants cost
+        "quickest": {**_ratios(least, parts, "sqlite"), "memory": _ratios(least, parts, "memory")},
+        "microseconds": {name: round(seconds * 1e6, 1) for name, seconds in medians.items()},
+        "least_microseconds": {name: round(seconds * 1e6, 1) for name, seconds in least.items()},
+        "floor_microseconds": round(sum(medians[part] for part in parts) * 1e6, 1),
         "parts": list(parts),
         # the bare tool and all that is promised for a call, in turn: a guard with no code of its own
-        "promised_parts_ratio": ratio("tool", "in parts"),
+        "promised_parts_ratio": medians["tool in parts"] / medians["tool bare"],
+    }
+
+
+def _ratios(seconds: Mapping[str, float], parts: Sequence[str], store: str) -> dict[str, float]:
+    bare, guarded = seconds["tool bare"], seconds[f"tool {store}"]
+    return {
+        "tool_invoke_ratio": guarded / bare,
+        "agent_step_ratio": seconds[f"agent {store}"] / seconds["agent bare"],
+        "overhead_over_floor": (guarded - bare) / sum(seconds[part] for part in parts),
     }
 
 
@@ -71,11 +70,18 @@ def _tables(figures: Figures) -> tuple[Table, Table]:
     for name, value in figures["microseconds"].items():
         times.add_row(name, f"{value:.1f}", f"{figures['least_microseconds'][name]:.1f}")
     times.add_row("floor: the four parts", f"{figures['floor_microseconds']:.1f}", "")
-    ratios = Table("ratio", "SQLite store", "memory store", "goal", title="guarded over bare")
+    quickest = figures["quickest"]
+    columns = {
+        "SQLite": figures,
+        "memory": figures["memory"],
+        "SQLite, quickest": quickest,
+        "memory, quickest": quickest["memory"],
+    }
+    ratios = Table("ratio", *columns, "goal", title="guarded over bare: the median round, and the quickest")
     least = f"{figures['promised_parts_ratio']:.2f}"
-    ratios.add_row("bare tool + promised parts", least, least, "")
+    ratios.add_row("bare tool + promised parts", least, least, "", "", "")
     for name, goal in GOALS.items():
-        ratios.add_row(name, f"{figures[name]:.2f}", f"{figures['memory'][name]:.2f}", f"≤ {goal}")
+        ratios.add_row(name, *(f"{each[name]:.2f}" for each in columns.values()), f"≤ {goal}")
     return times, ratios
 
 

@@ -18,13 +18,22 @@ class Timing(NamedTuple):
     least: float
 
 
-def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, Timing]:
-    """Time each subject for *calls* calls, one after the other, in each of *rounds* rounds."""
+def interleaved(
+    subjects: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time each subject for *calls* calls, one after the other, in each of *rounds* rounds.
+
+    *before* is called before each, and is no part of the time.
+    """
     taken: dict[str, list[float]] = {name: [] for name in subjects}
     for subject in subjects.values():
         _seconds(subject, calls)  # what is made at the first call is no part of the others
     for _ in range(rounds):
         for name, subject in subjects.items():
+            before()
             taken[name].append(_seconds(subject, calls))
     return {name: Timing(median(each), min(each)) for name, each in taken.items()}
 
