@@ -30,6 +30,7 @@ from agentguard.parameter import Parameter
 __all__ = ["Derivation", "Intent", "Parameter", "Template"]
 
 _HOLE = re.compile(r"\{(\w+)\}")
+ALONE = "let a parameter stand alone in its text, and let it have all of the value"
 Values = Mapping[str, Sequence[Scalar]]
 
 
@@ -42,7 +43,8 @@ class Template:
     ``tool.argument``; one that no tool takes was mistyped, and refuses all of them.
 
     Raises:
-        ConfigurationError: It gives ``"*"``, whose arguments and sinks nobody knows.
+        ConfigurationError: It gives ``"*"``, whose arguments and sinks nobody knows; or a ``{name}`` is no
+            parameter's, or stands beside other text.
     """
 
     name: str
@@ -61,6 +63,10 @@ class Template:
             raise ConfigurationError(
                 f'the template {self.name} gives "*"', mend="name its tools: no limit could be held for all"
             )
+        if wrong := sorted(holes(vars(self)) - self.params.keys()):
+            raise ConfigurationError(f"the template {self.name} has no {wrong[0]}", mend="add it to params")
+        if texts := mixed(vars(self)):
+            raise ConfigurationError(f"the template {self.name} has {texts[0]!r}", mend=ALONE)
 
     @cached_property
     def _when(self) -> tuple[re.Pattern[str], ...]:
@@ -270,7 +276,18 @@ def _sum(budgets: Iterable[Budget]) -> Budget:
 
 def holes(template: Mapping[str, Any]) -> set[str]:
     """Return the names of all blanks in the limits of a template."""
-    limits = [*template.get("args", {}).values(), template.get("counterparties") or ()]
-    return {
-        hole[1] for values in limits for v in values if isinstance(v, str) and (hole := _HOLE.fullmatch(v))
-    }
+    return {hole[1] for text in _texts(template) if (hole := _HOLE.fullmatch(text))}
+
+
+def mixed(template: Mapping[str, Any]) -> list[str]:
+    """Return the limits in which a parameter's blank stands beside other text: nothing would fill it."""
+    return [
+        text
+        for text in _texts(template)
+        if not _HOLE.fullmatch(text) and any(name in template["params"] for name in _HOLE.findall(text))
+    ]
+
+
+def _texts(template: Mapping[str, Any]) -> list[str]:
+    limits = [*template["args"].values(), template["counterparties"] or ()]
+    return [each for values in limits for each in values if isinstance(each, str)]

@@ -307,6 +307,7 @@ def test_a_guard_derives_by_its_file_and_a_derivation_takes_effect(tmp_path: Pat
         ('tools = ["refund"]', 'tools = ["refnd"]', "tasks.refund.tools", "use one of: refund"),
         ("{ order_id = [", "{ ordr = [", "tasks.refund.args", "order_id, refund.order_id"),
         ('"{order}"', '"{ordr}"', "tasks.refund.params", "use one of: order"),
+        ('"{order}"', '"no. {order}"', "tasks.refund.params", "alone"),
         ("'\\brefund\\b'", "'('", "tasks.refund.when", "single quotes"),
         ("'order (\\d+)'", "'*'", "tasks.refund.params", "single quotes"),
         ("writes = 1", "writes = 1\notherwise = true", "tasks.other.otherwise", "leave it out"),
@@ -324,6 +325,25 @@ def test_a_mistake_in_a_template_has_its_line_and_its_mend(
     assert at in caught.value.problem
     assert mend in caught.value.mend
     assert caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("limits", "mend"),
+    [
+        ({"args": {"order_id": ("{ordr}",)}}, "add it to params"),
+        ({"args": {"order_id": ("4711", "no. {order}")}}, "alone"),
+        ({"counterparties": ("{order}@example.org",)}, "alone"),
+    ],
+)
+def test_a_blank_that_nothing_would_fill_is_an_error(limits: dict[str, Any], mend: str) -> None:
+    params = {"order": Parameter(type="string")}
+    with pytest.raises(ConfigurationError) as caught:
+        Template(name="refund", tools=("refund",), params=params, **limits)
+    assert mend in caught.value.mend
+    literal: dict[str, Any] = {
+        name: {"a": ("{x} and {y}",)} if name == "args" else ("{x}-",) for name in limits
+    }
+    assert Template(name="refund", tools=("refund",), params=params, **literal).params == params
 
 
 def test_scopes_of_one_kind_hold_beside_a_kind_that_does_not_limit_them() -> None:

@@ -50,14 +50,18 @@ def test_the_file_and_its_log_belong_to_their_owner_alone(path: Path, store: Sql
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_file_of_a_newer_version_is_left_alone(path: Path, store: SqliteStore) -> None:
+@pytest.mark.parametrize(("version", "mend"), [(99, "upgrade agentguard"), (1, "that made it")])
+def test_a_file_of_another_version_is_left_alone(
+    path: Path, store: SqliteStore, version: int, mend: str
+) -> None:
     store.close()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 99")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    with pytest.raises(ConfigurationError, match="99") as raised:
+    with pytest.raises(ConfigurationError, match=f"version {version}") as raised:
         SqliteStore(path)
     assert str(path) in str(raised.value)
+    assert mend in raised.value.mend
 
 
 @pytest.mark.parametrize("place", ["", ":memory:"])

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from agentguard.config.tables import Misplaced, Name, Scope, Table, listed
-from agentguard.intent import Parameter, Template, holes
+from agentguard.intent import ALONE, Parameter, Template, holes, mixed
 from agentguard.model import Budget
 
 __all__ = ["ParameterSettings", "TaskSettings", "fits"]
@@ -85,6 +85,8 @@ def fits(
         _known(*at, "tools", names=task.tools, known=tools)
         _known(*at, "resources", names=task.resources or (), known=resources)
         _known(*at, "params", names=sorted(holes(task.model_dump())), known=task.params)
+        for text in mixed(task.model_dump()):
+            raise Misplaced(*at, "params", problem=f"{text!r} is more than a parameter", mend=ALONE)
         _arguments(name, task, tools)
         _pattern(*at, "when", patterns=task.when)
         for each in task.params.values():

@@ -74,7 +74,7 @@ class Database:
     """Connections to one file; each transaction has one to itself, and a forked child has its own.
 
     Raises:
-        ConfigurationError: The file is of a newer version, or no place for a database.
+        ConfigurationError: The file is of another version, or no place for a database.
         StoreError: It cannot be opened.
     """
 
@@ -180,9 +180,10 @@ class Database:
         try:
             present = connection.execute("PRAGMA user_version").fetchone()[0]
             if present not in (0, version):
+                older = "end its tasks with the agentguard that made it, and name another file"
                 raise ConfigurationError(
                     f"the store has schema version {present}, and this agentguard knows {version}",
-                    mend="upgrade agentguard, or name another file",
+                    mend=older if present < version else "upgrade agentguard, or name another file",
                     file=self.path,
                 )
             if present == 0:

@@ -53,7 +53,7 @@ class SqliteStore:
     connections.
 
     Raises:
-        ConfigurationError: The file was written by a newer agentguard, or cannot hold a store.
+        ConfigurationError: The file was written by another version of the schema, or cannot hold a store.
         StoreError: SQLite refused; also from each method.
     """
 
