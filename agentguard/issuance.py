@@ -82,7 +82,11 @@ class Issuance:
         route = self._permit.route
         if route is None or route.note is None or self.kept or (held := self._held()) is None:
             return None
-        return route.note(*held)
+        try:
+            return route.note(*held)
+        except Exception as error:  # noqa: BLE001  it is revoked in the broker's own way then
+            log.error("broker %s failed to note: %s", route.name, _told(error))
+            return None
 
     # --- minting
 

@@ -433,6 +433,22 @@ def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str)
     assert store.live() == ()
 
 
+def test_a_broker_that_fails_to_note_is_asked_to_revoke(mode: str) -> None:
+    class Failing(Noted):
+        def note(self, handle: str, expires_at: float) -> tuple[str, float]:
+            raise ConnectionError
+
+        def revoke(self, handle: str, expires_at: float) -> None:
+            self.revoked.append(handle)
+
+    store = MemoryStore(clock=lambda: 1000.0)
+    world = noted(store, Failing(store))
+    world.begin()
+    assert world.call(mode) == "done"
+    assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
+    assert world.store.live() == ()
+
+
 def test_a_note_in_another_store_than_the_guards_is_made_there(mode: str) -> None:
     other, store = MemoryStore(clock=lambda: 1000.0), MemoryStore(clock=lambda: 1000.0)
     world = noted(store, Noted(other))
