@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,3 +153,16 @@ GO: Any = {"messages": [("user", "go")]}
 
 def tool_messages(result: Mapping[str, Any]) -> list[ToolMessage]:
     return [message for message in result["messages"] if isinstance(message, ToolMessage)]
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Have no signal ignored because whoever has started the tests ignores it, as nohup does."""
+    ignored = [
+        n for n in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)

@@ -80,6 +80,7 @@ def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.usefixtures("heard")
 def test_a_demo_that_is_interrupted_leaves_no_process(
     sent: signal.Signals, code: int, tmp_path: Path
 ) -> None:

@@ -68,16 +68,8 @@ sys.exit(9)
 
 
 @pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """Have no signal ignored because whoever has started the tests ignores it, as nohup does."""
-    ignored = [
-        n for n in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN
-    ]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+def _heard(heard: None) -> None:
+    """Each test here sends signals, or has them passed on."""
 
 
 @pytest.fixture
