@@ -209,6 +209,17 @@ def test_a_forbid_that_errs_denies_what_a_permit_allows() -> None:
     assert policy.decide(ask(amount=0)).effect is Effect.DENY
 
 
+def test_a_forbid_that_errs_only_without_an_approval_asks_no_person() -> None:
+    most = 2**63 - 1
+    rules = f"""
+@id("asked") permit (principal, action, resource) when {{ context has approval }};
+@id("broken") forbid (principal, action == Action::"refund_order", resource)
+when {{ !(context has approval) && context.args.amount + {most} > 0 }};"""
+    answer = bound(rules).decide(ask(order_id="1"))
+    assert not answer.permitted
+    assert answer.reason == "policy_error: broken could not be evaluated"
+
+
 def test_a_forbid_that_errs_only_with_an_approval_denies() -> None:
     policy = bound(
         anything("context has approval")
@@ -575,7 +586,8 @@ def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     policy = bound(POLICIES)
     view = view_of((rule.text for rule in policy.rules), ["order_id", "amount", "note"])
     # one of the task because of what an @id says
-    assert view == View(("provenance",), False, ("purpose", "writes"), frozenset({"amount"}), None)
+    assert view == View(("provenance",), False, True, ("purpose", "writes"), frozenset({"amount"}), None)
+    assert not view_of(["permit (principal, action, resource);"], []).approval
     assert view_of(["context.task has other"], []).task == ()
     for record in ('context.args == {order_id: "4711"}', '{id: "task-1"} == context.task'):
         assert view_of([record], ["order_id", "amount"]).args == {"order_id", "amount"}
@@ -583,5 +595,6 @@ def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     everything = view_of(["permit (principal, action, resource) when { context == context };"], ["n"])
     assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes")
     assert everything.environment
+    assert everything.approval
     assert everything.args == {"n"}
     assert everything.origins == ("n",)

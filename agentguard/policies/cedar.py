@@ -182,7 +182,8 @@ class CedarPolicy:
         context = context_of(request, tool.shape, self._environment, tool.view)
         answer = self._ask(request, tool, bound, context)
         needs_person = False
-        if not answer.allowed and not answer.diagnostics.errors and request.approval is None:
+        decided = answer.allowed or answer.diagnostics.errors or request.approval is not None
+        if not decided and tool.view.approval:
             second = self._ask(request, tool, bound, {**context, "approval": APPROVED})
             needs_person = second.allowed
             answer = second if second.allowed else answer

@@ -26,10 +26,14 @@ _ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
 
 
 class View(NamedTuple):
-    """What some rules may look at: parts of the context, of the task, arguments, and their origins."""
+    """What some rules may look at: parts of the context, of the task, arguments, and their origins.
+
+    Where none looks at an `approval`, a person's consent changes no answer, and need not be asked about.
+    """
 
     parts: tuple[str, ...]
     environment: bool
+    approval: bool
     task: tuple[str, ...] | None
     args: frozenset[str]
     origins: tuple[str, ...] | None
@@ -39,11 +43,12 @@ def view_of(rules: Iterable[str], names: Collection[str]) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
     texts = tuple(rules)
     if any(map(_WHOLE.search, texts)):
-        return View(tuple(_PARTS), True, _TASK, frozenset(names), tuple(names))
+        return View(tuple(_PARTS), True, True, _TASK, frozenset(names), tuple(names))
     words, asking = _words(texts), _words(text for text in texts if _ORIGINS.search(text))
     return View(
         _named(_PARTS, words),
         "environment" in words,
+        "approval" in words,
         _named(_TASK, words) if "task" in words else None,
         frozenset(_named(names, words)),
         _named(names, asking) if asking else None,
