@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from grpc._channel import _Rendezvous as Rendezvous  # type: ignore[import-untyped]  # what must be gone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -674,6 +676,36 @@ def test_the_address_is_the_environment_s_unless_given(
         source = SpiffeIdentity()
         assert source.actor() == AGENT
         source.close()
+
+
+def test_a_closed_identity_leaves_no_call_to_the_interpreters_end(
+    api: WorkloadApi, make: Callable[..., SpiffeIdentity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There its finalizer can wait for ever, for a lock of a thread that is no more."""
+
+    def calls() -> set[int]:
+        return {id(each) for each in gc.get_objects() if isinstance(each, Rendezvous)}
+
+    told = threading.Event()
+
+    def slow(_context: object) -> None:
+        told.set()
+        time.sleep(0.3)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = calls()
+        source = make()
+        source.token(ONE)
+        monkeypatch.setattr(source, "_learn", slow)
+        api.change(spiffe_id="spiffe://td.example/other")
+        assert told.wait(5)
+        assert calls() - before
+        source.close()  # while the stream's thread is about to tell of a change
+        assert not calls() - before
+    finally:
+        gc.enable()
 
 
 async def test_a_jwt_svid_is_kept_for_its_audience_until_half_of_its_life(

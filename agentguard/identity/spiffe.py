@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from typing import Any, Final, NamedTuple
 
 from spiffe import SpiffeId, WorkloadApiClient
@@ -85,6 +86,9 @@ class SpiffeIdentity:
         self._wake.set()
         self._thread.join(self._timeout)
         self._forget(f"{self!r} is closed")
+        # gRPC's call is in a cycle with its own exception; left to the interpreter's end, its finalizer waits
+        # for ever, if a thread of gRPC's was stopped there while it held the call's lock
+        gc.collect()
 
     def _fetch(self, audience: str) -> Token:
         actor = self.actor()
@@ -122,11 +126,17 @@ class SpiffeIdentity:
         with WorkloadApiClient(self._socket) as client:
             # asked before and after, since a stream that ends does not say why
             self._learn(client.fetch_x509_context(timeout=self._timeout))
-            stream = client.stream_x509_contexts(
-                self._learn, lambda _error: self._wake.set(), retry_connect=False
-            )
+            watchers = set[Thread]()
+
+            def learn(context: X509Context) -> None:
+                watchers.add(current_thread())
+                self._learn(context)
+
+            stream = client.stream_x509_contexts(learn, lambda _error: self._wake.set(), retry_connect=False)
             self._wake.wait()
             stream.cancel()
+            for watcher in tuple(watchers):  # it has the call, which is over only when it is
+                watcher.join(self._timeout)
             if not self._closed.is_set():
                 self._learn(client.fetch_x509_context(timeout=self._timeout))
 

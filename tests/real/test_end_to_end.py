@@ -213,6 +213,7 @@ def thief(workloads: str, nobody: int) -> Callable[[str], str]:
             capture_output=True,
             text=True,
             check=True,
+            timeout=60,
         )
         return ran.stdout.strip()
 
