@@ -15,7 +15,6 @@ from agentguard.catalog import Catalog
 from agentguard.consent import Consent
 from agentguard.errors import AgentGuardError, DenialCode, Denied, IdentityError, denial
 from agentguard.model import (
-    UNDERSTOOD,
     AccessRequest,
     Approval,
     ApprovalStatus,
@@ -226,9 +225,8 @@ class Authorisation:
                 ids=ids,
                 decision_id=decision.decision_id,
             )
-        for obligation in decision.obligations:
-            if obligation.kind not in UNDERSTOOD:
-                raise denial(DenialCode.OBLIGATION, f"{obligation.kind} is not understood", ids=ids)
+        if (kind := decision.not_understood) is not None:
+            raise denial(DenialCode.OBLIGATION, f"{kind} is not understood", ids=ids)
         return decision
 
     def _permit(

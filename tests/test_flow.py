@@ -716,8 +716,9 @@ def test_obligations_narrow_what_is_issued(mode: str) -> None:
     assert world.mint.issued[0].lifetime == 7
 
 
-def test_an_obligation_that_is_not_understood_is_a_deny(mode: str) -> None:
-    world = World(policy=Rule(Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),))))
+@pytest.mark.parametrize("kind", ["sing", ""])
+def test_an_obligation_that_is_not_understood_is_a_deny(mode: str, kind: str) -> None:
+    world = World(policy=Rule(Decision(effect=Effect.PERMIT, obligations=(Obligation(kind=kind),))))
     world.begin()
     assert world.denied(mode).code is DenialCode.OBLIGATION
 

@@ -108,6 +108,11 @@ def test_a_permit_that_relies_on_what_nobody_vouches_for_is_found(
     assert [name for _, name in unvouched(rules, tools)] == ([source] if found else [])
 
 
+def test_a_name_in_another_set_is_no_source() -> None:
+    rules = read_text(f'{HEAD} when {{ context.history.contains("look.emial") }};', "rules")
+    assert list(unvouched(rules, TOOLS)) == []
+
+
 def test_lint_says_where_and_the_guides_policies_have_no_such_gap(tmp_path: Path) -> None:
     (tmp_path / "agentguard.toml").write_text(
         'policy.cedar = ["p.cedar"]\n[tools]\nlook = { path = "read" }\npay = { path = "write" }\n'

@@ -8,12 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-
 from agentguard import ConfigurationError, Guard
 from agentguard.audit import verify
 from agentguard.audit.chain import parse
-from agentguard.cli._console import fail, note
+from agentguard.cli._console import fail, note, out
 from agentguard.config import build, load
 from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
 from agentguard.langchain import GuardedTool
@@ -51,14 +49,12 @@ def attach(guard: Guard, tools: list[Any]) -> None:
         raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
 
 
-def warn_of_unknown_arguments(console: Console, guard: Guard) -> None:
+def warn_of_unknown_arguments(guard: Guard) -> None:
     """Say of which tools no rule can judge a call, since their arguments are told neither here nor there."""
     if names := [spec.name for spec in guard.catalog if spec.schema is None]:
         told = plain(", ".join(sorted(names)))
         note(
-            console,
-            "warning",
-            f"the arguments of {told} are not known; name the tools (--tools), or give args",
+            out(), "warning", f"the arguments of {told} are not known; name the tools (--tools), or give args"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,12 +58,12 @@ def command(
     try:
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
-            warn_of_unknown_arguments(out(), guard)
+            warn_of_unknown_arguments(guard)
             if audit is not None:
                 request = _recorded(guard, records, call)
             else:
-                task = _task(guard, purpose, subject, words, tuple(history or ()), untrusted=untrusted)
-                task = replace(task, kinds=tuple(dict.fromkeys((*task.kinds, *(kind or ())))))
+                before, kinds = tuple(history or ()), tuple(kind or ())
+                task = _task(guard, purpose, subject, words, before, kinds, untrusted=untrusted)
                 request = _imagined(guard, tool or "", args, task, frozenset(trusted or ()))
             _tell(guard, request)
     except ConfigurationError as error:
@@ -91,7 +90,14 @@ def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessR
 
 
 def _task(
-    guard: Guard, purpose: str, subject: str, words: str, history: tuple[str, ...], *, untrusted: bool
+    guard: Guard,
+    purpose: str,
+    subject: str,
+    words: str,
+    history: tuple[str, ...],
+    kinds: tuple[str, ...],
+    *,
+    untrusted: bool,
 ) -> TaskState:
     derived = guard.derive(words) if words and guard.intent.templates else None
     return TaskState(
@@ -101,7 +107,7 @@ def _task(
         mandate=Mandate.of({"tools": "*"}) if derived is None else derived.mandate,
         deadline=float("inf"),
         words=words,
-        kinds=() if derived is None else derived.kinds,
+        kinds=tuple(dict.fromkeys((*(() if derived is None else derived.kinds), *kinds))),
         history=history,
         untrusted=untrusted,
     )

@@ -38,7 +38,7 @@ def command(
     try:
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
-            warn_of_unknown_arguments(out(), guard)
+            warn_of_unknown_arguments(guard)
             found = simulate(guard.enforcement.policy, records, guard.catalog.tool)
     except ConfigurationError as error:
         fail(error)

@@ -16,7 +16,6 @@ from agentguard.model.credential import (
     Secret,
 )
 from agentguard.model.decision import (
-    UNDERSTOOD,
     AccessRequest,
     Approval,
     ApprovalStatus,
@@ -34,7 +33,6 @@ __all__ = [
     "DETAIL_TYPE",
     "LABELS",
     "NOTHING_SEEN",
-    "UNDERSTOOD",
     "WORDS",
     "AccessRequest",
     "Approval",

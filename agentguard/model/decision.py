@@ -12,11 +12,10 @@ from agentguard.model.provenance import Origin
 from agentguard.model.task import TaskState
 from agentguard.model.tool import ToolSpec
 
-__all__ = ["UNDERSTOOD", "AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
+__all__ = ["AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
 
 
-UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
-"""The kinds of obligation that a guard can meet; any other is a deny."""
+_UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
 
 
 class Effect(StrEnum):
@@ -116,6 +115,11 @@ class Decision:
     def permitted(self) -> bool:
         """Whether the effect is permit; obligations may still stand in the way."""
         return self.effect is Effect.PERMIT
+
+    @property
+    def not_understood(self) -> str | None:
+        """The first kind of its obligations that no guard can meet, for which a permit is a deny."""
+        return next((o.kind for o in self.obligations if o.kind not in _UNDERSTOOD), None)
 
     def obliges(self, kind: str) -> Obligation | None:
         """Return the obligation of that kind, if any."""

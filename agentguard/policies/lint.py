@@ -102,18 +102,11 @@ def unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tupl
     vouched = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted}
     whole = {spec.name for spec in specs if "*" in spec.trusted}
     for rule in rules:
-        for source in _sources(rule) if rule.node.effect == "permit" else ():
+        node = rule.node
+        for what, source in map(_held, _demands(node)) if node.effect == "permit" else ():
             tool, _, field = source.partition(".")
-            if tool in named and field and tool not in whole and source not in vouched:
+            if what == "sources" and tool in named and field and tool not in whole and source not in vouched:
                 yield rule, source
-
-
-def _sources(rule: Rule) -> Iterator[str]:
-    for demand in _demands(rule.node):
-        match demand:
-            case pst.BinaryOp(op="contains", left=pst.GetAttr() as asked, right=pst.StringLit(value=name)):
-                if asked.attr == "sources" and _path(asked).startswith("context.provenance.args."):
-                    yield name
 
 
 def means(rule: Rule, spec: ToolSpec) -> bool:
@@ -135,17 +128,22 @@ def _demands(node: pst.Template) -> Iterator[pst.Expr]:
 
 
 def _unmet(demand: pst.Expr, known: Mapping[str, Collection[str]]) -> str | None:
+    if isinstance(demand, pst.BoolLit) and not demand.value:
+        return "it demands false"
+    what, name = _held(demand)
+    # a field stands for its tool: which fields a result has, only the tool knows
+    if what in known and {name, name.partition(".")[0]}.isdisjoint(known[what]):
+        return f"it demands {name!r}, and {_THERE_IS[what]}"
+    return None
+
+
+def _held(demand: pst.Expr) -> tuple[str, str]:
+    """Return which set must hold which name, by its path, or ``sources`` of any argument; else two empty."""
     match demand:
-        case pst.BoolLit(value=False):
-            return "it demands false"
         case pst.BinaryOp(op="contains", left=pst.GetAttr() as asked, right=pst.StringLit(value=name)):
             path = _path(asked)
-            what = "sources" if path.startswith("context.provenance.args.") else path
-            names = known.get(what)
-            # a field stands for its tool: which fields a result has, only the tool knows
-            if names is not None and name not in names and name.partition(".")[0] not in names:
-                return f"it demands {name!r}, and {_THERE_IS[what]}"
-    return None
+            return "sources" if path.startswith("context.provenance.args.") else path, name
+    return "", ""
 
 
 def _path(expr: pst.Expr) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from agentguard.model import UNDERSTOOD, AccessRequest, Decision, Effect, ToolSpec
+from agentguard.model import AccessRequest, Decision, Effect, ToolSpec
 from agentguard.ports import Policy
 from agentguard.replay import replayed
 
@@ -70,9 +70,8 @@ def judge(policy: Policy, request: AccessRequest) -> Decision:
         return Decision(effect=Effect.DENY, reason=f"policy failed: {type(error).__name__}")
     if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
         return Decision(effect=Effect.DENY, reason=f"policy answered with {type(decision).__name__}")
-    unknown = [each.kind for each in decision.obligations if each.kind not in UNDERSTOOD]
-    if decision.permitted and unknown:
-        return replace(decision, effect=Effect.DENY, reason=f"{unknown[0]} is not understood", obligations=())
+    if decision.permitted and (kind := decision.not_understood) is not None:
+        return replace(decision, effect=Effect.DENY, reason=f"{kind} is not understood", obligations=())
     return decision
 
 

@@ -7,7 +7,6 @@ import sqlite3
 
 from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rows, _rules
-from agentguard.stores._rules import KEEP
 
 VERSION = 3
 SCHEMA = """
@@ -82,11 +81,11 @@ REMEMBER = (
 )
 PRUNE = (  # each with the time before which it forgets; what still has a credential to revoke stays
     ("DELETE FROM keys WHERE until <= ?", 0.0),
-    ("DELETE FROM approvals WHERE expires_at <= ?", KEEP),
-    ("DELETE FROM credentials WHERE expires_at <= ?", KEEP),
+    ("DELETE FROM approvals WHERE expires_at <= ?", _rules.KEEP),
+    ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
     (
         "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",
-        KEEP,
+        _rules.KEEP,
     ),
 )
 LABELS = "SELECT digest, source, trusted, sensitivity FROM labels WHERE family = ? AND digest IN ({})"
