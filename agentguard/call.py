@@ -100,8 +100,13 @@ class Permit:
 
     @property
     def entered(self) -> bool:
-        """Whether the tool has begun."""
+        """Whether the tool has begun, or can begin no more."""
         return not self._entrance
+
+    def end(self) -> None:
+        """Let the tool begin no more; one that still runs finds a dead lease."""
+        self._entrance.clear()
+        self.lease.close()
 
     def enter(self, digest: str) -> Lease:
         """Let the tool itself begin, once, with the arguments that were judged.
@@ -115,7 +120,7 @@ class Permit:
         try:
             self._entrance.pop()
         except IndexError:
-            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution") from None
+            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution in its call") from None
         return self.lease
 
 

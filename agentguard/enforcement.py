@@ -173,7 +173,7 @@ class Enforcement:
             outcome = self._outcome(error)
             raise
         finally:
-            permit.lease.close()
+            permit.end()
             if permit.begun:
                 await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
             self.recovery.running.discard(permit.call.id)

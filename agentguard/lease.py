@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import NoReturn, ParamSpec, TypeVar
 
-from agentguard.errors import CredentialUnavailable
+from agentguard.errors import CredentialUnavailable, DenialCode, denial
 from agentguard.model import Credential, Resource
 
 __all__ = ["Lease", "bind", "credential", "current", "live_secrets", "secrets_of"]
@@ -30,7 +30,7 @@ class Lease:
     another origin (``destination``).
     """
 
-    __slots__ = ("__credential", "__open", "anomaly", "resource", "tool")
+    __slots__ = ("__closed", "__credential", "__open", "anomaly", "resource", "tool")
 
     def __init__(
         self,
@@ -41,10 +41,16 @@ class Lease:
     ) -> None:
         self.tool, self.resource, self.anomaly = tool, resource, on_anomaly
         self.__credential = credential
-        self.__open = False
+        self.__open = self.__closed = False
 
     def open(self) -> Token[Lease | None]:
-        """Make this the lease of the current context; `release` takes it back."""
+        """Make this the lease of the current context; `release` takes it back.
+
+        Raises:
+            Denied: Its call has ended: one that is closed opens no more.
+        """
+        if self.__closed:
+            raise denial(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
         self.__open = True
         return _current.set(self)
 
@@ -54,11 +60,11 @@ class Lease:
         _current.reset(token)
 
     def close(self) -> None:
-        """End it, in every thread and task that holds it."""
-        self.__open = False
+        """End it for good, in every thread and task that holds it."""
+        self.__closed = True
 
     def _live(self) -> Credential:
-        if not self.__open:
+        if self.__closed or not self.__open:
             self.anomaly("late")
             raise CredentialUnavailable(f"the call of {self.tool} is over, and its credential with it")
         if self.__credential is None:
@@ -132,7 +138,7 @@ class Lease:
             raise CredentialUnavailable(f"the credential of {self.tool} has no {name}") from None
 
     def __repr__(self) -> str:
-        return f"<Lease of {self.tool} {'open' if self.__open else 'closed'}>"
+        return f"<Lease of {self.tool} {'open' if self.__open and not self.__closed else 'closed'}>"
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a lease cannot be pickled or copied")

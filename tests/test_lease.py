@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from agentguard.errors import CredentialUnavailable
+from agentguard.errors import CredentialUnavailable, Denied
 from agentguard.lease import Lease, credential, secrets_of
 from agentguard.model import Credential, Resource
 
@@ -87,3 +87,13 @@ def test_all_its_secrets_are_known_to_redaction_also_when_it_is_over() -> None:
         pass
     assert secrets_of(lease) == ("pa55word", "s3ssion")
     assert "pa55word" not in repr(lease)
+
+
+def test_a_lease_whose_call_has_ended_opens_no_more() -> None:
+    lease = Lease("read_report", DATABASE, role())
+    lease.close()
+    with pytest.raises(Denied) as denied:
+        lease.open()
+    assert denied.value.code == "grant_used"
+    with pytest.raises(CredentialUnavailable, match="over"):
+        lease.reveal()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from datetime import datetime
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.middleware.types import ToolCallRequest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langchain_core.tools import tool as as_tool
@@ -309,6 +312,102 @@ async def test_a_permit_that_was_not_used_is_over_with_its_call(mode: Mode, kit:
     await mode.invoke(guarded, call)
     assert ran == ["a"]
     assert kit.decisions() == ["permit", "not_executed", "permit"]
+
+
+class TooSlow(AgentMiddleware):
+    """Answers in place of a tool that is slow to begin, and lets it begin all the same, `later`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.later: list[Callable[[], Any]] = []
+
+    def wrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Any]) -> Any:
+        context = copy_context()
+        self.later.append(lambda: context.run(handler, request))
+        return ToolMessage("too slow", tool_call_id="c1")
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]
+    ) -> Any:
+        context = copy_context()
+        self.later.append(lambda: asyncio.create_task(handler(request), context=context))  # type: ignore[arg-type]  # a coroutine
+        return ToolMessage("too slow", tool_call_id="c1")
+
+    async def begin(self) -> Any:
+        begun = self.later[0]()
+        return await begun if isinstance(begun, asyncio.Task) else begun
+
+
+@pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
+async def test_a_tool_that_begins_after_its_call_is_judged_anew(layers: str, mode: Mode, kit: Kit) -> None:
+    ran: Ran = []
+    slow = TooSlow()
+    agent = layered(kit, layers, [recording(ran)], tool_call("pay", to="a"), inner=slow)
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, GO)
+        assert (ran, kit.decisions(), kit.broker.live) == ([], ["permit", "not_executed"], ())
+        kit.rule.deny("pay")
+        late = await slow.begin()
+    assert (ran, late.status) == ([], "error")
+    assert kit.decisions() == ["permit", "not_executed", "policy"]
+
+
+@pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
+async def test_a_tool_that_begins_after_its_task_is_denied(layers: str, mode: Mode, kit: Kit) -> None:
+    ran: Ran = []
+    slow = TooSlow()
+    agent = layered(kit, layers, [recording(ran)], tool_call("pay", to="a"), inner=slow)
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, GO)
+    await slow.begin()
+    assert ran == []
+    assert kit.decisions()[-1] == "task_ended"
+
+
+class SlowToBegin(BaseCallbackHandler):
+    """Keeps a tool from beginning until it is let go."""
+
+    run_inline, raise_error = True, True
+
+    def __init__(self) -> None:
+        self.reached, self.go = Event(), Event()
+
+    def on_tool_start(self, *_args: Any, **_kwargs: Any) -> None:
+        self.reached.set()
+        assert self.go.wait(10)
+
+
+async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_not_run(
+    kit: Kit, task: Any
+) -> None:
+    class Mine(StructuredTool):
+        """A class of the application, which langchain runs in a thread, callbacks included."""
+
+    ran: Ran = []
+    done = Event()
+
+    class Ending(SlowToBegin):
+        def on_tool_error(self, *_args: Any, **_kwargs: Any) -> None:
+            done.set()
+
+        def on_tool_end(self, *_args: Any, **_kwargs: Any) -> None:
+            done.set()
+
+    def pay(to: str) -> str:
+        ran.append(to)
+        return to
+
+    slow = Ending()
+    tool = kit.wrap(Mine.from_function(pay, description="d"))
+    running = asyncio.ensure_future(tool.ainvoke({"to": "a"}, {"callbacks": [slow]}))
+    await asyncio.to_thread(slow.reached.wait, 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert kit.outcomes() == ["cancelled"]
+    slow.go.set()
+    assert await asyncio.to_thread(done.wait, 10)
+    assert ran == []
 
 
 async def test_an_unknown_tool_is_denied_and_recorded(mode: Mode, kit: Kit, task: Any) -> None:
