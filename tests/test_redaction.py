@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import logging
@@ -278,6 +279,64 @@ def test_captured_locals_show_nothing_even_where_the_text_was_clean() -> None:
     error = raised(ValueError("clean"))
     assert SECRET in printed(error)
     assert SECRET not in printed(redact_exception(error, LIVE))
+
+
+def frames(error: BaseException) -> list[str]:
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def suspended() -> Iterator[BaseException]:
+    """Hold the secret, and go on after an error that somebody else has meanwhile."""
+    token = SECRET  # noqa: F841  a local that a debugger would capture
+    try:
+        raise ConnectionError("reset")
+    except ConnectionError as caught:
+        error = caught
+    yield error
+    yield ValueError("went on")
+
+
+def test_what_waits_in_the_traceback_of_an_error_goes_on_and_is_not_shown() -> None:
+    waiting = suspended()
+    error = raised(RuntimeError("no connection"))
+    error.__cause__ = next(waiting)
+    assert SECRET in printed(error)
+    assert SECRET not in printed(redact_exception(error, LIVE))
+    assert str(next(waiting)) == "went on"
+
+
+def test_of_a_traceback_all_is_left_but_what_waits() -> None:
+    def fails() -> None:
+        raise ConnectionError("reset")
+
+    def middle() -> Iterator[BaseException]:
+        try:
+            fails()
+        except ConnectionError as caught:
+            yield caught
+
+    waiting = middle()
+    error = next(waiting)
+    assert frames(error) == ["middle", "fails"]
+    redact_exception(raised(error), LIVE)
+    assert frames(error) == ["raised", "deeper", "fails"]
+    assert next(waiting, None) is None
+
+
+async def test_a_cancelled_coroutine_shows_nothing() -> None:
+    async def deeper() -> None:
+        token = SECRET  # noqa: F841  a local that a debugger would capture
+        await asyncio.sleep(60)
+
+    running = asyncio.ensure_future(deeper())
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await running
+    assert SECRET in printed(caught.value)
+    cleaned = redact_exception(caught.value, LIVE)
+    assert SECRET not in printed(cleaned)
+    assert "deeper" in printed(cleaned)
 
 
 def test_an_exception_that_cannot_be_mended_is_replaced_and_named() -> None:

@@ -270,6 +270,36 @@ async def test_a_cancelled_call_leaves_nothing_behind(kit: Kit, task: Any) -> No
     assert (kit.outcomes(), kit.broker.live) == (["cancelled"], ())
 
 
+async def test_an_error_that_two_calls_share_ends_one_and_not_the_other(kit: Kit, task: Any) -> None:
+    broken = ConnectionError("reset")
+    failed = asyncio.Event()
+
+    async def read() -> str:
+        raise broken
+
+    async def recover() -> str:
+        try:
+            return await read()
+        except ConnectionError:
+            await failed.wait()
+        return f"recovered with {len(held())}"
+
+    async def fail() -> str:
+        await asyncio.sleep(0)
+        return await read()
+
+    tools = [
+        kit.wrap(StructuredTool.from_function(coroutine=body, name=body.__name__, description="d"))
+        for body in (recover, fail)
+    ]
+    recovering = asyncio.ensure_future(tools[0].ainvoke({}))
+    with pytest.raises(ConnectionError, match="reset"):
+        await tools[1].ainvoke({})
+    failed.set()
+    assert await asyncio.wait_for(recovering, 5) == f"recovered with {len(SECRET) + 1}"
+    assert sorted(kit.outcomes()) == ["done", "failed"]
+
+
 # --- 64 at once
 
 MANY = 64

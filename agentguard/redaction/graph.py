@@ -8,12 +8,12 @@ their identity and are mended in place. What cannot be rebuilt, or lies beyond t
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
+from agentguard.redaction.frames import strip_locals
 from agentguard.redaction.look import ATOMS, INERT, blank, children, slots, variables
 
 __all__ = ["REDACTED", "redact", "redact_exception"]
@@ -44,7 +44,8 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
     """Return *error* without the secrets in its text, notes, attributes, causes and contexts.
 
     It is mended in place; one that cannot be becomes a RuntimeError that names its type. The locals
-    of the finished frames in its tracebacks are cleared, so that nothing is captured from there.
+    of the finished frames in its tracebacks are cleared, and frames that are suspended left out, so that
+    nothing is captured from there.
     Raise the result outside of the ``except`` block: inside, Python makes the original its context.
     """
     needles = _Needles(secrets)
@@ -92,9 +93,7 @@ class _Redaction:
         self.made: dict[int, Any] = {}
         self._walk(root)
         self._spread()
-        for node in self.nodes.values():
-            if isinstance(node, BaseException):
-                traceback.clear_frames(node.__traceback__)
+        strip_locals([node for node in self.nodes.values() if isinstance(node, BaseException)])
 
     def clean(self, value: Any) -> Any:
         """Return what *value* becomes."""
