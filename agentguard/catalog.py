@@ -125,9 +125,8 @@ class Catalog:
         """Tie a real tool to its classification, and return it, or None if it has none.
 
         *original* is what runs, or a tuple that says where: the same function in another wrapper is the
-        same tool. *facts* are
-        those that the tool itself carries; agentguard.toml has precedence, since it is the file that
-        a security team reviews.
+        same tool. *facts* are those that the tool itself carries; agentguard.toml has precedence, since
+        it is the file that a security team reviews.
 
         Raises:
             ConfigurationError: Another tool has this name, or its arguments differ from the
@@ -138,7 +137,8 @@ class Catalog:
             # a place and a name may be told anew; any other original is the same object, or another tool
             if known is not original and not (isinstance(original, tuple) and known == original):
                 raise ConfigurationError(
-                    f"two tools are named {name}", mend="rename one: policies go by name"
+                    f"two tools are named {name}",
+                    mend="rename one: policies go by name. To make one anew, take the same function",
                 )
         present = self._tools.get(name)
         if present is None:

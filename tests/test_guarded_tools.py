@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
 import pytest
@@ -155,6 +155,27 @@ class Aliased(BaseModel):
     x: str = Field(alias="the-x")
 
 
+class OnlyX(BaseModel):
+    x: str
+
+
+class Excluding(OnlyX):
+    hidden: str = Field(default="", exclude=True)
+
+
+class Shop:
+    def plain(self, x: str, n: int = 3) -> str:
+        return f"{x}:{n}"
+
+
+def joined(parts: Iterable[str], more: Iterable[int] = ()) -> str:
+    return f"{list(parts)} {list(more)}"
+
+
+def shown(**given: str) -> str:
+    return f"{sorted(given)}"
+
+
 def _structured(function: Any = None, coroutine: Any = None, **more: Any) -> BaseTool:
     return StructuredTool.from_function(function, coroutine, name=NAME, description="a tool", **more)
 
@@ -202,6 +223,10 @@ KINDS: dict[str, tuple[Callable[[], BaseTool], dict[str, Any]]] = {
     "crash": (lambda: _structured(crashing), X),
     "variadic": (lambda: _structured(spread), X),
     "alias": (lambda: _structured(plain, args_schema=Aliased), {"the-x": "a"}),
+    "legacy, schema": (lambda: Tool(NAME, lambda q: f"got {q}", "a tool", args_schema=OnlyX), X),
+    "iterable": (lambda: _structured(joined), {"parts": ["a", "b"], "more": ["1"]}),
+    "excluded": (lambda: _structured(shown, args_schema=Excluding), {"x": "a", "hidden": "b"}),
+    "method": (lambda: _structured(Shop().plain), X),
 }
 
 
@@ -576,6 +601,14 @@ def test_two_tools_of_one_name_are_an_error(kit: Kit) -> None:
         kit.guard.wrap([_structured(plain), _structured(crashing)])
 
 
+async def test_a_legacy_tool_takes_one_argument_only(mode: Mode, kit: Kit, task: Any) -> None:
+    ran: list[str] = []
+    legacy = kit.wrap(Tool(NAME, ran.append, "a tool", args_schema=Order))
+    with pytest.raises(ToolException, match="one argument, and got 2"):
+        await mode.invoke(legacy, {"x": "a"})
+    assert ran == []
+
+
 async def test_a_partial_and_a_callable_object_can_be_wrapped(mode: Mode, kit: Kit, task: Any) -> None:
     class Callable_:
         def __call__(self, x: str) -> str:
@@ -585,7 +618,3 @@ async def test_a_partial_and_a_callable_object_can_be_wrapped(mode: Mode, kit: K
         made = StructuredTool(name=NAME, description="d", args_schema=OnlyX, func=function)
         (guarded,) = kit.another().wrap(classified(made))
         assert await mode.invoke(guarded, X) == expected
-
-
-class OnlyX(BaseModel):
-    x: str

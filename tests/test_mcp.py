@@ -18,10 +18,11 @@ from langchain_core.tools import BaseTool
 from langchain_mcp_adapters.callbacks import Callbacks
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from langchain_mcp_adapters.interceptors import MCPToolCallRequest
-from langchain_mcp_adapters.tools import load_mcp_tools
+from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool, load_mcp_tools
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from mcp.server.fastmcp import FastMCP
+from mcp.types import Tool, ToolAnnotations
 
 from agentguard import ConfigurationError, Denied, Guard, Resource, ToolPath
 from agentguard.catalog import Catalog, spec_of
@@ -104,6 +105,17 @@ def server() -> Iterator[McpServer]:
 @pytest.fixture
 def world(server: McpServer) -> World:
     return World(server)
+
+
+def test_a_server_does_not_classify_its_own_tools(kit: Kit) -> None:
+    told = ToolAnnotations.model_validate({"readOnlyHint": True, "agentguard": {"path": "read"}})
+    offered = Tool(name="export", inputSchema={"type": "object", "properties": {}}, annotations=told)
+    connection: Any = {"transport": "streamable_http", "url": "http://127.0.0.1:9"}
+    loaded = convert_mcp_tool_to_langchain_tool(None, offered, connection=connection)
+    assert (loaded.metadata or {})["agentguard"] == {"path": "read"}
+    (guarded,) = kit.guard.wrap(loaded)
+    assert guarded.gate.spec is None
+    assert kit.guard.tool(path="escalation")(loaded).gate.spec is not None
 
 
 def alone(_world: World, tool: BaseTool) -> tuple[list[BaseTool], list[Any]]:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import datetime
+from pathlib import Path
 from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, ShellToolMiddleware
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import ToolMessage
@@ -24,7 +25,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, Field
 
-from agentguard import Guard, ToolPath
+from agentguard import ConfigurationError, Guard, ToolPath
 from agentguard.catalog import Catalog
 from agentguard.langchain.gates import REMEMBERED
 from agentguard.langchain.middleware import GuardMiddleware
@@ -624,6 +625,36 @@ async def test_an_agent_made_anew_from_the_same_functions_is_guarded_as_before(m
             agent = create_agent(scripted(tool_call("pay", to="a")), [pay], middleware=[guard.middleware()])
             await mode.invoke(agent, GO)
     assert ran == ["a"] * 3
+
+
+# langchain leaves the pipes of its shell to the collector
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+async def test_langchains_own_shell_is_judged_and_runs(mode: Mode, kit: Kit, tmp_path: Path) -> None:
+    guard = kit.another(catalog=Catalog([ToolSpec(name="shell", path=ToolPath.WRITE)]))
+    hooks: list[Any] = [ShellToolMiddleware(workspace_root=tmp_path), guard.middleware()]
+    agent = create_agent(scripted(tool_call("shell", command="echo $((6 * 7))")), middleware=hooks)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        done = await mode.invoke(agent, GO)
+    assert [m.content.strip() for m in tool_messages(done)] == ["42"]  # type: ignore[union-attr]  # it is text
+    assert (kit.decisions(), kit.outcomes()) == (["permit"], ["done"])
+
+
+async def test_the_method_of_one_object_is_one_tool_and_that_of_another_is_not(mode: Mode, kit: Kit) -> None:
+    class Shop:
+        def pay(self, to: str) -> str:
+            return f"paid {to}"
+
+        def __eq__(self, _other: object) -> bool:
+            return True
+
+    shop = Shop()
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        for _ in range(2):
+            agent = layered(kit, "middleware", [named("pay", shop.pay)], tool_call("pay", to="a"))
+            done = await mode.invoke(agent, GO)
+            assert [m.content for m in tool_messages(done)] == ["paid a"]
+    with pytest.raises(ConfigurationError, match="two tools are named pay"):
+        kit.guard.wrap(named("pay", Shop().pay))
 
 
 def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:

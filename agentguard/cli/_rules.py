@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
 from agentguard.audit import verify
@@ -15,9 +17,9 @@ from agentguard.cli._console import fail, note, out
 from agentguard.config import build, load
 from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
 from agentguard.langchain import GuardedTool
-from agentguard.langchain.gate import METADATA_KEY
+from agentguard.langchain.origin import facts_of
 
-__all__ = ["attach", "guard_of", "plain", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "facts_told", "guard_of", "plain", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
@@ -37,12 +39,16 @@ def guard_of(config: Path) -> Iterator[Guard]:
             guard.close()
 
 
+def facts_told(tool: BaseTool) -> Mapping[str, Any] | None:
+    """Return how a tool classifies itself; one that is guarded, as its own guard has believed it."""
+    return None if isinstance(tool, GuardedTool) and tool.gate.spec is None else facts_of(tool)
+
+
 def attach(guard: Guard, tools: list[Any]) -> None:
     """Tell the guard of the tools' own arguments, so that the policies are checked against them."""
     for tool in tools:
         if isinstance(tool, GuardedTool):  # by a guard of its own: this one knows it by name alone
-            facts = (tool.metadata or {}).get(METADATA_KEY)
-            guard.catalog.attach(tool.name, tool, facts, tool.gate.shape.schema, tool.description)
+            guard.catalog.attach(tool.name, tool, facts_told(tool), tool.gate.shape.schema, tool.description)
     try:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema

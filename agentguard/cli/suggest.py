@@ -14,12 +14,11 @@ from rich.console import Console
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._draft import Draft, key_of, toml
-from agentguard.cli._rules import records_of
+from agentguard.cli._rules import facts_told, records_of
 from agentguard.config import load
 from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError
 from agentguard.langchain import GuardedTool
-from agentguard.langchain.gate import METADATA_KEY
 from agentguard.langchain.shape import Shape
 from agentguard.model import Resource, Sensitivity, ToolSpec
 from agentguard.policies.cedar_suggested import policies_text
@@ -96,7 +95,7 @@ def _known(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
             raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
         schema = made.gate.shape.schema if isinstance(made, GuardedTool) else Shape(made).schema
         schemas[made.name] = schema
-        catalog.attach(made.name, tool, (made.metadata or {}).get(METADATA_KEY), schema, made.description)
+        catalog.attach(made.name, tool, facts_told(made), schema, made.description)
     return catalog, schemas
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
@@ -14,14 +13,14 @@ from pydantic import ValidationError
 from agentguard.call import Invocation, Io, Permit
 from agentguard.enforcement import Enforcement
 from agentguard.errors import DenialCode, Denied, denial
+from agentguard.langchain.origin import facts_of, original_of
 from agentguard.langchain.replies import configurable, hands_over
 from agentguard.langchain.seal import Running, ToolDenied, running, seal
-from agentguard.langchain.shape import Judged, Shape, schema_error
+from agentguard.langchain.shape import NONE, Judged, Shape, schema_error
 from agentguard.task import CONFIG_KEY
 
 __all__ = ["Gate", "Given", "Injected", "Waiting", "pending"]
 
-METADATA_KEY = "agentguard"
 PROOF = "agentguard_runtime"
 
 
@@ -47,23 +46,6 @@ class Waiting(NamedTuple):
 pending: ContextVar[Waiting | None] = ContextVar("agentguard_pending", default=None)
 
 
-def _original(tool: BaseTool) -> object:
-    """Return what runs, by which a tool that is wrapped again is known to be the same.
-
-    langchain-mcp-adapters makes a function for a tool each time that it loads it: there it is the
-    server's place and the tool's name, unless a session stands in their stead.
-    """
-    body: Any = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool
-    if getattr(body, "__module__", None) != "langchain_mcp_adapters.tools":
-        return body
-    found = inspect.getclosurevars(body).nonlocals
-    connection, mcp_tool = found.get("connection"), found.get("tool")
-    if found.get("session") is not None or not isinstance(connection, Mapping) or mcp_tool is None:
-        return body
-    place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))
-    return ("mcp", found.get("server_name"), *place, mcp_tool.name)
-
-
 class Gate:
     """Judges each call of one tool, and opens for it once.
 
@@ -76,11 +58,11 @@ class Gate:
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.shape = Shape(tool)
-        self._injector_fills = self.shape.stripped | {PROOF}
+        self._injector_fills = self.shape.injected | {PROOF}
         self.spec = enforcement.catalog.attach(
             tool.name,
-            _original(tool),
-            (tool.metadata or {}).get(METADATA_KEY),
+            original_of(tool),
+            facts_of(tool),
             self.shape.schema,
             tool.description,
         )
@@ -101,15 +83,16 @@ class Gate:
         if isinstance(given, str):
             return Given(given, {}, call_id, config, self._missing({}, call_id))
         proved = self.waiting(call_id) is not None or any(
-            type(given[name]).__name__ == "ToolRuntime" for name in self._injector_fills & given.keys()
+            _is_runtime(given[name]) for name in self._injector_fills & given.keys()
         )
         raw, injected = {}, {}
+        mine, fills = self.shape.injected, self.shape.stripped if proved else NONE
         for name, value in given.items():
             if name == PROOF and proved:
                 continue
             if isinstance(value, Injected):
                 injected[name] = value.value
-            elif name in self.shape.stripped and proved:
+            elif name in fills or (name in mine and _is_runtime(value)):
                 injected[name] = value
             else:
                 raw[name] = value
@@ -232,6 +215,11 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"<Gate of {self.name}>"
+
+
+def _is_runtime(value: object) -> bool:
+    """Whether this is the object that a ToolNode hands over, which no JSON of a model can be."""
+    return type(value).__name__ == "ToolRuntime"
 
 
 class Injected:

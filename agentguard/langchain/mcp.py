@@ -25,10 +25,11 @@ from mcp.types import CallToolResult, TextContent
 from agentguard.call import Invocation, Permit
 from agentguard.enforcement import Enforcement
 from agentguard.errors import DenialCode, Denied, denial
+from agentguard.langchain.freezing import frozen
 from agentguard.langchain.mcp_session import Way
 from agentguard.langchain.replies import configurable, refusal
 from agentguard.langchain.seal import Running, ToolDenied, enter, running
-from agentguard.langchain.shape import Judged, Shape, frozen, schema_error
+from agentguard.langchain.shape import Judged, Shape, schema_error
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
 from agentguard.model import Resource, ToolSpec

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, StructuredTool, Tool
+from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException
 from langchain_core.tools.base import _get_runnable_config_param
 
 from agentguard._drive import drive, lift
 from agentguard.call import Permit
 from agentguard.errors import DenialCode, Denied, denial
-from agentguard.langchain.shape import Judged, Shape, frozen
+from agentguard.langchain.freezing import frozen
+from agentguard.langchain.shape import Judged, Shape
 from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
@@ -109,7 +110,9 @@ class _SealedFunction(BaseTool):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(tool_input, str):
             return (tool_input,), {}
-        if self._shape.single:
+        if self._shape.positional:
+            if len(tool_input) != 1:  # as `Tool` itself
+                raise ToolException(f"{self.name} takes one argument, and got {len(tool_input)}")
             return tuple(tool_input.values()), {}
         return (), tool_input
 

@@ -16,12 +16,12 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
 from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.langchain.freezing import frozen
 from agentguard.model import Arguments
 
-__all__ = ["Judged", "Shape", "schema_error"]
+__all__ = ["NONE", "Judged", "Shape", "schema_error"]
 
 Values = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
@@ -39,11 +39,12 @@ class Shape:
 
     `injected` are those that no model may give, `required` those of them that the tool cannot do
     without, and `stripped` those that a ToolNode takes from the model and fills itself; `names` are
-    the others, in order.
+    the others, in order. `positional` is said of a tool that passes its one value on without a name.
     """
 
     def __init__(self, tool: BaseTool) -> None:
-        self.single = isinstance(tool, Tool) and tool.args_schema is None
+        self.positional = isinstance(tool, Tool)
+        self.single = self.positional and tool.args_schema is None
         compiled = _compiled(tool, self.single)
         self.schema, self._validate = compiled.schema, compiled.validate
         self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
@@ -63,7 +64,8 @@ class Shape:
         if forged := self.injected & given.keys():
             raise denial(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
-        values = self._validate(given)
+        # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
+        values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
         return Judged(values, frozen(values))
 
     def unchanged(self, judged: Judged, values: Mapping[str, Any]) -> bool:
@@ -72,18 +74,6 @@ class Shape:
             isinstance(value, _SCALARS) and value is judged.values.get(name, judged)
             for name, value in values.items()
         )
-
-
-def frozen(values: Mapping[str, Any]) -> Arguments:
-    """Freeze Python values as canonical JSON.
-
-    Raises:
-        Denied: A value has no JSON form.
-    """
-    try:
-        return Arguments.of(to_jsonable_python(values))
-    except (ValueError, PydanticSerializationError) as error:
-        raise denial(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
 
 
 def schema_error(error: Exception) -> Denied:
@@ -123,7 +113,6 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     visible = tool.tool_call_schema
     if not (isinstance(visible, type) and issubclass(visible, BaseModel)):
         raise ConfigurationError(f"tool {tool.name} has no pydantic v2 schema", mend="give it an args_schema")
-    schema = visible.model_json_schema()
     annotations = get_all_basemodel_annotations(model)
     injected = direct | (frozenset(annotations) - frozenset(visible.model_fields))
     call_id = next((n for n in injected if _wants_call_id(annotations.get(n))), None)
@@ -135,7 +124,25 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     # where the function says that it is injected and the schema shows it, a ToolNode goes by the
     # schema and passes on what the model gave, and langchain goes by the function
     stripped = injected - frozenset(visible.model_fields)
-    return _Compiled(schema, _pydantic(model, injected), injected | aliases, required, stripped, call_id)
+    schema, validate = _schema(model, visible, injected), _pydantic(model, injected)
+    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id)
+
+
+def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:
+    """Describe what a model can give: what it is shown, and what langchain takes beyond."""
+    shown = visible.model_json_schema()
+    left_out = {
+        n: (f.annotation, f)
+        for n, f in model.model_fields.items()
+        if n not in visible.model_fields and n not in injected and not f.exclude
+    }
+    if not left_out:
+        return shown
+    more = create_model(model.__name__, **left_out).model_json_schema(by_alias=False)  # type: ignore[call-overload]  # mypy looks for its options
+    for part in ("properties", "$defs"):
+        if part in more:
+            shown[part] = {**more[part], **shown.get(part, {})}
+    return shown
 
 
 def _run_configs(tool: BaseTool) -> frozenset[str]:
@@ -185,7 +192,7 @@ def _pydantic(model: type[BaseModel], injected: frozenset[str]) -> Validate:
     # the same model, validators included, in which what will be injected may still be missing
     open_fields: dict[str, Any] = {n: (Any, None) for n in injected if n in model.model_fields}
     partial = create_model(model.__name__, __base__=model, **open_fields) if open_fields else model
-    fields = {n: f for n, f in partial.model_fields.items() if n not in injected}
+    fields = {n: f for n, f in partial.model_fields.items() if n not in injected and not f.exclude}
     defaulted = frozenset(n for n, f in fields.items() if not f.is_required()) - {"args", "kwargs"}
 
     def validate(given: Values) -> Values:
