@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
-from enum import Enum
 from hashlib import sha256
 from types import NoneType
 from typing import Any
@@ -61,8 +60,6 @@ def _taken_apart(value: Any) -> Any:
         return _plain(value.root) if isinstance(value, RootModel) else _object(_members(value))
     if dataclasses.is_dataclass(value):
         return _object(_attributes(value))
-    if isinstance(value, Enum):
-        return _plain(value.value)
     if isinstance(value, Secret | SecretStr | SecretBytes):
         return f"sha256:{sha256(rfc8785.dumps(_plain(value.get_secret_value()))).hexdigest()}"
     if isinstance(value, Iterator):

@@ -58,7 +58,7 @@ class Gate:
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.shape = Shape(tool)
-        self._injector_fills = self.shape.injected | {PROOF}
+        self._injector_fills = self.shape.stripped | {PROOF}
         self.spec = enforcement.catalog.attach(
             tool.name,
             original_of(tool),
