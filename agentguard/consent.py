@@ -77,6 +77,8 @@ class Consent:
             answer = await ask(pending, request)
         except Exception as error:
             if self._suspends(error):
+                if pending.status is ApprovalStatus.USED:  # nobody could answer it once more
+                    raise denial(DenialCode.GRANT_USED, "a call of this id was approved and made") from None
                 raise
             # an approver that errs, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
@@ -86,7 +88,7 @@ class Consent:
         # only what the store holds counts, not what a resumed graph or an edited state says
         final = await stored(io.approval, pending.id)
         if not isinstance(final, Approval) or final.status not in ANSWERED_YES:
-            reason = "no person has approved this call"
+            reason = "no person has approved this call with these arguments"
             raise denial(DenialCode.APPROVAL_REFUSED, reason, ids=decision.policy_ids)
         # whether a used one may be used again, by the call that was suspended, `begin_call` says
         return replace(final, status=ApprovalStatus.APPROVED)

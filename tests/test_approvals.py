@@ -71,11 +71,14 @@ class Shop:
         self.pay = pay
         self.task = self.guard.task("Pay", subject="alice", mandate={"tools": "*"}).begin()
 
-    def agent(self, *calls: tuple[str, str], saver: Any = None, middleware: bool = True) -> Any:
+    def agent(
+        self, *calls: tuple[str, str], saver: Any = None, middleware: bool = True, turns: int = 1
+    ) -> Any:
         turn = [
             {"name": "pay", "args": {"to": to}, "id": call_id, "type": "tool_call"} for to, call_id in calls
         ]
-        model = ScriptedChatModel(script=[AIMessage(content="", tool_calls=turn), "done"])
+        asking = [AIMessage(content="", tool_calls=turn) for _ in range(turns)]
+        model = ScriptedChatModel(script=[*asking, "done"])
         return create_agent(
             model,
             [self.pay],
@@ -297,6 +300,17 @@ def test_time_travel_does_not_run_an_approved_call_again(shop: Shop, mode: str) 
             except (RuntimeError, ValueError):
                 continue  # langgraph itself refuses to resume from there
     assert shop.paid == ["bob"]
+
+
+def test_a_call_id_that_comes_again_asks_nobody_twice(shop: Shop, mode: str) -> None:
+    by_middleware: bool = shop.by_middleware  # type: ignore[attr-defined]  # for this
+    agent = shop.agent(("bob", "c1"), saver=InMemorySaver(), middleware=by_middleware, turns=2)
+    runner = Runner(agent, shop.config(), mode)
+    resume = shop.guard.answer(waiting(runner.go(HELLO))[0].value, approved=True, approver="carol")
+    result = runner.go(Command(resume=resume))
+    assert not waiting(result)
+    assert (shop.paid, shop.log.written[-1]["code"]) == (["bob"], "grant_used")
+    assert "used already" in said(result)[-1]
 
 
 def test_an_approval_does_not_hold_for_edited_state(shop: Shop) -> None:

@@ -142,6 +142,10 @@ def test_the_names_are_those_of_the_schema_that_validates() -> None:
     assert frozen({"x": Named()}).values["x"].keys() == Named.model_json_schema()["properties"].keys()
 
 
+def test_a_model_of_one_value_is_that_value() -> None:
+    assert frozen({"x": Root([1])}).values == {"x": [1]}
+
+
 SET = (
     "from agentguard.langchain.freezing import frozen; print(frozen({'x': {'a', 'b', 'c', 'd', 'e'}}).digest)"
 )
@@ -198,19 +202,25 @@ async def test_a_policy_sees_what_a_serializer_would_leave_out(mode: Mode, kit: 
     assert got[0].override_limit
 
 
+class Place(BaseModel):
+    name: str
+
+
 class Unlisted(BaseModel):
     to: str
+    place: Place = Field(default=Place(name="here"), validation_alias="at")
     limit: int = Field(default=2, validation_alias="most")
 
 
 async def test_a_rule_is_about_an_argument_that_the_model_is_not_shown(mode: Mode, tmp_path: Path) -> None:
     rules = tmp_path / "rules.cedar"
     rules.write_text(
-        '@id("few")\npermit (principal, action == Action::"pay", resource) when { context.args.limit < 9 };'
+        '@id("few") permit (principal, action == Action::"pay", resource)'
+        ' when { context.args.limit < 9 && context.args.place.name == "here" };'
     )
     ran: list[int] = []
 
-    def pay(to: str, limit: int) -> None:
+    def pay(to: str, limit: int, place: Place) -> None:
         ran.append(limit)
 
     made = StructuredTool.from_function(pay, description="d", args_schema=Unlisted)

@@ -22,7 +22,8 @@ class InterruptApprover:
     """Asks with *interrupt*, which is `langgraph.types.interrupt`; needs a checkpointer to resume.
 
     `show_arguments` puts the argument values into the interrupt, and so into the checkpoint: a person
-    can hardly decide without, but they are then stored there.
+    can hardly decide without, but they are then stored there. What is made anew on each run of the node, as a
+    random default is, makes another call of it, which nobody has approved: let the tool's body make it.
     """
 
     inline = True  # on the event loop too: langgraph finds its run through the context of the caller
