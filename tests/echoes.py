@@ -11,7 +11,10 @@ from typing import Annotated, Any
 
 import httpx
 from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolCallId, StructuredTool, ToolException, tool
+from langgraph.config import get_stream_writer
+from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 
 import agentguard
@@ -75,8 +78,37 @@ def telling() -> list[BaseTool]:
         """Echo it in an exception that ends the run."""
         raise failure(RuntimeError)
 
+    @tool
+    def streamed(runtime: ToolRuntime, config: RunnableConfig) -> str:
+        """Echo it into the streams of the graph."""
+        runtime.stream_writer({"by the runtime": echo()})
+        runtime.emit_output_delta(f"by a delta {echo()}")
+        get_stream_writer()({"by the config": [echo()]})
+        for name, given in (("its config", runtime.config), ("a parameter", config)):
+            configured: Any = given["configurable"]
+            configured["__pregel_runtime"].stream_writer(f"by {name} {echo()}")
+        return CANARY
+
+    @tool
+    def worded() -> Any:
+        """Echo it in an object that shows it by its text alone."""
+        return Worded(echo())
+
     handled.handle_tool_error = True
-    return [handled, logged, fails]
+    return [handled, logged, streamed, worded, fails]
+
+
+class Worded:
+    """Holds its text where nobody can look."""
+
+    def __init__(self, text: str) -> None:
+        def told() -> str:
+            return text
+
+        self._told = told
+
+    def __str__(self) -> str:
+        return self._told()
 
 
 def calling(origin: str) -> BaseTool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
 import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ from tests.conftest import GO, Mode, classified, scripted, tool_call
 from tests.echoes import CANARY, calling, log, returning, telling
 from tests.sinks import LogSink, Recorder, Server, Tracer, drawn, langsmith_client, serving, shown, spelled
 
-MODES = ["updates", "values", "debug", "tasks", "checkpoints", "messages", "custom"]
+MODES = ["updates", "values", "debug", "tasks", "checkpoints", "messages", "custom", "tools"]
 
 
 class Watched(LocalIssuer):
@@ -159,7 +160,7 @@ def assert_no_secret(sinks: dict[str, str], secrets: list[str]) -> None:
     assert not held, f"a secret is in {held}"
 
 
-QUIET = ["value", "artifact", "command", "handled", "logged", "called"]
+QUIET = ["value", "artifact", "command", "handled", "logged", "streamed", "worded", "called"]
 SAW_THE_ECHO = {"callbacks", "tracer", "langsmith", "logs", "seen", "checkpoints.db"}
 NEVER_GIVEN = {"spans", "audit.jsonl", "store.db"}
 
@@ -192,6 +193,8 @@ async def test_no_sink_of_a_run_holds_a_credential_that_its_tools_echo(
     saw = {name for name, text in sinks.items() if CANARY in text}
     assert saw >= SAW_THE_ECHO - {"checkpoints.db"}
     assert any(CANARY in text for name, text in sinks.items() if name.startswith("checkpoints.db"))
+    for by in ("the runtime", "a delta", "the config", "its config", "a parameter"):
+        assert re.search(rf"by {by}\W.*{CANARY} \[redacted\] {CANARY}", "\n".join(world.seen)), by
     assert not saw & NEVER_GIVEN
     assert sinks.keys() >= NEVER_GIVEN
     assert {"store.db-wal"} & sinks.keys()

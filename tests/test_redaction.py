@@ -206,6 +206,35 @@ def test_a_class_that_resists_is_replaced_as_a_whole() -> None:
     assert redact({"a": Opaque(1)}, LIVE) == {"a": REDACTED}
 
 
+class Worded:
+    """Shows by its text what it does not hold."""
+
+    def __str__(self) -> str:
+        return f"by word {SECRET}"
+
+    __repr__ = __str__
+
+
+class Mute(Worded):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("value", [Worded(), [Worded()], {"k": (Worded(),)}, type(f"T{SECRET}", (), {})])
+def test_what_shows_the_secret_by_its_text_alone_is_replaced_as_a_whole(value: Any) -> None:
+    assert SECRET in str(value)
+    assert redact(value, LIVE) == REDACTED
+    content, artifact = redact(("clean", value), LIVE)
+    assert (content, artifact) == ("clean", REDACTED)
+
+
+def test_what_has_no_text_is_left_as_it_is() -> None:
+    mute = Mute()
+    assert redact(mute, LIVE) is mute
+    pair = ("clean", mute)
+    assert redact(pair, LIVE) is pair
+
+
 def test_the_longer_of_two_secrets_goes_first() -> None:
     assert redact("abcdef", ("abc", "abcdef")) == REDACTED
 

@@ -20,6 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
+from pydantic import BaseModel
 
 from agentguard import CredentialUnavailable, Denied, bind, credential
 from agentguard.lease import Lease, current
@@ -27,6 +28,10 @@ from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_
 
 SECRET = "test-secret-"
 NOTHING = "nothing"
+
+
+class Options(BaseModel):
+    options: dict[str, Any]
 
 
 def held(resource: str | None = "orders") -> str:
@@ -232,6 +237,12 @@ async def test_a_lease_that_was_kept_is_dead_after_the_call(mode: Mode, kit: Kit
     with pytest.raises(CredentialUnavailable, match="is over"):
         kept[0].reveal()
     assert SECRET not in repr(kept[0])
+
+
+async def test_arguments_that_look_like_a_config_are_the_tools(mode: Mode, kit: Kit, task: Any) -> None:
+    options = {"configurable": {"__pregel_runtime": {"stream_writer": "mine"}}}
+    tool = kit.wrap(tool_of("keep", lambda options: options, args_schema=Options))
+    assert await mode.invoke(tool, {"options": options}) == options
 
 
 async def test_a_tool_that_fails_leaves_nothing_behind(mode: Mode, kit: Kit, task: Any) -> None:

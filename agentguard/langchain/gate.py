@@ -17,6 +17,7 @@ from agentguard.langchain.origin import facts_of, original_of
 from agentguard.langchain.replies import configurable, hands_over
 from agentguard.langchain.seal import Running, ToolDenied, running, seal
 from agentguard.langchain.shape import NONE, Judged, Shape, schema_error
+from agentguard.langchain.streams import is_runtime
 from agentguard.task import CONFIG_KEY
 
 __all__ = ["Gate", "Given", "Injected", "Waiting", "pending"]
@@ -83,7 +84,7 @@ class Gate:
         if isinstance(given, str):
             return Given(given, {}, call_id, config, self._missing({}, call_id))
         proved = self.waiting(call_id) is not None or any(
-            _is_runtime(given[name]) for name in self._injector_fills & given.keys()
+            is_runtime(given[name]) for name in self._injector_fills & given.keys()
         )
         raw, injected = {}, {}
         mine, fills = self.shape.injected, self.shape.stripped if proved else NONE
@@ -92,7 +93,7 @@ class Gate:
                 continue
             if isinstance(value, Injected):
                 injected[name] = value.value
-            elif name in fills or (name in mine and _is_runtime(value)):
+            elif name in fills or (name in mine and is_runtime(value)):
                 injected[name] = value
             else:
                 raw[name] = value
@@ -215,11 +216,6 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"<Gate of {self.name}>"
-
-
-def _is_runtime(value: object) -> bool:
-    """Whether this is the object that a ToolNode hands over, which no JSON of a model can be."""
-    return type(value).__name__ == "ToolRuntime"
 
 
 class Injected:

@@ -26,6 +26,7 @@ from agentguard.call import Permit
 from agentguard.errors import DenialCode, Denied, denial
 from agentguard.langchain.freezing import frozen
 from agentguard.langchain.shape import Judged, Shape
+from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
@@ -70,9 +71,14 @@ async def enter(
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
-        result = await body(*args, **{**kwargs, **extra})
-        permit.result = redact(result, secrets) if secrets else result
-        return permit.result
+        given = {**kwargs, **extra}
+        if secrets:
+            with clearing(secrets):
+                result = redact(await body(*args, **cleared(given, secrets)), secrets)
+        else:
+            result = await body(*args, **given)
+        permit.result = result
+        return result
     except BaseException as error:
         failure = _outward(error, secrets)
         if failure is error:

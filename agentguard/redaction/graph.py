@@ -1,20 +1,21 @@
 """Redaction of values and exceptions: find what leads to a secret, and rebuild that alone.
 
 A first pass walks all that is reachable, without calling any code of its classes; a second one makes
-anew what leads to a secret, down to the string that holds it, and shares the rest. Exceptions keep
-their identity and are mended in place. What cannot be rebuilt, or lies beyond the bounds, becomes
-``"[redacted]"``: not seen is not passed.
+anew what leads to a secret, down to the string that holds it, and shares the rest; a third looks at the
+text of what is no plain data. Exceptions keep their identity and are mended in place. What cannot be
+rebuilt, or lies beyond the bounds, becomes ``"[redacted]"``: not seen is not passed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import is_
 from types import MappingProxyType
 from typing import Any
 
 from agentguard.redaction.frames import strip_locals
-from agentguard.redaction.look import ATOMS, INERT, blank, children, slots, variables
+from agentguard.redaction.look import ATOMS, INERT, PLAIN, blank, children, slots, variables
 
 __all__ = ["REDACTED", "redact", "redact_exception"]
 
@@ -37,7 +38,23 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
         return value
     if type(value) in TEXT:
         return needles.without(value) if needles.inside(value) else value
-    return _Redaction(needles, value).clean(value)
+    redaction = _Redaction(needles, value)
+    cleaned = redaction.clean(value)
+    return cleaned if redaction.plain else _silent(cleaned, needles)
+
+
+def _silent(value: Any, needles: _Needles) -> Any:
+    """Return *value*, or a stand-in if its text shows a secret that nothing which it holds does.
+
+    That text is what langchain makes of a result which is no text.
+    """
+    if type(value) is tuple:
+        silent = tuple(_silent(item, needles) for item in value)
+        return value if all(map(is_, silent, value)) else silent
+    try:
+        return REDACTED if needles.inside(str(value)) else value
+    except Exception:  # noqa: BLE001  what has no text shows none
+        return value
 
 
 def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseException:
@@ -91,6 +108,7 @@ class _Redaction:
         self.dirty: set[int] = set()
         self.unseen: set[int] = set()
         self.made: dict[int, Any] = {}
+        self.plain = True  # whether all of it is of Python's own types, whose text is known
         self._walk(root)
         self._spread()
         strip_locals([node for node in self.nodes.values() if isinstance(node, BaseException)])
@@ -118,6 +136,7 @@ class _Redaction:
             kind = type(value)
             if kind in ATOMS:
                 continue
+            self.plain = self.plain and (kind in PLAIN or kind in TEXT)
             if isinstance(value, TEXT) and self.needles.inside(value):
                 self.dirty.add(parent)
             if id(value) in self.nodes:

@@ -23,7 +23,7 @@ from types import (
 )
 from typing import Any
 
-__all__ = ["ATOMS", "INERT", "blank", "children", "slots", "variables"]
+__all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots", "variables"]
 
 ITEMS = (list, tuple, set, frozenset, deque)
 PLAIN = frozenset((dict, list, tuple, set, frozenset))

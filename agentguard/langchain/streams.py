@@ -1,0 +1,79 @@
+"""What a running tool writes into the streams of its graph, cleared of the call's secret.
+
+A tool has three ways there: the writer of its ToolRuntime, that runtime's `emit_output_delta`, and
+`get_stream_writer`, which looks into the config of the run. Each is given a writer that clears what it
+passes on. Not cleared is what the tool gives to a run of its own, or to `dispatch_custom_event`: those are
+told to callbacks by langchain itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+from langchain_core.runnables.config import var_child_runnable_config
+
+from agentguard.redaction import redact
+
+__all__ = ["cleared", "clearing", "is_runtime"]
+
+RUNTIME = "__pregel_runtime"  # where `get_stream_writer` looks; langgraph has no public name for it
+Write = Callable[[Any], None]
+
+
+def is_runtime(value: object) -> bool:
+    """Whether this is the object that a ToolNode hands over, which no JSON of a model can be."""
+    return type(value).__name__ == "ToolRuntime"
+
+
+@contextmanager
+def clearing(secrets: Sequence[str]) -> Iterator[None]:
+    """Have `get_stream_writer` give a writer that clears, as long as this lasts."""
+    config = var_child_runnable_config.get()
+    quiet = _config(config, secrets)
+    if quiet is config:
+        yield
+        return
+    token = var_child_runnable_config.set(quiet)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def cleared(given: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Return a tool's arguments, in which each runtime and config has writers that clear."""
+    return {name: _cleared(value, secrets) for name, value in given.items()}
+
+
+def _cleared(value: Any, secrets: Sequence[str]) -> Any:
+    if is_runtime(value):
+        more: dict[str, Any] = {"config": _config(value.config, secrets)}
+        if (emit := getattr(value, "emit_output_delta", None)) is not None:
+            more["emit_output_delta"] = _clearing(emit, secrets)
+        return _runtime(value, secrets, **more)
+    return _config(value, secrets) if isinstance(value, dict) else value
+
+
+def _config(config: Any, secrets: Sequence[str]) -> Any:
+    configurable: Any = None if config is None else config.get("configurable")
+    runtime = configurable.get(RUNTIME) if isinstance(configurable, dict) else None
+    if not callable(getattr(runtime, "stream_writer", None)):
+        return config
+    return {**config, "configurable": {**configurable, RUNTIME: _runtime(runtime, secrets)}}
+
+
+def _runtime(runtime: Any, secrets: Sequence[str], **more: Any) -> Any:
+    quiet = copy(runtime)
+    for name, value in {"stream_writer": _clearing(runtime.stream_writer, secrets), **more}.items():
+        object.__setattr__(quiet, name, value)  # it may be frozen
+    return quiet
+
+
+def _clearing(write: Write, secrets: Sequence[str]) -> Write:
+    def clear(chunk: Any) -> None:
+        write(redact(chunk, secrets))
+
+    return clear
