@@ -281,6 +281,10 @@ class Guard:
         *on_deny* is ``"message"`` or ``"raise"`` for every form of call; by default a model's call
         is answered with a message, and an application's own `invoke` raises Denied.
 
+        For the life of a guard one name is one tool. A tool that an application makes anew for each
+        request has to be made of the same function, or of the same object's method; a closure or another
+        BaseTool is another tool. What differs by request comes by an injected argument.
+
         Raises:
             ConfigurationError: Two tools have one name, a classification is wrong, or a policy does
                 not fit the tools.
