@@ -161,6 +161,8 @@ class Authorisation:
                 span.asked(spec.name, spec.path.value)
             with span.stage("approve"):
                 approval = await self._consent.obtain(request, decision, key, io)
+                # a person takes time: what the task has read meanwhile counts, and whether it is over
+                request = await self.request(invocation, io, span)
                 decision = await self._decide_again(replace(request, approval=approval), approval, io)
         return self._permit(invocation, request, decision, approval, key, scopes, route)
 
@@ -201,6 +203,11 @@ class Authorisation:
         except Exception as error:  # noqa: BLE001  who cannot say who it is acts for nobody
             told = f": {error}" if isinstance(error, IdentityError) else ""
             raise denial(DenialCode.NO_IDENTITY, f"no identity: {type(error).__name__}{told}") from None
+        if state.lineage:
+            root = await stored(io.task, family(state))
+            if not isinstance(root, TaskState):
+                raise denial(DenialCode.TASK_ENDED, f"task {family(state)} is unknown to the store")
+            state = state.within(root)
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
         return state

@@ -1,8 +1,10 @@
 """A task's life: begin, narrow, delegate, complete, revoke.
 
-A task begun inside another is its child, whoever begins it: its mandate is the intersection, its
-deadline the earlier one, and its calls count against both. So nothing that runs inside a task, a
-tool included, can give itself more than the task has.
+A task begun inside another is its child, whoever begins it: its subject is the same, its mandate the
+intersection, its deadline the earlier one, its calls count against both, and what any task of the family
+has read and done, rules see in each. So nothing that runs inside a task, a tool included, can give itself
+more than the task has. A purpose is the word of whoever begins a task: a rule that permits by it believes
+the application's code, so let no model write one.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class Task:
         """Record the task, as a child of the one that is active here. Begins once.
 
         Raises:
-            TaskNotActive: The active task is unknown or over.
+            TaskNotActive: The task that it is a child of is unknown or over.
+            ValueError: It is for another subject than the active one.
             StoreError: It could not be recorded.
         """
         drive(self._begin(self._enforcement.sync))
@@ -102,11 +105,14 @@ class Task:
     async def _begin(self, io: Io) -> None:
         if self._begun:
             return
-        parent_id = active_task.get()
-        if parent_id is not None and not self._state.lineage:
+        derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
+        parent_id = derived[0] if derived else active_task.get()
+        if parent_id is not None:
             parent = await io.task(parent_id)
             if parent is None or parent.ended(self._enforcement.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
+            if not derived:
+                self._state = replace(self._state, identity=_same_subject(self._state, parent))
             self._state = _within(self._state, parent)
         await self._enforcement.ending.started(io)
         await io.create_task(self._state)
@@ -229,6 +235,14 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self._state.purpose!r}>"
+
+
+def _same_subject(child: TaskState, parent: TaskState) -> Identity:
+    """Return who acts in a task that began in another: the same, or what a tool begins would be somebody."""
+    if child.identity.subject != parent.identity.subject:
+        other = child.identity.subject
+        raise ValueError(f"no task for {other} begins in one for {parent.identity.subject}")
+    return parent.identity
 
 
 def _within(child: TaskState, parent: TaskState) -> TaskState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agentguard.model.identity import Identity
@@ -64,6 +64,21 @@ class TaskState:
     kinds: tuple[str, ...] = ()
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     labels: int = 0
+
+    def within(self, root: TaskState) -> TaskState:
+        """Return it as rules see it: with what its whole family, that of *root*, has done and read.
+
+        What one task of a family has read can come into the arguments of any other; and a limit by what
+        was called so far would else begin anew in each child.
+        """
+        return replace(
+            self,
+            calls=root.calls,
+            writes=root.writes,
+            history=root.history,
+            untrusted=root.untrusted,
+            sensitivity=root.sensitivity,
+        )
 
     def ended(self, now: float) -> TaskStatus | None:
         """Return how the task ended, or None while it is active at *now*."""
