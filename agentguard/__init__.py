@@ -12,6 +12,7 @@ credential dies; a span and an audit record say what happened.
     catalog, lease         what each tool is; how a credential reaches a running tool
     intent, parameter      mandates from templates, and from the user's own words
     provenance, replay     where the values of arguments came from; a request in JSON, and back
+    leaves                 the texts and numbers in any value, in bounded time
     outbound, flight       HTTP to one service, bounded; one fetches for all
     transport              what a connection may carry
     owner                  which process holds a credential, and whether it is gone

@@ -64,6 +64,9 @@ def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity
         ) from None
 
 
+RESERVED = frozenset({"user", "application"})
+
+
 class Catalog:
     """All tools and resources that a guard knows. It grows while an application starts."""
 
@@ -105,6 +108,10 @@ class Catalog:
             if present is not None and present != tool:
                 raise ConfigurationError(
                     f"two tools are named {tool.name}", mend="rename one: policies go by name"
+                )
+            if tool.name in RESERVED:
+                raise ConfigurationError(
+                    f"a tool is named {tool.name}", mend="rename it: so are called who vouch for a value"
                 )
             if tool.resource is not None and tool.resource not in self._resources:
                 raise ConfigurationError(

@@ -4,7 +4,8 @@ A model turns what it reads into arguments, and nobody can follow it doing so. W
 whether a value is one that the user wrote, that the application put into the mandate, or that a tool
 returned, and in which field. So values are recognised when they come back, whole and exactly as they
 were: a value that was changed on the way, if only in its case, is nobody's. Whatever is not recognised
-counts as the attacker's from the moment that the task has read anything of an attacker.
+counts as the attacker's from the moment that the task has read anything of an attacker. That holds for a
+boolean as well, which names nobody, and for which the mandate alone can vouch.
 
 A label holds a digest of its value, salted by the task, and not the value. The store keeps labels for a
 task together with all that began in it, so that they survive an interrupt, another process, and
@@ -15,16 +16,13 @@ is not vouched for, and counts as sensitive as anything that was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from datetime import date
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from enum import Enum
 from hashlib import blake2b
 
-from pydantic import BaseModel
 from pydantic_core import from_json
 
+from agentguard.leaves import Leaf, leaves
 from agentguard.model import (
     LABELS,
     Arguments,
@@ -38,12 +36,14 @@ from agentguard.model import (
 )
 from agentguard.parameter import number
 
-__all__ = ["PER_RESULT", "family", "leaves", "origins", "seen", "wanted"]
+__all__ = ["PER_RESULT", "family", "origins", "seen", "wanted"]
 
 PER_RESULT = 2_000
 ABSENT = Origin()
-_WHOLE, _DEPTH = "*", 32
+_WHOLE = "*"
+BLOCK = frozenset({"type", "text", "id", "index", "annotations", "extras"})
 _EDGE = "\"'`´‘’“”«»()[]{}<>,;:.!?…"  # noqa: RUF001  quotation marks as people write them
+_DECIMAL = re.compile(rf"\A[{re.escape(_EDGE)}]*?(?=[.,]?\d)")  # ".50" is not 50
 _BETWEEN = re.compile(r"[,;|\t]")
 _UP_TO = re.compile(rf"(?<!\S)[{re.escape(_EDGE)}]*\Z")
 _FROM = re.compile(rf"[{re.escape(_EDGE)}]*(?!\S)")
@@ -64,15 +64,21 @@ def seen(spec: ToolSpec | None, task: TaskState, result: object) -> Seen:
     if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity):
         return Seen()
     labels: dict[tuple[str, str], Label] = {}
+    for label in _labels(spec, family(task), result):
+        labels.setdefault((label.digest, label.source), label)
+        if len(labels) == PER_RESULT:
+            break
+    return Seen(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=tuple(labels.values()))
+
+
+def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
     for field, value in _fields(result):
+        if value is None or isinstance(value, bool):
+            continue
         trusted = _WHOLE in spec.trusted or field in spec.trusted
         source = f"{spec.name}.{field}" if field else spec.name
         for leaf in (value, *_words_of(value), *(_listed(value) if trusted else ())):
-            if len(labels) >= PER_RESULT:
-                break
-            label = Label(digest(family(task), leaf), source, trusted, spec.sensitivity)
-            labels.setdefault((label.digest, source), label)
-    return Seen(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=tuple(labels.values()))
+            yield Label(digest(salt, leaf), source, trusted, spec.sensitivity)
 
 
 def digest(task_id: str, value: str | int | float) -> str:
@@ -82,80 +88,50 @@ def digest(task_id: str, value: str | int | float) -> str:
 
 
 def _form(value: str | int | float) -> str:
-    """Return a text that is the same for equal values alone: 10 is 10.0, and no text is a number."""
+    """Return a text that is the same for equal values alone: 10 is 10.0, and only a number is one."""
+    if isinstance(value, bool):
+        return f"b{value}"
     return f"s{value}" if isinstance(value, str) else f"n{Decimal(repr(value)).normalize()}"
-
-
-def _no_key(_name: str) -> bool:
-    return False
 
 
 def _each_key(_name: str) -> bool:
     return True
 
 
-def _fields(result: object) -> Iterator[tuple[str, str | int | float]]:
+def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
     """Yield the path and the value of every text and number in a result; lists add nothing to a path.
 
-    A result is content and artifact, content blocks, or the thing itself; a text may be the JSON of one.
+    A result is content and artifact, one content block, or the thing itself. A text that is all of it may be
+    the JSON of one; of a text beside others anybody may have written what it says of fields.
     """
-    for part in result if isinstance(result, tuple) else (result,):
-        if isinstance(part, list) and all(isinstance(each, Mapping) and "text" in each for each in part):
-            for block in part:
-                yield from leaves(_structured(block["text"]), keys=_each_key)
-        yield from leaves(_structured(part), keys=_each_key)
+    parts = [part for part in (result if type(result) is tuple else (result,)) if part is not None]
+    alone = parts[0] if len(parts) == 1 else None
+    if isinstance(alone, str):
+        yield from leaves(_structured(alone), keys=_each_key)
+        return
+    if isinstance(alone, list) and len(alone) == 1 and _is_block(alone[0]):
+        yield from leaves(_structured(alone[0]["text"]), keys=_each_key)
+    for part in parts:
+        yield from leaves(part, keys=_each_key)
 
 
-def _structured(part: object) -> object:
+def _is_block(value: object) -> bool:
+    """Whether this is a content block of text, and no record of the tool's with a text in it."""
+    return (
+        isinstance(value, Mapping)
+        and value.get("type") == "text"
+        and {"type", "text"} <= value.keys() <= BLOCK
+    )
+
+
+def _structured(text: object) -> object:
     """Return what a text says, if it is a JSON object or list."""
-    if isinstance(part, str) and part.lstrip()[:1] in ("{", "["):
+    if isinstance(text, str) and text.lstrip()[:1] in ("{", "["):
         try:
-            return from_json(part)
+            return from_json(text)
         except ValueError:
-            return part
-    return part
-
-
-def leaves(
-    value: object, path: str = "", depth: int = 0, *, keys: Callable[[str], bool] = _no_key
-) -> Iterator[tuple[str, str | int | float]]:
-    """Yield each text and number in a value, with its path; lists add nothing to it, and "" is nothing.
-
-    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known. Of an object
-    the *keys* for which it is true are values too, in the place of the object: a table may be by name.
-    """
-    if type(value) is str:  # the most frequent
-        if value:
-            yield path, value
-        return
-    plain = _plain(value)
-    if isinstance(plain, str | int | float):
-        if plain != "" and not isinstance(plain, bool):
-            yield path, plain
-        return
-    for name, part in _parts(plain) if depth < _DEPTH else ():
-        if name and keys(name):
-            yield path, name
-        yield from leaves(part, f"{path}.{name}" if path and name else name or path, depth + 1, keys=keys)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Enum):
-        return value.value
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def _parts(value: object) -> Iterable[tuple[str, object]]:
-    """Return the parts of a value by name; those of a list have none."""
-    if isinstance(value, Mapping):
-        return ((str(name), part) for name, part in value.items())
-    if isinstance(value, BaseModel):
-        return iter(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return (("", part) for part in value)
-    if is_dataclass(value):
-        return ((field.name, getattr(value, field.name)) for field in fields(value))
-    return ()
+            return text
+    return text
 
 
 def _words_of(value: str | int | float) -> Iterator[str]:
@@ -185,7 +161,8 @@ def wanted(task: TaskState, arguments: Arguments) -> frozenset[str]:
     """Return the digests whose labels tell where these arguments came from; none if there are no labels."""
     if not task.labels:
         return frozenset()
-    return frozenset(digest(family(task), value) for _, value in leaves(arguments.values, keys=_each_key))
+    found = leaves(arguments.values, keys=_each_key)
+    return frozenset(digest(family(task), value) for _, value in found if value is not None)
 
 
 def origins(
@@ -196,7 +173,7 @@ def origins(
     unknown = unvouched(task)
     for name, value in arguments.values.items():
         each = [
-            _leaf(name, leaf, spec, task, labels) or unknown
+            (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown
             for _, leaf in leaves(value, keys=lambda key: key not in spec.declared)
         ]
         found[name] = each[0] if len(each) == 1 else _together(each)
@@ -226,15 +203,16 @@ def _leaf(
     labels: Mapping[str, Iterable[Label]],
 ) -> Origin | None:
     found = tuple(labels.get(digest(family(task), value), ())) if labels else ()
-    sources = {label.source for label in found}
+    vouching: set[str] = set()
     if task.mandate.args or task.mandate.counterparties is not None:
-        sources |= _put_by(name, value, spec, task.mandate)
+        vouching |= _put_by(name, value, spec, task.mandate)
     if task.words and said(task.words, value):
-        sources.add("user")
+        vouching.add("user")
+    sources = vouching | {label.source for label in found}
     if not sources:
         return None
-    user = "user" in sources
-    trusted = user or "application" in sources or any(label.trusted for label in found)
+    user = "user" in vouching
+    trusted = bool(vouching) or any(label.trusted for label in found)
     known = task.labels < LABELS
     return Origin(
         sources=frozenset(sources),
@@ -258,7 +236,7 @@ def said(words: str, value: str | int | float) -> bool:
     """Return whether a value stands in the user's words, as a whole: quoted or punctuated, never in part."""
     if isinstance(value, str):
         return _stands_in(words, value)
-    return any(_equals(token, value) for token in words.split())
+    return not isinstance(value, bool) and any(_equals(token, value) for token in words.split())
 
 
 def _stands_in(words: str, value: str) -> bool:
@@ -273,6 +251,6 @@ def _stands_in(words: str, value: str) -> bool:
 
 def _equals(token: str, value: int | float) -> bool:
     try:
-        return number(token.strip(_EDGE)) == value
+        return number(_DECIMAL.sub("", token, count=1).rstrip(_EDGE)) == value
     except ValueError:
         return False

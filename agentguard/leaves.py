@@ -1,0 +1,88 @@
+"""The texts, numbers and booleans in a value, with their paths; of any value, in bounded time.
+
+A value may be the work of an attacker: nested without end, or a few hundred bytes of YAML whose anchors
+stand for more parts than anybody can look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date
+from enum import Enum
+
+from pydantic import BaseModel
+
+__all__ = ["MOST", "Leaf", "leaves"]
+
+MOST = 100_000  # parts at which is looked
+Leaf = str | int | float | None
+Parts = Iterator[tuple[str, object]]
+_BEYOND = object()
+
+
+def _no_key(_name: str) -> bool:
+    return False
+
+
+def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[tuple[str, Leaf]]:
+    """Yield each text, number and boolean in a value, with its path; lists add nothing to it, and "" is none.
+
+    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known. Of an object
+    the *keys* for which it is true are values too, in the place of the object: a table may be by name. None
+    stands for what nobody has looked at, as it lies behind too much.
+    """
+    if type(value) is str:  # the most frequent
+        if value:
+            yield "", value
+        return
+    for path, name, here, part in _walk(value):
+        if name and keys(name):
+            yield path, name
+        if part is _BEYOND:
+            yield here, None
+        elif isinstance(part, str | int | float) and part != "":
+            yield here, part
+
+
+def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
+    """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
+    looked, within = 0, [("", iter((("", value),)))]
+    while within:
+        path, parts = within[-1]
+        for name, part in parts:
+            looked += 1
+            here = f"{path}.{name}" if path and name else name or path
+            if looked > MOST:
+                yield path, name, here, _BEYOND
+                return
+            plain = _plain(part)
+            yield path, name, here, plain
+            if (inner := _parts(plain)) is not None:
+                within.append((here, inner))
+                break
+        else:
+            within.pop()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _parts(value: object) -> Parts | None:
+    """Return the parts of a value by name, or None if it has none; those of a list have no name."""
+    if isinstance(value, str | int | float):
+        return None
+    if isinstance(value, Mapping):
+        return ((str(name), part) for name, part in value.items())
+    if isinstance(value, BaseModel):
+        return iter(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(map(str, value._fields), value, strict=True)
+    if isinstance(value, list | tuple | set | frozenset):
+        return (("", part) for part in value)
+    if is_dataclass(value):
+        return ((field.name, getattr(value, field.name)) for field in fields(value))
+    return None
