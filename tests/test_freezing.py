@@ -161,6 +161,13 @@ def test_a_set_is_the_same_in_every_process() -> None:
     assert len(set(ran)) == 1
 
 
+def _deep() -> list[Any]:
+    deep: list[Any] = []
+    for _ in range(400):
+        deep = [deep]
+    return deep
+
+
 def _cycle() -> list[Any]:
     cycle: list[Any] = []
     cycle.append(cycle)
@@ -176,8 +183,9 @@ def _cycle() -> list[Any]:
         Extra(**{"a": 1}).model_copy(update={"a": float("nan")}),
         object(),
         _cycle(),
+        _deep(),
     ],
-    ids=["iterator", "generator", "two keys of one name", "not a number", "object", "cycle"],
+    ids=["iterator", "generator", "two keys of one name", "not a number", "object", "cycle", "depth"],
 )
 def test_what_has_no_one_form_is_refused(value: Any) -> None:
     with pytest.raises(Denied) as denied:

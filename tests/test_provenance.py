@@ -295,7 +295,7 @@ def nested(leaf: object, deep: int, wide: int = 1) -> object:
     return leaf
 
 
-@pytest.mark.parametrize("value", [nested("EVIL", 400), ["Ada"] * MOST + ["EVIL"]])
+@pytest.mark.parametrize("value", [nested("EVIL", 150), ["Ada"] * MOST + ["EVIL"]])
 def test_what_nobody_has_looked_at_is_nobodys(value: Json) -> None:
     origin = origin_of({"to": value}, "to", task(untrusted=True))
     assert (origin.user, origin.trusted, origin.untrusted) == (False, False, True)

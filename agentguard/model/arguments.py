@@ -14,6 +14,7 @@ from pydantic_core import from_json
 __all__ = ["Arguments", "Json"]
 
 
+FLAT = 100  # so many brackets nest no deeper than a reader of JSON goes
 Json = Any  # a JSON value: mypy has no recursive alias that json.loads would satisfy
 
 
@@ -33,9 +34,12 @@ class Arguments:
         """Canonicalise *values*.
 
         Raises:
-            ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite.
+            ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite; or it is
+                nested so deeply that nobody could read it again.
         """
         canonical = rfc8785.dumps(dict(values))
+        if canonical.count(b"[") + canonical.count(b"{") > FLAT:
+            from_json(canonical)
         digest = urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
         return cls(canonical, digest)
 
