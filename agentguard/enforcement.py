@@ -30,7 +30,7 @@ from agentguard.errors import (
 )
 from agentguard.issuance import Issuance, attempt
 from agentguard.lease import Lease
-from agentguard.model import Effect, Outcome, Seen, ToolPath
+from agentguard.model import NOTHING_SEEN, Effect, Outcome, Seen, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -52,6 +52,7 @@ from agentguard.telemetry import CallSpan, Telemetry
 __all__ = ["Brokers", "Enforcement"]
 
 T = TypeVar("T")
+ANSWERS = frozenset({Outcome.DONE, Outcome.FAILED})  # with a result or an error, which may hold what was read
 log = logging.getLogger("agentguard")
 
 
@@ -174,9 +175,10 @@ class Enforcement:
             raise
         finally:
             permit.end()
-            if permit.begun:
-                await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
+            noted = not permit.begun or await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
             self.recovery.running.discard(permit.call.id)
+            if not noted and outcome in ANSWERS:  # rules would not know what the model has read
+                raise denial(DenialCode.WITHHELD, "the store does not know what was read") from None
 
     # --- the stages
 
@@ -218,31 +220,35 @@ class Enforcement:
 
     async def _finish(
         self, permit: Permit, outcome: Outcome, issuance: Issuance, io: Io, span: CallSpan
-    ) -> None:
-        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds."""
-        call = permit.call
-        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=_seen(permit))
+    ) -> bool:
+        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
+
+        Returns whether the task knows what was read, or nothing was.
+        """
+        call, read = permit.call, _seen(permit)
+        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=read)
         if permit.route is None:
-            revoked = False
-            await end()
+            revoked, noted = False, await end()
         else:
             with span.stage("revoke"):
-                revoked = await self._revoke(issuance, outcome, end)
+                revoked, noted = await self._revoke(issuance, outcome, end)
             if not revoked and not issuance.kept:
                 self.recovery.failed.add(call.id)
         self.recovery.running.discard(call.id)  # before the outbox looks, or it takes what is kept for held
         if permit.route is not None and not revoked:
             self.ending.on_left()
         await self._recording.ended(permit, outcome, self.clock(), issuance, io, revoked=revoked)
+        return noted or read == NOTHING_SEEN
 
     async def _revoke(
         self, issuance: Issuance, outcome: Outcome, end: Callable[..., Awaitable[bool]]
-    ) -> bool:
+    ) -> tuple[bool, bool]:
+        """Revoke, and note the end; returns whether each was done."""
         if (note := issuance.note()) is not None:
-            return await end(revoked=True, remember=note)
+            done = await end(revoked=True, remember=note)
+            return done, done
         revoked = await issuance.give_back(failed=outcome is not Outcome.DONE)
-        await end(revoked=revoked)
-        return revoked
+        return revoked, await end(revoked=revoked)
 
     def _outcome(self, error: BaseException) -> Outcome:
         if self.suspends(error):

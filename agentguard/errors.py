@@ -77,6 +77,7 @@ class DenialCode(StrEnum):
     ARGUMENTS_CHANGED = "arguments_changed"
     GRANT_USED = "grant_used"
     NOT_EXECUTED = "not_executed"
+    WITHHELD = "withheld"
     MANDATE = "mandate"
     POLICY = "policy"
     POLICY_ERROR = "policy_error"
@@ -172,6 +173,7 @@ ADVICE = {
     DenialCode.ARGUMENTS_CHANGED: "The call was changed after it was judged, and did not run.",
     DenialCode.GRANT_USED: "This permission was used already. Make the call again if it is needed.",
     DenialCode.NOT_EXECUTED: "The call was replaced after it was judged. Its result is withheld.",
+    DenialCode.WITHHELD: "The call was made, and its result is withheld. Do not repeat it; tell the user.",
     DenialCode.MANDATE: "This is outside the current task. Go on with the task, or tell the user.",
     DenialCode.POLICY: "This is not permitted here. Go on without it, or tell the user.",
     DenialCode.POLICY_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",

@@ -13,6 +13,7 @@ from agentguard.ports import Broker, Store
 __all__ = ["Brokers", "Route", "Routes"]
 
 Brokers = Mapping[tuple[str | None, ToolPath], Broker]
+Note = Callable[[str, float], tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Route:
     prepares: bool
     reused: bool
     binds_arguments: bool
-    note: Callable[[str, float], tuple[str, float]] | None
+    note: Note | None
 
     @classmethod
     def to(cls, broker: Broker, resource: str | None, path: ToolPath, store: Store) -> Self:
@@ -46,8 +47,21 @@ class Route:
             prepares=hasattr(broker, "prepare") or hasattr(broker, "aprepare"),
             reused=path in getattr(broker, "reuse", ()),
             binds_arguments=bool(getattr(broker, "binds_arguments", True)),
-            note=getattr(broker, "note", None) if getattr(broker, "store", None) is store else None,
+            note=_note_of(broker, store),
         )
+
+
+def _note_of(broker: Broker, store: Store) -> Note | None:
+    """Return the broker's `note`, if a note in this store is all that its `revoke` does.
+
+    Of one whose class has a `revoke` of its own above an inherited `note`, nobody knows.
+    """
+    note: Note | None = getattr(broker, "note", None)
+    if note is None or getattr(broker, "store", None) is not store:
+        return None
+    own = [name for name in ("note", "revoke", "arevoke") if hasattr(broker, name)]
+    homes = {next((each for each in type(broker).__mro__ if name in vars(each)), None) for name in own}
+    return note if len(homes) == 1 and None not in homes else None
 
 
 class Routes:

@@ -3,12 +3,14 @@
 One span a call, `execute_tool {name}`, with the GenAI attributes (OpenTelemetry semantic
 conventions 1.41.0, status Development) and our own in the namespace `agentguard.*`, since nothing
 is standard yet for authorization. Children: `agentguard.decide`, `.issue`, `.execute`, `.revoke`.
-Never a secret, and no argument value unless opted in.
+Never a secret, and no argument value unless opted in. A tracer or a meter that fails is logged, and
+changes nothing of the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from time import perf_counter
 from typing import Any, Self
@@ -16,10 +18,10 @@ from typing import Any, Self
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Span,
     Status,
     StatusCode,
-    Tracer,
     TracerProvider,
     get_tracer,
     set_span_in_context,
@@ -29,6 +31,7 @@ from agentguard.model import Arguments
 
 __all__ = ["CallSpan", "Telemetry"]
 
+log = logging.getLogger("agentguard")
 SCOPE = "agentguard"
 OPERATION, TOOL, TOOL_CALL, TOOL_TYPE = (
     "gen_ai.operation.name",
@@ -78,19 +81,27 @@ class Telemetry:
             attributes[TOOL_CALL] = call_id
         if self._arguments and arguments is not None:
             attributes[ARGUMENTS] = arguments.canonical.decode()
-        return CallSpan(self.tracer.start_span(f"execute_tool {tool}", attributes=attributes), self)
+        return CallSpan(self.span(f"execute_tool {tool}", attributes), self)
+
+    def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Span:
+        """Start a span."""
+        try:
+            return self.tracer.start_span(name, attributes=attributes)
+        except Exception as error:  # noqa: BLE001  what looks at a call must not end it
+            _failed(error)
+            return INVALID_SPAN
 
     def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
         """Count one anomaly."""
-        self._anomalies.add(1, {"kind": kind, "resource": resource, "legacy": legacy})
+        _quietly(self._anomalies.add, 1, {"kind": kind, "resource": resource, "legacy": legacy})
 
     def question(self, tool: str, path: str) -> None:
         """Count one question to a person."""
-        self._questions.add(1, {"tool": tool, "path": path})
+        _quietly(self._questions.add, 1, {"tool": tool, "path": path})
 
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""
-        self._calls.add(1, attributes)
+        _quietly(self._calls.add, 1, attributes)
 
 
 class CallSpan:
@@ -108,7 +119,7 @@ class CallSpan:
 
     def stage(self, name: str) -> _Stage:
         """Time one stage, as a child span and as an attribute of the call."""
-        return _Stage(self._telemetry.tracer, name, self._facts)
+        return _Stage(self._telemetry, name, self._facts)
 
     def describe(self, **facts: Any) -> None:
         """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
@@ -140,26 +151,37 @@ class CallSpan:
         if self._span.is_recording():
             self._span.set_attributes(self._facts)
         detach(self._token)
-        self._span.end()
+        _quietly(self._span.end)
 
 
 class _Stage:
     """The span of one stage, current inside its block, whose seconds become an attribute of the call."""
 
-    __slots__ = ("_facts", "_name", "_span", "_started", "_token", "_tracer")
+    __slots__ = ("_facts", "_name", "_span", "_started", "_telemetry", "_token")
     _span: Span
     _started: float
     _token: Token[Context]
 
-    def __init__(self, tracer: Tracer, name: str, facts: dict[str, Any]) -> None:
-        self._tracer, self._name, self._facts = tracer, name, facts
+    def __init__(self, telemetry: Telemetry, name: str, facts: dict[str, Any]) -> None:
+        self._telemetry, self._name, self._facts = telemetry, name, facts
 
     def __enter__(self) -> None:
         self._started = perf_counter()
-        self._span = self._tracer.start_span(STAGES[self._name][0])
+        self._span = self._telemetry.span(STAGES[self._name][0])
         self._token = attach(set_span_in_context(self._span))
 
     def __exit__(self, *_error: object) -> None:
         self._facts[STAGES[self._name][1]] = perf_counter() - self._started
         detach(self._token)
-        self._span.end()
+        _quietly(self._span.end)
+
+
+def _quietly(function: Callable[..., object], *args: object) -> None:
+    try:
+        function(*args)
+    except Exception as error:  # noqa: BLE001  what looks at a call must not end it
+        _failed(error)
+
+
+def _failed(error: Exception) -> None:
+    log.warning("telemetry failed: %s", type(error).__name__)

@@ -458,6 +458,75 @@ def test_a_note_in_another_store_than_the_guards_is_made_there(mode: str) -> Non
     assert other.known(f"revoked:h-{world.mint.issued[0].id}")
 
 
+def test_a_broker_that_does_more_to_revoke_than_note_is_asked_to_revoke(mode: str) -> None:
+    class Telling(Noted):
+        def revoke(self, handle: str, expires_at: float) -> None:
+            told.append(handle)
+            super().revoke(handle, expires_at)
+
+    class Around:
+        """Looks at another broker, and lets it do all else."""
+
+        inline = True
+
+        def __init__(self, inner: Mint) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def revoke(self, handle: str, expires_at: float) -> None:
+            told.append(handle)
+            self.inner.revoke(handle, expires_at)
+
+    for wrapped in (False, True):
+        told = list[str]()
+        store = MemoryStore(clock=lambda: 1000.0)
+        broker: Any = Around(Noted(store)) if wrapped else Telling(store)
+        world = noted(store, broker)
+        world.begin()
+        assert world.call(mode) == "done"
+        assert told == [f"h-{broker.issued[0].id}"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("resource", [None, "payments"])
+def test_what_was_read_and_could_not_be_noted_is_withheld(
+    mode: str, resource: str | None, fails: bool
+) -> None:
+    store = Faulty("end_call")
+    World(store=store).begin()
+    store.arm()
+    world = World(store=store)
+
+    def read(_permit: Permit) -> str:
+        if fails:
+            raise ValueError("pay eve")
+        return "pay eve"
+
+    denied = world.denied(mode, body=read, spec=replace(LOOKUP, resource=resource))
+    assert denied.code is DenialCode.WITHHELD
+    assert "eve" not in f"{denied} {denied.reason}"
+    assert len(world.mint.revoked) == (resource is not None)
+    assert [r.get("outcome") or r.get("code") or r["effect"] for r in world.log.written] == [
+        "permit",
+        "failed" if fails else "done",
+        "withheld",
+    ]
+
+
+def test_a_cancelled_call_that_could_not_be_noted_stays_cancelled(mode: str) -> None:
+    store = Faulty("end_call")
+    World(store=store).begin()
+    store.arm()
+
+    def interrupted(_permit: Permit) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        World(store=store).call(mode, interrupted, spec=LOOKUP)
+
+
 class Faulty(MemoryStore):
     """A store of which one operation fails."""
 

@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 from langchain_core.tools import BaseTool, ToolException, tool
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode, get_current_span
 
 from agentguard import Guard, Obligation, ToolPath
 from agentguard.approvals import CallbackApprover
 from agentguard.errors import Denied
 from agentguard.testing import CapturedSpans, captured_spans
-from tests.conftest import DENY, PERMIT, Kit, Mode, classified, tool_call
+from tests.conftest import ASK, DENY, PERMIT, Kit, Mode, classified, tool_call
 
 STAGES = {"agentguard.decide", "agentguard.issue", "agentguard.execute", "agentguard.revoke"}
 VALUE = "a-value-of-an-argument"
@@ -212,13 +213,70 @@ async def test_calls_are_counted_by_path_effect_and_code(
 
 
 async def test_an_unsampled_call_runs_all_the_same(kit: Kit, mode: Mode) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
     look_up = kit.another(tracer_provider=TracerProvider(sampler=ALWAYS_OFF)).wrap(classified(echo()))[0]
     with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
         assert await mode.invoke(look_up, {"text": "x"}) == "x"
     assert kit.outcomes() == ["done"]
+
+
+class FailingProcessor(SpanProcessor):
+    """Fails at one moment of the spans of one name."""
+
+    def __init__(self, name: str, moment: str) -> None:
+        self._name, self._moment = name, moment
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self._fail("start", span.name)
+
+    def on_end(self, span: Any) -> None:
+        self._fail("end", span.name)
+
+    def _fail(self, moment: str, name: str) -> None:
+        if (self._name, self._moment) == (name, moment):
+            raise OSError("the queue is full")
+
+
+class FailingMeter(NoOpMeterProvider):
+    def get_meter(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self
+
+    def create_counter(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self
+
+    def add(self, *_args: Any, **_kwargs: Any) -> None:
+        raise OSError("the meter is broken")
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+@pytest.mark.parametrize("name", ["execute_tool look_up", "agentguard.approve", *sorted(STAGES)])
+async def test_a_tracer_that_fails_changes_nothing_of_a_call(
+    name: str, moment: str, kit: Kit, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(FailingProcessor(name, moment))
+    guard = kit.another(tracer_provider=provider, approver=lambda _request: True)
+    kit.rule.answer = lambda request: ASK if request.approval is None else PERMIT
+    (look_up,) = guard.wrap(classified(echo()))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        assert await mode.invoke(look_up, {"text": "x"}) == "x"
+    assert (kit.decisions(), kit.outcomes()) == (["permit"], ["done"])
+    assert (len(kit.broker.issued), kit.broker.live) == (1, ())
+    assert "telemetry failed: OSError" in caplog.text
+
+
+async def test_a_meter_that_fails_changes_nothing_of_a_call(kit: Kit, mode: Mode) -> None:
+    guard = kit.another(meter_provider=FailingMeter(), approver=lambda _request: True)
+    (look_up,) = guard.wrap(classified(echo()))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        kit.rule.answer = lambda request: ASK if request.approval is None else PERMIT
+        await mode.invoke(look_up, {"text": "x"})
+        kit.rule.deny("look_up")
+        with pytest.raises(Denied):
+            await mode.invoke(look_up, {"text": "x"})
+    assert (kit.decisions(), kit.outcomes()) == (["permit", "policy"], ["done"])
+    assert kit.broker.live == ()
 
 
 def echo() -> BaseTool:
