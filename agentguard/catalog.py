@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import Resource, Sensitivity, ToolPath, ToolSpec
+from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
 
 __all__ = ["Catalog", "spec_of"]
 
@@ -121,6 +121,19 @@ class Catalog:
             self._tools[tool.name] = tool
             self.changes += 1
 
+    def untaken(self, mandate: Mandate) -> list[str]:
+        """Return limits of a mandate's `args` that hold for none of its tools, and so for nothing.
+
+        Of a mandate for ``"*"``, or for a tool whose arguments are not known yet, nothing can be said.
+        """
+        named = [self._tools.get(name) for name in mandate.tools]
+        specs = [spec for spec in named if spec is not None and spec.schema is not None]
+        if len(specs) < len(named):
+            return []
+        taken = {name for spec in specs for name in (spec.schema or {}).get("properties", {})}
+        own = tuple(f"{spec.name}." for spec in specs)  # held in any case: one that is mistyped refuses
+        return sorted(name for name in mandate.args if name not in taken and not name.startswith(own))
+
     def attach(
         self,
         name: str,
@@ -151,7 +164,8 @@ class Catalog:
         if present is None:
             if facts is None:
                 return None
-            self.add(replace(spec_of(name, facts, schema), description=description))
+            _hold(spec := replace(spec_of(name, facts, schema), description=description), schema)
+            self.add(spec)
             return self._tools[name]
         known = None if present.schema is None else set(present.schema.get("properties", {}))
         actual = set(schema.get("properties", {}))
@@ -160,8 +174,19 @@ class Catalog:
                 f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(known)}",
                 mend=f"correct [tools.{name}.args]",
             )
+        _hold(present, schema)
         if present.schema != schema or present.description != description:
             with self._lock:
                 self._tools[name] = replace(present, schema=schema, description=description)
                 self.changes += 1
         return self._tools[name]
+
+
+def _hold(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
+    """Refuse a sink that is no argument: nothing would be held to the counterparties."""
+    taken = schema.get("properties", {})
+    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(taken))):
+        raise ConfigurationError(
+            f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(taken)}",
+            mend="name a sink as the argument that it is",
+        )

@@ -162,7 +162,8 @@ class Guard:
         user to an issuer (RFC 8693); it stays in this process, and no tool sees it.
 
         Raises:
-            ValueError: The mandate is malformed, or a model has proposed it and nobody has granted it.
+            ValueError: The mandate is malformed, limits what none of its tools takes, or was proposed by a
+                model and granted by nobody.
             ConfigurationError: A policy does not fit the tools, which were all classified in code.
         """
         if self._gates.mistake is not None:

@@ -10,7 +10,9 @@ r"""Mandates from intent: a template for each kind of task, filled by the applic
 `Intent.derive` chooses by the words which kinds of task were meant, and unites their templates. It is
 deterministic, and what it gives can be read before it takes effect. It believes its words: they are the
 user's own, and never a result of a tool. A quoted file name that holds a keyword counts as the keyword.
-Templates only say what a task may touch at most; whether a call is right is for the policy to say.
+Templates only say what a task may touch at most; whether a call is right is for the policy to say. Of two
+kinds that give the same tool, each argument may have a value of either: who may be paid by the one, and how
+much by the other. Let kinds that must not mix have tools of their own, or say in a policy what goes together.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from agentguard.catalog import Catalog
 from agentguard.errors import ConfigurationError
-from agentguard.model import WORDS, Budget, Mandate, Scalar, ToolSpec
+from agentguard.model import WORDS, Budget, Mandate, Scalar, ToolPath, ToolSpec
 from agentguard.parameter import Parameter
 
 __all__ = ["Derivation", "Intent", "Parameter", "Template"]
@@ -209,9 +211,15 @@ class Intent:
         return Derivation(
             mandate=mandate.said(origins),
             kinds=tuple(template.name for template, _ in chosen),
-            budget=_sum(template.budget for template, _ in chosen),
+            budget=_sum([self._budget(template) for template, _ in chosen]),
             reasons=reasons,
         )
+
+    def _budget(self, template: Template) -> Budget:
+        """Return its budget; a kind that only reads adds nothing to the writes of others."""
+        specs = [self._catalog.tool(tool) for tool in template.tools]
+        reads = all(spec is not None and spec.path is ToolPath.READ for spec in specs)
+        return replace(template.budget, writes=0) if reads else template.budget
 
     def _scopes(self, template: Template) -> tuple[str, ...]:
         """Return its scopes; of one that does not limit them, all that its tools need."""
@@ -264,10 +272,9 @@ def _filled(allowed: Iterable[Scalar], values: Values) -> dict[Scalar, bool]:
     return filled
 
 
-def _sum(budgets: Iterable[Budget]) -> Budget:
+def _sum(budgets: Sequence[Budget]) -> Budget:
     """Return what all may use together; without a limit in one there is none."""
-    each = list(budgets)
-    calls, writes = [one.calls for one in each], [one.writes for one in each]
+    calls, writes = [one.calls for one in budgets], [one.writes for one in budgets]
     return Budget(
         calls=None if None in calls else sum(n for n in calls if n is not None),
         writes=None if None in writes else sum(n for n in writes if n is not None),

@@ -61,7 +61,7 @@ def _note_of(broker: Broker, store: Store) -> Note | None:
         return None
     own = [name for name in ("note", "revoke", "arevoke") if hasattr(broker, name)]
     homes = {next((each for each in type(broker).__mro__ if name in vars(each)), None) for name in own}
-    return note if len(homes) == 1 and None not in homes else None
+    return note if len(homes) == 1 else None
 
 
 class Routes:

@@ -61,7 +61,12 @@ class Task:
         words: str = "",
         kinds: tuple[str, ...] = (),
     ) -> Self:
-        """Prepare a task; nothing is recorded before it begins."""
+        """Prepare a task; nothing is recorded before it begins.
+
+        Raises:
+            ValueError: A limit of the mandate is for none of its tools.
+        """
+        _hold(mandate, enforcement)
         state = TaskState(
             id=enforcement.new_id(),
             purpose=purpose,
@@ -128,12 +133,17 @@ class Task:
         budget: Budget | None = None,
         ttl: float | None = None,
     ) -> Task:
-        """Return a child with at most this task's authority; *ttl* in seconds."""
+        """Return a child with at most this task's authority; *ttl* in seconds.
+
+        Raises:
+            ValueError: The mandate is malformed, or a limit of it is for none of its tools.
+        """
+        narrower = self._state.mandate if mandate is None else _hold(Mandate.of(mandate), self._enforcement)
         child = replace(
             self._state,
             id=self._enforcement.new_id(),
             purpose=purpose or self._state.purpose,
-            mandate=self._state.mandate if mandate is None else Mandate.of(mandate),
+            mandate=narrower,
             budget=budget or Budget(),
             deadline=self._state.deadline if ttl is None else self._enforcement.clock() + ttl,
         )
@@ -235,6 +245,12 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self._state.purpose!r}>"
+
+
+def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:
+    if untaken := enforcement.catalog.untaken(mandate):
+        raise ValueError(f"the mandate limits {untaken[0]}, which none of its tools takes")
+    return mandate
 
 
 def _same_subject(child: TaskState, parent: TaskState) -> Identity:

@@ -33,7 +33,9 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 from pydantic import BaseModel, Field
 
-from agentguard import ConfigurationError, Denied
+from agentguard import ConfigurationError, Denied, ToolPath
+from agentguard.catalog import Catalog
+from agentguard.model import ToolSpec
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 NAME = "subject"
@@ -594,6 +596,15 @@ async def test_a_denied_call_that_the_tool_made_is_the_tools_failure_and_not_its
     assert kit.decisions("inner") == ["policy"]
     assert kit.outcomes() == ["failed"]
     assert not kit.broker.live
+
+
+@pytest.mark.parametrize("sink", ["X", "x.to", "recipient"])
+def test_a_sink_that_is_no_argument_is_an_error(sink: str, kit: Kit) -> None:
+    with pytest.raises(ConfigurationError, match=f"the sink {sink}"):
+        kit.wrap(_structured(plain), path="write", sinks=[sink])
+    catalog = Catalog([ToolSpec(name=NAME, path=ToolPath.WRITE, sinks=frozenset({sink}))])
+    with pytest.raises(ConfigurationError, match=f"the sink {sink}"):
+        kit.another(catalog=catalog).wrap(_structured(plain))
 
 
 def test_two_tools_of_one_name_are_an_error(kit: Kit) -> None:

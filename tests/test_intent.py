@@ -24,7 +24,7 @@ def spec(name: str, *arguments: str, sinks: tuple[str, ...] = ()) -> ToolSpec:
 
 
 GET, REFUND, MAIL = (
-    spec("get", "order_id"),
+    replace(spec("get", "order_id"), path=ToolPath.READ),
     spec("refund", "order_id", "amount"),
     spec("mail", "to", sinks=("to",)),
 )
@@ -100,7 +100,7 @@ def test_where_two_kinds_give_a_tool_one_alone_would_have_permitted_it() -> None
     assert both.kinds == ("refund", "look")
     assert allows(both, GET, order_id="4712")
     assert not allows(both, REFUND, order_id="4712", amount=5)
-    assert both.budget == Budget(calls=6, writes=None)
+    assert both.budget == Budget(calls=6, writes=1)
 
 
 def test_a_tool_may_have_a_dot_in_its_name() -> None:

@@ -1,15 +1,17 @@
 """A task's life: what begins in it, what ends with it, and that nothing widens."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentguard.call import active_task
+from agentguard.catalog import Catalog
 from agentguard.errors import DenialCode, TaskNotActive
 from agentguard.model import Arguments, Budget, Identity, Mandate, TaskStatus, ToolPath, ToolSpec
 from agentguard.task import Task
-from tests.test_flow import World
+from tests.test_flow import LOOKUP, World
 
 ANY_TOOL = {"tools": "*"}
 
@@ -62,6 +64,27 @@ def test_a_task_begun_inside_another_has_at_most_its_authority() -> None:
         assert state.mandate.tools == {"lookup"}
         assert state.deadline == world.now + 60
         assert world.denied("sync", named_task=None).code is DenialCode.MANDATE
+
+
+TAKES: dict[str, Any] = {"properties": {"order_id": {}, "to": {}}}
+
+
+@pytest.mark.parametrize("name", ["orderId", "order-id", "Order_id", "refunds.order_id"])
+def test_a_limit_that_none_of_its_tools_takes_is_an_error(name: str) -> None:
+    world = World(catalog=Catalog([replace(LOOKUP, schema=TAKES)]))
+    mistyped = {"tools": ["lookup"], "args": {name: ["4711"]}}
+    with pytest.raises(ValueError, match=name):
+        task(world, mistyped)
+    with pytest.raises(ValueError, match=name):
+        task(world).begin().narrow(mandate=mistyped)
+
+
+@pytest.mark.parametrize("tools", ["*", ["lookup", "unknown"], ["lookup"]])
+@pytest.mark.parametrize("known", [TAKES, None])
+def test_a_limit_of_which_nothing_can_be_said_yet_is_none(tools: Any, known: Any) -> None:
+    world = World(catalog=Catalog([replace(LOOKUP, schema=known)]))
+    right = {"tools": tools, "args": {"order_id": ["4711"], "lookup.orderId": ["4711"]}}
+    assert task(world, right).begin().state().mandate.args
 
 
 def test_nothing_begins_inside_a_task_that_is_over() -> None:
@@ -175,6 +198,12 @@ def test_a_mandate_limits_tools_resources_arguments_and_counterparties(
     mandate: Any, arguments: Any, inside: bool
 ) -> None:
     assert (Mandate.of(mandate).objection(TOOL, Arguments.of(arguments)) is None) is inside
+
+
+def test_a_sink_that_the_tool_does_not_take_is_outside_the_counterparties() -> None:
+    mistyped = replace(LOOKUP, schema=TAKES, sinks=frozenset({"recipient"}))
+    mandate = Mandate.of({"tools": "*", "counterparties": ["bob"]})
+    assert mandate.objection(mistyped, Arguments.of({"to": "bob"})) is not None
 
 
 @pytest.mark.parametrize("mandate", [{}, {"args": {}}, {"tools": "*", "arg": {}}])

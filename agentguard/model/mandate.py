@@ -120,7 +120,7 @@ class Mandate:
             if (name in known or name != key) and not _within(values.get(name), allowed):
                 return f"argument {name} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
-            if name in known and not _within(values.get(name), self.counterparties or frozenset()):
+            if not _within(values.get(name), self.counterparties or frozenset()):
                 return f"counterparty in {name} is outside the mandate"
         return None
 
