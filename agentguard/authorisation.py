@@ -24,6 +24,7 @@ from agentguard.model import (
     Effect,
     Grant,
     Label,
+    Sensitivity,
     TaskState,
     ToolPath,
     ToolSpec,
@@ -99,7 +100,13 @@ class Authorisation:
             raise _unclassified(invocation)
         task = await self._task(invocation, io)
         # nothing is known of it: its call counts as the worst
-        spec = invocation.spec or ToolSpec(name=invocation.tool, path=ToolPath.ESCALATION, untrusted=True)
+        spec = invocation.spec or ToolSpec(
+            name=invocation.tool,
+            path=ToolPath.ESCALATION,
+            untrusted=True,
+            sensitivity=Sensitivity.RESTRICTED,
+            clearance=Sensitivity.PUBLIC,
+        )
         span.describe(**{"task.id": task.id, "path": spec.path.value})
         return await self._request(spec, arguments, task, io)
 

@@ -135,6 +135,8 @@ class Task:
     ) -> Task:
         """Return a child with at most this task's authority; *ttl* in seconds.
 
+        Rules may judge by its *purpose*: let no model write it.
+
         Raises:
             ValueError: The mandate is malformed, or a limit of it is for none of its tools.
         """

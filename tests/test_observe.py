@@ -25,6 +25,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Obligation,
+    Sensitivity,
     TaskState,
 )
 from agentguard.stores.memory import MemoryStore
@@ -156,7 +157,7 @@ async def test_an_unclassified_tool_runs_and_counts_as_the_worst(
         assert await mode.invoke(tool, {"order": "7"}) == "done 7"
         state = kit.store.task(task.id)
         assert state is not None
-        assert (state.writes, state.untrusted) == (1, True)
+        assert (state.writes, state.untrusted, state.sensitivity) == (1, True, Sensitivity.RESTRICTED)
         with pytest.raises(Denied, match="budget"):
             await mode.invoke(tool, {"order": "8"})
     assert [record.get("observed") for record in records(kit)] == [True, None]

@@ -207,6 +207,30 @@ def test_a_key_that_no_schema_declares_is_a_value_that_must_be_vouched_for() -> 
         assert origins(spec, arguments, task(untrusted=True), {})["to"].trusted is trusted, to
 
 
+def test_a_property_named_like_a_word_of_the_schema_declares_no_other() -> None:
+    free = {"properties": {"properties": {"type": "object", "title": "To", "additionalProperties": {}}}}
+    spec, given = replace(PAY, schema=free), Arguments.of({"properties": {"title": "Ada", "EVIL": "Ada"}})
+    assert not origins(spec, given, task(untrusted=True), {})["properties"].trusted
+    assert "title" not in spec.declared
+    nested: dict[str, Any] = {
+        "$defs": {"To": {"properties": {"who": {"anyOf": [{"properties": {"id": {}}}]}}}}
+    }
+    assert replace(PAY, schema=nested).declared == {"who", "id"}
+
+
+@pytest.mark.parametrize("by", ["Model", "", "bob", "models"])
+def test_a_mandate_is_by_somebody_who_is_known(by: str) -> None:
+    with pytest.raises(ValueError, match="by"):
+        Mandate.of({"tools": "*"}, by=by)
+
+
+@pytest.mark.parametrize("by", ["model", "model gpt"])
+def test_what_any_model_proposes_is_proposed(by: str) -> None:
+    proposal = Mandate.of({"tools": ["pay"]}, by=by)
+    assert proposal.proposed
+    assert not proposal.granted("bob").proposed
+
+
 @pytest.mark.parametrize("result", ['{"email": "eve@x.example"', "email: eve@x.example", "{'email': 'eve'}"])
 def test_a_text_that_only_looks_structured_vouches_for_nothing(result: str) -> None:
     for value in ("eve@x.example", "eve"):

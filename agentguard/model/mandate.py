@@ -14,6 +14,7 @@ __all__ = ["Mandate", "Scalar"]
 
 
 ANY = "*"
+AUTHORS = frozenset({"application", "user", "template", "model", "granted"})
 Scalar = str | int | float | bool
 
 
@@ -44,8 +45,11 @@ class Mandate:
         """Read a mandate from its literal form, all of which was said by *by*.
 
         Raises:
-            ValueError: `tools` is missing, a key is unknown, or a value has the wrong shape.
+            ValueError: `tools` is missing, a key is unknown, a value has the wrong shape, or nobody is
+                called *by*.
         """
+        if by.partition(" ")[0] not in AUTHORS:
+            raise ValueError(f"a mandate is by one of {', '.join(sorted(AUTHORS))}, and not by {by}")
         if isinstance(value, Mandate):
             return value
         unknown = set(value) - {"tools", "resources", "args", "counterparties", "scopes"}
@@ -70,7 +74,7 @@ class Mandate:
     def granted(self, by: str) -> Mandate:
         """Return it with what a model has proposed as granted by a person, or by the application."""
         granted = {
-            place: {value: f"granted by {by}" if who == "model" else who for value, who in values.items()}
+            place: {value: f"granted by {by}" if _is_model(who) else who for value, who in values.items()}
             for place, values in self.origins.items()
         }
         return self.said(granted)
@@ -78,7 +82,7 @@ class Mandate:
     @property
     def proposed(self) -> bool:
         """Whether any of it was put there by a model, and granted by nobody."""
-        return any(who == "model" for values in self.origins.values() for who in values.values())
+        return any(_is_model(who) for values in self.origins.values() for who in values.values())
 
     def places(self) -> Iterator[tuple[str, frozenset[Any]]]:
         """Yield each limit by the name of its place, and the values in it."""
@@ -150,6 +154,10 @@ class Mandate:
                 for place, values in narrowed.places()
             }
         )
+
+
+def _is_model(who: str) -> bool:
+    return who.partition(" ")[0] == "model"
 
 
 def _listed(value: Any) -> Iterable[Any]:

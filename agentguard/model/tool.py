@@ -36,6 +36,9 @@ class Resource:
         return self.audiences.get(path, f"{self.name}/{path}")
 
 
+NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+
+
 def _properties(schema: object) -> Iterator[str]:
     waiting = [schema]
     while waiting:
@@ -43,7 +46,9 @@ def _properties(schema: object) -> Iterator[str]:
         if isinstance(part, Mapping):
             properties = part.get("properties")
             yield from properties if isinstance(properties, Mapping) else ()
-            waiting += part.values()
+            for name, inner in part.items():
+                # by names of the schema's author, of which one may be "properties" as well
+                waiting += inner.values() if name in NAMED and isinstance(inner, Mapping) else [inner]
         elif isinstance(part, list):
             waiting += part
 
