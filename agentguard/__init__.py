@@ -43,6 +43,7 @@ it is minted (`issuance`), what outlives a call (`reuse`), a crash (`recovery`),
 
 In Cedar the tool chain is ``context.history``, and where an argument came from is
 ``context.provenance.args.<name>``, so that no argument's name can hide ``context.provenance.untrusted``.
+What a task has read, called and counted there is that of its whole family, children and siblings included.
 Policies are combined by ``[policy] pdps`` and ``rule``, which name tables as resources name brokers.
 
 What it does not do: it is no sandbox. Python code in the same process can reach what Python can

@@ -1,8 +1,9 @@
 """What each tool is: its path, resource, scopes, and the arguments that a model may give.
 
 Facts come from agentguard.toml, from `@guard.tool(...)`, or from a tool's own metadata under the
-key ``agentguard``. A tool that is nowhere classified is known and denied. Two tools of one name are
-an error: policies go by name, and the last one would win in silence.
+key ``agentguard``; what an MCP server writes there is no fact. A tool that is nowhere classified is
+known and denied. Two tools of one name are an error: policies go by name, and the last one would win
+in silence.
 """
 
 from __future__ import annotations
