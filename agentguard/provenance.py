@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from hashlib import blake2b
 
+from pydantic import BaseModel
 from pydantic_core import from_json
 
 from agentguard.leaves import Leaf, leaves
@@ -105,7 +106,7 @@ def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
     A result is content and artifact, one content block, or the thing itself. A text that is all of it may be
     the JSON of one; of a text beside others anybody may have written what it says of fields.
     """
-    parts = [part for part in (result if type(result) is tuple else (result,)) if part is not None]
+    parts = [part for part in _contents(result) if part is not None]
     alone = parts[0] if len(parts) == 1 else None
     if isinstance(alone, str):
         yield from leaves(_structured(alone), keys=_each_key)
@@ -114,6 +115,24 @@ def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
         yield from leaves(_structured(alone[0]["text"]), keys=_each_key)
     for part in parts:
         yield from leaves(part, keys=_each_key)
+
+
+def _contents(result: object) -> Iterable[object]:
+    """Return what a result consists of; of an MCP server's, its content and what it says of the structure."""
+    if isinstance(result, BaseModel) and hasattr(result, "structuredContent"):
+        blocks = [block.model_dump(exclude_none=True) for block in getattr(result, "content", ())]
+        result = (blocks, result.structuredContent)
+    if type(result) is not tuple:
+        return (result,)
+    return map(_unwrapped, result)
+
+
+def _unwrapped(part: object) -> object:
+    """Return what is in the artifact of langchain-mcp-adapters, and in the wrapper of a server for a list."""
+    for name in ("structured_content", "result"):
+        if isinstance(part, Mapping) and part.keys() == {name}:
+            part = part[name]
+    return part
 
 
 def _is_block(value: object) -> bool:

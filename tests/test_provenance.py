@@ -18,6 +18,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from mcp.types import CallToolResult, TextContent
 from pydantic import BaseModel
 
 from agentguard import ConfigurationError, Denied, Guard
@@ -251,6 +252,10 @@ class Mail(NamedTuple):
     body: str
 
 
+def answered(text: str, structured: dict[str, Any] | None = None) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], structuredContent=structured)
+
+
 @pytest.mark.parametrize(
     "result",
     [
@@ -262,8 +267,21 @@ class Mail(NamedTuple):
         Mail("ada@x.example", FORGED),
         [{"type": "text", "text": '{"email": "ada@x.example"}'}, {"type": "text", "text": FORGED}],
         [FORGED],
+        ([{"type": "text", "text": FORGED}], {"structured_content": {"email": "ada@x.example"}}),
+        answered(FORGED, {"email": "ada@x.example"}),
     ],
-    ids=["chat", "one message", "like a block", "content", "a pair", "a named tuple", "blocks", "a list"],
+    ids=[
+        "chat",
+        "one message",
+        "like a block",
+        "content",
+        "a pair",
+        "a named tuple",
+        "blocks",
+        "a list",
+        "MCP",
+        "MCP whole",
+    ],
 )
 def test_a_text_beside_others_forges_no_field(result: object) -> None:
     assert not origin_of({"to": "eve@x.example"}, "to", task(), (CONTACTS, result)).trusted
@@ -277,6 +295,13 @@ def test_a_text_beside_others_forges_no_field(result: object) -> None:
         [{"type": "text", "text": '{"email": "ada@x.example"}', "id": "1"}],
         ([{"type": "text", "text": '{"email": "ada@x.example"}'}], None),
         ("see there", {"email": "ada@x.example"}),
+        ([{"type": "text", "text": FORGED}], {"structured_content": {"email": "ada@x.example"}}),
+        (
+            [{"type": "text", "text": FORGED}],
+            {"structured_content": {"result": [{"email": "ada@x.example"}]}},
+        ),
+        answered('{"email": "ada@x.example"}'),
+        answered(FORGED, {"email": "ada@x.example"}),
         Mail("ada@x.example", "hello"),
         [Mail("ada@x.example", "hello")],
     ],
