@@ -13,7 +13,8 @@ from dataclasses import replace
 from agentguard.call import Invocation, Io, Permit, stored
 from agentguard.catalog import Catalog
 from agentguard.consent import Consent
-from agentguard.errors import AgentGuardError, DenialCode, Denied, IdentityError, denial
+from agentguard.errors import AgentGuardError, DenialCode, Denied, denial
+from agentguard.issuance import told
 from agentguard.model import (
     AccessRequest,
     Approval,
@@ -208,8 +209,7 @@ class Authorisation:
         try:
             actor = self._identity.actor()
         except Exception as error:  # noqa: BLE001  who cannot say who it is acts for nobody
-            told = f": {error}" if isinstance(error, IdentityError) else ""
-            raise denial(DenialCode.NO_IDENTITY, f"no identity: {type(error).__name__}{told}") from None
+            raise denial(DenialCode.NO_IDENTITY, f"no identity: {told(error)}") from None
         if state.lineage:
             root = await stored(io.task, family(state))
             if not isinstance(root, TaskState):
@@ -224,9 +224,9 @@ class Authorisation:
             decision = await io.decide(request)
         except Exception as error:  # noqa: BLE001  a policy that errs, in whatever way, is a deny
             # of an error that is not ours only the type: its text may hold arguments
-            told = f": {error}" if isinstance(error, AgentGuardError) else ""
-            log.error("the policy failed: %s%s", type(error).__name__, told)
-            raise denial(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{told}") from None
+            why = f": {error}" if isinstance(error, AgentGuardError) else ""
+            log.error("the policy failed: %s%s", type(error).__name__, why)
+            raise denial(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
             raise denial(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
         ids = decision.policy_ids

@@ -17,7 +17,7 @@ from agentguard.model import Credential, LiveCredential
 from agentguard.owner import owner
 from agentguard.reuse import Reuse, key_of
 
-__all__ = ["Issuance", "attempt"]
+__all__ = ["Issuance", "attempt", "told"]
 
 log = logging.getLogger("agentguard")
 
@@ -85,7 +85,7 @@ class Issuance:
         try:
             return route.note(*held)
         except Exception as error:  # noqa: BLE001  it is revoked in the broker's own way then
-            log.error("broker %s failed to note: %s", route.name, _told(error))
+            log.error("broker %s failed to note: %s", route.name, told(error))
             return None
 
     # --- minting
@@ -117,8 +117,8 @@ class Issuance:
         try:
             await asked(deliver, self._permit.grant)
         except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
-            log.error("broker %s failed to %s: %s", name, what, _told(error))
-            reason = f"broker {name} failed: {_told(error)}"
+            log.error("broker %s failed to %s: %s", name, what, told(error))
+            reason = f"broker {name} failed: {told(error)}"
             raise denial(DenialCode.NO_CREDENTIAL, reason) from None
 
     # --- what is on record
@@ -153,12 +153,12 @@ async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
     try:
         await asked(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  one failure must not keep the rest from being undone
-        log.error("%s failed: %s", what, _told(error))
+        log.error("%s failed: %s", what, told(error))
         return False
     return True
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """Return what may be said of an error: only our own promise that their text holds no secret."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name
