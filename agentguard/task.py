@@ -3,8 +3,8 @@
 A task begun inside another is its child, whoever begins it: its subject is the same, its mandate the
 intersection, its deadline the earlier one, its calls count against both, and what any task of the family
 has read and done, rules see in each. So nothing that runs inside a task, a tool included, can give itself
-more than the task has. A purpose is the word of whoever begins a task: a rule that permits by it believes
-the application's code, so let no model write one.
+more than the task has. A purpose is the word of the application's code, by which rules may permit; what a
+guarded tool begins while it runs keeps the purpose that it runs in, as a model may have written the tool's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agentguard._drive import drive
 from agentguard.call import Io, active_task
 from agentguard.enforcement import Enforcement
 from agentguard.errors import TaskNotActive
+from agentguard.lease import current
 from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.timeline import Timeline
 
@@ -117,7 +118,9 @@ class Task:
             if parent is None or parent.ended(self._enforcement.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
             if not derived:
-                self._state = replace(self._state, identity=_same_subject(self._state, parent))
+                own = parent.purpose if _in_a_tool() else self._state.purpose
+                identity = _same_subject(self._state, parent)
+                self._state = replace(self._state, identity=identity, purpose=own)
             self._state = _within(self._state, parent)
         await self._enforcement.ending.started(io)
         await io.create_task(self._state)
@@ -135,7 +138,7 @@ class Task:
     ) -> Task:
         """Return a child with at most this task's authority; *ttl* in seconds.
 
-        Rules may judge by its *purpose*: let no model write it.
+        Rules may judge by its *purpose*, which a tool that runs cannot change.
 
         Raises:
             ValueError: The mandate is malformed, or a limit of it is for none of its tools.
@@ -144,7 +147,7 @@ class Task:
         child = replace(
             self._state,
             id=self._enforcement.new_id(),
-            purpose=purpose or self._state.purpose,
+            purpose=self._state.purpose if not purpose or _in_a_tool() else purpose,
             mandate=narrower,
             budget=budget or Budget(),
             deadline=self._state.deadline if ttl is None else self._enforcement.clock() + ttl,
@@ -247,6 +250,10 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self._state.purpose!r}>"
+
+
+def _in_a_tool() -> bool:
+    return current() is not None
 
 
 def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:

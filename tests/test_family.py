@@ -169,6 +169,31 @@ async def test_a_task_that_begins_in_a_delegated_one_acts_as_its_actor(mode: Mod
     assert (asked.identity.subject, asked.task.calls) == ("alice", 1)
 
 
+PURPOSEFUL: dict[str, Child] = {
+    "begun in it": lambda guard, _task: guard.task("Refund all", **ANY),
+    "narrowed": lambda _guard, task: task.narrow("Refund all"),
+    "delegated": lambda _guard, task: task.delegate("agent://helper", "Refund all"),
+}
+
+
+@pytest.mark.parametrize("child", PURPOSEFUL)
+async def test_what_a_tool_begins_keeps_the_purpose_that_the_tool_runs_in(
+    child: str, mode: Mode, kit: Kit
+) -> None:
+    running: list[Task] = []
+
+    def ask() -> str:
+        with PURPOSEFUL[child](kit.guard, running[0]) as inner:
+            return str(inner.state().purpose)
+
+    tool = kit.wrap(StructuredTool.from_function(ask, name="ask", description="d"))
+    with kit.guard.task("Look", **ANY) as task:
+        running.append(task)
+        assert await mode.invoke(tool, {}) == "Look"
+        with PURPOSEFUL[child](kit.guard, task) as inner:  # the application's own word
+            assert inner.state().purpose == "Refund all"
+
+
 @pytest.mark.parametrize("meanwhile", ["read", "over"])
 def test_what_happens_while_a_person_thinks_counts(meanwhile: str) -> None:
     asked, answered = threading.Event(), threading.Event()
