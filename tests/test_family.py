@@ -63,6 +63,16 @@ def tools(guard: Guard) -> dict[str, BaseTool]:
     return {spec.name: guard.wrap(does(spec.name))[0] for spec in SPECS}
 
 
+async def read_and_denied(
+    mode: Mode, tools: dict[str, BaseTool], before: str, reader: Any, payer: Any
+) -> None:
+    """Let one task call a tool, after which another may not pay."""
+    with reader:
+        await mode.invoke(tools[before], {})
+    with payer, pytest.raises(Denied):
+        await mode.invoke(tools["pay"], {})
+
+
 Child = Callable[[Guard, Task], Any]
 CHILDREN: dict[str, Child] = {
     "the task itself": lambda _guard, _task: nullcontext(),
@@ -91,9 +101,7 @@ async def test_what_a_task_reads_later_rules_see_in_a_child_that_had_begun(
 ) -> None:
     with guard.task("Go", **ANY) as task:
         child = task.delegate("agent://helper").begin()
-        await mode.invoke(tools[before], {})
-        with child.active(), pytest.raises(Denied):
-            await mode.invoke(tools["pay"], {})
+        await read_and_denied(mode, tools, before, nullcontext(), child.active())
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -102,10 +110,7 @@ async def test_what_a_sibling_has_read_and_done_rules_see_too(
 ) -> None:
     with guard.task("Go", **ANY) as task:
         one, two = task.narrow().begin(), task.narrow().begin()
-        with one.active():
-            await mode.invoke(tools[before], {})
-        with two.active(), pytest.raises(Denied):
-            await mode.invoke(tools["pay"], {})
+        await read_and_denied(mode, tools, before, one.active(), two.active())
 
 
 async def test_another_task_of_the_same_user_has_read_nothing(

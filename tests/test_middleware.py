@@ -334,6 +334,9 @@ class TooSlow(AgentMiddleware):
         self.later.append(lambda: asyncio.create_task(handler(request), context=context))  # type: ignore[arg-type]  # a coroutine
         return ToolMessage("too slow", tool_call_id="c1")
 
+    def agent(self, kit: Kit, layers: str, ran: Ran) -> Any:
+        return layered(kit, layers, [recording(ran)], tool_call("pay", to="a"), inner=self)
+
     async def begin(self) -> Any:
         begun = self.later[0]()
         return await begun if isinstance(begun, asyncio.Task) else begun
@@ -341,11 +344,9 @@ class TooSlow(AgentMiddleware):
 
 @pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
 async def test_a_tool_that_begins_after_its_call_is_judged_anew(layers: str, mode: Mode, kit: Kit) -> None:
-    ran: Ran = []
-    slow = TooSlow()
-    agent = layered(kit, layers, [recording(ran)], tool_call("pay", to="a"), inner=slow)
+    slow, ran = TooSlow(), Ran()
     with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
-        await mode.invoke(agent, GO)
+        await mode.invoke(slow.agent(kit, layers, ran), GO)
         assert (ran, kit.decisions(), kit.broker.live) == ([], ["permit", "not_executed"], ())
         kit.rule.deny("pay")
         late = await slow.begin()
@@ -355,27 +356,31 @@ async def test_a_tool_that_begins_after_its_call_is_judged_anew(layers: str, mod
 
 @pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
 async def test_a_tool_that_begins_after_its_task_is_denied(layers: str, mode: Mode, kit: Kit) -> None:
-    ran: Ran = []
-    slow = TooSlow()
-    agent = layered(kit, layers, [recording(ran)], tool_call("pay", to="a"), inner=slow)
+    slow, ran = TooSlow(), Ran()
     with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
-        await mode.invoke(agent, GO)
+        await mode.invoke(slow.agent(kit, layers, ran), GO)
     await slow.begin()
     assert ran == []
     assert kit.decisions()[-1] == "task_ended"
 
 
 class SlowToBegin(BaseCallbackHandler):
-    """Keeps a tool from beginning until it is let go."""
+    """Keeps a tool from beginning until it is let go, and says when it has ended."""
 
     run_inline, raise_error = True, True
 
     def __init__(self) -> None:
-        self.reached, self.go = Event(), Event()
+        self.reached, self.go, self.done = Event(), Event(), Event()
 
     def on_tool_start(self, *_args: Any, **_kwargs: Any) -> None:
         self.reached.set()
         assert self.go.wait(10)
+
+    def on_tool_error(self, *_args: Any, **_kwargs: Any) -> None:
+        self.done.set()
+
+    def on_tool_end(self, *_args: Any, **_kwargs: Any) -> None:
+        self.done.set()
 
 
 async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_not_run(
@@ -385,20 +390,12 @@ async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_
         """A class of the application, which langchain runs in a thread, callbacks included."""
 
     ran: Ran = []
-    done = Event()
-
-    class Ending(SlowToBegin):
-        def on_tool_error(self, *_args: Any, **_kwargs: Any) -> None:
-            done.set()
-
-        def on_tool_end(self, *_args: Any, **_kwargs: Any) -> None:
-            done.set()
 
     def pay(to: str) -> str:
         ran.append(to)
         return to
 
-    slow = Ending()
+    slow = SlowToBegin()
     tool = kit.wrap(Mine.from_function(pay, description="d"))
     running = asyncio.ensure_future(tool.ainvoke({"to": "a"}, {"callbacks": [slow]}))
     await asyncio.to_thread(slow.reached.wait, 10)
@@ -407,7 +404,7 @@ async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_
         await running
     assert kit.outcomes() == ["cancelled"]
     slow.go.set()
-    assert await asyncio.to_thread(done.wait, 10)
+    assert await asyncio.to_thread(slow.done.wait, 10)
     assert ran == []
 
 
