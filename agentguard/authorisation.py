@@ -13,8 +13,7 @@ from dataclasses import replace
 from agentguard.call import Invocation, Io, Permit, stored
 from agentguard.catalog import Catalog
 from agentguard.consent import Consent
-from agentguard.errors import AgentGuardError, DenialCode, Denied, denial
-from agentguard.issuance import told
+from agentguard.errors import AgentGuardError, DenialCode, Denied, denial, told
 from agentguard.model import (
     AccessRequest,
     Approval,

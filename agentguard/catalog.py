@@ -165,7 +165,8 @@ class Catalog:
         if present is None:
             if facts is None:
                 return None
-            _hold(spec := replace(spec_of(name, facts, schema), description=description), schema)
+            spec = replace(spec_of(name, facts, schema), description=description)
+            _hold(spec, schema)
             self.add(spec)
             return self._tools[name]
         known = None if present.schema is None else set(present.schema.get("properties", {}))

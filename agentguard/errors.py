@@ -41,6 +41,7 @@ __all__ = [
     "TaskNotActive",
     "VerificationError",
     "denial",
+    "told",
 ]
 
 
@@ -196,3 +197,9 @@ def denial(
 ) -> Denied:
     """Make a denial with the fixed advice of its code, unless a policy gives its own."""
     return Denied(code, reason, advice=advice or ADVICE[code], policy_ids=ids, decision_id=decision_id)
+
+
+def told(error: Exception) -> str:
+    """Return what may be said of an error: only our own promise that their text holds no secret."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name

@@ -28,6 +28,7 @@ from agentguard.intent import Derivation, Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.gates import Gates, ToolLike
 from agentguard.langchain.interrupts import interrupt
+from agentguard.langchain.origin import METADATA_KEY
 from agentguard.langchain.replies import suspends
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
@@ -301,7 +302,7 @@ class Guard:
 
         def classify(function: ToolLike) -> GuardedTool:
             plain = function if isinstance(function, BaseTool) else as_tool(function)
-            metadata = {**(plain.metadata or {}), "agentguard": facts}
+            metadata = {**(plain.metadata or {}), METADATA_KEY: facts}
             return self.wrap(plain.model_copy(update={"metadata": metadata}))[0]
 
         return classify

@@ -12,12 +12,12 @@ from typing import Any
 
 from agentguard._drive import Asked
 from agentguard.call import Io, Permit, stored
-from agentguard.errors import DenialCode, IdentityError, IssueError, denial
+from agentguard.errors import DenialCode, denial, told
 from agentguard.model import Credential, LiveCredential
 from agentguard.owner import owner
 from agentguard.reuse import Reuse, key_of
 
-__all__ = ["Issuance", "attempt", "told"]
+__all__ = ["Issuance", "attempt"]
 
 log = logging.getLogger("agentguard")
 
@@ -156,9 +156,3 @@ async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
         log.error("%s failed: %s", what, told(error))
         return False
     return True
-
-
-def told(error: Exception) -> str:
-    """Return what may be said of an error: only our own promise that their text holds no secret."""
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name

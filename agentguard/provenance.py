@@ -8,10 +8,10 @@ counts as the attacker's from the moment that the task has read anything of an a
 boolean as well, which names nobody, and for which the mandate alone can vouch.
 
 A label holds a digest of its value, salted by the task, and not the value; whoever reads the store can
-still find a short one by trial. The store keeps labels for a
-task together with all that began in it, so that they survive an interrupt, another process, and
-parallel calls. There are at most `LABELS` for these tasks and `PER_RESULT` for a result: beyond, a value
-is not vouched for, and counts as sensitive as anything that was read.
+still find a short one by trial. The store keeps labels for a task together with all that began in it, so
+that they survive an interrupt, another process, and parallel calls. There are at most `LABELS` for these
+tasks and `PER_RESULT` for a result: beyond, a value is not vouched for, and counts as sensitive as anything
+that was read.
 """
 
 from __future__ import annotations

@@ -117,11 +117,8 @@ class Task:
             parent = await io.task(parent_id)
             if parent is None or parent.ended(self._enforcement.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
-            if not derived:
-                own = parent.purpose if _in_a_tool() else self._state.purpose
-                identity = _same_subject(self._state, parent)
-                self._state = replace(self._state, identity=identity, purpose=own)
-            self._state = _within(self._state, parent)
+            state = self._state if derived else _adopted(self._state, parent)
+            self._state = _within(state, parent)
         await self._enforcement.ending.started(io)
         await io.create_task(self._state)
         if self._subject_token is not None:
@@ -262,12 +259,13 @@ def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:
     return mandate
 
 
-def _same_subject(child: TaskState, parent: TaskState) -> Identity:
-    """Return who acts in a task that began in another: the same, or what a tool begins would be somebody."""
-    if child.identity.subject != parent.identity.subject:
-        other = child.identity.subject
-        raise ValueError(f"no task for {other} begins in one for {parent.identity.subject}")
-    return parent.identity
+def _adopted(child: TaskState, parent: TaskState) -> TaskState:
+    """Return a task that begins in another as one of its party: else a tool could begin it as anybody."""
+    own, other = child.identity.subject, parent.identity.subject
+    if own != other:
+        raise ValueError(f"no task for {own} begins in one for {other}")
+    purpose = parent.purpose if _in_a_tool() else child.purpose
+    return replace(child, identity=parent.identity, purpose=purpose)
 
 
 def _within(child: TaskState, parent: TaskState) -> TaskState:

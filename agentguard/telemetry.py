@@ -84,7 +84,7 @@ class Telemetry:
         return CallSpan(self.span(f"execute_tool {tool}", attributes), self)
 
     def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Span:
-        """Start a span."""
+        """Start a span; one that cannot be started records nothing."""
         try:
             return self.tracer.start_span(name, attributes=attributes)
         except Exception as error:  # noqa: BLE001  what looks at a call must not end it

@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_core.tools import BaseTool
 
-__all__ = ["facts_of", "original_of"]
+__all__ = ["METADATA_KEY", "facts_of", "original_of"]
 
 METADATA_KEY = "agentguard"
 
