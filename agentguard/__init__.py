@@ -21,7 +21,7 @@ credential dies; a span and an audit record say what happened.
     resource, signals      the resource server's side; the end of a task, told and heard
     routes, call, records  which broker serves; a call on its way; what the audit log says of it
     rights, subjects       user ∩ agent ∩ mandate; the users' tokens
-    authorisation, consent what is asked and decided; a person's answer to one exact call
+    authorization, consent what is asked and decided; a person's answer to one exact call
     issuance, reuse        a call's credential, from its record to its revocation
     recovery, ending       the outbox, across a crash; how a task ends
     recording              what is written of a call, in span and audit log, and when
@@ -50,7 +50,7 @@ What it does not do: it is no sandbox. Python code in the same process can reach
 reach; what makes a stray reference harmless is that it obtains no credential.
 """
 
-from agentguard.credentials.ambient import auth
+from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import (
     AgentGuardError,
     ConfigurationError,
@@ -74,7 +74,7 @@ from agentguard.model import (
     ToolPath,
 )
 from agentguard.ports import Approver, Broker, Policy
-from agentguard.task import Task
+from agentguard.tasks.task import Task
 
 __all__ = [
     "AccessRequest",

@@ -31,13 +31,13 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
     if unknown:
         raise ConfigurationError(
             f"tool {name}: unknown {', '.join(sorted(unknown))}",
-            mend=f"use {', '.join(sorted(_KEYS))}",
+            hint=f"use {', '.join(sorted(_KEYS))}",
         )
     try:
         path = ToolPath(str(facts["path"]).lower())
     except (KeyError, ValueError) as error:
         raise ConfigurationError(
-            f"tool {name} has no valid path", mend='path = "read", "write" or "escalation"'
+            f"tool {name} has no valid path", hint='path = "read", "write" or "escalation"'
         ) from error
     return ToolSpec(
         name=name,
@@ -61,7 +61,7 @@ def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity
         return Sensitivity.named(str(given))
     except ValueError as error:
         raise ConfigurationError(
-            f"tool {tool} has no valid {key}", mend=str(error).replace("is none of", "should be one of")
+            f"tool {tool} has no valid {key}", hint=str(error).replace("is none of", "should be one of")
         ) from None
 
 
@@ -108,16 +108,16 @@ class Catalog:
             present = self._tools.get(tool.name)
             if present is not None and present != tool:
                 raise ConfigurationError(
-                    f"two tools are named {tool.name}", mend="rename one: policies go by name"
+                    f"two tools are named {tool.name}", hint="rename one: policies go by name"
                 )
             if tool.name in RESERVED:
                 raise ConfigurationError(
-                    f"a tool is named {tool.name}", mend="rename it: so are called who vouch for a value"
+                    f"a tool is named {tool.name}", hint="rename it: so are called who vouch for a value"
                 )
             if tool.resource is not None and tool.resource not in self._resources:
                 raise ConfigurationError(
                     f"tool {tool.name} uses the unknown resource {tool.resource}",
-                    mend=f"add [resources.{tool.resource}]",
+                    hint=f"add [resources.{tool.resource}]",
                 )
             self._tools[tool.name] = tool
             self.changes += 1
@@ -159,7 +159,7 @@ class Catalog:
             if known is not original and not (isinstance(original, tuple) and known == original):
                 raise ConfigurationError(
                     f"two tools are named {name}",
-                    mend="rename one: policies go by name. To make one anew, take the same function",
+                    hint="rename one: policies go by name. To make one anew, take the same function",
                 )
         present = self._tools.get(name)
         if present is None:
@@ -174,7 +174,7 @@ class Catalog:
         if known is not None and known != actual:
             raise ConfigurationError(
                 f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(known)}",
-                mend=f"correct [tools.{name}.args]",
+                hint=f"correct [tools.{name}.args]",
             )
         _hold(present, schema)
         if present.schema != schema or present.description != description:
@@ -190,5 +190,5 @@ def _hold(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
     if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(taken))):
         raise ConfigurationError(
             f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(taken)}",
-            mend="name a sink as the argument that it is",
+            hint="name a sink as the argument that it is",
         )

@@ -1,7 +1,7 @@
 """Every exception that agentguard raises on purpose.
 
     AgentGuardError
-    ├── ConfigurationError        a file, a catalog or a policy is wrong: where, and how to mend it
+    ├── ConfigurationError        a file, a catalog or a policy is wrong: where, and how to correct it
     ├── Denied                    this call may not happen: a code, a reason, an advice
     ├── TaskError                 the task cannot carry this
     │   ├── TaskNotActive         it is over, unknown, or past its deadline
@@ -56,15 +56,15 @@ class ConfigurationError(AgentGuardError):
         self,
         problem: str,
         *,
-        mend: str = "",
+        hint: str = "",
         file: str | Path | None = None,
         line: int | None = None,
     ) -> None:
-        self.problem, self.mend, self.line = problem, mend, line
+        self.problem, self.hint, self.line = problem, hint, line
         self.file = None if file is None else str(file)
         place = ":".join(str(part) for part in (self.file, line) if part is not None)
         text = f"{place}: {problem}" if place else problem
-        super().__init__(f"{text}\n  mend: {mend}" if mend else text)
+        super().__init__(f"{text}\n  hint: {hint}" if hint else text)
 
 
 class DenialCode(StrEnum):

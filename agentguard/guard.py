@@ -17,32 +17,33 @@ from langchain_core.tools import tool as as_tool
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from agentguard._drive import drive
 from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive
 from agentguard.config import Parts, build, load
-from agentguard.consent import answer
-from agentguard.enforcement import Enforcement
+from agentguard.enforcement.approval import answer
+from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
+from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.routing import Brokers
 from agentguard.errors import TaskNotActive
 from agentguard.intent import Derivation, Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
-from agentguard.langchain.gates import Gates, ToolLike
+from agentguard.langchain.identification import METADATA_KEY
 from agentguard.langchain.interrupts import interrupt
-from agentguard.langchain.origin import METADATA_KEY
-from agentguard.langchain.replies import suspends
+from agentguard.langchain.messages import suspends
+from agentguard.langchain.registry import GateRegistry, ToolLike
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
 from agentguard.model import AccessRequest, Budget, Identity, Mandate, Secret, ToolPath
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
 from agentguard.redaction import install_log_redaction
-from agentguard.rights import Ceiling, FixedEntitlements
-from agentguard.routes import Brokers
-from agentguard.task import Task
+from agentguard.tasks.ending import Ending
+from agentguard.tasks.task import Task
 from agentguard.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from agentguard.langchain.mcp import McpInterceptor
+    from agentguard.langchain.mcp.interceptor import McpInterceptor
     from agentguard.langchain.middleware import GuardMiddleware
     from agentguard.signals import Receiver, SessionRevoked, Source
 
@@ -113,10 +114,11 @@ class Guard:
             observe=observe,
             record_requests=record_requests,
         )
-        self.enforcement.ending.on_left = self.enforcement.recovery.watch
+        self.enforcement.on_unrevoked = self.enforcement.outbox.watch
+        self._ending = Ending(self.enforcement)
         self.intent = Intent(templates, catalog)
         self._parts: list[object] = [store, audit]
-        self._gates = Gates(self.enforcement)
+        self._gates = GateRegistry(self.enforcement)
         install_log_redaction(live_secrets)
 
     @classmethod
@@ -177,6 +179,7 @@ class Guard:
         token = None if subject_token is None else Secret(subject_token)
         return Task.new(
             self.enforcement,
+            self._ending,
             purpose,
             identity,
             derived.mandate,
@@ -210,7 +213,7 @@ class Guard:
             raise TaskNotActive(f"task {task_id} is unknown to the store")
         if subject_token is not None:
             self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
-        return Task(self.enforcement, state, begun=True)
+        return Task(self.enforcement, self._ending, state, begun=True)
 
     def recover(self) -> int:
         """Revoke what processes that are gone, or ended tasks, have left alive; returns what is left.
@@ -220,11 +223,11 @@ class Guard:
         Raises:
             StoreError: The outbox cannot be read.
         """
-        return drive(self.enforcement.recovery.sweep(self.enforcement.sync))
+        return drive(self.enforcement.outbox.sweep(self.enforcement.sync))
 
     async def arecover(self) -> int:
         """Do as `recover`, on an event loop."""
-        return await self.enforcement.recovery.sweep(self.enforcement.asynchronous)
+        return await self.enforcement.outbox.sweep(self.enforcement.asynchronous)
 
     def reload(self) -> bool:
         """Read the policy files of agentguard.toml again; return whether they are in force now.
@@ -269,7 +272,7 @@ class Guard:
         async def heed(event: SessionRevoked) -> None:
             named = {name: each.name for name in ("token", "user") if (each := getattr(event, name))}
             cause = f"signal of {event.issuer}: {event.reason}"
-            await flow.ending.heed(cause, flow.asynchronous, task=event.task_id, **named)
+            await self._ending.heed(cause, flow.asynchronous, task=event.task_id, **named)
 
         return Receiver(sources, audience=audience, store=flow.store, revoke=heed)
 
@@ -319,7 +322,7 @@ class Guard:
 
     def mcp_interceptor(self, *, on_deny: OnDeny | None = None) -> McpInterceptor:
         """Return the interceptor for langchain-mcp-adapters; list it last. Needs ``agentguard[mcp]``."""
-        from agentguard.langchain.mcp import McpInterceptor  # an extra
+        from agentguard.langchain.mcp.interceptor import McpInterceptor
 
         return McpInterceptor(self.enforcement, on_deny)
 
@@ -329,7 +332,7 @@ class Guard:
 
     def close(self) -> None:
         """Close the store and the audit log, and of a file's guard all else that was made for it."""
-        self.enforcement.recovery.close()
+        self.enforcement.outbox.close()
         for part in self._parts:
             with suppress(AttributeError):
                 part.close()  # type: ignore[attr-defined]  # not every adapter has one

@@ -141,7 +141,7 @@ class IdentitySource(Protocol):
 
 @runtime_checkable
 class Entitlements(Protocol):
-    """What users may do, as the organisation's directory knows it."""
+    """What users may do, as the organization's directory knows it."""
 
     def scopes(self, subject: str, resource: str) -> Collection[str] | None:
         """Return the scopes of the subject on a resource; None if it may do nothing there.

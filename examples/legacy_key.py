@@ -6,7 +6,7 @@ import httpx
 
 import agentguard
 from agentguard import AccessRequest, Guard, ToolPath
-from agentguard.credentials.secret import LegacySecret
+from agentguard.credentials.long_lived import LegacySecret
 from agentguard.credentials.sources import source
 
 HERE = Path(__file__).parent

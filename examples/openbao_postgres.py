@@ -9,7 +9,7 @@ from agentguard import AccessRequest, Guard, Resource, ToolPath
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao_session import OpenBaoSession
+from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.identity.file import FileIdentity
 from agentguard.stores import SqliteStore
 

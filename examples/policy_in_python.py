@@ -27,7 +27,7 @@ def house_rules(request: AccessRequest) -> bool | Decision:
 
 
 def ask_person(request: AccessRequest) -> bool:
-    """Stand for a dialogue, a chat message, a pager."""
+    """Stand for a dialog, a chat message, a pager."""
     print("person:  ", request.tool.name, request.arguments.values, "-> yes")
     return True
 

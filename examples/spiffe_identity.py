@@ -5,8 +5,7 @@ import os
 from agentguard import AccessRequest, Guard, Resource, ToolPath, credential
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog
-from agentguard.credentials.client_auth import SpiffeJwt
-from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.credentials.oauth import SpiffeJwt, TokenExchange
 from agentguard.errors import IdentityError
 from agentguard.identity.spiffe import SpiffeIdentity
 from agentguard.stores import SqliteStore

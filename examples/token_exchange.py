@@ -7,10 +7,9 @@ import httpx
 from langchain.agents import create_agent
 
 from agentguard import Guard, Resource, ToolPath, auth
-from agentguard.credentials.client_auth import PrivateKeyJwt
-from agentguard.credentials.issuer import load_key
+from agentguard.credentials.local_issuer import load_key
+from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
 from agentguard.credentials.sealing import Seal
-from agentguard.credentials.token_exchange import TokenExchange
 from agentguard.identity.local import LocalIdentity
 from agentguard.resource import Verifier
 from agentguard.stores import SqliteStore

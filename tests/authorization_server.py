@@ -13,14 +13,13 @@ from urllib.parse import parse_qsl
 
 import httpx
 
-from agentguard.credentials.client_auth import PrivateKeyJwt
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer, decode, public_key, thumbprint
 from agentguard.model import Grant, Identity, Resource, Secret, ToolPath
-from agentguard.outbound import Outbound
+from agentguard.outbound.client import Outbound
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing.samples import sample_grant
 

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from agentguard.credentials.ambient import ResourceAuth, auth
-from agentguard.credentials.issuer import LocalIssuer
+from agentguard.credentials.httpx_auth import ResourceAuth, auth
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.jose import decode
 from agentguard.lease import Lease

@@ -20,11 +20,11 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentguard._drive import twins
+from agentguard.concurrency.drive import twins
 from agentguard.credentials.aws import AwsRole, Statement
-from agentguard.credentials.aws_api import Api, Refusal, bare_session
-from agentguard.credentials.aws_policy import session_policy, session_tags, source_identity
-from agentguard.credentials.aws_revocation import Revocations
+from agentguard.credentials.aws.api import Api, Refusal, bare_session
+from agentguard.credentials.aws.policy import session_policy, session_tags, source_identity
+from agentguard.credentials.aws.revocation import Revocations
 from agentguard.errors import ConfigurationError, CredentialUnavailable, IdentityError, IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer, unb64url

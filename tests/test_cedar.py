@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentguard.analysis.lint import unmentioned
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
@@ -22,14 +23,13 @@ from agentguard.model import (
     Identity,
     Mandate,
     Obligation,
-    Origin,
+    Provenance,
     TaskState,
     ToolPath,
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_context import View, view_of
-from agentguard.policies.lint import unmentioned
+from agentguard.policies.cedar.context import View, view_of
 from agentguard.ports import CatalogAware, Policy
 
 REFUND = ToolSpec(
@@ -357,12 +357,12 @@ def mistake(text: str, tools: Iterable[ToolSpec] = TOOLS) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         bound(text, tools, name="rules.cedar")
     assert caught.value.file == "rules.cedar"
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "line", "name", "mend"),
+    ("right", "wrong", "line", "name", "hint"),
     [
         ("args.amount", "args.amonut", 4, "small-refunds", "did you mean amount?"),
         ("args.amount <=", "args.meta ==", 4, "small-refunds", "no type for meta"),
@@ -374,12 +374,12 @@ def mistake(text: str, tools: Iterable[ToolSpec] = TOOLS) -> ConfigurationError:
     ],
 )
 def test_a_rule_about_what_does_not_exist_is_an_error_with_its_place(
-    right: str, wrong: str, line: int, name: str, mend: str
+    right: str, wrong: str, line: int, name: str, hint: str
 ) -> None:
     error = mistake(POLICIES.replace(right, wrong, 1))
     assert error.line == line
     assert f'"{name}"' in error.problem
-    assert mend in error.mend
+    assert hint in error.hint
 
 
 @pytest.mark.parametrize(
@@ -518,8 +518,8 @@ def test_the_schema_is_readable_text(policy: CedarPolicy) -> None:
 )
 def test_however_a_rule_asks_for_an_origin_it_is_given(when: str) -> None:
     policy = bound(anything(f"{when} && !context.provenance.untrusted"))
-    assert policy.decide(replace(ask(order_id="1"), origins={"order_id": Origin()})).permitted
-    unknown = replace(ask(order_id="1"), origins={"order_id": Origin(user=False, trusted=False)})
+    assert policy.decide(replace(ask(order_id="1"), provenance={"order_id": Provenance()})).permitted
+    unknown = replace(ask(order_id="1"), provenance={"order_id": Provenance(user=False, trusted=False)})
     assert not policy.decide(unknown).permitted
     # and of what nobody says anything, nobody vouches
     assert not policy.decide(ask(order_id="1")).permitted
@@ -574,7 +574,7 @@ ASKED = [  # each true of the request below, however it is spelt
 def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) -> None:
     request = ask(order_id="4711", note="in a hurry", environment={"stage": "test"})
     task = replace(request.task, calls=5, writes=3)
-    request = replace(request, task=task, at=1_790_000_000.0, origins={"note": Origin()})
+    request = replace(request, task=task, at=1_790_000_000.0, provenance={"note": Provenance()})
     asked, denied = anything(when), anything(f"!({when})")
     assert bound(asked, environment=["stage"]).decide(request).permitted
     answer = bound(denied, environment=["stage"]).decide(request)
@@ -597,4 +597,4 @@ def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     assert everything.environment
     assert everything.approval
     assert everything.args == {"n"}
-    assert everything.origins == ("n",)
+    assert everything.provenance == ("n",)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from agentguard.analysis.lint import unclassified, unseen_arguments
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
-from agentguard.policies.cedar_schema import schema_text
-from agentguard.policies.cedar_types import Refused, quoted, shape_of
-from agentguard.policies.lint import unclassified, unseen_arguments
+from agentguard.policies.cedar.schema import schema_text
+from agentguard.policies.cedar.types import Refused, quoted, shape_of
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

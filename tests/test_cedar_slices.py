@@ -28,13 +28,12 @@ from agentguard.model import (
     ToolPath,
     ToolSpec,
 )
-from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_head import head_of, opening_in, opening_of
-from agentguard.policies.cedar_reload import ReloadingCedar
-from agentguard.policies.cedar_slices import Slice, slices
-from agentguard.policies.cedar_source import read_text
-from agentguard.policies.cedar_types import shape_of
-from agentguard.policies.cedar_validation import validate
+from agentguard.policies.cedar import CedarPolicy, ReloadingCedar
+from agentguard.policies.cedar.head import head_of, opening_in, opening_of
+from agentguard.policies.cedar.slices import Slice, slices
+from agentguard.policies.cedar.source import read_text
+from agentguard.policies.cedar.types import shape_of
+from agentguard.policies.cedar.validation import validate
 from agentguard.ports import CatalogAware, Policy
 from tests.benchmarks.policies import measure
 

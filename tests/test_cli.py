@@ -312,7 +312,7 @@ def test_what_holds_no_tools_is_one_clear_error(run: Run, module: str, target: s
     result = run("init", target.format(module=module))
     assert result.exit_code == 1
     assert problem in result.stderr
-    assert "mend: " in result.stderr
+    assert "hint: " in result.stderr
 
 
 # --- lint

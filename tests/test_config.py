@@ -1,4 +1,4 @@
-"""agentguard.toml: it builds what it says, and every mistake has a file, a line and a mend."""
+"""agentguard.toml: it builds what it says, and every mistake has a file, a line and a hint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentguard import Guard
 from agentguard.config import Parts, Settings, build, load
-from agentguard.config.locate import line_of, places
+from agentguard.config.positions import line_of, places
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
@@ -24,7 +24,7 @@ from agentguard.model import (
     ToolPath,
 )
 from agentguard.policies.authzen import AuthZen
-from agentguard.policies.cedar_reload import ReloadingCedar
+from agentguard.policies.cedar import ReloadingCedar
 from agentguard.policies.combine import Combine
 from agentguard.policies.opa import Opa
 from agentguard.stores.memory import MemoryStore
@@ -106,7 +106,7 @@ def mistake(home: Path, right: str, wrong: str) -> ConfigurationError:
     with pytest.raises(ConfigurationError) as caught:
         build(load(file))
     assert caught.value.file == str(file)
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -211,7 +211,7 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "at", "mend"),
+    ("right", "wrong", "at", "hint"),
     [
         ("[store]", "[sotre]", "[store]", "did you mean store?"),
         ("lifetime = 30", "lifetim = 30", "lifetime = 30", "did you mean lifetime?"),
@@ -240,10 +240,10 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
         ("[approval]", "[approval.expires]\nx = 1\n[other]", "[approval]", "seconds"),
     ],
 )
-def test_a_mistake_has_its_line_and_its_mend(home: Path, right: str, wrong: str, at: str, mend: str) -> None:
+def test_a_mistake_has_its_line_and_its_mend(home: Path, right: str, wrong: str, at: str, hint: str) -> None:
     error = mistake(home, right, wrong)
     assert error.line == line(at)
-    assert mend in error.mend
+    assert hint in error.hint
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_the_rules_may_stand_elsewhere_and_be_combined(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "at", "mend"),
+    ("right", "wrong", "at", "hint"),
     [
         ('"central", "house"', '"centre"', "policy.pdps", "use one of: central, house"),
         ('"opa"', '"oops"', "pdps.central", '"authzen", "opa"'),
@@ -336,14 +336,14 @@ def test_the_rules_may_stand_elsewhere_and_be_combined(home: Path) -> None:
         ('"https://pdp.example"', '"http://pdp.example"', "", "https"),
     ],
 )
-def test_a_mistake_about_a_pdp_has_its_line(home: Path, right: str, wrong: str, at: str, mend: str) -> None:
+def test_a_mistake_about_a_pdp_has_its_line(home: Path, right: str, wrong: str, at: str, hint: str) -> None:
     file = home / "agentguard.toml"
     head = '[policy]\ncedar = ["policies/*.cedar"]\n'
     file.write_text(TOML.replace(head, PDPS.replace(right, wrong)), "utf-8")
     with pytest.raises(ConfigurationError) as caught:
         build(load(file))
     assert at in caught.value.problem
-    assert mend in str(caught.value)
+    assert hint in str(caught.value)
     assert caught.value.line
 
 
@@ -414,7 +414,7 @@ def loaded(file: Path, content: bytes) -> None:
         assert isinstance(found, Settings)
         return
     assert found_error.file == str(file)
-    assert found_error.mend
+    assert found_error.hint
 
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

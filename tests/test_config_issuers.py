@@ -14,14 +14,14 @@ from agentguard.config import build, load
 from agentguard.credentials import LocalIssuer
 from agentguard.credentials.aws import AwsRole
 from agentguard.credentials.github import GitHubApp
+from agentguard.credentials.long_lived import LegacySecret
+from agentguard.credentials.oauth import TokenExchange
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.secret import LegacySecret
-from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.enforcement.routing import Routes
 from agentguard.errors import ConfigurationError
 from agentguard.identity.file import FileIdentity
 from agentguard.jose import Signer
 from agentguard.model import Resource, ToolPath
-from agentguard.routes import Routes
 
 READ, WRITE, ESCALATION = ToolPath.READ, ToolPath.WRITE, ToolPath.ESCALATION
 
@@ -129,7 +129,7 @@ def test_a_mistake_has_its_line_and_its_mend(text: str, line: int, said: str, wr
         load(write(text))
     assert caught.value.line == line
     assert said in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

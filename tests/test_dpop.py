@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
 from agentguard.jose import Algorithm, Signer, b64url, decode, thumbprint, token_hash, unb64url
 from agentguard.resource.proof import Nonces, verify_proof

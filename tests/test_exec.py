@@ -22,8 +22,8 @@ from mcp.client.stdio import stdio_client
 
 import agentguard
 from agentguard.audit import verify
-from agentguard.cli._supply import Cell
-from agentguard.cli._wrapped import Request, inherited
+from agentguard.cli.exec.arguments import Request, inherited
+from agentguard.cli.exec.secrets import Cell
 from agentguard.credentials.sources import Reference
 from agentguard.errors import ConfigurationError
 from agentguard.model import Secret

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+from agentguard.analysis.explain import ASKS, changes, turning
+from agentguard.analysis.simulate import judge, verdict
 from agentguard.audit import JsonLinesAudit
+from agentguard.audit.requests import recorded
 from agentguard.cli import main
 from agentguard.model import (
     AccessRequest,
@@ -22,16 +25,13 @@ from agentguard.model import (
     Effect,
     Identity,
     Mandate,
-    Origin,
+    Provenance,
     Sensitivity,
     TaskState,
     ToolPath,
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.explaining import ASKS, changes, turning
-from agentguard.policies.simulating import judge, verdict
-from agentguard.replay import recorded
 
 PAY = ToolSpec(
     name="pay",
@@ -54,10 +54,10 @@ when { context.history.contains("secrets") };
 @id("kinds") permit (principal, action == Action::"pay", resource)
 when { context.task.kinds.contains("payroll") && context.args.amount <= 5000 };
 """
-UNKNOWN = Origin(user=False, trusted=False, untrusted=True)
+UNKNOWN = Provenance(user=False, trusted=False, untrusted=True)
 
 
-def request(amount: int = 50, to: Origin = UNKNOWN, **task: object) -> AccessRequest:
+def request(amount: int = 50, to: Provenance = UNKNOWN, **task: object) -> AccessRequest:
     identity = Identity(subject="user:ada", actor="agent://a")
     mandate = Mandate.of({"tools": "*"})
     state = TaskState(id="t", purpose="p", identity=identity, mandate=mandate, deadline=2e9)
@@ -66,7 +66,7 @@ def request(amount: int = 50, to: Origin = UNKNOWN, **task: object) -> AccessReq
         tool=PAY,
         arguments=Arguments.of({"to": "bob", "amount": amount}),
         task=replace(state, **task),  # type: ignore[arg-type]  # any of its fields
-        origins={"to": to, "amount": Origin()},
+        provenance={"to": to, "amount": Provenance()},
     )
 
 
@@ -93,7 +93,7 @@ def test_one_change_is_said_before_two(policy: CedarPolicy) -> None:
 
 
 def test_an_approval_a_kind_or_a_bound_may_be_what_is_lacking(policy: CedarPolicy) -> None:
-    said = Origin(sources=frozenset({"user"}))
+    said = Provenance(sources=frozenset({"user"}))
     assert "permitted if a person has approved it" in told(policy, request(amount=101))
     assert "permitted if the task were of the kind 'payroll'" in told(policy, request(amount=101))
     assert "asked if amount were 101" in told(policy, request(to=said))
@@ -114,7 +114,7 @@ def test_the_same_is_said_each_time(policy: CedarPolicy) -> None:
 def test_what_is_shown_turns_the_decision_and_no_part_of_it_does(
     policy: CedarPolicy, amount: int, named: bool, history: list[str], kinds: list[str]
 ) -> None:
-    origin = Origin(sources=frozenset({"user"})) if named else UNKNOWN
+    origin = Provenance(sources=frozenset({"user"})) if named else UNKNOWN
     asked = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
     before = verdict(judge(policy, asked))
     for turned in turning(policy, asked, rules=[rule.text for rule in policy.rules]):
@@ -146,7 +146,7 @@ def test_a_policy_that_shows_no_rules_is_asked_all_the_same() -> None:
         version = "1"
 
         def decide(self, asked: AccessRequest) -> Decision:
-            return Decision(effect=Effect.PERMIT if asked.origins["to"].trusted else Effect.DENY)
+            return Decision(effect=Effect.PERMIT if asked.provenance["to"].trusted else Effect.DENY)
 
     assert [str(each) for each in turning(Careful(), request())] == [
         "permitted if to was named by the user",

@@ -21,7 +21,7 @@ from agentguard.policies import CedarPolicy
 from agentguard.ports import Store
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
-from agentguard.task import Task
+from agentguard.tasks.task import Task
 from tests.conftest import GO, Kit, Mode, scripted, tool_call, tool_messages
 
 RULES = """

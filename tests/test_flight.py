@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agentguard._drive import drive
-from agentguard.flight import SingleFlight
+from agentguard.concurrency.drive import drive
+from agentguard.concurrency.single_flight import SingleFlight
 
 
 class Fetch:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from agentguard import lease
-from agentguard._drive import drive, lift
-from agentguard.call import Invocation, Permit, active_task
 from agentguard.catalog import Catalog
-from agentguard.enforcement import Enforcement
+from agentguard.concurrency.drive import drive, lift
+from agentguard.enforcement.call import Invocation, Permit, active_task
+from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DenialCode, Denied, StoreError
 from agentguard.identity.local import LocalIdentity
 from agentguard.lease import Lease, secrets_of
@@ -39,6 +39,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.stores.memory import MemoryStore
+from agentguard.tasks.ending import Ending
 
 PAYMENTS = Resource(name="payments", origins=("https://pay.example",))
 REFUND = ToolSpec(name="refund", path=ToolPath.WRITE, resource="payments", scopes=frozenset({"a", "b"}))
@@ -120,6 +121,7 @@ class World:
             "clock": lambda: self.now,
         }
         self.flow = Enforcement(**{**parts, **changes})
+        self.ending = Ending(self.flow)
         self.store, self.ran = self.flow.store, list[Permit]()
 
     def begin(self, **changes: Any) -> TaskState:
@@ -257,7 +259,7 @@ def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
 def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) -> None:
     world = World()
     world.begin()
-    drive(world.flow.ending.end("t1", status, "test", world.flow.sync))
+    drive(world.ending.end("t1", status, "test", world.flow.sync))
     assert world.denied(mode).code is DenialCode.TASK_ENDED
 
 
@@ -286,7 +288,7 @@ def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     world.begin()
 
     def body(permit: Permit) -> list[str]:
-        drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+        drive(world.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
         return list(world.mint.revoked)
 
     revoked = world.call(mode, body)
@@ -298,7 +300,7 @@ def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: s
     class Interrupted(Mint):
         def issue(self, grant: Grant) -> Credential:
             credential = super().issue(grant)
-            drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+            drive(world.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
             return credential
 
     mint = Interrupted()
@@ -427,7 +429,7 @@ def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str)
     handle = f"h-{world.mint.issued[0].id}"
     assert world.log.written[-1]["revoked"] is False
     assert not store.known(f"revoked:{handle}")
-    drive(world.flow.recovery.sweep(world.flow.sync))
+    drive(world.flow.outbox.sweep(world.flow.sync))
     assert handle in world.mint.revoked
     assert store.known(f"revoked:{handle}")
     assert store.live() == ()
@@ -609,7 +611,7 @@ def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) ->
     assert world.log.written[-1]["revoked"] is False
     assert world.store.live()
     world.mint.fail = ""
-    drive(world.flow.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    drive(world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
     assert f"h-{world.mint.issued[0].id}" in world.mint.revoked
     assert world.store.live() == ()
 
@@ -625,11 +627,11 @@ def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mod
     world = World(brokers={(None, ToolPath.WRITE): mint})
     world.begin()
     assert world.call(mode) == "done"
-    drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "test", world.flow.sync))
+    drive(world.ending.end("t1", TaskStatus.REVOKED, "test", world.flow.sync))
     assert f"h-{mint.issued[0].id}" in {credential.handle for credential in world.store.live()}
     assert world.log.written[-1]["unrevoked"] == 1
     mint.fail = ""
-    drive(world.flow.ending.end("t1", TaskStatus.REVOKED, "again", world.flow.sync))
+    drive(world.ending.end("t1", TaskStatus.REVOKED, "again", world.flow.sync))
     assert world.store.live() == ()
 
 

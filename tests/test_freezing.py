@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as checked
 
 from agentguard.errors import Denied
-from agentguard.langchain.freezing import frozen
+from agentguard.langchain.canonical import frozen
 from agentguard.policies import CedarPolicy
 from tests.conftest import Kit, Mode, classified, tool_call
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentguard._drive import drive, twins
+from agentguard.concurrency.drive import drive, twins
 from agentguard.model import (
     AccessRequest,
     Arguments,

@@ -19,12 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard.credentials.github import GitHubApp
-from agentguard.credentials.github_key import AppKey
+from agentguard.credentials.github import AppKey, GitHubApp
 from agentguard.credentials.sealing import Seal
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, Resource, ToolPath
-from agentguard.outbound import Outbound
+from agentguard.outbound.client import Outbound
 from agentguard.ports import Broker
 from agentguard.testing import BrokerContract
 from agentguard.testing.samples import sample_grant

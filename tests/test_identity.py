@@ -24,7 +24,7 @@ from grpc._channel import _Rendezvous as Rendezvous  # type: ignore[import-untyp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard._drive import twins
+from agentguard.concurrency.drive import twins
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.file import FileIdentity
 from agentguard.identity.github_actions import GitHubActionsIdentity

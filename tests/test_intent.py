@@ -69,11 +69,11 @@ def test_a_refund_is_for_the_order_in_the_users_words_and_no_other() -> None:
 
 
 def test_each_value_says_who_put_it_there() -> None:
-    origins = INTENT.derive("refund $7 for order 4711").mandate.origins
+    origins = INTENT.derive("refund $7 for order 4711").mandate.authors
     assert origins["args.refund.amount"] == {7.0: "user", 5: "template refund"}
     assert origins["args.refund.order_id"] == {"4711": "user"}
     assert origins["tools"] == {"get": "template refund", "refund": "template refund"}
-    filled = INTENT.mandate("refund", order="4711").mandate.origins
+    filled = INTENT.mandate("refund", order="4711").mandate.authors
     assert {who for values in filled.values() for who in values.values()} == {"application"}
 
 
@@ -122,7 +122,7 @@ def test_counterparties_of_one_kind_hold_for_its_own_sinks() -> None:
     for to, allowed in (("ada@x.example", True), ("boss@x.example", True), ("eve@x.example", False)):
         assert allows(derived, MAIL, to=to) is allowed
     assert allows(derived, REFUND, order_id="4711", amount=5)
-    assert derived.mandate.origins["args.mail.to"] == {
+    assert derived.mandate.authors["args.mail.to"] == {
         "ada@x.example": "user",
         "boss@x.example": "template tell",
     }
@@ -148,7 +148,7 @@ def test_what_stands_behind_the_bound_was_not_said() -> None:
 @given(st.text(alphabet="refundtlok order12@x.\n\x1b[31m$,", max_size=60))
 def test_the_same_words_mean_the_same_and_no_control_reaches_the_reader(words: str) -> None:
     one, two = INTENT.derive(words), Intent(TEMPLATES, CATALOG).derive(words)
-    assert (one, str(one), one.mandate.origins) == (two, str(two), two.mandate.origins)
+    assert (one, str(one), one.mandate.authors) == (two, str(two), two.mandate.authors)
     assert all(character.isprintable() or character == "\n" for character in str(one))
 
 
@@ -302,7 +302,7 @@ def test_a_guard_derives_by_its_file_and_a_derivation_takes_effect(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "at", "mend"),
+    ("right", "wrong", "at", "hint"),
     [
         ('tools = ["refund"]', 'tools = ["refnd"]', "tasks.refund.tools", "use one of: refund"),
         ("{ order_id = [", "{ ordr = [", "tasks.refund.args", "order_id, refund.order_id"),
@@ -318,28 +318,28 @@ def test_a_guard_derives_by_its_file_and_a_derivation_takes_effect(tmp_path: Pat
     ],
 )
 def test_a_mistake_in_a_template_has_its_line_and_its_mend(
-    tmp_path: Path, right: str, wrong: str, at: str, mend: str
+    tmp_path: Path, right: str, wrong: str, at: str, hint: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(written(tmp_path, TOML.replace(right, wrong, 1)))
     assert at in caught.value.problem
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     assert caught.value.line
 
 
 @pytest.mark.parametrize(
-    ("limits", "mend"),
+    ("limits", "hint"),
     [
         ({"args": {"order_id": ("{ordr}",)}}, "add it to params"),
         ({"args": {"order_id": ("4711", "no. {order}")}}, "alone"),
         ({"counterparties": ("{order}@example.org",)}, "alone"),
     ],
 )
-def test_a_blank_that_nothing_would_fill_is_an_error(limits: dict[str, Any], mend: str) -> None:
+def test_a_blank_that_nothing_would_fill_is_an_error(limits: dict[str, Any], hint: str) -> None:
     params = {"order": Parameter(type="string")}
     with pytest.raises(ConfigurationError) as caught:
         Template(name="refund", tools=("refund",), params=params, **limits)
-    assert mend in caught.value.mend
+    assert hint in caught.value.hint
     literal: dict[str, Any] = {
         name: {"a": ("{x} and {y}",)} if name == "args" else ("{x}-",) for name in limits
     }

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt import PyJWK
 
-from agentguard._drive import twins
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.issuer import LocalIssuer, jwks, load_key
+from agentguard.concurrency.drive import twins
+from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Algorithm, Jws, Signer, decode, public_key, revocation_key, thumbprint

@@ -30,7 +30,7 @@ import agentguard
 from agentguard import Credential, Grant, Guard, Resource, ToolPath
 from agentguard.audit.jsonl import JsonLinesAudit
 from agentguard.catalog import Catalog
-from agentguard.credentials.issuer import LocalIssuer
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.identity.local import LocalIdentity
 from agentguard.langchain.seal import running
 from agentguard.policies.cedar import CedarPolicy

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agentguard.analysis.lint import overruled, ungiven, unmentioned, unsatisfiable, unvouched
 from agentguard.cli.lint import findings
 from agentguard.model import ToolPath, ToolSpec
-from agentguard.policies.cedar_source import read_text
-from agentguard.policies.lint import overruled, ungiven, unmentioned, unsatisfiable, unvouched
+from agentguard.policies.cedar.source import read_text
 
 TOOLS = [
     ToolSpec(name="look", path=ToolPath.READ),

@@ -27,8 +27,8 @@ from pydantic import BaseModel, Field
 
 from agentguard import ConfigurationError, Guard, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.langchain.gates import REMEMBERED
 from agentguard.langchain.middleware import GuardMiddleware
+from agentguard.langchain.registry import REMEMBERED
 from agentguard.model import ToolSpec
 from agentguard.policies import CedarPolicy
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages

@@ -200,7 +200,7 @@ async def test_what_an_observed_call_has_read_is_known_to_the_next(kit: Kit, sho
     with guard.task("test", subject="alice", mandate=EVERYTHING, words="see 7"):
         await mode.invoke(page, {"order": "7"})
         await mode.invoke(refund, {"order": "EVIL"})
-    assert [request.origins["order"].untrusted for request in kit.rule.asked] == [False, True]
+    assert [request.provenance["order"].untrusted for request in kit.rule.asked] == [False, True]
 
 
 # --- nothing is given that rules do not give

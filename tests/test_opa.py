@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import Decision, Origin
+from agentguard.model import Decision, Provenance
 from agentguard.policies.authzen import AuthZen
 from agentguard.policies.opa import Opa, OpaError
 from agentguard.testing import PdpContract
@@ -134,7 +134,7 @@ async def test_an_approval_does_not_hold_under_another_bundle(ask: Callable[...,
 
 def test_the_question_says_where_the_arguments_came_from_and_not_what_the_user_said() -> None:
     server = Server({"result": {"allow": True}})
-    request = sample_request(origins={"order_id": Origin(sources=frozenset({"user"}), trusted=True)})
+    request = sample_request(provenance={"order_id": Provenance(sources=frozenset({"user"}), trusted=True)})
     policy(server).decide(request)
     asked = server.input()
     assert asked["resource"]["properties"] == {"order_id": "4711", "amount": 30}

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agentguard._drive import drive
-from agentguard.credentials import openbao_logins
-from agentguard.credentials.issuer import LocalIssuer
+from agentguard.concurrency.drive import drive
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao_session import OpenBaoSession, Refused
-from agentguard.credentials.transit import TransitSigner
+from agentguard.credentials.openbao import logins as openbao_logins
+from agentguard.credentials.openbao.session import OpenBaoSession, Refused
+from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import ConfigurationError, CredentialUnavailable, IdentityError, IssueError
 from agentguard.jose import b64url, decode, public_key
 from agentguard.model import Credential, Secret, ToolPath

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from agentguard._drive import drive
+from agentguard.concurrency.drive import drive
 from agentguard.errors import IdentityError, IssueError
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound.client import Answer, Outbound
 from tests.conftest import Mode
 from tests.loopback import Connection, Respond, certificate, response, serving
 

@@ -20,7 +20,7 @@ from agentguard import Guard, Resource, ToolPath
 from agentguard.audit.chain import verify
 from agentguard.audit.jsonl import JsonLinesAudit
 from agentguard.catalog import Catalog
-from agentguard.credentials.issuer import LocalIssuer
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.errors import CredentialUnavailable
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import revocation_key, strict_json, unb64url

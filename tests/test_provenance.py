@@ -1,4 +1,4 @@
-"""Where values came from: what a result vouches for, and what an argument is recognised as."""
+"""Where values came from: what a result vouches for, and what an argument is recognized as."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from pydantic import BaseModel
 from agentguard import ConfigurationError, Denied, Guard
 from agentguard.catalog import Catalog
 from agentguard.identity import LocalIdentity
-from agentguard.leaves import MOST
 from agentguard.model import (
     LABELS,
     Arguments,
@@ -32,7 +31,7 @@ from agentguard.model import (
     Json,
     Label,
     Mandate,
-    Origin,
+    Provenance,
     Sensitivity,
     TaskState,
     ToolPath,
@@ -40,7 +39,10 @@ from agentguard.model import (
 )
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import Store
-from agentguard.provenance import PER_RESULT, origins, said, seen, wanted
+from agentguard.provenance.arguments import provenance_of, wanted
+from agentguard.provenance.labels import PER_RESULT, seen
+from agentguard.provenance.leaves import MOST
+from agentguard.provenance.words import said
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit, ScriptedChatModel
@@ -72,7 +74,7 @@ def task(**changes: Any) -> TaskState:
 
 def origin_of(
     arguments: dict[str, Json], name: str, state: TaskState, *results: tuple[ToolSpec, Any]
-) -> Origin:
+) -> Provenance:
     labels: dict[str, list[Label]] = {}
     for spec, result in results:
         read = seen(spec, state, result)
@@ -86,7 +88,7 @@ def origin_of(
             labels.setdefault(label.digest, []).append(label)
     frozen = Arguments.of(arguments)
     asked = {digest: labels[digest] for digest in wanted(state, frozen) if digest in labels}
-    return origins(PAY, frozen, state, asked)[name]
+    return provenance_of(PAY, frozen, state, asked)[name]
 
 
 @pytest.mark.parametrize(
@@ -205,13 +207,13 @@ def test_a_key_that_no_schema_declares_is_a_value_that_must_be_vouched_for() -> 
     declared = {"properties": {"to": {"type": "object", "properties": {"who": {"type": "string"}}}}}
     for to, trusted in (({"EVIL": "Ada"}, False), ({"who": "Ada"}, True), ([{"Ada": "Byron"}], True)):
         spec, arguments = replace(PAY, schema=declared), Arguments.of({"to": to})
-        assert origins(spec, arguments, task(untrusted=True), {})["to"].trusted is trusted, to
+        assert provenance_of(spec, arguments, task(untrusted=True), {})["to"].trusted is trusted, to
 
 
 def test_a_property_named_like_a_word_of_the_schema_declares_no_other() -> None:
     free = {"properties": {"properties": {"type": "object", "title": "To", "additionalProperties": {}}}}
     spec, given = replace(PAY, schema=free), Arguments.of({"properties": {"title": "Ada", "EVIL": "Ada"}})
-    assert not origins(spec, given, task(untrusted=True), {})["properties"].trusted
+    assert not provenance_of(spec, given, task(untrusted=True), {})["properties"].trusted
     assert "title" not in spec.declared
     nested: dict[str, Any] = {
         "$defs": {"To": {"properties": {"who": {"anyOf": [{"properties": {"id": {}}}]}}}}
@@ -378,8 +380,8 @@ def test_of_a_list_all_must_be_vouched_for() -> None:
 
 
 def test_an_absent_argument_was_said_by_the_user() -> None:
-    assert origin_of({"to": "x"}, "note", task(untrusted=True)) == Origin()
-    assert origin_of({"note": None}, "note", task(untrusted=True)) == Origin()
+    assert origin_of({"to": "x"}, "note", task(untrusted=True)) == Provenance()
+    assert origin_of({"note": None}, "note", task(untrusted=True)) == Provenance()
 
 
 def test_the_mandate_vouches_in_the_name_of_who_put_it_there() -> None:
@@ -609,7 +611,7 @@ def test_a_root_task_is_not_begun_with_what_a_model_proposed() -> None:
         child = running.narrow(mandate=proposal)
         assert child.begin().state().mandate.tools == frozenset()
     granted = guard.task("Pay", subject="user:ada", mandate=proposal.granted("user:ada"))
-    assert granted.begin().state().mandate.origins["tools"] == {"pay": "granted by user:ada"}
+    assert granted.begin().state().mandate.authors["tools"] == {"pay": "granted by user:ada"}
 
 
 @pytest.mark.parametrize("key", ["by", "origins"])

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from agentguard import Guard, ToolPath
-from agentguard._drive import drive
 from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.process import gone, owner
 from agentguard.errors import DenialCode, IssueError
 from agentguard.identity import LocalIdentity
 from agentguard.model import Budget, Credential, Grant, LiveCredential, Outcome, Resource, TaskStatus
-from agentguard.owner import gone, owner
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import FixedPolicy, RecordingAudit
 from tests.test_flow import REFUND, Mint, World
@@ -33,8 +33,8 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 def sweep(world: World, mode: str = "sync") -> int:
     if mode == "sync":
-        return drive(world.flow.recovery.sweep(world.flow.sync))
-    return asyncio.run(world.flow.recovery.sweep(world.flow.asynchronous))
+        return drive(world.flow.outbox.sweep(world.flow.sync))
+    return asyncio.run(world.flow.outbox.sweep(world.flow.asynchronous))
 
 
 def left_behind(world: World, **changes: Any) -> LiveCredential:
@@ -335,12 +335,12 @@ async def test_recovery_can_be_awaited(guarded: Callable[[Any], Guard]) -> None:
 
 def test_closing_a_guard_ends_its_thread(guarded: Callable[[Any], Guard]) -> None:
     guard = guarded(Stubborn())
-    guard.enforcement.recovery.watch()
+    guard.enforcement.outbox.watch()
     guard.close()
-    thread = guard.enforcement.recovery._thread
+    thread = guard.enforcement.outbox._thread
     assert thread is None or not thread.is_alive()
-    guard.enforcement.recovery.watch()
-    assert guard.enforcement.recovery._thread is thread
+    guard.enforcement.outbox.watch()
+    assert guard.enforcement.outbox._thread is thread
 
 
 def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> None:
@@ -351,6 +351,6 @@ def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> Non
     world.denied(mode, call_id="c2")
     world.begin(id="t2", budget=Budget(calls=0))
     world.denied(mode, named_task="t2", call_id="c3")
-    assert world.flow.recovery.running == set()
+    assert world.flow.outbox.running == set()
     assert world.store.live() == ()
     assert Outcome.DONE.value in {record.get("outcome") for record in world.log.written}

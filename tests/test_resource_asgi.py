@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from agentguard.credentials.ambient import auth
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.issuer import LocalIssuer, jwks
+from agentguard.credentials.httpx_auth import auth
+from agentguard.credentials.local_issuer import LocalIssuer, jwks
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.lease import Lease
 from agentguard.model import Arguments, Credential, Grant, Identity, Resource, ToolPath

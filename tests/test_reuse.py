@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agentguard import reuse
-from agentguard._drive import drive, lift
-from agentguard.call import Invocation, Permit
+from agentguard.concurrency.drive import drive, lift
+from agentguard.enforcement import task_credentials as reuse
+from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import Arguments, Credential, Grant, Identity, TaskStatus, ToolPath
@@ -61,7 +61,7 @@ def read(world: World, mode: str, **changes: Any) -> Any:
 
 
 def end(world: World, task: str = "t1") -> None:
-    drive(world.flow.ending.end(task, TaskStatus.COMPLETED, "done", world.flow.sync))
+    drive(world.ending.end(task, TaskStatus.COMPLETED, "done", world.flow.sync))
 
 
 def test_two_calls_of_a_task_share_a_credential_that_dies_with_it(mode: str) -> None:
@@ -210,7 +210,7 @@ async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_alo
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(world.mint.issued) <= 2
-    await world.flow.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.asynchronous)
+    await world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.asynchronous)
     assert world.store.live() == ()
     assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
 

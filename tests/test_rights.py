@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from agentguard._drive import drive
-from agentguard.call import Permit
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.call import Permit
+from agentguard.enforcement.entitlements import FixedEntitlements, effective
+from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied, IdentityError
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import Decision, Effect, Mandate, Obligation, Secret, TaskStatus, ToolPath
-from agentguard.rights import FixedEntitlements, effective
-from agentguard.subjects import SubjectTokens
 from agentguard.telemetry import Telemetry
 from agentguard.testing import captured_spans, sample_task
 from tests.test_flow import LOOKUP, REFUND, Mint, Rule, World
@@ -177,7 +177,7 @@ def test_ending_a_task_forgets_its_users_token() -> None:
     world = World()
     state = world.begin()
     world.flow.subject_tokens.keep("t1", Secret("t"), state.deadline)
-    drive(world.flow.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    drive(world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
     assert world.flow.subject_tokens.of(state) is None
 
 

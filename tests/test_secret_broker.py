@@ -22,7 +22,7 @@ from langchain_core.tools import tool
 import agentguard
 from agentguard import Resource, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.credentials.secret import LegacySecret
+from agentguard.credentials.long_lived import LegacySecret
 from agentguard.errors import (
     ConfigurationError,
     CredentialUnavailable,

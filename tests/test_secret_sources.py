@@ -20,8 +20,8 @@ import keyring.backend
 import keyring.errors
 import pytest
 
-from agentguard._drive import Asked, drive, twins
-from agentguard.credentials.openbao_session import OpenBaoSession
+from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.credentials.sources import FileSecret, Reference, SecretSource, pick, source
 from agentguard.credentials.sources.aws import AwsSecret
 from agentguard.credentials.sources.azure import AzureSecret

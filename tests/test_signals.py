@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from jwt import PyJWS
 from langchain_core.tools import tool
 
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.issuer import LocalIssuer
-from agentguard.credentials.issuer import jwks as token_keys
+from agentguard.credentials.local_issuer import LocalIssuer
+from agentguard.credentials.local_issuer import jwks as token_keys
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import (
     ConfigurationError,
     DenialCode,
@@ -41,7 +41,7 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
-from agentguard.outbound import Outbound
+from agentguard.outbound.client import Outbound
 from agentguard.ports import Store
 from agentguard.resource import Verifier
 from agentguard.signals import Named, Receiver, Revocations, SessionRevoked, Source, Transmitter, jwks

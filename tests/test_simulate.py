@@ -13,12 +13,12 @@ from langchain_core.tools import tool
 from typer.testing import CliRunner, Result
 
 from agentguard import Denied, Guard
+from agentguard.analysis.explain import turning
+from agentguard.analysis.simulate import Verdict, simulate, verdict
 from agentguard.audit import JsonLinesAudit
+from agentguard.audit.requests import recorded, replayed
 from agentguard.cli import main
 from agentguard.model import AccessRequest, Decision, Effect, Mandate, Obligation, ToolPath, ToolSpec
-from agentguard.policies.explaining import turning
-from agentguard.policies.simulating import Verdict, simulate, verdict
-from agentguard.replay import recorded, replayed
 from agentguard.testing.samples import sample_request
 
 POLICY = """

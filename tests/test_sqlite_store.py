@@ -50,9 +50,9 @@ def test_the_file_and_its_log_belong_to_their_owner_alone(path: Path, store: Sql
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize(("version", "mend"), [(99, "upgrade agentguard"), (1, "that made it")])
+@pytest.mark.parametrize(("version", "hint"), [(99, "upgrade agentguard"), (1, "that made it")])
 def test_a_file_of_another_version_is_left_alone(
-    path: Path, store: SqliteStore, version: int, mend: str
+    path: Path, store: SqliteStore, version: int, hint: str
 ) -> None:
     store.close()
     with sqlite3.connect(path) as connection:
@@ -61,7 +61,7 @@ def test_a_file_of_another_version_is_left_alone(
     with pytest.raises(ConfigurationError, match=f"version {version}") as raised:
         SqliteStore(path)
     assert str(path) in str(raised.value)
-    assert mend in raised.value.mend
+    assert hint in raised.value.hint
 
 
 @pytest.mark.parametrize("place", ["", ":memory:"])

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from agentguard import Decision, Guard
+from agentguard.analysis.suggest import suggest
+from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.audit import JsonLinesAudit
+from agentguard.audit.requests import recorded, replayed
 from agentguard.catalog import Catalog
 from agentguard.cli import main
 from agentguard.cli.suggest import settings_text
@@ -23,21 +26,18 @@ from agentguard.model import (
     AccessRequest,
     Arguments,
     Mandate,
-    Origin,
+    Provenance,
     Resource,
     ToolPath,
     ToolSpec,
 )
-from agentguard.policies.cedar_source import read_text
-from agentguard.policies.cedar_suggested import policies_text
-from agentguard.policies.suggesting import suggest
-from agentguard.replay import recorded, replayed
+from agentguard.policies.cedar.source import read_text
 from agentguard.testing import sample_task
 
-USER = Origin(sources=frozenset({"user"}))
-BOOK = Origin(sources=frozenset({"contacts.iban"}), user=False)
-MODEL = Origin(user=False, trusted=False)
-PAGE = Origin(sources=frozenset({"read_bill"}), user=False, trusted=False, untrusted=True)
+USER = Provenance(sources=frozenset({"user"}))
+BOOK = Provenance(sources=frozenset({"contacts.iban"}), user=False)
+MODEL = Provenance(user=False, trusted=False)
+PAGE = Provenance(sources=frozenset({"read_bill"}), user=False, trusted=False, untrusted=True)
 STRING, NUMBER, INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
 PROPERTIES = {"to": STRING, "amount": NUMBER, "note": STRING, "tags": {"type": "array", "items": STRING}}
 PAY = ToolSpec(
@@ -58,17 +58,17 @@ Record = dict[str, Any]
 
 
 def request(
-    spec: ToolSpec, args: Mapping[str, Any], origins: Mapping[str, Origin] | None = None, **task: Any
+    spec: ToolSpec, args: Mapping[str, Any], origins: Mapping[str, Provenance] | None = None, **task: Any
 ) -> AccessRequest:
     facts: dict[str, Any] = {"id": "t1", "purpose": "Pay bill 12", "mandate": EVERYTHING}
     state = sample_task(**(facts | task))
-    absent = dict.fromkeys((spec.schema or {}).get("properties", ()), Origin())
+    absent = dict.fromkeys((spec.schema or {}).get("properties", ()), Provenance())
     return AccessRequest(
         identity=state.identity,
         tool=spec,
         arguments=Arguments.of(args),
         task=state,
-        origins={**absent, **(origins or {})},
+        provenance={**absent, **(origins or {})},
         at=1_800_000_000.0,
     )
 
@@ -82,7 +82,7 @@ def ran(asked: AccessRequest, **changes: Any) -> Record:
 
 
 def pay(
-    to: str, amount: float, origin: Origin = USER, *, record: Record | None = None, **rest: Any
+    to: str, amount: float, origin: Provenance = USER, *, record: Record | None = None, **rest: Any
 ) -> Record:
     facts: dict[str, Any] = {name: rest.pop(name) for name in ("note", "tags") if name in rest}
     origins = {"to": origin} | dict.fromkeys(facts, MODEL)
@@ -171,7 +171,7 @@ def hostile(text: str) -> list[Record]:
     """Return calls that hold a text in every place that an attacker might reach."""
     name = f"tool{text}"
     spec = ToolSpec(name=name, path=ToolPath.WRITE)
-    origin = Origin(sources=frozenset({text}), user=False, trusted=False)
+    origin = Provenance(sources=frozenset({text}), user=False, trusted=False)
     args = {f"arg{text}": text, "sink": text}
     task = {"purpose": f"{text} please", "id": text or "t"}
     calls = [
@@ -333,7 +333,7 @@ def test_the_runs_are_permitted_and_what_was_never_seen_is_not(load: Load) -> No
     ],
 )
 def test_a_counterparty_comes_from_where_it_always_came_from(
-    load: Load, origins: tuple[Origin, Origin], condition: str
+    load: Load, origins: tuple[Provenance, Provenance], condition: str
 ) -> None:
     loaded = load(*(pay("ada", 5, origin) for origin in origins))
     assert all(map(loaded.permits, loaded.records))

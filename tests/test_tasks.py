@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agentguard.call import active_task
 from agentguard.catalog import Catalog
+from agentguard.enforcement.call import active_task
 from agentguard.errors import DenialCode, TaskNotActive
 from agentguard.model import Arguments, Budget, Identity, Mandate, TaskStatus, ToolPath, ToolSpec
-from agentguard.task import Task
+from agentguard.tasks.task import Task
 from tests.test_flow import LOOKUP, World
 
 ANY_TOOL = {"tools": "*"}
@@ -18,7 +18,9 @@ ANY_TOOL = {"tools": "*"}
 
 def task(world: World, mandate: Any = None, ttl: float = 600, **budget: Any) -> Task:
     identity = Identity(subject="alice", actor="agent://a")
-    return Task.new(world.flow, "purpose", identity, Mandate.of(mandate or ANY_TOOL), Budget(**budget), ttl)
+    return Task.new(
+        world.flow, world.ending, "purpose", identity, Mandate.of(mandate or ANY_TOOL), Budget(**budget), ttl
+    )
 
 
 def test_a_task_is_active_inside_its_block_and_over_behind_it() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.timeline import Timeline
+from agentguard.audit.timeline import Timeline
 
 AT = "2026-01-01T00:00:0{}.000000Z"
 

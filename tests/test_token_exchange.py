@@ -16,15 +16,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from agentguard.credentials.client_auth import ClientSecretBasic, SpiffeJwt
-from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange
+from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import Seal
-from agentguard.credentials.token_exchange import TokenExchange
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import decode, public_key, revocation_key
 from agentguard.model import Credential, Grant, Identity, Resource, Secret, ToolPath
-from agentguard.outbound import Outbound
+from agentguard.outbound.client import Outbound
 from agentguard.ports import Broker, Store
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing.contracts import BrokerContract

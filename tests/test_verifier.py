@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.issuer import LocalIssuer, jwks
+from agentguard.credentials.local_issuer import LocalIssuer, jwks
+from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import ConfigurationError, StoreError, VerificationError
 from agentguard.jose import Signer, revocation_key, token_hash
 from agentguard.model import Arguments, Grant, Identity, Resource, ToolPath
@@ -451,7 +451,7 @@ def test_an_unpinned_or_unfit_key_is_a_configuration_error() -> None:
         [good, {**good, "agentguard_path": "write"}],
         ["x"],
     ):
-        with pytest.raises(ConfigurationError, match="mend"):
+        with pytest.raises(ConfigurationError, match="hint"):
             verifier(keys={"keys": keys})
 
 

@@ -45,7 +45,7 @@ def load_object(target: str) -> object:
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise ConfigurationError(f"{target!r} names nothing", mend="write module:attribute, as in app:tools")
+        raise ConfigurationError(f"{target!r} names nothing", hint="write module:attribute, as in app:tools")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -55,7 +55,7 @@ def load_object(target: str) -> object:
     except Exception as error:  # the user's own code runs here, and may raise anything
         raise ConfigurationError(
             f"{target} cannot be loaded: {type(error).__name__}: {error}",
-            mend="correct the name, and run this where the module can be imported",
+            hint="correct the name, and run this where the module can be imported",
         ) from error
     return found
 
@@ -79,5 +79,5 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
     if callable(target):
         return [target]
     raise ConfigurationError(
-        f"of type {type(target).__name__}, it holds no tools", mend="name an agent or a list of tools"
+        f"of type {type(target).__name__}, it holds no tools", hint="name an agent or a list of tools"
     )

@@ -11,23 +11,29 @@ import typer
 from rich.console import Console
 
 from agentguard import ConfigurationError, Guard
+from agentguard.analysis.explain import turning
+from agentguard.analysis.lint import means
+from agentguard.analysis.simulate import judge, verdict
+from agentguard.audit.requests import replayed
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._rules import attach, guard_of, plain, records_of, warn_of_unknown_arguments
+from agentguard.cli._policies import (
+    attach,
+    guard_of,
+    plain,
+    records_of,
+    warn_of_unknown_arguments,
+)
 from agentguard.model import (
     AccessRequest,
     Arguments,
     Decision,
     Identity,
     Mandate,
-    Origin,
+    Provenance,
     Sensitivity,
     TaskState,
 )
-from agentguard.policies.explaining import turning
-from agentguard.policies.lint import means
-from agentguard.policies.simulating import judge, verdict
-from agentguard.provenance import origins
-from agentguard.replay import replayed
+from agentguard.provenance.arguments import provenance_of
 
 __all__ = ["command"]
 
@@ -74,19 +80,19 @@ def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessR
     decisions = [record for record in records if record.get("event") == "decision"]
     named = [r for r in decisions if not call or call in (r.get("call"), r.get("digest"))]
     if not named:
-        raise ConfigurationError(f"no call {plain(call)!r} is recorded", mend="give its id or its digest")
+        raise ConfigurationError(f"no call {plain(call)!r} is recorded", hint="give its id or its digest")
     record: Mapping[str, Any] = named[-1]
     if not isinstance(request := record.get("request"), Mapping):
         raise ConfigurationError(
             "this call was recorded without its request",
-            mend="[audit] requests = true records it from now on",
+            hint="[audit] requests = true records it from now on",
         )
     if (spec := guard.catalog.tool(str(record.get("tool")))) is None:
         raise _unclassified(str(record.get("tool")))
     try:
         return replayed(request, spec)
     except ValueError as error:
-        raise ConfigurationError(plain(error), mend="this record cannot be asked about") from None
+        raise ConfigurationError(plain(error), hint="this record cannot be asked about") from None
 
 
 def _task(
@@ -120,23 +126,23 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
         arguments = Arguments.of(json.loads(args))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"the arguments are no JSON object: {error}", mend="--args '{...}'"
+            f"the arguments are no JSON object: {error}", hint="--args '{...}'"
         ) from None
-    found = origins(spec, arguments, task, {})
-    vouched = Origin(sources=frozenset({"trusted"}), user=False, sensitivity=Sensitivity.PUBLIC)
+    found = provenance_of(spec, arguments, task, {})
+    vouched = Provenance(sources=frozenset({"trusted"}), user=False, sensitivity=Sensitivity.PUBLIC)
     return AccessRequest(
         identity=task.identity,
         tool=spec,
         arguments=arguments,
         task=task,
-        origins={**found, **dict.fromkeys(trusted, vouched)},
+        provenance={**found, **dict.fromkeys(trusted, vouched)},
         environment=guard.enforcement.environment,
         at=guard.enforcement.clock(),
     )
 
 
 def _unclassified(tool: str) -> ConfigurationError:
-    return ConfigurationError(f"{plain(tool)!r} is classified nowhere, so denied", mend="add it to [tools]")
+    return ConfigurationError(f"{plain(tool)!r} is classified nowhere, so denied", hint="add it to [tools]")
 
 
 def _tell(guard: Guard, request: AccessRequest) -> None:
@@ -144,7 +150,7 @@ def _tell(guard: Guard, request: AccessRequest) -> None:
     decision = judge(policy, request)
     rules = {rule.id: rule for rule in getattr(policy, "rules", ())}
     note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))
-    for name, origin in sorted(request.origins.items()):
+    for name, origin in sorted(request.provenance.items()):
         if name in request.arguments.values:
             whose = ", ".join(sorted(origin.sources)) or "nobody knows whom"
             note(console, "argument", plain(f"{name} by {whose}"))

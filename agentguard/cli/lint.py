@@ -10,11 +10,7 @@ import typer
 from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
-from agentguard.cli._console import load_object, note, out, tools_of
-from agentguard.cli._rules import attach, guard_of
-from agentguard.langchain import GuardedTool
-from agentguard.policies.cedar_source import Rule
-from agentguard.policies.lint import (
+from agentguard.analysis.lint import (
     overruled,
     unclassified,
     ungiven,
@@ -23,6 +19,10 @@ from agentguard.policies.lint import (
     unseen_arguments,
     unvouched,
 )
+from agentguard.cli._console import load_object, note, out, tools_of
+from agentguard.cli._policies import attach, guard_of
+from agentguard.langchain import GuardedTool
+from agentguard.policies.cedar.source import Rule
 
 __all__ = ["Finding", "command", "findings"]
 

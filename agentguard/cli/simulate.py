@@ -11,9 +11,15 @@ import typer
 from rich.table import Table
 
 from agentguard import ConfigurationError
+from agentguard.analysis.simulate import Simulation, Verdict, simulate
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._rules import attach, guard_of, plain, records_of, warn_of_unknown_arguments
-from agentguard.policies.simulating import Simulation, Verdict, simulate
+from agentguard.cli._policies import (
+    attach,
+    guard_of,
+    plain,
+    records_of,
+    warn_of_unknown_arguments,
+)
 
 __all__ = ["command"]
 

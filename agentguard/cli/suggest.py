@@ -11,18 +11,18 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 from rich.console import Console
 
+from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, printable, suggest
+from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._draft import Draft, key_of, toml
-from agentguard.cli._rules import facts_told, records_of
+from agentguard.cli._policies import facts_told, records_of
+from agentguard.cli.init.texts import Draft, key_of, toml
 from agentguard.config import load
 from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError
 from agentguard.langchain import GuardedTool
-from agentguard.langchain.shape import Shape
+from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Resource, Sensitivity, ToolSpec
-from agentguard.policies.cedar_suggested import policies_text
-from agentguard.policies.suggesting import Kind, Suggestion, Usage, evidence, printable, suggest
 
 __all__ = ["command"]
 
@@ -92,8 +92,8 @@ def _known(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
         try:
             made = tool if isinstance(tool, BaseTool) else as_tool(tool)
         except ValueError as error:  # a function without docstring or with types that have no schema
-            raise ConfigurationError(f"this is no tool: {error}", mend="see langchain's @tool") from error
-        schema = made.gate.shape.schema if isinstance(made, GuardedTool) else Shape(made).schema
+            raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
+        schema = made.gate.shape.schema if isinstance(made, GuardedTool) else ArgumentSchema(made).schema
         schemas[made.name] = schema
         catalog.attach(made.name, tool, facts_told(made), schema, made.description)
     return catalog, schemas
@@ -105,7 +105,7 @@ def _give(texts: Mapping[str, str], directory: Path | None) -> None:
         return
     files = {directory / name: text for name, text in texts.items()}
     if there := [file for file in files if file.exists()]:
-        fail(f"{there[0]} exists, and nothing was written\n  mend: remove it, or write elsewhere: --out")
+        fail(f"{there[0]} exists, and nothing was written\n  hint: remove it, or write elsewhere: --out")
     directory.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         with file.open("x", encoding="utf-8", newline="") as stream:

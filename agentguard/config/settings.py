@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from agentguard.config.issuers import BrokerSettings, IdentitySettings, LocalIdentitySettings, SignalSettings
+from agentguard.config.adapter_settings import (
+    BrokerSettings,
+    IdentitySettings,
+    LocalIdentitySettings,
+    SignalSettings,
+)
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
 from agentguard.config.tasks import TaskSettings, fits
@@ -172,7 +177,7 @@ class Settings(Table):
                 raise Misplaced(
                     *("policy", "pdps"),
                     problem=f"there is no PDP {pdp!r}",
-                    mend=f"add [pdps.{pdp}], or use one of: {', '.join(sorted(self.pdps)) or 'none yet'}",
+                    hint=f"add [pdps.{pdp}], or use one of: {', '.join(sorted(self.pdps)) or 'none yet'}",
                 )
         for name, resource in self.resources.items():
             _brokered(name, resource, self.brokers)
@@ -187,7 +192,7 @@ class Settings(Table):
                 raise Misplaced(
                     *keys,
                     problem=f"the audience {audience!r} serves {seen[audience]} and {path}",
-                    mend="give each path an audience of its own, or else its tokens pass on the other",
+                    hint="give each path an audience of its own, or else its tokens pass on the other",
                 )
         return self
 
@@ -204,7 +209,7 @@ def _brokered(name: str, resource: ResourceSettings, brokers: Mapping[str, Any])
             raise Misplaced(
                 *("resources", name, "broker"),
                 problem=f"there is no broker {broker!r}",
-                mend=f"add [brokers.{broker}], or use one of: {', '.join(sorted(brokers)) or 'none yet'}",
+                hint=f"add [brokers.{broker}], or use one of: {', '.join(sorted(brokers)) or 'none yet'}",
             )
 
 
@@ -214,7 +219,7 @@ def _fits(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSetting
         raise Misplaced(
             *("tools", name, "resource"),
             problem=f"there is no resource {tool.resource!r}",
-            mend=f"add [resources.{tool.resource}], or use one of: {known}",
+            hint=f"add [resources.{tool.resource}], or use one of: {known}",
         )
     schema = schema_of(name, tool.args)
     arguments = None if schema is None else sorted(schema["properties"])
@@ -222,7 +227,7 @@ def _fits(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSetting
         raise Misplaced(
             *("tools", name, "sinks"),
             problem=f"{min(set(tool.sinks) - set(arguments))!r} is no argument of the tool",
-            mend=f"use: {', '.join(arguments) or 'none, for it has no arguments'}",
+            hint=f"use: {', '.join(arguments) or 'none, for it has no arguments'}",
         )
 
 
@@ -240,7 +245,7 @@ def schema_of(name: str, args: Mapping[str, Any] | None) -> dict[str, Any] | Non
             raise Misplaced(
                 *("tools", name, "args", argument),
                 problem="this is no type",
-                mend=f'one of {", ".join(_TYPES)}, with ? if optional; or a JSON Schema with "properties"',
+                hint=f'one of {", ".join(_TYPES)}, with ? if optional; or a JSON Schema with "properties"',
             )
         properties[argument] = {"type": kind.removesuffix("?")}
     required = [argument for argument, kind in args.items() if not kind.endswith("?")]

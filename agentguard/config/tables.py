@@ -21,8 +21,8 @@ Seconds = Annotated[float, Field(ge=1, le=86_400)]
 class Misplaced(ConfigurationError):
     """A mistake that stands at *keys*; whoever knows the text adds file and line."""
 
-    def __init__(self, *keys: str, problem: str, mend: str) -> None:
-        super().__init__(f"{'.'.join(keys)}: {problem}", mend=mend)
+    def __init__(self, *keys: str, problem: str, hint: str) -> None:
+        super().__init__(f"{'.'.join(keys)}: {problem}", hint=hint)
         self.keys = keys
 
 

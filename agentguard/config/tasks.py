@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from agentguard.config.tables import Misplaced, Name, Scope, Table, listed
-from agentguard.intent import ALONE, Parameter, Template, holes, mixed
+from agentguard.intent.templates import ALONE, Parameter, Template, holes, mixed
 from agentguard.model import Budget
 
 __all__ = ["ParameterSettings", "TaskSettings", "fits"]
@@ -86,7 +86,7 @@ def fits(
         _known(*at, "resources", names=task.resources or (), known=resources)
         _known(*at, "params", names=sorted(holes(task.model_dump())), known=task.params)
         for text in mixed(task.model_dump()):
-            raise Misplaced(*at, "params", problem=f"{text!r} is more than a parameter", mend=ALONE)
+            raise Misplaced(*at, "params", problem=f"{text!r} is more than a parameter", hint=ALONE)
         _arguments(name, task, tools)
         _pattern(*at, "when", patterns=task.when)
         for each in task.params.values():
@@ -95,7 +95,7 @@ def fits(
         raise Misplaced(
             *("tasks", several[1], "otherwise"),
             problem=f"[tasks.{several[0]}] is for all other words already",
-            mend="leave it out of one of them",
+            hint="leave it out of one of them",
         )
 
 
@@ -105,7 +105,7 @@ def _known(*keys: str, names: Collection[str], known: Collection[str]) -> None:
             raise Misplaced(
                 *keys,
                 problem=f"there is no {each!r}",
-                mend=f"use one of: {', '.join(sorted(known)) or 'none yet'}",
+                hint=f"use one of: {', '.join(sorted(known)) or 'none yet'}",
             )
 
 
@@ -126,5 +126,5 @@ def _pattern(*keys: str, patterns: Collection[str]) -> None:
             raise Misplaced(
                 *keys,
                 problem=f"{each!r} is no regular expression: {error}",
-                mend="correct it; in TOML single quotes leave backslashes as they are",
+                hint="correct it; in TOML single quotes leave backslashes as they are",
             ) from None

@@ -5,8 +5,8 @@ issuer (the embedded one), dpop (proof of possession), ambient (`auth`, an `http
 
 from __future__ import annotations
 
-from agentguard.credentials.ambient import ResourceAuth, auth
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.issuer import LocalIssuer, jwks, load_key
+from agentguard.credentials.httpx_auth import ResourceAuth, auth
+from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
+from agentguard.credentials.presentation import ProofKey
 
 __all__ = ["LocalIssuer", "ProofKey", "ResourceAuth", "auth", "jwks", "load_key"]

@@ -29,7 +29,7 @@ def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
         return _read(file)
     except OSError as error:
         raise ConfigurationError(
-            f"the key cannot be read or made: {error.strerror}", mend="check the directory", file=file
+            f"the key cannot be read or made: {error.strerror}", hint="check the directory", file=file
         ) from error
 
 
@@ -49,5 +49,5 @@ def _read(file: Path) -> bytes:
     with file.open("rb") as stream:
         mode = os.fstat(stream.fileno()).st_mode
         if stat.S_IMODE(mode) & 0o077:
-            raise ConfigurationError("others may read this private key", mend=f"chmod 600 {file}", file=file)
+            raise ConfigurationError("others may read this private key", hint=f"chmod 600 {file}", file=file)
         return stream.read()

@@ -42,7 +42,7 @@ class Seal:
 
     def __init__(self, key: bytes, *, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
         if len(key) != _KEY:
-            raise ConfigurationError(f"a key for sealing is {_KEY} bytes", mend="let Seal.from_file make one")
+            raise ConfigurationError(f"a key for sealing is {_KEY} bytes", hint="let Seal.from_file make one")
         self.__key, self._entropy = AESGCM(key), entropy
 
     @classmethod
@@ -55,7 +55,7 @@ class Seal:
         key = read_or_make(path, lambda: entropy(_KEY))
         if len(key) != _KEY:
             raise ConfigurationError(
-                "not a key for sealing", mend="remove the file to have one made", file=path
+                "not a key for sealing", hint="remove the file to have one made", file=path
             )
         return cls(key, entropy=entropy)
 

@@ -10,13 +10,13 @@ from typing import Final
 
 import httpx
 
-from agentguard._drive import Asked, drive
+from agentguard.concurrency.drive import Asked, drive
+from agentguard.concurrency.single_flight import Shared
 from agentguard.errors import ConfigurationError, IdentityError
-from agentguard.flight import Shared
 from agentguard.identity.tokens import Token, Tokens
 from agentguard.model import Secret
-from agentguard.outbound import Outbound
-from agentguard.transport import private
+from agentguard.outbound.client import Outbound
+from agentguard.outbound.destinations import private
 
 __all__ = ["GitHubActionsIdentity"]
 
@@ -52,7 +52,7 @@ class GitHubActionsIdentity:
     ) -> None:
         if not env.get(_URL) or not env.get(_TOKEN):
             raise ConfigurationError(
-                f"{_URL} and {_TOKEN} are not both set", mend="give the job `permissions: id-token: write`"
+                f"{_URL} and {_TOKEN} are not both set", hint="give the job `permissions: id-token: write`"
             )
         self._url = _address(env[_URL])
         self._authorization = Secret(f"Bearer {env[_TOKEN]}")
@@ -120,5 +120,5 @@ def _address(text: str) -> httpx.URL:
     except httpx.InvalidURL:
         url = httpx.URL()
     if not private(url.scheme, url.host):
-        raise ConfigurationError(f"{_URL} is no https URL", mend="the request token is not sent in clear")
+        raise ConfigurationError(f"{_URL} is no https URL", hint="the request token is not sent in clear")
     return url

@@ -38,7 +38,7 @@ class LocalIdentity:
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         if not _NAME.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is no identity", mend='use a URI, such as "agent://support"')
+            raise ConfigurationError(f"{name!r} is no identity", hint='use a URI, such as "agent://support"')
         self._name, self._key = name, key
         self._lifetime, self._clock, self._entropy = lifetime, clock, entropy
 

@@ -13,7 +13,7 @@ from spiffe import SpiffeId, WorkloadApiClient
 from spiffe.errors import PySpiffeError
 from spiffe.workloadapi.x509_context import X509Context
 
-from agentguard._drive import drive, lift
+from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.tokens import Denial, Token, Tokens
 from agentguard.model import Secret
@@ -171,7 +171,7 @@ class _Known(NamedTuple):
 def _address(socket: str | None) -> str:
     if socket is None or not socket.startswith("unix:/"):
         raise ConfigurationError(
-            f"{socket!r} is no address of a SPIFFE agent", mend="use one such as unix:///run/spire/agent.sock"
+            f"{socket!r} is no address of a SPIFFE agent", hint="use one such as unix:///run/spire/agent.sock"
         )
     return socket
 

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from agentguard._drive import Asked
+from agentguard.concurrency.drive import Asked
+from agentguard.concurrency.single_flight import Shared, SingleFlight
 from agentguard.errors import IdentityError
-from agentguard.flight import Shared, SingleFlight
 from agentguard.jose import strict_json, unb64url
 from agentguard.model import Secret
 

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from agentguard._drive import drive
-from agentguard.call import Invocation
-from agentguard.enforcement import Enforcement
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, denial
 from agentguard.langchain.seal import running
 

@@ -10,22 +10,23 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from pydantic import ValidationError
 
-from agentguard.call import Invocation, Io, Permit
-from agentguard.enforcement import Enforcement
+from agentguard.enforcement.call import Invocation, Permit
+from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.operations import Io
 from agentguard.errors import DenialCode, Denied, denial
-from agentguard.langchain.origin import facts_of, original_of
-from agentguard.langchain.replies import configurable, hands_over
-from agentguard.langchain.seal import Running, ToolDenied, running, seal
-from agentguard.langchain.shape import NONE, Judged, Shape, schema_error
+from agentguard.langchain.identification import facts_of, original_of
+from agentguard.langchain.messages import configurable, hands_over
+from agentguard.langchain.schema import NONE, ArgumentSchema, ValidatedArguments, schema_error
+from agentguard.langchain.seal import RunningCall, ToolDenied, running, seal
 from agentguard.langchain.streams import is_runtime
-from agentguard.task import CONFIG_KEY
+from agentguard.tasks.task import CONFIG_KEY
 
-__all__ = ["Gate", "Given", "Injected", "Waiting", "pending"]
+__all__ = ["Gate", "ToolInput", "Injected", "PrejudgedCall", "pending"]
 
 PROOF = "agentguard_runtime"
 
 
-class Given(NamedTuple):
+class ToolInput(NamedTuple):
     """A call as it was given, parted into what a model may give and what was injected."""
 
     raw: str | Mapping[str, Any]
@@ -35,16 +36,16 @@ class Given(NamedTuple):
     problem: Denied | None = None
 
 
-class Waiting(NamedTuple):
+class PrejudgedCall(NamedTuple):
     """A permit that the middleware has obtained for the tool behind this gate; `raw` is a copy."""
 
     gate: Gate
     permit: Permit
-    judged: Judged
+    judged: ValidatedArguments
     raw: str | Mapping[str, Any]
 
 
-pending: ContextVar[Waiting | None] = ContextVar("agentguard_pending", default=None)
+pending: ContextVar[PrejudgedCall | None] = ContextVar("agentguard_pending", default=None)
 
 
 class Gate:
@@ -58,7 +59,7 @@ class Gate:
 
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
-        self.shape = Shape(tool)
+        self.shape = ArgumentSchema(tool)
         self._injector_fills = self.shape.stripped | {PROOF}
         self.spec = enforcement.catalog.attach(
             tool.name,
@@ -74,7 +75,7 @@ class Gate:
         """The executable form, which does nothing without a permit."""
         return self.__sealed
 
-    def part(self, given: Mapping[str, Any] | str, call_id: str | None, config: Any) -> Given:
+    def part(self, given: Mapping[str, Any] | str, call_id: str | None, config: Any) -> ToolInput:
         """Part the model's arguments from injected ones.
 
         An injected value counts only where a framework's injector is proved to have put it there
@@ -82,7 +83,7 @@ class Gate:
         application marked it as `Injected`. Any other stays among the model's, and is refused.
         """
         if isinstance(given, str):
-            return Given(given, {}, call_id, config, self._missing({}, call_id))
+            return ToolInput(given, {}, call_id, config, self._missing({}, call_id))
         proved = self.waiting(call_id) is not None or any(
             is_runtime(given[name]) for name in self._injector_fills & given.keys()
         )
@@ -97,7 +98,7 @@ class Gate:
                 injected[name] = value
             else:
                 raw[name] = value
-        return Given(raw, injected, call_id, config, self._missing(injected, call_id))
+        return ToolInput(raw, injected, call_id, config, self._missing(injected, call_id))
 
     def _missing(self, injected: Mapping[str, Any], call_id: str | None) -> Denied | None:
         given = injected.keys() if call_id is None else {*injected, self.shape.takes_call_id}
@@ -105,7 +106,7 @@ class Gate:
             return denial(DenialCode.INVALID_ARGUMENTS, f"nothing was injected for {', '.join(missing)}")
         return None
 
-    def invocation(self, given: Given) -> tuple[Invocation, Judged | None, Exception | None]:
+    def invocation(self, given: ToolInput) -> tuple[Invocation, ValidatedArguments | None, Exception | None]:
         """Validate the arguments; what is wrong with them is told by the flow, which records it."""
         # as langchain itself: what a run's config does not say, the run around it may have said
         names = {**configurable(var_child_runnable_config.get()), **configurable(given.config)}
@@ -129,7 +130,7 @@ class Gate:
         )
         return invocation, judged, error
 
-    async def through(self, given: Given, io: Io, call: Callable[[BaseTool, Any], Awaitable[Any]]) -> Any:
+    async def through(self, given: ToolInput, io: Io, call: Callable[[BaseTool, Any], Awaitable[Any]]) -> Any:
         """Judge, and run *call* with the sealed tool and its input; or with a permit that waits.
 
         Raises:
@@ -180,7 +181,7 @@ class Gate:
             raise handed_over
         return result
 
-    def waiting(self, call_id: str | None) -> Waiting | None:
+    def waiting(self, call_id: str | None) -> PrejudgedCall | None:
         """Return the permit that the middleware has obtained for this call, while it is unused."""
         waiting = pending.get()
         if waiting is None or waiting.gate is not self or waiting.permit.entered:
@@ -190,15 +191,15 @@ class Gate:
     async def _execute(
         self,
         permit: Permit,
-        judged: Judged,
-        given: Given,
+        judged: ValidatedArguments,
+        given: ToolInput,
         call: Callable[[BaseTool, Any], Awaitable[Any]],
     ) -> Any:
         extra = dict(given.injected)
         if self.shape.takes_call_id is not None and given.call_id is not None:
             extra[self.shape.takes_call_id] = given.call_id
         text = isinstance(given.raw, str) and not extra and len(judged.values) == 1
-        token = running.set(Running(permit, judged, self.shape))
+        token = running.set(RunningCall(permit, judged, self.shape))
         try:
             values = judged.values
             return await call(self.__sealed, next(iter(values.values())) if text else {**values, **extra})

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.runnables.config import var_child_runnable_config
 
 from agentguard.errors import ApprovalError
-from agentguard.langchain.replies import configurable
+from agentguard.langchain.messages import configurable
 
 __all__ = ["interrupt"]
 

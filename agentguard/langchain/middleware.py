@@ -18,15 +18,16 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
-from agentguard._drive import drive, lift
-from agentguard.call import Invocation, Io, Permit
-from agentguard.enforcement import Enforcement
+from agentguard.concurrency.drive import drive, lift
+from agentguard.enforcement.call import Invocation, Permit
+from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.operations import Io
 from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
-from agentguard.langchain.gate import Given, Waiting, pending
-from agentguard.langchain.replies import configurable, refusal
+from agentguard.langchain.gate import PrejudgedCall, ToolInput, pending
+from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
-from agentguard.task import CONFIG_KEY
+from agentguard.tasks.task import CONFIG_KEY
 
 __all__ = ["GuardMiddleware"]
 
@@ -75,11 +76,11 @@ class GuardMiddleware(AgentMiddleware):
             await self.__enforcement.refuse(unknown, denied, io_of(self.__enforcement))
             return refusal(denied, name, call_id)
         raw = deepcopy(call["args"])  # what an inner middleware changes in place is then seen
-        invocation, judged, _ = gate.invocation(Given(raw, {}, call_id, config))
+        invocation, judged, _ = gate.invocation(ToolInput(raw, {}, call_id, config))
 
         async def execute(permit: Permit) -> Result:
             assert judged is not None  # noqa: S101  without it the flow had refused
-            token = pending.set(Waiting(gate, permit, judged, raw))
+            token = pending.set(PrejudgedCall(gate, permit, judged, raw))
             try:
                 result = await handler(request.override(tool=guarded))
             finally:

@@ -21,29 +21,29 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException
 from langchain_core.tools.base import _get_runnable_config_param
 
-from agentguard._drive import drive, lift
-from agentguard.call import Permit
+from agentguard.concurrency.drive import drive, lift
+from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied, denial
-from agentguard.langchain.freezing import frozen
-from agentguard.langchain.shape import Judged, Shape
+from agentguard.langchain.canonical import frozen
+from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["Running", "ToolDenied", "enter", "keep", "running", "seal"]
+__all__ = ["RunningCall", "ToolDenied", "enter", "keep", "running", "seal"]
 
 Body = Callable[..., Awaitable[Any]]
 
 
-class Running(NamedTuple):
+class RunningCall(NamedTuple):
     """The permit of a call on its way to the tool of this shape, and the values it was given for."""
 
     permit: Permit
-    judged: Judged
-    shape: Shape
+    judged: ValidatedArguments
+    shape: ArgumentSchema
 
 
-running: ContextVar[Running | None] = ContextVar("agentguard_permit", default=None)
+running: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
 
 
 class ToolDenied(Exception):
@@ -55,7 +55,12 @@ class ToolDenied(Exception):
 
 
 async def enter(
-    shape: Shape, tool: str, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], extra: dict[str, Any]
+    shape: ArgumentSchema,
+    tool: str,
+    body: Body,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    extra: dict[str, Any],
 ) -> Any:
     """Open the lease, run the tool's own code, and let nothing of the secret out."""
     found = running.get()
@@ -99,7 +104,7 @@ def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:
 class _SealedFunction(BaseTool):
     """A plain function tool, with nothing left to inspect when it is called."""
 
-    _shape: Shape
+    _shape: ArgumentSchema
     _func: Callable[..., Any] | None
     _coroutine: Callable[..., Awaitable[Any]] | None
     _original: str
@@ -177,14 +182,14 @@ def _takes(function: Callable[..., Any] | None) -> tuple[bool, str | None]:
     return "callbacks" in inspect.signature(function).parameters, _get_runnable_config_param(function)
 
 
-def seal(tool: BaseTool, shape: Shape) -> BaseTool:
+def seal(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
     """Return the private, executable form of *tool*, which leaves *tool* itself unchanged."""
     if type(tool) in (StructuredTool, Tool):
         return _sealed_function(tool, shape)
     return _sealed_twin(tool, shape)
 
 
-def _sealed_function(tool: BaseTool, shape: Shape) -> BaseTool:
+def _sealed_function(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
     assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
     kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
     sealed = _SealedFunction.model_construct(args_schema=None, **kept)
@@ -209,7 +214,7 @@ def keep(tool: BaseTool, **attributes: Any) -> None:
         object.__setattr__(tool, name, value)
 
 
-def _sealed_twin(tool: BaseTool, shape: Shape) -> BaseTool:
+def _sealed_twin(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
     kind = type(tool)
     framework = {"run_manager", "callbacks", _get_runnable_config_param(kind._run)}
     aframework = framework | {_get_runnable_config_param(kind._arun)}

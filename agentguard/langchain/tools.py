@@ -18,11 +18,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, ValidationError
 
-from agentguard._drive import drive, lift
-from agentguard.call import Io
+from agentguard.concurrency.drive import drive, lift
+from agentguard.enforcement.operations import Io
 from agentguard.errors import DenialCode, Denied, denial
-from agentguard.langchain.gate import PROOF, Gate, Given
-from agentguard.langchain.replies import is_tool_call, refusal
+from agentguard.langchain.gate import PROOF, Gate, ToolInput
+from agentguard.langchain.messages import is_tool_call, refusal
 from agentguard.langchain.seal import keep
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
@@ -115,7 +115,7 @@ class GuardedTool(BaseTool):
 
         return await self._answer(given, io, call, "message")
 
-    async def _answer(self, given: Given, io: Io, call: Any, otherwise: OnDeny) -> Any:
+    async def _answer(self, given: ToolInput, io: Io, call: Any, otherwise: OnDeny) -> Any:
         try:
             return await self._gate.through(given, io, call)
         except Denied as denied:
@@ -126,13 +126,13 @@ class GuardedTool(BaseTool):
                 return self._invalid(cause, denied, given, otherwise)
             return self._denied(denied, given, otherwise)
 
-    def _denied(self, denied: Denied, given: Given, otherwise: OnDeny) -> Any:
+    def _denied(self, denied: Denied, given: ToolInput, otherwise: OnDeny) -> Any:
         if (self._on_deny or otherwise) == "raise":
             raise denied
         message = refusal(denied, self.name, given.call_id)
         return message.content if given.call_id is None else message
 
-    def _invalid(self, cause: ValidationError, denied: Denied, given: Given, otherwise: OnDeny) -> Any:
+    def _invalid(self, cause: ValidationError, denied: Denied, given: ToolInput, otherwise: OnDeny) -> Any:
         flag = self.handle_validation_error
         if not flag:
             if (self._on_deny or otherwise) == "raise":

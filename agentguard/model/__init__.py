@@ -25,7 +25,7 @@ from agentguard.model.decision import (
 )
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate, Scalar
-from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Origin, Seen, Sensitivity
+from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Provenance, Seen, Sensitivity
 from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
@@ -50,7 +50,7 @@ __all__ = [
     "LiveCredential",
     "Mandate",
     "Obligation",
-    "Origin",
+    "Provenance",
     "Outcome",
     "Resource",
     "Scalar",

@@ -31,7 +31,7 @@ class Arguments:
 
     @classmethod
     def of(cls, values: Mapping[str, Json]) -> Arguments:
-        """Canonicalise *values*.
+        """Canonicalize *values*.
 
         Raises:
             ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite; or it is

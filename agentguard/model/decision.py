@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.identity import Identity
-from agentguard.model.provenance import Origin
+from agentguard.model.provenance import Provenance
 from agentguard.model.task import TaskState
 from agentguard.model.tool import ToolSpec
 
@@ -88,7 +88,7 @@ class AccessRequest:
     approval: Approval | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     legacy: bool = False
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
     at: float = 0.0
 
 

@@ -28,7 +28,7 @@ class Mandate:
     `counterparties` for the arguments that the catalog calls sinks; and `scopes` for what is asked of an
     issuer.
 
-    `origins` says who put each value there, by place (``tools``, ``args.order_id``, ...) and value:
+    `authors` says who put each value there, by place (``tools``, ``args.order_id``, ...) and value:
     ``application``, ``user``, ``template NAME``, ``model``, or ``granted by NAME``. It is no part of what the
     mandate allows, and of equality.
     """
@@ -38,7 +38,7 @@ class Mandate:
     args: Mapping[str, frozenset[Scalar]] = field(default_factory=dict)
     counterparties: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
-    origins: Mapping[str, Mapping[Scalar, str]] = field(default_factory=dict, compare=False)
+    authors: Mapping[str, Mapping[Scalar, str]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, value: Mapping[str, Any] | Mandate, *, by: str = "application") -> Mandate:
@@ -67,22 +67,22 @@ class Mandate:
         )
         return mandate.said({place: dict.fromkeys(values, by) for place, values in mandate.places()})
 
-    def said(self, origins: Mapping[str, Mapping[Scalar, str]]) -> Mandate:
+    def said(self, authors: Mapping[str, Mapping[Scalar, str]]) -> Mandate:
         """Return this mandate with a record of who put each value there."""
-        return replace(self, origins=MappingProxyType(dict(origins)))
+        return replace(self, authors=MappingProxyType(dict(authors)))
 
     def granted(self, by: str) -> Mandate:
         """Return it with what a model has proposed as granted by a person, or by the application."""
         granted = {
             place: {value: f"granted by {by}" if _is_model(who) else who for value, who in values.items()}
-            for place, values in self.origins.items()
+            for place, values in self.authors.items()
         }
         return self.said(granted)
 
     @property
     def proposed(self) -> bool:
         """Whether any of it was put there by a model, and granted by nobody."""
-        return any(_is_model(who) for values in self.origins.values() for who in values.values())
+        return any(_is_model(who) for values in self.authors.values() for who in values.values())
 
     def places(self) -> Iterator[tuple[str, frozenset[Any]]]:
         """Yield each limit by the name of its place, and the values in it."""
@@ -150,7 +150,7 @@ class Mandate:
         )
         return narrowed.said(
             {
-                place: {value: self.origins.get(place, {}).get(value, "narrowing") for value in values}
+                place: {value: self.authors.get(place, {}).get(value, "narrowing") for value in values}
                 for place, values in narrowed.places()
             }
         )

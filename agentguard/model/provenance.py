@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["LABELS", "NOTHING_SEEN", "Label", "Origin", "Seen", "Sensitivity"]
+__all__ = ["LABELS", "NOTHING_SEEN", "Label", "Provenance", "Seen", "Sensitivity"]
 
 LABELS = 10_000
 """How many labels a task, its parents and its children have together, at most."""
@@ -60,7 +60,7 @@ NOTHING_SEEN = Seen()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Provenance:
     """Where the value of one argument came from, as far as can be told from the value alone.
 
     `user`: all of it stands in the user's own words, or the user put it into the mandate. `trusted`: all

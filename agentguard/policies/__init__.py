@@ -18,8 +18,8 @@ simulating      what other rules would say to recorded calls
 suggesting      the least that recorded runs have needed
 """
 
-from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar_reload import ReloadingCedar
+from agentguard.policies.cedar.policy import CedarPolicy
+from agentguard.policies.cedar.reload import ReloadingCedar
 from agentguard.policies.function import FunctionPolicy
 
 __all__ = ["CedarPolicy", "FunctionPolicy", "ReloadingCedar"]

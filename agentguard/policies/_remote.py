@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from agentguard import transport
-from agentguard._drive import Asked, drive, lift
+from agentguard.concurrency.drive import Asked, drive, lift
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
-from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Origin
+from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Provenance
 from agentguard.model.arguments import Json
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound import destinations as transport
+from agentguard.outbound.client import Answer, Outbound
 
 __all__ = ["APPROVED", "TEXT", "Io", "Remote", "asking", "content", "obligations", "private", "question"]
 
@@ -61,9 +61,9 @@ class Remote(ABC):
     ) -> None:
         self._url, self._timeout, self._limit, self._error = url.rstrip("/"), timeout, limit, error
         if not private(self._url):
-            raise ConfigurationError("the PDP's url is neither https nor of loopback", mend="use https")
+            raise ConfigurationError("the PDP's url is neither https nor of loopback", hint="use https")
         if set("@?#") & set(self._url):  # the url is shown as the version, which must hold no password
-            raise ConfigurationError("the PDP's url has a user, a query or a fragment", mend="leave it out")
+            raise ConfigurationError("the PDP's url has a user, a query or a fragment", hint="leave it out")
         self.version = f"{self._url} {version}"
         self._http = Outbound(
             name,
@@ -188,20 +188,20 @@ def _context(request: AccessRequest) -> dict[str, Json]:
 def _provenance(request: AccessRequest) -> dict[str, Json]:
     task = request.task
     # a rule that looks for what is not vouched for must find also what nobody has labelled
-    unknown = Origin(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
-    origins = {**dict.fromkeys(request.arguments.values, unknown), **request.origins}
+    unknown = Provenance(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
+    provenance = {**dict.fromkeys(request.arguments.values, unknown), **request.provenance}
     return {
         "untrusted": task.untrusted,
         "sensitivity": task.sensitivity,
         "args": {
             name: {
-                "user": origin.user,
-                "trusted": origin.trusted,
-                "untrusted": origin.untrusted,
-                "sources": sorted(origin.sources),
-                "sensitivity": origin.sensitivity,
+                "user": each.user,
+                "trusted": each.trusted,
+                "untrusted": each.untrusted,
+                "sources": sorted(each.sources),
+                "sensitivity": each.sensitivity,
             }
-            for name, origin in origins.items()
+            for name, each in provenance.items()
         },
     }
 

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.errors import AgentGuardError
-from agentguard.flight import SingleFlight
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
-from agentguard.outbound import Answer
+from agentguard.outbound.client import Answer
 from agentguard.policies._remote import TEXT, Io, Remote, asking, content, obligations, private, question
 from agentguard.policies.combine import merged
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from agentguard._drive import Asked, drive, twins
+from agentguard.concurrency.drive import Asked, drive, twins
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
 from agentguard.ports import CatalogAware, Policy
@@ -48,9 +48,9 @@ class Combine:
 
     def __init__(self, policies: Sequence[Policy], rule: Rule | str) -> None:
         if not policies:
-            raise ConfigurationError("a combination needs at least one policy", mend="give it a policy")
+            raise ConfigurationError("a combination needs at least one policy", hint="give it a policy")
         if rule not in list(Rule):
-            raise ConfigurationError(f"unknown rule {rule!r}", mend=f"use one of {', '.join(Rule)}")
+            raise ConfigurationError(f"unknown rule {rule!r}", hint=f"use one of {', '.join(Rule)}")
         self._policies, self._rule = tuple(policies), Rule(rule)
         self._twins = [twins(policy, "decide") for policy in self._policies]
         self.inline = all(getattr(policy, "inline", False) for policy in self._policies)

@@ -80,7 +80,7 @@ class Opa(Remote):
         )
         if not _PATH.fullmatch(path):
             raise ConfigurationError(
-                f"{path!r} is no path of an OPA document", mend="as in agentguard/decision"
+                f"{path!r} is no path of an OPA document", hint="as in agentguard/decision"
             )
         self._path = path
         self._where = f"{self._url}/v1/data/{path}?{_QUERY}"

@@ -177,7 +177,7 @@ def _origin(verifier: Verifier, origin: str | None) -> str:
     if len(known) != 1:
         raise ConfigurationError(
             f"the origin of {verifier.resource.name} is not clear",
-            mend='give origin="https://host", as its clients know it',
+            hint='give origin="https://host", as its clients know it',
         )
     return known[0].rstrip("/")
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 
-from agentguard._drive import drive, lift
+from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, strict_json
 

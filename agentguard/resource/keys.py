@@ -31,7 +31,7 @@ class Keys:
         self._paths = by_audience
         audiences = {resource.audience(path) for path in by_audience}
         if len(audiences) != len(by_audience):
-            raise ConfigurationError("two paths share an audience", mend="give each path its own")
+            raise ConfigurationError("two paths share an audience", hint="give each path its own")
         self._keys: dict[str, tuple[ToolPath | None, PyJWK]] = {}
         for jwk in jwks.get("keys", ()):
             self._add(jwk)
@@ -45,10 +45,10 @@ class Keys:
                 return
             raise ConfigurationError(
                 f"the key set holds an unusable key: {error}",
-                mend="each key needs kid, agentguard_path, and a public P-256 or Ed25519 key",
+                hint="each key needs kid, agentguard_path, and a public P-256 or Ed25519 key",
             ) from None
         if kid in self._keys:
-            raise ConfigurationError(f"two keys have the kid {kid}", mend="give each path its own key")
+            raise ConfigurationError(f"two keys have the kid {kid}", hint="give each path its own key")
         self._keys[kid] = (path, key)
 
     def require(self, path: ToolPath) -> None:

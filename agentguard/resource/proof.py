@@ -17,7 +17,7 @@ _TYP = frozenset({"dpop+jwt"})
 
 
 class Nonces:
-    """Nonces that a server makes and recognises without remembering any (RFC 9449 section 9).
+    """Nonces that a server makes and recognizes without remembering any (RFC 9449 section 9).
 
     Each holds for *lifetime* to twice *lifetime* seconds. Servers that answer for one origin share
     the *secret*.

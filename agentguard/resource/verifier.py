@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from agentguard._drive import Asked, drive, twins
+from agentguard.concurrency.drive import Asked, drive, twins
 from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import ALGORITHMS, Json, decode, htu, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
@@ -81,9 +81,9 @@ class Verifier:
         self._issuer, self._signals, self._opaque = issuer, signals, opaque
         self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
         if opaque and introspection is None:
-            raise ConfigurationError("opaque tokens say nothing", mend="give an introspection")
+            raise ConfigurationError("opaque tokens say nothing", hint="give an introspection")
         if signals and store is None:
-            raise ConfigurationError("signals need a store", mend="give the verifier the receiver's store")
+            raise ConfigurationError("signals need a store", hint="give the verifier the receiver's store")
         self._leeway, self._proof_lifetime, self._clock = leeway, proof_lifetime, clock
         asked = (
             None if store is None else twins(store, "known", timeout=timeout),

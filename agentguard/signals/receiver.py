@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from agentguard._drive import twins
+from agentguard.concurrency.drive import twins
 from agentguard.errors import VerificationError
 from agentguard.ports import Store
 from agentguard.signals.events import SessionRevoked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agentguard._drive import twins
+from agentguard.concurrency.drive import twins
 from agentguard.jose import revocation_key
 from agentguard.ports import Store
 from agentguard.signals.events import SessionRevoked

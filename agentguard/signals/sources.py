@@ -122,11 +122,11 @@ def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
             except (KeyError, TypeError, ValueError) as error:
                 raise ConfigurationError(
                     f"the key set of {source.issuer} holds an unusable key: {error}",
-                    mend="each key needs a kid, and is a public P-256 or Ed25519 key",
+                    hint="each key needs a kid, and is a public P-256 or Ed25519 key",
                 ) from None
             if kid in pinned:
                 raise ConfigurationError(
-                    f"two keys have the kid {kid}", mend="give each source keys of its own"
+                    f"two keys have the kid {kid}", hint="give each source keys of its own"
                 )
             pinned[kid] = (source, key)
     return pinned

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from agentguard._drive import Asked, drive
+from agentguard.concurrency.drive import Asked, drive
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
-from agentguard.outbound import Answer, Outbound
+from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.destinations import private
 from agentguard.signals.events import Named, SessionRevoked
-from agentguard.transport import private
 
 __all__ = ["Transmitter", "jwks"]
 
@@ -62,7 +62,7 @@ class Transmitter:
     ) -> None:
         parts = urlsplit(url)
         if not private(parts.scheme, parts.hostname):
-            raise ConfigurationError(f"signals for {audience} would be sent unprotected", mend="use https")
+            raise ConfigurationError(f"signals for {audience} would be sent unprotected", hint="use https")
         self.audience, self.issuer = audience, issuer
         self._url, self._signer, self._authorization = url, signer, authorization
         self._leeway, self._clock = leeway, clock

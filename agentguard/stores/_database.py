@@ -80,7 +80,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str], schema: str, version: int, timeout: float) -> None:
         if os.fspath(path) in ("", ":memory:"):
-            raise ConfigurationError("a SQLite store needs a file", mend='use store = "memory"')
+            raise ConfigurationError("a SQLite store needs a file", hint='use store = "memory"')
         self.path = Path(path).absolute()
         self._timeout = timeout
         self._closed = False
@@ -183,7 +183,7 @@ class Database:
                 older = "end its tasks with the agentguard that made it, and name another file"
                 raise ConfigurationError(
                     f"the store has schema version {present}, and this agentguard knows {version}",
-                    mend=older if present < version else "upgrade agentguard, or name another file",
+                    hint=older if present < version else "upgrade agentguard, or name another file",
                     file=self.path,
                 )
             if present == 0:

@@ -34,7 +34,7 @@ def task_row(state: TaskState) -> Row:
         "lineage": state.lineage,
         "words": state.words,
         "kinds": state.kinds,
-        "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.origins.items())],
+        "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.authors.items())],
     }
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
     read = (int(state.sensitivity), state.labels)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from agentguard._drive import drive, twins
+from agentguard.concurrency.drive import drive, twins
 
 __all__ = ["Face", "both", "refused"]
 

@@ -36,7 +36,7 @@ def captured_spans() -> Iterator[CapturedSpans]:
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
     except ImportError as error:
         raise ConfigurationError(
-            "captured_spans needs the OpenTelemetry SDK", mend="pip install opentelemetry-sdk"
+            "captured_spans needs the OpenTelemetry SDK", hint="pip install opentelemetry-sdk"
         ) from error
     exporter, provider = InMemorySpanExporter(), SdkTracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agentguard._drive import drive
+from agentguard.concurrency.drive import drive
 from agentguard.errors import AgentGuardError, BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import (
     LABELS,

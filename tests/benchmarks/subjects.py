@@ -26,8 +26,8 @@ from opentelemetry.trace import Tracer
 from agentguard import Guard, Resource, ToolPath
 from agentguard.audit.jsonl import JsonLinesAudit
 from agentguard.catalog import Catalog
-from agentguard.credentials.issuer import LocalIssuer
-from agentguard.enforcement import Brokers
+from agentguard.credentials.local_issuer import LocalIssuer
+from agentguard.enforcement.flow import Brokers
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer
 from agentguard.policies.cedar import CedarPolicy

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from psycopg.conninfo import conninfo_to_dict
 
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao_session import OpenBaoSession
+from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.jose import Signer
 from agentguard.model import Credential, Secret, ToolPath
 

@@ -20,8 +20,8 @@ import uvicorn
 
 import agentguard
 from agentguard import Guard, Resource, ToolPath
-from agentguard._drive import drive, twins
 from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive, twins
 from agentguard.credentials import LocalIssuer, ProofKey, load_key
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import LiveCredential, TaskStatus
@@ -169,7 +169,7 @@ def recover(settings: dict[str, Any]) -> None:
     """Start again, and work off what was left; say how much still is."""
     agent = Agent(settings)
     io = agent.guard.enforcement.sync
-    drive(agent.guard.enforcement.recovery.sweep(io))
+    drive(agent.guard.enforcement.outbox.sweep(io))
     say(left=len(agent.store.live()))
     agent.guard.close()
 

@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from agentguard.credentials.aws import AwsRole, Statement
-from agentguard.credentials.aws_api import bare_session
+from agentguard.credentials.aws.api import bare_session
 from agentguard.errors import IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer

@@ -25,10 +25,9 @@ from psycopg.conninfo import make_conninfo
 import agentguard
 from agentguard import Guard, Resource, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.credentials.client_auth import SpiffeJwt
+from agentguard.credentials.oauth import SpiffeJwt, TokenExchange
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao_session import OpenBaoSession
-from agentguard.credentials.token_exchange import TokenExchange
+from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.identity.spiffe import SpiffeIdentity
 from agentguard.jose import Signer
 from agentguard.stores.sqlite import SqliteStore

@@ -18,13 +18,13 @@ from langchain_core.tools import tool
 
 import agentguard
 from agentguard import Guard, Resource, ToolPath
-from agentguard._drive import drive
 from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive
 from agentguard.credentials import jwks
-from agentguard.credentials.issuer import LocalIssuer
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao_session import Refused
-from agentguard.credentials.transit import TransitSigner
+from agentguard.credentials.openbao.session import Refused
+from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import IssueError, VerificationError
 from agentguard.model import Credential, Grant
 from agentguard.resource import Verifier

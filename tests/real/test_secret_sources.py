@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from agentguard.credentials.secret import LegacySecret
+from agentguard.credentials.long_lived import LegacySecret
 from agentguard.credentials.sources import source
 from agentguard.errors import IssueError
 from agentguard.model import ToolPath

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from redis import Redis
 from spiffe import JwtBundle, JwtSvid, TrustDomain, WorkloadApiClient
 
-from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.presentation import ProofKey
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer, decode, public_key
 from tests.real.conftest import OpenBao, Spire

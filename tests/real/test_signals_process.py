@@ -15,7 +15,7 @@ import pytest
 
 from agentguard import ToolPath
 from agentguard.credentials import LocalIssuer, load_key
-from agentguard.credentials.issuer import jwks as token_keys
+from agentguard.credentials.local_issuer import jwks as token_keys
 from agentguard.signals import jwks
 from agentguard.stores.memory import MemoryStore
 from tests.real.signal_parts import ISSUER

@@ -27,12 +27,11 @@ from langchain_core.tools import tool
 import agentguard
 from agentguard import Guard
 from agentguard.catalog import Catalog
-from agentguard.credentials.client_auth import PrivateKeyJwt
-from agentguard.credentials.dpop import ProofKey
-from agentguard.credentials.exchanged import claims_of
-from agentguard.credentials.issuer import load_key
+from agentguard.credentials.local_issuer import load_key
+from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
+from agentguard.credentials.oauth.response import claims_of
+from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import Seal
-from agentguard.credentials.token_exchange import TokenExchange
 from agentguard.errors import IssueError, VerificationError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer, revocation_key

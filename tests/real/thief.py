@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from agentguard.credentials.dpop import ProofKey
+from agentguard.credentials.presentation import ProofKey
 
 CODE = re.compile(r'error="(\w+)"')
 

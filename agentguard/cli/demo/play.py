@@ -17,12 +17,12 @@ import agentguard
 from agentguard import Guard, Task
 from agentguard.approvals import CallbackApprover
 from agentguard.audit import verify
+from agentguard.audit.timeline import Step
 from agentguard.cli.demo.agent import Agent, Wire, tools
 from agentguard.cli.demo.stage import Evil, Player
 from agentguard.cli.demo.story import RESOURCE, Attempt, Call, Story
 from agentguard.cli.demo.teller import Teller
 from agentguard.model import AccessRequest
-from agentguard.timeline import Step
 
 __all__ = ["Play"]
 

@@ -27,7 +27,7 @@ class Player:
         self._name = name
         file = Path(__file__).with_name(f"{name}.py")
         self._process = subprocess.Popen(  # noqa: S603  this interpreter, and a file of ours
-            [sys.executable, "-P", str(file)],  # -P: its neighbours are not to be found by bare names
+            [sys.executable, "-P", str(file)],  # -P: its neighbors are not to be found by bare names
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

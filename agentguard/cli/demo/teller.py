@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from agentguard.audit.timeline import Step
 from agentguard.cli.demo.story import EVIL, Attempt, Call, Story
-from agentguard.timeline import Step
 
 __all__ = ["Teller"]
 

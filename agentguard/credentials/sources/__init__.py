@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agentguard.credentials.sources.base import Part, Reference, SecretSource, Settings, pick
 from agentguard.credentials.sources.local import EnvironmentSecret, FileSecret
-from agentguard.credentials.sources.reading import Part, Reference, SecretSource, Settings, pick
 from agentguard.errors import ConfigurationError
 
 if TYPE_CHECKING:  # it needs an extra that a key in a file does not
-    from agentguard.credentials.openbao_session import OpenBaoSession
+    from agentguard.credentials.openbao.session import OpenBaoSession
 
 _EXTRAS = dict.fromkeys(("openbao", "vault", "hashicorp"), "issuers")
 
@@ -47,7 +47,7 @@ def whole(reference: Reference, settings: Settings, session: OpenBaoSession | No
     except ImportError as error:
         raise ConfigurationError(
             f"{reference.kind}: the library {error.name} is missing",
-            mend=f"pip install 'agentguard[{_EXTRAS.get(reference.kind, reference.kind)}]'",
+            hint=f"pip install 'agentguard[{_EXTRAS.get(reference.kind, reference.kind)}]'",
         ) from None
 
 
@@ -79,7 +79,7 @@ def _vault(reference: Reference, settings: Settings, session: OpenBaoSession | N
             return _openbao(reference, session)
     raise ConfigurationError(
         f"{reference.kind!r} is no kind of source",
-        mend="use one of openbao, aws, gcp, azure, keyring, file, env",
+        hint="use one of openbao, aws, gcp, azure, keyring, file, env",
     )
 
 
@@ -88,6 +88,6 @@ def _openbao(reference: Reference, session: OpenBaoSession | None) -> SecretSour
 
     if session is None:
         raise ConfigurationError(
-            f"{reference.origin}: no OpenBao is configured", mend="give its address and a login"
+            f"{reference.locator}: no OpenBao is configured", hint="give its address and a login"
         )
     return OpenBaoSecret(reference.id, session)

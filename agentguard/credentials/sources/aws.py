@@ -8,7 +8,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from agentguard.credentials.sources.reading import TIMEOUT, Settings, unlogged
+from agentguard.credentials.sources.base import TIMEOUT, Settings, unlogged
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 

@@ -9,7 +9,7 @@ from azure.core.exceptions import AzureError
 from azure.identity import ClientSecretCredential, DefaultAzureCredential
 from azure.keyvault.secrets import SecretClient
 
-from agentguard.credentials.sources.reading import TIMEOUT, Settings
+from agentguard.credentials.sources.base import TIMEOUT, Settings
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
 
@@ -35,7 +35,7 @@ class AzureSecret:
         )
         if not self._url:
             raise ConfigurationError(
-                f"azure:{id} is in no vault", mend="set VAULT_VAULTNAME, VAULT_VAULTURL or AZURE_KEYVAULT_URL"
+                f"azure:{id} is in no vault", hint="set VAULT_VAULTNAME, VAULT_VAULTURL or AZURE_KEYVAULT_URL"
             )
         self.name, self._settings, self._timeout = f"azure:{id}", settings, timeout
 

@@ -10,7 +10,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.secretmanager_v1 import SecretManagerServiceClient
 from google.oauth2 import service_account
 
-from agentguard.credentials.sources.reading import TIMEOUT, Settings, unlogged
+from agentguard.credentials.sources.base import TIMEOUT, Settings, unlogged
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
 
@@ -34,7 +34,7 @@ class GcpSecret:
     def __init__(self, id: str, settings: Settings, *, timeout: float = TIMEOUT) -> None:
         if not id.startswith("projects/"):
             raise ConfigurationError(
-                f"gcp:{id} names no secret", mend="write gcp:projects/PROJECT/secrets/SECRET"
+                f"gcp:{id} names no secret", hint="write gcp:projects/PROJECT/secrets/SECRET"
             )
         self.name, self._settings, self._timeout = f"gcp:{id}", settings, timeout
         self._version = id if "/versions/" in id else f"{id}/versions/latest"

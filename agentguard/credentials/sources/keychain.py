@@ -9,7 +9,7 @@ from threading import Thread
 import keyring
 from keyring.errors import KeyringError
 
-from agentguard.credentials.sources.reading import TIMEOUT
+from agentguard.credentials.sources.base import TIMEOUT
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
 
@@ -29,7 +29,7 @@ class KeyringSecret:
     def __init__(self, id: str, *, timeout: float = TIMEOUT) -> None:
         self._service, _, self._user = id.rpartition("/")
         if not self._service or not self._user:
-            raise ConfigurationError(f"keyring:{id} names no entry", mend="write keyring:SERVICE/NAME")
+            raise ConfigurationError(f"keyring:{id} names no entry", hint="write keyring:SERVICE/NAME")
         self.name, self._timeout = f"keyring:{id}", timeout
 
     def read(self) -> Secret:

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from agentguard._drive import drive
-from agentguard.credentials.openbao_session import Login, OpenBaoSession, Refused
+from agentguard.concurrency.drive import drive
+from agentguard.credentials.openbao.session import Login, OpenBaoSession, Refused
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 

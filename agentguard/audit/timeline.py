@@ -1,0 +1,216 @@
+"""What happened in a task, drawn from its audit records: as text, and in a notebook as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from typing import Any
+
+__all__ = ["Step", "Timeline"]
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call: what was decided, by which policies, and how long a credential lived (seconds).
+
+    `after` is when it was decided, in seconds from the first record; `depth` counts the tasks that it
+    is nested in, and `actor` is the agent that made it. `revoked` is None without a credential;
+    `kept` says that it lives on for the task, which is still active.
+    """
+
+    at: str
+    after: float
+    depth: int
+    actor: str
+    tool: str
+    path: str
+    effect: str
+    why: str
+    policies: tuple[str, ...]
+    approval: str | None
+    credential: str | None
+    seconds: float | None
+    outcome: str | None
+    revoked: bool | None
+    kept: bool
+
+    @property
+    def summary(self) -> str:
+        """The outcome in a word: done, failed, suspended, or the code of the denial."""
+        return self.outcome or self.why if self.effect == "permit" else self.why
+
+    @property
+    def lived(self) -> str:
+        """How long a credential existed for this call, in words."""
+        if self.credential is None or self.seconds is None:
+            return "no credential"
+        fate = "" if self.revoked else ", kept for its task" if self.kept else ", NOT REVOKED"
+        return f"{_duration(self.seconds)}{fate}"
+
+
+class Timeline:
+    """The calls, decisions, credentials and approvals of a task and its children, in order.
+
+    It shows ids and codes, never argument values or secrets. It says what the log says: whether the
+    log can be believed, ``agentguard audit verify`` says.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.records = tuple(records)
+        self._root = min(map(_depth, self.records), default=0)
+        self.steps = tuple(self._steps())
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def _steps(self) -> Iterator[Step]:
+        ends = {r["call"]: r for r in self.records if r.get("event") == "outcome"}
+        decisions = [r for r in self.records if r.get("event") == "decision"]
+        for record in decisions:
+            end = ends.get(record.get("call"), {})
+            revoked, kept = self._fate(end)
+            yield Step(
+                at=str(record.get("at", "")),
+                after=_between(decisions[0], record),
+                depth=_depth(record) - self._root,
+                actor=str(record.get("actor", "")),
+                tool=record["tool"],
+                path=record.get("path") or "unknown",
+                effect=record["effect"],
+                why=record.get("code") or record.get("reason") or "",
+                policies=tuple(record.get("policies", ())),
+                approval=record.get("approval"),
+                credential=end.get("credential"),
+                seconds=end.get("seconds"),
+                outcome=end.get("outcome"),
+                revoked=revoked,
+                kept=kept,
+            )
+
+    def _fate(self, end: Record) -> tuple[bool | None, bool]:
+        """Return whether the credential of a call is revoked, and whether it is kept for its task."""
+        if not end.get("credential"):
+            return None, False
+        of_task = [r for r in self.records if r.get("task") == end.get("task")]
+        later = any(r.get("event") == "revocation" and r.get("call") == end["call"] for r in of_task)
+        if end.get("revoked") or later or not end.get("kept"):
+            return bool(end.get("revoked") or later), False
+        ended = next((r for r in of_task if r.get("event") == "task"), None)
+        return ended is not None and ended.get("unrevoked") == 0, ended is None
+
+    @property
+    def ended(self) -> str:
+        """Why the task itself ended, or ``active``."""
+        ends = (r for r in self.records if r.get("event") == "task" and _depth(r) == self._root)
+        return str(next(ends, {}).get("cause", "active"))
+
+    def __repr__(self) -> str:
+        rows = [
+            (_said(step), step.path, "  " * step.depth + step.tool, _by(step), step.lived)
+            for step in self.steps
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def _repr_html_(self) -> str:
+        span = max((step.after + (step.seconds or 0) for step in self.steps), default=0)
+        titles = ("", "path", "tool", "outcome", "decided by", f"credential, over {_duration(span)}")
+        head = "".join(f"<th style='{_CELL};font-weight:600;opacity:.6'>{title}</th>" for title in titles)
+        rows = "".join(_row(step, span) for step in self.steps)
+        return (
+            f"<div style='{_FRAME}'><table style='border-collapse:collapse;margin:0;font:inherit'>"
+            f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            f"<div style='padding:8px 12px 2px;opacity:.75'>{escape(self._sum())}</div></div>"
+        )
+
+    def _sum(self) -> str:
+        permits = sum(step.effect == "permit" for step in self.steps)
+        fates = {step.credential: step.revoked is True for step in self.steps if step.credential}
+        minted = list(fates.values())
+        who = next((record for record in self.records if record.get("subject")), {})
+        return (
+            f"{who.get('actor', 'an agent')} for {who.get('subject', 'nobody')} · "
+            f"{permits} of {len(self)} calls permitted · "
+            f"{sum(minted)} of {len(minted)} credentials revoked · task {self.ended}"
+        )
+
+
+# hues and tints that can be read on white and on black; the text has the page's own color
+_HUES = {"read": "#3d8bfd", "write": "#e08a1e", "escalation": "#d6497f", "unknown": "#8a8f98"}
+_GOOD, _BAD = "#2fa36b", "#e5534b"
+_FRAME = (
+    "display:inline-block;padding:8px 4px;border:1px solid rgba(128,128,128,.35);border-radius:8px;"
+    "font:13px/1.5 system-ui,sans-serif;color:inherit"
+)
+_CELL = "text-align:left;padding:4px 12px;border:0;color:inherit;white-space:nowrap"
+_AXIS = 220  # pixels
+
+
+def _row(step: Step, span: float) -> str:
+    hue, permitted = _HUES.get(step.path, _HUES["unknown"]), step.effect == "permit"
+    mark, color = ("&#10003;", _GOOD) if permitted else ("&#10007;", _BAD)
+    badge = f"border:1px solid {hue};color:{hue};border-radius:9px;padding:1px 8px;font-size:11px"
+    cells = (
+        f"<b style='color:{color}' title='{escape(step.effect)} at {escape(step.at)}'>{mark}</b>",
+        f"<span style='{badge}'>{escape(step.path.upper())}</span>",
+        f"<code style='margin-left:{step.depth * 18}px;padding:0;background:none;color:inherit' "
+        f"title='{escape(step.actor)}'>{escape(step.tool)}</code>",
+        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{escape(_said(step))}</span>",
+        escape(_by(step)),
+        _bar(step, hue, span),
+    )
+    tint = "none" if permitted else "rgba(229,83,75,.09)"
+    body = "".join(f"<td style='{_CELL}'>{cell}</td>" for cell in cells)
+    return f"<tr style='background:{tint};border-top:1px solid rgba(128,128,128,.18)'>{body}</tr>"
+
+
+def _bar(step: Step, hue: str, span: float) -> str:
+    """Draw the life of the step's credential on the axis that all share, or the moment of a denial."""
+    scale, text = (_AXIS - 4) / (span or 1), escape(step.lived)
+    start = 2 + step.after * scale
+    if step.credential is None:
+        shape = f"<circle cx='{start:.1f}' cy='9' r='1.6' fill='currentColor' opacity='.5'/>"
+        text = f"<span style='opacity:.5'>{text}</span>"
+    else:
+        text = text if step.revoked or step.kept else f"<b style='color:{_BAD}'>{text}</b>"
+        width = min(max(3.0, (step.seconds or 0) * scale), _AXIS - start)
+        shape = f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue}'/>"
+    return (
+        f"<svg width='{_AXIS}' height='18' role='img' aria-label='{escape(step.lived)}' "
+        f"style='vertical-align:middle;margin-right:10px'>"
+        f"<path d='M0 9H{_AXIS}' stroke='currentColor' opacity='.18'/>{shape}</svg>{text}"
+    )
+
+
+def _said(step: Step) -> str:
+    if step.effect != "permit":
+        return f"denied, yet {step.outcome}: observed" if step.outcome else "denied"
+    return f"{step.summary}, approved" if step.approval else step.summary
+
+
+def _by(step: Step) -> str:
+    undecided = "no policy permits it" if step.why == "policy" else step.why.replace("_", " ")
+    return ", ".join(step.policies) or ("-" if step.effect == "permit" else undecided)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _depth(record: Record) -> int:
+    return len(record.get("lineage") or ())
+
+
+def _between(first: Record, later: Record) -> float:
+    try:
+        start, end = (datetime.fromisoformat(record["at"]) for record in (first, later))
+    except (KeyError, TypeError, ValueError):  # a log of another kind may keep no time
+        return 0.0
+    return max(0.0, (end - start).total_seconds())

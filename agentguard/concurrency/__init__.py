@@ -1,0 +1,1 @@
+"""Sync from async, written once (`drive`), and one fetch for many waiters (`single_flight`)."""

@@ -1,0 +1,251 @@
+"""From settings to identity sources and brokers; what an adapter needs is imported when it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentguard.config.adapter_settings import (
+    AwsSettings,
+    BrokerSettings,
+    FileIdentitySettings,
+    GitHubSettings,
+    IdentitySettings,
+    OpenBaoSettings,
+    SecretSettings,
+    SignalSettings,
+    SpiffeIdentitySettings,
+    TokenExchangeSettings,
+)
+from agentguard.credentials.local_issuer import load_key
+from agentguard.errors import ConfigurationError
+from agentguard.identity.local import LocalIdentity
+from agentguard.model import ToolPath
+from agentguard.ports import Broker, IdentitySource, Store, Transmitter
+
+if TYPE_CHECKING:  # each needs an extra
+    from agentguard.credentials.oauth.client_auth import ClientAuth
+    from agentguard.credentials.openbao.session import OpenBaoSession
+
+__all__ = ["AdapterFactory", "identity_of"]
+
+ByPath = dict[ToolPath, Broker]
+
+
+def identity_of(
+    settings: IdentitySettings, name: str, file_of: Callable[[str], Path], clock: Callable[[], float]
+) -> IdentitySource:
+    """Make the identity source; *name* is the agent's own, *file_of* finds a file that is named."""
+    if isinstance(settings, FileIdentitySettings):
+        from agentguard.identity.file import FileIdentity
+
+        return FileIdentity(file_of(settings.path), audience=settings.audience, clock=clock)
+    with _extra("spiffe"):
+        if isinstance(settings, SpiffeIdentitySettings):
+            from agentguard.identity.spiffe import SpiffeIdentity
+
+            return SpiffeIdentity(settings.socket, spiffe_id=settings.id, clock=clock)
+    with _extra("issuers"):
+        if settings.kind == "github_actions":
+            from agentguard.identity.github_actions import GitHubActionsIdentity
+
+            return GitHubActionsIdentity(clock=clock)
+    key = None if settings.key is None else load_key(file_of(settings.key))
+    return LocalIdentity(name, key, clock=clock)
+
+
+class _extra:
+    """Says which extra is missing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, ImportError):
+            raise ConfigurationError(
+                f"the library {error.name} is missing", hint=f"pip install 'agentguard[{self._name}]'"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFactory:
+    """Makes brokers, each kind for the paths that it is set up for."""
+
+    identity: IdentitySource
+    store: Store
+    file_of: Callable[[str], Path]
+    clock: Callable[[], float]
+
+    def brokers(self, settings: BrokerSettings) -> ByPath:
+        """Return a broker for each path.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or an extra is missing.
+        """
+        match settings:
+            case TokenExchangeSettings():
+                with _extra("issuers"):
+                    return self._token_exchange(settings)
+            case OpenBaoSettings():
+                with _extra("issuers"):
+                    return self._openbao(settings)
+            case AwsSettings():
+                with _extra("aws"):
+                    return self._aws(settings)
+            case GitHubSettings():
+                with _extra("issuers"):
+                    return self._github(settings)
+            case SecretSettings():
+                with _extra("issuers"):
+                    return self._secret(settings)
+
+    def transmitter(self, settings: SignalSettings, issuer: str) -> Transmitter:
+        """Make what tells one receiver; *issuer* is whose tasks end.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or an extra is missing.
+        """
+        with _extra("issuers"):
+            from agentguard.credentials.sources import source
+            from agentguard.signals.transmitter import Transmitter as Signals
+
+            header = None if settings.authorization is None else source(settings.authorization).read()
+            return Signals(
+                settings.url,
+                audience=settings.audience,
+                issuer=issuer,
+                signer=load_key(self.file_of(settings.key)),
+                authorization=header,
+                clock=self.clock,
+            )
+
+    def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
+        from agentguard.credentials.oauth.token_exchange import TokenExchange
+        from agentguard.credentials.sealing import Seal
+
+        client, seal = self._client(settings), settings.seal
+        # a broker a path: the key that its tokens are bound to is never shared between two
+        return {
+            path: TokenExchange(
+                settings.issuer,
+                paths=[path],
+                identity=self.identity,
+                client_auth=client,
+                store=self.store,
+                seal=None if seal is None else Seal.from_file(self.file_of(seal)),
+                reuse=[path] if path.value in settings.reuse else [],
+                resource_uris=settings.resource_uris,
+                bearer=settings.bearer,
+                details=settings.details,
+                introspect=settings.introspect,
+                clock=self.clock,
+            )
+            for path in map(ToolPath, settings.paths)
+        }
+
+    def _client(self, settings: TokenExchangeSettings) -> ClientAuth:
+        from agentguard.credentials.oauth.client_auth import PrivateKeyJwt, SpiffeJwt
+
+        if settings.client_auth == "spiffe":
+            return SpiffeJwt(settings.client_id, self.identity)
+        if settings.client_key is None:
+            raise ConfigurationError("client_key is missing", hint='as in client_key = "client.pem"')
+        return PrivateKeyJwt(
+            settings.client_id, load_key(self.file_of(settings.client_key)), clock=self.clock
+        )
+
+    def _openbao(self, settings: OpenBaoSettings) -> ByPath:
+        from agentguard.credentials.openbao.broker import OpenBao
+
+        if settings.roles.keys() != settings.creds.keys():
+            raise ConfigurationError(
+                "roles and creds are not for the same paths", hint="name a role and its creds for each path"
+            )
+        revoker = None if settings.revoker is None else self._session(settings, settings.revoker)
+        return {
+            ToolPath(path): OpenBao(
+                ToolPath(path),
+                self._session(settings, role),
+                creds=settings.creds[path],
+                revoker=revoker,
+                server=settings.server,
+                reuse=path in settings.reuse,
+                wrap=settings.wrap,
+            )
+            for path, role in settings.roles.items()
+        }
+
+    def _session(self, settings: OpenBaoSettings, role: str) -> OpenBaoSession:
+        from agentguard.credentials.openbao.session import OpenBaoSession
+
+        return OpenBaoSession(
+            settings.address,
+            identity=self.identity,
+            role=role,
+            audience=settings.audience,
+            mount=settings.mount,
+            namespace=settings.namespace,
+            clock=self.clock,
+        )
+
+    def _aws(self, settings: AwsSettings) -> ByPath:
+        from agentguard.credentials.aws.broker import AwsRole, Statement
+
+        broker = AwsRole(
+            {ToolPath(path): role for path, role in settings.roles.items()},
+            statements={
+                scope: [Statement(**each.model_dump()) for each in several]
+                for scope, several in settings.statements.items()
+            },
+            region=settings.region,
+            identity=self.identity,
+            revoker=settings.revoker,
+            endpoint=settings.endpoint,
+            clock=self.clock,
+        )
+        return dict.fromkeys(broker.paths, broker)
+
+    def _github(self, settings: GitHubSettings) -> ByPath:
+        from agentguard.credentials.github.broker import GitHubApp
+        from agentguard.credentials.github.key import AppKey
+        from agentguard.credentials.sealing import Seal
+
+        broker = GitHubApp(
+            settings.client_id,
+            settings.installation,
+            AppKey.from_file(self.file_of(settings.key)),
+            permissions={ToolPath(path): most for path, most in settings.permissions.items()},
+            repositories=settings.repositories,
+            seal=Seal.from_file(self.file_of(settings.seal)),
+            clock=self.clock,
+        )
+        return dict.fromkeys(broker.paths, broker)
+
+    def _secret(self, settings: SecretSettings) -> ByPath:
+        from agentguard.credentials.long_lived import LegacySecret
+        from agentguard.credentials.openbao.session import OpenBaoSession
+        from agentguard.credentials.sources import source
+
+        session = None
+        if settings.address is not None:
+            session = OpenBaoSession(
+                settings.address,
+                identity=self.identity,
+                role=settings.role or "",
+                audience=settings.audience or "",
+                clock=self.clock,
+            )
+        broker = LegacySecret(
+            source(settings.source, settings.settings, session=session),
+            paths=map(ToolPath, settings.paths),
+            header=settings.header,
+            scheme=settings.scheme,
+            refresh=settings.refresh,
+            clock=self.clock,
+        )
+        return dict.fromkeys(broker.paths, broker)

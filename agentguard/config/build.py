@@ -1,0 +1,241 @@
+"""From Settings to the parts of a guard, by the embedded adapters: no server, no extra."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from agentguard.audit import JsonLinesAudit
+from agentguard.catalog import Catalog, spec_of
+from agentguard.config.adapters import AdapterFactory, identity_of
+from agentguard.config.load import place
+from agentguard.config.settings import Settings, schema_of
+from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
+from agentguard.credentials.presentation import ProofKey
+from agentguard.enforcement.entitlements import Ceiling
+from agentguard.errors import AuditError, ConfigurationError, StoreError
+from agentguard.intent.templates import Template
+from agentguard.jose import Signer
+from agentguard.model import ToolPath
+from agentguard.policies.cedar.policy import CedarPolicy
+from agentguard.policies.cedar.reload import ReloadingCedar
+from agentguard.policies.combine import Combine
+from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store, Transmitter
+from agentguard.stores.memory import MemoryStore
+from agentguard.stores.sqlite import SqliteStore
+
+__all__ = ["Parts", "build"]
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a guard is made of. `lifetime` and `approval_lifetime` are seconds.
+
+    A broker stands for each path; the key's first part is a resource, or None for all of them.
+    """
+
+    catalog: Catalog
+    policy: Policy
+    identity: IdentitySource
+    brokers: Mapping[tuple[str | None, ToolPath], Broker]
+    signals: Mapping[str, Transmitter]
+    ceiling: Ceiling | None
+    store: Store
+    audit: AuditLog
+    lifetime: float
+    approval_lifetime: float
+    environment: Mapping[str, str]
+    trace_arguments: bool
+    templates: tuple[Template, ...]
+    observe: bool
+    record_requests: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the parts by name, as a guard's constructor takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
+    """Make the parts: opens the store and the audit log, and makes keys and directories if absent.
+
+    The policies are parsed here, and checked against the tools when the guard binds them.
+
+    Raises:
+        ConfigurationError: A file is missing or wrong, with its place in agentguard.toml or its own.
+    """
+    with _placed(settings, "tools"):
+        catalog = _catalog(settings)
+    with _placed(settings, "policy", "cedar"):
+        policy = _policy(settings)
+    stated = settings.identity.kind == "local"
+    with _placed(settings, *(("agent", "id") if stated else ("identity",))):
+        identity = identity_of(settings.identity, settings.agent.id, partial(_writable, settings), clock)
+    with _placed(settings, "issuer", "keys"):
+        keys = {path: _key(settings, path) for path in ToolPath}
+    with _placed(settings, "store", "path"):
+        store = _store(settings, clock)
+    issuers = [_issuer(settings, path, keys[path], store, clock) for path in ToolPath]
+    with _placed(settings, "issuer", "jwks"):
+        _publish(settings, issuers)
+    with _placed(settings, "audit", "path"):
+        audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
+    minting = AdapterFactory(
+        identity=identity, store=store, file_of=partial(_writable, settings), clock=clock
+    )
+    return Parts(
+        catalog=catalog,
+        policy=policy,
+        identity=identity,
+        brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, minting),
+        signals=_signals(settings, minting),
+        ceiling=settings.ceiling,
+        store=store,
+        audit=audit,
+        lifetime=settings.issuer.lifetime,
+        approval_lifetime=settings.approval.expires,
+        environment=dict(settings.environment),
+        trace_arguments=settings.telemetry.arguments,
+        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
+        observe=settings.policy.mode == "observe",
+        record_requests=settings.audit.requests,
+    )
+
+
+@contextmanager
+def _placed(settings: Settings, *keys: str) -> Iterator[None]:
+    """Give a mistake its place in agentguard.toml, unless it has one in a file of its own."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if error.file is not None:
+            raise
+        file, line = place(settings, *keys)
+        raise ConfigurationError(error.problem, hint=error.hint, file=file, line=line) from error
+    except (OSError, ValueError, StoreError, AuditError) as error:
+        file, line = place(settings, *keys)
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(
+            f"{'.'.join(keys)} cannot be used: {reason}",
+            hint="correct the path, or the permissions of its directory",
+            file=file,
+            line=line,
+        ) from error
+
+
+def _catalog(settings: Settings) -> Catalog:
+    resources = [each.resource(name) for name, each in settings.resources.items()]
+    specs = [
+        spec_of(name, tool.model_dump(exclude={"args"}), schema_of(name, tool.args))
+        for name, tool in settings.tools.items()
+    ]
+    return Catalog(specs, resources)
+
+
+def _policy(settings: Settings) -> Policy:
+    """Return Cedar alone, one PDP alone, or all that are named, by the rule that combines them."""
+    policies: list[Policy] = []
+    if settings.policy.cedar or not settings.policy.pdps:
+        policies.append(ReloadingCedar(partial(_cedar, settings)))
+    for name in settings.policy.pdps:
+        with _placed(settings, "pdps", name, "url"):
+            policies.append(settings.pdps[name].policy())
+    return policies[0] if len(policies) == 1 else Combine(policies, settings.policy.rule)
+
+
+def _cedar(settings: Settings) -> CedarPolicy:
+    files: set[Path] = set()
+    for pattern in settings.policy.cedar:
+        # a plain name stands for its file, also one that holds [ or *
+        plain = settings.file.parent / pattern
+        names = [pattern] if plain.is_file() else glob(pattern, root_dir=settings.file.parent, recursive=True)
+        if not names:
+            raise ConfigurationError(
+                f"no policy file matches {pattern!r}",
+                hint=f"correct it, or remove it; it is relative to {settings.file.parent.absolute()}",
+            )
+        files |= {settings.file.parent / name for name in names}
+    return CedarPolicy.from_files(sorted(files), environment=settings.environment)
+
+
+def _brokers(settings: Settings, minting: AdapterFactory) -> dict[tuple[str | None, ToolPath], Broker]:
+    """Return what serves the resources that name a broker, each on the paths that it is set up for."""
+    made = {}
+    for name, broker in settings.brokers.items():
+        with _placed(settings, "brokers", name):
+            made[name] = minting.brokers(broker)
+    brokers: dict[tuple[str | None, ToolPath], Broker] = {
+        (resource, path): made[name][path]
+        for resource, each in settings.resources.items()
+        for path, name in ((ToolPath(path), name) for path, name in (each.broker or {}).items())
+        if path in made[name]
+    }
+    for tool, spec in settings.tools.items():
+        resource = settings.resources.get(spec.resource or "")
+        if resource is not None and resource.broker and (spec.resource, ToolPath(spec.path)) not in brokers:
+            with _placed(settings, "tools", tool, "path"):
+                raise ConfigurationError(
+                    f"the resource {spec.resource} has no broker that serves {spec.path}",
+                    hint=f"name one in [resources.{spec.resource}] broker",
+                )
+    return brokers
+
+
+def _signals(settings: Settings, minting: AdapterFactory) -> dict[str, Transmitter]:
+    made = {}
+    for name, each in settings.signals.items():
+        with _placed(settings, "signals", name):
+            made[name] = minting.transmitter(each, settings.issuer.issuer)
+    return made
+
+
+def _store(settings: Settings, clock: Clock) -> Store:
+    if settings.store.kind == "memory":
+        return MemoryStore(clock)
+    return SqliteStore(_writable(settings, settings.store.path), clock=clock)
+
+
+def _issuer(settings: Settings, path: ToolPath, key: Signer, store: Store, clock: Clock) -> LocalIssuer:
+    return LocalIssuer(
+        path,
+        issuer=settings.issuer.issuer,
+        store=store,
+        proof_key=ProofKey(settings.issuer.algorithm, clock=clock),
+        key=key,
+        clock=clock,
+    )
+
+
+def _key(settings: Settings, path: ToolPath) -> Signer:
+    if settings.issuer.keys is None:
+        return Signer.generate(settings.issuer.algorithm)
+    return load_key(
+        _writable(settings, f"{settings.issuer.keys}/{path.value}.pem"), settings.issuer.algorithm
+    )
+
+
+def _writable(settings: Settings, name: str) -> Path:
+    """Return the path of a file of ours, whose directory exists; one made here is its owner's alone."""
+    path = settings.file.parent / name
+    missing = [directory for directory in path.parents if not directory.exists()]
+    for directory in reversed(missing):  # mkdir(parents=True) would let others into the outer ones
+        directory.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def _publish(settings: Settings, issuers: Iterable[LocalIssuer]) -> None:
+    """Write the public keys, if they are wanted, so that a verifier never reads half a file."""
+    content = jwks(*issuers)
+    if settings.issuer.jwks is not None:
+        path = _writable(settings, settings.issuer.jwks)
+        partial = path.with_name(f".{path.name}.{time.time_ns()}")
+        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        partial.replace(path)

@@ -1,0 +1,174 @@
+"""The credential of the running call as an `httpx.Auth`: `httpx.post(url, auth=auth("payments"))`.
+
+httpx follows redirects inside one step of an auth flow. Across origins it drops `Authorization`,
+and no other header; a 307 sends the body again. So each request carries a trace (the documented
+httpx extension) that stops it before it connects to an origin which is not the resource's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from typing import Any
+
+import httpx
+
+from agentguard.errors import CredentialUnavailable, DestinationRefused
+from agentguard.lease import Lease, credential
+from agentguard.outbound.destinations import DEFAULT_PORTS, Origin, origin_of, private
+
+__all__ = ["ResourceAuth", "auth"]
+_WANTS_NONCE = re.compile(r'(?:^|,)\s*DPoP\s(?:.*[\s,])?error\s*=\s*"?use_dpop_nonce\b', re.IGNORECASE)
+_CONNECTS = {"connection.connect_tcp.started", "connection.connect_unix_socket.started"}
+
+
+def auth(resource: str) -> ResourceAuth:
+    """Return an `httpx.Auth` that attaches the running call's credential for *resource*."""
+    return ResourceAuth(resource)
+
+
+class ResourceAuth(httpx.Auth):
+    """Attaches the lease of the call that is running when a request is sent.
+
+    It sends to the resource's own origins only, and answers ``use_dpop_nonce`` (RFC 9449 section 9)
+    and a redirect within an origin with one new proof, unless the body is a stream, which cannot be
+    sent twice. Outgoing headers are taken back when the response is there, so that neither it nor
+    an exception holds them. A custom transport that ignores httpx's ``trace`` is found out only
+    after the fact.
+
+    Raises (from the client's methods):
+        CredentialUnavailable: No guarded call runs here, it is over, or is for another resource.
+        DestinationRefused: The URL, or a redirect, leads to an origin that is not the resource's.
+    """
+
+    def __init__(self, resource: str) -> None:
+        self.resource = resource
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Step the flow for `httpx.Client`."""
+        exchange = _Exchange(credential(self.resource), request)
+        request.extensions = {**request.extensions, "trace": exchange.trace}
+        yield from exchange.flow(request)
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Step the flow for `httpx.AsyncClient`."""
+        exchange = _Exchange(credential(self.resource), request)
+        request.extensions = {**request.extensions, "trace": exchange.atrace}
+        flow = exchange.flow(request)
+        try:
+            outgoing = next(flow)
+            while True:
+                response = yield outgoing
+                try:
+                    outgoing = flow.send(response)
+                except StopIteration:
+                    return
+        finally:
+            flow.close()
+
+
+class _Exchange:
+    """One request of the application, with whatever redirects and repetition it takes."""
+
+    def __init__(self, lease: Lease, request: httpx.Request) -> None:
+        if lease.resource is None:
+            raise CredentialUnavailable(f"{lease.tool} has no resource, so it holds no credential")
+        self._lease, self._resource = lease, lease.resource.name
+        self._origins = {origin_of(httpx.URL(origin)) for origin in lease.resource.origins}
+        self._then: Callable[..., Any] | None = request.extensions.get("trace")
+        self._url, self._away = request.url, False
+        self._names: set[str] = set()
+
+    def flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Attach, send, and repeat once where a new proof helps."""
+        sent = [request]
+        try:
+            self._attach(request, None)
+            response = yield request
+            self._account(response, sent)
+            if _repeatable(response):
+                self._attach(response.request, response.headers.get("DPoP-Nonce"))
+                response = yield response.request
+                self._account(response, sent)
+        finally:
+            for each in sent:
+                for name in self._names:
+                    each.headers.pop(name, None)
+
+    def _attach(self, request: httpx.Request, nonce: str | None) -> None:
+        self._require(request.url)
+        try:
+            headers = self._lease.attached(request.method, str(request.url), nonce)
+        except ValueError:
+            raise DestinationRefused(f"{self._resource}: this URL cannot be proven") from None
+        self._names.update(headers)
+        request.headers.update(headers)
+
+    def _account(self, response: httpx.Response, sent: list[httpx.Request]) -> None:
+        """Note what was sent in our name, and refuse the answer if any of it went elsewhere."""
+        sent += [*(past.request for past in response.history), response.request]
+        for request in sent:
+            self._require(request.url)
+        if response.next_request is not None:
+            sent.append(response.next_request)
+
+    def _require(self, url: httpx.URL) -> None:
+        if url.userinfo:
+            raise DestinationRefused(f"{self._resource}: the URL names a user")
+        self._require_origin(origin_of(url))
+
+    def _require_origin(self, origin: Origin) -> None:
+        scheme, host, port = origin
+        if origin not in self._origins:
+            self._lease.anomaly("destination")
+            raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
+        if not private(scheme, host):
+            raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Watch the transport of `httpx.Client`, then pass on to the application's own trace."""
+        self._watch(event, info)
+        if self._then is not None:
+            self._then(event, info)
+
+    async def atrace(self, event: str, info: Mapping[str, Any]) -> None:
+        """As `trace`, for `httpx.AsyncClient`."""
+        self._watch(event, info)
+        if self._then is not None:
+            await self._then(event, info)
+
+    def _watch(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(".receive_response_headers.complete"):
+            self._away = self._leads_away(info["return_value"][-1])
+        elif event.endswith(".send_request_headers.started"):
+            self._require_origin(_destination(info["request"]))
+        elif self._away and event in _CONNECTS:
+            self._lease.anomaly("destination")
+            raise DestinationRefused(f"a redirect leads away from the origins of {self._resource}")
+
+    def _leads_away(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        location = next((value for name, value in headers if name.lower() == b"location"), None)
+        if location is None:
+            return False
+        try:
+            return origin_of(self._url.join(location.decode("latin-1"))) not in self._origins
+        except httpx.InvalidURL:
+            return True
+
+
+def _destination(request: Any) -> Origin:
+    """Return where an httpcore request goes in the end; a proxy's CONNECT names it as its target."""
+    url = request.url
+    if request.method == b"CONNECT":
+        host, _, port = url.target.decode("ascii").rpartition(":")
+        return "https", host.lower(), int(port)
+    scheme = url.scheme.decode("ascii")
+    return scheme, url.host.decode("ascii").lower(), url.port or DEFAULT_PORTS.get(scheme)
+
+
+def _repeatable(response: httpx.Response) -> bool:
+    """Whether a new proof may help: for a nonce, or for the URL to which a redirect led."""
+    if response.status_code != 401 or not isinstance(response.request.stream, httpx.ByteStream):
+        return False
+    challenge = response.headers.get("WWW-Authenticate", "")[:4096]  # the search is quadratic
+    return bool(response.history or ("DPoP-Nonce" in response.headers and _WANTS_NONCE.search(challenge)))

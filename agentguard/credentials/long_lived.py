@@ -1,0 +1,195 @@
+"""The legacy path: a long-lived key that stays inside the guard.
+
+Where no issuer can mint for a call, the key that everything shares is at least never handed out. It
+is read from its source when it is first needed, attached to requests towards the resource's own
+origins while a permitted call runs, and by nothing else. It is no zero standing privilege: the key
+lives on after the call, and whoever else has it can use it. `LegacySecret.legacy` says so to policies,
+spans and records.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from threading import Lock
+from typing import Any, NoReturn
+
+import httpx
+
+from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.single_flight import Shared, SingleFlight
+from agentguard.credentials.sources.base import SecretSource
+from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
+from agentguard.model import Credential, Grant, Secret, ToolPath
+from agentguard.outbound.destinations import origin_of
+
+__all__ = ["LegacySecret"]
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_FIELD_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+class LegacySecret:
+    """A `Broker` that attaches one long-lived key as *scheme* + key in the header *header*.
+
+    Its `Credential` hands the key to nobody: `reveal` gives a stand-in that opens nothing, and
+    `headers` refuses when the call is over and for any URL that is not of the resource's origins. The
+    key is read again *refresh* seconds after it was read; a source that then fails means no
+    credential. *timeout* is in seconds. Revoking ends the use by this process, not the key.
+
+    `anomalies` counts what no honest call does: ``late`` (a use after the call), ``destination`` (for
+    another origin), ``path`` (an issue for a path that it does not serve). *on_anomaly* is told each.
+
+    Raises:
+        ConfigurationError: The header cannot stand in a request, or there is no path.
+    """
+
+    legacy = True
+
+    def __init__(
+        self,
+        source: SecretSource,
+        *,
+        paths: Iterable[ToolPath],
+        header: str = "Authorization",
+        scheme: str = "Bearer ",
+        refresh: float = 300.0,
+        timeout: float = 5.0,
+        on_anomaly: Callable[[str], None] = lambda _kind: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.paths = frozenset(paths)
+        if not self.paths or not _FIELD_NAME.fullmatch(header) or not _FIELD_VALUE.fullmatch(f"{scheme}x"):
+            raise ConfigurationError(
+                "a legacy key needs a path, and a header that can be sent",
+                hint='such as paths = ["read"], header = "X-Api-Key", scheme = ""',
+            )
+        self._source, self._header, self._scheme = source, header, scheme
+        self._refresh, self._clock, self.on_anomaly = refresh, clock, on_anomaly
+        self._read, self._share = twins(source, "read", timeout=timeout), SingleFlight(timeout=timeout).share
+        self._held: tuple[Secret, float] | None = None
+        self._live: dict[str, _Attachment] = {}
+        self._anomalies: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @property
+    def anomalies(self) -> Mapping[str, int]:
+        """How often each kind was seen by this process."""
+        with self._lock:
+            return dict(self._anomalies)
+
+    def issue(self, grant: Grant) -> Credential:
+        """Return a credential for this call; the key is read, if it is not known or no longer fresh.
+
+        Raises:
+            IssueError: The grant is for another path, or the source gave no key that can be sent.
+        """
+        return drive(self._issue(grant, self._read.sync, self._share.sync))
+
+    async def aissue(self, grant: Grant) -> Credential:
+        """Do as `issue`, on an event loop."""
+        return await self._issue(grant, self._read.asynchronous, self._share.asynchronous)
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        """End what was issued under the handle in this process. *expires_at* changes nothing."""
+        with self._lock:
+            attachment = self._live.pop(handle, None)
+        if attachment is not None:
+            attachment.end()
+
+    async def arevoke(self, handle: str, expires_at: float) -> None:
+        """Do as `revoke`, which waits for nothing."""
+        self.revoke(handle, expires_at)
+
+    def anomaly(self, kind: str, refusal: Exception) -> NoReturn:
+        """Count an anomaly, tell `on_anomaly`, and raise *refusal* whatever that does."""
+        with self._lock:
+            self._anomalies[kind] += 1
+        try:
+            self.on_anomaly(kind)
+        finally:
+            raise refusal from None
+
+    async def _issue(self, grant: Grant, read: Asked, share: Shared) -> Credential:
+        if grant.path not in self.paths:
+            self.anomaly("path", IssueError(f"{self._source.name} does not serve the {grant.path} path"))
+        key = await self._key(read, share)
+        now = self._clock()
+        attachment = _Attachment(self, key, grant, now + grant.lifetime)
+        with self._lock:
+            self._live = {handle: each for handle, each in self._live.items() if each.expires_at > now}
+            self._live[grant.id] = attachment
+        return Credential(
+            f"stand-in for {grant.id}",
+            id=grant.id,
+            expires_at=attachment.expires_at,
+            headers=attachment,
+            secrets=[key.reveal()],
+            legacy=True,
+        )
+
+    async def _key(self, read: Asked, share: Shared) -> Secret:
+        held = self._held
+        if held is None or self._clock() >= held[1]:
+            held = await share("key", lambda: self._fetch(read))
+        return held[0]
+
+    async def _fetch(self, read: Asked) -> tuple[Secret, float]:
+        name, asked = self._source.name, self._clock()
+        try:
+            key: Any = await read()
+        except IssueError:
+            raise
+        except Exception as error:  # noqa: BLE001  a source of anyone; its message may hold anything
+            raise IssueError(f"{name}: no key ({type(error).__name__})") from None
+        if not isinstance(key, Secret) or not _FIELD_VALUE.fullmatch(key.reveal()):
+            # an HTTP library would refuse it with a message that shows it
+            raise IssueError(f"{name}: the secret is empty, or cannot stand in a header")
+        self._held = key, asked + self._refresh
+        return self._held
+
+    def present(self, key: Secret) -> dict[str, str]:
+        """Return the header that carries *key*."""
+        return {self._header: f"{self._scheme}{key.reveal()}"}
+
+    def now(self) -> float:
+        """Return the time by the broker's clock."""
+        return self._clock()
+
+    def __repr__(self) -> str:
+        return f"<LegacySecret {self._source.name}>"
+
+
+class _Attachment:
+    """Attaches the key for one call; when that is over, it no longer has it."""
+
+    __slots__ = ("__key", "_broker", "_origins", "_tool", "expires_at")
+
+    def __init__(self, broker: LegacySecret, key: Secret, grant: Grant, expires_at: float) -> None:
+        self._broker, self._tool, self.expires_at = broker, grant.tool, expires_at
+        self._origins = {origin_of(httpx.URL(each)) for each in grant.resource.origins}
+        self.__key: Secret | None = key
+
+    def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
+        key = self.__key
+        if key is None:
+            self._broker.anomaly("late", CredentialUnavailable(f"the call of {self._tool} is over"))
+        if self._broker.now() >= self.expires_at:
+            raise CredentialUnavailable(f"the call of {self._tool} took longer than its credential lives")
+        if origin_of(httpx.URL(url)) not in self._origins:
+            # `agentguard.auth` has refused already: this is for whoever comes another way
+            self._broker.anomaly(
+                "destination", DestinationRefused(f"{self._tool}: the URL is no origin of its resource")
+            )
+        return self._broker.present(key)
+
+    def end(self) -> None:
+        self.__key = None
+
+    def __repr__(self) -> str:
+        return "<attachment redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("an attachment cannot be pickled or copied")

@@ -1,0 +1,134 @@
+"""How a client proves itself to an authorization server: by what it is, or what it holds.
+
+Each has `prove(issuer)`, or `aprove` too where it waits for others. It returns a function, which is
+called for each attempt to send, so that no assertion is sent twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+from urllib.parse import quote_plus
+
+from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.jose import Signer, b64url
+from agentguard.model import Secret
+from agentguard.ports import IdentitySource
+
+__all__ = ["ClientAuth", "ClientSecretBasic", "PrivateKeyJwt", "Proof", "SpiffeJwt"]
+
+_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:"
+
+
+class Proof(NamedTuple):
+    """What one request carries: members of its form, and headers."""
+
+    form: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+class ClientAuth(Protocol):
+    """Authenticates a client; a client secret is the one to avoid."""
+
+    def prove(self, issuer: str) -> Callable[[], Proof]:
+        """Return what makes the proof for each request to *issuer*.
+
+        Raises:
+            IdentityError: There is nothing to prove it with.
+        """
+
+
+class PrivateKeyJwt:
+    """Proves the possession of a key by a signed assertion (RFC 7523 section 2.2).
+
+    Its only audience is the issuer, and its type says what it is (draft-ietf-oauth-rfc7523bis), so
+    that one server cannot use it at another. It lives for *lifetime* seconds.
+    """
+
+    inline = True
+
+    def __init__(
+        self,
+        client_id: str,
+        signer: Signer,
+        *,
+        lifetime: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._client_id, self._signer = client_id, signer
+        self._lifetime, self._clock, self._entropy = lifetime, clock, entropy
+        self._head = signer.head(typ="client-authentication+jwt", kid=signer.kid)
+
+    def prove(self, issuer: str) -> Callable[[], Proof]:
+        """Sign an assertion for each request."""
+
+        def sign() -> Proof:
+            now = int(self._clock())
+            claims = {
+                "iss": self._client_id,
+                "sub": self._client_id,
+                "aud": issuer,
+                "iat": now,
+                "exp": now + int(self._lifetime),
+                "jti": b64url(self._entropy(16)),
+            }
+            return _asserted(self._client_id, "jwt-bearer", self._signer.sign(self._head, claims))
+
+        return sign
+
+
+class SpiffeJwt:
+    """Proves the workload itself by its JWT-SVID (draft-ietf-oauth-spiffe-client-auth-02 section 4.1).
+
+    *identity* gives a JWT-SVID for the issuer; nothing is stored at the client.
+    """
+
+    def __init__(self, client_id: str, identity: IdentitySource) -> None:
+        self._client_id = client_id
+        self._token = twins(identity, "token")
+
+    def prove(self, issuer: str) -> Callable[[], Proof]:
+        """Obtain a JWT-SVID.
+
+        Raises:
+            IdentityError: The platform gave none.
+        """
+        return drive(self._prove(self._token.sync, issuer))
+
+    async def aprove(self, issuer: str) -> Callable[[], Proof]:
+        """As `prove`, without blocking the event loop."""
+        return await self._prove(self._token.asynchronous, issuer)
+
+    async def _prove(self, token: Asked, issuer: str) -> Callable[[], Proof]:
+        svid: Secret = await token(issuer)
+        return lambda: _asserted(self._client_id, "jwt-spiffe", svid.reveal())
+
+
+class ClientSecretBasic:
+    """Proves the knowledge of a client secret (RFC 6749 section 2.3.1), which is long-lived: avoid it."""
+
+    inline = True
+
+    def __init__(self, client_id: str, secret: Secret) -> None:
+        self._client_id, self._secret = client_id, secret
+
+    def prove(self, issuer: str) -> Callable[[], Proof]:
+        """Return the Authorization header."""
+        return self._header
+
+    def _header(self) -> Proof:
+        pair = f"{quote_plus(self._client_id)}:{quote_plus(self._secret.reveal())}"
+        return Proof({}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"})
+
+
+def _asserted(client_id: str, kind: str, assertion: str) -> Proof:
+    form = {
+        "client_id": client_id,
+        "client_assertion_type": _ASSERTION + kind,
+        "client_assertion": assertion,
+    }
+    return Proof(form, {})

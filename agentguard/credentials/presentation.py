@@ -1,0 +1,111 @@
+"""Proof of possession (RFC 9449): a token alone is worth nothing without its key."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from agentguard.jose import Algorithm, Json, Signer, b64url, htu, token_hash
+
+__all__ = ["Bearer", "Presentation", "ProofKey"]
+
+
+class ProofKey:
+    """A key pair that is born in this process and never leaves it.
+
+    There is no way to export the private part: after a restart there is a new key, and tokens that
+    were bound to the old one are dead. `entropy(n)` gives n random bytes for each proof's `jti`.
+    """
+
+    __slots__ = ("__signer", "_clock", "_entropy", "_head", "public_jwk", "thumbprint")
+
+    def __init__(
+        self,
+        algorithm: Algorithm = "ES256",
+        *,
+        clock: Callable[[], float] = time.time,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.__signer = Signer.generate(algorithm)
+        self._clock, self._entropy = clock, entropy
+        self.public_jwk: Mapping[str, str] = self.__signer.public_jwk
+        self.thumbprint = self.__signer.kid
+        self._head = self.__signer.head(typ="dpop+jwt", jwk=self.public_jwk)
+
+    def proof(
+        self,
+        method: str,
+        url: str,
+        *,
+        access_token: str | None = None,
+        ath: str | None = None,
+        nonce: str | None = None,
+    ) -> str:
+        """Sign a proof for one request (RFC 9449 section 4.2).
+
+        `htu` is *url* without query and fragment, normalized. *ath* may be given in place of the
+        token that it is the hash of.
+
+        Raises:
+            ValueError: *url* is no absolute http(s) URL, or names a user.
+        """
+        claims: dict[str, Json] = {
+            "jti": b64url(self._entropy(16)),
+            "htm": method,
+            "htu": htu(url),
+            "iat": int(self._clock()),
+        }
+        if access_token is not None:
+            ath = token_hash(access_token)
+        if ath is not None:
+            claims["ath"] = ath
+        if nonce is not None:
+            claims["nonce"] = nonce
+        return self.__signer.sign(self._head, claims)
+
+    def __repr__(self) -> str:
+        return f"<ProofKey {self.thumbprint}>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a proof key cannot be pickled or copied")
+
+
+class Presentation:
+    """Presents one token, each time with a new proof; a frame of it that fails holds no token."""
+
+    __slots__ = ("__proofs", "__token")
+
+    def __init__(self, token: str, proofs: ProofKey) -> None:
+        self.__token, self.__proofs = token, proofs
+
+    def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
+        """Return the headers of one request (RFC 9449 section 7.1)."""
+        proof = self.__proofs.proof(method, url, ath=token_hash(self.__token), nonce=nonce)
+        return {"Authorization": f"DPoP {self.__token}", "DPoP": proof}
+
+    def __repr__(self) -> str:
+        return "<presentation redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a presentation cannot be pickled or copied")
+
+
+class Bearer:
+    """Presents one token as it is; a frame of it that fails holds no token."""
+
+    __slots__ = ("__token",)
+
+    def __init__(self, token: str) -> None:
+        self.__token = token
+
+    def __call__(self, _method: str, _url: str, _nonce: str | None) -> Mapping[str, str]:
+        """Return the header of any request (RFC 6750 section 2.1)."""
+        return {"Authorization": f"Bearer {self.__token}"}
+
+    def __repr__(self) -> str:
+        return "<bearer redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a bearer token cannot be pickled or copied")

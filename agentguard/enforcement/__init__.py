@@ -1,0 +1,1 @@
+"""One tool call, from its interception to its record."""

@@ -1,0 +1,119 @@
+"""A tool call on its way through the guard, and the port operations that carry it.
+
+`Invocation` is what a framework brings, `Permit` what it gets back when the call may run, `Io` every
+port operation in the shape of one path, so that the flow is written once for sync and async.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from hashlib import sha256
+
+from agentguard.enforcement.routing import Route
+from agentguard.errors import DenialCode, Denied, denial
+from agentguard.lease import Lease
+from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, ToolSpec
+
+__all__ = ["Invocation", "Permit", "active_task"]
+
+active_task: ContextVar[str | None] = ContextVar("agentguard_task", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """A tool call as a framework brings it; `problem` is what was wrong before it came this far.
+
+    `call_id` is the model's; `thread_id` is set where the call can be suspended and resumed.
+    `named_task` is what the run's config names, for where no ContextVar reaches.
+    """
+
+    tool: str
+    spec: ToolSpec | None
+    arguments: Arguments | None
+    problem: Denied | None = None
+    call_id: str | None = None
+    thread_id: str | None = None
+    named_task: str | None = None
+
+    @property
+    def task_id(self) -> str | None:
+        """The task of this context, else the one that the run's config names."""
+        return active_task.get() or self.named_task
+
+    @property
+    def path(self) -> str:
+        """The tool's path, or ``unknown``."""
+        return "unknown" if self.spec is None else self.spec.path.value
+
+    def key(self, task_id: str, digest: str, otherwise: str) -> str:
+        """Name this call, the same when a graph runs its node again; *otherwise* if it has no id."""
+        parts = (task_id, self.thread_id or "", self.call_id or otherwise, self.tool, digest)
+        return sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Permit:
+    """A permitted call: used once, by exactly the tool and the arguments that were judged.
+
+    `result` is what the tool's own code returned, before any framework has given it another form.
+    `observed` is the denial that stands in the way of the call, where the guard only observes.
+    """
+
+    __slots__ = (
+        "_entrance",
+        "begun",
+        "call",
+        "decision",
+        "grant",
+        "invocation",
+        "lease",
+        "observed",
+        "request",
+        "result",
+        "route",
+        "task",
+    )
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        request: AccessRequest,
+        decision: Decision,
+        grant: Grant | None,
+        call: Call,
+        route: Route | None = None,
+        *,
+        observed: Denied | None = None,
+    ) -> None:
+        self.observed = observed
+        self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
+        self.grant, self.call, self.route = grant, call, route
+        self.lease = Lease(invocation.tool, None, None)
+        self.begun = False
+        self.result: object = None
+        self._entrance = [True]  # taken by a pop, which is atomic, so that of two threads one is first
+
+    @property
+    def entered(self) -> bool:
+        """Whether the tool has begun, or can begin no more."""
+        return not self._entrance
+
+    def end(self) -> None:
+        """Let the tool begin no more; one that still runs finds a dead lease."""
+        self._entrance.clear()
+        self.lease.close()
+
+    def enter(self, digest: str) -> Lease:
+        """Let the tool itself begin, once, with the arguments that were judged.
+
+        Raises:
+            Denied: They are others, or the permit was used.
+        """
+        judged = self.invocation.arguments
+        if judged is None or digest != judged.digest:
+            raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+        try:
+            self._entrance.pop()
+        except IndexError:
+            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution in its call") from None
+        return self.lease

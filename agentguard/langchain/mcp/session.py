@@ -1,0 +1,143 @@
+"""How an MCP call travels: a session of its own, in which every request is authenticated anew.
+
+The adapter's per-call headers are one value for all requests of a session: `initialize`, its
+notification, the GET stream, the call itself, the `tools/list` by which results are checked, the DELETE.
+A proof of possession (RFC 9449) is for one of these alone. And where the session was opened beforehand,
+or is no HTTP, the adapter takes such headers and sends them nowhere, in silence. So the adapter's own
+last function is asked which way it would go, and for a call with a credential the session is opened
+here, with `agentguard.auth` in its client: it goes to the resource's origins only, crosses no redirect,
+and answers a demand for a nonce.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import httpx
+from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallResult
+from langchain_mcp_adapters.sessions import Connection, create_session
+
+from agentguard.credentials.httpx_auth import auth
+from agentguard.errors import DenialCode, denial
+from agentguard.lease import current, secrets_of
+from agentguard.model import Resource
+from agentguard.redaction import redact
+
+__all__ = ["Way"]
+
+Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
+
+_HTTP = frozenset({"http", "streamable_http", "streamable-http", "sse"})
+_CREDENTIALS = frozenset({"authorization", "dpop"})  # what a connection brings along is not sent beside ours
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the adapter would do with a call: over which connection, or in which session."""
+
+    handler: Handler
+    connection: Mapping[str, Any]
+    callbacks: Any
+
+    @classmethod
+    def of(cls, handler: Handler, resource: Resource | None) -> Way:
+        """Look at the adapter's own last function.
+
+        Raises:
+            Denied: It is not the last, or a credential for *resource* would not arrive.
+        """
+        if (handler.__module__, handler.__name__) != ("langchain_mcp_adapters.tools", "execute_tool"):
+            reason = "an interceptor behind the guard's could change the call: list the guard's last"
+            raise denial(DenialCode.ARGUMENTS_CHANGED, reason)
+        found = inspect.getclosurevars(handler).nonlocals
+        if resource is not None and (obstacle := _obstacle(found, resource)):
+            raise denial(DenialCode.NO_CREDENTIAL, obstacle)
+        return cls(handler, found.get("connection") or {}, found.get("mcp_callbacks"))
+
+    async def call(self, request: MCPToolCallRequest, resource: Resource | None) -> MCPToolCallResult:
+        """Make the call; without a resource as the adapter does."""
+        if resource is None:
+            return await self.handler(request)
+        failure: Exception | None = None
+        callbacks = _discreet(self.callbacks)
+        try:
+            async with create_session(self._own(request, resource), mcp_callbacks=callbacks) as session:
+                await session.initialize()
+                try:
+                    return await session.call_tool(
+                        request.name, request.args, progress_callback=callbacks.progress_callback
+                    )
+                except Exception as error:  # noqa: BLE001  raised below: inside, the session may swallow it
+                    failure = error
+        except ExceptionGroup as group:
+            failure = _single(group)
+        assert failure is not None  # noqa: S101  a session that ended well has returned
+        raise failure
+
+    def _own(self, request: MCPToolCallRequest, resource: Resource) -> Connection:
+        """Return the connection for this call alone; the application's stays as it is."""
+        headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
+        own = {
+            **self.connection,
+            "headers": {n: v for n, v in headers.items() if n.lower() not in _CREDENTIALS},
+            "auth": auth(resource.name),
+            # the adapter writes its callbacks into this one
+            "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
+        }
+        if (factory := self.connection.get("httpx_client_factory")) is not None:
+            own["httpx_client_factory"] = _faithful(factory)
+        return cast(Connection, own)
+
+
+def _obstacle(found: Mapping[str, Any], resource: Resource) -> str | None:
+    """Say why a credential would not arrive."""
+    if not {"session", "connection", "mcp_callbacks"} <= found.keys():
+        return "this version of langchain-mcp-adapters does not show whether a header would arrive"
+    if found["session"] is not None:
+        return "the session was opened before the call, and takes no credential: load the tools without one"
+    connection = found["connection"] or {}
+    if (transport := connection.get("transport")) not in _HTTP:
+        return f"a server over {transport} takes no credential for a call"
+    url, origins = httpx.URL(connection["url"]), map(httpx.URL, resource.origins)
+    if (url.scheme, url.host, url.port) not in {(o.scheme, o.host, o.port) for o in origins}:
+        return f"{url.scheme}://{url.netloc.decode()} is no origin of {resource.name}"
+    return None
+
+
+def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.AsyncClient]:
+    """Refuse a client that was made without the credential."""
+
+    def made(**given: Any) -> httpx.AsyncClient:
+        client = factory(**given)
+        if client.auth is not given["auth"]:
+            reason = "the connection's httpx_client_factory leaves out `auth`"
+            raise denial(DenialCode.NO_CREDENTIAL, reason)
+        return client
+
+    return made
+
+
+def _discreet(callbacks: Any) -> Any:
+    """Let the application's callbacks see what the server sends without the secret, if it sends that."""
+    lease = current()
+    secrets = () if lease is None else secrets_of(lease)
+
+    def clean(callback: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def cleaned(*given: Any) -> Any:
+            return await callback(*(redact(each, secrets) for each in given))
+
+        return cleaned
+
+    present = {f.name: getattr(callbacks, f.name) for f in fields(callbacks)}
+    return replace(callbacks, **{name: clean(each) for name, each in present.items() if each is not None})
+
+
+def _single(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the one failure that a task group has wrapped, or the group."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

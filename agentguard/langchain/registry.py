@@ -1,0 +1,95 @@
+"""All the gates of a guard: each tool has one, and the policies know it before any call does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
+
+from agentguard.enforcement.flow import Enforcement
+from agentguard.errors import ConfigurationError
+from agentguard.langchain.gate import Gate
+from agentguard.langchain.tools import GuardedTool, OnDeny, guarded
+from agentguard.ports import CatalogAware
+
+__all__ = ["REMEMBERED", "GateRegistry", "ToolLike"]
+
+REMEMBERED = 256  # tools that the middleware has seen; one that is forgotten is looked at again
+ToolLike = BaseTool | Callable[..., Any]
+
+
+class GateRegistry:
+    """Makes guarded tools, and has the policies checked whenever the catalog has changed.
+
+    A catalog that names tools from the start is complete, and a rule about another is an error at
+    once. An empty one is filled by code, tool after tool: `mistake` then says what does not fit yet.
+    """
+
+    def __init__(self, enforcement: Enforcement) -> None:
+        self._enforcement = enforcement
+        self._complete = len(enforcement.catalog) > 0
+        self._seen: dict[int, tuple[BaseTool, GuardedTool]] = {}
+        self._binding, self._bound = threading.Lock(), -1
+        self.mistake: ConfigurationError | None = None
+        self.bind()
+
+    def wrap(self, tools: Iterable[ToolLike], on_deny: OnDeny | None) -> list[GuardedTool]:
+        """Return guarded tools; functions are made tools first.
+
+        Raises:
+            ConfigurationError: Two have one name, or what is said of one is wrong.
+        """
+        plain = [t if isinstance(t, BaseTool) else as_tool(t) for t in tools]
+        _distinct(plain)
+        made = [self._guarded(tool, on_deny) for tool in plain]
+        self.bind()
+        return made
+
+    def at_first_sight(self, tool: BaseTool) -> GuardedTool:
+        """Return the guarded form of a tool that an agent was given as it is."""
+        if isinstance(tool, GuardedTool):
+            return tool
+        known = self._seen.get(id(tool))
+        if known is None:
+            if len(self._seen) >= REMEMBERED:
+                self._seen.pop(next(iter(self._seen)), None)
+            made = self._guarded(tool, None)
+            self.bind()  # before other threads see it: until then the policies do not know the tool
+            # the tool itself is kept beside, so that its id is not given to another
+            known = self._seen.setdefault(id(tool), (tool, made))
+        return known[1]
+
+    def bind(self) -> None:
+        """Check the policies against the tools known now; until they fit, what is new is denied."""
+        policy, catalog = self._enforcement.policy, self._enforcement.catalog
+        if not isinstance(policy, CatalogAware):
+            return
+        with self._binding:
+            changes = catalog.changes
+            if self._bound == changes:
+                return
+            self.mistake = None
+            try:
+                policy.bind(catalog)
+            except ConfigurationError as error:
+                if self._complete:
+                    raise
+                self.mistake = error
+            self._bound = changes
+
+    def _guarded(self, tool: BaseTool, on_deny: OnDeny | None) -> GuardedTool:
+        if isinstance(tool, GuardedTool):
+            return tool
+        return guarded(Gate(self._enforcement, tool), tool, on_deny)
+
+
+def _distinct(tools: Iterable[BaseTool]) -> None:
+    seen: dict[str, BaseTool] = {}
+    for tool in tools:
+        if seen.setdefault(tool.name, tool) is not tool:
+            raise ConfigurationError(
+                f"two tools are named {tool.name}", hint="rename one: policies go by name"
+            )

@@ -1,0 +1,204 @@
+"""What arguments a tool takes, compiled once: validation before anything is judged.
+
+The values that a policy sees are those that the tool will get: defaults filled, aliases resolved,
+validators applied, so that a rule about ``to == "evil"`` is not passed by ``"  EVIL "``. The sealed
+tool runs with exactly these values and is not validated again. Tools with a JSON Schema (MCP), which
+langchain does not validate at all, are validated with jsonschema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple, get_args
+
+from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
+from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.langchain.canonical import frozen
+from agentguard.model import Arguments
+
+__all__ = ["NONE", "ValidatedArguments", "ArgumentSchema", "schema_error"]
+
+Values = dict[str, Any]
+_SCALARS = (str, int, float, bool, type(None))
+
+
+class ValidatedArguments(NamedTuple):
+    """Validated values, as the tool will get them, and their frozen form."""
+
+    values: Values
+    arguments: Arguments
+
+
+class ArgumentSchema:
+    """How one tool's arguments are validated.
+
+    `injected` are those that no model may give, `required` those of them that the tool cannot do
+    without, and `stripped` those that a ToolNode takes from the model and fills itself; `names` are
+    the others, in order. `positional` is said of a tool that passes its one value on without a name.
+    """
+
+    def __init__(self, tool: BaseTool) -> None:
+        self.positional = isinstance(tool, Tool)
+        self.single = self.positional and tool.args_schema is None
+        compiled = _compiled(tool, self.single)
+        self.schema, self._validate = compiled.schema, compiled.validate
+        self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
+        self.takes_call_id = compiled.takes_call_id
+        self.names = tuple(self.schema.get("properties", {})) or ("input",)
+
+    def judge(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
+        """Validate what the model gave.
+
+        Raises:
+            Denied: It holds an injected argument, or a value that has no canonical form.
+            ValueError: It does not fit the schema (pydantic's or jsonschema's error).
+        """
+        given = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
+        if self.single and len(given) == 1:
+            given = dict.fromkeys(self.names, *given.values())  # as `Tool` itself: by whatever name
+        if forged := self.injected & given.keys():
+            raise denial(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
+        given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
+        # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
+        values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
+        return ValidatedArguments(values, frozen(values))
+
+    def unchanged(self, judged: ValidatedArguments, values: Mapping[str, Any]) -> bool:
+        """Whether *values* are the judged ones, without a new digest where identity shows it."""
+        return len(values) == len(judged.values) and all(
+            isinstance(value, _SCALARS) and value is judged.values.get(name, judged)
+            for name, value in values.items()
+        )
+
+
+def schema_error(error: Exception) -> Denied:
+    """Make of a validation error a denial that tells the model which argument to correct."""
+    if isinstance(error, ValidationError):
+        found = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:5]]
+    else:
+        found = [str(getattr(error, "message", type(error).__name__))[:200]]
+    advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(found)}"
+    return denial(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+
+
+Validate = Callable[[Values], Values]
+NONE: frozenset[str] = frozenset()
+
+
+class _Compiled(NamedTuple):
+    schema: Mapping[str, Any]
+    validate: Validate
+    injected: frozenset[str]
+    required: frozenset[str] = NONE
+    stripped: frozenset[str] = NONE
+    takes_call_id: str | None = None
+
+
+def _compiled(tool: BaseTool, single: bool) -> _Compiled:
+    direct = frozenset(tool._injected_args_keys)  # not public, and the only place that knows
+    if single:
+        schema = {"type": "object", "properties": {"__arg1": {"type": "string"}}, "required": ["__arg1"]}
+        return _Compiled(schema, _json_schema(schema), direct)
+    if isinstance(tool.args_schema, dict):
+        known = frozenset(tool.args_schema.get("properties", {}))
+        return _Compiled(tool.args_schema, _json_schema(tool.args_schema), direct, stripped=direct - known)
+    model = tool.get_input_schema()
+    if not issubclass(model, BaseModel):
+        raise ConfigurationError(f"tool {tool.name} has a pydantic v1 schema", hint="use a pydantic v2 model")
+    visible = tool.tool_call_schema
+    if not (isinstance(visible, type) and issubclass(visible, BaseModel)):
+        raise ConfigurationError(f"tool {tool.name} has no pydantic v2 schema", hint="give it an args_schema")
+    annotations = get_all_basemodel_annotations(model)
+    injected = direct | (frozenset(annotations) - frozenset(visible.model_fields))
+    call_id = next((n for n in injected if _wants_call_id(annotations.get(n))), None)
+    configs = _run_configs(tool)
+    injected |= configs
+    fields = model.model_fields
+    required = frozenset(n for n in injected - configs if n in fields and fields[n].is_required())
+    aliases = frozenset(a for n in injected if n in fields for a in _aliases(fields[n]))
+    # where the function says that it is injected and the schema shows it, a ToolNode goes by the
+    # schema and passes on what the model gave, and langchain goes by the function
+    stripped = injected - frozenset(visible.model_fields)
+    schema, validate = _schema(model, visible, injected), _pydantic(model, injected)
+    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id)
+
+
+def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:
+    """Describe what a model can give: what it is shown, and what langchain takes beyond."""
+    shown = visible.model_json_schema()
+    left_out = {
+        n: (f.annotation, f)
+        for n, f in model.model_fields.items()
+        if n not in visible.model_fields and n not in injected and not f.exclude
+    }
+    if not left_out:
+        return shown
+    more = create_model(model.__name__, **left_out).model_json_schema(by_alias=False)  # type: ignore[call-overload]  # mypy looks for its options
+    for part in ("properties", "$defs"):
+        if part in more:
+            shown[part] = {**more[part], **shown.get(part, {})}
+    return shown
+
+
+def _run_configs(tool: BaseTool) -> frozenset[str]:
+    """Name the run's config where a schema inferred from the body shows it as an argument."""
+    if tool.args_schema is not None:
+        return frozenset()
+    return frozenset(n for n in map(_get_runnable_config_param, (tool._run, tool._arun)) if n)
+
+
+def _wants_call_id(annotation: Any) -> bool:
+    return any(
+        mark is InjectedToolCallId or isinstance(mark, InjectedToolCallId)
+        for mark in get_args(annotation)[1:]
+    )
+
+
+def _aliases(field: FieldInfo) -> Iterator[str]:
+    """Name every other key under which an injected field could be given."""
+    given = field.validation_alias
+    for alias in (field.alias, *(given.choices if isinstance(given, AliasChoices) else [given])):
+        if isinstance(alias, str):
+            yield alias
+        elif isinstance(alias, AliasPath):
+            yield str(alias.path[0])
+
+
+def _json_schema(schema: dict[str, Any]) -> Validate:
+    # an extra, for tools with a JSON Schema
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    kind = validator_for(schema)
+    kind.check_schema(schema)
+    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
+    validator = kind(schema, registry=Registry())
+    defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
+
+    def validate(given: Values) -> Values:
+        filled = {**{n: deepcopy(d) for n, d in defaults.items() if n not in given}, **given}
+        validator.validate(filled)
+        return filled
+
+    return validate
+
+
+def _pydantic(model: type[BaseModel], injected: frozenset[str]) -> Validate:
+    # the same model, validators included, in which what will be injected may still be missing
+    open_fields: dict[str, Any] = {n: (Any, None) for n in injected if n in model.model_fields}
+    partial = create_model(model.__name__, __base__=model, **open_fields) if open_fields else model
+    fields = {n: f for n, f in partial.model_fields.items() if n not in injected and not f.exclude}
+    defaulted = frozenset(n for n, f in fields.items() if not f.is_required()) - {"args", "kwargs"}
+
+    def validate(given: Values) -> Values:
+        result = partial.model_validate(given)
+        shown = defaulted | given.keys() | result.model_fields_set
+        values = {n: getattr(result, n) for n in fields if n in shown}
+        return values | (result.model_extra or {})
+
+    return validate

@@ -1,0 +1,244 @@
+"""Cedar in process: the policy that a guard uses unless it is given another.
+
+Policies are plain Cedar, read once, and type-checked against the agent's real tools whenever the
+catalog changes. A request that is denied is asked again with ``context.approval``; if that is
+permitted, the call needs a person. Annotations that mean something here:
+
+    @id("small-refunds")     required: decisions and records name it
+    @advice("Ask first.")    on a forbid: told to the model when it refuses
+    @lifetime("30")          on a permit: credentials live at most so many seconds
+    @scopes("refunds:write") on a permit: credentials hold at most these scopes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cedarpy import AuthzResult, Entities, is_authorized
+from pydantic_core import to_json
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import (
+    AccessRequest,
+    Decision,
+    Effect,
+    Obligation,
+    ToolPath,
+    ToolSpec,
+)
+from agentguard.model.arguments import Json
+from agentguard.policies.cedar.context import APPROVED, View, context_of, view_of
+from agentguard.policies.cedar.schema import resource_of, schema_text
+from agentguard.policies.cedar.slices import Slice, slices
+from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
+from agentguard.policies.cedar.types import Refused, ToolShape, shape_of
+from agentguard.policies.cedar.validation import validate
+
+__all__ = ["CedarPolicy"]
+
+_NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
+
+
+@dataclass(frozen=True)
+class _Tool:
+    """A tool as evaluation needs it, prepared when it was bound, or when it is first called."""
+
+    spec: ToolSpec
+    action: Mapping[str, str]
+    resource: Mapping[str, str]
+    shape: ToolShape
+    slice: Slice
+
+    @cached_property
+    def view(self) -> View:
+        """What its rules may look at."""
+        return view_of((rule.text for rule in self.slice.rules), self.shape.names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What one catalog makes of the rules; replaced as a whole."""
+
+    version: str
+    schema: str
+    entities: Entities
+    tools: Mapping[str, _Tool] = field(default_factory=dict)
+
+
+class CedarPolicy:
+    """Answers requests by Cedar policies; knows a tool only after `bind`.
+
+    An error in any policy, in the context, or in the answer is a deny: Cedar skips a policy that
+    errs, and a forbid must not be skipped. It keeps no state between requests, and its reasons name
+    arguments and policies, never values. `environment` lists the names that the application
+    promises to give with each request, as ``context.environment``.
+    """
+
+    inline = True
+
+    def __init__(self, rules: Iterable[Rule], *, environment: Iterable[str] = ()) -> None:
+        self.rules = unique(rules)
+        self._environment = tuple(sorted(environment))
+        self._bound = self._bind(())
+
+    @classmethod
+    def from_files(cls, paths: Iterable[str | Path], *, environment: Iterable[str] = ()) -> CedarPolicy:
+        """Read policies from files, in UTF-8.
+
+        Raises:
+            ConfigurationError: A file cannot be read, or a policy in it is wrong.
+        """
+        rules = (rule for path in paths for rule in read_file(Path(path)))
+        return cls(rules, environment=environment)
+
+    @classmethod
+    def from_text(
+        cls, text: str, name: str = "policy.cedar", *, environment: Iterable[str] = ()
+    ) -> CedarPolicy:
+        """Read policies from a text; *name* stands for the file in errors.
+
+        Raises:
+            ConfigurationError: A policy in it is wrong.
+        """
+        return cls(read_text(text, name), environment=environment)
+
+    @property
+    def version(self) -> str:
+        """A digest of the policies and of the schema; the order of policies and files is no part."""
+        return self._bound.version
+
+    @property
+    def schema(self) -> str:
+        """The Cedar schema of the tools bound now, for editors and the Cedar command line."""
+        return self._bound.schema
+
+    def bind(self, tools: Iterable[ToolSpec]) -> None:
+        """Check all policies against these tools, and answer for them from now on.
+
+        Raises:
+            ConfigurationError: A rule names a tool, a resource or an argument that does not exist,
+                or uses one as what it is not: with file, line and @id. What was bound stays bound.
+        """
+        self._bound = self._bind(tuple(tools))
+
+    def _bind(self, specs: tuple[ToolSpec, ...]) -> _Bound:
+        for spec in specs:
+            if spec.name in set(ToolPath):
+                raise ConfigurationError(
+                    f"a tool is named {spec.name}, like a path",
+                    hint='rename the tool: in Cedar, Action::"read" is all tools that read',
+                )
+        shapes = {spec.name: shape_of(spec) for spec in specs}
+        schema = schema_text(specs, shapes, self._environment)
+        if specs:  # without tools every rule about one would be an error: nothing is permitted anyway
+            validate(self.rules, specs, shapes, self._environment)
+        sliced = slices(self.rules, specs)
+        content = json.dumps([sorted(rule.text for rule in self.rules), schema])
+        entities = [
+            {
+                "uid": {"type": "Action", "id": spec.name},
+                "attrs": {},
+                "parents": [{"type": "Action", "id": str(spec.path)}],
+            }
+            for spec in specs
+        ]
+        return _Bound(
+            version=hashlib.sha256(content.encode()).hexdigest()[:16],
+            schema=schema,
+            entities=Entities.from_json_str(json.dumps(entities)),
+            tools={
+                spec.name: _Tool(
+                    spec,
+                    {"type": "Action", "id": spec.name},
+                    {"type": "Resource", "id": resource_of(spec)},
+                    shapes[spec.name],
+                    sliced[spec.name],
+                )
+                for spec in specs
+            },
+        )
+
+    def decide(self, request: AccessRequest) -> Decision:
+        """Answer the request; never raises: what cannot be judged is denied, with the reason."""
+        bound = self._bound
+        try:
+            return self._judge(request, bound)
+        except Refused as error:
+            return _deny(bound, f"no policy can judge {request.tool.name}: {error}")
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the call was not judged
+            return _deny(bound, f"policy_error: {type(error).__name__}")
+
+    def _judge(self, request: AccessRequest, bound: _Bound) -> Decision:
+        tool = bound.tools.get(request.tool.name)
+        if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
+            return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
+        context = context_of(request, tool.shape, self._environment, tool.view)
+        answer = self._ask(request, tool, bound, context)
+        needs_person = False
+        decided = answer.allowed or answer.diagnostics.errors or request.approval is not None
+        if not decided and tool.view.approval:
+            second = self._ask(request, tool, bound, {**context, "approval": APPROVED})
+            needs_person = second.allowed
+            answer = second if second.allowed else answer
+        if answer.diagnostics.errors:
+            return _deny(bound, _failure(answer.diagnostics.errors, tool.slice))
+        rules = sorted(map(tool.slice.rule, answer.diagnostics.reasons), key=lambda rule: rule.id)
+        return _decision(bound, request.tool.name, answer.allowed, rules, needs_person)
+
+    def _ask(
+        self, request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]
+    ) -> AuthzResult:
+        question: dict[str, Any] = {
+            "principal": {"type": "Agent", "id": request.identity.actor},
+            "action": tool.action,
+            "resource": tool.resource,
+            "context": to_json(context).decode(),
+        }
+        return is_authorized(question, tool.slice.policies, bound.entities)
+
+
+def _failure(errors: Iterable[str], asked: Slice) -> str:
+    """Say which policies erred; Cedar's own words hold argument values, and stay here."""
+    numbers = {match[1] for match in map(_NUMBERED.match, errors) if match}
+    ids = sorted(asked.rule(number).id for number in numbers)
+    if not ids:
+        return "policy_error: Cedar could not read the request"
+    return f"policy_error: {', '.join(ids)} could not be evaluated"
+
+
+def _deny(bound: _Bound, reason: str) -> Decision:
+    return Decision(effect=Effect.DENY, reason=reason, policy_version=bound.version)
+
+
+def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_person: bool) -> Decision:
+    ids = tuple(rule.id for rule in rules)
+    verb = "permitted, once approved," if needs_person else "permitted" if allowed else "forbidden"
+    return Decision(
+        effect=Effect.PERMIT if allowed else Effect.DENY,
+        policy_ids=ids,
+        reason=f"{verb} by {', '.join(ids)}" if ids else f"no policy permits {tool} here",
+        advice=" ".join(rule.advice for rule in rules if rule.advice),
+        obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
+        policy_version=bound.version,
+        applicable=allowed or bool(ids),
+    )
+
+
+def _obligations(rules: list[Rule], needs_person: bool) -> Iterable[Obligation]:
+    """Yield what the permits demand; where several narrow, the narrowest holds."""
+    if needs_person:
+        yield Obligation(kind="approve")
+    scopes = [rule.scopes for rule in rules if rule.scopes is not None]
+    if scopes:
+        common: list[Json] = sorted(frozenset.intersection(*scopes))
+        yield Obligation(kind="narrow_scopes", parameters={"scopes": common})
+    lifetimes = [rule.lifetime for rule in rules if rule.lifetime is not None]
+    if lifetimes:
+        yield Obligation(kind="shorten_lifetime", parameters={"seconds": min(lifetimes)})

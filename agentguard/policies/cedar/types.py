@@ -1,0 +1,268 @@
+"""From a tool's JSON Schema to Cedar: the type that policies are checked against, and the value.
+
+Both come from one reading of the schema, so that what a policy was type-checked for is what it is
+given. Cedar has neither floats nor null: a ``number`` is a `decimal` of at most four places, what is
+null is left out, and a value that does not fit exactly is refused, never rounded. What Cedar cannot
+type (free objects, unions, tuples, recursion) is left out of the context; `ToolShape.unseen` says so,
+since no rule can then see it.
+
+    string, enum of strings → String      boolean → Bool      array of X → Set<X>
+    integer → Long (64 bit)               number → decimal    object with properties → record
+    X or null, not required → optional    a default that is not null → required, for it is filled in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import ToolSpec
+from agentguard.model.arguments import Json
+
+__all__ = ["Convert", "Refused", "ToolShape", "quoted", "shape_of"]
+
+Convert = Callable[[Json], Json]
+
+_LONG = 2**63
+_DECIMAL = Decimal(_LONG) / 10_000
+_ESCAPES = {"__entity", "__expr", "__extn"}  # as attribute names, Cedar's JSON reads them as values
+
+
+class Refused(ValueError):
+    """A value has no exact Cedar form; the message names the argument and never holds the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolShape:
+    """A tool's arguments in Cedar: type, converter, the names seen, and those that no rule can see."""
+
+    text: str
+    convert: Convert
+    names: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    text: str
+    convert: Convert
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    type: _Type
+    optional: bool
+
+
+def _string(value: Json) -> Json:
+    if type(value) is not str:
+        raise Refused("is not a string")
+    return value
+
+
+def _bool(value: Json) -> Json:
+    if type(value) is not bool:
+        raise Refused("is not a boolean")
+    return value
+
+
+def _long(value: Json) -> Json:
+    if type(value) is not int:  # bool is an int in Python, and not in JSON
+        raise Refused("is not an integer")
+    if not -_LONG <= value < _LONG:
+        raise Refused("is beyond 64 bits")
+    return value
+
+
+def _decimal(value: Json) -> Json:
+    if type(value) is not int and type(value) is not float:
+        raise Refused("is not a number")
+    exact = Decimal(repr(value))
+    if not exact.is_finite() or not -_DECIMAL <= exact < _DECIMAL:
+        raise Refused("is outside the range of a Cedar decimal")
+    exponent = exact.normalize().as_tuple().exponent
+    if isinstance(exponent, str) or exponent < -4:
+        raise Refused("has more than four decimals, and rounding would judge another value")
+    text = f"{exact:f}"
+    return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
+
+
+_PLAIN = {
+    "string": _Type("String", _string),
+    "boolean": _Type("Bool", _bool),
+    "integer": _Type("Long", _long),
+    "number": _Type("decimal", _decimal),
+}
+
+
+def _set(item: _Type) -> _Type:
+    def convert(value: Json) -> Json:
+        if not isinstance(value, list):
+            raise Refused("is not a list")
+        try:
+            return [item.convert(entry) for entry in value]
+        except Refused as error:
+            raise Refused(f"has an entry that {error}") from None
+
+    return _Type(f"Set<{item.text}>", convert)
+
+
+def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) -> _Type:
+    converters = {name: field.type.convert for name, field in sorted(fields.items())}
+    required = {name for name, field in fields.items() if not field.optional}
+    accepted = fields.keys() | ignored
+
+    def convert(value: Json) -> Json:
+        if not isinstance(value, dict):
+            raise Refused("is not an object")
+        if not extra and not value.keys() <= accepted:
+            raise Refused(f"{min(value.keys() - accepted)!r} is not in the schema")
+        record = {
+            name: _entry(name, convert, value[name])
+            for name, convert in converters.items()
+            if value.get(name) is not None
+        }
+        if not required <= record.keys():
+            raise Refused(f"{min(required - record.keys())!r} is missing")
+        return record
+
+    parts = (f"{quoted(n)}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(fields.items()))
+    return _Type(f"{{ {', '.join(parts)} }}", convert)
+
+
+def _entry(name: str, convert: Convert, value: Json) -> Json:
+    try:
+        return convert(value)
+    except Refused as error:
+        raise Refused(f"{name!r} {error}") from None
+
+
+class _Reader:
+    """Reads one tool's schema; notes in `unseen` what it has to leave out."""
+
+    def __init__(self, root: Mapping[str, Json]) -> None:
+        self._root = root
+        self.unseen: list[str] = []
+
+    def record(
+        self, schema: Mapping[str, Json], seen: frozenset[str], place: str, *, filled: bool
+    ) -> tuple[_Type, tuple[str, ...]]:
+        """Read an object; *filled* says that the guard fills in its defaults."""
+        required = set(schema.get("required", ()))
+        properties: Mapping[str, Json] = schema.get("properties", {})
+        fields: dict[str, _Field] = {}
+        for name, part in properties.items():
+            where = f"{place}.{name}" if place else name
+            kind, nullable = (None, True) if name in _ESCAPES else self.type(part, seen, where)
+            if kind is None:
+                self.unseen.append(where)
+                continue
+            defaulted = filled and isinstance(part, Mapping) and part.get("default") is not None
+            fields[name] = _Field(kind, nullable or not (name in required or defaulted))
+        extra = schema.get("additionalProperties") not in (None, False)
+        if extra:
+            self.unseen.append(f"{place}.*" if place else "*")
+        return _record(fields, frozenset(properties) - fields.keys(), extra), tuple(sorted(fields))
+
+    def type(self, schema: Json, seen: frozenset[str], place: str) -> tuple[_Type | None, bool]:
+        """Return the Cedar type, or None for what has none, and whether the value may be null."""
+        while isinstance(schema, Mapping) and "$ref" in schema:
+            reference = str(schema["$ref"])
+            if reference in seen:
+                return None, True
+            seen |= {reference}
+            schema = self._resolve(reference)
+        if not isinstance(schema, Mapping):
+            return None, True
+        branches = _branches(schema)
+        if branches is None:
+            return self._single(schema, seen, place), False
+        kinds = [branch for branch in branches if not _is_null(branch)]
+        read = [self.type(branch, seen, place) for branch in kinds]
+        nullable = len(kinds) < len(branches) or any(null for _, null in read)
+        return _common([kind for kind, _ in read]), nullable
+
+    def _resolve(self, reference: str) -> Json:
+        found: Json = self._root
+        if not reference.startswith("#"):
+            return None
+        for part in reference.lstrip("#").split("/")[1:]:
+            found = (
+                found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+            )
+        return found
+
+    def _single(self, schema: Mapping[str, Json], seen: frozenset[str], place: str) -> _Type | None:
+        kind = schema.get("type")
+        if kind == "object" and schema.get("properties"):
+            return self.record(schema, seen, place, filled=False)[0]
+        if kind == "array" and "prefixItems" not in schema:
+            item, nullable = self.type(schema.get("items"), seen, f"{place}[]")
+            return None if item is None or nullable else _set(item)
+        return _PLAIN.get(kind) if isinstance(kind, str) else None
+
+
+def _branches(schema: Mapping[str, Json]) -> list[Json] | None:
+    """Return the alternatives of a schema that has several, or None."""
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return list(schema[key])
+    if len(schema.get("allOf", ())) == 1 and "properties" not in schema:
+        return list(schema["allOf"])
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if values is not None:
+        return [{"type": _JSON_NAMES.get(type(value))} for value in values]
+    if isinstance(schema.get("type"), list):
+        return [{**schema, "type": kind} for kind in schema["type"]]
+    return None
+
+
+_JSON_NAMES: dict[type[Any], str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    type(None): "null",
+}
+
+
+def _is_null(schema: Json) -> bool:
+    return isinstance(schema, Mapping) and schema.get("type") == "null"
+
+
+def _common(kinds: list[_Type | None]) -> _Type | None:
+    """Return the one type of all alternatives; an integer is a number, and nothing else mixes."""
+    texts = {None if kind is None else kind.text for kind in kinds}
+    if texts == {"Long", "decimal"}:
+        return _PLAIN["number"]
+    return kinds[0] if len(texts) == 1 else None
+
+
+def shape_of(spec: ToolSpec) -> ToolShape:
+    """Read a tool's argument schema, once.
+
+    `convert` turns JSON arguments into the value of ``context.args``. It refuses a value that does
+    not fit, a required one that is missing, and an argument that the schema neither declares nor
+    says to accept. A tool without a schema takes no arguments, as far as rules can tell.
+
+    Raises:
+        ConfigurationError: The schema is malformed.
+    """
+    reader = _Reader(spec.schema or {})
+    try:
+        kind, names = reader.record(spec.schema or {}, frozenset(), "", filled=True)
+    except (TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"the argument schema of tool {spec.name} is no JSON Schema: {type(error).__name__}",
+            hint="correct the tool's schema, or give its arguments in [tools.<name>.args]",
+        ) from error
+    return ToolShape(kind.text, kind.convert, names, tuple(reader.unseen))
+
+
+def quoted(text: str) -> str:
+    """Return *text* as a Cedar string literal, whatever characters it holds."""
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in text)
+    return f'"{"".join(plain)}"'

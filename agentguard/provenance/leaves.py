@@ -1,0 +1,116 @@
+"""The texts, numbers and booleans in a value, with their paths; of any value, in bounded time.
+
+A value may be the work of an attacker: nested without end, or a few hundred bytes of YAML whose anchors
+stand for more parts than anybody can look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from hashlib import blake2b
+
+from pydantic import BaseModel
+
+from agentguard.model import (
+    TaskState,
+)
+
+__all__ = ["Leaf", "MOST", "digest", "family", "leaves"]
+
+MOST = 100_000  # parts at which is looked
+Leaf = str | int | float | None
+Parts = Iterator[tuple[str, object]]
+_BEYOND = object()
+
+
+def _no_key(_name: str) -> bool:
+    return False
+
+
+def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[tuple[str, Leaf]]:
+    """Yield each text, number and boolean in a value, with its path; lists add nothing to it, and "" is none.
+
+    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known. Of an object
+    the *keys* for which it is true are values too, in the place of the object: a table may be by name. None
+    stands for what nobody has looked at, as it lies behind too much.
+    """
+    if type(value) is str:  # the most frequent
+        if value:
+            yield "", value
+        return
+    for path, name, here, part in _walk(value):
+        if name and keys(name):
+            yield path, name
+        if part is _BEYOND:
+            yield here, None
+        elif isinstance(part, str | int | float) and part != "":
+            yield here, part
+
+
+def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
+    """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
+    looked, within = 0, [("", iter((("", value),)))]
+    while within:
+        path, parts = within[-1]
+        for name, part in parts:
+            looked += 1
+            here = f"{path}.{name}" if path and name else name or path
+            if looked > MOST:
+                yield path, name, here, _BEYOND
+                return
+            plain = _plain(part)
+            yield path, name, here, plain
+            if (inner := _parts(plain)) is not None:
+                within.append((here, inner))
+                break
+        else:
+            within.pop()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _parts(value: object) -> Parts | None:
+    """Return the parts of a value by name, or None if it has none; those of a list have no name."""
+    if isinstance(value, str | int | float):
+        return None
+    if isinstance(value, Mapping):
+        return ((str(name), part) for name, part in value.items())
+    if isinstance(value, BaseModel):
+        return iter(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(map(str, value._fields), value, strict=True)
+    if isinstance(value, list | tuple | set | frozenset):
+        return (("", part) for part in value)
+    if is_dataclass(value):
+        return ((field.name, getattr(value, field.name)) for field in fields(value))
+    return None
+
+
+def family(task: TaskState) -> str:
+    """Return the id under which the labels of a task, its parents and its children are kept."""
+    return task.lineage[-1] if task.lineage else task.id
+
+
+def digest(task_id: str, value: str | int | float) -> str:
+    """Return the digest of a value: 128 bits, salted by the task, so that one table of digests reads none."""
+    content = f"{task_id}\n{_form(value)}"
+    return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _form(value: str | int | float) -> str:
+    """Return a text that is the same for equal values alone: 10 is 10.0, and only a number is one."""
+    if isinstance(value, bool):
+        return f"b{value}"
+    return f"s{value}" if isinstance(value, str) else f"n{Decimal(repr(value)).normalize()}"
+
+
+def every_key(_name: str) -> bool:
+    return True

@@ -1,0 +1,1 @@
+"""A task's life: `task` begins, narrows and delegates it, `ending` ends it whoever asks for that."""

@@ -1,0 +1,296 @@
+"""A task's life: begin, narrow, delegate, complete, revoke.
+
+A task begun inside another is its child, whoever begins it: its subject is the same, its mandate the
+intersection, its deadline the earlier one, its calls count against both, and what any task of the family
+has read and done, rules see in each. So nothing that runs inside a task, a tool included, can give itself
+more than the task has. A purpose is the word of the application's code, by which rules may permit; what a
+guarded tool begins while it runs keeps the purpose that it runs in, as a model may have written the tool's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Token
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from agentguard.audit.timeline import Timeline
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.call import active_task
+from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.operations import Io
+from agentguard.errors import TaskNotActive
+from agentguard.lease import current
+from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
+from agentguard.tasks.ending import Ending
+
+__all__ = ["CONFIG_KEY", "Task"]
+
+CONFIG_KEY = "agentguard_task"
+
+
+class Task:
+    """A bounded unit of work, as a context manager, sync and async.
+
+    Leaving the block completes it, or revokes it when an exception passes; either way every live
+    credential is revoked. Where a run is to be resumed later, by another request or process, use
+    `begin` and `active`, which end nothing, and `Guard.find` with the task's id.
+    """
+
+    def __init__(
+        self,
+        enforcement: Enforcement,
+        ending: Ending,
+        state: TaskState,
+        *,
+        begun: bool = False,
+        subject_token: Secret | None = None,
+    ) -> None:
+        self._enforcement, self._ending = enforcement, ending
+        self._state, self._begun = state, begun
+        self._subject_token = subject_token
+        self._token: Token[str | None] | None = None
+
+    @classmethod
+    def new(
+        cls,
+        enforcement: Enforcement,
+        ending: Ending,
+        purpose: str,
+        identity: Identity,
+        mandate: Mandate,
+        budget: Budget,
+        ttl: float,
+        subject_token: Secret | None = None,
+        words: str = "",
+        kinds: tuple[str, ...] = (),
+    ) -> Self:
+        """Prepare a task; nothing is recorded before it begins.
+
+        Raises:
+            ValueError: A limit of the mandate is for none of its tools.
+        """
+        _hold(mandate, enforcement)
+        state = TaskState(
+            id=enforcement.new_id(),
+            purpose=purpose,
+            identity=identity,
+            mandate=mandate,
+            budget=budget,
+            deadline=enforcement.clock() + ttl,
+            words=words[:WORDS],
+            kinds=kinds,
+        )
+        return cls(enforcement, ending, state, subject_token=subject_token)
+
+    @property
+    def id(self) -> str:
+        """The task's id, which is no secret: the `txn` of its credentials."""
+        return self._state.id
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A run config that names the task, for where no ContextVar reaches (threads, servers)."""
+        return {"configurable": {CONFIG_KEY: self.id}}
+
+    # --- begin
+
+    def begin(self) -> Self:
+        """Record the task, as a child of the one that is active here. Begins once.
+
+        Raises:
+            TaskNotActive: The task that it is a child of is unknown or over.
+            ValueError: It is for another subject than the active one.
+            StoreError: It could not be recorded.
+        """
+        drive(self._begin(self._enforcement.sync))
+        return self
+
+    async def abegin(self) -> Self:
+        """Do as `begin`, on an event loop."""
+        await self._begin(self._enforcement.asynchronous)
+        return self
+
+    async def _begin(self, io: Io) -> None:
+        if self._begun:
+            return
+        derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
+        parent_id = derived[0] if derived else active_task.get()
+        if parent_id is not None:
+            parent = await io.task(parent_id)
+            if parent is None or parent.ended(self._enforcement.clock()) is not None:
+                raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
+            state = self._state if derived else _adopted(self._state, parent)
+            self._state = _within(state, parent)
+        await self._ending.started(io)
+        await io.create_task(self._state)
+        if self._subject_token is not None:
+            self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
+        self._begun = True
+
+    def narrow(
+        self,
+        purpose: str | None = None,
+        *,
+        mandate: Mapping[str, Any] | Mandate | None = None,
+        budget: Budget | None = None,
+        ttl: float | None = None,
+    ) -> Task:
+        """Return a child with at most this task's authority; *ttl* in seconds.
+
+        Rules may judge by its *purpose*, which a tool that runs cannot change.
+
+        Raises:
+            ValueError: The mandate is malformed, or a limit of it is for none of its tools.
+        """
+        narrower = self._state.mandate if mandate is None else _hold(Mandate.of(mandate), self._enforcement)
+        child = replace(
+            self._state,
+            id=self._enforcement.new_id(),
+            purpose=self._state.purpose if not purpose or _in_a_tool() else purpose,
+            mandate=narrower,
+            budget=budget or Budget(),
+            deadline=self._state.deadline if ttl is None else self._enforcement.clock() + ttl,
+        )
+        return Task(self._enforcement, self._ending, _within(child, self._state))
+
+    def delegate(self, actor: str, purpose: str | None = None, **narrower: Any) -> Task:
+        """Return a child in which *actor*, another agent, acts for the same subject.
+
+        Takes what `narrow` takes. The chain of actors is kept, as in RFC 8693 section 4.1.
+        """
+        child = self.narrow(purpose, **narrower)
+        child._state = replace(child._state, identity=self._state.identity.delegate(actor))
+        return child
+
+    # --- be active
+
+    @contextmanager
+    def active(self) -> Iterator[Self]:
+        """Make this the task of the context, and end nothing on leaving."""
+        token = active_task.set(self.begin().id)
+        try:
+            yield self
+        finally:
+            active_task.reset(token)
+
+    @asynccontextmanager
+    async def aactive(self) -> AsyncIterator[Self]:
+        """Do as `active`, on an event loop."""
+        await self.abegin()
+        token = active_task.set(self.id)
+        try:
+            yield self
+        finally:
+            active_task.reset(token)
+
+    def __enter__(self) -> Self:
+        self._token = active_task.set(self.begin().id)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+        drive(self._end(*_ending(kind), self._enforcement.sync))
+
+    async def __aenter__(self) -> Self:
+        await self.abegin()
+        self._token = active_task.set(self.id)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+        await self._end(*_ending(kind), self._enforcement.asynchronous)
+
+    def _leave(self) -> None:
+        if self._token is not None:
+            active_task.reset(self._token)
+            self._token = None
+
+    # --- end
+
+    def complete(self) -> None:
+        """End it as done, and revoke what is alive; the first end stands."""
+        drive(self._end(TaskStatus.COMPLETED, "completed", self._enforcement.sync))
+
+    async def acomplete(self) -> None:
+        """Do as `complete`, on an event loop."""
+        await self._end(TaskStatus.COMPLETED, "completed", self._enforcement.asynchronous)
+
+    def revoke(self, cause: str = "revoked") -> None:
+        """End it as revoked, here and in every process that shares the store."""
+        drive(self._end(TaskStatus.REVOKED, cause, self._enforcement.sync))
+
+    async def arevoke(self, cause: str = "revoked") -> None:
+        """Do as `revoke`, on an event loop."""
+        await self._end(TaskStatus.REVOKED, cause, self._enforcement.asynchronous)
+
+    async def _end(self, status: TaskStatus, cause: str, io: Io) -> None:
+        await self._ending.end(self.id, status, cause, io)
+
+    # --- look
+
+    def state(self) -> TaskState:
+        """Return the task as the store holds it now."""
+        state: TaskState | None = drive(self._enforcement.sync.task(self.id))  # type: ignore[arg-type]  # Asked
+        return self._state if state is None else state
+
+    def timeline(self) -> Timeline:
+        """Return what happened in this task and its children, as the audit log has it."""
+        return Timeline(self._enforcement.audit.records(self.id))
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id} {self._state.purpose!r}>"
+
+
+def _in_a_tool() -> bool:
+    return current() is not None
+
+
+def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:
+    if untaken := enforcement.catalog.untaken(mandate):
+        raise ValueError(f"the mandate limits {untaken[0]}, which none of its tools takes")
+    return mandate
+
+
+def _adopted(child: TaskState, parent: TaskState) -> TaskState:
+    """Return a task that begins in another as one of its party: else a tool could begin it as anybody."""
+    own, other = child.identity.subject, parent.identity.subject
+    if own != other:
+        raise ValueError(f"no task for {own} begins in one for {other}")
+    purpose = parent.purpose if _in_a_tool() else child.purpose
+    return replace(child, identity=parent.identity, purpose=purpose)
+
+
+def _within(child: TaskState, parent: TaskState) -> TaskState:
+    return replace(
+        child,
+        mandate=parent.mandate.narrow(child.mandate),
+        deadline=min(child.deadline, parent.deadline),
+        lineage=(parent.id, *parent.lineage),
+        words=parent.words,  # a tool that begins a task is no user
+        kinds=parent.kinds,
+        untrusted=parent.untrusted,
+        sensitivity=parent.sensitivity,
+        labels=parent.labels,
+        calls=0,
+        writes=0,
+        history=(),
+    )
+
+
+def _ending(kind: type[BaseException] | None) -> tuple[TaskStatus, str]:
+    if kind is None:
+        return TaskStatus.COMPLETED, "completed"
+    return TaskStatus.REVOKED, f"left by {kind.__name__}"
