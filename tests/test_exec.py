@@ -439,7 +439,7 @@ def test_the_child_dies_when_we_are_killed(wrapped: Exec) -> None:
 
 CONCEALED = """
 import ctypes, os
-from agentguard.cli._child import conceal
+from agentguard.cli.exec.child import conceal
 def looks():
     if (pid := os.fork()) == 0:
         try:

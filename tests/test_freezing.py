@@ -147,7 +147,8 @@ def test_a_model_of_one_value_is_that_value() -> None:
 
 
 SET = (
-    "from agentguard.langchain.freezing import frozen; print(frozen({'x': {'a', 'b', 'c', 'd', 'e'}}).digest)"
+    "from agentguard.langchain.canonical import frozen; "
+    "print(frozen({'x': {'a', 'b', 'c', 'd', 'e'}}).digest)"
 )
 
 

@@ -17,6 +17,7 @@ import pytest
 from agentguard import Guard, ToolPath
 from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive
+from agentguard.enforcement import process
 from agentguard.enforcement.process import gone, owner
 from agentguard.errors import DenialCode, IssueError
 from agentguard.identity import LocalIdentity
@@ -57,7 +58,7 @@ def left_behind(world: World, **changes: Any) -> LiveCredential:
 
 def test_a_process_that_is_gone_is_known_by_when_it_started() -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", "from agentguard.owner import owner; print(owner(), flush=True); input()"],
+        [sys.executable, "-c", f"from {process.__name__} import owner; print(owner(), flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -84,7 +85,7 @@ def test_a_process_id_that_came_back_is_another_process() -> None:
 
 def test_a_forked_process_has_a_name_of_its_own() -> None:
     code = (
-        "import os; from agentguard.owner import owner; before = owner(); child = os.fork();"
+        "import os; from agentguard.enforcement.process import owner; before = owner(); child = os.fork();"
         " print(before == owner(), flush=True); child and os.wait()"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

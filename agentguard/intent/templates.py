@@ -13,7 +13,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import Budget, Scalar, ToolSpec
 from agentguard.provenance.words import number
 
-__all__ = ["ALONE", "Parameter", "TYPES", "Template", "Values", "holes", "mixed"]
+__all__ = ["ALONE", "TYPES", "Parameter", "Template", "Values", "holes", "mixed"]
 
 
 def _integer(text: str) -> int:

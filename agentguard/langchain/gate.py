@@ -21,7 +21,7 @@ from agentguard.langchain.seal import RunningCall, ToolDenied, running, seal
 from agentguard.langchain.streams import is_runtime
 from agentguard.tasks.task import CONFIG_KEY
 
-__all__ = ["Gate", "ToolInput", "Injected", "PrejudgedCall", "pending"]
+__all__ = ["Gate", "Injected", "PrejudgedCall", "ToolInput", "pending"]
 
 PROOF = "agentguard_runtime"
 

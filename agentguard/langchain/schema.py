@@ -21,7 +21,7 @@ from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
 from agentguard.langchain.canonical import frozen
 from agentguard.model import Arguments
 
-__all__ = ["NONE", "ValidatedArguments", "ArgumentSchema", "schema_error"]
+__all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
 
 Values = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))

@@ -19,7 +19,7 @@ from agentguard.model import (
     TaskState,
 )
 
-__all__ = ["Leaf", "MOST", "digest", "family", "leaves"]
+__all__ = ["MOST", "Leaf", "digest", "family", "leaves"]
 
 MOST = 100_000  # parts at which is looked
 Leaf = str | int | float | None
