@@ -40,8 +40,7 @@ __all__ = [
     "TaskError",
     "TaskNotActive",
     "VerificationError",
-    "denial",
-    "told",
+    "safe_text",
 ]
 
 
@@ -115,6 +114,20 @@ class Denied(AgentGuardError):
         super().__init__(advice)
         self.code, self.reason, self.advice, self.policy_ids = code, reason, advice, policy_ids
         self.decision_id = decision_id
+
+    @classmethod
+    def of(
+        cls,
+        code: DenialCode,
+        reason: str,
+        *,
+        advice: str = "",
+        policy_ids: tuple[str, ...] = (),
+        decision_id: str = "",
+    ) -> Denied:
+        """Return a denial with the fixed advice of its code, unless a policy gives its own *advice*."""
+        advice = advice or ADVICE[code]
+        return cls(code, reason, advice=advice, policy_ids=policy_ids, decision_id=decision_id)
 
 
 class TaskError(AgentGuardError):
@@ -192,14 +205,11 @@ ADVICE = {
 }
 
 
-def denial(
-    code: DenialCode, reason: str, *, advice: str = "", ids: tuple[str, ...] = (), decision_id: str = ""
-) -> Denied:
-    """Make a denial with the fixed advice of its code, unless a policy gives its own."""
-    return Denied(code, reason, advice=advice or ADVICE[code], policy_ids=ids, decision_id=decision_id)
+def safe_text(error: Exception) -> str:
+    """Return the part of an error that may be logged or recorded.
 
-
-def told(error: Exception) -> str:
-    """Return what may be said of an error: only our own promise that their text holds no secret."""
+    `IssueError` and `IdentityError` promise that their text holds no secret; of any other error only
+    the name of its class is returned.
+    """
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import NoReturn, ParamSpec, TypeVar
 
-from agentguard.errors import CredentialUnavailable, DenialCode, denial
+from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.model import Credential, Resource
 
 __all__ = ["Lease", "bind", "credential", "current", "live_secrets", "secrets_of"]
@@ -50,7 +50,7 @@ class Lease:
             Denied: Its call has ended: one that is closed opens no more.
         """
         if self.__closed:
-            raise denial(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
+            raise Denied.of(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
         self.__open = True
         return _current.set(self)
 

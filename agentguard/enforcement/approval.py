@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from agentguard.enforcement.operations import Io, stored
-from agentguard.errors import ApprovalError, DenialCode, denial
+from agentguard.errors import ApprovalError, DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, ApprovalStatus, Decision
 from agentguard.ports import Policy
 
@@ -58,7 +58,7 @@ class Approvals:
         ask = io.approve.get(request.tool.path)
         if ask is None:
             reason = f"no approver for {request.tool.path}"
-            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason, ids=decision.policy_ids)
+            raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
         version = self.version(decision)
         pending = await stored(
             io.save_approval,
@@ -78,17 +78,19 @@ class Approvals:
         except Exception as error:
             if self._suspends(error):
                 if pending.status is ApprovalStatus.USED:  # nobody could answer it once more
-                    raise denial(DenialCode.GRANT_USED, "a call of this id was approved and made") from None
+                    raise Denied.of(
+                        DenialCode.GRANT_USED, "a call of this id was approved and made"
+                    ) from None
                 raise
             # an approver that errs, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
-            raise denial(DenialCode.APPROVAL_UNAVAILABLE, reason, ids=decision.policy_ids) from None
+            raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids) from None
         if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
             await stored(io.answer_approval, answer)
         # only what the store holds counts, not what a resumed graph or an edited state says
         final = await stored(io.approval, pending.id)
         if not isinstance(final, Approval) or final.status not in ANSWERED_YES:
             reason = "no person has approved this call with these arguments"
-            raise denial(DenialCode.APPROVAL_REFUSED, reason, ids=decision.policy_ids)
+            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, policy_ids=decision.policy_ids)
         # whether a used one may be used again, by the call that was suspended, `begin_call` says
         return replace(final, status=ApprovalStatus.APPROVED)

@@ -17,7 +17,7 @@ from agentguard.enforcement.entitlements import Ceiling, effective
 from agentguard.enforcement.operations import Io, stored
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.task_credentials import SubjectTokens
-from agentguard.errors import AgentGuardError, DenialCode, Denied, denial, told
+from agentguard.errors import AgentGuardError, DenialCode, Denied, safe_text
 from agentguard.model import (
     AccessRequest,
     Approval,
@@ -59,7 +59,7 @@ log = logging.getLogger("agentguard")
 
 
 def _unclassified(invocation: Invocation) -> Denied:
-    return denial(DenialCode.UNKNOWN_TOOL, f"{invocation.tool} is not classified in the catalog")
+    return Denied.of(DenialCode.UNKNOWN_TOOL, f"{invocation.tool} is not classified in the catalog")
 
 
 class Authorization:
@@ -150,21 +150,21 @@ class Authorization:
         if invocation.spec is None:
             raise _unclassified(invocation)
         if objection := task.mandate.objection(spec, arguments):
-            raise denial(DenialCode.MANDATE, objection)
+            raise Denied.of(DenialCode.MANDATE, objection)
         scopes = await effective(spec, task, self._ceiling, io.entitled)
         route = self._route(spec)
         key = invocation.key(task.id, arguments.digest, self._new_id())
         asked = None if invocation.thread_id is None else await stored(io.approval_for, key)
         if asked is not None and asked.status is ApprovalStatus.DENIED:
             # a rejected call stays rejected, also when the policy would now let it pass
-            raise denial(DenialCode.APPROVAL_REFUSED, f"rejected by {asked.approver}: {asked.reason}")
+            raise Denied.of(DenialCode.APPROVAL_REFUSED, f"rejected by {asked.approver}: {asked.reason}")
         with span.stage("decide"):
             decision = await self._decide(request, io)
         approval: Approval | None = None
         if decision.obliges("approve") or asked is not None:
             if self._observe:
-                raise denial(
-                    DenialCode.APPROVAL_UNAVAILABLE, "a person would be asked", ids=decision.policy_ids
+                raise Denied.of(
+                    DenialCode.APPROVAL_UNAVAILABLE, "a person would be asked", policy_ids=decision.policy_ids
                 )
             if asked is None:  # else it is the same question, and its graph runs the node again
                 span.asked(spec.name, spec.path.value)
@@ -179,9 +179,11 @@ class Authorization:
         """Ask again with the approval, under the rules that it was asked under."""
         decision = await self._decide(request, io)
         if self._consent.version(decision) != approval.policy_version:
-            raise denial(DenialCode.APPROVAL_REFUSED, "the policy has changed since the approval was asked")
+            raise Denied.of(
+                DenialCode.APPROVAL_REFUSED, "the policy has changed since the approval was asked"
+            )
         if decision.obliges("approve"):
-            raise denial(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
+            raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
         return decision
 
     def _observed(self, invocation: Invocation, request: AccessRequest, denied: Denied) -> Permit:
@@ -195,26 +197,26 @@ class Authorization:
             return None
         route = self._routes.find(resource, spec.path)
         if route is None:
-            raise denial(DenialCode.NO_CREDENTIAL, f"no broker for {spec.resource} on {spec.path}")
+            raise Denied.of(DenialCode.NO_CREDENTIAL, f"no broker for {spec.resource} on {spec.path}")
         return route
 
     async def _task(self, invocation: Invocation, io: Io) -> TaskState:
         task_id = invocation.task_id
         if task_id is None:
-            raise denial(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
+            raise Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
         state = await stored(io.task, task_id)
         if not isinstance(state, TaskState):
-            raise denial(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
+            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
         if (ended := state.ended(self._clock())) is not None:
-            raise denial(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
+            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
         try:
             actor = self._identity.actor()
         except Exception as error:  # noqa: BLE001  who cannot say who it is acts for nobody
-            raise denial(DenialCode.NO_IDENTITY, f"no identity: {told(error)}") from None
+            raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
         if state.lineage:
             root = await stored(io.task, family(state))
             if not isinstance(root, TaskState):
-                raise denial(DenialCode.TASK_ENDED, f"task {family(state)} is unknown to the store")
+                raise Denied.of(DenialCode.TASK_ENDED, f"task {family(state)} is unknown to the store")
             state = state.within(root)
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
@@ -227,21 +229,21 @@ class Authorization:
             # of an error that is not ours only the type: its text may hold arguments
             why = f": {error}" if isinstance(error, AgentGuardError) else ""
             log.error("the policy failed: %s%s", type(error).__name__, why)
-            raise denial(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
+            raise Denied.of(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
-            raise denial(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
+            raise Denied.of(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
         ids = decision.policy_ids
         if not decision.permitted:
             reason = decision.reason or "denied by policy"
-            raise denial(
+            raise Denied.of(
                 DenialCode.POLICY,
                 reason,
                 advice=decision.advice,
-                ids=ids,
+                policy_ids=ids,
                 decision_id=decision.decision_id,
             )
         if (kind := decision.not_understood) is not None:
-            raise denial(DenialCode.OBLIGATION, f"{kind} is not understood", ids=ids)
+            raise Denied.of(DenialCode.OBLIGATION, f"{kind} is not understood", policy_ids=ids)
         return decision
 
     def _permit(
@@ -280,7 +282,9 @@ class Authorization:
         if narrower := decision.obliges("narrow_scopes"):
             scopes &= frozenset(narrower.parameters.get("scopes", ()))
             if spec.scopes and not scopes:
-                raise denial(DenialCode.NO_RIGHTS, "the policy leaves no scope", ids=decision.policy_ids)
+                raise Denied.of(
+                    DenialCode.NO_RIGHTS, "the policy leaves no scope", policy_ids=decision.policy_ids
+                )
         if shorter := decision.obliges("shorten_lifetime"):
             lifetime = min(lifetime, float(shorter.parameters.get("seconds", 0)))
         return Grant(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from agentguard.enforcement.routing import Route
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, ToolSpec
 
@@ -111,9 +111,9 @@ class Permit:
         """
         judged = self.invocation.arguments
         if judged is None or digest != judged.digest:
-            raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+            raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
         try:
             self._entrance.pop()
         except IndexError:
-            raise denial(DenialCode.GRANT_USED, "a permit is good for one execution in its call") from None
+            raise Denied.of(DenialCode.GRANT_USED, "a permit is good for one execution in its call") from None
         return self.lease

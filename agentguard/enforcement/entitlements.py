@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from agentguard.concurrency.drive import Asked
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.model import TaskState, ToolSpec
 
 __all__ = ["Ceiling", "FixedEntitlements", "effective"]
@@ -54,7 +54,7 @@ async def effective(
             held = None if rights is None else frozenset(rights)
         except Exception as error:  # noqa: BLE001  rights that cannot be learned are none
             reason = f"the user's rights are unknown: {type(error).__name__}"
-            raise denial(DenialCode.NO_RIGHTS, reason) from None
+            raise Denied.of(DenialCode.NO_RIGHTS, reason) from None
         scopes = _common(scopes, held, spec, f"the rights of {task.identity.subject} on {resource}")
     if task.mandate.scopes is not None:
         scopes = _common(scopes, task.mandate.scopes, spec, "the task's mandate")
@@ -65,8 +65,8 @@ def _common(
     scopes: frozenset[str], allowed: Collection[str] | None, spec: ToolSpec, whose: str
 ) -> frozenset[str]:
     if allowed is None:
-        raise denial(DenialCode.NO_RIGHTS, f"{whose}: there are none")
+        raise Denied.of(DenialCode.NO_RIGHTS, f"{whose}: there are none")
     common = scopes & frozenset(allowed)
     if spec.scopes and not common:
-        raise denial(DenialCode.NO_RIGHTS, f"{whose} and the rest have no scope in common for {spec.name}")
+        raise Denied.of(DenialCode.NO_RIGHTS, f"{whose} and the rest have no scope in common for {spec.name}")
     return common

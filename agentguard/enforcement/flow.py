@@ -26,14 +26,7 @@ from agentguard.enforcement.outbox import Outbox
 from agentguard.enforcement.recording import Recording
 from agentguard.enforcement.routing import Brokers, Routes
 from agentguard.enforcement.task_credentials import ReusableCredentials, SubjectTokens
-from agentguard.errors import (
-    ApprovalError,
-    BudgetExhausted,
-    DenialCode,
-    Denied,
-    TaskNotActive,
-    denial,
-)
+from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive
 from agentguard.lease import Lease
 from agentguard.model import NOTHING_SEEN, Effect, Outcome, Seen, ToolPath
 from agentguard.ports import (
@@ -182,7 +175,7 @@ class Enforcement:
             noted = not permit.begun or await io.to_the_end(self._finish(permit, outcome, issuance, io, span))
             self.outbox.running.discard(permit.call.id)
             if not noted and outcome in ANSWERS:  # rules would not know what the model has read
-                raise denial(DenialCode.WITHHELD, "the store does not know what was read") from None
+                raise Denied.of(DenialCode.WITHHELD, "the store does not know what was read") from None
 
     # --- the stages
 
@@ -194,15 +187,15 @@ class Enforcement:
             await io.begin_call(call, issuance.planned())
         except TaskNotActive as error:
             permit.begun = False
-            raise denial(DenialCode.TASK_ENDED, str(error)) from None
+            raise Denied.of(DenialCode.TASK_ENDED, str(error)) from None
         except BudgetExhausted as error:
             permit.begun = False
-            raise denial(DenialCode.BUDGET, str(error)) from None
+            raise Denied.of(DenialCode.BUDGET, str(error)) from None
         except ApprovalError as error:
             permit.begun = False
-            raise denial(DenialCode.APPROVAL_REFUSED, str(error)) from None
+            raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
         except Exception as error:  # noqa: BLE001  shared state that errs is a deny
-            raise denial(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
+            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
 
     async def _issue(self, permit: Permit, issuance: Issuance, span: CallSpan) -> None:
         grant, route = permit.grant, permit.route

@@ -15,7 +15,7 @@ from agentguard.enforcement.call import Permit
 from agentguard.enforcement.operations import Io, stored
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.task_credentials import ReusableCredentials, key_of
-from agentguard.errors import DenialCode, denial, told
+from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import Credential, LiveCredential
 
 __all__ = ["Issuance", "attempt"]
@@ -86,7 +86,7 @@ class Issuance:
         try:
             return route.note(*held)
         except Exception as error:  # noqa: BLE001  it is revoked in the broker's own way then
-            log.error("broker %s failed to note: %s", route.name, told(error))
+            log.error("broker %s failed to note: %s", route.name, safe_text(error))
             return None
 
     # --- minting
@@ -107,7 +107,7 @@ class Issuance:
         credential = self._minted[0]
         if not isinstance(credential, Credential):
             self._minted.clear()
-            raise denial(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
+            raise Denied.of(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
         if credential.handle not in (grant.id, *self._handles):
             await stored(io.track, self._live(credential.handle, credential.expires_at))
         return credential
@@ -118,9 +118,9 @@ class Issuance:
         try:
             await asked(deliver, self._permit.grant)
         except Exception as error:  # noqa: BLE001  no credential, whatever the cause: no call
-            log.error("broker %s failed to %s: %s", name, what, told(error))
-            reason = f"broker {name} failed: {told(error)}"
-            raise denial(DenialCode.NO_CREDENTIAL, reason) from None
+            log.error("broker %s failed to %s: %s", name, what, safe_text(error))
+            reason = f"broker {name} failed: {safe_text(error)}"
+            raise Denied.of(DenialCode.NO_CREDENTIAL, reason) from None
 
     # --- what is on record
 
@@ -154,6 +154,6 @@ async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
     try:
         await asked(*args, **kwargs)
     except Exception as error:  # noqa: BLE001  one failure must not keep the rest from being undone
-        log.error("%s failed: %s", what, told(error))
+        log.error("%s failed: %s", what, safe_text(error))
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Any, Self
 from agentguard.concurrency.drive import Asked, delivering, settle, twins
 from agentguard.concurrency.single_flight import Flights, Shared
 from agentguard.enforcement.routing import Route
-from agentguard.errors import ApprovalError, DenialCode, TaskNotActive, denial
+from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive
 from agentguard.model import ToolPath
 from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store, Transmitter
 
@@ -120,8 +120,8 @@ async def stored(asked: Asked, *args: Any) -> Any:
     try:
         return await asked(*args)
     except TaskNotActive as error:
-        raise denial(DenialCode.TASK_ENDED, str(error)) from None
+        raise Denied.of(DenialCode.TASK_ENDED, str(error)) from None
     except ApprovalError as error:
-        raise denial(DenialCode.APPROVAL_REFUSED, str(error)) from None
+        raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
     except Exception as error:  # noqa: BLE001  shared state that errs is a deny
-        raise denial(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
+        raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None

@@ -14,7 +14,7 @@ from agentguard.enforcement import recording as records
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.issuance import Issuance, attempt
 from agentguard.enforcement.operations import Io
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Effect, LiveCredential, Outcome, TaskState
 from agentguard.ports import IdentitySource
 from agentguard.telemetry import CallSpan
@@ -161,7 +161,7 @@ class Recording:
         try:
             await io.append(self._decision(permit, span))
         except Exception as error:  # noqa: BLE001  what cannot be recorded does not happen
-            raise denial(DenialCode.AUDIT_ERROR, f"audit failed: {type(error).__name__}") from None
+            raise Denied.of(DenialCode.AUDIT_ERROR, f"audit failed: {type(error).__name__}") from None
         if (denied := permit.observed) is not None:
             log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", call.tool, denied.code, denied.reason)
 

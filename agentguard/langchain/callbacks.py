@@ -15,7 +15,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.seal import running
 
 __all__ = ["Tripwire"]
@@ -54,6 +54,6 @@ class Tripwire(BaseCallbackHandler):
         spec = self._enforcement.catalog.tool(name)
         call_id = kwargs.get("tool_call_id")
         stopped = Invocation(tool=name, spec=spec, arguments=None, call_id=call_id)
-        denied = denial(DenialCode.UNGUARDED, f"{name} started without a permit")
+        denied = Denied.of(DenialCode.UNGUARDED, f"{name} started without a permit")
         drive(self._enforcement.refuse(stopped, denied, self._enforcement.sync))
         raise denied

@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BaseModel, RootModel, Secret, SecretBytes, Se
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.model import Arguments
 
 __all__ = ["frozen"]
@@ -40,7 +40,7 @@ def frozen(values: Mapping[str, Any]) -> Arguments:
     try:
         return Arguments.of(_object(values.items()))
     except (ValueError, RecursionError, PydanticSerializationError) as error:
-        raise denial(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
+        raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.operations import Io
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import facts_of, original_of
 from agentguard.langchain.messages import configurable, hands_over
 from agentguard.langchain.schema import NONE, ArgumentSchema, ValidatedArguments, schema_error
@@ -103,7 +103,7 @@ class Gate:
     def _missing(self, injected: Mapping[str, Any], call_id: str | None) -> Denied | None:
         given = injected.keys() if call_id is None else {*injected, self.shape.takes_call_id}
         if missing := sorted(self.shape.required - given):
-            return denial(DenialCode.INVALID_ARGUMENTS, f"nothing was injected for {', '.join(missing)}")
+            return Denied.of(DenialCode.INVALID_ARGUMENTS, f"nothing was injected for {', '.join(missing)}")
         return None
 
     def invocation(self, given: ToolInput) -> tuple[Invocation, ValidatedArguments | None, Exception | None]:
@@ -141,7 +141,7 @@ class Gate:
             if given.problem is not None:
                 raise given.problem
             if given.raw != waiting.raw:
-                raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+                raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
             return await self._execute(waiting.permit, waiting.judged, given, call)
         invocation, judged, error = self.invocation(given)
 

@@ -22,7 +22,7 @@ from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.operations import Io
-from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.gate import PrejudgedCall, ToolInput, pending
 from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.seal import ToolDenied
@@ -86,7 +86,7 @@ class GuardMiddleware(AgentMiddleware):
             finally:
                 pending.reset(token)
             if not permit.entered:
-                raise denial(DenialCode.NOT_EXECUTED, "something else answered in place of the tool")
+                raise Denied.of(DenialCode.NOT_EXECUTED, "something else answered in place of the tool")
             return result
 
         try:
@@ -97,13 +97,13 @@ class GuardMiddleware(AgentMiddleware):
 
     def __guarded(self, tool: BaseTool | None, name: str, call_id: str | None) -> GuardedTool:
         if call_id is None:
-            raise denial(DenialCode.NO_CALL_ID, "a call without id cannot be answered or approved")
+            raise Denied.of(DenialCode.NO_CALL_ID, "a call without id cannot be answered or approved")
         if tool is None:
-            raise denial(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {name}")
+            raise Denied.of(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {name}")
         try:
             return self.__guard(tool)
         except ConfigurationError as error:
-            raise denial(DenialCode.UNKNOWN_TOOL, error.problem) from None
+            raise Denied.of(DenialCode.UNKNOWN_TOOL, error.problem) from None
         except Exception as error:  # noqa: BLE001  a tool that cannot be guarded does not run, whatever the cause
             reason = f"{name} cannot be guarded: {type(error).__name__}"
-            raise denial(DenialCode.UNKNOWN_TOOL, reason) from None
+            raise Denied.of(DenialCode.UNKNOWN_TOOL, reason) from None

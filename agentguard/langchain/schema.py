@@ -17,7 +17,7 @@ from langchain_core.tools.base import _get_runnable_config_param, get_all_basemo
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from agentguard.errors import ConfigurationError, DenialCode, Denied, denial
+from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import frozen
 from agentguard.model import Arguments
 
@@ -62,7 +62,7 @@ class ArgumentSchema:
         if self.single and len(given) == 1:
             given = dict.fromkeys(self.names, *given.values())  # as `Tool` itself: by whatever name
         if forged := self.injected & given.keys():
-            raise denial(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
+            raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
         values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
@@ -83,7 +83,7 @@ def schema_error(error: Exception) -> Denied:
     else:
         found = [str(getattr(error, "message", type(error).__name__))[:200]]
     advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(found)}"
-    return denial(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+    return Denied.of(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
 
 
 Validate = Callable[[Values], Values]

@@ -23,7 +23,7 @@ from langchain_core.tools.base import _get_runnable_config_param
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.canonical import frozen
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments
 from agentguard.langchain.streams import cleared, clearing
@@ -65,7 +65,7 @@ async def enter(
     """Open the lease, run the tool's own code, and let nothing of the secret out."""
     found = running.get()
     if found is None or found.shape is not shape:
-        raise denial(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
+        raise Denied.of(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
     permit, judged = found.permit, found.judged
     values = {n: v for n, v in kwargs.items() if n not in shape.injected}
     for position, value in enumerate(args):

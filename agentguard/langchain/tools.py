@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.operations import Io
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.gate import PROOF, Gate, ToolInput
 from agentguard.langchain.messages import is_tool_call, refusal
 from agentguard.langchain.seal import keep
@@ -79,7 +79,7 @@ class GuardedTool(BaseTool):
         call_id = input.get("id") if called else None
         given = self._gate.part(input["args"] if called else input, call_id, config)
         if called and call_id is None:
-            given = given._replace(problem=denial(DenialCode.NO_CALL_ID, "a model's call without id"))
+            given = given._replace(problem=Denied.of(DenialCode.NO_CALL_ID, "a model's call without id"))
 
         async def call(sealed: BaseTool, values: Any) -> Any:
             form = {**input, "args": values} if called else values

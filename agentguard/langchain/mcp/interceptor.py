@@ -24,7 +24,7 @@ from mcp.types import CallToolResult, TextContent
 
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
-from agentguard.errors import DenialCode, Denied, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.canonical import frozen
 from agentguard.langchain.mcp.session import Way
 from agentguard.langchain.messages import configurable, refusal
@@ -114,7 +114,7 @@ class McpInterceptor:
         permit = found.permit
         try:
             if frozen(request.args).digest != found.judged.arguments.digest:
-                raise denial(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
+                raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
             resource = None if permit.grant is None else permit.grant.resource
             way = Way.of(handler, resource)
         except Denied as denied:
@@ -158,12 +158,12 @@ class McpInterceptor:
     def _require(self, asked: _Asked) -> None:
         request = asked.request
         if request.runtime is not None and asked.runtime is None:
-            raise denial(DenialCode.FORGED_ARGUMENT, "runtime may not come from the model")
+            raise Denied.of(DenialCode.FORGED_ARGUMENT, "runtime may not come from the model")
         if asked.runtime is not None and asked.call_id is None:
-            raise denial(DenialCode.NO_CALL_ID, "a model's call without id")
+            raise Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
         server = self._servers.setdefault(asked.name, request.server_name)
         if server != request.server_name:
-            raise denial(
+            raise Denied.of(
                 DenialCode.UNKNOWN_TOOL,
                 f"{asked.name} is a tool of {server}, and not of {request.server_name}: use tool_name_prefix",
             )
@@ -173,7 +173,7 @@ class McpInterceptor:
         if known is None or known[0] is not spec:
             if spec.schema is None:
                 reason = f"the catalog gives no schema for {spec.name}: add [tools.{spec.name}.args]"
-                raise denial(DenialCode.UNKNOWN_TOOL, reason)
+                raise Denied.of(DenialCode.UNKNOWN_TOOL, reason)
             form = StructuredTool(
                 name=spec.name,
                 description=spec.description,

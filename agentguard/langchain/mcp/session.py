@@ -21,7 +21,7 @@ from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallR
 from langchain_mcp_adapters.sessions import Connection, create_session
 
 from agentguard.credentials.httpx_auth import auth
-from agentguard.errors import DenialCode, denial
+from agentguard.errors import DenialCode, Denied
 from agentguard.lease import current, secrets_of
 from agentguard.model import Resource
 from agentguard.redaction import redact
@@ -51,10 +51,10 @@ class Way:
         """
         if (handler.__module__, handler.__name__) != ("langchain_mcp_adapters.tools", "execute_tool"):
             reason = "an interceptor behind the guard's could change the call: list the guard's last"
-            raise denial(DenialCode.ARGUMENTS_CHANGED, reason)
+            raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
         found = inspect.getclosurevars(handler).nonlocals
         if resource is not None and (obstacle := _obstacle(found, resource)):
-            raise denial(DenialCode.NO_CREDENTIAL, obstacle)
+            raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
         return cls(handler, found.get("connection") or {}, found.get("mcp_callbacks"))
 
     async def call(self, request: MCPToolCallRequest, resource: Resource | None) -> MCPToolCallResult:
@@ -114,7 +114,7 @@ def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.
         client = factory(**given)
         if client.auth is not given["auth"]:
             reason = "the connection's httpx_client_factory leaves out `auth`"
-            raise denial(DenialCode.NO_CREDENTIAL, reason)
+            raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
         return client
 
     return made
