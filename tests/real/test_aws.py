@@ -3,7 +3,7 @@
 What moto does *not* enforce, so that nothing here shows it: session policies (accepted and ignored, see
 the last test), session tags, the source identity, the durations, a web identity token's signature, and
 the conditions of an IAM policy, by which a revocation tells one session from another. These are asserted
-as the JSON that is sent, here and in ``tests/test_aws.py``, and rest on AWS's documentation.
+as the JSON that is sent, here and in ``tests/credentials/test_aws.py``, and rest on AWS's documentation.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from agentguard.jose import Signer
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit, ScriptedChatModel
 from tests.conftest import Mode, Rule, classified
-from tests.notebooks import drawn, run_notebook, texts
+from tests.doubles.notebooks import drawn, run_notebook, texts
 from tests.real.conftest import Spire
 from tests.real.reports import DATABASE, Reports
 from tests.servers.oidc import trust

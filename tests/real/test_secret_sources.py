@@ -22,9 +22,9 @@ from agentguard.credentials.sources import source
 from agentguard.errors import IssueError
 from agentguard.model import ToolPath
 from agentguard.testing import sample_grant
+from tests.cli.test_exec import COMMAND, line
 from tests.real import conftest
 from tests.real.reports import CREATION, DATABASE, MOUNT, REVOCATION, Reports
-from tests.test_exec import COMMAND, line
 
 KV = "exec-kv"
 ROLE = f"openbao:{DATABASE}/creds/exec"

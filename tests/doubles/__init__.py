@@ -1,0 +1,1 @@
+"""Stand-ins for what agents and guards speak to, and what several tests share."""

@@ -1,0 +1,357 @@
+"""The outbox: what was minted is revoked, across a crash and an issuer that is down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Guard, ToolPath
+from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement import process
+from agentguard.enforcement.process import gone, owner
+from agentguard.errors import DenialCode, IssueError
+from agentguard.identity import LocalIdentity
+from agentguard.model import Budget, Credential, Grant, LiveCredential, Outcome, Resource, TaskStatus
+from agentguard.stores.sqlite import SqliteStore
+from agentguard.testing import FixedPolicy, RecordingAudit
+from tests.doubles.flow import REFUND, Mint, World
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def sweep(world: World, mode: str = "sync") -> int:
+    if mode == "sync":
+        return drive(world.flow.outbox.sweep(world.flow.sync))
+    return asyncio.run(world.flow.outbox.sweep(world.flow.asynchronous))
+
+
+def left_behind(world: World, **changes: Any) -> LiveCredential:
+    """Record a credential of a call that nobody finishes."""
+    facts: dict[str, Any] = {
+        "call_id": "dead",
+        "task_id": "t1",
+        "broker": "*/write",
+        "handle": "h-dead",
+        "expires_at": world.now + 60,
+        "owner": owner().replace("@", "@0"),
+    }
+    held = LiveCredential(**{**facts, **changes})
+    world.store.track(held)
+    return held
+
+
+# --- whose it is
+
+
+def test_a_process_that_is_gone_is_known_by_when_it_started() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"from {process.__name__} import owner; print(owner(), flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    name = child.stdout.readline().strip()
+    assert name != owner()
+    assert not gone(name)
+    child.communicate("\n")
+    assert gone(name)
+    assert not gone(owner())
+
+
+@pytest.mark.parametrize("name", ["", "nonsense", "elsewhere|1@2", "elsewhere|999999@1"])
+def test_what_cannot_be_seen_from_here_is_not_called_gone(name: str) -> None:
+    assert not gone(name)
+
+
+def test_a_process_id_that_came_back_is_another_process() -> None:
+    place, _, _ = owner().rpartition("|")
+    assert gone(f"{place}|{os.getpid()}@1")
+
+
+def test_a_forked_process_has_a_name_of_its_own() -> None:
+    code = (
+        "import os; from agentguard.enforcement.process import owner; before = owner(); child = os.fork();"
+        " print(before == owner(), flush=True); child and os.wait()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(ran.stdout.split()) == ["False", "True"]
+
+
+# --- what is swept
+
+
+def test_what_a_process_that_is_gone_left_alive_is_revoked_and_recorded(mode: str) -> None:
+    world = World()
+    world.begin()
+    left_behind(world)
+    assert sweep(world, mode) == 0
+    assert world.mint.revoked == ["h-dead"]
+    assert world.store.live() == ()
+    assert [record["call"] for record in world.log.written if record["event"] == "revocation"] == ["dead"]
+
+
+def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> None:
+    world = World()
+    world.begin()
+    left_behind(world, owner="another machine|1@2")
+    assert sweep(world, mode) == 1
+    assert world.mint.revoked == []
+    world.now += 61
+    assert sweep(world, mode) == 0
+    assert world.mint.revoked == ["h-dead"]
+
+
+def test_what_an_ended_task_left_is_revoked(mode: str) -> None:
+    world = World()
+    world.begin()
+    left_behind(world, owner="another machine|1@2")
+    world.store.end_task("t1", TaskStatus.COMPLETED)
+    assert sweep(world, mode) == 0
+    assert world.mint.revoked == ["h-dead"]
+
+
+def test_a_running_call_of_this_process_is_left_alone() -> None:
+    world = World()
+    world.begin()
+
+    def body(_permit: Any) -> int:
+        return sweep(world)
+
+    assert world.call("sync", body) == 0
+    assert len(world.mint.revoked) == 1  # by the call itself, at its end
+
+
+def test_one_whose_broker_is_no_longer_configured_stays_on_the_list(mode: str) -> None:
+    world = World()
+    world.begin()
+    left_behind(world, broker="gone/write")
+    assert sweep(world, mode) == 1
+    assert len(world.store.live()) == 1
+
+
+# --- a handle before the mint
+
+
+class Careful(Mint):
+    """A broker that names the handle before it mints."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(**changes)
+        self.store: Any = None
+        self.on_record: list[str] = []
+
+    def prepare(self, grant: Grant) -> str:
+        if self.fail == "prepare":
+            raise IssueError("the login was refused")
+        return f"login-{grant.id}"
+
+    def issue(self, grant: Grant) -> Credential:
+        self.on_record = [held.handle for held in self.store.live()]
+        if self.fail == "late":
+            raise IssueError("answered 500")
+        super().issue(grant)
+        return Credential("s3cret", id=grant.id, expires_at=1e12, handle=f"login-{grant.id}")
+
+
+def careful(**changes: Any) -> World:
+    mint = Careful(**changes)
+    world = World(brokers={(None, path): mint for path in ToolPath})
+    world.mint, mint.store = mint, world.store
+    world.begin()
+    return world
+
+
+def test_a_handle_is_on_record_before_anything_is_minted(mode: str) -> None:
+    world = careful()
+    world.call(mode)
+    (grant,) = world.mint.issued
+    assert f"login-{grant.id}" in world.mint.on_record  # type: ignore[attr-defined]  # Careful has it
+    assert world.mint.revoked == [f"login-{grant.id}"]
+    assert world.store.live() == ()
+
+
+def test_what_was_prepared_is_revoked_although_nothing_was_minted(mode: str) -> None:
+    world = careful(fail="late")
+    denied = world.denied(mode)
+    assert denied.code is DenialCode.NO_CREDENTIAL
+    assert "answered 500" in denied.reason
+    assert [handle.startswith("login-") for handle in world.mint.revoked] == [True]
+    assert world.store.live() == ()
+
+
+def test_a_broker_that_cannot_prepare_mints_nothing(mode: str) -> None:
+    world = careful(fail="prepare")
+    denied = world.denied(mode)
+    assert "the login was refused" in denied.reason
+    assert world.mint.issued == []
+    assert world.ran == []
+    assert world.store.live() == ()
+
+
+def test_an_error_that_is_not_ours_is_named_and_not_quoted(mode: str) -> None:
+    world = World()
+    world.mint.fail = "issue"
+    world.begin()
+    denied = world.denied(mode)
+    assert "ConnectionError" in denied.reason
+    assert "s3cret" not in denied.reason
+
+
+# --- again and again
+
+
+class Stubborn:
+    """A broker that revokes at the third attempt."""
+
+    paths = frozenset(ToolPath)
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.revoked: list[str] = []
+
+    def issue(self, grant: Grant) -> Credential:
+        return Credential("s3cret", id=grant.id, expires_at=time.time() + 60)
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        self.attempts += 1
+        if self.attempts < 3:
+            raise IssueError("answered 503")
+        self.revoked.append(handle)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Callable[[Any], Guard]]:
+    made: list[Guard] = []
+
+    def guard(broker: Any) -> Guard:
+        made.append(
+            Guard(
+                catalog=Catalog([REFUND], [Resource(name="payments", origins=("https://pay.example",))]),
+                policy=FixedPolicy(),
+                identity=LocalIdentity("agent://a"),
+                brokers={(None, path): broker for path in ToolPath},
+                store=SqliteStore(tmp_path / "state.db"),
+                audit=RecordingAudit(),
+            )
+        )
+        return made[-1]
+
+    yield guard
+    for each in made:
+        each.close()
+
+
+def refund(order_id: str) -> str:
+    """Refund an order."""
+    return order_id
+
+
+def until(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+    ends = time.monotonic() + seconds
+    while not true() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return true()
+
+
+def test_a_revocation_that_fails_is_tried_until_it_succeeds_without_another_call(
+    guarded: Callable[[Any], Guard],
+) -> None:
+    broker = Stubborn()
+    guard = guarded(broker)
+    (tool,) = guard.wrap([refund])
+    with guard.task("Refund", subject="alice", mandate={"tools": ["refund"]}):
+        assert tool.invoke({"order_id": "4711"}) == "4711"
+        assert until(lambda: len(broker.revoked) == 1)
+        assert until(lambda: guard.enforcement.store.live() == ())
+    assert broker.attempts == 3
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from tests.enforcement.test_outbox import *
+
+class Dying(Stubborn):
+    def issue(self, grant):
+        made = super().issue(grant)
+        Path(sys.argv[2]).write_text(made.handle)
+        return made
+
+guard = Guard(
+    catalog=Catalog([REFUND], [Resource(name="payments", origins=("https://pay.example",))]),
+    policy=FixedPolicy(), identity=LocalIdentity("agent://a"),
+    brokers={(None, path): Dying() for path in ToolPath},
+    store=SqliteStore(Path(sys.argv[1]) / "state.db"), audit=RecordingAudit(),
+)
+
+def refund(order_id: str) -> str:
+    "Refund an order."
+    os.kill(os.getpid(), signal.SIGKILL)
+
+(tool,) = guard.wrap([refund])
+with guard.task("Refund", subject="alice", mandate={"tools": ["refund"]}):
+    tool.invoke({"order_id": "4711"})
+"""
+
+
+def test_after_a_kill_between_issue_and_revoke_the_next_start_revokes(
+    tmp_path: Path, guarded: Callable[[Any], Guard]
+) -> None:
+    minted = tmp_path / "minted"
+    ran = subprocess.run(
+        [sys.executable, "-c", DIES, str(tmp_path), str(minted)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    broker = Stubborn()
+    broker.attempts = 2
+    guard = guarded(broker)
+    assert [held.handle for held in guard.enforcement.store.live()] == [minted.read_text()]
+    with guard.task("Another", subject="alice", mandate={"tools": ["refund"]}):
+        assert until(lambda: broker.revoked == [minted.read_text()])
+    assert guard.recover() == 0
+
+
+async def test_recovery_can_be_awaited(guarded: Callable[[Any], Guard]) -> None:
+    guard = guarded(Stubborn())
+    assert await guard.arecover() == 0
+
+
+def test_closing_a_guard_ends_its_thread(guarded: Callable[[Any], Guard]) -> None:
+    guard = guarded(Stubborn())
+    guard.enforcement.outbox.watch()
+    guard.close()
+    thread = guard.enforcement.outbox._thread
+    assert thread is None or not thread.is_alive()
+    guard.enforcement.outbox.watch()
+    assert guard.enforcement.outbox._thread is thread
+
+
+def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> None:
+    world = World()
+    world.begin()
+    world.call(mode)
+    world.mint.fail = "issue"
+    world.denied(mode, call_id="c2")
+    world.begin(id="t2", budget=Budget(calls=0))
+    world.denied(mode, named_task="t2", call_id="c3")
+    assert world.flow.outbox.running == set()
+    assert world.store.live() == ()
+    assert Outcome.DONE.value in {record.get("outcome") for record in world.log.written}

@@ -1,0 +1,83 @@
+"""The house itself: types, lint, direction of imports, the public names, the promises."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agentguard
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("mypy",), id="mypy strict"),
+        pytest.param(("ruff", "check", "."), id="ruff check"),
+        pytest.param(("ruff", "format", "--check", "."), id="ruff format"),
+    ],
+)
+def test_types_and_lint_are_clean(command: tuple[str, ...]) -> None:
+    ran = run(*command)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_imports_go_one_way() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    ran = subprocess.run([str(lint), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_public_names_are_sorted_few_and_complete() -> None:
+    public = {
+        name
+        for name, value in vars(agentguard).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("agentguard")
+    }
+    assert agentguard.__all__ == sorted(agentguard.__all__)
+    assert len(agentguard.__all__) <= 25
+    assert set(agentguard.__all__) == public
+
+
+def test_importing_agentguard_imports_no_framework_extra_and_no_adapter_of_others() -> None:
+    code = "import sys, agentguard; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    # not rich: httpx imports it by itself where it is installed
+    heavy = {"langgraph", "langchain", "grpc", "boto3", "redis", "starlette", "jsonschema", "typer"}
+    assert not heavy & set(ran.stdout.split())
+
+
+def test_every_ignore_has_its_reason_beside_it() -> None:
+    bare = []
+    for path in [*ROOT.glob("agentguard/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = re.search(r"# (noqa: [A-Z0-9, ]+|type: ignore\[[a-z-]+\])(.*)$", line)
+            if found and not found[2].strip():
+                bare.append(f"{path.relative_to(ROOT)}:{number}")
+    assert not bare
+
+
+def promises() -> list[tuple[str, list[str]]]:
+    rows = (ROOT / "tests/promises.md").read_text().splitlines()
+    cells = [row.strip("|").split("|") for row in rows if row.startswith("| ") and "---" not in row]
+    return [(promise.strip(), re.findall(r"`([^`]+)`", tests)) for promise, tests in cells[1:]]
+
+
+@pytest.mark.parametrize(("promise", "tests"), [pytest.param(*row, id=row[0][:60]) for row in promises()])
+def test_each_promise_names_tests_that_exist(promise: str, tests: list[str]) -> None:
+    assert tests, promise
+    for name in tests:
+        file, test = name.split("::")
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        names = {
+            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert test in names, f"{promise}: {name} is not there"

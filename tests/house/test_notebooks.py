@@ -1,0 +1,85 @@
+"""The notebooks run from a clean kernel, show what they say, and are committed without outputs."""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import b64decode
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.agentdojo import package
+from tests.doubles.notebooks import FOLDER, committed, drawn, outputs, run_notebook, texts
+
+TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")  # what every JWT begins with, a proof too
+WITH_SERVERS = {"database_credential"}  # run by tests/real
+NAMES = sorted(file.stem for file in FOLDER.glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def executed() -> Any:
+    return run_notebook("quickstart")
+
+
+def test_each_notebook_is_run() -> None:
+    assert {"quickstart", "policy_lab", "agentdojo"} | WITH_SERVERS == set(NAMES)
+
+
+def test_a_changed_policy_shows_what_has_turned() -> None:
+    notebook = run_notebook("policy_lab")
+    shown = {cell: data.get("text/html", "") for cell, data in drawn(notebook).items()}
+    assert "was " not in shown["first"]
+    assert shown["second"].count("was permitted") == 1
+    assert shown["third"].count("was ") == 3
+    assert "3 of 5 calls permitted" in shown["timeline"]
+    text = texts(notebook)
+    assert "permitted if to was named by the user" in text["why"]
+    assert 'policy.cedar:4: policy "known"' in text["wrong"]
+    assert "did you mean amount?" in text["wrong"]
+    assert text["run"].startswith("pay: by 'Pay'")
+
+
+@pytest.mark.skipif(
+    not (package.installed() or os.environ.get("CI")),
+    reason="AgentDojo is not in the cache: python -m tests.benchmarks.agentdojo --suite banking installs it",
+)
+def test_agentdojos_table_and_plots_are_drawn_from_a_run() -> None:
+    shown = drawn(run_notebook("agentdojo"))
+    rows = re.findall(r"<tr>(.*?)</tr>", shown["table"]["text/html"])
+    cells = {found[0]: found[1:] for found in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)}
+    assert cells["no guard"][2] == "143 of 144"
+    assert cells["agentguard, with a person"][:3] == ["16 of 16", "144 of 144", "0 of 144"]
+    assert cells["agentguard, nobody to ask"][2] == "0 of 144"
+    assert len(b64decode(shown["plot"]["image/png"])) > 10_000
+
+
+def test_the_timelines_are_drawn_inline(executed: Any) -> None:
+    shown = drawn(executed)
+    assert set(shown) == {"timeline", "approval"}
+    for data in shown.values():
+        assert "<svg" in data["text/html"]
+    assert "2 of 4 calls permitted · 2 of 2 credentials revoked" in shown["timeline"]["text/html"]
+    assert "done, approved" in shown["approval"]["text/html"]
+
+
+def test_it_shows_what_it_says(executed: Any) -> None:
+    text = texts(executed)
+    assert text["task"].count("Denied: This is outside the current task.") == 2
+    assert text["dead"].strip() == "401 invalid_token: the token is revoked"
+    assert text["approval"].startswith("bob is asked: delete_account {'customer': 'alice'}")
+    assert text["verify"].startswith("as written: sound")
+    assert "forged: 5 changed" in text["verify"]
+
+
+def test_no_output_holds_a_token_or_a_proof(executed: Any) -> None:
+    shown = [str(output) for _, output in outputs(executed)]
+    assert shown
+    assert [output for output in shown if TOKEN.search(output)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_committed_without_outputs_and_counts(name: str) -> None:
+    code = [cell for cell in committed(name).cells if cell["cell_type"] == "code"]
+    assert code
+    assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"] is not None] == []

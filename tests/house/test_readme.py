@@ -1,0 +1,131 @@
+"""What the README, CONTRIBUTING and the changelog show is true."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from agentguard.testing import ScriptedChatModel
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+
+
+def block(text: str, language: str, number: int = 0) -> str:
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return blocks[number]
+
+
+class Shop(ThreadingHTTPServer):
+    """A loopback service that notes each request, and with which credential it came."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Seller)
+        self.seen: list[tuple[str, str]] = []
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Seller(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Shop)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((self.path, self.headers["Authorization"].partition(" ")[0]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"refunded")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with Shop() as shop:
+        thread = Thread(target=shop.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield shop
+        shop.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return tmp_path
+
+
+def test_the_readmes_code_does_what_it_says(
+    here: Path, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = README.replace("http://127.0.0.1:8000", shop.origin)
+    (here / "agentguard.toml").write_text(block(readme, "toml"))
+    (here / "policy.cedar").write_text(block(readme, "cedar"))
+    own, other = ({"order_id": order, "amount": 40} for order in ("4711", "4712"))
+    model = ScriptedChatModel(script=[[("refund_order", own)], [("refund_order", other)], "It is done."])
+    names: dict[str, Any] = {"model": model}
+    exec(compile(block(readme, "python"), "README.md", "exec"), names)  # noqa: S102  the README's own code
+    names["guard"].close()
+    assert shop.seen == [("/orders/4711/refund", "DPoP")]
+    assert timeless(capsys.readouterr().out) == timeless(block(README, "text"))
+
+
+def timeless(text: str) -> list[list[str]]:
+    return [re.sub(r"[0-9.]+ ms", "N ms", line).split() for line in text.strip().splitlines()]
+
+
+def test_the_contract_suite_takes_the_adapter_of_contributing() -> None:
+    names: dict[str, Any] = {}
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    exec(compile(block(text, "python"), "CONTRIBUTING.md", "exec"), names)  # noqa: S102  the page's own code
+    suite = names["TestMyBroker"]()
+    tests = [name for name in dir(suite) if name.startswith("test_")]
+    assert tests
+    for name in tests:
+        getattr(suite, name)()
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    lines = (ROOT / ".ci/run").read_text("utf-8").splitlines()
+    commands = [block(README, "sh", number).strip() for number in (0, 1)]
+    assert commands == [
+        "pip install -e '.[demo]' && agentguard demo",
+        "pip install -e '.[dev]' && pytest",
+    ]
+    for command in commands:
+        assert command.replace("install", "install --quiet") in [line.strip() for line in lines]
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_inside_the_repository_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text("utf-8")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_example_is_on_the_readmes_map() -> None:
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f"(examples/{example.name})" in README
+
+
+def test_the_rooms_of_contributing_are_those_of_the_house() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))
+    house = {path.stem for path in (ROOT / "agentguard").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(rooms) == house - {"__init__", "__pycache__", "testing"}
+
+
+def test_the_changelog_knows_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -1,0 +1,514 @@
+"""What a service beyond this process does wrong costs a bounded time, one error, and no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import json
+import ssl
+import time
+import traceback
+import tracemalloc
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agentguard.concurrency.drive import drive
+from agentguard.errors import IdentityError, IssueError
+from agentguard.outbound.client import Answer, Outbound
+from tests.conftest import Mode
+from tests.doubles.loopback import Connection, Respond, certificate, response, serving
+
+SECRET, QUERY = "secret-of-the-request", "query-of-the-request"
+Make = Callable[..., Outbound]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make outbounds that are closed at the end."""
+    made: list[Outbound] = []
+
+    def make(base_url: str, **options: Any) -> Outbound:
+        made.append(Outbound("issuer", base_url, **{"timeout": 2.0, **options}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+class Service:
+    """A service in this process: answers come from a list, the last one for ever."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers, self.requests = list(answers), list[httpx.Request]()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    def outbound(self, **options: Any) -> Outbound:
+        transport = httpx.MockTransport(self)
+        options = {"transport": transport, "async_transport": transport, "timeout": 2.0, **options}
+        return Outbound("issuer", "https://issuer.example", **options)
+
+
+async def ask(outbound: Outbound, mode: Mode, **options: Any) -> Answer:
+    """POST a secret, and a query with one."""
+    options = {"data": {"token": SECRET}, "headers": {"Authorization": f"Bearer {SECRET}"}, **options}
+    url = f"/token?{QUERY}={QUERY}"
+    if mode.asynchronous:
+        answer: Answer = await outbound.ask.asynchronous("POST", url, **options)
+        return answer
+
+    async def asked() -> Answer:
+        answer: Answer = await outbound.ask.sync("POST", url, **options)
+        return answer
+
+    return drive(asked())
+
+
+async def fails(outbound: Outbound, mode: Mode, reason: str, **options: Any) -> IssueError:
+    """Ask; the error must be ours, say *reason*, and hold neither the request nor what led to it."""
+    with pytest.raises(IssueError, match=f"^issuer: {reason}$") as raised:
+        await ask(outbound, mode, **options)
+    error = raised.value
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    said = f"{error!r} {''.join(traceback.format_exception(error))} {outbound!r}"
+    assert SECRET not in said
+    assert QUERY not in said
+    return error
+
+
+# --- connections
+
+
+async def test_a_refused_connection_is_tried_again_and_then_an_error(make: Make, mode: Mode) -> None:
+    with serving(lambda _connection: None) as server:
+        url = server.url
+    await fails(make(url), mode, r"no connection \(ConnectError\)")
+
+
+async def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(make: Make, mode: Mode) -> None:
+    def silent(connection: Connection) -> None:
+        connection.request()
+        connection.hold()
+
+    with serving(silent) as server:
+        outbound = make(server.url, timeout=0.4)
+        for repeatable in (False, True):
+            started = time.monotonic()
+            await fails(outbound, mode, r"no answer \((ReadTimeout|TimeoutError)\)", repeatable=repeatable)
+            assert 0.3 < time.monotonic() - started < 1.2
+        assert len(server.requests) == 2, "what may have had an effect was sent again"
+
+
+def drip(what: bytes, pause: float = 0.05) -> Respond:
+    def respond(connection: Connection) -> None:
+        connection.request()
+        head, _, body = what.partition(b"\r\n\r\n")
+        connection.send(head + b"\r\n\r\n")
+        for byte in body:
+            connection.send(bytes([byte]))
+            if connection.hold(pause):
+                return
+
+    return respond
+
+
+async def test_a_body_that_drips_is_given_up_in_time(make: Make, mode: Mode) -> None:
+    with serving(drip(response("200 OK", b"x" * 1000))) as server:
+        started = time.monotonic()
+        await fails(make(server.url, timeout=0.4), mode, r"no answer \(TimeoutError\)")
+        assert time.monotonic() - started < 1.2
+
+
+async def test_a_body_that_stops_is_given_up_within_twice_the_time(make: Make, mode: Mode) -> None:
+    def stops(connection: Connection) -> None:
+        connection.request()
+        connection.hold(0.2)
+        connection.send(response("200 OK", b"x" * 1000)[:-10])
+        connection.hold()
+
+    with serving(stops) as server:
+        started = time.monotonic()
+        await fails(make(server.url, timeout=0.4), mode, r"no answer \((ReadTimeout|TimeoutError)\)")
+        assert time.monotonic() - started < (1.0 if mode.asynchronous else 1.4)
+
+
+async def test_headers_that_drip_hold_no_coroutine(make: Make) -> None:
+    def endless(connection: Connection) -> None:
+        connection.request()
+        while not connection.hold(0.05):
+            connection.send(b"H")
+
+    with serving(endless) as server:
+        started = time.monotonic()
+        await fails(make(server.url, timeout=0.4), Mode("async"), r"no answer \(TimeoutError\)")
+        assert time.monotonic() - started < 1.2
+
+
+@pytest.mark.parametrize("said", [b"garbage\r\n\r\n", b"\x00" * 100, b"", b"HTTP/1.1 999999 X\r\n\r\n"])
+async def test_garbage_is_no_answer(make: Make, mode: Mode, said: bytes) -> None:
+    def garbage(connection: Connection) -> None:
+        connection.request()
+        connection.send(said)
+
+    with serving(garbage) as server:
+        await fails(make(server.url), mode, r"no answer \(RemoteProtocolError\)")
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", SECRET.encode()])
+async def test_a_body_that_is_no_json_is_a_value_error_that_holds_none_of_it(mode: Mode, body: bytes) -> None:
+    answer = await ask(Service(httpx.Response(200, content=body)).outbound(), mode)
+    with pytest.raises(ValueError, match=r"^the answer is not JSON$") as raised:
+        answer.json()
+    assert not isinstance(raised.value, json.JSONDecodeError)
+    assert raised.value.__context__ is None
+    assert SECRET not in repr(answer)
+
+
+# --- answers
+
+
+async def test_a_status_is_the_caller_s_to_judge(mode: Mode) -> None:
+    for status in (200, 201, 302, 400, 401, 403, 404):
+        service = Service(httpx.Response(status, content=b'{"error": "x"}', headers={"DPoP-Nonce": "n"}))
+        answer = await ask(service.outbound(), mode)
+        assert (answer.status, answer.json(), answer.headers["dpop-nonce"]) == (status, {"error": "x"}, "n")
+        assert len(service.requests) == 1
+
+
+async def test_too_many_requests_is_tried_again_when_the_service_says(mode: Mode) -> None:
+    service = Service(httpx.Response(429, headers={"Retry-After": "1"}), httpx.Response(200))
+    started = time.monotonic()
+    assert (await ask(service.outbound(timeout=3.0), mode)).status == 200
+    assert time.monotonic() - started >= 1.0
+
+
+@pytest.mark.parametrize("after", ["60", "9" * 400])
+async def test_a_service_that_asks_for_more_patience_than_there_is_is_left(mode: Mode, after: str) -> None:
+    service = Service(httpx.Response(429, headers={"Retry-After": after}))
+    started = time.monotonic()
+    await fails(service.outbound(), mode, "answered 429")
+    assert time.monotonic() - started < 0.5
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("after", ["soon", "-1", "²", "Fri, 31 Dec 2100 23:59:59 GMT", ""])
+async def test_an_unreadable_patience_is_none(mode: Mode, after: str) -> None:
+    headers = httpx.Headers([(b"Retry-After", after.encode())])
+    service = Service(httpx.Response(503, headers=headers), httpx.Response(200))
+    assert (await ask(service.outbound(), mode)).status == 200
+
+
+async def test_unavailable_and_then_there_is_an_answer(mode: Mode) -> None:
+    service = Service(httpx.Response(503), httpx.Response(503), httpx.Response(200))
+    assert (await ask(service.outbound(), mode)).status == 200
+    assert len(service.requests) == 3
+
+
+async def test_attempts_are_bounded(mode: Mode) -> None:
+    service = Service(httpx.Response(503))
+    await fails(service.outbound(attempts=3), mode, "answered 503")
+    assert len(service.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "failure", [httpx.Response(500), httpx.Response(502), httpx.ReadError("x"), httpx.ReadTimeout("x")]
+)
+async def test_what_may_have_had_an_effect_is_sent_again_only_if_repeatable(
+    mode: Mode, failure: httpx.Response | Exception
+) -> None:
+    service = Service(failure, httpx.Response(200))
+    await fails(service.outbound(), mode, r"(answered 50[02]|no answer \(Read(Error|Timeout)\))")
+    assert len(service.requests) == 1
+    service = Service(failure, httpx.Response(200))
+    assert (await ask(service.outbound(), mode, repeatable=True)).status == 200
+
+
+async def test_no_redirect_is_followed(make: Make, mode: Mode) -> None:
+    def elsewhere(connection: Connection) -> None:
+        connection.request()
+        connection.send(response("307 Temporary Redirect", b"", f"Location: {evil.url}/"))
+
+    with (
+        serving(lambda connection: connection.send(response("200 OK"))) as evil,
+        serving(elsewhere) as server,
+    ):
+        assert (await ask(make(server.url), mode)).status == 307
+        assert not evil.requests
+
+
+async def test_no_cookie_is_left_by_one_call_to_another(make: Make, mode: Mode) -> None:
+    def setting(connection: Connection) -> None:
+        assert b"cookie" not in connection.request().lower()
+        connection.send(response("200 OK", b"", "Set-Cookie: session=1; Path=/"))
+
+    with serving(setting) as server:
+        outbound = make(server.url)
+        for _ in range(2):
+            assert (await ask(outbound, mode)).headers["set-cookie"]
+
+
+async def test_too_long_an_answer_is_refused_without_holding_it(make: Make, mode: Mode) -> None:
+    def endless(connection: Connection) -> None:
+        connection.request()
+        connection.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        while not connection.hold(0):
+            connection.send(b"x" * 65536)
+
+    with serving(endless) as server:
+        tracemalloc.start()
+        try:
+            await fails(make(server.url, limit=100_000), mode, r"no answer \(ValueError\)")
+            assert tracemalloc.get_traced_memory()[1] < 4_000_000
+        finally:
+            tracemalloc.stop()
+
+
+async def test_a_compressed_answer_is_refused_before_it_unfolds(make: Make, mode: Mode) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+
+    def explode(connection: Connection) -> None:
+        assert b"accept-encoding: identity" in connection.request().lower()
+        connection.send(response("200 OK", bomb, "Content-Encoding: gzip"))
+
+    with serving(explode) as server:
+        tracemalloc.start()
+        try:
+            await fails(make(server.url), mode, r"no answer \(ValueError\)")
+            assert tracemalloc.get_traced_memory()[1] < 4_000_000
+        finally:
+            tracemalloc.stop()
+
+
+# --- certificates
+
+
+def tls(directory: Path, expires: timedelta) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a server's context, and a client's that trusts it."""
+    file = certificate(directory, expires=expires)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cafile=str(file))
+
+
+def ok(connection: Connection) -> None:
+    connection.request()
+    connection.send(response("200 OK", b"{}"))
+
+
+async def test_a_certificate_that_is_trusted_is(make: Make, mode: Mode, tmp_path: Path) -> None:
+    server_side, client_side = tls(tmp_path, timedelta(days=1))
+    with serving(ok, server_side) as server:
+        assert (await ask(make(server.url, verify=client_side), mode)).status == 200
+
+
+async def test_an_expired_certificate_is_told_and_nothing_is_sent(
+    make: Make, mode: Mode, tmp_path: Path
+) -> None:
+    server_side, client_side = tls(tmp_path, timedelta(days=-1))
+    with serving(ok, server_side) as server:
+        reason = r"no connection \(its certificate is not trusted\)"
+        started = time.monotonic()
+        await fails(make(server.url, verify=client_side), mode, reason)
+        assert time.monotonic() - started < 1.0
+        assert not server.requests
+
+
+async def test_an_unknown_authority_is_told_and_nothing_is_sent(
+    make: Make, mode: Mode, tmp_path: Path
+) -> None:
+    server_side, _ = tls(tmp_path, timedelta(days=1))
+    with serving(ok, server_side) as server:
+        await fails(make(server.url), mode, r"no connection \(its certificate is not trusted\)")
+        assert not server.requests
+
+
+async def test_a_service_without_tls_is_not_said_to_have_a_bad_certificate(make: Make, mode: Mode) -> None:
+    def plain(connection: Connection) -> None:
+        connection.stream.recv(100)
+        connection.send(response("400 Bad Request"))
+
+    with serving(plain) as server:
+        await fails(make(server.url.replace("http:", "https:")), mode, r"no connection \(ConnectError\)")
+
+
+async def test_nothing_of_the_environment_chooses_a_proxy(
+    make: Make, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(ok) as proxy, serving(ok) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert (await ask(make(server.url), mode)).status == 200
+        assert not proxy.requests
+
+
+# --- the circuit
+
+
+async def test_a_service_that_keeps_failing_is_left_alone_and_then_tried(mode: Mode) -> None:
+    service = Service(httpx.Response(500))
+    outbound = service.outbound(threshold=3, cooldown=0.5)
+    for _ in range(3):
+        await fails(outbound, mode, "answered 500")
+    await fails(outbound, mode, r"left alone for \d s after failing repeatedly")
+    assert len(service.requests) == 3
+    await asyncio.sleep(0.6)
+    await fails(outbound, mode, "answered 500")  # half open: one failure opens it again
+    await fails(outbound, mode, "left alone for .*")
+    assert len(service.requests) == 4
+    await asyncio.sleep(0.6)
+    service.answers[:] = [httpx.Response(200)]
+    assert (await ask(outbound, mode)).status == 200
+    service.answers[:] = [httpx.Response(500)]
+    await fails(outbound, mode, "answered 500")
+    await fails(outbound, mode, "answered 500")
+
+
+async def test_a_refusal_is_no_failure(mode: Mode) -> None:
+    outbound = Service(httpx.Response(400)).outbound(threshold=2)
+    for _ in range(5):
+        assert (await ask(outbound, mode)).status == 400
+
+
+async def test_the_circuit_keeps_nothing_of_a_request_that_failed(mode: Mode) -> None:
+    class Body(dict[str, str]):
+        """One that can be found."""
+
+    outbound = Service(httpx.Response(500)).outbound()
+    await fails(outbound, mode, "answered 500", data=Body(token=SECRET))
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Body)]
+
+
+async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60 if hanging else 0)
+        return httpx.Response(500)
+
+    transport = httpx.MockTransport(answer)
+    outbound = Outbound("issuer", "https://issuer.example", threshold=2, async_transport=transport)
+    hanging = False
+    await fails(outbound, Mode("async"), "answered 500")
+    hanging = True
+    for _ in range(5):
+        asking = asyncio.create_task(ask(outbound, Mode("async")))
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    hanging = False
+    await fails(outbound, Mode("async"), "answered 500")
+    await fails(outbound, Mode("async"), "left alone for .*")
+
+
+# --- event loops
+
+
+async def test_a_service_that_is_slow_blocks_no_event_loop(make: Make) -> None:
+    def slow(connection: Connection) -> None:
+        connection.request()
+        connection.hold(0.5)
+        connection.send(response("503 Service Unavailable"))
+
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - started)
+
+    with serving(slow) as server:
+        outbound = make(server.url)
+        ticking = asyncio.create_task(tick())
+        await fails(outbound, Mode("async"), "(answered 503|no answer .*)")
+        ticking.cancel()
+    assert longest < 0.3
+
+
+def keeping(connection: Connection) -> None:
+    """Answer many requests on one connection."""
+    while connection.request():
+        connection.send(response("200 OK", b"{}").replace(b"Connection: close\r\n", b""))
+
+
+def test_two_event_loops_one_after_the_other_leave_no_socket_behind() -> None:
+    with serving(keeping) as server:
+        outbound = Outbound("issuer", server.url)
+        for _ in range(3):
+            assert asyncio.run(ask(outbound, Mode("async"))).status == 200
+        gc.collect()  # an unclosed socket or loop is an error (filterwarnings)
+
+
+def test_a_closed_outbound_leaves_no_socket_behind_and_opens_anew() -> None:
+    with serving(keeping) as server:
+        outbound = Outbound("issuer", server.url)
+        for _ in range(2):
+            assert drive(outbound.ask.sync("GET", "/")).status == 200  # type: ignore[arg-type]  # a coroutine
+            outbound.close()
+            outbound.close()
+        gc.collect()
+
+
+async def test_a_connection_is_used_again(make: Make, mode: Mode) -> None:
+    accepted: list[int] = []
+
+    def counting(connection: Connection) -> None:
+        accepted.append(1)
+        keeping(connection)
+
+    with serving(counting) as server:
+        outbound = make(server.url)
+        for _ in range(3):
+            assert (await ask(outbound, mode)).status == 200
+        outbound.close()
+        if mode.asynchronous:
+            await outbound._open[asyncio.get_running_loop()].aclose()
+    assert len(accepted) == 1
+
+
+async def test_a_cancelled_question_is_cancelled_at_once(make: Make) -> None:
+    def silent(connection: Connection) -> None:
+        connection.request()
+        connection.hold()
+
+    with serving(silent) as server:
+        asking = asyncio.create_task(ask(make(server.url), Mode("async")))
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert time.monotonic() - started < 0.3
+
+
+async def test_a_cancellation_while_it_waits_to_try_again_is_at_once() -> None:
+    service = Service(httpx.Response(503, headers={"Retry-After": "1"}))
+    asking = asyncio.create_task(ask(service.outbound(), Mode("async")))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert len(service.requests) == 1
+
+
+async def test_the_error_is_of_the_kind_that_its_owner_wants(mode: Mode) -> None:
+    outbound = Service(httpx.Response(500)).outbound(error=IdentityError)
+    with pytest.raises(IdentityError, match=r"^issuer: answered 500$"):
+        await ask(outbound, mode)
