@@ -227,7 +227,7 @@ class Guard:
 
     async def arecover(self) -> int:
         """Do as `recover`, on an event loop."""
-        return await self.enforcement.outbox.sweep(self.enforcement.asynchronous)
+        return await self.enforcement.outbox.sweep(self.enforcement.async_)
 
     def reload(self) -> bool:
         """Read the policy files of agentguard.toml again; return whether they are in force now.
@@ -255,7 +255,7 @@ class Guard:
         self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
     ) -> Any:
         """Do as `answer`, on an event loop."""
-        return await answer(self.enforcement.asynchronous, pending, approved, approver, reason)
+        return await answer(self.enforcement.async_, pending, approved, approver, reason)
 
     # --- signals
 
@@ -272,7 +272,7 @@ class Guard:
         async def heed(event: SessionRevoked) -> None:
             named = {name: each.name for name in ("token", "user") if (each := getattr(event, name))}
             cause = f"signal of {event.issuer}: {event.reason}"
-            await self._ending.heed(cause, flow.asynchronous, task=event.task_id, **named)
+            await self._ending.heed(cause, flow.async_, task=event.task_id, **named)
 
         return Receiver(sources, audience=audience, store=flow.store, revoke=heed)
 

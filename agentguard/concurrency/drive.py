@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
-Asked = Callable[..., Awaitable[Any]]
+Operation = Callable[..., Awaitable[Any]]
 
 
 def lift(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
@@ -44,7 +44,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("real I/O was awaited on the synchronous path: use the async method")
 
 
-async def settle(awaitable: Awaitable[T]) -> T:
+async def finish(awaitable: Awaitable[T]) -> T:
     """Await to the very end, even when cancelled meanwhile; the cancellation is raised after.
 
     State that must be known (was it minted, was it revoked?) is known when this returns or raises.
@@ -63,14 +63,16 @@ async def settle(awaitable: Awaitable[T]) -> T:
     return inner.result()
 
 
-class Twins(NamedTuple):
+class OperationPair(NamedTuple):
     """One operation of a port, for the synchronous and for the asynchronous path."""
 
-    sync: Asked
-    asynchronous: Asked
+    sync: Operation
+    async_: Operation
 
 
-def twins(port: object, name: str, *, timeout: float | None = None, settled: bool = False) -> Twins:
+def operation_pair(
+    port: object, name: str, *, timeout: float | None = None, shielded: bool = False
+) -> OperationPair:
     """Make both shapes of `port.name`, from `name`, `aname`, or both.
 
     A port with a true `inline` attribute answers from memory or CPU alone: its sync method is then
@@ -79,7 +81,7 @@ def twins(port: object, name: str, *, timeout: float | None = None, settled: boo
 
     `timeout` is in seconds. A synchronous call cannot be interrupted: an answer that comes too late
     raises TimeoutError all the same, and an adapter that waits for others sets its own time-out.
-    `settled` keeps the call going to its end when the caller is cancelled.
+    `shielded` keeps the call going to its end when the caller is cancelled.
     """
     plain = getattr(port, name, None)
     native = getattr(port, f"a{name}", None)
@@ -88,29 +90,29 @@ def twins(port: object, name: str, *, timeout: float | None = None, settled: boo
     inline = bool(getattr(port, "inline", False))
     if inline and plain is not None:
         lifted = lift(plain)
-        return Twins(lifted, lifted if native is None else _patient(native, timeout, settled))
+        return OperationPair(lifted, lifted if native is None else _with_timeout(native, timeout, shielded))
     blocking = _missing(port, name) if plain is None else plain
-    sync = lift(blocking) if timeout is None else _punctual(blocking, timeout)
-    return Twins(sync, _patient(native or _threaded(plain), timeout, settled))
+    sync = lift(blocking) if timeout is None else _deadline_checked(blocking, timeout)
+    return OperationPair(sync, _with_timeout(native or _threaded(plain), timeout, shielded))
 
 
-def delivering(pair: Twins) -> Twins:
+def capturing_result(pair: OperationPair) -> OperationPair:
     """Hand the result of *pair* to a function given first, also when the caller is cancelled.
 
     A credential that was minted while its call was cancelled is known all the same, and revoked.
     """
 
-    def delivered(asked: Asked, *, suspends: bool) -> Asked:
+    def delivered(asked: Operation, *, suspends: bool) -> Operation:
         async def ask(deliver: Callable[[Any], None], *args: Any) -> None:
             async def answer() -> None:
                 deliver(await asked(*args))
 
-            await (settle(answer()) if suspends else answer())
+            await (finish(answer()) if suspends else answer())
 
         return ask
 
-    suspends = pair.asynchronous is not pair.sync
-    return Twins(delivered(pair.sync, suspends=False), delivered(pair.asynchronous, suspends=suspends))
+    suspends = pair.async_ is not pair.sync
+    return OperationPair(delivered(pair.sync, suspends=False), delivered(pair.async_, suspends=suspends))
 
 
 def _missing(port: object, name: str) -> Callable[..., Any]:
@@ -120,15 +122,15 @@ def _missing(port: object, name: str) -> Callable[..., Any]:
     return missing
 
 
-def _punctual(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
-    async def punctual(*args: Any, **kwargs: Any) -> T:
+def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
+    async def checked(*args: Any, **kwargs: Any) -> T:
         started = time.monotonic()
         answer = function(*args, **kwargs)
         if time.monotonic() - started > timeout:
             raise TimeoutError(f"answered after more than {timeout} s")
         return answer
 
-    return punctual
+    return checked
 
 
 def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
@@ -140,16 +142,16 @@ def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
     return threaded
 
 
-def _patient(asked: Asked, timeout: float | None, settled: bool) -> Asked:
+def _with_timeout(asked: Operation, timeout: float | None, shielded: bool) -> Operation:
     async def timed(*args: Any, **kwargs: Any) -> Any:
         async with asyncio.timeout(timeout):
             return await asked(*args, **kwargs)
 
     limited = asked if timeout is None else timed
-    if not settled:
+    if not shielded:
         return limited
 
-    async def patient(*args: Any, **kwargs: Any) -> Any:
-        return await settle(limited(*args, **kwargs))
+    async def shielding(*args: Any, **kwargs: Any) -> Any:
+        return await finish(limited(*args, **kwargs))
 
-    return patient
+    return shielding

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-from agentguard.concurrency.drive import Asked, lift
+from agentguard.concurrency.drive import Operation, lift
 
 __all__ = ["Flights", "Shared", "SingleFlight"]
 
@@ -24,7 +24,7 @@ class Flights(NamedTuple):
     """`share` for the synchronous and for the asynchronous path."""
 
     sync: Shared
-    asynchronous: Shared
+    async_: Shared
 
 
 class SingleFlight:
@@ -46,7 +46,7 @@ class SingleFlight:
             self._shared("sync", lift(lambda future: future.result(timeout))), self._shared("async", landed)
         )
 
-    def _shared(self, path: str, landed: Asked) -> Shared:
+    def _shared(self, path: str, landed: Operation) -> Shared:
         async def share(key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
             while True:
                 with self._lock:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agentguard.concurrency.drive import drive, twins
+from agentguard.concurrency.drive import drive, operation_pair
 from agentguard.credentials.keyfile import read_or_make
 from agentguard.credentials.presentation import Presentation, ProofKey
 from agentguard.errors import ConfigurationError, IssueError
@@ -83,7 +83,7 @@ class LocalIssuer:
         self.inline = isinstance(self._signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
-        self.store, self._remember = store, twins(store, "remember", settled=True)
+        self.store, self._remember = store, operation_pair(store, "remember", shielded=True)
         self._head = self._signer.head(typ="at+jwt", kid=self._signer.kid)
         self._cnf = {"jkt": self._proofs.thumbprint}
 
@@ -142,7 +142,7 @@ class LocalIssuer:
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """As `revoke`, without blocking the event loop; finishes even when cancelled."""
-        await self._revoke(self._remember.asynchronous, handle, expires_at)
+        await self._revoke(self._remember.async_, handle, expires_at)
 
     def note(self, handle: str, expires_at: float) -> tuple[str, float]:
         """Return what the store is to remember for the token to be revoked, and until when."""

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import httpx
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.concurrency.single_flight import Shared, SingleFlight
 from agentguard.credentials.sources.base import SecretSource
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
@@ -68,7 +68,10 @@ class LegacySecret:
             )
         self._source, self._header, self._scheme = source, header, scheme
         self._refresh, self._clock, self.on_anomaly = refresh, clock, on_anomaly
-        self._read, self._share = twins(source, "read", timeout=timeout), SingleFlight(timeout=timeout).share
+        self._read, self._share = (
+            operation_pair(source, "read", timeout=timeout),
+            SingleFlight(timeout=timeout).share,
+        )
         self._held: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
         self._anomalies: Counter[str] = Counter()
@@ -90,7 +93,7 @@ class LegacySecret:
 
     async def aissue(self, grant: Grant) -> Credential:
         """Do as `issue`, on an event loop."""
-        return await self._issue(grant, self._read.asynchronous, self._share.asynchronous)
+        return await self._issue(grant, self._read.async_, self._share.async_)
 
     def revoke(self, handle: str, expires_at: float) -> None:
         """End what was issued under the handle in this process. *expires_at* changes nothing."""
@@ -112,7 +115,7 @@ class LegacySecret:
         finally:
             raise refusal from None
 
-    async def _issue(self, grant: Grant, read: Asked, share: Shared) -> Credential:
+    async def _issue(self, grant: Grant, read: Operation, share: Shared) -> Credential:
         if grant.path not in self.paths:
             self.anomaly("path", IssueError(f"{self._source.name} does not serve the {grant.path} path"))
         key = await self._key(read, share)
@@ -130,13 +133,13 @@ class LegacySecret:
             legacy=True,
         )
 
-    async def _key(self, read: Asked, share: Shared) -> Secret:
+    async def _key(self, read: Operation, share: Shared) -> Secret:
         held = self._held
         if held is None or self._clock() >= held[1]:
             held = await share("key", lambda: self._fetch(read))
         return held[0]
 
-    async def _fetch(self, read: Asked) -> tuple[Secret, float]:
+    async def _fetch(self, read: Operation) -> tuple[Secret, float]:
         name, asked = self._source.name, self._clock()
         try:
             key: Any = await read()

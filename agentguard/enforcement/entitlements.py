@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from agentguard.concurrency.drive import Asked
+from agentguard.concurrency.drive import Operation
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import TaskState, ToolSpec
 
@@ -35,7 +35,7 @@ class FixedEntitlements:
 
 
 async def effective(
-    spec: ToolSpec, task: TaskState, ceiling: Ceiling | None, entitled: Asked | None
+    spec: ToolSpec, task: TaskState, ceiling: Ceiling | None, entitled: Operation | None
 ) -> frozenset[str]:
     """Return the scopes to ask for; *entitled* answers with the user's scopes on a resource, or None.
 

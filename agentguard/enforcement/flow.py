@@ -95,7 +95,7 @@ class Enforcement:
             ReusableCredentials(clock, timeout=2 * timeout),
             SubjectTokens(clock),
         )
-        self.sync, self.asynchronous = Io.pair(
+        self.sync, self.async_ = Io.pair(
             policy,
             store,
             audit,

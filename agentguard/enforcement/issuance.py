@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from agentguard.concurrency.drive import Asked
+from agentguard.concurrency.drive import Operation
 from agentguard.enforcement.call import Permit
 from agentguard.enforcement.operations import Io, stored
 from agentguard.enforcement.process import owner
@@ -112,7 +112,7 @@ class Issuance:
             await stored(io.track, self._live(credential.handle, credential.expires_at))
         return credential
 
-    async def _ask(self, what: str, asked: Asked, deliver: Any) -> None:
+    async def _ask(self, what: str, asked: Operation, deliver: Any) -> None:
         route = self._permit.route
         name = "" if route is None else route.name
         try:
@@ -149,7 +149,7 @@ class Issuance:
         )
 
 
-async def attempt(what: str, asked: Asked, *args: Any, **kwargs: Any) -> bool:
+async def attempt(what: str, asked: Operation, *args: Any, **kwargs: Any) -> bool:
     """Do one part of an undoing; returns whether it succeeded, and logs if not."""
     try:
         await asked(*args, **kwargs)

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from agentguard.concurrency.drive import Asked, delivering, settle, twins
+from agentguard.concurrency.drive import Operation, capturing_result, finish, operation_pair
 from agentguard.concurrency.single_flight import Flights, Shared
 from agentguard.enforcement.routing import Route
 from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive
@@ -43,29 +43,29 @@ class Io:
     `to_the_end` awaits a coroutine to its end although the caller is cancelled meanwhile.
     """
 
-    to_the_end: Asked
-    task: Asked
-    create_task: Asked
-    begin_call: Asked
-    track: Asked
-    end_call: Asked
-    labels: Asked
-    forget: Asked
-    live: Asked
-    end_task: Asked
-    active: Asked
-    save_approval: Asked
-    answer_approval: Asked
-    approval: Asked
-    approval_for: Asked
-    decide: Asked
-    append: Asked
-    approve: Mapping[ToolPath, Asked]
-    entitled: Asked | None
+    to_the_end: Operation
+    task: Operation
+    create_task: Operation
+    begin_call: Operation
+    track: Operation
+    end_call: Operation
+    labels: Operation
+    forget: Operation
+    live: Operation
+    end_task: Operation
+    active: Operation
+    save_approval: Operation
+    answer_approval: Operation
+    approval: Operation
+    approval_for: Operation
+    decide: Operation
+    append: Operation
+    approve: Mapping[ToolPath, Operation]
+    entitled: Operation | None
     share: Shared
-    prepare: Mapping[str, Asked]
-    issue: Mapping[str, Asked]
-    revoke: Mapping[str, Asked]
+    prepare: Mapping[str, Operation]
+    issue: Mapping[str, Operation]
+    revoke: Mapping[str, Operation]
 
     @classmethod
     def pair(
@@ -85,25 +85,32 @@ class Io:
         revoking: dict[str, Any] = {**brokers, **transmitters}
         preparing = {route.name: route.broker for route in routes if route.prepares}
         flat: dict[str, Any] = {
-            name: twins(store, name, timeout=timeout, settled=name in _SETTLED) for name in _STORE
+            name: operation_pair(store, name, timeout=timeout, shielded=name in _SETTLED) for name in _STORE
         }
-        flat["decide"] = twins(policy, "decide", timeout=timeout)
-        flat["append"] = twins(audit, "append", timeout=timeout, settled=True)
+        flat["decide"] = operation_pair(policy, "decide", timeout=timeout)
+        flat["append"] = operation_pair(audit, "append", timeout=timeout, shielded=True)
         flat["entitled"] = (None, None)
         if entitlements is not None:
-            flat["entitled"] = twins(entitlements, "scopes", timeout=timeout)
+            flat["entitled"] = operation_pair(entitlements, "scopes", timeout=timeout)
         flat["share"] = flights
         nested: dict[str, dict[Any, Any]] = {
-            "approve": {path: twins(approver, "approve") for path, approver in approvers.items()},
-            "prepare": {n: delivering(twins(b, "prepare", timeout=timeout)) for n, b in preparing.items()},
-            "issue": {n: delivering(twins(b, "issue", timeout=timeout)) for n, b in brokers.items()},
-            "revoke": {n: twins(b, "revoke", timeout=timeout, settled=True) for n, b in revoking.items()},
+            "approve": {path: operation_pair(approver, "approve") for path, approver in approvers.items()},
+            "prepare": {
+                n: capturing_result(operation_pair(b, "prepare", timeout=timeout))
+                for n, b in preparing.items()
+            },
+            "issue": {
+                n: capturing_result(operation_pair(b, "issue", timeout=timeout)) for n, b in brokers.items()
+            },
+            "revoke": {
+                n: operation_pair(b, "revoke", timeout=timeout, shielded=True) for n, b in revoking.items()
+            },
         }
         shapes: list[Self] = []
         for shape in (0, 1):
             parts: dict[str, Any] = {name: pair[shape] for name, pair in flat.items()}
             parts |= {name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()}
-            shapes.append(cls(to_the_end=(_awaited, settle)[shape], **parts))
+            shapes.append(cls(to_the_end=(_awaited, finish)[shape], **parts))
         return shapes[0], shapes[1]
 
 
@@ -111,7 +118,7 @@ async def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return await coroutine
 
 
-async def stored(asked: Asked, *args: Any) -> Any:
+async def stored(asked: Operation, *args: Any) -> Any:
     """Ask the store, for whose failure a call is denied.
 
     Raises:

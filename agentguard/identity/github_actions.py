@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from agentguard.concurrency.drive import Asked, drive
+from agentguard.concurrency.drive import Operation, drive
 from agentguard.concurrency.single_flight import Shared
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.tokens import Token, Tokens
@@ -87,16 +87,16 @@ class GitHubActionsIdentity:
 
     async def atoken(self, audience: str) -> Secret:
         """As `token`, without blocking the event loop."""
-        return await self._token(audience, self._http.ask.asynchronous, self._tokens.share.asynchronous)
+        return await self._token(audience, self._http.ask.async_, self._tokens.share.async_)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    async def _token(self, audience: str, ask: Asked, share: Shared) -> Secret:
+    async def _token(self, audience: str, ask: Operation, share: Shared) -> Secret:
         return await self._tokens.get(audience, lambda wanted: self._fetch(wanted, ask), share)
 
-    async def _fetch(self, audience: str, ask: Asked) -> Token:
+    async def _fetch(self, audience: str, ask: Operation) -> Token:
         url = self._url.copy_add_param("audience", audience)
         headers = {"Authorization": self._authorization.reveal(), "Accept": "application/json"}
         answer = await ask("GET", str(url), headers=headers, repeatable=True)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from agentguard.concurrency.drive import Asked
+from agentguard.concurrency.drive import Operation
 from agentguard.concurrency.single_flight import Shared, SingleFlight
 from agentguard.errors import IdentityError
 from agentguard.jose import strict_json, unb64url
@@ -90,7 +90,7 @@ class Tokens:
         """Forget all, and whatever is being fetched now."""
         self._kept = {}
 
-    async def get(self, audience: str, fetch: Asked, share: Shared) -> Secret:
+    async def get(self, audience: str, fetch: Operation, share: Shared) -> Secret:
         """Return the token for *audience*; ``fetch(audience)`` obtains a `Token`.
 
         Raises:
@@ -101,7 +101,7 @@ class Tokens:
         secret: Secret = await share(audience, self._renewing(audience, fetch))
         return secret
 
-    def _renewing(self, audience: str, fetch: Asked) -> Callable[[], Awaitable[Secret]]:
+    def _renewing(self, audience: str, fetch: Operation) -> Callable[[], Awaitable[Secret]]:
         async def renew() -> Secret:
             # asked again, since another one may have landed meanwhile
             token = self._fresh(audience) or await self._renewed(audience, fetch)
@@ -109,7 +109,7 @@ class Tokens:
 
         return renew
 
-    async def _renewed(self, audience: str, fetch: Asked) -> Token:
+    async def _renewed(self, audience: str, fetch: Operation) -> Token:
         keep = self._kept  # which `forget` exchanges for another
         try:
             token: Token = await fetch(audience)

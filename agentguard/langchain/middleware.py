@@ -57,7 +57,7 @@ class GuardMiddleware(AgentMiddleware):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         """Do as `wrap_tool_call`, on an event loop."""
-        return await self.__judge(request, handler, attrgetter("asynchronous"))
+        return await self.__judge(request, handler, attrgetter("async_"))
 
     async def __judge(
         self,

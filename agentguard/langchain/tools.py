@@ -70,7 +70,7 @@ class GuardedTool(BaseTool):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Do as `invoke`, on an event loop."""
-        return await self._invoke(input, config, self._gate.enforcement.asynchronous, "ainvoke", kwargs)
+        return await self._invoke(input, config, self._gate.enforcement.async_, "ainvoke", kwargs)
 
     async def _invoke(
         self, input: Any, config: RunnableConfig | None, io: Io, method: str, kwargs: dict[str, Any]
@@ -96,7 +96,7 @@ class GuardedTool(BaseTool):
         self, tool_input: Any, *args: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Do as `run`, on an event loop."""
-        io = self._gate.enforcement.asynchronous
+        io = self._gate.enforcement.async_
         return await self._run_judged(tool_input, config, io, "arun", args, kwargs)
 
     async def _run_judged(

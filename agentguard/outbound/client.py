@@ -31,7 +31,7 @@ from tenacity import (
 )
 from tenacity.wait import wait_random_exponential
 
-from agentguard.concurrency.drive import Asked, Twins, lift
+from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.errors import AgentGuardError, IssueError
 
 __all__ = ["Answer", "Outbound"]
@@ -82,7 +82,7 @@ class _Again(_Failed):
 class Outbound:
     """Sends to the service *name* at *base_url*; failures are raised as *error*.
 
-    `ask.sync` and `ask.asynchronous` are coroutine functions of (method, url, *, repeatable, and
+    `ask.sync` and `ask.async_` are coroutine functions of (method, url, *, repeatable, and
     httpx's `content`, `data`, `json`, `headers`), which return an `Answer` of whatever status: only
     429 and 503 are retried, and a connection that could not be made; with *repeatable*, whatever
     failed. All attempts together take at most *timeout* seconds; on the synchronous path twice that
@@ -128,7 +128,7 @@ class Outbound:
         )
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
         blocking = self._asked(lift(self._send), lift(time.sleep))
-        self.ask = Twins(blocking, self._asked(self._asend, asyncio.sleep))
+        self.ask = OperationPair(blocking, self._asked(self._asend, asyncio.sleep))
 
     def close(self) -> None:
         """Close the synchronous connections; asynchronous ones end with their event loop."""
@@ -139,7 +139,7 @@ class Outbound:
 
     # --- the one logic
 
-    def _asked(self, send: Asked, sleep: Callable[[float], Awaitable[None]]) -> Asked:
+    def _asked(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
         async def ask(method: str, url: str, *, repeatable: bool = False, **options: Any) -> Answer:
             ends = time.monotonic() + self._timeout
             try:
@@ -160,7 +160,7 @@ class Outbound:
         return ask
 
     async def _attempt(
-        self, send: Asked, ends: float, repeatable: bool, method: str, url: str, options: dict[str, Any]
+        self, send: Operation, ends: float, repeatable: bool, method: str, url: str, options: dict[str, Any]
     ) -> Answer:
         if self._breaker.opened:
             raise _Failed(f"left alone for {self._breaker.open_remaining} s after failing repeatedly")

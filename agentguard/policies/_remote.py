@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from agentguard.concurrency.drive import Asked, drive, lift
+from agentguard.concurrency.drive import Operation, drive, lift
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
 from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Provenance
@@ -33,7 +33,7 @@ _OK, _LIMIT = 200, 65_536  # status, bytes
 class Io(NamedTuple):
     """What differs between the two paths."""
 
-    ask: Asked
+    ask: Operation
     asynchronous: bool
 
 
@@ -108,10 +108,10 @@ class Remote(ABC):
             except TimeoutError:
                 return False
 
-        return await self._limited(request, Io(self._http.ask.asynchronous, True), enter, places.release)
+        return await self._limited(request, Io(self._http.ask.async_, True), enter, places.release)
 
     async def _limited(
-        self, request: AccessRequest, io: Io, enter: Asked, leave: Callable[[], None]
+        self, request: AccessRequest, io: Io, enter: Operation, leave: Callable[[], None]
     ) -> Decision:
         if not await enter():
             raise self._error(f"{self._http.name}: too many questions at once")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
 from agentguard.ports import CatalogAware, Policy
@@ -52,7 +52,7 @@ class Combine:
         if rule not in list(Rule):
             raise ConfigurationError(f"unknown rule {rule!r}", hint=f"use one of {', '.join(Rule)}")
         self._policies, self._rule = tuple(policies), Rule(rule)
-        self._twins = [twins(policy, "decide") for policy in self._policies]
+        self._twins = [operation_pair(policy, "decide") for policy in self._policies]
         self.inline = all(getattr(policy, "inline", False) for policy in self._policies)
 
     @property
@@ -94,9 +94,9 @@ class Combine:
 
     async def adecide(self, request: AccessRequest) -> Decision:
         """Answer the request; raise what a policy raises."""
-        return await self._decide(request, [each.asynchronous for each in self._twins])
+        return await self._decide(request, [each.async_ for each in self._twins])
 
-    async def _decide(self, request: AccessRequest, asked: Sequence[Asked]) -> Decision:
+    async def _decide(self, request: AccessRequest, asked: Sequence[Operation]) -> Decision:
         decisions: list[Decision] = []
         versions: list[str] = []
         for policy, ask in zip(self._policies, asked, strict=True):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import ALGORITHMS, Json, decode, htu, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
@@ -33,9 +33,9 @@ _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: what error_des
 class _Memory(NamedTuple):
     """What a verification asks of others, on one of the two paths; None where there is nobody."""
 
-    known: Asked | None
-    remember: Asked | None
-    introspect: Asked | None
+    known: Operation | None
+    remember: Operation | None
+    introspect: Operation | None
 
 
 class Verifier:
@@ -86,12 +86,12 @@ class Verifier:
             raise ConfigurationError("signals need a store", hint="give the verifier the receiver's store")
         self._leeway, self._proof_lifetime, self._clock = leeway, proof_lifetime, clock
         asked = (
-            None if store is None else twins(store, "known", timeout=timeout),
-            None if store is None else twins(store, "remember", timeout=timeout),
-            None if introspection is None else twins(introspection, "claims", timeout=timeout),
+            None if store is None else operation_pair(store, "known", timeout=timeout),
+            None if store is None else operation_pair(store, "remember", timeout=timeout),
+            None if introspection is None else operation_pair(introspection, "claims", timeout=timeout),
         )
         self._sync = _Memory(*(None if pair is None else pair.sync for pair in asked))
-        self._async = _Memory(*(None if pair is None else pair.asynchronous for pair in asked))
+        self._async = _Memory(*(None if pair is None else pair.async_ for pair in asked))
 
     def verify(
         self,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from agentguard.concurrency.drive import twins
+from agentguard.concurrency.drive import operation_pair
 from agentguard.errors import VerificationError
 from agentguard.ports import Store
 from agentguard.signals.events import SessionRevoked
@@ -62,8 +62,8 @@ class Receiver:
         self._sources = Sources(sources, audience=audience, max_age=max_age, leeway=leeway)
         self._revoke, self._timeout, self._clock = revoke, timeout, clock
         self._keep = max_age + 2 * leeway
-        self._known = twins(store, "known", timeout=timeout).asynchronous
-        self._remember = twins(store, "remember", timeout=timeout, settled=True).asynchronous
+        self._known = operation_pair(store, "known", timeout=timeout).async_
+        self._remember = operation_pair(store, "remember", timeout=timeout, shielded=True).async_
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

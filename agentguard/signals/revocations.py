@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agentguard.concurrency.drive import twins
+from agentguard.concurrency.drive import operation_pair
 from agentguard.jose import revocation_key
 from agentguard.ports import Store
 from agentguard.signals.events import SessionRevoked
@@ -29,7 +29,7 @@ class Revocations:
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._remember = twins(store, "remember", timeout=timeout, settled=True).asynchronous
+        self._remember = operation_pair(store, "remember", timeout=timeout, shielded=True).async_
         self._keep, self._clock = keep, clock
 
     async def __call__(self, event: SessionRevoked) -> None:

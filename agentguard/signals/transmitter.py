@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from agentguard.concurrency.drive import Asked, drive
+from agentguard.concurrency.drive import Operation, drive
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
@@ -94,9 +94,9 @@ class Transmitter:
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """As `revoke`, without blocking the event loop."""
-        await self._push(self._http.ask.asynchronous, handle, expires_at)
+        await self._push(self._http.ask.async_, handle, expires_at)
 
-    async def _push(self, ask: Asked, handle: str, expires_at: float) -> None:
+    async def _push(self, ask: Operation, handle: str, expires_at: float) -> None:
         if self._clock() >= expires_at + self._leeway:
             log.warning(
                 "signals/%s: a signal was given up: all that it could revoke has expired", self.audience

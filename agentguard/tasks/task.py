@@ -110,7 +110,7 @@ class Task:
 
     async def abegin(self) -> Self:
         """Do as `begin`, on an event loop."""
-        await self._begin(self._enforcement.asynchronous)
+        await self._begin(self._enforcement.async_)
         return self
 
     async def _begin(self, io: Io) -> None:
@@ -211,7 +211,7 @@ class Task:
         _traceback: TracebackType | None,
     ) -> None:
         self._leave()
-        await self._end(*_ending(kind), self._enforcement.asynchronous)
+        await self._end(*_ending(kind), self._enforcement.async_)
 
     def _leave(self) -> None:
         if self._token is not None:
@@ -226,7 +226,7 @@ class Task:
 
     async def acomplete(self) -> None:
         """Do as `complete`, on an event loop."""
-        await self._end(TaskStatus.COMPLETED, "completed", self._enforcement.asynchronous)
+        await self._end(TaskStatus.COMPLETED, "completed", self._enforcement.async_)
 
     def revoke(self, cause: str = "revoked") -> None:
         """End it as revoked, here and in every process that shares the store."""
@@ -234,7 +234,7 @@ class Task:
 
     async def arevoke(self, cause: str = "revoked") -> None:
         """Do as `revoke`, on an event loop."""
-        await self._end(TaskStatus.REVOKED, cause, self._enforcement.asynchronous)
+        await self._end(TaskStatus.REVOKED, cause, self._enforcement.async_)
 
     async def _end(self, status: TaskStatus, cause: str, io: Io) -> None:
         await self._ending.end(self.id, status, cause, io)
@@ -243,7 +243,7 @@ class Task:
 
     def state(self) -> TaskState:
         """Return the task as the store holds it now."""
-        state: TaskState | None = drive(self._enforcement.sync.task(self.id))  # type: ignore[arg-type]  # Asked
+        state: TaskState | None = drive(self._enforcement.sync.task(self.id))  # type: ignore[arg-type]  # Operation
         return self._state if state is None else state
 
     def timeline(self) -> Timeline:

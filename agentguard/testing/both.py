@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from agentguard.concurrency.drive import drive, twins
+from agentguard.concurrency.drive import drive, operation_pair
 
 __all__ = ["Face", "both", "refused"]
 
@@ -21,8 +21,8 @@ class Face:
         self._asynchronous = asynchronous
 
     def __getattr__(self, name: str) -> Any:
-        pair = twins(self.port, name)
-        return pair.asynchronous if self._asynchronous else pair.sync
+        pair = operation_pair(self.port, name)
+        return pair.async_ if self._asynchronous else pair.sync
 
 
 class Contract:

@@ -49,7 +49,7 @@ def shared(flight: SingleFlight, fetch: Fetch, key: str = "k") -> str:
 
 def ashared(flight: SingleFlight, fetch: Fetch, key: str = "k") -> asyncio.Task[Any]:
     async def share() -> Any:
-        return await flight.share.asynchronous(key, fetch.suspending)
+        return await flight.share.async_(key, fetch.suspending)
 
     return asyncio.create_task(share())
 
@@ -177,7 +177,7 @@ def test_coroutines_of_two_loops_share_one_flight() -> None:
 
     async def share() -> Any:
         together.wait(5)
-        return await flight.share.asynchronous("k", fetch.suspending)
+        return await flight.share.async_("k", fetch.suspending)
 
     with ThreadPoolExecutor(2) as threads:
         answers = [threads.submit(asyncio.run, share()) for _ in range(2)]

@@ -20,7 +20,7 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentguard.concurrency.drive import twins
+from agentguard.concurrency.drive import operation_pair
 from agentguard.credentials.aws import AwsRole, Statement
 from agentguard.credentials.aws.api import Api, Refusal, bare_session
 from agentguard.credentials.aws.policy import session_policy, session_tags, source_identity
@@ -356,12 +356,12 @@ async def test_a_service_that_is_down_or_slow_is_an_issue_error_in_time(
 
     aws.fault = slow
     for broker in (make(endpoint=closed_port(), timeout=0.2), make(timeout=0.2)):
-        issue, revoke = twins(broker, "issue"), twins(broker, "revoke")
+        issue, revoke = operation_pair(broker, "issue"), operation_pair(broker, "revoke")
         began = time.monotonic()
         with pytest.raises(IssueError, match="no answer"):
-            await (issue.asynchronous if mode.asynchronous else issue.sync)(grant())
+            await (issue.async_ if mode.asynchronous else issue.sync)(grant())
         with pytest.raises(IssueError, match="no answer"):
-            await (revoke.asynchronous if mode.asynchronous else revoke.sync)(
+            await (revoke.async_ if mode.asynchronous else revoke.sync)(
                 broker.prepare(grant()), time.time() + 900
             )
         assert time.monotonic() - began < 6
@@ -654,8 +654,8 @@ async def test_revoking_in_a_thread_leaves_the_event_loop_free(
     mode: Mode, make: Callable[..., AwsRole], aws: Aws
 ) -> None:
     broker = make(**workload())
-    pair = twins(broker, "revoke")
-    await (pair.asynchronous if mode.asynchronous else pair.sync)(broker.prepare(grant()), time.time() + 900)
+    pair = operation_pair(broker, "revoke")
+    await (pair.async_ if mode.asynchronous else pair.sync)(broker.prepare(grant()), time.time() + 900)
     assert aws.denied("read", "call-1", time.time())
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwt import PyJWK
 
-from agentguard.concurrency.drive import twins
+from agentguard.concurrency.drive import operation_pair
 from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import ConfigurationError, IssueError
@@ -211,7 +211,7 @@ def test_revocation_is_noted_by_issuer_and_jti_beyond_the_end_of_the_token() -> 
 async def test_revoking_does_not_block_the_event_loop() -> None:
     slow = Slow()
     by = issuer(store=cast(Store, slow))
-    await twins(by, "revoke").asynchronous("x", 100.0)
+    await operation_pair(by, "revoke").async_("x", 100.0)
     assert list(slow.keys) == [revocation_key(ISSUER, "x")]
 
 

@@ -511,24 +511,24 @@ async def test_each_request_names_the_namespace(double: Double, mode: Mode) -> N
 
 @pytest.mark.parametrize("path", ["database/../sys/seal", "a//b", "/sys/seal", "./a", ""])
 async def test_a_path_leads_where_it_says(double: Double, path: str) -> None:
-    asked = session(double).asynchronous
+    asked = session(double).async_
     with pytest.raises(IssueError, match="is no path"):
         await asked.request("GET", path)
     assert double.asked in ([], [LOGIN])
 
 
 async def test_a_path_cannot_carry_a_query(double: Double) -> None:
-    await session(double).asynchronous.request("GET", "secret/data/a?version=1#x")
+    await session(double).async_.request("GET", "secret/data/a?version=1#x")
     assert double.asked[-1] == "secret/data/a?version=1#x"  # as part of the path, encoded
 
 
 async def test_those_who_need_a_kept_login_share_one(double: Double) -> None:
     now = [NOW]
     by = session(double, clock=lambda: now[0])
-    await asyncio.gather(*(by.asynchronous.request("GET", CREDS) for _ in range(10)))
+    await asyncio.gather(*(by.async_.request("GET", CREDS) for _ in range(10)))
     assert double.asked.count(LOGIN) == 1
     now[0] += 56  # it would end within five seconds
-    await by.asynchronous.request("GET", CREDS)
+    await by.async_.request("GET", CREDS)
     assert double.asked.count(LOGIN) == 2
 
 

@@ -20,7 +20,7 @@ import keyring.backend
 import keyring.errors
 import pytest
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.credentials.sources import FileSecret, Reference, SecretSource, pick, source
 from agentguard.credentials.sources.aws import AwsSecret
@@ -271,12 +271,12 @@ def vault(request: pytest.FixtureRequest, cloud: clouds.Cloud, account: str) -> 
 @pytest.fixture(params=["sync", "async"])
 def read(request: pytest.FixtureRequest) -> Callable[[SecretSource], str]:
     def ask(held: SecretSource) -> str:
-        pair = twins(held, "read")
+        pair = operation_pair(held, "read")
 
-        async def reveal(asked: Asked) -> str:
+        async def reveal(asked: Operation) -> str:
             return str((await asked()).reveal())
 
-        return drive(reveal(pair.sync)) if request.param == "sync" else asyncio.run(reveal(pair.asynchronous))
+        return drive(reveal(pair.sync)) if request.param == "sync" else asyncio.run(reveal(pair.async_))
 
     return ask
 

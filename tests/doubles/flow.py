@@ -140,7 +140,7 @@ class World:
         execute: Callable[[Permit], Awaitable[Any]] = lift(body or self.body)
         if mode == "sync":
             return drive(self.flow.run(invocation, execute, self.flow.sync))
-        return asyncio.run(self.flow.run(invocation, execute, self.flow.asynchronous))
+        return asyncio.run(self.flow.run(invocation, execute, self.flow.async_))
 
     def denied(self, mode: str, **changes: Any) -> Denied:
         with pytest.raises(Denied) as caught:

@@ -600,7 +600,7 @@ async def cancelled_after(steps: int, world: World) -> bool:
         return "done"
 
     invocation = Invocation(tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id="c1")
-    running = asyncio.ensure_future(world.flow.run(invocation, body, world.flow.asynchronous))
+    running = asyncio.ensure_future(world.flow.run(invocation, body, world.flow.async_))
     for _ in range(steps):
         await asyncio.sleep(0)
         if running.done():
@@ -643,7 +643,7 @@ async def test_of_three_gathered_calls_against_a_limit_of_one_one_runs() -> None
             tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id=f"c{number}"
         )
         try:
-            return str(await world.flow.run(invocation, lift(world.body), world.flow.asynchronous))
+            return str(await world.flow.run(invocation, lift(world.body), world.flow.async_))
         except Denied as denied:
             return denied.code
 

@@ -35,7 +35,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 def sweep(world: World, mode: str = "sync") -> int:
     if mode == "sync":
         return drive(world.flow.outbox.sweep(world.flow.sync))
-    return asyncio.run(world.flow.outbox.sweep(world.flow.asynchronous))
+    return asyncio.run(world.flow.outbox.sweep(world.flow.async_))
 
 
 def left_behind(world: World, **changes: Any) -> LiveCredential:

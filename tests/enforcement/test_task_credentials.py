@@ -196,7 +196,7 @@ def test_parallel_threads_mint_one_between_them() -> None:
 
 def arun(world: World, call_id: str) -> Any:
     invocation = Invocation(tool=READ.name, spec=READ, arguments=ARGUMENTS, named_task="t1", call_id=call_id)
-    return world.flow.run(invocation, lift(world.body), world.flow.asynchronous)
+    return world.flow.run(invocation, lift(world.body), world.flow.async_)
 
 
 async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_along() -> None:
@@ -210,7 +210,7 @@ async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_alo
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(world.mint.issued) <= 2
-    await world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.asynchronous)
+    await world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.async_)
     assert world.store.live() == ()
     assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
 

@@ -24,7 +24,7 @@ from grpc._channel import _Rendezvous as Rendezvous  # type: ignore[import-untyp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.concurrency.drive import twins
+from agentguard.concurrency.drive import operation_pair
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.file import FileIdentity
 from agentguard.identity.github_actions import GitHubActionsIdentity
@@ -164,7 +164,7 @@ async def test_whoever_comes_as_a_token_lands_does_not_fetch_another(clock: Cloc
     tokens = Tokens("platform", clock=clock)
 
     async def late(audience: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
-        landed = await tokens.get(str(audience), fetched, tokens.share.asynchronous)
+        landed = await tokens.get(str(audience), fetched, tokens.share.async_)
         assert await make() is landed
 
     await tokens.get(ONE, fetched, late)
@@ -177,11 +177,11 @@ async def test_a_denial_ends_all_tokens_also_the_one_that_it_does_not_renew(cloc
         raise Denial("no identity")
 
     for audience, later in ((OTHER, 0), (ONE, 31)):
-        kept = await tokens.get(ONE, fetched, tokens.share.asynchronous)
+        kept = await tokens.get(ONE, fetched, tokens.share.async_)
         clock.now += later
         with pytest.raises(Denial):
-            await tokens.get(audience, denied, tokens.share.asynchronous)
-        assert await tokens.get(ONE, fetched, tokens.share.asynchronous) is not kept
+            await tokens.get(audience, denied, tokens.share.async_)
+        assert await tokens.get(ONE, fetched, tokens.share.async_) is not kept
 
 
 async def test_a_token_that_arrives_after_all_were_forgotten_is_not_kept(clock: Clock) -> None:
@@ -191,8 +191,8 @@ async def test_a_token_that_arrives_after_all_were_forgotten_is_not_kept(clock: 
         tokens.forget()
         return await fetched(audience)
 
-    former = await tokens.get(ONE, revoked, tokens.share.asynchronous)
-    assert await tokens.get(ONE, fetched, tokens.share.asynchronous) is not former
+    former = await tokens.get(ONE, revoked, tokens.share.async_)
+    assert await tokens.get(ONE, fetched, tokens.share.async_) is not former
 
 
 async def test_a_token_that_was_forgotten_while_it_could_not_be_renewed_does_not_serve(clock: Clock) -> None:
@@ -202,10 +202,10 @@ async def test_a_token_that_was_forgotten_while_it_could_not_be_renewed_does_not
         tokens.forget()
         raise IdentityError("no answer")
 
-    await tokens.get(ONE, fetched, tokens.share.asynchronous)
+    await tokens.get(ONE, fetched, tokens.share.async_)
     clock.now += 31
     with pytest.raises(IdentityError, match="no answer"):
-        await tokens.get(ONE, fails, tokens.share.asynchronous)
+        await tokens.get(ONE, fails, tokens.share.async_)
 
 
 # --- in a file
@@ -256,8 +256,8 @@ class TestFileIdentity(IdentityContract):
 def test_a_file_is_an_identity_source_without_waiting(volume: Volume) -> None:
     source = FileIdentity(volume.token)
     assert isinstance(source, IdentitySource)
-    pair = twins(source, "token")
-    assert pair.sync is pair.asynchronous
+    pair = operation_pair(source, "token")
+    assert pair.sync is pair.async_
 
 
 def test_a_rotated_token_is_read_again(volume: Volume, clock: Clock) -> None:
@@ -713,7 +713,9 @@ async def test_a_jwt_svid_is_kept_for_its_audience_until_half_of_its_life(
 ) -> None:
     clock = Clock(time.time())
     source = make(clock=clock)
-    token = twins(source, "token").asynchronous if mode.asynchronous else twins(source, "token").sync
+    token = (
+        operation_pair(source, "token").async_ if mode.asynchronous else operation_pair(source, "token").sync
+    )
     one, other = (await token(ONE)).reveal(), (await token(OTHER)).reveal()
     clock.now += 29
     assert ((await token(ONE)).reveal(), (await token(OTHER)).reveal()) == (one, other)
@@ -863,7 +865,7 @@ async def test_an_agent_that_never_answers_blocks_no_event_loop(
 
     ticking = asyncio.create_task(tick())
     with pytest.raises(IdentityError, match="DEADLINE_EXCEEDED"):
-        await twins(source, "token").asynchronous(ONE)
+        await operation_pair(source, "token").async_(ONE)
     ticking.cancel()
     api.silent.clear()
     assert longest < 0.3

@@ -66,7 +66,7 @@ async def ask(outbound: Outbound, mode: Mode, **options: Any) -> Answer:
     options = {"data": {"token": SECRET}, "headers": {"Authorization": f"Bearer {SECRET}"}, **options}
     url = f"/token?{QUERY}={QUERY}"
     if mode.asynchronous:
-        answer: Answer = await outbound.ask.asynchronous("POST", url, **options)
+        answer: Answer = await outbound.ask.async_("POST", url, **options)
         return answer
 
     async def asked() -> Answer:

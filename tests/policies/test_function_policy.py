@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.concurrency.drive import drive, twins
+from agentguard.concurrency.drive import drive, operation_pair
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -229,8 +229,8 @@ async def test_the_callers_context_reaches_the_function() -> None:
 
 
 async def test_it_works_through_the_drive() -> None:
-    pair = twins(FunctionPolicy(asmall), "decide", timeout=5)
-    decision = await pair.asynchronous(REQUEST)
+    pair = operation_pair(FunctionPolicy(asmall), "decide", timeout=5)
+    decision = await pair.async_(REQUEST)
     assert decision.permitted
 
     async def ask() -> Decision:

@@ -102,7 +102,7 @@ async def test_a_role_may_do_what_its_path_may_and_no_more(
 @pytest.mark.parametrize("other", [ToolPath.WRITE, ToolPath.ESCALATION])
 async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, other: ToolPath) -> None:
     session = reports.session("read")
-    bao = session.asynchronous if mode.asynchronous else session.sync
+    bao = session.async_ if mode.asynchronous else session.sync
     login = await bao.login()
     with pytest.raises(Refused, match="403: permission denied"):
         await bao.request("GET", f"{DATABASE}/creds/{other}", login)

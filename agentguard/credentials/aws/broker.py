@@ -32,7 +32,7 @@ from typing import Any, Final
 import boto3
 from botocore.credentials import RefreshableCredentials
 
-from agentguard.concurrency.drive import drive, twins
+from agentguard.concurrency.drive import drive, operation_pair
 from agentguard.credentials.aws.api import Api, bare_session
 from agentguard.credentials.aws.policy import (
     Statement,
@@ -103,7 +103,7 @@ class AwsRole:
         self._statements, self._tags = dict(statements), dict(tags)
         self._longest, self._skew, self._clock = longest, skew, clock
         self._revoker = revoker or ""
-        self._identity = None if identity is None else twins(identity, "token").sync
+        self._identity = None if identity is None else operation_pair(identity, "token").sync
         where: dict[str, Any] = {"region": region, "endpoint": endpoint, "timeout": timeout}
         self._sts = Api("sts", session or bare_session(), **where, unsigned=session is None)
         self._iam = Api("iam", session or bare_session(self._denying()), **where)

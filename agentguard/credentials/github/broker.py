@@ -18,7 +18,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, Final
 
-from agentguard.concurrency.drive import Asked, drive
+from agentguard.concurrency.drive import Operation, drive
 from agentguard.credentials.github.key import AppKey
 from agentguard.credentials.github.terms import given_by, permitted, sound, within
 from agentguard.credentials.presentation import Bearer
@@ -96,7 +96,7 @@ class GitHubApp:
 
     async def aissue(self, grant: Grant) -> Credential:
         """As `issue`, without blocking the event loop."""
-        return await self._issue(grant, self._http.ask.asynchronous)
+        return await self._issue(grant, self._http.ask.async_)
 
     def revoke(self, handle: str, expires_at: float) -> None:
         """End the token at GitHub.
@@ -108,7 +108,7 @@ class GitHubApp:
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """As `revoke`, without blocking the event loop."""
-        await self._revoke(handle, expires_at, self._http.ask.asynchronous)
+        await self._revoke(handle, expires_at, self._http.ask.async_)
 
     def close(self) -> None:
         """Close its connections."""
@@ -116,7 +116,7 @@ class GitHubApp:
 
     # --- issuing
 
-    async def _issue(self, grant: Grant, ask: Asked) -> Credential:
+    async def _issue(self, grant: Grant, ask: Operation) -> Credential:
         permissions = permitted(grant, self._permissions)
         repositories = self._repositories.get(grant.resource.name)
         if repositories is None:
@@ -169,7 +169,7 @@ class GitHubApp:
 
     # --- revoking
 
-    async def _revoke(self, handle: str, expires_at: float, ask: Asked) -> None:
+    async def _revoke(self, handle: str, expires_at: float, ask: Operation) -> None:
         token = self._token(handle, expires_at)
         if token is None:
             return

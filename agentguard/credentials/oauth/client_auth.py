@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_plus
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.jose import Signer, b64url
 from agentguard.model import Secret
 from agentguard.ports import IdentitySource
@@ -89,7 +89,7 @@ class SpiffeJwt:
 
     def __init__(self, client_id: str, identity: IdentitySource) -> None:
         self._client_id = client_id
-        self._token = twins(identity, "token")
+        self._token = operation_pair(identity, "token")
 
     def prove(self, issuer: str) -> Callable[[], Proof]:
         """Obtain a JWT-SVID.
@@ -101,9 +101,9 @@ class SpiffeJwt:
 
     async def aprove(self, issuer: str) -> Callable[[], Proof]:
         """As `prove`, without blocking the event loop."""
-        return await self._prove(self._token.asynchronous, issuer)
+        return await self._prove(self._token.async_, issuer)
 
-    async def _prove(self, token: Asked, issuer: str) -> Callable[[], Proof]:
+    async def _prove(self, token: Operation, issuer: str) -> Callable[[], Proof]:
         svid: Secret = await token(issuer)
         return lambda: _asserted(self._client_id, "jwt-spiffe", svid.reveal())
 

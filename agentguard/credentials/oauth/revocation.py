@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agentguard.concurrency.drive import Asked
+from agentguard.concurrency.drive import Operation
 from agentguard.credentials.oauth.server import AuthorizationServer, Form, Line
 from agentguard.credentials.oauth.tokens import Living, LivingTokens
 from agentguard.errors import AgentGuardError, IssueError
@@ -30,7 +30,7 @@ class Revocation:
         self._server, self._living, self._leeway, self._clock = server, living, leeway, clock
         self._notes_only = False
 
-    async def revoke(self, handle: str, line: Line, remember: Asked) -> None:
+    async def revoke(self, handle: str, line: Line, remember: Operation) -> None:
         """End what the handle is for. What is unknown here or has ended by itself is not sent.
 
         Raises:
@@ -45,21 +45,21 @@ class Revocation:
         else:
             await self._end(handle, living, line, remember)
 
-    async def discard(self, handle: str, living: Living, line: Line, remember: Asked) -> None:
+    async def discard(self, handle: str, living: Living, line: Line, remember: Operation) -> None:
         """End a token that will not be used; if that fails it is kept, for `revoke`."""
         try:
             await self._end(handle, living, line, remember)
         except AgentGuardError as error:
             log.error("a token that was refused is not known to be revoked: %s", error)
 
-    async def _end(self, handle: str, living: Living, line: Line, remember: Asked) -> None:
+    async def _end(self, handle: str, living: Living, line: Line, remember: Operation) -> None:
         if living.jti is not None:
             await self._note(living.jti, living.ends, remember)
         if living.token is not None and not (self._notes_only and living.jti is not None):
             await self._end_there(line, living.token, noted=living.jti is not None)
         self._living.drop(handle)
 
-    async def _note(self, jti: str, ends: float, remember: Asked) -> None:
+    async def _note(self, jti: str, ends: float, remember: Operation) -> None:
         try:
             await remember(revocation_key(self._server.issuer, jti), ends + self._leeway)
         except Exception as error:  # whatever a store raises: it is not known to be revoked

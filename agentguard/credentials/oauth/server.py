@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agentguard.concurrency.drive import Asked, twins
+from agentguard.concurrency.drive import Operation, operation_pair
 from agentguard.concurrency.single_flight import Shared, SingleFlight
 from agentguard.credentials.oauth.client_auth import ClientAuth, Proof
 from agentguard.errors import ConfigurationError, IssueError
@@ -53,9 +53,9 @@ class Metadata(NamedTuple):
 class Line(NamedTuple):
     """The way to a server on the synchronous or the asynchronous path."""
 
-    ask: Asked
+    ask: Operation
     share: Shared
-    prove: Asked
+    prove: Operation
 
 
 class AuthorizationServer:
@@ -63,7 +63,7 @@ class AuthorizationServer:
 
     Its metadata is fetched once, and again after the server could not be reached where it said. Its
     endpoints are reached by https; a server on loopback may use http. Give what it returns for
-    ``line.sync`` or ``line.asynchronous`` to the other methods.
+    ``line.sync`` or ``line.async_`` to the other methods.
 
     Raises:
         ConfigurationError: *issuer* is no https URL without query and fragment.
@@ -76,9 +76,9 @@ class AuthorizationServer:
         self._plain = issuer.startswith("http:")
         self._known: Metadata | None = None
         self._nonce: str | None = None
-        flight, prove = SingleFlight().share, twins(client_auth, "prove")
+        flight, prove = SingleFlight().share, operation_pair(client_auth, "prove")
         self.sync = Line(http.ask.sync, flight.sync, prove.sync)
-        self.asynchronous = Line(http.ask.asynchronous, flight.asynchronous, prove.asynchronous)
+        self.async_ = Line(http.ask.async_, flight.async_, prove.async_)
 
     async def metadata(self, line: Line) -> Metadata:
         """Return its endpoints.

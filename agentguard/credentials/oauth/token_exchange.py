@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from agentguard.concurrency.drive import Asked as Operation
-from agentguard.concurrency.drive import drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.credentials.oauth.client_auth import ClientAuth
 from agentguard.credentials.oauth.response import (
     ACCESS_TOKEN,
@@ -113,9 +112,9 @@ class TokenExchange:
         self._resource_uris = dict(resource_uris or {})
         self._subject_token_type, self._named = subject_token_type, named
         self._details, self._introspect, self._clock = details, introspect, clock
-        token, remember = twins(identity, "token"), twins(store, "remember", settled=True)
+        token, remember = operation_pair(identity, "token"), operation_pair(store, "remember", shielded=True)
         self._sync = _Io(token.sync, self._server.sync, remember.sync)
-        self._async = _Io(token.asynchronous, self._server.asynchronous, remember.asynchronous)
+        self._async = _Io(token.async_, self._server.async_, remember.async_)
 
     def issue(self, grant: Grant) -> Credential:
         """Obtain a token for exactly this call.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentguard.concurrency.drive import drive, settle
+from agentguard.concurrency.drive import drive, finish
 from agentguard.credentials.openbao.logins import Logins
 from agentguard.credentials.openbao.session import Bao, Login, OpenBaoSession, Refused
 from agentguard.errors import ConfigurationError, IssueError
@@ -83,7 +83,7 @@ class OpenBao:
             )
         self._revoker = revoker or session
         self._sync: _Way = session.sync, self._revoker.sync
-        self._asynchronous: _Way = session.asynchronous, self._revoker.asynchronous
+        self._asynchronous: _Way = session.async_, self._revoker.async_
         self._logins = Logins()
 
     def prepare(self, grant: Grant) -> str:
@@ -121,7 +121,7 @@ class OpenBao:
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """Do as `revoke`, without blocking the event loop; finishes even when cancelled."""
-        await settle(self._logins.end(handle, *self._asynchronous))
+        await finish(self._logins.end(handle, *self._asynchronous))
 
     def close(self) -> None:
         """Close its sessions' connections; what is not revoked by then is left to its accessor."""

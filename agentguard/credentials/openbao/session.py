@@ -2,7 +2,7 @@
 
 A workload proves who it is with a JWT of its platform at the JWT auth method, and is given a token
 for one role; the role, its policies and its audience are OpenBao's side of one `ToolPath`. Requests
-are sent by `session.sync` or `session.asynchronous`, which have the same methods.
+are sent by `session.sync` or `session.async_`, which have the same methods.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from agentguard.concurrency.drive import Asked, drive, twins
+from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.concurrency.single_flight import Shared, SingleFlight
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.jose import strict_json
@@ -65,7 +65,7 @@ class Login:
 class Bao:
     """What a session can do, on one path: synchronously (nothing suspends) or asynchronously."""
 
-    def __init__(self, session: OpenBaoSession, ask: Asked, prove: Asked, share: Shared) -> None:
+    def __init__(self, session: OpenBaoSession, ask: Operation, prove: Operation, share: Shared) -> None:
         self._session, self._ask, self._prove, self._share = session, ask, prove, share
 
     async def login(self) -> Login:
@@ -180,9 +180,9 @@ class OpenBaoSession:
             transport=transport,
             async_transport=async_transport,
         )
-        ask, prove, share = self._http.ask, twins(identity, "token"), SingleFlight().share
+        ask, prove, share = self._http.ask, operation_pair(identity, "token"), SingleFlight().share
         self.sync = Bao(self, ask.sync, prove.sync, share.sync)
-        self.asynchronous = Bao(self, ask.asynchronous, prove.asynchronous, share.asynchronous)
+        self.async_ = Bao(self, ask.async_, prove.async_, share.async_)
 
     def close(self) -> None:
         """Revoke the login that was kept, as far as OpenBao answers, and close the connections."""

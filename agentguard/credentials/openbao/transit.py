@@ -50,7 +50,7 @@ class TransitSigner:
     @classmethod
     async def aload(cls, session: OpenBaoSession, name: str, *, mount: str = "transit") -> Self:
         """Do as `load`, without blocking the event loop."""
-        return await cls._load(session, name, mount, session.asynchronous)
+        return await cls._load(session, name, mount, session.async_)
 
     @classmethod
     async def _load(cls, session: OpenBaoSession, name: str, mount: str, bao: Bao) -> Self:

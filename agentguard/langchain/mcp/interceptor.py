@@ -118,7 +118,7 @@ class McpInterceptor:
             resource = None if permit.grant is None else permit.grant.resource
             way = Way.of(handler, resource)
         except Denied as denied:
-            await self._enforcement.refuse(permit.invocation, denied, self._enforcement.asynchronous)
+            await self._enforcement.refuse(permit.invocation, denied, self._enforcement.async_)
             raise
         return await way.call(request, resource)
 
@@ -145,7 +145,7 @@ class McpInterceptor:
 
         judged = None if ready is None else ready.judged
         invocation = _invocation(asked, judged, problem)
-        return await self._enforcement.run(invocation, execute, self._enforcement.asynchronous)
+        return await self._enforcement.run(invocation, execute, self._enforcement.async_)
 
     def _ready(self, asked: _Asked) -> _Ready | None:
         if asked.spec is None:
