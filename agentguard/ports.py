@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from agentguard.model import (
-    NOTHING_SEEN,
+    NO_READ_EFFECTS,
     AccessRequest,
     Approval,
     Call,
@@ -22,8 +22,8 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Outcome,
+    ReadEffects,
     Secret,
-    Seen,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -63,7 +63,7 @@ class Policy(Protocol):
 class CatalogAware(Protocol):
     """A policy that is checked against the agent's tools: told of each change of the catalog."""
 
-    def bind(self, tools: Iterable[ToolSpec]) -> None:
+    def check_tools(self, tools: Iterable[ToolSpec]) -> None:
         """Check the rules against all the tools known now.
 
         Raises:
@@ -187,13 +187,13 @@ class Store(Protocol):
         call_id: str,
         outcome: Outcome,
         *,
-        seen: Seen = NOTHING_SEEN,
+        effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, what its task has seen by it, and as `forget` and `remember` do.
+        """Note how the call ended, what its task has read by it, and as `forget` and `remember` do.
 
-        The task and all that it descends from have then seen it. Its labels are kept for the oldest of
+        The task and all that it descends from have then read it. Its labels are kept for the oldest of
         these and all its descendants together, `LABELS` at most, and counted in each one's `labels`.
         """
 

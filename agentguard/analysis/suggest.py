@@ -37,12 +37,6 @@ class Run:
     person: bool
     args: Mapping[str, Json] = field(default_factory=dict)  # in Cedar's form
 
-    @property
-    def family(self) -> str:
-        """The task that this call's is a part of, or is."""
-        task = self.request.task
-        return task.lineage[-1] if task.lineage else task.id
-
     def origin(self, name: str) -> Provenance:
         """Return where an argument came from; of one that the record does not speak of, nobody knows."""
         nobody = Provenance(user=False, trusted=False, untrusted=self.request.task.untrusted)
@@ -218,7 +212,7 @@ def counterparties(spec: ToolSpec) -> frozenset[str]:
 def _kinds(usages: Iterable[Usage]) -> Iterator[Kind]:
     families = dict[str, list[Run]]()
     for run in sorted((run for usage in usages for run in usage.runs), key=lambda run: run.request.at):
-        families.setdefault(run.family, []).append(run)
+        families.setdefault(run.request.task.root_id, []).append(run)
     kinds = dict[str, list[list[Run]]]()
     for runs in families.values():
         kinds.setdefault(_name(runs), []).append(runs)
@@ -247,7 +241,7 @@ def _name(runs: Sequence[Run]) -> str:
 def evidence(runs: Sequence[Run]) -> str:
     """Say how many calls in how many tasks, when, and which of them only observation let pass."""
     times = sorted(run.request.at for run in runs)
-    told = f"{_many(len(runs), 'call')} in {_many(len({run.family for run in runs}), 'task')}"
+    told = f"{_many(len(runs), 'call')} in {_many(len({run.request.task.root_id for run in runs}), 'task')}"
     told += f", {_utc(times[0])} to {_utc(times[-1])}"
     if against := [run.against for run in runs if run.against]:
         told += f"; {len(against)} against what was in force: {', '.join(sorted(set(against)))}"

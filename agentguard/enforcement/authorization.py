@@ -35,7 +35,6 @@ from agentguard.model import (
 )
 from agentguard.ports import IdentitySource, Policy
 from agentguard.provenance.arguments import provenance_of, wanted
-from agentguard.provenance.leaves import family
 from agentguard.telemetry import CallSpan
 
 __all__ = ["Authorization"]
@@ -130,7 +129,7 @@ class Authorization:
     async def _request(self, spec: ToolSpec, arguments: Arguments, task: TaskState, io: Io) -> AccessRequest:
         labels: dict[str, list[Label]] = {}
         if digests := wanted(task, arguments):
-            for label in await stored(io.labels, family(task), digests):
+            for label in await stored(io.labels, task.root_id, digests):
                 labels.setdefault(label.digest, []).append(label)
         resource = self._catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
@@ -214,9 +213,9 @@ class Authorization:
         except Exception as error:  # noqa: BLE001  who cannot say who it is acts for nobody
             raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
         if state.lineage:
-            root = await stored(io.task, family(state))
+            root = await stored(io.task, state.root_id)
             if not isinstance(root, TaskState):
-                raise Denied.of(DenialCode.TASK_ENDED, f"task {family(state)} is unknown to the store")
+                raise Denied.of(DenialCode.TASK_ENDED, f"task {state.root_id} is unknown to the store")
             state = state.within(root)
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))

@@ -28,7 +28,7 @@ from agentguard.enforcement.routing import Brokers, Routes
 from agentguard.enforcement.task_credentials import ReusableCredentials, SubjectTokens
 from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive
 from agentguard.lease import Lease
-from agentguard.model import NOTHING_SEEN, Effect, Outcome, Seen, ToolPath
+from agentguard.model import NO_READ_EFFECTS, Effect, Outcome, ReadEffects, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -38,7 +38,7 @@ from agentguard.ports import (
     Store,
     Transmitter,
 )
-from agentguard.provenance.labels import seen
+from agentguard.provenance.labels import observe_result
 from agentguard.telemetry import CallSpan, Telemetry
 
 __all__ = ["Brokers", "Enforcement"]
@@ -222,8 +222,8 @@ class Enforcement:
 
         Returns whether the task knows what was read, or nothing was.
         """
-        call, read = permit.call, _seen(permit)
-        end = partial(attempt, "end", io.end_call, call.id, outcome, seen=read)
+        call, effects = permit.call, _read_effects(permit)
+        end = partial(attempt, "end", io.end_call, call.id, outcome, effects=effects)
         if permit.route is None:
             revoked, noted = False, await end()
         else:
@@ -235,7 +235,7 @@ class Enforcement:
         if permit.route is not None and not revoked:
             self.on_unrevoked()
         await self._recording.ended(permit, outcome, self.clock(), issuance, io, revoked=revoked)
-        return noted or read == NOTHING_SEEN
+        return noted or effects == NO_READ_EFFECTS
 
     async def _revoke(
         self, issuance: Issuance, outcome: Outcome, end: Callable[..., Awaitable[bool]]
@@ -253,11 +253,11 @@ class Enforcement:
         return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
 
 
-def _seen(permit: Permit) -> Seen:
+def _read_effects(permit: Permit) -> ReadEffects:
     """Say what the task has read; of a result that cannot be looked through, the worst."""
     spec = permit.request.tool
     try:
-        return seen(spec, permit.task, permit.result)
+        return observe_result(spec, permit.task, permit.result)
     except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
         log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
-        return Seen(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))
+        return ReadEffects(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))

@@ -34,7 +34,7 @@ class GateRegistry:
         self._seen: dict[int, tuple[BaseTool, GuardedTool]] = {}
         self._binding, self._bound = threading.Lock(), -1
         self.mistake: ConfigurationError | None = None
-        self.bind()
+        self.check_policies()
 
     def wrap(self, tools: Iterable[ToolLike], on_deny: OnDeny | None) -> list[GuardedTool]:
         """Return guarded tools; functions are made tools first.
@@ -45,7 +45,7 @@ class GateRegistry:
         plain = [t if isinstance(t, BaseTool) else as_tool(t) for t in tools]
         _distinct(plain)
         made = [self._guarded(tool, on_deny) for tool in plain]
-        self.bind()
+        self.check_policies()
         return made
 
     def at_first_sight(self, tool: BaseTool) -> GuardedTool:
@@ -57,12 +57,12 @@ class GateRegistry:
             if len(self._seen) >= REMEMBERED:
                 self._seen.pop(next(iter(self._seen)), None)
             made = self._guarded(tool, None)
-            self.bind()  # before other threads see it: until then the policies do not know the tool
+            self.check_policies()  # before other threads see it: until then the policies do not know the tool
             # the tool itself is kept beside, so that its id is not given to another
             known = self._seen.setdefault(id(tool), (tool, made))
         return known[1]
 
-    def bind(self) -> None:
+    def check_policies(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied."""
         policy, catalog = self._enforcement.policy, self._enforcement.catalog
         if not isinstance(policy, CatalogAware):
@@ -73,7 +73,7 @@ class GateRegistry:
                 return
             self.mistake = None
             try:
-                policy.bind(catalog)
+                policy.check_tools(catalog)
             except ConfigurationError as error:
                 if self._complete:
                     raise

@@ -25,14 +25,14 @@ from agentguard.model.decision import (
 )
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate, Scalar
-from agentguard.model.provenance import LABELS, NOTHING_SEEN, Label, Provenance, Seen, Sensitivity
+from agentguard.model.provenance import LABELS, NO_READ_EFFECTS, Label, Provenance, ReadEffects, Sensitivity
 from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 __all__ = [
     "DETAIL_TYPE",
     "LABELS",
-    "NOTHING_SEEN",
+    "NO_READ_EFFECTS",
     "WORDS",
     "AccessRequest",
     "Approval",
@@ -52,10 +52,10 @@ __all__ = [
     "Obligation",
     "Outcome",
     "Provenance",
+    "ReadEffects",
     "Resource",
     "Scalar",
     "Secret",
-    "Seen",
     "Sensitivity",
     "TaskState",
     "TaskStatus",

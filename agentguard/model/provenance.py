@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["LABELS", "NOTHING_SEEN", "Label", "Provenance", "Seen", "Sensitivity"]
+__all__ = ["LABELS", "NO_READ_EFFECTS", "Label", "Provenance", "ReadEffects", "Sensitivity"]
 
 LABELS = 10_000
 """How many labels a task, its parents and its children have together, at most."""
@@ -48,15 +48,15 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What a task has read by one call."""
+class ReadEffects:
+    """What one call has read: if it is untrusted, how sensitive it is, and the labels of its values."""
 
     untrusted: bool = False
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     labels: tuple[Label, ...] = ()
 
 
-NOTHING_SEEN = Seen()
+NO_READ_EFFECTS = ReadEffects()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,14 @@ class TaskState:
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     labels: int = 0
 
+    @property
+    def root_id(self) -> str:
+        """Return the id of the oldest task of its family: itself, or the last of its lineage.
+
+        The store keeps the labels of a family under this id.
+        """
+        return self.lineage[-1] if self.lineage else self.id
+
     def within(self, root: TaskState) -> TaskState:
         """Return it as rules see it: with what its whole family, that of *root*, has done and read.
 

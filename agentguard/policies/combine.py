@@ -60,7 +60,7 @@ class Combine:
         """Names the rule and the rules of all the policies."""
         return _digest(self._rule, [str(policy.version) for policy in self._policies])
 
-    def bind(self, tools: Iterable[ToolSpec]) -> None:
+    def check_tools(self, tools: Iterable[ToolSpec]) -> None:
         """Tell each policy that asks for it of all the tools.
 
         Raises:
@@ -69,7 +69,7 @@ class Combine:
         known = tuple(tools)
         for policy in self._policies:
             if isinstance(policy, CatalogAware):
-                policy.bind(known)
+                policy.check_tools(known)
 
     def reload(self) -> bool:
         """Have each policy that can read its rules again; return whether there are such, and all have."""

@@ -14,7 +14,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
-from agentguard.provenance.leaves import digest, every_key, family, leaves
+from agentguard.provenance.leaves import digest, every_key, leaves
 from agentguard.provenance.words import said
 
 __all__ = ["ABSENT", "provenance_of", "unvouched", "wanted"]
@@ -30,7 +30,7 @@ def wanted(task: TaskState, arguments: Arguments) -> frozenset[str]:
     if not task.labels:
         return frozenset()
     found = leaves(arguments.values, keys=every_key)
-    return frozenset(digest(family(task), value) for _, value in found if value is not None)
+    return frozenset(digest(task.root_id, value) for _, value in found if value is not None)
 
 
 def provenance_of(
@@ -70,7 +70,7 @@ def _leaf(
     task: TaskState,
     labels: Mapping[str, Iterable[Label]],
 ) -> Provenance | None:
-    found = tuple(labels.get(digest(family(task), value), ())) if labels else ()
+    found = tuple(labels.get(digest(task.root_id, value), ())) if labels else ()
     vouching: set[str] = set()
     if task.mandate.args or task.mandate.counterparties is not None:
         vouching |= _put_by(name, value, spec, task.mandate)

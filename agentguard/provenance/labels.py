@@ -24,14 +24,14 @@ from pydantic_core import from_json
 
 from agentguard.model import (
     Label,
-    Seen,
+    ReadEffects,
     TaskState,
     ToolSpec,
 )
-from agentguard.provenance.leaves import Leaf, digest, every_key, family, leaves
+from agentguard.provenance.leaves import Leaf, digest, every_key, leaves
 from agentguard.provenance.words import EDGE
 
-__all__ = ["PER_RESULT", "seen"]
+__all__ = ["PER_RESULT", "observe_result"]
 
 PER_RESULT = 2_000
 _WHOLE = "*"
@@ -43,16 +43,16 @@ _NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word that may be an address, an
 # --- what a result vouches for
 
 
-def seen(spec: ToolSpec | None, task: TaskState, result: object) -> Seen:
+def observe_result(spec: ToolSpec | None, task: TaskState, result: object) -> ReadEffects:
     """Say what a task has read by a call of this tool, from what the tool returned."""
     if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity):
-        return Seen()
+        return ReadEffects()
     labels: dict[tuple[str, str], Label] = {}
-    for label in _labels(spec, family(task), result):
+    for label in _labels(spec, task.root_id, result):
         labels.setdefault((label.digest, label.source), label)
         if len(labels) == PER_RESULT:
             break
-    return Seen(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=tuple(labels.values()))
+    return ReadEffects(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=tuple(labels.values()))
 
 
 def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:

@@ -15,11 +15,7 @@ from hashlib import blake2b
 
 from pydantic import BaseModel
 
-from agentguard.model import (
-    TaskState,
-)
-
-__all__ = ["MOST", "Leaf", "digest", "family", "leaves"]
+__all__ = ["MOST", "Leaf", "digest", "leaves"]
 
 MOST = 100_000  # parts at which is looked
 Leaf = str | int | float | None
@@ -92,11 +88,6 @@ def _parts(value: object) -> Parts | None:
     if is_dataclass(value):
         return ((field.name, getattr(value, field.name)) for field in fields(value))
     return None
-
-
-def family(task: TaskState) -> str:
-    """Return the id under which the labels of a task, its parents and its children are kept."""
-    return task.lineage[-1] if task.lineage else task.id
 
 
 def digest(task_id: str, value: str | int | float) -> str:

@@ -13,7 +13,7 @@ from agentguard.model import (
     Call,
     Label,
     LiveCredential,
-    Seen,
+    ReadEffects,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -74,14 +74,9 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
     return replace(approval, status=ApprovalStatus.USED)
 
 
-def family(state: TaskState) -> str:
-    """Return the id under which a task, its parents and its children share their labels."""
-    return state.lineage[-1] if state.lineage else state.id
-
-
-def room(state: TaskState, seen: Seen) -> tuple[Label, ...]:
+def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:
     """Return those of the labels for which there is room: beyond, a value is not vouched for."""
-    return seen.labels[: max(0, LABELS - state.labels)]
+    return effects.labels[: max(0, LABELS - state.labels)]
 
 
 def pending(approval: Approval) -> Approval:

@@ -9,13 +9,13 @@ from threading import Lock
 
 from agentguard.errors import StoreError
 from agentguard.model import (
-    NOTHING_SEEN,
+    NO_READ_EFFECTS,
     Approval,
     Call,
     Label,
     LiveCredential,
     Outcome,
-    Seen,
+    ReadEffects,
     TaskState,
     TaskStatus,
     ToolPath,
@@ -98,13 +98,13 @@ class MemoryStore:
         call_id: str,
         outcome: Outcome,
         *,
-        seen: Seen = NOTHING_SEEN,
+        effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, and what its task and all that it descends from have seen by it.
+        """Note how the call ended, and what its task and all that it descends from have read by it.
 
-        By a call that is not running, nothing is seen.
+        By a call that is not running, nothing is read.
         """
         with self._lock:
             if revoked:
@@ -116,8 +116,8 @@ class MemoryStore:
                 return
             if outcome is Outcome.SUSPENDED:
                 self._suspended[_same(call)] = call
-            if seen != NOTHING_SEEN:
-                self._see(call.task_id, seen)
+            if effects != NO_READ_EFFECTS:
+                self._note_read(call.task_id, effects)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that these tasks have read, by their digests."""
@@ -211,18 +211,18 @@ class MemoryStore:
         self._keys[key] = until if present is None else max(present, until)
         return new
 
-    def _see(self, task_id: str, seen: Seen) -> None:
+    def _note_read(self, task_id: str, effects: ReadEffects) -> None:
         for _, state in self._family(task_id):
             if state is not None:
                 untrusted, sensitivity = (
-                    state.untrusted or seen.untrusted,
-                    max(state.sensitivity, seen.sensitivity),
+                    state.untrusted or effects.untrusted,
+                    max(state.sensitivity, effects.sensitivity),
                 )
                 self._tasks[state.id] = replace(state, untrusted=untrusted, sensitivity=sensitivity)
         state = self._tasks[task_id]
-        root = _rules.family(state)
+        root = state.root_id
         kept, new = self._labels.setdefault(root, {}), 0
-        for label in _rules.room(state, seen):
+        for label in _rules.room(state, effects):
             of_value = kept.setdefault(label.digest, {})
             new += label.source not in of_value
             of_value.setdefault(label.source, label)

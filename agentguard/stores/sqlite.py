@@ -12,13 +12,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agentguard.errors import StoreError
 from agentguard.model import (
-    NOTHING_SEEN,
+    NO_READ_EFFECTS,
     Approval,
     Call,
     Label,
     LiveCredential,
     Outcome,
-    Seen,
+    ReadEffects,
     TaskState,
     TaskStatus,
 )
@@ -122,19 +122,19 @@ class SqliteStore:
         call_id: str,
         outcome: Outcome,
         *,
-        seen: Seen = NOTHING_SEEN,
+        effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, and what its task and all that it descends from have seen by it.
+        """Note how the call ended, and what its task and all that it descends from have read by it.
 
-        By a call that is not running, nothing is seen.
+        By a call that is not running, nothing is read.
         """
         with self._db.writing() as db:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
-            if seen != NOTHING_SEEN:
-                self._see(db, call_id, seen)
+            if effects != NO_READ_EFFECTS:
+                self._note_read(db, call_id, effects)
             if remember is not None:
                 _sql.remember(db, *remember, self._clock())
             _sql.end(db, call_id, outcome)
@@ -256,15 +256,15 @@ class SqliteStore:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
 
-    def _see(self, db: sqlite3.Connection, call_id: str, seen: Seen) -> None:
+    def _note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
         row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
         state = None if row is None else self._task(db, row[0])
         if state is None:
             return
-        family = [(seen.untrusted, int(seen.sensitivity), each) for each in (state.id, *state.lineage)]
+        family = [(effects.untrusted, int(effects.sensitivity), each) for each in (state.id, *state.lineage)]
         db.executemany(_sql.READ, family)
-        if room := _rules.room(state, seen):
-            root = _rules.family(state)
+        if room := _rules.room(state, effects):
+            root = state.root_id
             new = db.executemany(_sql.LABEL, [_rows.label_row(root, label) for label in room]).rowcount
             db.execute(_sql.LABELLED, (new, root, root))
 

@@ -16,7 +16,7 @@ from agentguard.model import (
     Identity,
     Label,
     Outcome,
-    Seen,
+    ReadEffects,
     Sensitivity,
     TaskStatus,
     ToolPath,
@@ -153,16 +153,16 @@ class StoreContract(ApprovalContract):
             await store.begin_call(call(name, task="parent"), None)
         await store.end_call("1", Outcome.DONE)
         assert not (await store.task("parent")).untrusted
-        seen = Seen(untrusted=True, sensitivity=Sensitivity.CONFIDENTIAL)
-        await store.end_call("2", Outcome.FAILED, seen=seen)
+        effects = ReadEffects(untrusted=True, sensitivity=Sensitivity.CONFIDENTIAL)
+        await store.end_call("2", Outcome.FAILED, effects=effects)
         for name, expected in (("root", True), ("parent", True), ("child", False)):
             state = await store.task(name)
             assert (state.untrusted, state.sensitivity == Sensitivity.CONFIDENTIAL) == (expected, expected)
         await store.begin_call(call("3", task="parent"), None)
-        await store.end_call("3", Outcome.DONE, seen=Seen(sensitivity=Sensitivity.INTERNAL))
+        await store.end_call("3", Outcome.DONE, effects=ReadEffects(sensitivity=Sensitivity.INTERNAL))
         assert (await store.task("parent")).sensitivity is Sensitivity.CONFIDENTIAL
         assert (await store.task("parent")).untrusted
-        await store.end_call("never-begun", Outcome.DONE, seen=seen)
+        await store.end_call("never-begun", Outcome.DONE, effects=effects)
 
     @both
     async def test_labels_are_kept_for_a_whole_family_and_counted_once(self, store: Face) -> None:
@@ -173,9 +173,9 @@ class StoreContract(ApprovalContract):
             Label("d1", "b", False, Sensitivity.INTERNAL),
             Label("d2", "a", True),
         )
-        for name, seen in (("1", labels), ("2", labels[:2])):
+        for name, part in (("1", labels), ("2", labels[:2])):
             await store.begin_call(call(name, task="child"), None)
-            await store.end_call(name, Outcome.DONE, seen=Seen(labels=seen))
+            await store.end_call(name, Outcome.DONE, effects=ReadEffects(labels=part))
         assert set(await store.labels("root", {"d1", "unknown"})) == set(labels[:2])
         assert set(await store.labels("other", {"d1", "d2"})) == set()
         counts = {name: (await store.task(name)).labels for name in ("root", "parent", "child", "other")}
@@ -187,7 +187,7 @@ class StoreContract(ApprovalContract):
         for name, size in (("1", LABELS - 1), ("2", 5), ("3", 5)):
             labels = tuple(Label(f"{name}-{n}", "tool", True) for n in range(size))
             await store.begin_call(call(name, task="task-1"), None)
-            await store.end_call(name, Outcome.DONE, seen=Seen(labels=labels))
+            await store.end_call(name, Outcome.DONE, effects=ReadEffects(labels=labels))
         assert (await store.task("task-1")).labels == LABELS
         assert len(tuple(await store.labels("task-1", {"2-0", "2-1", "3-0"}))) == 1
 

@@ -73,7 +73,7 @@ def request(amount: int = 50, to: Provenance = UNKNOWN, **task: object) -> Acces
 @pytest.fixture(scope="module")
 def policy() -> CedarPolicy:
     made = CedarPolicy.from_text(POLICY)
-    made.bind([PAY])
+    made.check_tools([PAY])
     return made
 
 

@@ -110,7 +110,7 @@ def _loaded(size: int, specs: Sequence[ToolSpec]) -> tuple[Callable[[], object],
     started, worked = perf_counter(), process_time()
     policy = CedarPolicy.from_text(text)
     read = perf_counter()
-    policy.bind(specs)
+    policy.check_tools(specs)
     bound, worked = perf_counter(), process_time() - worked
     asked = [request(spec) for spec in specs]
     if not all(policy.decide(each).permitted for each in asked):

@@ -95,7 +95,7 @@ def home(tmp_path: Path) -> Path:
 def made(home: Path) -> Parts:
     parts = build(load(home / "agentguard.toml"))
     assert isinstance(parts.policy, ReloadingCedar)
-    parts.policy.bind(parts.catalog)
+    parts.policy.check_tools(parts.catalog)
     return parts
 
 

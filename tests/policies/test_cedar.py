@@ -77,7 +77,7 @@ when { context has approval && context.approval.approvers >= 1 };
 
 def bound(text: str, tools: Iterable[ToolSpec] = TOOLS, **more: Any) -> CedarPolicy:
     policy = CedarPolicy.from_text(text, **more)
-    policy.bind(tools)
+    policy.check_tools(tools)
     return policy
 
 
@@ -408,7 +408,7 @@ def test_two_files_are_one_set_and_errors_name_the_right_one(tmp_path: Path) -> 
     one.write_text('@id("reads") permit (principal, action in Action::"read", resource); // end', "utf-8")
     two.write_text("\ufeff" + POLICIES.replace('"reads"', '"more"').replace("amount", "amonut"), "utf-8")
     with pytest.raises(ConfigurationError) as caught:
-        CedarPolicy.from_files([one, two]).bind(TOOLS)
+        CedarPolicy.from_files([one, two]).check_tools(TOOLS)
     assert (caught.value.file, caught.value.line) == (str(two), 4)
     two.write_text(POLICIES, "utf-8")
     with pytest.raises(ConfigurationError, match=r'another policy has @id\("reads"\).*one.cedar:1') as caught:
@@ -431,7 +431,7 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
 def test_a_failed_bind_leaves_the_former_one_in_force(policy: CedarPolicy) -> None:
     version = policy.version
     with pytest.raises(ConfigurationError):
-        policy.bind([READ])
+        policy.check_tools([READ])
     assert policy.version == version
     assert policy.decide(ask()).permitted
 
@@ -443,7 +443,7 @@ def test_arguments_of_a_tool_without_a_schema_are_checked_when_it_has_one() -> N
     assert decision.effect is Effect.DENY
     assert "not in the schema" in decision.reason
     with pytest.raises(ConfigurationError, match="amonut"):
-        policy.bind([REFUND, READ])
+        policy.check_tools([REFUND, READ])
 
 
 def test_a_rule_about_a_path_without_tools_is_no_error() -> None:

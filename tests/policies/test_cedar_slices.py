@@ -158,7 +158,7 @@ def request(tool: ToolSpec, n: int = 0, *, untrusted: bool = False, **more: Any)
 
 def bound(text: str, tools: tuple[ToolSpec, ...] = TOOLS) -> CedarPolicy:
     policy = CedarPolicy.from_text(text)
-    policy.bind(tools)
+    policy.check_tools(tools)
     return policy
 
 
@@ -385,7 +385,7 @@ def write(files: tuple[Path, Path], name: str) -> None:
 
 def reloading(files: tuple[Path, Path], **more: Any) -> ReloadingCedar:
     policy = ReloadingCedar(lambda: CedarPolicy.from_files(files, environment=["stage"]), **more)
-    policy.bind(TOOLS)
+    policy.check_tools(TOOLS)
     return policy
 
 
@@ -499,7 +499,7 @@ def test_of_two_reloads_the_one_that_began_last_holds(files: tuple[Path, Path]) 
         return found
 
     policy = ReloadingCedar(read)
-    policy.bind(TOOLS)
+    policy.check_tools(TOOLS)
     write(files, "b")
     assert not policy.reload()
     assert nested == [True]
@@ -510,7 +510,7 @@ def test_a_failed_bind_is_raised_and_forgotten(files: tuple[Path, Path]) -> None
     policy = reloading(files)
     version = policy.version
     with pytest.raises(ConfigurationError, match="like a path"):
-        policy.bind([replace(TOOLS[0], name="read")])
+        policy.check_tools([replace(TOOLS[0], name="read")])
     assert policy.reload()
     assert policy.version == version
     assert ask(policy).effect is Effect.PERMIT

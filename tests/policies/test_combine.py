@@ -28,7 +28,7 @@ class Says:
             raise self.answer
         return self.answer
 
-    def bind(self, tools: Any) -> None:
+    def check_tools(self, tools: Any) -> None:
         self.bound = tuple(tools)
 
 
@@ -130,7 +130,7 @@ def test_the_catalog_reaches_every_policy() -> None:
     one, two = permit("a"), permit("b")
     combined = Combine([one, two], Rule.UNANIMOUS)
     assert isinstance(combined, CatalogAware)
-    combined.bind(iter([sample_request().tool]))
+    combined.check_tools(iter([sample_request().tool]))
     assert one.bound == two.bound == (sample_request().tool,)
 
 

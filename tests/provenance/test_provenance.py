@@ -40,7 +40,7 @@ from agentguard.model import (
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import Store
 from agentguard.provenance.arguments import provenance_of, wanted
-from agentguard.provenance.labels import PER_RESULT, seen
+from agentguard.provenance.labels import PER_RESULT, observe_result
 from agentguard.provenance.leaves import MOST
 from agentguard.provenance.words import said
 from agentguard.stores.memory import MemoryStore
@@ -77,7 +77,7 @@ def origin_of(
 ) -> Provenance:
     labels: dict[str, list[Label]] = {}
     for spec, result in results:
-        read = seen(spec, state, result)
+        read = observe_result(spec, state, result)
         state = replace(
             state,
             untrusted=state.untrusted or read.untrusted,
@@ -358,7 +358,7 @@ def test_a_result_that_stands_for_more_than_can_be_looked_at_is_looked_at_in_bou
 ) -> None:
     bomb = nested(leaf, 30, wide=9)  # as YAML makes it of a few anchors
     begun = perf_counter()
-    read = seen(CONTACTS, task(), bomb)
+    read = observe_result(CONTACTS, task(), bomb)
     assert perf_counter() - begun < 5
     assert read.sensitivity is CONTACTS.sensitivity
     assert len(read.labels) <= PER_RESULT
@@ -421,7 +421,7 @@ def test_a_text_of_the_models_own_is_as_sensitive_as_all_that_was_read() -> None
 
 def test_beyond_the_bounds_nothing_is_vouched_for() -> None:
     many = {"email": [f"{n}@x.example" for n in range(PER_RESULT + 10)]}
-    assert len(seen(CONTACTS, task(), many).labels) == PER_RESULT
+    assert len(observe_result(CONTACTS, task(), many).labels) == PER_RESULT
     assert origin_of({"to": "1@x.example"}, "to", task(), (CONTACTS, many)).trusted
     assert not origin_of({"to": f"{PER_RESULT + 1}@x.example"}, "to", task(), (CONTACTS, many)).trusted
     full = task(labels=LABELS, sensitivity=Sensitivity.RESTRICTED)
@@ -429,7 +429,9 @@ def test_beyond_the_bounds_nothing_is_vouched_for() -> None:
 
 
 def test_no_value_is_kept_and_digests_differ_between_tasks() -> None:
-    one, two = (seen(CONTACTS, task(id=name), {"email": "ada@x.example"}) for name in ("one", "two"))
+    one, two = (
+        observe_result(CONTACTS, task(id=name), {"email": "ada@x.example"}) for name in ("one", "two")
+    )
     assert "ada" not in repr(one)
     assert {label.digest for label in one.labels}.isdisjoint({label.digest for label in two.labels})
 
@@ -437,12 +439,12 @@ def test_no_value_is_kept_and_digests_differ_between_tasks() -> None:
 def test_a_result_that_holds_itself_ends() -> None:
     endless: list[Any] = ["ada@x.example"]
     endless.append(endless)
-    assert len(seen(WEB, task(), endless).labels) == 1
+    assert len(observe_result(WEB, task(), endless).labels) == 1
 
 
 def test_an_iterator_in_a_result_is_left_to_whom_it_is_for() -> None:
     rows: Iterator[str] = iter(["a"])
-    seen(WEB, task(), {"rows": rows})
+    observe_result(WEB, task(), {"rows": rows})
     assert next(rows) == "a"
 
 

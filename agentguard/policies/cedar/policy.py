@@ -119,7 +119,7 @@ class CedarPolicy:
         """The Cedar schema of the tools bound now, for editors and the Cedar command line."""
         return self._bound.schema
 
-    def bind(self, tools: Iterable[ToolSpec]) -> None:
+    def check_tools(self, tools: Iterable[ToolSpec]) -> None:
         """Check all policies against these tools, and answer for them from now on.
 
         Raises:

@@ -52,7 +52,7 @@ class ReloadingCedar:
         """The rules in force."""
         return self._current.rules
 
-    def bind(self, tools: Iterable[ToolSpec]) -> None:
+    def check_tools(self, tools: Iterable[ToolSpec]) -> None:
         """Check the rules against these tools, and those of each later `reload`.
 
         Raises:
@@ -60,7 +60,7 @@ class ReloadingCedar:
         """
         specs = tuple(tools)
         with self._replacing:
-            self._current.bind(specs)
+            self._current.check_tools(specs)
             self._tools = specs
 
     def decide(self, request: AccessRequest) -> Decision:
@@ -77,7 +77,7 @@ class ReloadingCedar:
         try:
             policy = self._read()
             with self._replacing:
-                policy.bind(self._tools)
+                policy.check_tools(self._tools)
                 if ticket < self._newest:
                     return False
                 self._current, self._newest = policy, ticket

@@ -59,10 +59,10 @@ class Timed:
         """The rules in force."""
         return self._policy.version
 
-    def bind(self, tools: Iterable[ToolSpec]) -> None:
+    def check_tools(self, tools: Iterable[ToolSpec]) -> None:
         """Have the rules checked against the tools."""
         if isinstance(self._policy, CatalogAware):
-            self._policy.bind(tools)
+            self._policy.check_tools(tools)
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request."""
