@@ -3,19 +3,19 @@
     AgentGuardError
     ├── ConfigurationError        a file, a catalog or a policy is wrong: where, and how to correct it
     ├── Denied                    this call may not happen: a code, a reason, an advice
-    ├── TaskError                 the task cannot carry this
-    │   ├── TaskNotActive         it is over, unknown, or past its deadline
-    │   └── BudgetExhausted       its budget of calls or writes is used up
+    ├── TaskError                 the task cannot make this call
+    │   ├── TaskNotActive         the task is over, unknown, or past its deadline
+    │   └── BudgetExhausted       the task's budget of calls or writes is used up
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
     ├── IdentityError             the platform gave no identity, or no token that proves it
-    ├── IssueError                a broker could not mint or revoke
-    ├── CredentialUnavailable     no live credential in this context
-    ├── DestinationRefused        a request would carry a credential to an origin that is not its own
+    ├── IssueError                a broker could not mint or revoke a credential
+    ├── CredentialUnavailable     there is no live credential in this context
+    ├── DestinationRefused        a request would carry a credential to an origin of another resource
     ├── VerificationError         a resource refuses a presented token or proof
-    ├── StoreError                shared state did not answer, or answered nonsense
+    ├── StoreError                the store did not answer, or gave an invalid answer
     └── AuditError                the audit log cannot be written, or has been altered
 
-No message holds a secret. `Denied.advice` is the only text meant for a model.
+No message holds a secret. `Denied.advice` is the only text that is written for a model.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = [
 
 
 class AgentGuardError(Exception):
-    """The root: catch this to catch everything that agentguard raises on purpose."""
+    """The base class: catch it to catch every exception that agentguard raises on purpose."""
 
 
 class ConfigurationError(AgentGuardError):
-    """A file, catalog or policy is wrong; the message says where and what to change."""
+    """A file, catalog or policy is wrong. The message says where, and `hint` says what to change."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ConfigurationError(AgentGuardError):
 
 
 class DenialCode(StrEnum):
-    """Why a call was denied; one stable word for code, spans and audit records."""
+    """Why a call was denied: one stable word, the same in code, spans and audit records."""
 
     NO_TASK = "no_task"
     NO_CALL_ID = "no_call_id"
@@ -97,9 +97,9 @@ class DenialCode(StrEnum):
 class Denied(AgentGuardError):
     """A call may not happen.
 
-    `reason` is for the operator and may name policies; `advice` is for the model, says what it
-    may do instead, and reveals nothing about policies. `str()` gives the advice alone, so that an
-    error which travels into a model's context, a trace or a checkpoint stays harmless.
+    `reason` is written for the operator and may name policies. `advice` is written for the model: it
+    says what the model can do instead, and reveals nothing about policies. `str()` returns only the
+    advice, so an error that reaches a model's context, a trace or a checkpoint reveals nothing.
     """
 
     def __init__(
@@ -131,39 +131,39 @@ class Denied(AgentGuardError):
 
 
 class TaskError(AgentGuardError):
-    """The task cannot carry this call."""
+    """The task cannot make this call."""
 
 
 class TaskNotActive(TaskError):
-    """The task, or one that it descends from, is unknown, completed, revoked or expired."""
+    """The task, or one of its ancestors, is unknown, completed, revoked or expired."""
 
 
 class BudgetExhausted(TaskError):
-    """The task, or one that it descends from, has used up its calls or its writes."""
+    """The task, or one of its ancestors, has used up its budget of calls or writes."""
 
 
 class ApprovalError(AgentGuardError):
-    """An approval is unknown, expired, already used, or was given for something else."""
+    """An approval is unknown, expired or already used, or it is for another call."""
 
 
 class IdentityError(AgentGuardError):
-    """The platform gave no identity, or no token that proves it; `str()` says why and holds no secret."""
+    """The platform gave no identity, or no token that proves it. `str()` says why and holds no secret."""
 
 
 class IssueError(AgentGuardError):
-    """A broker could not mint or revoke a credential; `str()` says why and holds no secret."""
+    """A broker could not mint or revoke a credential. `str()` says why and holds no secret."""
 
 
 class CredentialUnavailable(AgentGuardError):
-    """No live credential here: outside a guarded call, after its end, or for another resource."""
+    """There is no live credential: no guarded call runs here, it has ended, or it is for another resource."""
 
 
 class DestinationRefused(AgentGuardError):
-    """A request or redirect would carry a credential to an origin that is not its resource's."""
+    """A request or redirect would carry a credential to an origin that its resource does not have."""
 
 
 class VerificationError(AgentGuardError):
-    """A resource refuses a request; `error` is the code of RFC 6750 section 3.1 or RFC 9449."""
+    """A resource refuses a request. `error` is a code of RFC 6750 section 3.1 or RFC 9449."""
 
     def __init__(self, error: str, description: str, *, status: int = 401) -> None:
         super().__init__(f"{error}: {description}")
@@ -171,38 +171,69 @@ class VerificationError(AgentGuardError):
 
 
 class StoreError(AgentGuardError):
-    """Shared state did not answer in time, or answered nonsense; whoever asked must deny."""
+    """The store did not answer in time, or gave an invalid answer. The caller must deny the call."""
 
 
 class AuditError(AgentGuardError):
-    """The audit log cannot be written, or a record was changed, removed, inserted or reordered."""
+    """The audit log cannot be written, or a record in it was changed, removed, inserted or reordered."""
 
+
+_UNDETERMINED = (
+    "It could not be determined whether this call is permitted. Do not repeat it now; tell the user."
+)
 
 ADVICE = {
     DenialCode.NO_TASK: "This call belongs to no task. Ask the user to start the task again.",
-    DenialCode.NO_CALL_ID: "The call has no id. Make it again.",
+    DenialCode.NO_CALL_ID: "The call has no id, so it did not run. Make the call again.",
     DenialCode.UNKNOWN_TOOL: "This tool is not available here. Use another tool.",
-    DenialCode.INVALID_ARGUMENTS: "The arguments do not fit the tool's schema. Correct them.",
-    DenialCode.FORGED_ARGUMENT: "An argument was given that only the application may give. Leave it out.",
-    DenialCode.ARGUMENTS_CHANGED: "The call was changed after it was judged, and did not run.",
-    DenialCode.GRANT_USED: "This permission was used already. Make the call again if it is needed.",
-    DenialCode.NOT_EXECUTED: "The call was replaced after it was judged. Its result is withheld.",
-    DenialCode.WITHHELD: "The call was made, and its result is withheld. Do not repeat it; tell the user.",
-    DenialCode.MANDATE: "This is outside the current task. Go on with the task, or tell the user.",
-    DenialCode.POLICY: "This is not permitted here. Go on without it, or tell the user.",
-    DenialCode.POLICY_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",
-    DenialCode.OBLIGATION: "A condition for this call cannot be met here. Tell the user.",
-    DenialCode.APPROVAL_REFUSED: "A person did not approve this call. Do not try it again; tell the user.",
-    DenialCode.APPROVAL_UNAVAILABLE: "This call needs a person's approval, and nobody can be asked here.",
-    DenialCode.TASK_ENDED: "The task is over. Nothing more can be done in it.",
-    DenialCode.BUDGET: "The task's budget is used up. Finish with what you have, or tell the user.",
-    DenialCode.NO_IDENTITY: "The agent could not prove who it is. The call did not run. Try later.",
-    DenialCode.NO_RIGHTS: "Neither user nor agent may do this together. Go on without it, or tell the user.",
-    DenialCode.NO_CREDENTIAL: "No credential could be had for this call. It did not run. Try later.",
-    DenialCode.STORE_ERROR: "Permission could not be determined. Do not retry at once; tell the user.",
+    DenialCode.INVALID_ARGUMENTS: (
+        "The arguments do not fit the tool's schema. Correct them and make the call again."
+    ),
+    DenialCode.FORGED_ARGUMENT: (
+        "The call sets an argument that only the application may set. Make the call again without it."
+    ),
+    DenialCode.ARGUMENTS_CHANGED: (
+        "The call was changed after it was judged, so it did not run. Tell the user."
+    ),
+    DenialCode.GRANT_USED: (
+        "This permission was already used. Make a new call if the action is still needed."
+    ),
+    DenialCode.NOT_EXECUTED: (
+        "Something else answered in place of the tool, and that answer is withheld. Tell the user."
+    ),
+    DenialCode.WITHHELD: "The call ran, but its result is withheld. Do not repeat the call; tell the user.",
+    DenialCode.MANDATE: "This is outside the current task. Continue with the task, or tell the user.",
+    DenialCode.POLICY: "This is not permitted here. Continue without it, or tell the user.",
+    DenialCode.POLICY_ERROR: _UNDETERMINED,
+    DenialCode.OBLIGATION: "This call has a condition that cannot be met here. Tell the user.",
+    DenialCode.APPROVAL_REFUSED: ("A person did not approve this call. Do not make it again; tell the user."),
+    DenialCode.APPROVAL_UNAVAILABLE: (
+        "This call needs a person's approval, and nobody can be asked here."
+        " Continue without it, or tell the user."
+    ),
+    DenialCode.TASK_ENDED: "The task is over, and no further call can be made in it. Tell the user.",
+    DenialCode.BUDGET: (
+        "The task's budget for such calls is used up. Finish with the results you have, or tell the user."
+    ),
+    DenialCode.NO_IDENTITY: (
+        "The agent could not prove its identity, so the call did not run. Try again later, or tell the user."
+    ),
+    DenialCode.NO_RIGHTS: (
+        "The user and the agent together do not have the rights for this call."
+        " Continue without it, or tell the user."
+    ),
+    DenialCode.NO_CREDENTIAL: (
+        "No credential could be obtained for this call, so it did not run. Try again later, or tell the user."
+    ),
+    DenialCode.STORE_ERROR: _UNDETERMINED,
     DenialCode.AUDIT_ERROR: "The call could not be recorded, so it did not run. Tell the user.",
-    DenialCode.UNGUARDED: "This tool ran without permission and was stopped.",
+    DenialCode.UNGUARDED: "This tool was started without permission and was stopped. Tell the user.",
 }
+"""The text that a model reads when a call is denied, unless a policy gives its own.
+
+Each says in one or two sentences what the model can do next, and nothing about the policies, the
+tools or the user.
+"""
 
 
 def safe_text(error: Exception) -> str:

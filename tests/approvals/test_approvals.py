@@ -310,7 +310,7 @@ def test_a_call_id_that_comes_again_asks_nobody_twice(shop: Shop, mode: str) -> 
     result = runner.go(Command(resume=resume))
     assert not waiting(result)
     assert (shop.paid, shop.log.written[-1]["code"]) == (["bob"], "grant_used")
-    assert "used already" in said(result)[-1]
+    assert "already used" in said(result)[-1]
 
 
 def test_an_approval_does_not_hold_for_edited_state(shop: Shop) -> None:

@@ -81,7 +81,7 @@ async def test_a_denial_is_a_short_message_of_fixed_text(
     result = await mode.invoke(layered(kit, layers, [recording(ran)], tool_call("pay", to="a")), GO)
     (message,) = tool_messages(result)
     assert (message.status, message.tool_call_id, message.name) == ("error", "c1", "pay")
-    assert message.content == "Denied: This is not permitted here. Go on without it, or tell the user."
+    assert message.content == "Denied: This is not permitted here. Continue without it, or tell the user."
     assert (ran, kit.broker.issued, kit.decisions()) == ([], [], ["policy"])
     assert result["messages"][-1].content == "done"
 
