@@ -13,7 +13,6 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple, NoReturn
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +23,7 @@ from jwt import PyJWK, PyJWTError
 from pydantic_core import to_json
 
 from agentguard.errors import VerificationError
+from agentguard.outbound.destinations import htu
 
 __all__ = [
     "ALGORITHMS",
@@ -34,9 +34,11 @@ __all__ = [
     "b64url",
     "decode",
     "htu",
+    "number_claim",
     "public_key",
     "revocation_key",
     "strict_json",
+    "text_claim",
     "thumbprint",
     "token_hash",
     "unb64url",
@@ -55,9 +57,6 @@ _KINDS = (("EC", "P-256", "ES256"), ("OKP", "Ed25519", "EdDSA"))
 _MEMBERS = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _REFUSED = frozenset({"crit", "jku", "x5u", "x5c", "b64", "zip"})
-_PORTS = {"http": 80, "https": 443}
-_ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
-_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -263,25 +262,15 @@ def revocation_key(issuer: str, jti: str) -> str:
     return f"revoked:{issuer}#{jti}"
 
 
-def htu(url: str) -> str:
-    """Return the `htu` of a URL: no query, no fragment, normalized (RFC 9449 section 4.3, 9).
-
-    Raises:
-        ValueError: It is no absolute http(s) URL in ASCII, names a user, or has dot segments.
-    """
-    if not url.isascii() or not url.isprintable() or " " in url:  # urlsplit would drop some of these
-        raise ValueError("not a URL in ASCII")
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("not an absolute http(s) URL without user information")
-    path = _ENCODED.sub(_normal, parts.path) or "/"
-    if not {".", ".."}.isdisjoint(path.split("/")):
-        raise ValueError("the path has dot segments")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}{path}"
+def text_claim(claims: Mapping[str, Json], name: str, *, limit: int = 512) -> str | None:
+    """Return a claim that is a printable, non-empty string of at most *limit* characters, or None."""
+    value = claims.get(name)
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= limit else None
 
 
-def _normal(encoded: re.Match[str]) -> str:
-    character = chr(int(encoded[1], 16))
-    return character if _UNRESERVED.fullmatch(character) else encoded[0].upper()
+def number_claim(claims: Mapping[str, Json], name: str) -> float | None:
+    """Return a claim that is a number of seconds, such as a NumericDate (RFC 7519 section 2), or None."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        return None
+    return float(value)

@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
+from agentguard.analysis.suggest import printable
 from agentguard.audit import verify
 from agentguard.audit.chain import parse
 from agentguard.cli._console import fail, note, out
@@ -80,4 +81,4 @@ def records_of(log: Path) -> list[dict[str, Any]]:
 
 def plain(text: object) -> str:
     """Return a recorded text without what a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    return printable(str(text))

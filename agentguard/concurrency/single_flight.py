@@ -1,7 +1,7 @@
-"""Single flight: of those who need the same thing at the same moment, one fetches it for all.
+"""Single flight: when several callers need the same thing at the same moment, one of them fetches it for all.
 
-No lock is held while it is fetched. Threads wait for threads and coroutines for coroutines, since a
-thread that waited for a coroutine of its own event loop would wait for ever.
+No lock is held during a fetch. Threads wait for threads and coroutines wait for coroutines: a thread
+that waited for a coroutine of its own event loop would wait forever.
 """
 
 from __future__ import annotations
@@ -14,75 +14,75 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.concurrency.drive import Operation, lift
 
-__all__ = ["Flights", "Shared", "SingleFlight"]
+__all__ = ["Share", "ShareOperations", "SingleFlight"]
 
 T = TypeVar("T")
-Shared = Callable[[Hashable, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Share = Callable[[Hashable, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
-class Flights(NamedTuple):
+class ShareOperations(NamedTuple):
     """`share` for the synchronous and for the asynchronous path."""
 
-    sync: Shared
-    async_: Shared
+    sync: Share
+    async_: Share
 
 
 class SingleFlight:
-    """Shares results by key: ``await flight.share.sync(key, make)``.
+    """Shares results by key: ``await flight.share.sync(key, fetch)``.
 
-    A failure is everyone's, but for a cancellation, after which another one fetches. *timeout* is how
-    long, in seconds, one waits for another.
+    If the fetch fails, every waiter gets the error. If the fetching caller is cancelled, a waiter
+    fetches again. *timeout* says how many seconds one caller waits for another.
     """
 
     def __init__(self, *, timeout: float = 5.0) -> None:
-        self._flights: dict[Hashable, Future[Any]] = {}
+        self._results: dict[Hashable, Future[Any]] = {}
         self._lock = Lock()
 
-        async def landed(future: Future[Any]) -> Any:
+        async def wait(result: Future[Any]) -> Any:
             async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(future)
+                return await asyncio.wrap_future(result)
 
-        self.share = Flights(
-            self._shared("sync", lift(lambda future: future.result(timeout))), self._shared("async", landed)
+        self.share = ShareOperations(
+            self._sharing("sync", lift(lambda result: result.result(timeout))), self._sharing("async", wait)
         )
 
-    def _shared(self, path: str, landed: Operation) -> Shared:
-        async def share(key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:
+    def _sharing(self, path: str, wait: Operation) -> Share:
+        async def share(key: Hashable, fetch: Callable[[], Awaitable[Any]]) -> Any:
             while True:
                 with self._lock:
-                    found = self._flights.get((path, key))
-                    if found is None:
-                        future = self._flights[path, key] = Future()
-                        # running: who waits may be cancelled, and cannot cancel what others wait for
-                        future.set_running_or_notify_cancel()
-                if found is None:
-                    return await self._fly((path, key), future, make)
+                    pending = self._results.get((path, key))
+                    if pending is None:
+                        result = self._results[path, key] = Future()
+                        # as running: a waiter that is cancelled must not cancel what the others wait for
+                        result.set_running_or_notify_cancel()
+                if pending is None:
+                    return await self._fetch((path, key), result, fetch)
                 try:
-                    return await landed(found)
-                except _Cancelled:
+                    return await wait(pending)
+                except _FetcherCancelled:
                     continue
 
         return share
 
-    async def _fly(self, key: Hashable, future: Future[Any], make: Callable[[], Awaitable[T]]) -> T:
+    async def _fetch(self, key: Hashable, result: Future[Any], fetch: Callable[[], Awaitable[T]]) -> T:
         try:
-            result = await make()
+            value = await fetch()
         except Exception as error:
-            self._land(key)
-            future.set_exception(error)
+            self._remove(key)
+            result.set_exception(error)
             raise
         except BaseException:
-            self._land(key)
-            future.set_exception(_Cancelled())
+            self._remove(key)
+            result.set_exception(_FetcherCancelled())
             raise
-        self._land(key)
-        future.set_result(result)
-        return result
+        self._remove(key)
+        result.set_result(value)
+        return value
 
-    def _land(self, key: Hashable) -> None:
+    def _remove(self, key: Hashable) -> None:
         with self._lock:
-            del self._flights[key]
+            del self._results[key]
 
 
-class _Cancelled(Exception):
-    """Who fetched was cancelled; it says nothing of the thing."""
+class _FetcherCancelled(Exception):
+    """The caller that was fetching was cancelled. The result is still unknown, so a waiter tries again."""

@@ -15,7 +15,7 @@ import httpx
 
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
-from agentguard.outbound.destinations import DEFAULT_PORTS, Origin, origin_of, private
+from agentguard.outbound.destinations import DEFAULT_PORTS, Origin, is_confidential, origin_of
 
 __all__ = ["ResourceAuth", "auth"]
 _WANTS_NONCE = re.compile(r'(?:^|,)\s*DPoP\s(?:.*[\s,])?error\s*=\s*"?use_dpop_nonce\b', re.IGNORECASE)
@@ -122,7 +122,7 @@ class _Exchange:
         if origin not in self._origins:
             self._lease.anomaly("destination")
             raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
-        if not private(scheme, host):
+        if not is_confidential(scheme, host):
             raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
-from agentguard.concurrency.single_flight import Shared, SingleFlight
+from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.sources.base import SecretSource
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
 from agentguard.model import Credential, Grant, Secret, ToolPath
@@ -115,7 +115,7 @@ class LegacySecret:
         finally:
             raise refusal from None
 
-    async def _issue(self, grant: Grant, read: Operation, share: Shared) -> Credential:
+    async def _issue(self, grant: Grant, read: Operation, share: Share) -> Credential:
         if grant.path not in self.paths:
             self.anomaly("path", IssueError(f"{self._source.name} does not serve the {grant.path} path"))
         key = await self._key(read, share)
@@ -133,7 +133,7 @@ class LegacySecret:
             legacy=True,
         )
 
-    async def _key(self, read: Operation, share: Shared) -> Secret:
+    async def _key(self, read: Operation, share: Share) -> Secret:
         held = self._held
         if held is None or self._clock() >= held[1]:
             held = await share("key", lambda: self._fetch(read))

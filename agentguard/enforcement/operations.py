@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agentguard.concurrency.drive import Operation, capturing_result, finish, operation_pair
-from agentguard.concurrency.single_flight import Flights, Shared
+from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.enforcement.routing import Route
 from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive
 from agentguard.model import ToolPath
@@ -62,7 +62,7 @@ class Io:
     append: Operation
     approve: Mapping[ToolPath, Operation]
     entitled: Operation | None
-    share: Shared
+    share: Share
     prepare: Mapping[str, Operation]
     issue: Mapping[str, Operation]
     revoke: Mapping[str, Operation]
@@ -77,7 +77,7 @@ class Io:
         approvers: Mapping[ToolPath, Approver],
         entitlements: Entitlements | None,
         transmitters: Mapping[str, Transmitter],
-        flights: Flights,
+        flights: ShareOperations,
         timeout: float,
     ) -> tuple[Self, Self]:
         """Make both shapes, the synchronous one first; *timeout* in seconds holds for each operation."""

@@ -11,12 +11,12 @@ from typing import Final
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive
-from agentguard.concurrency.single_flight import Shared
+from agentguard.concurrency.single_flight import Share
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.tokens import Token, Tokens
 from agentguard.model import Secret
 from agentguard.outbound.client import Outbound
-from agentguard.outbound.destinations import private
+from agentguard.outbound.destinations import is_confidential
 
 __all__ = ["GitHubActionsIdentity"]
 
@@ -93,7 +93,7 @@ class GitHubActionsIdentity:
         """Close the connections."""
         self._http.close()
 
-    async def _token(self, audience: str, ask: Operation, share: Shared) -> Secret:
+    async def _token(self, audience: str, ask: Operation, share: Share) -> Secret:
         return await self._tokens.get(audience, lambda wanted: self._fetch(wanted, ask), share)
 
     async def _fetch(self, audience: str, ask: Operation) -> Token:
@@ -119,6 +119,6 @@ def _address(text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if not private(url.scheme, url.host):
+    if not is_confidential(url.scheme, url.host):
         raise ConfigurationError(f"{_URL} is no https URL", hint="the request token is not sent in clear")
     return url

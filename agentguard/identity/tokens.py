@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from agentguard.concurrency.drive import Operation
-from agentguard.concurrency.single_flight import Shared, SingleFlight
+from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import IdentityError
 from agentguard.jose import strict_json, unb64url
 from agentguard.model import Secret
@@ -90,7 +90,7 @@ class Tokens:
         """Forget all, and whatever is being fetched now."""
         self._kept = {}
 
-    async def get(self, audience: str, fetch: Operation, share: Shared) -> Secret:
+    async def get(self, audience: str, fetch: Operation, share: Share) -> Secret:
         """Return the token for *audience*; ``fetch(audience)`` obtains a `Token`.
 
         Raises:

@@ -8,20 +8,20 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, lift
+from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
 from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Provenance
 from agentguard.model.arguments import Json
-from agentguard.outbound import destinations as transport
 from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.destinations import is_confidential_url
 
-__all__ = ["APPROVED", "TEXT", "Io", "Remote", "asking", "content", "obligations", "private", "question"]
+__all__ = ["APPROVED", "TEXT", "Remote", "RemoteOperations", "asking", "content", "obligations", "question"]
 
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 TEXT = 500
@@ -30,11 +30,11 @@ TEXT = 500
 _OK, _LIMIT = 200, 65_536  # status, bytes
 
 
-class Io(NamedTuple):
-    """What differs between the two paths."""
+class RemoteOperations(NamedTuple):
+    """What `Remote` asks of others, on the synchronous or the asynchronous path."""
 
     ask: Operation
-    asynchronous: bool
+    share: Share
 
 
 class Remote(ABC):
@@ -60,7 +60,7 @@ class Remote(ABC):
         async_transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._url, self._timeout, self._limit, self._error = url.rstrip("/"), timeout, limit, error
-        if not private(self._url):
+        if not is_confidential_url(self._url):
             raise ConfigurationError("the PDP's url is neither https nor of loopback", hint="use https")
         if set("@?#") & set(self._url):  # the url is shown as the version, which must hold no password
             raise ConfigurationError("the PDP's url has a user, a query or a fragment", hint="leave it out")
@@ -75,6 +75,9 @@ class Remote(ABC):
             transport=transport,
             async_transport=async_transport,
         )
+        ask, share = self._http.ask, SingleFlight(timeout=timeout).share
+        self._sync = RemoteOperations(ask.sync, share.sync)
+        self._async = RemoteOperations(ask.async_, share.async_)
         self._places = threading.BoundedSemaphore(limit)
         # a semaphore belongs to the event loop that waits for it
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
@@ -91,7 +94,7 @@ class Remote(ABC):
         """
         places = self._places
         enter = lift(lambda: places.acquire(timeout=self._timeout))
-        return drive(self._limited(request, Io(self._http.ask.sync, False), enter, places.release))
+        return drive(self._limited(request, self._sync, enter, places.release))
 
     async def adecide(self, request: AccessRequest) -> Decision:
         """Answer the request.
@@ -108,15 +111,19 @@ class Remote(ABC):
             except TimeoutError:
                 return False
 
-        return await self._limited(request, Io(self._http.ask.async_, True), enter, places.release)
+        return await self._limited(request, self._async, enter, places.release)
 
     async def _limited(
-        self, request: AccessRequest, io: Io, enter: Operation, leave: Callable[[], None]
+        self,
+        request: AccessRequest,
+        operations: RemoteOperations,
+        enter: Operation,
+        leave: Callable[[], None],
     ) -> Decision:
         if not await enter():
             raise self._error(f"{self._http.name}: too many questions at once")
         try:
-            return await self._decide(request, io)
+            return await self._decide(request, operations)
         except (ValueError, TimeoutError) as error:
             reason = str(error) if type(error) is ValueError else type(error).__name__
         finally:
@@ -125,7 +132,7 @@ class Remote(ABC):
         raise self._error(f"{self._http.name}: {reason}")
 
     @abstractmethod
-    async def _decide(self, request: AccessRequest, io: Io) -> Decision: ...
+    async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision: ...
 
 
 # --- the question
@@ -241,11 +248,3 @@ def _obligation(given: Json) -> Obligation:
     if not isinstance(kind, str) or not isinstance(given.get("properties", {}), dict):
         raise ValueError("an obligation has no type, or its properties are no object")
     return Obligation(kind=kind, parameters=given.get("properties", {}))
-
-
-def private(url: object) -> bool:
-    """Return whether nobody on the way can read or change what is sent there."""
-    if not isinstance(url, str):
-        return False
-    parts = urlsplit(url)
-    return transport.private(parts.scheme, parts.hostname)

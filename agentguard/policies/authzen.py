@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.errors import AgentGuardError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
-from agentguard.policies._remote import TEXT, Io, Remote, asking, content, obligations, private, question
+from agentguard.outbound.destinations import is_confidential_url
+from agentguard.policies._remote import TEXT, Remote, RemoteOperations, asking, content, obligations, question
 from agentguard.policies.combine import merged
 
 __all__ = ["AuthZen", "AuthZenError"]
@@ -80,31 +80,34 @@ class AuthZen(Remote):
             transport=transport,
             async_transport=async_transport,
         )
-        self._entropy, self._flight = entropy, SingleFlight(timeout=timeout)
+        self._entropy = entropy
         self._endpoints: _Endpoints | None = None
 
-    async def _decide(self, request: AccessRequest, io: Io) -> Decision:
+    async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         endpoints = self._endpoints
         if endpoints is None:
-            share = self._flight.share[io.asynchronous]
-            endpoints = self._endpoints = await share("metadata", lambda: self._discover(io))
+            endpoints = self._endpoints = await operations.share(
+                "metadata", lambda: self._discover(operations)
+            )
         asked = question(request)
         if request.approval is not None:
-            return self._decision(await self._post(io, endpoints.evaluation, asked))
+            return self._decision(await self._post(operations, endpoints.evaluation, asked))
         if endpoints.evaluations is not None:
-            first, second = await self._batch(io, endpoints.evaluations, asked)
+            first, second = await self._batch(operations, endpoints.evaluations, asked)
         else:
-            first = second = self._decision(await self._post(io, endpoints.evaluation, asked))
+            first = second = self._decision(await self._post(operations, endpoints.evaluation, asked))
             if not first.permitted:
-                answer = await self._post(io, endpoints.evaluation, asking(asked))
+                answer = await self._post(operations, endpoints.evaluation, asking(asked))
                 second = self._decision(answer, person=True)
         return second if second.permitted and not first.permitted else first
 
-    async def _batch(self, io: Io, url: str, asked: Mapping[str, Json]) -> tuple[Decision, Decision]:
+    async def _batch(
+        self, operations: RemoteOperations, url: str, asked: Mapping[str, Json]
+    ) -> tuple[Decision, Decision]:
         common = {name: value for name, value in asked.items() if name != "context"}
         contexts = [{"context": each["context"]} for each in (asked, asking(asked))]
         options = {"evaluations_semantic": "permit_on_first_permit"}
-        answer = await self._post(io, url, {**common, "evaluations": contexts, "options": options})
+        answer = await self._post(operations, url, {**common, "evaluations": contexts, "options": options})
         items = answer.get("evaluations")
         if not isinstance(items, list) or len(items) > len(contexts):
             raise ValueError("the batch was not answered one by one")
@@ -112,23 +115,27 @@ class AuthZen(Remote):
         first, second = items + missing
         return self._decision(first), self._decision(second, person=True)
 
-    async def _discover(self, io: Io) -> _Endpoints:
+    async def _discover(self, operations: RemoteOperations) -> _Endpoints:
         parts = urlsplit(self._url)
         where = f"{parts.scheme}://{parts.netloc}{_METADATA}{parts.path}"
-        metadata = content(await io.ask("GET", where, repeatable=True))
+        metadata = content(await operations.ask("GET", where, repeatable=True))
         if metadata.get("policy_decision_point") != self._url:
             raise ValueError("the metadata are those of another PDP")
         urls = [metadata.get(f"access_{name}_endpoint") for name in ("evaluation", "evaluations")]
         for url in urls:
-            if url is not None and not private(url):
+            if url is not None and not is_confidential_url(url):
                 raise ValueError("an endpoint is neither https nor of loopback")
         if urls[0] is None:
             raise ValueError("the metadata name no evaluation endpoint")
         return _Endpoints(urls[0], urls[1])
 
-    async def _post(self, io: Io, url: str, body: Mapping[str, Json]) -> dict[str, Json]:
+    async def _post(
+        self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
+    ) -> dict[str, Json]:
         id = self._entropy(16).hex()
-        answer: Answer = await io.ask("POST", url, json=body, headers={"X-Request-ID": id}, repeatable=True)
+        answer: Answer = await operations.ask(
+            "POST", url, json=body, headers={"X-Request-ID": id}, repeatable=True
+        )
         if answer.headers.get("x-request-id", id) != id:
             raise ValueError("the answer is to another request")
         return content(answer)

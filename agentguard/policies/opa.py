@@ -12,7 +12,7 @@ import httpx
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
-from agentguard.policies._remote import TEXT, Io, Remote, asking, content, obligations, question
+from agentguard.policies._remote import TEXT, Remote, RemoteOperations, asking, content, obligations, question
 from agentguard.policies.combine import merged
 
 __all__ = ["Opa", "OpaError"]
@@ -85,16 +85,18 @@ class Opa(Remote):
         self._path = path
         self._where = f"{self._url}/v1/data/{path}?{_QUERY}"
 
-    async def _decide(self, request: AccessRequest, io: Io) -> Decision:
+    async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         asked = question(request)
-        first = await self._ask(io, asked)
+        first = await self._ask(operations, asked)
         if first.permitted or request.approval is not None:
             return first
-        second = await self._ask(io, asking(asked), person=True)
+        second = await self._ask(operations, asking(asked), person=True)
         return second if second.permitted else first
 
-    async def _ask(self, io: Io, asked: Mapping[str, Json], *, person: bool = False) -> Decision:
-        answer = content(await io.ask("POST", self._where, json={"input": asked}, repeatable=True))
+    async def _ask(
+        self, operations: RemoteOperations, asked: Mapping[str, Json], *, person: bool = False
+    ) -> Decision:
+        answer = content(await operations.ask("POST", self._where, json={"input": asked}, repeatable=True))
         undefined = {"allow": False, "reason": f"{self._path} is undefined at {self._url}"}
         result = answer.get("result", undefined)
         if not isinstance(result, dict) or not isinstance(result.get("allow"), bool):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentguard.errors import VerificationError
-from agentguard.jose import Json
+from agentguard.jose import Json, text_claim
 from agentguard.model import DETAIL_TYPE, Arguments, ToolPath
 
-__all__ = ["Claims", "invalid", "number", "read_claims", "text"]
+__all__ = ["Claims", "invalid", "read_claims"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class Claims:
 
 def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = True) -> Claims:
     """Read the claims that RFC 9068 section 2.2 requires, and ours."""
-    named = {name: text(claims, name) for name in ("jti", "iss", "sub", "client_id")}
+    named = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", "client_id")}
     scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
-    jkt = text(cnf, "jkt") if isinstance(cnf, dict) else None
+    jkt = text_claim(cnf, "jkt") if isinstance(cnf, dict) else None
     if None in named.values() or not isinstance(scope, str) or not isinstance(act, dict):
         raise invalid("the token lacks a required claim")
     if jkt is None:
@@ -76,7 +76,7 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
         subject=str(named["sub"]),
         actor=str(named["client_id"]),
         act=act,
-        task_id=text(claims, "txn"),
+        task_id=text_claim(claims, "txn"),
         scopes=frozenset(scope.split()),
         expires_at=float(claims["exp"]),
         path=path,
@@ -95,26 +95,12 @@ def _details(details: Json, path: ToolPath) -> tuple[str, str]:
     ]
     if len(ours) != 1:
         raise invalid("the token is not for exactly one call")
-    tool, digest = text(ours[0], "tool"), text(ours[0], "digest")
+    tool, digest = text_claim(ours[0], "tool"), text_claim(ours[0], "digest")
     if tool is None or digest is None or ours[0].get("digest_alg") != "sha-256":
         raise invalid("the token does not say which call it is for")
     if ours[0].get("path") != path.value:
         raise _forbidden("the token is for another path")
     return tool, digest
-
-
-def text(claims: Mapping[str, Json], name: str, *, limit: int = 512) -> str | None:
-    """Return a claim that is a printable, not empty string of bounded length, or None."""
-    value = claims.get(name)
-    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= limit else None
-
-
-def number(claims: Mapping[str, Json], name: str) -> float | None:
-    """Return a claim that is a NumericDate (RFC 7519 section 2), or None."""
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
-        return None
-    return float(value)
 
 
 def invalid(description: str) -> VerificationError:

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from agentguard.errors import VerificationError
-from agentguard.jose import Json, b64url, decode, htu, thumbprint, token_hash
-from agentguard.resource.claims import number, text
+from agentguard.jose import Json, b64url, decode, htu, number_claim, text_claim, thumbprint, token_hash
 
 __all__ = ["Nonces", "verify_proof"]
 
@@ -68,10 +67,10 @@ def verify_proof(
     header, claims, _ = decode(proof, None, typ=_TYP, error="invalid_dpop_proof")
     if not hmac.compare_digest(thumbprint(header["jwk"]), bound_to):
         raise _invalid("the proof is by another key than the token's")
-    jti = text(claims, "jti")
+    jti = text_claim(claims, "jti")
     if jti is None or claims.get("htm") != method or not _same(claims, url):
         raise _invalid("the proof is for another method or URL")
-    issued = number(claims, "iat")
+    issued = number_claim(claims, "iat")
     if issued is None or not now - lifetime - leeway <= issued <= now + leeway:
         raise _invalid("the proof is not of this moment")
     if claims.get("ath") != token_hash(token):
@@ -86,7 +85,7 @@ def _invalid(description: str) -> VerificationError:
 
 
 def _same(claims: Mapping[str, Json], url: str) -> bool:
-    claimed = text(claims, "htu", limit=8192)
+    claimed = text_claim(claims, "htu", limit=8192)
     try:
         return claimed is not None and htu(claimed) == url
     except ValueError:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import ALGORITHMS, Json, decode, htu, revocation_key, token_hash
+from agentguard.jose import ALGORITHMS, Json, decode, htu, number_claim, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
 from agentguard.ports import Store
-from agentguard.resource.claims import Claims, invalid, number, read_claims
+from agentguard.resource.claims import Claims, invalid, read_claims
 from agentguard.resource.introspection import Introspection
 from agentguard.resource.keys import Keys
 from agentguard.resource.proof import Nonces, verify_proof
@@ -205,8 +205,8 @@ class Verifier:
         return read_claims(claims, path, signed=signed)
 
     def _timely(self, claims: Mapping[str, Json], now: float) -> None:
-        expires, issued = number(claims, "exp"), number(claims, "iat")
-        begins = number(claims, "nbf") if "nbf" in claims else issued
+        expires, issued = number_claim(claims, "exp"), number_claim(claims, "iat")
+        begins = number_claim(claims, "nbf") if "nbf" in claims else issued
         if expires is None or issued is None or begins is None:
             raise invalid("the token lacks a valid exp, iat or nbf")
         if now >= expires + self._leeway:

@@ -13,7 +13,7 @@ from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
-from agentguard.outbound.destinations import private
+from agentguard.outbound.destinations import is_confidential_url
 from agentguard.signals.events import Named, SessionRevoked
 
 __all__ = ["Transmitter", "jwks"]
@@ -61,7 +61,7 @@ class Transmitter:
         http: Outbound | None = None,
     ) -> None:
         parts = urlsplit(url)
-        if not private(parts.scheme, parts.hostname):
+        if not is_confidential_url(url):
             raise ConfigurationError(f"signals for {audience} would be sent unprotected", hint="use https")
         self.audience, self.issuer = audience, issuer
         self._url, self._signer, self._authorization = url, signer, authorization

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from agentguard.jose import Json, strict_json, unb64url
 from agentguard.model import Secret
 
-__all__ = ["ACCESS_TOKEN", "Asked", "Unfit", "claims_of", "judge", "number", "text", "token_in"]
+__all__ = ["ACCESS_TOKEN", "Asked", "Unfit", "claims_of", "judge", "token_in"]
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  the name of a type
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1, as RFC 9449 section 7.1
@@ -127,17 +127,3 @@ def _place(asked: Asked, claims: Mapping[str, Json]) -> None:
     bound = cnf.get("jkt") if isinstance(cnf, dict) else None
     if asked.thumbprint is not None and bound != asked.thumbprint:
         raise Unfit("the token is not bound to our key")
-
-
-def number(said: Mapping[str, Json], name: str) -> float | None:
-    """Return a member that is a number of seconds within reason, or None."""
-    value = said.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**53:
-        return None
-    return float(value)
-
-
-def text(said: Mapping[str, Json], name: str) -> str | None:
-    """Return a member that is a printable, not empty string of at most 512 characters, or None."""
-    value = said.get(name)
-    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 512 else None

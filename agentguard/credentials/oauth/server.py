@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from agentguard.concurrency.drive import Operation, operation_pair
-from agentguard.concurrency.single_flight import Shared, SingleFlight
+from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.oauth.client_auth import ClientAuth, Proof
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
-from agentguard.outbound.destinations import private
+from agentguard.outbound.destinations import is_confidential
 
 __all__ = ["AuthorizationServer", "Form", "Line", "Metadata"]
 
@@ -54,7 +54,7 @@ class Line(NamedTuple):
     """The way to a server on the synchronous or the asynchronous path."""
 
     ask: Operation
-    share: Shared
+    share: Share
     prove: Operation
 
 
@@ -76,9 +76,9 @@ class AuthorizationServer:
         self._plain = issuer.startswith("http:")
         self._known: Metadata | None = None
         self._nonce: str | None = None
-        flight, prove = SingleFlight().share, operation_pair(client_auth, "prove")
-        self.sync = Line(http.ask.sync, flight.sync, prove.sync)
-        self.async_ = Line(http.ask.async_, flight.async_, prove.async_)
+        share, prove = SingleFlight().share, operation_pair(client_auth, "prove")
+        self.sync = Line(http.ask.sync, share.sync, prove.sync)
+        self.async_ = Line(http.ask.async_, share.async_, prove.async_)
 
     async def metadata(self, line: Line) -> Metadata:
         """Return its endpoints.
@@ -223,4 +223,4 @@ def _reachable(url: str, *, plain: bool) -> bool:
         parts = urlsplit(htu(url))
     except ValueError:
         return False
-    return (plain or parts.scheme == "https") and private(parts.scheme, parts.hostname)
+    return (plain or parts.scheme == "https") and is_confidential(parts.scheme, parts.hostname)

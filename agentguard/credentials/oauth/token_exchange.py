@@ -20,8 +20,6 @@ from agentguard.credentials.oauth.response import (
     Unfit,
     claims_of,
     judge,
-    number,
-    text,
     token_in,
 )
 from agentguard.credentials.oauth.revocation import Revocation
@@ -30,7 +28,7 @@ from agentguard.credentials.oauth.tokens import Living, LivingTokens
 from agentguard.credentials.presentation import Bearer, Presentation, ProofKey
 from agentguard.credentials.sealing import Seal
 from agentguard.errors import AgentGuardError, ConfigurationError
-from agentguard.jose import Json
+from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.model.credential import Headers
 from agentguard.outbound.client import Outbound
@@ -235,7 +233,7 @@ class TokenExchange:
     async def _claims(self, token: Secret, line: Line) -> Mapping[str, Json] | None:
         claims, metadata = claims_of(token), await self._server.metadata(line)
         if claims is not None:
-            if text(claims, "jti") is None or number(claims, "exp") is None:
+            if text_claim(claims, "jti") is None or number_claim(claims, "exp") is None:
                 raise Unfit("the token has no jti or no exp, so it cannot be revoked")
             return claims
         if metadata.revocation is None:
@@ -267,7 +265,7 @@ class TokenExchange:
         self, body: Mapping[str, Json], claims: Mapping[str, Json] | None, now: float
     ) -> tuple[float, float]:
         """Return when the token ends at the earliest and at the latest; its issuer may say it twice."""
-        lasts, exp = number(body, "expires_in"), number(claims or {}, "exp")
+        lasts, exp = number_claim(body, "expires_in"), number_claim(claims or {}, "exp")
         said = [end for end in (exp, None if lasts is None else now + lasts) if end is not None]
         if not said or (lasts is None and "expires_in" in body):
             raise Unfit("it is not said when the token ends")

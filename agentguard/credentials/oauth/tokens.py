@@ -6,8 +6,9 @@ import re
 from threading import Lock
 from typing import NamedTuple, Self
 
-from agentguard.credentials.oauth.response import claims_of, number, text
+from agentguard.credentials.oauth.response import claims_of
 from agentguard.credentials.sealing import Seal
+from agentguard.jose import number_claim, text_claim
 from agentguard.model import Secret
 
 __all__ = ["Living", "LivingTokens"]
@@ -26,7 +27,7 @@ class Living(NamedTuple):
     def of(cls, token: Secret, ends: float) -> Self:
         """Read what a token says of itself; one that does not say when it ends, does so at *ends*."""
         claims = claims_of(token) or {}
-        return cls(token, text(claims, "jti"), number(claims, "exp") or ends)
+        return cls(token, text_claim(claims, "jti"), number_claim(claims, "exp") or ends)
 
 
 class LivingTokens:

@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
-from agentguard.concurrency.single_flight import Shared, SingleFlight
+from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.jose import strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
-from agentguard.outbound.destinations import private
+from agentguard.outbound.destinations import is_confidential_url
 from agentguard.ports import IdentitySource
 
 __all__ = ["Bao", "Login", "OpenBaoSession", "Refused"]
@@ -65,7 +65,7 @@ class Login:
 class Bao:
     """What a session can do, on one path: synchronously (nothing suspends) or asynchronously."""
 
-    def __init__(self, session: OpenBaoSession, ask: Operation, prove: Operation, share: Shared) -> None:
+    def __init__(self, session: OpenBaoSession, ask: Operation, prove: Operation, share: Share) -> None:
         self._session, self._ask, self._prove, self._share = session, ask, prove, share
 
     async def login(self) -> Login:
@@ -197,8 +197,7 @@ class OpenBaoSession:
 
 
 def _confidential(address: str) -> str:
-    parts = urlsplit(address)
-    if private(parts.scheme, parts.hostname):
+    if is_confidential_url(address):
         return address.rstrip("/")
     raise ConfigurationError(
         "the address of OpenBao is not confidential", hint="use https; http is for this machine alone"
