@@ -1,9 +1,11 @@
-"""The way a credential reaches a running tool: out of band, by a lease in a ContextVar.
+"""How a running tool gets its credential: from a lease in a ContextVar, never from its arguments.
 
-A lease is a handle and not the secret. It opens when the tool itself is entered, closes when the
-call ends, and a closed one answers nothing; so a thread or a background task that outlives the call
-holds a dead handle. In-process Python is no security boundary: what makes a stray copy harmless is
-that its credential is revoked at the issuer.
+A lease is a handle to the credential, not the secret. The guard opens it when the tool's body is
+entered and closes it when the call ends. A closed lease gives nothing, so a thread or a background task
+that outlives the call holds a useless handle.
+
+A lease does not protect a secret from other code of the same process: in-process Python is no security
+boundary. A stray copy of the secret becomes harmless because its credential is revoked at the issuer.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ _current: ContextVar[Lease | None] = ContextVar("agentguard_lease", default=None
 
 
 class Lease:
-    """A credential for the length of one call; `resource` is None where the tool needs none.
+    """A credential for the length of one call. `resource` is None if the tool needs no credential.
 
-    `anomaly(kind)` is told of what no honest call does: a use after the end (``late``), or towards
-    another origin (``destination``).
+    The lease calls `report_anomaly(kind)` when the tool does what no honest call does: it uses the
+    credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     """
 
-    __slots__ = ("__closed", "__credential", "__open", "anomaly", "resource", "tool")
+    __slots__ = ("__closed", "__credential", "__open", "report_anomaly", "resource", "tool")
 
     def __init__(
         self,
@@ -39,15 +41,15 @@ class Lease:
         credential: Credential | None,
         on_anomaly: Callable[[str], None] = lambda _kind: None,
     ) -> None:
-        self.tool, self.resource, self.anomaly = tool, resource, on_anomaly
+        self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential = credential
         self.__open = self.__closed = False
 
     def open(self) -> Token[Lease | None]:
-        """Make this the lease of the current context; `release` takes it back.
+        """Make this the lease of the current context; `release` undoes it.
 
         Raises:
-            Denied: Its call has ended: one that is closed opens no more.
+            Denied: The call has ended. A closed lease cannot be opened again.
         """
         if self.__closed:
             raise Denied.of(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
@@ -55,25 +57,27 @@ class Lease:
         return _current.set(self)
 
     def release(self, token: Token[Lease | None]) -> None:
-        """Give the context its former lease again, and close this one."""
+        """Close this lease, and restore the lease that the context had before."""
         self.close()
         _current.reset(token)
 
     def close(self) -> None:
-        """End it for good, in every thread and task that holds it."""
+        """Close the lease for good, in every thread and task that holds it."""
         self.__closed = True
 
     def _live(self) -> Credential:
         if self.__closed or not self.__open:
-            self.anomaly("late")
-            raise CredentialUnavailable(f"the call of {self.tool} is over, and its credential with it")
+            self.report_anomaly("late")
+            raise CredentialUnavailable(f"the call of {self.tool} is over, and so is its credential")
         if self.__credential is None:
-            raise CredentialUnavailable(f"{self.tool} has no resource, so it holds no credential")
+            raise CredentialUnavailable(
+                f"{self.tool} has no resource, so it has no credential; name its resource in the catalog"
+            )
         return self.__credential
 
     @property
     def expires_at(self) -> float:
-        """When the credential ends at the latest, in seconds since the epoch."""
+        """The latest time at which the credential expires, in seconds since the epoch."""
         return self._live().expires_at
 
     def reveal(self) -> str:
@@ -82,27 +86,32 @@ class Lease:
         Raises:
             CredentialUnavailable: The call is over, or the secret is long-lived.
         """
-        return self._handed_over().reveal()
+        return self._short_lived().reveal()
 
     @property
     def username(self) -> str:
-        """The name to log in with; raises as `reveal`, and where the credential has none."""
+        """The name to log in with; raises as `reveal`, and if the credential has no username."""
         return self._field("username")
 
     @property
     def password(self) -> str:
-        """The password to log in with; raises as `reveal`, and where the credential has none."""
+        """The password to log in with; raises as `reveal`, and if the credential has no password."""
         return self._field("password")
 
     def env(self) -> dict[str, str]:
-        """Return variables for the environment of one subprocess, to be merged with what it needs.
+        """Return the credential as environment variables, for one subprocess.
+
+        The caller merges them with the other variables that the subprocess needs.
 
         Raises:
-            CredentialUnavailable: The call is over, the secret is long-lived, or it has no such form.
+            CredentialUnavailable: The call is over, the secret is long-lived, or the credential cannot
+                be given as environment variables.
         """
-        variables = self._handed_over().env()
+        variables = self._short_lived().env()
         if not variables:
-            raise CredentialUnavailable(f"the credential of {self.tool} has no form for an environment")
+            raise CredentialUnavailable(
+                f"the credential of {self.tool} cannot be given as environment variables"
+            )
         return variables
 
     def headers(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
@@ -110,20 +119,24 @@ class Lease:
 
         Raises:
             CredentialUnavailable: The call is over, the secret is long-lived (`agentguard.auth`
-                attaches it), or it is no HTTP credential.
+                attaches it), or it is not an HTTP credential.
         """
-        self._handed_over()
-        return self.attached(method, url, nonce)
+        self._short_lived()
+        return self.transport_headers(method, url, nonce)
 
-    def attached(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
-        """Do as `headers`, for the transport that has made sure of the destination."""
+    def transport_headers(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
+        """Return the headers as `headers` does, also for a long-lived secret.
+
+        Only for a transport that has checked that *url* belongs to the lease's resource.
+        """
         return self._live().headers(method, url, nonce)
 
     def _secrets(self) -> tuple[str, ...]:
-        """Return what must not leave the call, for `secrets_of`; also when the lease is closed."""
+        """Return the secrets that must not leave the call, for `secrets_of`; also when closed."""
         return () if self.__credential is None else self.__credential.secrets()
 
-    def _handed_over(self) -> Credential:
+    def _short_lived(self) -> Credential:
+        """Return the credential if the tool may have its secret: a long-lived one stays here."""
         credential = self._live()
         if credential.legacy:
             raise CredentialUnavailable(
@@ -133,7 +146,7 @@ class Lease:
 
     def _field(self, name: str) -> str:
         try:
-            return self._handed_over().fields()[name]
+            return self._short_lived().fields()[name]
         except KeyError:
             raise CredentialUnavailable(f"the credential of {self.tool} has no {name}") from None
 
@@ -145,7 +158,7 @@ class Lease:
 
 
 def secrets_of(lease: Lease) -> tuple[str, ...]:
-    """Return what must not leave the lease's call, for redaction alone: a tool has no use for it."""
+    """Return the secrets that must not leave the lease's call. For redaction only; tools do not need it."""
     return lease._secrets()
 
 
@@ -155,7 +168,7 @@ def current() -> Lease | None:
 
 
 def live_secrets() -> tuple[str, ...]:
-    """Return what must not leave the call that is running here, for redaction alone."""
+    """Return the secrets that must not leave the call that is running here. For redaction only."""
     lease = _current.get()
     return secrets_of(lease) if lease else ()
 
@@ -173,17 +186,17 @@ def credential(resource: str | None = None) -> Lease:
             "no guarded call runs in this context; in a thread of your own, wrap the function with"
             " agentguard.bind"
         )
-    held = None if lease.resource is None else lease.resource.name
-    if resource is not None and held != resource:
-        holds = "no credential" if held is None else f"a credential for {held}"
-        raise CredentialUnavailable(f"{lease.tool} holds {holds}, and none for {resource}")
+    name = None if lease.resource is None else lease.resource.name
+    if resource is not None and name != resource:
+        content = "no credential" if name is None else f"a credential for {name}"
+        raise CredentialUnavailable(f"{lease.tool} has {content}, and none for {resource}")
     return lease
 
 
 def bind(function: Callable[P, R]) -> Callable[P, R]:
-    """Carry the lease of this call into a thread that *function* will run in.
+    """Wrap *function* so that it has the lease of this call also in another thread.
 
-    It carries the handle alone: after the call has ended, the thread finds a dead lease.
+    Only the handle is passed on: after the call has ended, the thread has a closed lease.
     """
     lease = _current.get()
 

@@ -1,4 +1,4 @@
-"""Ask a person through a function of the application's."""
+"""Ask a person through a function of the application."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Ask = Callable[[AccessRequest], bool | Awaitable[bool]]
 
 
 class CallbackApprover:
-    """Asks *function*, sync or async, with the request; only ``True`` itself approves.
+    """Calls *function*, sync or async, with the request. Only the value ``True`` approves.
 
-    `approver` names who answers, for the record. It does not limit how long a person may take: the
-    approval's own expiry does, as the store sees it.
+    *approver* is the name of the person or service that answers; it is recorded. This class does not
+    limit how long the answer takes. The approval's expiry does: the store refuses a late answer.
     """
 
     def __init__(self, function: Ask, *, approver: str) -> None:
@@ -31,27 +31,28 @@ class CallbackApprover:
         """Ask, and return the approval with the answer.
 
         Raises:
-            ApprovalError: The function is async, and the call is not.
+            ApprovalError: The function is async, but the call is synchronous.
         """
         if self._asynchronous:
-            raise ApprovalError("the approver is async: call the tool or agent with ainvoke")
-        return self._answered(pending, self._function(request))
+            raise ApprovalError("the approver is async; call the tool or agent with ainvoke")
+        return self._with_answer(pending, self._function(request))
 
     async def aapprove(self, pending: Approval, request: AccessRequest) -> Approval:
-        """Do as `approve`; a sync function runs in a thread, so that the loop goes on."""
+        """Do as `approve`. A sync function runs in a thread, so it does not block the event loop."""
         if not self._asynchronous:
             return await asyncio.to_thread(self.approve, pending, request)
         answer: Any = self._function(request)
-        return self._answered(pending, await answer)
+        return self._with_answer(pending, await answer)
 
-    def _answered(self, pending: Approval, answer: Any) -> Approval:
+    def _with_answer(self, pending: Approval, answer: Any) -> Approval:
         return pending.answered(approved=answer is True, approver=self._approver)
 
 
-def for_each_path(given: Approver | Ask | Mapping[ToolPath, Approver]) -> Mapping[ToolPath, Approver]:
-    """Return who is asked on each path: one for all, unless each has its own; a function is called."""
-    if isinstance(given, Mapping):
-        return given
-    if not isinstance(given, Approver):
-        given = CallbackApprover(given, approver=getattr(given, "__qualname__", type(given).__name__))
-    return dict.fromkeys(ToolPath, given)
+def for_each_path(approver: Approver | Ask | Mapping[ToolPath, Approver]) -> Mapping[ToolPath, Approver]:
+    """Return the approver of each path; a single approver, or a function, serves all paths."""
+    if isinstance(approver, Mapping):
+        return approver
+    if not isinstance(approver, Approver):
+        name = getattr(approver, "__qualname__", type(approver).__name__)
+        approver = CallbackApprover(approver, approver=name)
+    return dict.fromkeys(ToolPath, approver)

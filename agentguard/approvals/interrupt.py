@@ -1,11 +1,12 @@
 """Let a LangGraph run wait for a person.
 
-The interrupt carries what the person is shown; the resume value carries nothing that counts. A
-person's answer is written to the store (`Guard.answer`), and the store is asked after the resume: an
-edited checkpoint, a resume value given to the wrong call (langgraph issue 6533) or a replayed one
-approves nothing. The interrupt is raised again on each run of the node, also when the answer is
-there, since LangGraph matches resume values to interrupts by their order; a tool's own interrupt
-behind ours would otherwise be given our resume value.
+The interrupt carries what the person is shown. The resume value is ignored: `Guard.answer` writes the
+person's answer to the store, and the guard reads it there after the resume. So an edited checkpoint, a
+resume value given to the wrong call (langgraph issue 6533) or a replayed one approves nothing.
+
+The interrupt is raised again on each run of the node, also when the answer is already in the store.
+LangGraph matches resume values to interrupts by their order; without ours, an interrupt of the tool
+itself would receive our resume value.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ __all__ = ["InterruptApprover"]
 
 
 class InterruptApprover:
-    """Asks with *interrupt*, which is `langgraph.types.interrupt`; needs a checkpointer to resume.
+    """Asks with *interrupt*, which is `langgraph.types.interrupt`. Resuming needs a checkpointer.
 
-    `show_arguments` puts the argument values into the interrupt, and so into the checkpoint: a person
-    can hardly decide without, but they are then stored there. What is made anew on each run of the node, as a
-    random default is, makes another call of it, which nobody has approved: let the tool's body make it.
+    *show_arguments* puts the values of the arguments into the interrupt. A person can hardly decide
+    without them, but they are then stored in the checkpoint too.
+
+    An argument that is computed again on each run of the node, such as a random default, makes a
+    different call, which nobody has approved. Compute such a value in the tool's body.
     """
 
-    inline = True  # on the event loop too: langgraph finds its run through the context of the caller
+    inline = True  # also on the event loop, since langgraph finds its run in the caller's context
 
     def __init__(self, interrupt: Callable[[Any], Any], *, show_arguments: bool = True) -> None:
         self._interrupt, self._show = interrupt, show_arguments
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
-        """Interrupt the run, or return when it was resumed."""
+        """Interrupt the run; after the resume, return *pending* unchanged."""
         payload: dict[str, Any] = {
             "type": "agentguard.approval",
             "approval_id": pending.id,

@@ -1,8 +1,17 @@
-"""The durable record: one JSON object a line, each chained to the one before by its hash.
+"""The audit log: one JSON object a line, each chained to the line before by its hash.
 
-`chain` knows the format and finds what was changed, removed, inserted or reordered; `jsonl` writes it
-to a file. What a record says of a call is the guard's business: the seven facts that
-draft-klrc-aiagent-auth asks for.
+    chain       the format of a line, and the check for changed, removed, inserted or reordered records
+    jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
+    requests    turns a request into JSON and back, to ask a policy about recorded calls again
+    timeline    draws what happened in a task, for a terminal or a notebook
+
+This package does not choose what is recorded: `agentguard.enforcement.recording` does. A record holds
+the seven facts that draft-klrc-aiagent-auth asks for.
+
+For a new audit log: write a class with the methods of `agentguard.ports.AuditLog` in a module of this
+package, and export it here. Test it with a subclass of `agentguard.testing.AuditContract`. To let
+agentguard.toml name it, add its setting to ``AuditSettings`` in `agentguard.config.settings` and build
+it in `agentguard.config.build`.
 """
 
 from __future__ import annotations

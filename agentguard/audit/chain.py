@@ -1,17 +1,18 @@
-"""A hash chain of JSON lines: how a record is sealed, and how a file of them is verified.
+"""A hash chain of JSON lines: `seal` makes the line of a record, `verify` checks a whole file.
 
 A line is the record's canonical form with its hash appended as the last member, then a newline::
 
     {"at":"…",…,"prev":"<hash of the record before>","seq":7,…,"hash":"<64 hex digits>"}
 
-The canonical form is JSON with sorted keys, without white space, in ASCII; `hash` is the SHA-256 of
-that form, which is the line itself without ``,"hash":"…"``. So any other program verifies it by
-cutting text. The first record has seq 1 and a `prev` of zeros. A record with a member `torn`, the
-SHA-256 of a half-written line before it, marks where a crash was survived.
+The canonical form is JSON with sorted keys, without white space, in ASCII. `hash` is the SHA-256 of that
+form, and the form is the line itself without ``,"hash":"…"``. So another program can verify a line by
+cutting text, without a JSON parser. The first record has seq 1 and a `prev` of zeros. A crash or a full
+disk can leave a half-written ("torn") line; the next record then has a member `torn`, the SHA-256 of
+that line.
 
-What a chain cannot show: whoever may write the file may cut records off its end, or write all of it
-anew. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and give it to `verify`:
-then both are found.
+What the chain alone does not show: somebody who can write the file can remove records from its end, or
+write the whole file again. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and
+give it to `verify`; then `verify` reports both.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ __all__ = ["GENESIS", "Fault", "Head", "Report", "parse", "seal", "verify"]
 Record = Mapping[str, Any]
 
 RESERVED = frozenset({"seq", "prev", "hash"})
-CUT = len(',"hash":""}') + 64
+SEAL_LENGTH = len(',"hash":""}') + 64
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Head(NamedTuple):
-    """The last record of a chain; ``str(head)`` is what to keep elsewhere, `of` reads it."""
+    """The last record of a chain. Keep ``str(head)`` elsewhere; `of` reads it."""
 
     seq: int
     hash: str
@@ -43,7 +44,11 @@ class Head(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Head:
-        """Read ``seq:hash``; anything else is a ValueError."""
+        """Read ``seq:hash``.
+
+        Raises:
+            ValueError: The text has another form.
+        """
         match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", text)
         if match is None:
             raise ValueError("a head is a number, a colon, and 64 hexadecimal digits")
@@ -54,7 +59,7 @@ GENESIS = Head(0, "0" * 64)
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong: `kind` is changed, removed, inserted, reordered, or cut."""
+    """One thing that is wrong with a log; `kind` is changed, removed, inserted, reordered, or cut."""
 
     line: int
     kind: str
@@ -63,9 +68,9 @@ class Fault(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What `verify` found: the number of sound records, the faults, and the torn lines.
+    """The result of `verify`: the number of intact records, the faults, and the numbers of torn lines.
 
-    A torn line is what a crash or a full disk leaves behind, and no fault.
+    A torn line is one that a crash or a full disk left half-written. It is not a fault.
     """
 
     records: int = 0
@@ -75,7 +80,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was altered."""
+        """Whether no record was altered."""
         return not self.faults
 
 
@@ -86,7 +91,7 @@ def seal(record: Record, head: Head) -> tuple[bytes, Head]:
         ValueError: A key is reserved, or a value has no JSON form.
     """
     if not RESERVED.isdisjoint(record):
-        raise ValueError("seq, prev and hash belong to the chain")
+        raise ValueError("seq, prev and hash are reserved for the chain; use other names")
     try:
         body = _encode({**record, "seq": head.seq + 1, "prev": head.hash})
     except TypeError as error:
@@ -96,7 +101,7 @@ def seal(record: Record, head: Head) -> tuple[bytes, Head]:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line with or without its newline, or None where it is no record."""
+    """Return the record of a line, with or without its newline; None if the line is not a record."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -107,9 +112,10 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def verify(lines: Iterable[bytes], head: Head | None = None) -> Report:
-    """Verify a chain, line by line as a file opened in binary mode gives them.
+    """Verify a chain; *lines* can be a file that is opened in binary mode.
 
-    *head* is one that was kept elsewhere: without it, records cut off the end are not missed.
+    *head* is one that was kept elsewhere. Without it, records that were removed from the end are not
+    noticed.
     """
     walk = _Walk(head)
     for line in lines:
@@ -118,7 +124,7 @@ def verify(lines: Iterable[bytes], head: Head | None = None) -> Report:
 
 
 class _Walk:
-    """One pass over a chain; it keeps nothing of a sound one but its head."""
+    """One pass over a chain. While the chain is sound, only its head is kept in memory."""
 
     def __init__(self, anchor: Head | None) -> None:
         self.report = Report()
@@ -126,8 +132,8 @@ class _Walk:
         self.line = 0
         self.at = 0  # the line of the head
         self.last = b""
-        self.suspect = False  # whether the line before this one is a fault already
-        self.odd: list[tuple[int, bytes]] = []  # lines that are no record, not yet known to be torn
+        self.suspect = False  # whether the line before this one is already reported as a fault
+        self.unreadable: list[tuple[int, bytes]] = []  # lines that are no records; torn, or a fault
         self.gaps: list[tuple[int, int, int]] = []  # line, first and last seq that are missing before it
         self.strays: list[tuple[int, int]] = []  # line and seq of records that come too late
 
@@ -135,40 +141,42 @@ class _Walk:
         self.line += 1
         record = parse(line)
         if record is None:
-            self.odd.append((self.line, line))
+            self.unreadable.append((self.line, line))
             return
         intact = _intact(line.removesuffix(b"\n"), record["hash"])
         if intact and "torn" in record:
-            self._forgive(record["torn"])
-        self._link(record, intact, self._blame())
+            self._accept_torn(record["torn"])
+        self._link(record, intact, self._report_unreadable())
         if intact:
             self.report.records += 1
         self.last = line
 
     def finish(self) -> Report:
         report = self.report
-        if any(_is_json(line) for _, line in self.odd):
-            self._blame()
-        if self.odd:
-            report.torn.extend(number for number, _ in self.odd)
+        if any(_is_json(line) for _, line in self.unreadable):
+            self._report_unreadable()
+        if self.unreadable:
+            report.torn.extend(number for number, _ in self.unreadable)
         elif self.last and not self.last.endswith(b"\n"):
             report.torn.append(self.line)
         late = {seq for _, seq in self.strays}
         for line, first, last in self.gaps:
             moved = late.issuperset(range(first, last + 1))
             self._fault(
-                line, "reordered" if moved else "removed", f"records {first} to {last} are not before it"
+                line,
+                "reordered" if moved else "removed",
+                f"records {first} to {last} are missing before this line",
             )
         for line, seq in self.strays:
             moved = any(first <= seq <= last for _, first, last in self.gaps)
-            self._fault(line, "reordered" if moved else "inserted", f"record {seq} is out of its place")
+            self._fault(line, "reordered" if moved else "inserted", f"record {seq} is out of order")
         if self.anchor is not None:
-            self._fault(self.line, "cut", f"record {self.anchor.seq} of the head that was kept is not here")
+            self._fault(self.line, "cut", f"record {self.anchor.seq}, whose head was given, is missing")
         report.faults.sort()
         return report
 
     def _link(self, record: Record, intact: bool, lost: int) -> None:
-        """Place a record after the head; *lost* lines before it may have been records."""
+        """Link a record to the head; *lost* is the number of lines before it that may have been records."""
         head, seq, claimed = self.report.head, record["seq"], Head(record["seq"], record["hash"])
         first, last = head.seq + 1, head.seq + 1 + lost
         if not intact:
@@ -181,7 +189,7 @@ class _Walk:
             if seq > last:
                 self.gaps.append((self.line, first, seq - 1))
             elif seq == first and record.get("prev") != head.hash and not self.suspect:
-                self._fault(self.at or self.line, "changed", f"record {seq} was written after another")
+                self._fault(self.at or self.line, "changed", f"record {seq} was linked to another record")
             self._advance(claimed, suspect=False)
 
     def _advance(self, head: Head, *, suspect: bool) -> None:
@@ -189,22 +197,22 @@ class _Walk:
         if head == self.anchor and not suspect:
             self.anchor = None
 
-    def _forgive(self, torn: object) -> None:
-        """Take what a crash left before this record off the suspects."""
-        if self.odd:
-            left = b"".join(line for _, line in self.odd).removesuffix(b"\n")
-            if _digest(left) == torn and not any(_is_json(line) for _, line in self.odd):
-                self.report.torn.extend(number for number, _ in self.odd)
-                self.odd = []
+    def _accept_torn(self, torn: object) -> None:
+        """Count the lines before this record as torn, if *torn* is their digest."""
+        if self.unreadable:
+            remains = b"".join(line for _, line in self.unreadable).removesuffix(b"\n")
+            if _digest(remains) == torn and not any(_is_json(line) for _, line in self.unreadable):
+                self.report.torn.extend(number for number, _ in self.unreadable)
+                self.unreadable = []
         elif _digest(self.last.removesuffix(b"\n")) == torn:
             self.report.torn.append(self.line - 1)
 
-    def _blame(self) -> int:
-        """Report lines that are no records and were not torn; returns how many there are."""
-        lost, self.odd = self.odd, []
-        for number, _ in lost:
-            self._fault(number, "changed", "this is no record")
-        return len(lost)
+    def _report_unreadable(self) -> int:
+        """Report the lines that are no records and were not torn; return their number."""
+        lines, self.unreadable = self.unreadable, []
+        for number, _ in lines:
+            self._fault(number, "changed", "this line is not a record")
+        return len(lines)
 
     def _fault(self, line: int, kind: str, detail: str) -> None:
         self.report.faults.append(Fault(line, kind, detail))
@@ -212,7 +220,9 @@ class _Walk:
 
 def _intact(bare: bytes, claimed: str) -> bool:
     suffix = f',"hash":"{claimed}"}}'.encode()
-    return bare.endswith(suffix) and len(suffix) == CUT and _digest(bare[:-CUT] + b"}") == claimed
+    if len(suffix) != SEAL_LENGTH or not bare.endswith(suffix):
+        return False
+    return _digest(bare[:-SEAL_LENGTH] + b"}") == claimed
 
 
 def _digest(data: bytes) -> str:

@@ -24,7 +24,7 @@ BLOCK = 65_536  # bytes of the file's end that are read at first to find the las
 
 
 class _Tail(NamedTuple):
-    """Where a file ends: its last record, and what a crash left after it."""
+    """The end of a file: its last record, and the torn line that a crash left after it."""
 
     head: Head
     torn: bytes
@@ -32,16 +32,17 @@ class _Tail(NamedTuple):
 
 
 class JsonLinesAudit:
-    """An `AuditLog` in a file, which any number of threads and processes may append to.
+    """An `AuditLog` in a file. Any number of threads and processes may append to it.
 
-    Each record is one write under a file lock, chained to the one before (see `chain`), and handed to
-    the operating system before `append` returns: it survives a crash of the process. With `fsync` it
-    is on the disk too, which costs milliseconds. The file is created for its owner alone (0600). A
-    half-written line, after a crash or on a full disk, is sealed by the next record. The lock is
-    `flock`: not for network file systems without it.
+    Each record is one write under a file lock and is chained to the record before (see `chain`). The
+    operating system has the record before `append` returns, so it survives a crash of the process. With
+    *fsync* the record is also on the disk, which costs milliseconds. The file is created with mode 0600.
+    After a crash or on a full disk, the next record seals a half-written line.
+
+    The lock is `flock`: do not use this on a network file system that does not support it.
 
     Raises:
-        AuditError: The file cannot be opened; from `append`, that it cannot be written.
+        AuditError: The file cannot be opened.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class JsonLinesAudit:
             raise AuditError(f"{self.path}: {error.strerror}") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record, with the time (`at`, RFC 3339 in UTC) if it has none.
+        """Write one record; its time (`at`, RFC 3339 in UTC) is added if it has none.
 
         Raises:
-            AuditError: It was not written, or not completely; or it has no JSON form.
+            AuditError: The record was not written or not written completely, or it has no JSON form.
         """
         if "at" not in record:
             record = {"at": _rfc3339(self._clock()), **record}
@@ -69,17 +70,17 @@ class JsonLinesAudit:
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error
         except ValueError as error:
-            raise AuditError(f"this is no record: {error}") from error
+            raise AuditError(f"the record cannot be written as JSON: {error}") from error
 
     async def aappend(self, record: Mapping[str, Any]) -> None:
-        """Write one record on the log's own thread, after all that was appended before."""
+        """Write one record on the log's own thread, after all records that were appended before."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._appender().executor, self.append, record)
 
     def records(self, task_id: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the records in order, of one task and its descendants or of all.
+        """Yield the records in order: those of one task and its descendants, or all.
 
-        They are read as they stand: `chain.verify` says whether they can be believed.
+        The chain is not checked here; `chain.verify` does that.
 
         Raises:
             AuditError: The file cannot be read.
@@ -94,7 +95,10 @@ class JsonLinesAudit:
             raise AuditError(f"{self.path}: {error.strerror}") from error
 
     def head(self) -> Head:
-        """Return the last record's number and hash: kept elsewhere, they show a file cut short."""
+        """Return the number and hash of the last record.
+
+        Keep them elsewhere: with them, `chain.verify` notices records that were removed from the end.
+        """
         try:
             with self.path.open("rb") as file:
                 return _tail(file.fileno(), os.fstat(file.fileno()).st_size).head
@@ -102,26 +106,26 @@ class JsonLinesAudit:
             raise AuditError(f"{self.path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Finish what is queued, and close the file; a later append opens it again."""
+        """Write the queued records and close the file. A later append opens it again."""
         appender = self._by_process.pop(os.getpid(), None)
         if appender is not None:
             appender.close()
 
     def _appender(self) -> _Appender:
         pid = os.getpid()
-        # a forked child has its own: a file lock is shared with the parent through an inherited one
+        # a forked child opens the file again: through an inherited descriptor it shares its parent's lock
         return self._by_process.get(pid) or self._by_process.setdefault(pid, _Appender(self.path))
 
 
 class _Appender:
-    """The open file of one operating-system process, and what it knows of its end."""
+    """The open file of one operating-system process, and the end of the file as this process knows it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.executor = ThreadPoolExecutor(1, "agentguard-audit")
         self._lock = Lock()
         self._file: int | None = None
-        self._size = -1  # of the file after this process wrote last; otherwise the end is read anew
+        self._size = -1  # the file's size after this process's last write; if it differs, the end is read
         self._head = GENESIS
 
     def open(self) -> int:
@@ -164,7 +168,7 @@ class _Appender:
 
 
 def _resume(file: int, size: int, at: str) -> tuple[Head, bytes]:
-    """Return the head to go on from, and what must be written first to seal a torn line."""
+    """Return the head of the next record, and the bytes to write before it to seal a torn line."""
     tail = _tail(file, size)
     if tail.whole and not tail.torn:
         return tail.head, b""
@@ -179,20 +183,20 @@ def _tail(file: int, size: int) -> _Tail:
         data = os.pread(file, size - start, start)
         whole = data.endswith(b"\n") or not data
         lines = data.removesuffix(b"\n").split(b"\n")
-        # the first may be the end of a longer line, which never parses: its quotes are turned inside out
+        # the first line may be the end of a longer one; that never parses, since its quotes do not match
         for index in range(len(lines) - 1, -1, -1):
             record = parse(lines[index])
             if record is not None:
-                return _ended(record, lines[index:], whole)
+                return _tail_after(record, lines[index:], whole)
         if start == 0:
             return _Tail(GENESIS, data.removesuffix(b"\n"), whole)
         block *= 8
 
 
-def _ended(record: dict[str, Any], lines: list[bytes], whole: bool) -> _Tail:
+def _tail_after(record: dict[str, Any], lines: list[bytes], whole: bool) -> _Tail:
     head = Head(record["seq"], record["hash"])
-    left = lines[1:] if whole or len(lines) > 1 else lines
-    return _Tail(head, b"\n".join(left), whole)
+    torn = lines[1:] if whole or len(lines) > 1 else lines
+    return _Tail(head, b"\n".join(torn), whole)
 
 
 def _concerns(record: Mapping[str, Any], task_id: str | None) -> bool:

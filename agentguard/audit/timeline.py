@@ -1,4 +1,9 @@
-"""What happened in a task, drawn from its audit records: as text, and in a notebook as a picture."""
+"""A picture of what happened in a task, made from its audit records.
+
+In a terminal, ``repr(timeline)`` is a table of text. In a notebook, Jupyter shows the HTML and SVG of
+``_repr_html_``. Neither shows values of arguments or secrets. The picture shows what the log says;
+whether the log was altered, ``agentguard audit verify`` checks.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +20,12 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One call: what was decided, by which policies, and how long a credential lived (seconds).
+    """One call: the decision, the policies that made it, and the life of its credential.
 
-    `after` is when it was decided, in seconds from the first record; `depth` counts the tasks that it
-    is nested in, and `actor` is the agent that made it. `revoked` is None without a credential;
-    `kept` says that it lives on for the task, which is still active.
+    `at` is the time of the decision as the record has it; `after` is the same in seconds from the first
+    decision. `depth` is the number of tasks between the timeline's task and the call's, and `actor` the
+    agent that made the call. `seconds` is how long the credential lived. `revoked` is None if there was
+    no credential. `kept` means that the credential stays valid for its task, which is still active.
     """
 
     at: str
@@ -40,12 +46,12 @@ class Step:
 
     @property
     def summary(self) -> str:
-        """The outcome in a word: done, failed, suspended, or the code of the denial."""
+        """The outcome in one word: done, failed, suspended, or the code of the denial."""
         return self.outcome or self.why if self.effect == "permit" else self.why
 
     @property
     def lived(self) -> str:
-        """How long a credential existed for this call, in words."""
+        """How long this call's credential lived, in words."""
         if self.credential is None or self.seconds is None:
             return "no credential"
         fate = "" if self.revoked else ", kept for its task" if self.kept else ", NOT REVOKED"
@@ -55,8 +61,7 @@ class Step:
 class Timeline:
     """The calls, decisions, credentials and approvals of a task and its children, in order.
 
-    It shows ids and codes, never argument values or secrets. It says what the log says: whether the
-    log can be believed, ``agentguard audit verify`` says.
+    It holds one `Step` for each decision. It shows ids and codes, never values of arguments or secrets.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -95,7 +100,7 @@ class Timeline:
             )
 
     def _fate(self, end: Record) -> tuple[bool | None, bool]:
-        """Return whether the credential of a call is revoked, and whether it is kept for its task."""
+        """Return whether the call's credential is revoked, and whether it is kept for its task."""
         if not end.get("credential"):
             return None, False
         of_task = [r for r in self.records if r.get("task") == end.get("task")]
@@ -107,13 +112,13 @@ class Timeline:
 
     @property
     def ended(self) -> str:
-        """Why the task itself ended, or ``active``."""
+        """The cause of the task's end, or ``active``."""
         ends = (r for r in self.records if r.get("event") == "task" and _depth(r) == self._root)
         return str(next(ends, {}).get("cause", "active"))
 
     def __repr__(self) -> str:
         rows = [
-            (_said(step), step.path, "  " * step.depth + step.tool, _by(step), step.lived)
+            (_outcome(step), step.path, "  " * step.depth + step.tool, _deciders(step), step.lived)
             for step in self.steps
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -127,22 +132,21 @@ class Timeline:
         return (
             f"<div style='{_FRAME}'><table style='border-collapse:collapse;margin:0;font:inherit'>"
             f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<div style='padding:8px 12px 2px;opacity:.75'>{escape(self._sum())}</div></div>"
+            f"<div style='padding:8px 12px 2px;opacity:.75'>{escape(self._summary_line())}</div></div>"
         )
 
-    def _sum(self) -> str:
+    def _summary_line(self) -> str:
         permits = sum(step.effect == "permit" for step in self.steps)
-        fates = {step.credential: step.revoked is True for step in self.steps if step.credential}
-        minted = list(fates.values())
-        who = next((record for record in self.records if record.get("subject")), {})
+        revoked = {step.credential: step.revoked is True for step in self.steps if step.credential}
+        parties = next((record for record in self.records if record.get("subject")), {})
         return (
-            f"{who.get('actor', 'an agent')} for {who.get('subject', 'nobody')} · "
+            f"{parties.get('actor', 'an agent')} for {parties.get('subject', 'nobody')} · "
             f"{permits} of {len(self)} calls permitted · "
-            f"{sum(minted)} of {len(minted)} credentials revoked · task {self.ended}"
+            f"{sum(revoked.values())} of {len(revoked)} credentials revoked · task {self.ended}"
         )
 
 
-# hues and tints that can be read on white and on black; the text has the page's own color
+# these colors are readable on white and on black; the text has the color of the page
 _HUES = {"read": "#3d8bfd", "write": "#e08a1e", "escalation": "#d6497f", "unknown": "#8a8f98"}
 _GOOD, _BAD = "#2fa36b", "#e5534b"
 _FRAME = (
@@ -162,8 +166,8 @@ def _row(step: Step, span: float) -> str:
         f"<span style='{badge}'>{escape(step.path.upper())}</span>",
         f"<code style='margin-left:{step.depth * 18}px;padding:0;background:none;color:inherit' "
         f"title='{escape(step.actor)}'>{escape(step.tool)}</code>",
-        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{escape(_said(step))}</span>",
-        escape(_by(step)),
+        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{escape(_outcome(step))}</span>",
+        escape(_deciders(step)),
         _bar(step, hue, span),
     )
     tint = "none" if permitted else "rgba(229,83,75,.09)"
@@ -172,7 +176,7 @@ def _row(step: Step, span: float) -> str:
 
 
 def _bar(step: Step, hue: str, span: float) -> str:
-    """Draw the life of the step's credential on the axis that all share, or the moment of a denial."""
+    """Draw the life of the step's credential, or the moment of a denial, on the axis of all steps."""
     scale, text = (_AXIS - 4) / (span or 1), escape(step.lived)
     start = 2 + step.after * scale
     if step.credential is None:
@@ -189,13 +193,13 @@ def _bar(step: Step, hue: str, span: float) -> str:
     )
 
 
-def _said(step: Step) -> str:
+def _outcome(step: Step) -> str:
     if step.effect != "permit":
         return f"denied, yet {step.outcome}: observed" if step.outcome else "denied"
     return f"{step.summary}, approved" if step.approval else step.summary
 
 
-def _by(step: Step) -> str:
+def _deciders(step: Step) -> str:
     undecided = "no policy permits it" if step.why == "policy" else step.why.replace("_", " ")
     return ", ".join(step.policies) or ("-" if step.effect == "permit" else undecided)
 
@@ -211,6 +215,6 @@ def _depth(record: Record) -> int:
 def _between(first: Record, later: Record) -> float:
     try:
         start, end = (datetime.fromisoformat(record["at"]) for record in (first, later))
-    except (KeyError, TypeError, ValueError):  # a log of another kind may keep no time
+    except (KeyError, TypeError, ValueError):  # an audit log of another kind may have no times
         return 0.0
     return max(0.0, (end - start).total_seconds())

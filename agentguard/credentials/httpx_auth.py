@@ -98,7 +98,7 @@ class _Exchange:
     def _attach(self, request: httpx.Request, nonce: str | None) -> None:
         self._require(request.url)
         try:
-            headers = self._lease.attached(request.method, str(request.url), nonce)
+            headers = self._lease.transport_headers(request.method, str(request.url), nonce)
         except ValueError:
             raise DestinationRefused(f"{self._resource}: this URL cannot be proven") from None
         self._names.update(headers)
@@ -120,7 +120,7 @@ class _Exchange:
     def _require_origin(self, origin: Origin) -> None:
         scheme, host, port = origin
         if origin not in self._origins:
-            self._lease.anomaly("destination")
+            self._lease.report_anomaly("destination")
             raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
         if not is_confidential(scheme, host):
             raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
@@ -143,7 +143,7 @@ class _Exchange:
         elif event.endswith(".send_request_headers.started"):
             self._require_origin(_destination(info["request"]))
         elif self._away and event in _CONNECTS:
-            self._lease.anomaly("destination")
+            self._lease.report_anomaly("destination")
             raise DestinationRefused(f"a redirect leads away from the origins of {self._resource}")
 
     def _leads_away(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:

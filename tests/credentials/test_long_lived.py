@@ -326,7 +326,7 @@ def test_a_guarded_tool_uses_the_key_that_it_never_sees(behind: Any, asynchronou
     assert KEY not in everything
     assert base64.b64encode(KEY.encode()).decode() not in everything
     with pytest.raises(CredentialUnavailable):
-        kept[0].attached("GET", "https://orders.example/x")
+        kept[0].transport_headers("GET", "https://orders.example/x")
 
 
 def test_a_redirect_away_carries_no_key(behind: Any) -> None:
