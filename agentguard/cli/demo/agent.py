@@ -1,4 +1,4 @@
-"""The demo's agent: a real `create_agent` loop, whose model follows a script, and ordinary tools."""
+"""The demo's agent: a real `create_agent` loop with ordinary tools. Its model follows a script."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import agentguard
 from agentguard.cli.demo.story import EVIL, Call
 from agentguard.testing import ScriptedChatModel
 
-__all__ = ["Agent", "Desk", "Wire", "tools"]
+__all__ = ["Agent", "ShopTools", "TappedTransport", "tools"]
 
 
-class Wire(httpx.BaseTransport):
-    """The transport of all tools. `tap` sees each request with its answer on the way: the leak."""
+class TappedTransport(httpx.BaseTransport):
+    """The HTTP transport of all tools. `tap`, where it is set, reads each request: this is the leak."""
 
     def __init__(self) -> None:
         self._inner = httpx.HTTPTransport()
         self.tap: Callable[[httpx.Request], None] | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request, and let the tap see it while its credential is alive."""
+        """Send the request, and let the tap read it while its credential is still valid."""
         response = self._inner.handle_request(request)
         if self.tap is not None:
             self.tap(request)
@@ -37,8 +37,8 @@ class Wire(httpx.BaseTransport):
         self._inner.close()
 
 
-class Desk:
-    """What the agent's tools do. They know nothing of tasks and policies, and hold no token."""
+class ShopTools:
+    """The functions of the agent's tools. They contain no token, no task and no policy."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -86,36 +86,36 @@ class Desk:
 
 
 def tools(client: httpx.Client) -> list[BaseTool]:
-    """Return the agent's tools; what goes wrong in one is told to the model."""
-    desk = Desk(client)
+    """Return the agent's tools. The model reads the error of a tool that fails."""
+    shop = ShopTools(client)
     functions = (
-        desk.get_order,
-        desk.get_invoice,
-        desk.export_customers,
-        desk.refund_order,
-        desk.call_webhook,
-        desk.close_dispute,
-        desk.delete_account,
+        shop.get_order,
+        shop.get_invoice,
+        shop.export_customers,
+        shop.refund_order,
+        shop.call_webhook,
+        shop.close_dispute,
+        shop.delete_account,
     )
-    return [StructuredTool.from_function(each, handle_tool_error=True) for each in functions]
+    return [StructuredTool.from_function(function, handle_tool_error=True) for function in functions]
 
 
 class Agent:
-    """A LangChain agent that makes exactly the calls of its turns, in order, whatever it reads."""
+    """A LangChain agent that makes exactly the calls of its turns, in their order, whatever it reads."""
 
     def __init__(
         self, guard: agentguard.Guard, tools: list[BaseTool], turns: Iterable[Iterable[Call]], evil: str
     ) -> None:
         ids = count(1)
-        script: list[Any] = [word for turn in turns for word in _words(turn, evil, ids)]
+        script: list[Any] = [message for turn in turns for message in _messages(turn, evil, ids)]
         self.graph = create_agent(ScriptedChatModel(script=script), tools, middleware=[guard.middleware()])
         self._conversation: list[Any] = []
 
-    def turn(self, says: str, config: Any = None) -> Iterator[ToolMessage]:
-        """Run to the model's next word; yields what it is told after each call."""
-        self._conversation.append(("user", says))
-        asked: Any = {"messages": list(self._conversation)}
-        for update in self.graph.stream(asked, config, stream_mode="updates"):
+    def turn(self, prompt: str, config: Any = None) -> Iterator[ToolMessage]:
+        """Run until the model answers the user, and yield the message that it reads after each call."""
+        self._conversation.append(("user", prompt))
+        state: Any = {"messages": list(self._conversation)}
+        for update in self.graph.stream(state, config, stream_mode="updates"):
             for part in update.values():
                 for message in (part or {}).get("messages", ()):
                     self._conversation.append(message)
@@ -123,7 +123,7 @@ class Agent:
                         yield message
 
 
-def _words(turn: Iterable[Call], evil: str, ids: Iterator[int]) -> Iterator[AIMessage]:
+def _messages(turn: Iterable[Call], evil: str, ids: Iterator[int]) -> Iterator[AIMessage]:
     for call in turn:
         args = {name: evil if value == EVIL else value for name, value in call.args.items()}
         yield AIMessage("", tool_calls=[{"name": call.tool, "args": args, "id": f"call-{next(ids)}"}])

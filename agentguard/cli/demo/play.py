@@ -1,4 +1,4 @@
-"""Acts the story out: real processes, a real agent, a real guard. What differs is a broken promise."""
+"""Plays the story with real processes, a real agent and a real guard. Each difference is a broken promise."""
 
 from __future__ import annotations
 
@@ -17,107 +17,113 @@ import agentguard
 from agentguard import Guard, Task
 from agentguard.approvals import CallbackApprover
 from agentguard.audit import verify
-from agentguard.audit.timeline import Step
-from agentguard.cli.demo.agent import Agent, Wire, tools
-from agentguard.cli.demo.stage import Evil, Player
+from agentguard.cli.demo.agent import Agent, TappedTransport, tools
+from agentguard.cli.demo.narrator import Narrator
+from agentguard.cli.demo.picture import CallResult
+from agentguard.cli.demo.processes import ChildProcess, ForbiddenOrigin
 from agentguard.cli.demo.story import RESOURCE, Attempt, Call, Story
-from agentguard.cli.demo.teller import Teller
 from agentguard.model import AccessRequest
 
 __all__ = ["Play"]
 
-CALLS = ("path", "call", "decided by", "token")
+COLUMNS = ("path", "call", "decided by", "token")
 
 
 class Play:
-    """One performance of *story* in *directory*, told by *teller* while it happens.
+    """One performance of *story* in *directory*. *narrator* prints it while it happens.
 
-    `broken` holds the promises that were not kept, `refused` counts what came to nothing, `lives` how
-    long each credential existed, in seconds.
+    `broken` names the promises that were not kept, and `kept` counts the others. `refused` counts the calls
+    and attempts that failed. `lives` has how long each credential existed, in seconds. `results` are the
+    calls with their outcome, and `answers` the shop's answers to the thief, by the name of the attempt.
     """
 
-    def __init__(self, story: Story, directory: Path, teller: Teller) -> None:
-        self._story, self._directory, self._teller = story, directory, teller
+    def __init__(self, story: Story, directory: Path, narrator: Narrator) -> None:
+        self._story, self._directory, self._narrator = story, directory, narrator
         self._log = directory / "audit.jsonl"
         self.broken: list[str] = []
         self.kept = self.refused = 0
         self.lives: list[float] = []
+        self.results: list[CallResult] = []
+        self.answers: dict[str, Any] = {}
 
     def perform(self) -> None:
-        """Act it out; every process that it starts ends with it."""
+        """Play the story. Each process that it starts ends with it."""
         with ExitStack() as stack:
-            shop, thief = (stack.enter_context(Player(name)) for name in ("shop", "thief"))
-            evil = stack.enter_context(closing(Evil()))
-            wire = Wire()
-            origin = shop.hear()
-            client = stack.enter_context(
-                httpx.Client(base_url=origin, transport=wire, auth=agentguard.auth(RESOURCE), trust_env=False)
-            )
+            shop, thief = (stack.enter_context(ChildProcess(name)) for name in ("shop", "thief"))
+            evil = stack.enter_context(closing(ForbiddenOrigin()))
+            transport = TappedTransport()
+            origin = shop.receive()
+            auth = agentguard.auth(RESOURCE)
+            client = httpx.Client(base_url=origin, transport=transport, auth=auth, trust_env=False)
+            stack.enter_context(client)
             guard = stack.enter_context(closing(self._guard(origin)))
-            shop.tell(str(self._directory))
-            self._acts(guard, self._agent(guard, client, evil), wire, thief, origin)
+            shop.send(str(self._directory))
+            self._acts(guard, self._agent(guard, client, evil), transport, thief, origin)
             self._epilogue(guard, shop, evil)
 
     def _guard(self, origin: str) -> Guard:
-        ours = files("agentguard.cli.demo")
-        (self._directory / "policy.cedar").write_text((ours / "policy.cedar").read_text("utf-8"), "utf-8")
+        package = files("agentguard.cli.demo")
+        (self._directory / "policy.cedar").write_text((package / "policy.cedar").read_text("utf-8"), "utf-8")
         config = self._directory / "agentguard.toml"
-        config.write_text((ours / "agentguard.toml").read_text("utf-8").replace("ORIGIN", origin), "utf-8")
+        config.write_text((package / "agentguard.toml").read_text("utf-8").replace("ORIGIN", origin), "utf-8")
         approved = {call.tool for call in self._calls() if call.approved}
 
-        def person(request: AccessRequest) -> bool:
+        def approve(request: AccessRequest) -> bool:
             return request.tool.name in approved
 
-        return Guard.from_file(config, approver=CallbackApprover(person, approver="operator@demo.example"))
+        return Guard.from_file(config, approver=CallbackApprover(approve, approver="operator@demo.example"))
 
     def _calls(self) -> tuple[Call, ...]:
-        return (*self._story.honest, *self._story.injected, self._story.tapped, self._story.after)
-
-    def _agent(self, guard: Guard, client: httpx.Client, evil: Evil) -> Agent:
         story = self._story
-        turns = [(*story.honest, *story.injected), (story.tapped,), (story.after,)]
+        return (*story.task_calls, *story.injected_calls, story.tapped_call, story.late_call)
+
+    def _agent(self, guard: Guard, client: httpx.Client, evil: ForbiddenOrigin) -> Agent:
+        story = self._story
+        turns = [(*story.task_calls, *story.injected_calls), (story.tapped_call,), (story.late_call,)]
         return Agent(guard, tools(client), turns, evil.origin)
 
-    def _acts(self, guard: Guard, agent: Agent, wire: Wire, thief: Player, origin: str) -> None:
-        story, tell = self._story, self._teller
-        tell.opening(story, origin)
+    def _acts(
+        self, guard: Guard, agent: Agent, transport: TappedTransport, thief: ChildProcess, origin: str
+    ) -> None:
+        story, narrator = self._story, self._narrator
+        narrator.opening(story, origin)
         with guard.task(story.purpose, subject=story.subject, mandate=story.mandate) as task:
-            tell.act("The agent does its task, and then what the injection in the order asks for", *CALLS)
-            self._turn(agent, task, (*story.honest, *story.injected), "Please refund order 4711.")
-            tell.act("The thief taps a call, and tries its token while it lives")
-            answers = dict[str, Any]()
-            wire.tap = lambda request: answers.update(self._steal(request, thief, origin))
-            self._turn(agent, task, (story.tapped,), "Show me order 4711 again.")
-            wire.tap = None
-            tell.heads("status", "the thief tries", "the shop answers")
-            self._attempts(story.alive, answers)
-        tell.act("The task is over")
-        thief.tell(json.dumps([each.name for each in story.late]))
-        self._attempts(story.late, json.loads(thief.hear()))
-        self._turn(agent, task, (story.after,), "And again.")
+            narrator.act("The agent does its task, and then obeys the text that a stranger planted", *COLUMNS)
+            self._turn(agent, task, (*story.task_calls, *story.injected_calls), "Please refund order 4711.")
+            narrator.act("A thief copies the token of a running call, and tries it while it is valid")
+            transport.tap = lambda request: self._steal(request, thief, origin)
+            self._turn(agent, task, (story.tapped_call,), "Show me order 4711 again.")
+            transport.tap = None
+            narrator.headings("status", "the thief presents", "the shop answers")
+            self._attempts(story.early_attempts)
+        narrator.act("The task is over")
+        self._try(story.late_attempts, thief)
+        self._attempts(story.late_attempts)
+        self._turn(agent, task, (story.late_call,), "And again.")
         self._promise(bool(guard.coverage(agent.graph)), "a tool of the agent is not gated")
 
-    def _turn(self, agent: Agent, task: Task, calls: Iterable[Call], says: str) -> None:
+    def _turn(self, agent: Agent, task: Task, calls: Iterable[Call], prompt: str) -> None:
         before = len(task.timeline())
-        answers = agent.turn(says, task.config)
-        for number, (call, told) in enumerate(zip(calls, answers, strict=True), before):
+        messages = agent.turn(prompt, task.config)
+        for number, (call, message) in enumerate(zip(calls, messages, strict=True), before):
             step = next(islice(task.timeline(), number, None))
-            self._compare(call, step, told)
+            self._compare(CallResult(call, step, message.status == "success"), message)
 
-    def _compare(self, call: Call, step: Step, told: ToolMessage) -> None:
-        promised = (call.tool, call.ends, call.policies, call.minted, call.approved)
+    def _compare(self, result: CallResult, message: ToolMessage) -> None:
+        call, step = result.call, result.step
+        promised = (call.tool, call.outcome, call.policies, call.credential, call.approved)
         minted, approved = step.credential is not None, step.approval is not None
-        seen = (step.tool, step.summary, step.policies, minted, approved)
-        self._promise(promised == seen, f"{call.tool}: promised {promised[1:]}, seen {seen[1:]}")
-        self._promise(call.says in told.text, f"{call.tool}: the model was told {told.text!r}")
-        done = told.status == "success"
-        self.refused += not done
+        actual = (step.tool, step.summary, step.policies, minted, approved)
+        self._promise(promised == actual, f"{call.tool}: promised {promised[1:]}, but it was {actual[1:]}")
+        self._promise(call.message in message.text, f"{call.tool}: the model read {message.text!r}")
+        self.refused += not result.success
         if minted and step.seconds is not None:
             self.lives.append(step.seconds)
-        self._teller.call(call, step, done)
+        self.results.append(result)
+        self._narrator.call(call, step, result.success)
 
-    def _steal(self, request: httpx.Request, thief: Player, origin: str) -> dict[str, Any]:
-        """Hand over, through a pipe, all that code inside the call can get; the key is not among it."""
+    def _steal(self, request: httpx.Request, thief: ChildProcess, origin: str) -> None:
+        """Give the thief all that code inside the call can reach: the key that signs proofs is not there."""
         lease = agentguard.credential(RESOURCE)
         order, refund = f"{origin}/orders/4711", f"{origin}/orders/4711/refund"
         other = f"{origin}/orders/4712"
@@ -125,35 +131,39 @@ class Play:
             "order": order,
             "urls": {"write": refund, "other order": other},
             "sent": {name: request.headers[name] for name in ("Authorization", "DPoP")},
-            "made": {
+            "unsent": {
                 "write": dict(lease.headers("POST", refund)),
                 "other order": dict(lease.headers("GET", other)),
                 "late": dict(lease.headers("GET", order)),
             },
         }
-        thief.tell(json.dumps(loot))
-        thief.tell(json.dumps([each.name for each in self._story.alive]))
-        answers: dict[str, Any] = json.loads(thief.hear())
-        return answers
+        thief.send(json.dumps(loot))  # through a pipe: it is never on disk
+        self._try(self._story.early_attempts, thief)
 
-    def _attempts(self, attempts: Iterable[Attempt], answers: dict[str, Any]) -> None:
-        for each in attempts:
-            promised, seen = (each.status, each.error, each.reason), tuple(answers.get(each.name, ()))
-            self._promise(promised == seen, f"thief, {each.name}: promised {promised}, seen {seen}")
-            self.refused += seen[:1] != (200,)
-            self._teller.attempt(each, seen)
+    def _try(self, attempts: Iterable[Attempt], thief: ChildProcess) -> None:
+        thief.send(json.dumps([attempt.name for attempt in attempts]))
+        self.answers |= json.loads(thief.receive())
 
-    def _epilogue(self, guard: Guard, shop: Player, evil: Evil) -> None:
-        self._promise(not evil.reached(), "something was sent to another origin")
-        self._promise(not guard.enforcement.store.live(), "a credential is left alive")
-        deeds = tuple(json.loads(shop.leave()))
-        self._promise(deeds == self._story.deeds, f"the shop has done {deeds}")
+    def _attempts(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            promised = (attempt.status, attempt.error, attempt.reason)
+            answer = tuple(self.answers.get(attempt.name, ()))
+            self._promise(
+                promised == answer, f"thief, {attempt.name}: promised {promised}, but it was {answer}"
+            )
+            self.refused += answer[:1] != (200,)
+            self._narrator.attempt(attempt, answer)
+
+    def _epilogue(self, guard: Guard, shop: ChildProcess, evil: ForbiddenOrigin) -> None:
+        self._promise(not evil.was_reached(), "something was sent to another origin")
+        self._promise(not guard.enforcement.store.live(), "a credential is still alive")
+        deeds = tuple(json.loads(shop.finish()))
+        self._promise(deeds == self._story.deeds, f"the shop has carried out {deeds}")
         with self._log.open("rb") as lines:
             report = verify(lines)
         self._promise(report.sound and not report.torn, "the audit log does not verify")
-        self._teller.ending(
-            self.broken, self.kept, self.refused, self.lives, f"{self._log} --head {report.head}"
-        )
+        log = f"{self._log} --head {report.head}"
+        self._narrator.ending(self.broken, self.kept, self.refused, self.lives, log)
 
     def _promise(self, kept: bool, otherwise: str) -> None:
         self.kept += kept

@@ -1,8 +1,8 @@
-"""The demo's shop: a resource server in a process of its own, which believes nobody.
+"""The demo's shop: a resource server in a process of its own, which verifies each call itself.
 
-It binds a free port itself and reports it on stdout, is told its directory on stdin, serves until
-stdin ends (so it dies with whoever started it, however that one dies), and then says on stdout what
-it has really done.
+It binds a free port, writes its origin to stdout, and reads its directory from stdin. It serves until stdin
+ends, so it ends with the process that started it, however that process ends. Then it writes to stdout which
+actions it has carried out.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from agentguard.stores import SqliteStore
 
 
 class Shop:
-    """The endpoints, and `deeds`: what was really done."""
+    """The endpoints of the shop. `deeds` are the actions that were carried out."""
 
     def __init__(self) -> None:
         self.deeds: list[str] = []
 
-    def _did(self, deed: str) -> JSONResponse:
+    def _record(self, deed: str) -> JSONResponse:
         self.deeds.append(deed)
         return JSONResponse({"done": deed})
 
     async def order(self, request: Request) -> PlainTextResponse:
-        """Show an order; the customer's note is what an attacker wrote."""
+        """Show an order. An attacker wrote the customer's note in it."""
         number = request.path_params["order_id"]
         return PlainTextResponse(f"Order {number}: 1 kettle, EUR 40, paid. Customer's note: {INJECTION}")
 
     async def refund(self, request: Request) -> JSONResponse:
         """Pay money back."""
-        return self._did(f"refund {request.path_params['order_id']}")
+        return self._record(f"refund {request.path_params['order_id']}")
 
     async def dispute(self, request: Request) -> JSONResponse:
         """Close a dispute."""
-        return self._did(f"close dispute {request.path_params['order_id']}")
+        return self._record(f"close dispute {request.path_params['order_id']}")
 
     async def customers(self, _request: Request) -> JSONResponse:
-        """Give all customers away."""
-        return self._did("export customers")
+        """Return all customers."""
+        return self._record("export customers")
 
     async def delete(self, request: Request) -> JSONResponse:
         """Delete an account."""
-        return self._did(f"delete {request.path_params['customer']}")
+        return self._record(f"delete {request.path_params['customer']}")
 
     def routes(self) -> list[Route]:
-        """Return where each endpoint is."""
+        """Return the route of each endpoint."""
         return [
             Route("/orders/{order_id}", self.order),
             Route("/orders/{order_id}/refund", self.refund, methods=["POST"]),
@@ -96,7 +96,7 @@ RULES = (
 
 
 def protected(shop: Shop, directory: Path, origin: str) -> Protected:
-    """Return the shop behind a verifier, which shares the guard's public keys and store alone."""
+    """Return the shop behind a verifier. It shares only the public keys and the store with the guard."""
     settings = load(directory / "agentguard.toml")
     verifier = Verifier(
         issuer=settings.issuer.issuer,
@@ -107,12 +107,12 @@ def protected(shop: Shop, directory: Path, origin: str) -> Protected:
     return Protected(Starlette(routes=shop.routes()), verifier, RULES)
 
 
-def serve(asked: TextIO, told: TextIO) -> None:
-    """Serve until *asked* ends."""
+def serve(stdin: TextIO, stdout: TextIO) -> None:
+    """Serve until *stdin* ends."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        print(origin, file=told, flush=True)
-        directory = asked.readline().strip()
+        print(origin, file=stdout, flush=True)
+        directory = stdin.readline().strip()
         if not directory:
             return
         shop = Shop()
@@ -120,12 +120,12 @@ def serve(asked: TextIO, told: TextIO) -> None:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
 
         def wait() -> None:
-            asked.read()
+            stdin.read()
             server.should_exit = True
 
         threading.Thread(target=wait, daemon=True).start()
         server.run([listener])
-        print(json.dumps(shop.deeds), file=told, flush=True)
+        print(json.dumps(shop.deeds), file=stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The demo's thief: another process of the same machine, with what it stole and without the key.
+"""The demo's thief: another process on the same machine, which has a stolen token but not its key.
 
-The first line on stdin is the loot; each further line names what to try with it, and is answered by
-a line on stdout. Nothing is written to disk. It is run as a file and uses nothing of agentguard.
+The first line on stdin is the loot. Each further line names attacks; the thief carries them out and writes
+the answers as one line to stdout. Nothing is written to disk. The file runs alone and imports nothing of
+agentguard.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ Headers = Mapping[str, str]
 
 
 class Loot:
-    """What a wiretap inside the agent's process gets: a token, and proofs that its key has made.
+    """What a wiretap inside the agent's process gets: a token, and proofs that the token's key has signed.
 
-    `urls` and `made` have an entry for each attack that needs one; `sent` is what was sent already.
+    `sent` are the headers of the tapped request. `urls` and `unsent` have an entry for each attack that needs
+    one: its URL, and headers with a proof that was never sent.
     """
 
     def __init__(
-        self, *, urls: Mapping[str, str], sent: Headers, made: Mapping[str, Headers], order: str
+        self, *, urls: Mapping[str, str], sent: Headers, unsent: Mapping[str, Headers], order: str
     ) -> None:
-        self.urls, self.sent, self.made, self.order = urls, sent, made, order
+        self.urls, self.sent, self.unsent, self.order = urls, sent, unsent, order
         self.token = sent["Authorization"].removeprefix("DPoP ")
 
     def own_key(self) -> Headers:
-        """Return the token with a proof by the thief's own key, right in all else (RFC 9449 4.2)."""
+        """Return the token with a proof by the thief's own key that is otherwise correct (RFC 9449 4.2)."""
         key = ec.generate_private_key(ec.SECP256R1())
         ath = base64.urlsafe_b64encode(hashlib.sha256(self.token.encode()).digest()).decode().rstrip("=")
         claims = {
@@ -59,32 +61,32 @@ ATTACKS: Mapping[str, Callable[[Loot], tuple[str, str, Headers]]] = {
     "no proof": lambda loot: ("GET", loot.order, {"Authorization": f"DPoP {loot.token}"}),
     "own key": lambda loot: ("GET", loot.order, loot.own_key()),
     "replay": lambda loot: ("GET", loot.order, loot.sent),
-    "write": lambda loot: ("POST", loot.urls["write"], loot.made["write"]),
-    "other order": lambda loot: ("GET", loot.urls["other order"], loot.made["other order"]),
-    "late": lambda loot: ("GET", loot.order, loot.made["late"]),
+    "write": lambda loot: ("POST", loot.urls["write"], loot.unsent["write"]),
+    "other order": lambda loot: ("GET", loot.urls["other order"], loot.unsent["other order"]),
+    "late": lambda loot: ("GET", loot.order, loot.unsent["late"]),
 }
 
 
-def _steal(asked: TextIO, told: TextIO) -> None:
-    line = asked.readline()
+def _attack(stdin: TextIO, stdout: TextIO) -> None:
+    line = stdin.readline()
     if not line:
         return
     loot = Loot(**json.loads(line))
     with httpx.Client(trust_env=False) as client:
-        for line in asked:
+        for line in stdin:
             answers = {}
             for name in json.loads(line):
                 method, url, headers = ATTACKS[name](loot)
                 answers[name] = _answer(client.request(method, url, headers=dict(headers)))
-            print(json.dumps(answers), file=told, flush=True)
+            print(json.dumps(answers), file=stdout, flush=True)
 
 
 def _answer(response: httpx.Response) -> tuple[int, str, str]:
     if response.is_success:
-        return response.status_code, "", "the shop obeyed"
-    said = response.json()
-    return response.status_code, said["error"], said["error_description"]
+        return response.status_code, "", "the shop complied"
+    problem = response.json()
+    return response.status_code, problem["error"], problem["error_description"]
 
 
 if __name__ == "__main__":
-    _steal(sys.stdin, sys.stdout)
+    _attack(sys.stdin, sys.stdout)

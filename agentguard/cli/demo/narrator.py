@@ -1,4 +1,4 @@
-"""Tells the play while it happens: 80 columns, with or without a terminal."""
+"""Prints the play while it happens, in 80 columns, on a terminal or into a file."""
 
 from __future__ import annotations
 
@@ -14,68 +14,72 @@ from rich.text import Text
 from agentguard.audit.timeline import Step
 from agentguard.cli.demo.story import EVIL, Attempt, Call, Story
 
-__all__ = ["Teller"]
+__all__ = ["Narrator"]
 
-COLOURS = {"read": "cyan", "write": "yellow", "escalation": "magenta"}
+COLORS = {"read": "cyan", "write": "yellow", "escalation": "magenta"}
 DECIDERS = {"mandate": "the mandate", "approval_refused": "a person: no", "task_ended": "the task's end"}
-WIDTHS = (1, 10, 30, 23, 7)  # mark, path, call, decided by, token: 75 with the gaps between
+WIDTHS = (1, 10, 30, 23, 7)  # mark, path, call, decided by, token: 75 with the gaps between them
 
 
-class Teller:
-    """Prints one line and a caption for each thing that happens."""
+class Narrator:
+    """Prints one line and a caption for each event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._utf = console.encoding.startswith("utf")
-        mark, path, call, *rest = WIDTHS
+        mark, path, call, *others = WIDTHS
         missing = max(0, sum(WIDTHS) + len(WIDTHS) - 1 - console.width)
-        self._widths = (mark, path, max(8, call - missing), *rest)  # else rich takes it from the mark
+        self._widths = (
+            mark,
+            path,
+            max(8, call - missing),
+            *others,
+        )  # without this, rich shortens the mark first
 
     def opening(self, story: Story, origin: str) -> None:
-        """Say what the task is, and who verifies."""
+        """Print what the task is, and which process verifies the calls."""
         args = ", ".join(f"{name} = {', '.join(values)}" for name, values in story.mandate["args"].items())
         self._console.print(f"[bold]{escape(story.purpose)}[/], for {story.subject}; mandate: {args}")
         self._console.print(f"[dim]The shop at {origin} is another process, and verifies each call.[/]")
 
-    def act(self, title: str, *heads: str) -> None:
-        """Begin an act, with heads of its columns where they are new."""
+    def act(self, title: str, *headings: str) -> None:
+        """Print the title of an act, and the headings of its columns where they change."""
         self._console.print(f"\n[bold]{title}[/]")
-        if heads:
-            self.heads(*heads)
+        if headings:
+            self.headings(*headings)
 
-    def heads(self, *heads: str) -> None:
-        """Say what the columns are from here on."""
-        self._row("", *heads, style="dim")
+    def headings(self, *headings: str) -> None:
+        """Print the headings of the columns below."""
+        self._row("", *headings, style="dim")
 
-    def call(self, call: Call, step: Step, done: bool) -> None:
-        """Tell of a call: who decided, and how long its credential existed."""
+    def call(self, call: Call, step: Step, success: bool) -> None:
+        """Print a call: who decided, and how long its credential existed."""
         decider = DECIDERS.get(step.summary) or ", ".join(step.policies) or step.summary
         minted = step.credential is not None and step.seconds is not None
-        lived = f"{(step.seconds or 0) * 1000:.0f} ms" if minted else "none"
-        self._row(
-            self._mark(done), Text(step.path, COLOURS.get(step.path, "")), _written(call), decider, lived
-        )
+        life = f"{(step.seconds or 0) * 1000:.0f} ms" if minted else "none"
+        path = Text(step.path, COLORS.get(step.path, ""))
+        self._row(self._mark(success), path, _written(call), decider, life)
         self._caption(call.caption)
 
-    def attempt(self, attempt: Attempt, seen: tuple[Any, ...]) -> None:
-        """Tell of what the thief tried, and what the shop said."""
-        status, error, reason = seen or ("-", "no answer", "")
+    def attempt(self, attempt: Attempt, answer: tuple[Any, ...]) -> None:
+        """Print an attempt of the thief, and the shop's answer: status, error and reason."""
+        status, error, reason = answer or ("-", "no answer", "")
         self._row(self._mark(status == 200), Text(str(status), "red"), attempt.caption, error, "")
         self._caption(reason)
 
     def ending(
         self, broken: Sequence[str], kept: int, refused: int, lives: Sequence[float], log: str
     ) -> None:
-        """Sum up in two lines, and say how to verify the log."""
+        """Print the result in two lines, each broken promise, and the command that verifies the log."""
         longest = max(lives, default=0) * 1000
         verdict = Text(f"All {kept} promises kept: ", "bold green")
         if broken:
             verdict = Text(f"{len(broken)} of {kept + len(broken)} promises BROKEN: ", "bold red")
         self._console.print()
+        self._console.print(verdict.append(f"{refused} attempts failed, and the task is done.", "not bold"))
         self._console.print(
-            verdict.append(f"{refused} attempts came to nothing, and the task is done.", "not bold")
+            f"{len(lives)} credentials were minted, and lived {longest:.0f} ms at most. All are revoked."
         )
-        self._console.print(f"{len(lives)} credentials lived, for {longest:.0f} ms at most. None is alive.")
         for promise in broken:
             self._console.print(Text(f"  {promise}", "red"))
         self._console.print(Text(f"\nagentguard audit verify {log}", "dim"), soft_wrap=True)
@@ -87,9 +91,9 @@ class Teller:
         table.add_row(*cells, style=style)
         self._console.print(table)
 
-    def _mark(self, done: bool) -> Text:
+    def _mark(self, success: bool) -> Text:
         yes, no = "\u2713\u2717" if self._utf else "+x"
-        return Text(yes, "bold green") if done else Text(no, "bold red")
+        return Text(yes, "bold green") if success else Text(no, "bold red")
 
     def _caption(self, text: str) -> None:
         self._console.print(Padding(Text(text, "dim italic"), (0, 0, 0, 2), expand=False))
