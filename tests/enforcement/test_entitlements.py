@@ -230,7 +230,7 @@ def test_an_anomaly_is_on_record_with_its_call(mode: str) -> None:
     world.begin()
 
     def body(permit: Permit) -> str:
-        permit.lease.anomaly("destination")
+        permit.lease.report_anomaly("destination")
         return "done"
 
     world.call(mode, body)
