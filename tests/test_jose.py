@@ -90,6 +90,7 @@ def test_what_we_sign_pyjwt_verifies_and_what_pyjwt_signs_we_verify(algorithm: A
     assert read(theirs, signer).claims == {"sub": "ü"}
 
 
+@pytest.mark.promise("one-spelling")
 def test_a_padded_signature_is_refused_though_pyjwt_takes_it() -> None:
     padded = TOKEN + "=="
     assert jwt.decode(padded, pinned(), algorithms=["ES256"])["sub"] == "user:4"
@@ -124,6 +125,7 @@ def test_stray_bits_at_the_end_of_a_segment_are_refused() -> None:
         refused(TOKEN[:-1] + other)
 
 
+@pytest.mark.promise("one-spelling")
 @pytest.mark.parametrize(
     ("header", "claims"),
     [
@@ -142,6 +144,7 @@ def test_json_that_two_readers_could_read_differently_is_refused(header: str, cl
     refused(raw(header, claims))
 
 
+@pytest.mark.promise("one-spelling")
 @pytest.mark.parametrize(
     "member",
     [
@@ -161,6 +164,7 @@ def test_a_header_that_points_to_other_keys_or_rules_is_refused(member: dict[str
     assert "member" in refused(raw(json.dumps(header)))
 
 
+@pytest.mark.promise("one-spelling")
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "dpop+jwt", "", "at+jwt ", None, 1, ["at+jwt"]])
 def test_another_typ_is_refused(typ: Any) -> None:
     assert "type" in refused(raw(json.dumps({"alg": "ES256", "typ": typ})))
@@ -175,6 +179,7 @@ def test_a_missing_typ_is_refused() -> None:
     refused(raw('{"alg":"ES256"}'))
 
 
+@pytest.mark.promise("one-spelling")
 def test_none_is_no_algorithm() -> None:
     for alg in ("none", "None", "NONE", ""):
         head = b64url(json.dumps({"alg": alg, "typ": "at+jwt"}).encode())
@@ -182,6 +187,7 @@ def test_none_is_no_algorithm() -> None:
         refused(f"{head}.{b64url(b'{}')}.AAAA")
 
 
+@pytest.mark.promise("one-spelling")
 def test_the_public_key_is_no_hmac_secret() -> None:
     for secret in (
         RAW_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
@@ -191,6 +197,7 @@ def test_the_public_key_is_no_hmac_secret() -> None:
         refused(f"{message}.{b64url(hmac.digest(secret, message.encode(), 'sha256'))}")
 
 
+@pytest.mark.promise("one-spelling")
 def test_each_key_has_one_algorithm() -> None:
     crossed = EDWARDS.sign(b64url(b'{"alg":"ES256","typ":"at+jwt"}'), {})
     assert "algorithm" in refused(crossed, EDWARDS)
@@ -280,6 +287,7 @@ def test_strict_json_takes_utf_8_alone() -> None:
             strict_json(data)
 
 
+@pytest.mark.promise("one-spelling")
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_changed_token_verifies(data: st.DataObject) -> None:

@@ -46,12 +46,14 @@ USES: dict[str, Callable[[Lease], object]] = {
 }
 
 
+@pytest.mark.promise("handed-for-its-call")
 def test_a_tool_logs_in_with_a_name_and_a_password() -> None:
     with opened(role()):
         lease = credential("reports-db")
         assert (lease.username, lease.password) == ("v-reader", "pa55word")
 
 
+@pytest.mark.promise("handed-for-its-call")
 def test_one_subprocess_gets_it_as_its_environment_and_ours_has_it_not() -> None:
     code = "import os; print(os.environ['PGUSER'], os.environ['PGPASSWORD'])"
     with opened(role()) as lease:
@@ -61,6 +63,7 @@ def test_one_subprocess_gets_it_as_its_environment_and_ours_has_it_not() -> None
     assert ran.stdout.split() == ["v-reader", "pa55word"]
 
 
+@pytest.mark.promise("handed-for-its-call")
 @pytest.mark.parametrize("use", USES)
 def test_after_the_call_nothing_of_it_is_handed_out(use: str) -> None:
     with opened(role()) as lease:
@@ -69,6 +72,7 @@ def test_after_the_call_nothing_of_it_is_handed_out(use: str) -> None:
         USES[use](lease)
 
 
+@pytest.mark.promise("handed-for-its-call")
 @pytest.mark.parametrize("use", USES)
 def test_a_long_lived_key_is_never_handed_out(use: str) -> None:
     with opened(role(legacy=True)) as lease, pytest.raises(CredentialUnavailable, match="long-lived"):
@@ -82,6 +86,7 @@ def test_what_a_credential_is_not_is_said(use: str) -> None:
         USES[use](lease)
 
 
+@pytest.mark.promise("handed-for-its-call")
 def test_all_its_secrets_are_known_to_redaction_also_when_it_is_over() -> None:
     with opened(role(secrets=["s3ssion"])) as lease:
         pass
@@ -89,6 +94,7 @@ def test_all_its_secrets_are_known_to_redaction_also_when_it_is_over() -> None:
     assert "pa55word" not in repr(lease)
 
 
+@pytest.mark.promise("permit-ends-with-call")
 def test_a_lease_whose_call_has_ended_opens_no_more() -> None:
     lease = Lease("read_report", DATABASE, role())
     lease.close()

@@ -162,6 +162,7 @@ async def test_a_denial_is_an_error_with_its_code(kit: Kit, captured: CapturedSp
     )
 
 
+@pytest.mark.promise("spans-without-values")
 async def test_a_failed_tool_is_an_error_that_says_nothing_of_it(
     kit: Kit, captured: CapturedSpans, mode: Mode
 ) -> None:
@@ -176,6 +177,7 @@ async def test_a_failed_tool_is_an_error_that_says_nothing_of_it(
     assert VALUE not in "".join(span.to_json() for span in captured.finished())
 
 
+@pytest.mark.promise("spans-without-values")
 @pytest.mark.parametrize("opted_in", [False, True])
 async def test_values_of_arguments_are_there_only_when_opted_in(
     kit: Kit, captured: CapturedSpans, mode: Mode, opted_in: bool
@@ -249,6 +251,7 @@ class FailingMeter(NoOpMeterProvider):
         raise OSError("the meter is broken")
 
 
+@pytest.mark.promise("telemetry-failure-harmless")
 @pytest.mark.parametrize("moment", ["start", "end"])
 @pytest.mark.parametrize("name", ["execute_tool look_up", "agentguard.approve", *sorted(STAGES)])
 async def test_a_tracer_that_fails_changes_nothing_of_a_call(
@@ -266,6 +269,7 @@ async def test_a_tracer_that_fails_changes_nothing_of_a_call(
     assert "telemetry failed: OSError" in caplog.text
 
 
+@pytest.mark.promise("telemetry-failure-harmless")
 async def test_a_meter_that_fails_changes_nothing_of_a_call(kit: Kit, mode: Mode) -> None:
     guard = kit.another(meter_provider=FailingMeter(), approver=lambda _request: True)
     (look_up,) = guard.wrap(classified(echo()))

@@ -104,6 +104,7 @@ def test_the_same_is_said_each_time(policy: CedarPolicy) -> None:
     assert told(policy, request()) == told(policy, request())
 
 
+@pytest.mark.promise("explain-turns-decision")
 @given(
     st.integers(0, 6000),
     st.booleans(),
@@ -245,6 +246,7 @@ def test_an_imagined_task_may_be_of_a_kind(run: Run) -> None:
     assert "permitted pay: permitted by kinds" in result.output
 
 
+@pytest.mark.promise("explain-turns-decision")
 def test_an_altered_log_is_no_evidence(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     log = JsonLinesAudit(file)

@@ -74,6 +74,7 @@ def records(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
+@pytest.mark.promise("explain-turns-decision")
 def test_the_same_rules_turn_nothing(run: Run, recording: Path) -> None:
     result = run(recording)
     assert result.exit_code == 0, result.output
@@ -118,6 +119,7 @@ def test_a_tool_that_is_classified_no_more_is_denied(run: Run, recording: Path) 
     assert "not classified" in result.output
 
 
+@pytest.mark.promise("explain-turns-decision")
 def test_an_altered_log_is_no_evidence(run: Run, recording: Path) -> None:
     recording.write_text(recording.read_text().replace('"amount":50', '"amount":51'))
     assert run(recording).exit_code == 2
@@ -134,6 +136,7 @@ def test_records_without_requests_cannot_be_told(run: Run, tmp_path: Path) -> No
     assert "2 calls cannot be told" in result.output
 
 
+@pytest.mark.promise("explain-turns-decision")
 def test_no_recorded_text_reaches_the_terminal_raw(run: Run, recording: Path, tmp_path: Path) -> None:
     log = JsonLinesAudit(tmp_path / "hostile.jsonl")
     (kept,) = [

@@ -185,6 +185,7 @@ def hostile(text: str) -> list[Record]:
     return [ran(call, effect="deny", observed=True, code=text) for call in calls]
 
 
+@pytest.mark.promise("suggest-only-seen")
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_recorded_text_leaves_its_string_or_comment(load: Load, text: str) -> None:
     loaded = load(*hostile(text), specs=[replace(PAY, resource=f"bank{text}")])
@@ -223,6 +224,7 @@ def test_a_name_of_which_no_file_can_be_made_is_left_out_and_counted(load: Load,
 # --- what is not suggested
 
 
+@pytest.mark.promise("suggest-only-seen")
 @pytest.mark.parametrize(
     "spec", [PAY, ToolSpec(name="pay", path=ToolPath.WRITE, sinks=PAY.sinks, resource="bank")]
 )
@@ -264,6 +266,7 @@ def test_a_tool_that_only_an_attacker_has_used_gets_neither_catalog_line_nor_tem
     assert read_text(loaded.cedar, "p") == ()
 
 
+@pytest.mark.promise("suggest-only-seen")
 def test_what_was_denied_and_did_not_run_is_no_need(load: Load) -> None:
     loaded = load(pay("ada", 5), pay("ada", 900, record={"effect": "deny", "code": "policy"}))
     assert [loaded.permits(record) for record in loaded.records] == [True, False]
@@ -299,6 +302,7 @@ def test_a_record_without_its_request_is_counted_and_no_evidence(request_of: Cal
 # --- what is suggested
 
 
+@pytest.mark.promise("suggest-only-seen")
 def test_the_runs_are_permitted_and_what_was_never_seen_is_not(load: Load) -> None:
     loaded = load(
         ran(request(LIST, {})),
@@ -485,6 +489,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["suggest", *map(str, arguments)], catch_exceptions=False)
 
 
+@pytest.mark.promise("suggest-only-seen")
 @pytest.mark.parametrize("named", [True, False])
 def test_observed_runs_become_files_that_permit_them(project: str, named: bool) -> None:
     ended = run("audit.jsonl", "--out", "rules", *(["--tools", project] if named else []))
@@ -518,6 +523,7 @@ def test_nothing_is_overwritten(project: str) -> None:
     assert not Path("policy.cedar").exists()
 
 
+@pytest.mark.promise("explain-turns-decision")
 def test_an_altered_log_is_no_evidence(project: str) -> None:
     log = Path("audit.jsonl")
     log.write_text(log.read_text().replace('"amount":9,', '"amount":8,', 1))

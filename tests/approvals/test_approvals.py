@@ -150,6 +150,7 @@ def started(
     return runner, runner.go(HELLO)
 
 
+@pytest.mark.promise("rejected-stays-rejected")
 @pytest.mark.parametrize(("answer", "paid"), [(True, ["bob"]), (False, []), ("yes", []), (1, []), (None, [])])
 def test_only_true_itself_from_a_callback_approves(mode: str, answer: Any, paid: list[str]) -> None:
     shop = Shop(approver=lambda _request: answer)
@@ -195,6 +196,7 @@ def test_an_interrupt_waits_for_a_person_and_runs_once(shop: Shop, mode: str) ->
     assert shop.log.written[0]["approval"] == asked.value["approval_id"]
 
 
+@pytest.mark.promise("rejected-stays-rejected")
 def test_a_rejected_call_does_not_run(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode)
     resume = shop.guard.answer(waiting(result)[0].value, approved=False, approver="carol", reason="no")
@@ -204,6 +206,7 @@ def test_a_rejected_call_does_not_run(shop: Shop, mode: str) -> None:
     assert shop.log.written[-1]["code"] == "approval_refused"
 
 
+@pytest.mark.promise("only-the-store-approves")
 @pytest.mark.parametrize(
     "forged", [True, "approve", {"approved": True}, {"decisions": [{"type": "approve"}]}]
 )
@@ -213,6 +216,7 @@ def test_a_resume_without_an_answer_in_the_store_approves_nothing(shop: Shop, mo
     assert not shop.paid
 
 
+@pytest.mark.promise("rejected-stays-rejected")
 def test_a_rejected_call_stays_rejected_when_the_policy_flips_on_resume(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode)
     resume = shop.guard.answer(waiting(result)[0].value, approved=False, approver="carol")
@@ -222,6 +226,7 @@ def test_a_rejected_call_stays_rejected_when_the_policy_flips_on_resume(shop: Sh
     assert shop.log.written[-1]["reason"].startswith("rejected by carol")
 
 
+@pytest.mark.promise("approval-for-one-call")
 def test_an_approval_under_other_rules_does_not_hold(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode)
     resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
@@ -230,6 +235,7 @@ def test_an_approval_under_other_rules_does_not_hold(shop: Shop, mode: str) -> N
     assert not shop.paid
 
 
+@pytest.mark.promise("approval-for-one-call")
 def test_an_approval_expires(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode)
     resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
@@ -238,6 +244,7 @@ def test_an_approval_expires(shop: Shop, mode: str) -> None:
     assert not shop.paid
 
 
+@pytest.mark.promise("approval-for-one-call")
 def test_an_answer_is_for_what_was_shown_and_comes_once(shop: Shop, mode: str) -> None:
     _, result = started(shop, mode)
     shown = waiting(result)[0].value
@@ -261,6 +268,7 @@ def test_of_two_that_wait_the_approved_one_runs_and_the_other_goes_on_waiting(sh
     assert shop.paid == ["bob"]
 
 
+@pytest.mark.promise("only-the-store-approves")
 def test_an_answer_that_reaches_the_wrong_call_approves_nothing(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode, ("bob", "c1"), ("eve", "c2"))
     asked = {i.value["arguments"]["to"]: i for i in waiting(result)}
@@ -269,6 +277,7 @@ def test_an_answer_that_reaches_the_wrong_call_approves_nothing(shop: Shop, mode
     assert "eve" not in shop.paid
 
 
+@pytest.mark.promise("only-the-store-approves")
 def test_a_raw_tool_node_that_confuses_resume_values_runs_no_unapproved_call(mode: str) -> None:
     shop = Shop()
     builder = StateGraph(MessagesState)
@@ -285,6 +294,7 @@ def test_a_raw_tool_node_that_confuses_resume_values_runs_no_unapproved_call(mod
     assert set(shop.paid) <= {approved}
 
 
+@pytest.mark.promise("approval-for-one-call")
 def test_time_travel_does_not_run_an_approved_call_again(shop: Shop, mode: str) -> None:
     saver = InMemorySaver()
     runner, result = started(shop, mode, saver=saver)
@@ -313,6 +323,7 @@ def test_a_call_id_that_comes_again_asks_nobody_twice(shop: Shop, mode: str) -> 
     assert "already used" in said(result)[-1]
 
 
+@pytest.mark.promise("approval-for-one-call")
 def test_an_approval_does_not_hold_for_edited_state(shop: Shop) -> None:
     runner, result = started(shop, "sync")
     shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
@@ -324,6 +335,7 @@ def test_an_approval_does_not_hold_for_edited_state(shop: Shop) -> None:
     assert waiting(result)[0].value["arguments"] == {"to": "eve"}
 
 
+@pytest.mark.promise("interrupting-tool")
 def test_a_tool_that_interrupts_itself_is_given_its_own_resume_value(mode: str) -> None:
     shop = Shop(waits=True)
     runner, result = started(shop, mode)
@@ -336,6 +348,7 @@ def test_a_tool_that_interrupts_itself_is_given_its_own_resume_value(mode: str) 
     assert shop.task.state().calls == 1
 
 
+@pytest.mark.promise("interrupting-tool")
 def test_a_tool_keeps_its_own_resume_value_when_the_policy_flips_meanwhile(mode: str) -> None:
     shop = Shop(waits=True)
     runner, result = started(shop, mode)
@@ -346,6 +359,7 @@ def test_a_tool_keeps_its_own_resume_value_when_the_policy_flips_meanwhile(mode:
     assert shop.paid == ["bob for lunch"]
 
 
+@pytest.mark.promise("rejected-stays-rejected")
 def test_without_a_checkpointer_or_a_graph_nobody_can_be_asked(mode: str) -> None:
     shop = Shop()
     agent = shop.agent(("bob", "c1"))
@@ -357,6 +371,7 @@ def test_without_a_checkpointer_or_a_graph_nobody_can_be_asked(mode: str) -> Non
         assert "nobody can be asked" in shop.pay.invoke(call).content
 
 
+@pytest.mark.promise("only-the-store-approves")
 def test_no_approval_is_in_the_checkpoint() -> None:
     shop = Shop()
     database = sqlite3.connect(":memory:", check_same_thread=False)
@@ -374,6 +389,7 @@ def _cells(database: sqlite3.Connection) -> Iterator[bytes]:
             yield from (c if isinstance(c, bytes) else str(c).encode() for c in row)
 
 
+@pytest.mark.promise("changed-rules-void-answer")
 @pytest.mark.parametrize("told", [True, False], ids=["in the decision", "by the policy alone"])
 def test_rules_that_change_while_a_person_thinks_void_the_answer(told: bool) -> None:
     class Versioned(Asking):

@@ -97,6 +97,7 @@ def test_the_format_can_be_verified_by_cutting_text(lines: Lines) -> None:
         before = record["hash"]
 
 
+@pytest.mark.promise("audit-chain")
 def test_any_changed_byte_is_found_on_its_line(lines: Lines) -> None:
     rng = random.Random(1)  # noqa: S311  the same places each time
     for line in range(7):
@@ -117,6 +118,7 @@ def test_a_record_changed_with_its_hash_is_found_by_the_next(lines: Lines, line:
     assert found(verify(lines)) == [(line + 1, "changed")]
 
 
+@pytest.mark.promise("audit-chain")
 @pytest.mark.parametrize("line", range(7))
 def test_a_removed_record_is_found(lines: Lines, line: int) -> None:
     del lines[line]
@@ -133,6 +135,7 @@ def test_a_repeated_record_is_found(lines: Lines) -> None:
     assert found(verify(lines)) == [(6, "inserted")]
 
 
+@pytest.mark.promise("audit-chain")
 def test_a_forged_record_is_found(lines: Lines) -> None:
     last = json.loads(lines[3])
     forged = rehashed(lines[4], effect="permit", seq=5, prev=last["hash"])
@@ -146,6 +149,7 @@ def test_garbage_between_records_is_found(lines: Lines) -> None:
         assert found(verify([*lines[:4], garbage, *lines[4:]])) == [(5, "changed")]
 
 
+@pytest.mark.promise("audit-chain")
 @pytest.mark.parametrize(("one", "two"), [(0, 1), (3, 4), (2, 5)])
 def test_reordered_records_are_found(lines: Lines, one: int, two: int) -> None:
     lines[one], lines[two] = lines[two], lines[one]
@@ -159,6 +163,7 @@ def test_a_huge_number_does_not_exhaust_the_verifier(lines: Lines) -> None:
     assert not verify(lines).sound
 
 
+@pytest.mark.promise("audit-chain")
 def test_a_cut_end_is_found_by_a_head_that_was_kept_and_only_so(lines: Lines, audit: JsonLinesAudit) -> None:
     head = Head.of(str(audit.head()))
     assert verify(lines[:6]).sound
@@ -183,6 +188,7 @@ def test_a_malformed_head_is_refused(text: str) -> None:
         Head.of(text)
 
 
+@pytest.mark.promise("audit-chain")
 def test_every_way_to_tear_the_last_line_is_torn_and_no_tampering(lines: Lines, path: Path) -> None:
     for length in range(1, len(lines[-1])):
         torn = [*lines[:-1], lines[-1][:length]]
@@ -376,6 +382,7 @@ def test_a_forked_child_and_threads_write_the_same_chain(path: Path, audit: Json
     assert report.records == 201
 
 
+@pytest.mark.promise("audit-chain")
 def test_a_log_that_was_killed_in_the_middle_goes_on(path: Path) -> None:
     program = (
         "import sys\n"

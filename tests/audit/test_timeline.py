@@ -67,6 +67,7 @@ def test_a_credential_that_serves_a_task_is_revoked_with_it(
     assert ("<b style='color:#e5534b'>" in timeline._repr_html_()) is (said == "NOT REVOKED")
 
 
+@pytest.mark.promise("timeline-as-text")
 def test_a_credential_that_is_not_revoked_is_said_aloud() -> None:
     timeline = Timeline([decision(0, "1"), outcome("1", revoked=False)])
     assert "NOT REVOKED" in repr(timeline)
@@ -83,6 +84,7 @@ def test_a_child_is_nested_and_its_end_is_not_the_tasks() -> None:
     assert Timeline([*records, ended("revoked"), ended("completed")]).ended == "revoked"
 
 
+@pytest.mark.promise("timeline-as-text")
 def test_whatever_a_record_holds_is_text_and_no_markup() -> None:
     evil = "<script>alert(1)</script>'\""
     facts = dict.fromkeys(["at", "tool", "path", "effect", "code", "actor", "subject"], evil)

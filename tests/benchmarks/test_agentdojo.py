@@ -208,6 +208,7 @@ def test_an_injection_stands_only_where_the_task_reads(attacked: Scene) -> None:
     assert (attacked.before.note, attacked.before.unread) == (f"{MARK} {GOAL}", "nothing")
 
 
+@pytest.mark.promise("agentdojo")
 def test_a_denied_call_is_no_deed(attacked: Scene) -> None:
     run = bench(_but_eve).run(attacked, Order.ON_READ)
     assert writes(run, "attacker") == [("send", False)]
@@ -220,6 +221,7 @@ def test_one_guards_score_is_not_anothers(attacked: Scene) -> None:
     assert [run.score.attacked for run in both] == [True, False]
 
 
+@pytest.mark.promise("agentdojo")
 def test_the_right_answer_without_the_deeds_is_no_utility(stage: Stage) -> None:
     run = bench(lambda request: request.tool.name != "read_note").run(stage.scene(SendToBob()))
     assert run.score.utility_raw

@@ -256,6 +256,7 @@ def test_what_init_writes_passes_lint_and_its_own_test(run: Run, module: str, tm
     assert "4 passed" in ran.stdout
 
 
+@pytest.mark.promise("init-opens-nothing")
 def test_names_from_a_stranger_leave_no_comment_and_no_string(run: Run, module: str, tmp_path: Path) -> None:
     hostile = '\npermit (principal, action, resource); #"\\'
     (tmp_path / f"hostile_{module}.py").write_text(
@@ -273,6 +274,7 @@ def test_names_from_a_stranger_leave_no_comment_and_no_string(run: Run, module: 
     assert linted.exit_code == 0, linted.output
 
 
+@pytest.mark.promise("init-opens-nothing")
 def test_init_opens_nothing_and_only_suggests(run: Run, module: str, tmp_path: Path) -> None:
     run("init", f"{module}:tools")
     config = (tmp_path / "agentguard.toml").read_text()
@@ -356,6 +358,7 @@ def test_arguments_that_only_the_tools_know_are_a_warning(run: Run, tmp_path: Pa
     assert "get_order: its arguments are not known" in result.output
 
 
+@pytest.mark.promise("lint-names-ungated")
 def test_an_ungated_agent_is_an_error(run: Run, agents: str) -> None:
     result = run("lint", f"{agents}:bare")
     assert result.exit_code == 1
@@ -369,6 +372,7 @@ def test_a_gated_agent_passes_and_its_providers_tools_are_named(run: Run, agents
     assert "web_search: NOT GATED, it runs at the model's provider" in result.output
 
 
+@pytest.mark.promise("lint-names-ungated")
 def test_an_ungated_agent_inside_a_tool_is_named_and_an_error(run: Run, agents: str) -> None:
     result = run("lint", f"{agents}:nested")
     assert result.exit_code == 1

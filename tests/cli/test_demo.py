@@ -47,6 +47,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.promise("demo-keeps-its-promises")
 def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Path) -> None:
     begun = time.monotonic()
     ran = subprocess.run(
@@ -77,6 +78,7 @@ def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Pa
     )
 
 
+@pytest.mark.promise("demo-keeps-its-promises")
 def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
     assert sorted(named) == ["get_order: promised", "the shop has carried out", "thief, bearer: promised"]
 
 
+@pytest.mark.promise("demo-keeps-its-promises")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.usefixtures("heard")
 def test_a_demo_that_is_interrupted_leaves_no_process(

@@ -150,6 +150,7 @@ def lives(pid: int) -> bool:
 # --- what the child gets
 
 
+@pytest.mark.promise("exec-secrets-alone")
 def test_a_child_gets_its_secret_and_of_ours_what_is_harmless(wrapped: Exec, key: Path) -> None:
     secret = {
         "VAULT_TOKEN": "v",
@@ -169,6 +170,7 @@ def test_a_child_gets_its_secret_and_of_ours_what_is_harmless(wrapped: Exec, key
     }
 
 
+@pytest.mark.promise("exec-secrets-alone")
 def test_arguments_reach_the_command_as_they_are_by_no_shell(wrapped: Exec, tmp_path: Path) -> None:
     odd = ["$(touch pwned)", "a b", "", "; touch pwned", "--vault-type=aws", "X=y", "--", "*", "'\"\\"]
     ran = wrapped.run("--", sys.executable, "-c", ENVIRON, *odd, cwd=tmp_path)
@@ -216,6 +218,7 @@ def test_what_cannot_be_started_is_told_as_env_tells_it(wrapped: Exec, tmp_path:
         assert VALUE not in ran.stderr
 
 
+@pytest.mark.promise("exec-recorded")
 def test_nothing_runs_that_cannot_be_recorded(wrapped: Exec, tmp_path: Path) -> None:
     wrapped.state.touch()
     ran = wrapped.run("--", "touch", str(tmp_path / "ran"))
@@ -270,6 +273,7 @@ def test_what_is_none_of_the_forms_is_refused(others: list[str]) -> None:
         Request.of([], others, {})
 
 
+@pytest.mark.promise("exec-secrets-alone")
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -386,6 +390,7 @@ def test_a_signal_to_us_reaches_the_child_once(wrapped: Exec, number: signal.Sig
     assert running.stdout.read() == ""
 
 
+@pytest.mark.promise("exec-recorded")
 def test_a_signal_to_our_group_reaches_the_child_once(wrapped: Exec) -> None:
     running = wrapped.start("--", sys.executable, "-c", PATIENT, start_new_session=True)
     child = int(line(running).split()[0])
@@ -397,6 +402,7 @@ def test_a_signal_to_our_group_reaches_the_child_once(wrapped: Exec) -> None:
     assert running.stdout.read() == ""
 
 
+@pytest.mark.promise("exec-recorded")
 def test_ctrl_c_on_a_terminal_reaches_the_child_once(wrapped: Exec) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
@@ -458,6 +464,7 @@ print(looks())
 """
 
 
+@pytest.mark.promise("exec-secrets-alone")
 @LINUX
 def test_a_child_cannot_read_our_environment(wrapped: Exec) -> None:
     ran = subprocess.run([sys.executable, "-c", CONCEALED], capture_output=True, text=True)
@@ -519,6 +526,7 @@ def test_two_parts_of_one_lease_belong_together_and_end_with_the_child(wrapped: 
     assert [each["what"] for each in wrapped.records()] == ["started", "revoked", "ended"]
 
 
+@pytest.mark.promise("exec-lease-ends")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_lease_ends_however_the_child_ends(wrapped: Exec, bao: Bao, number: signal.Signals) -> None:
     running = wrapped.start(*PAIR, "--", sys.executable, "-c", PATIENT)
@@ -557,6 +565,7 @@ def test_a_lease_ends_when_the_command_cannot_be_started(wrapped: Exec, bao: Bao
     assert (state["tokens"], state["leases"]) == ([], [])
 
 
+@pytest.mark.promise("exec-lease-ends")
 def test_after_kill_9_the_next_run_revokes_what_was_left(wrapped: Exec, bao: Bao) -> None:
     running = wrapped.start(*PAIR, "--", sys.executable, "-c", PATIENT)
     line(running)
@@ -678,6 +687,7 @@ server.run("stdio")
 """
 
 
+@pytest.mark.promise("exec-lease-ends")
 async def test_an_mcp_server_is_spoken_to_through_exec_and_its_lease_ends_with_it(
     wrapped: Exec, bao: Bao, tmp_path: Path
 ) -> None:

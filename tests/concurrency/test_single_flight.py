@@ -54,6 +54,7 @@ def ashared(flight: SingleFlight, fetch: Fetch, key: str = "k") -> asyncio.Task[
     return asyncio.create_task(share())
 
 
+@pytest.mark.promise("single-flight")
 def test_of_many_threads_one_fetches() -> None:
     flight, fetch = SingleFlight(), Fetch()
     with ThreadPoolExecutor(30) as threads:
@@ -107,6 +108,7 @@ def test_a_failure_is_shared_among_threads() -> None:
     assert fetch.times == 1
 
 
+@pytest.mark.promise("single-flight")
 async def test_when_the_one_who_fetches_is_cancelled_another_goes_on() -> None:
     flight, fetch = SingleFlight(), Fetch()
     leader, *followers = [ashared(flight, fetch) for _ in range(4)]
@@ -120,6 +122,7 @@ async def test_when_the_one_who_fetches_is_cancelled_another_goes_on() -> None:
     assert fetch.times == 2
 
 
+@pytest.mark.promise("single-flight")
 async def test_when_one_who_waits_is_cancelled_the_others_are_not() -> None:
     flight, fetch = SingleFlight(), Fetch()
     leader, gone, other = [ashared(flight, fetch) for _ in range(3)]
@@ -140,6 +143,7 @@ def test_an_interrupted_thread_leaves_no_flight_behind() -> None:
     assert shared(flight, fetch) == "answer 2"
 
 
+@pytest.mark.promise("single-flight")
 async def test_a_thread_of_the_loop_does_not_wait_for_its_own_loop() -> None:
     flight, fetch, own = SingleFlight(timeout=2.0), Fetch(), Fetch()
     waiting = ashared(flight, fetch)

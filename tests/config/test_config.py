@@ -154,6 +154,7 @@ def test_policies_see_the_arguments_and_the_environment(home: Path) -> None:
     assert parts.policy.decide(request).policy_ids == ("small-refunds",)
 
 
+@pytest.mark.promise("paths-apart")
 def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
     parts = made(home)
     assert {key: broker.paths for key, broker in parts.brokers.items()} == {
@@ -210,6 +211,7 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
     assert (tool.schema or {})["properties"]["ids"]["type"] == "array"
 
 
+@pytest.mark.promise("configuration-mistakes-named")
 @pytest.mark.parametrize(
     ("right", "wrong", "at", "hint"),
     [
@@ -272,6 +274,7 @@ def test_an_unreadable_file_is_one_error(tmp_path: Path, content: bytes | None) 
     assert caught.value.file == str(file)
 
 
+@pytest.mark.promise("configuration-mistakes-named")
 def test_a_mistake_does_not_repeat_the_value(home: Path) -> None:
     assert "s3cret" not in str(mistake(home, "lifetime = 30", 'lifetime = "s3cret"'))
 
@@ -420,6 +423,7 @@ def loaded(file: Path, content: bytes) -> None:
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.promise("configuration-mistakes-named")
 @FUZZ
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 @example(b"a = 0x" + b"f" * 3000)
@@ -430,6 +434,7 @@ def test_no_text_makes_load_raise_anything_else(tmp_path: Path, content: bytes) 
     loaded(tmp_path / "agentguard.toml", content)
 
 
+@pytest.mark.promise("configuration-mistakes-named")
 @FUZZ
 @given(
     st.integers(0, len(TOML)),

@@ -72,6 +72,7 @@ def write(tmp_path: Path) -> Any:
     return write
 
 
+@pytest.mark.promise("resource-has-own-broker")
 @pytest.mark.parametrize("kind", BROKERS)
 def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, write: Any) -> None:
     text, made, paths = BROKERS[kind]
@@ -91,6 +92,7 @@ def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, w
         assert isinstance(other.broker, LocalIssuer)
 
 
+@pytest.mark.promise("resource-has-own-broker")
 def test_a_broker_of_one_path_shares_no_key_with_that_of_another(write: Any) -> None:
     text, _, _ = BROKERS["token_exchange"]
     toml = f'[brokers.named]\nkind = "token_exchange"\n{text}\n[resources.code]\nbroker = "named"\n'
@@ -101,6 +103,7 @@ def test_a_broker_of_one_path_shares_no_key_with_that_of_another(write: Any) -> 
     assert [getattr(broker, "reuse", None) for broker in made] == [{READ}, frozenset(), frozenset()]
 
 
+@pytest.mark.promise("resource-has-own-broker")
 def test_a_tool_on_a_path_that_its_resources_broker_does_not_serve_is_an_error(write: Any) -> None:
     text, _, _ = BROKERS["secret"]
     toml = (

@@ -164,6 +164,7 @@ def test_a_request_names_the_call_in_all_that_aws_records(make: Callable[..., Aw
     assert credential.handle == broker.prepare(grant("call-1")) == f"{ROLES[ToolPath.READ]} call-1"
 
 
+@pytest.mark.promise("aws-without-keys")
 def test_with_an_identity_the_token_is_exchanged_and_nothing_is_signed(
     make: Callable[..., AwsRole], aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.promise("aws-session-policy")
 @pytest.mark.parametrize(("refused", "why"), REFUSED.values(), ids=REFUSED)
 def test_what_is_beyond_the_limits_is_refused_before_anything_is_sent(
     make: Callable[..., AwsRole], aws: Aws, refused: Grant, why: str
@@ -260,6 +262,7 @@ def test_fifty_tags_are_enough(make: Callable[..., AwsRole], aws: Aws) -> None:
 SCOPES = st.sets(st.sampled_from([*STATEMENTS, "long", "unknown"]))
 
 
+@pytest.mark.promise("aws-session-policy")
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     scopes=SCOPES,
@@ -299,6 +302,7 @@ def test_two_subjects_have_two_source_identities(one: str, other: str) -> None:
     assert (source_identity(one) == source_identity(other)) == (one == other)
 
 
+@pytest.mark.promise("aws-session-policy")
 def test_a_session_is_denied_everything_once_its_call_is_over() -> None:
     policy = json.loads(session_policy(["refund"], STATEMENTS, 1_800_000_060.0))
     assert not denies(policy, {"aws:CurrentTime": 1_800_000_060.0})
@@ -446,6 +450,7 @@ def test_what_botocore_reads_as_an_error_is_told_by_its_code_alone() -> None:
 # --- revocation
 
 
+@pytest.mark.promise("aws-revocation")
 def test_a_revoked_session_is_denied_everything_and_no_other_is(
     make: Callable[..., AwsRole], aws: Aws
 ) -> None:
@@ -462,6 +467,7 @@ def test_a_revoked_session_is_denied_everything_and_no_other_is(
     assert aws.denied("read", "call-2", now)
 
 
+@pytest.mark.promise("aws-revocation")
 def test_a_session_that_was_minted_after_its_broker_died_is_denied_all_the_same(
     make: Callable[..., AwsRole], aws: Aws
 ) -> None:
@@ -509,6 +515,7 @@ def test_what_iam_has_not_taken_is_not_revoked_and_may_be_tried_again(
     assert aws.denied("read", "call-1", time.time())
 
 
+@pytest.mark.promise("aws-revocation")
 def test_processes_and_threads_that_revoke_at_once_lose_none(make: Callable[..., AwsRole], aws: Aws) -> None:
     """Each is denied when `revoke` returns, and stays so, however late and disordered IAM writes."""
     aws.fault = lambda _action: time.sleep(random.random() * 0.02)  # noqa: S311  a delay is no secret
@@ -568,6 +575,7 @@ def test_no_policy_is_deleted_while_a_session_that_it_names_can_live(aws: Aws) -
 ACTIONS = {"put_role_policy": "PutRolePolicy", "delete_role_policy": "DeleteRolePolicy"}
 
 
+@pytest.mark.promise("aws-revocation")
 def test_when_the_policies_are_full_every_session_until_now_is_denied() -> None:
     aws, now = Aws(), 1_800_000_000.0
 

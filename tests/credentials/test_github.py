@@ -102,6 +102,7 @@ async def test_a_request_names_the_calls_repositories_and_permissions_alone(mode
     assert credential.env() == {"GH_TOKEN": credential.reveal()}
 
 
+@pytest.mark.promise("github-scopes")
 async def test_a_token_is_good_for_nothing_but_its_call(mode: Mode) -> None:
     github = served()
     broker = app(github)
@@ -114,6 +115,7 @@ async def test_a_token_is_good_for_nothing_but_its_call(mode: Mode) -> None:
     assert use(github, credential, "GET", "/repos/acme/website/contents") == 401
 
 
+@pytest.mark.promise("github-scopes")
 @pytest.mark.parametrize(
     ("given_scopes", "path", "why"),
     [
@@ -147,6 +149,7 @@ async def test_without_scopes_or_repositories_nothing_is_asked_for_it_would_be_e
     assert not github.seen
 
 
+@pytest.mark.promise("github-scopes")
 @settings(deadline=None, max_examples=60)
 @given(
     st.sets(st.from_regex(r"(contents|issues|administration):(read|write|admin)", fullmatch=True)),
@@ -192,6 +195,7 @@ WIDER = {
 }
 
 
+@pytest.mark.promise("github-scopes")
 @pytest.mark.parametrize("distort", WIDER.values(), ids=WIDER)
 async def test_a_token_for_more_than_was_asked_is_revoked_at_once(
     mode: Mode, distort: Callable[[dict[str, Any]], Any]
@@ -214,6 +218,7 @@ async def test_a_token_for_more_that_could_not_be_revoked_is_not_lost_track_of(m
     assert not github.tokens
 
 
+@pytest.mark.promise("github-scopes")
 async def test_another_process_revokes_by_the_sealed_handle_alone(mode: Mode) -> None:
     github = served()
     credential = await mode.call(app(github), "issue", grant())
@@ -222,6 +227,7 @@ async def test_another_process_revokes_by_the_sealed_handle_alone(mode: Mode) ->
     assert not github.tokens
 
 
+@pytest.mark.promise("github-scopes")
 @pytest.mark.parametrize("code", [500, 503, 403, 404, 302])
 async def test_what_github_has_not_confirmed_is_not_revoked_and_may_be_tried_again(
     mode: Mode, code: int

@@ -151,6 +151,7 @@ async def test_token_and_proof_are_attached_for_this_very_request(fetch: Fetch) 
         assert (proof["htm"], proof["htu"]) == ("POST", server.origin + "/pay")
 
 
+@pytest.mark.promise("own-origins-only")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_to_another_origin_reaches_nobody(fetch: Fetch, evil: Server, status: int) -> None:
     def away(_server: Server, _request: BaseHTTPRequestHandler, _path: str) -> tuple[int, dict[str, str]]:
@@ -164,6 +165,7 @@ async def test_a_redirect_to_another_origin_reaches_nobody(fetch: Fetch, evil: S
         assert credential.reveal() not in _shown(caught.value)
 
 
+@pytest.mark.promise("own-origins-only")
 async def test_a_redirect_over_a_connection_that_is_already_open_reaches_nobody(
     fetch: Fetch, evil: Server
 ) -> None:
@@ -287,6 +289,7 @@ def test_a_streamed_response_is_read_without_the_credential() -> None:
         assert response.read() == b"ok"
 
 
+@pytest.mark.promise("own-origins-only")
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1:1/", "https://127.0.0.1:{port}/", "http://localhost:{port}/", "http://evil.example/",
@@ -323,6 +326,7 @@ async def test_a_static_key_in_a_header_of_its_own_does_not_cross_a_redirect(
         assert evil.connections == 0
 
 
+@pytest.mark.promise("own-origins-only")
 @pytest.mark.parametrize("origin", ["http://api.example", "http://127.0.0.1.api.example", "http://10.0.0.1"])
 def test_plain_http_is_refused_beyond_loopback(origin: str) -> None:
     with running(origin), pytest.raises(DestinationRefused, match="https only"):
@@ -395,6 +399,7 @@ def test_a_proxy_sees_a_tunnel_to_the_own_origin_only() -> None:
         assert "authorization" not in proxy.requests[0][2]
 
 
+@pytest.mark.promise("lease-dead-after-call")
 async def test_without_a_running_call_there_is_no_credential(fetch: Fetch) -> None:
     with serving(fine) as server:
         with pytest.raises(CredentialUnavailable):
@@ -406,6 +411,7 @@ async def test_without_a_running_call_there_is_no_credential(fetch: Fetch) -> No
         assert len(server.requests) == 1
 
 
+@pytest.mark.promise("lease-dead-after-call")
 def test_a_closed_lease_or_another_resource_gives_nothing() -> None:
     resource = Resource(name="payments", origins=("https://api.example",))
     lease = Lease("pay", resource, minted(resource))
@@ -425,6 +431,7 @@ async def test_the_credential_is_taken_back_from_request_and_response(fetch: Fet
         assert credential.reveal() not in _shown(response)
 
 
+@pytest.mark.promise("no-secret-in-exceptions")
 async def test_no_exception_and_no_log_holds_the_secret(
     fetch: Fetch, caplog: pytest.LogCaptureFixture
 ) -> None:

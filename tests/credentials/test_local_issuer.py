@@ -54,6 +54,7 @@ def read(credential: Credential, by: LocalIssuer) -> Jws:
     return decode(credential.reveal(), lambda _header: public_key(by.public_jwk), typ=frozenset({"at+jwt"}))
 
 
+@pytest.mark.promise("credential-as-granted")
 def test_a_token_says_exactly_what_was_granted() -> None:
     proofs = ProofKey()
     by = issuer(proof_key=proofs)
@@ -103,6 +104,7 @@ def test_pyjwt_verifies_what_it_mints(algorithm: Algorithm) -> None:
     assert claims["jti"] == "call-1"
 
 
+@pytest.mark.promise("credential-as-granted")
 @pytest.mark.parametrize("lifetime", [60.0, 1.5, 59.999, 1.0])
 def test_a_token_never_lives_longer_than_granted(lifetime: float) -> None:
     credential = issuer().issue(replace(GRANT, lifetime=lifetime))
@@ -115,6 +117,7 @@ def test_a_lifetime_that_is_over_at_once_is_refused(lifetime: float) -> None:
         issuer().issue(replace(GRANT, lifetime=lifetime))
 
 
+@pytest.mark.promise("paths-apart")
 def test_an_issuer_refuses_a_grant_for_another_path() -> None:
     by = issuer(ToolPath.READ)
     assert by.paths == frozenset({ToolPath.READ})
@@ -133,6 +136,7 @@ def test_each_issuer_has_a_key_of_its_own_pinned_to_its_path() -> None:
         assert "d" not in key
 
 
+@pytest.mark.promise("paths-apart")
 def test_two_paths_with_one_key_are_a_configuration_error() -> None:
     key = Signer.generate()
     with pytest.raises(ConfigurationError, match="key file of its own"):
@@ -155,6 +159,7 @@ def test_no_proof_is_made_before_a_request_is_sent() -> None:
     assert (claims["htu"], claims["nonce"]) == ("https://api.example/orders/4711", "n-1")
 
 
+@pytest.mark.promise("secrets-refuse-display")
 def test_nothing_around_a_credential_shows_or_copies_the_token() -> None:
     by = issuer()
     credential = by.issue(GRANT)
@@ -237,6 +242,7 @@ def test_an_identity_that_is_no_uri_is_a_configuration_error(name: str) -> None:
         LocalIdentity(name)
 
 
+@pytest.mark.promise("secrets-refuse-display")
 def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     file = tmp_path / "read.pem"
     with ThreadPoolExecutor(8) as pool:
@@ -249,6 +255,7 @@ def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise("secrets-refuse-display")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "read.pem"

@@ -94,6 +94,7 @@ def test_the_key_is_attached_to_a_request_of_the_call(issued: Any) -> None:
     assert (credential.legacy, credential.expires_at, credential.handle) == (True, 1060.0, GRANT.id)
 
 
+@pytest.mark.promise("long-lived-key-never-handed")
 def test_nothing_hands_the_key_to_the_tool() -> None:
     credential = broker().issue(GRANT)
     lease = Lease("refund", GRANT.resource, credential)
@@ -120,6 +121,7 @@ def test_nothing_around_it_shows_or_copies_the_key() -> None:
 # --- anomalies: what no honest call does
 
 
+@pytest.mark.promise("long-lived-key-never-handed")
 def test_after_the_call_the_key_is_attached_to_nothing(issued: Any) -> None:
     seen: list[str] = []
     by = broker(on_anomaly=seen.append)
@@ -133,6 +135,7 @@ def test_after_the_call_the_key_is_attached_to_nothing(issued: Any) -> None:
     assert seen == ["late", "late"]
 
 
+@pytest.mark.promise("long-lived-key-never-handed")
 @pytest.mark.parametrize(
     "url",
     [
@@ -213,6 +216,7 @@ def test_the_key_is_read_when_it_is_needed_and_again_when_it_is_no_longer_fresh(
     assert issued(by, GRANT).headers("POST", URL, None) == {"Authorization": "Bearer rotated"}
 
 
+@pytest.mark.promise("source-failure-silent")
 def test_a_source_that_fails_when_the_key_is_no_longer_fresh_means_no_credential(issued: Any) -> None:
     clock, source = Clock(), Source()
     by = broker(source, clock=clock, refresh=10.0)
@@ -302,6 +306,7 @@ def behind() -> tuple[Kit, LegacySecret, Payments]:
     return kit, by, Payments()
 
 
+@pytest.mark.promise("long-lived-key-never-handed")
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_guarded_tool_uses_the_key_that_it_never_sees(behind: Any, asynchronous: bool, caplog: Any) -> None:
     kit, _, api = behind

@@ -197,6 +197,7 @@ async def test_a_broker_of_one_path_asks_nobody_for_another(double: Double, mode
     assert not double.asked
 
 
+@pytest.mark.promise("failed-login-leaves-nothing")
 @pytest.mark.parametrize(
     ("ttl", "lease", "lifetime", "lives"), [(20, 60, 60.0, 20), (60, 9, 60.0, 9), (3600, 3600, 30.9, 30)]
 )
@@ -281,6 +282,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.promise("failed-login-leaves-nothing")
 @pytest.mark.parametrize(("path", "answer", "says"), FAULTS)
 async def test_whatever_errs_is_an_issue_error_and_leaves_nothing(
     double: Double, mode: Mode, path: str, answer: httpx.Response | Answers, says: str
@@ -321,6 +323,7 @@ async def test_without_a_proof_of_identity_nothing_is_asked(double: Double, mode
     assert not double.asked
 
 
+@pytest.mark.promise("failed-login-leaves-nothing")
 async def test_cancelled_between_login_and_credential_leaves_nothing(double: Double) -> None:
     reached = asyncio.Event()
 
@@ -407,6 +410,7 @@ async def test_a_revoker_that_is_refused_has_not_revoked(double: Double, mode: M
     assert [*double.tokens.values()] == [handle]
 
 
+@pytest.mark.promise("failed-login-leaves-nothing")
 @pytest.mark.parametrize("path", ["sys/leases/revoke", "auth/token/revoke-self"])
 async def test_what_was_not_confirmed_is_an_error_and_is_tried_again(
     double: Double, mode: Mode, path: str

@@ -33,6 +33,7 @@ def test_a_handle_shows_nothing_of_the_secret_and_is_never_the_same() -> None:
     assert not any(TOKEN in handle or TOKEN.encode().hex() in handle for handle in handles)
 
 
+@pytest.mark.promise("sealed-handles")
 @given(data=st.data())
 def test_a_changed_handle_is_unknown(data: st.DataObject) -> None:
     handle = SEAL.seal(TOKEN, context=CONTEXT)
@@ -49,6 +50,7 @@ def test_a_cut_or_lengthened_handle_is_unknown() -> None:
         assert SEAL.open(handle + more, context=CONTEXT) is None
 
 
+@pytest.mark.promise("sealed-handles")
 def test_a_handle_of_another_key_or_another_issuer_is_unknown() -> None:
     handle = SEAL.seal(TOKEN, context=CONTEXT)
     assert Seal(bytes(32)).open(handle, context=CONTEXT) is None

@@ -110,6 +110,7 @@ def test_a_number_keeps_the_digits_that_it_was_written_with() -> None:
     assert pick(Secret('{"n": 1.10000000000000000001}'), "n", "x").reveal() == "1.10000000000000000001"
 
 
+@pytest.mark.promise("source-failure-silent")
 @pytest.mark.parametrize("path", ["db", "db.none", "db.list", "db.list.0", "absent", "key.more", "db.user.0"])
 def test_a_json_error_names_no_key_of_the_secret_and_no_value(path: str) -> None:
     with pytest.raises(IssueError) as caught:
@@ -292,6 +293,7 @@ def test_what_a_cloud_refuses_is_told_in_our_words(vault: Any) -> None:
     assert "secrets-list" not in str(caught.value)
 
 
+@pytest.mark.promise("source-failure-silent")
 def test_no_log_at_any_level_has_what_a_cloud_answered(vault: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for name in [*logging.root.manager.loggerDict]:

@@ -90,6 +90,7 @@ async def refused(mode: Mode, broker: TokenExchange, what: Grant) -> str:
 # the attack: a token that is another's, for more, or for somebody else to use
 
 
+@pytest.mark.promise("no-impersonation")
 async def test_a_token_of_another_user_is_refused_before_anything_is_sent(
     server: AuthorizationServer, mode: Mode
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_token_of_another_user_is_refused_before_anything_is_sent(
     assert server.sent == []
 
 
+@pytest.mark.promise("no-impersonation")
 async def test_a_user_without_a_token_is_not_acted_for_and_an_agent_needs_none(
     server: AuthorizationServer, mode: Mode
 ) -> None:
@@ -117,6 +119,7 @@ ACT = {"sub": AGENT}
 OTHER = [{**grant().detail(), "digest": "another"}]
 
 
+@pytest.mark.promise("wrong-answer-revoked")
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
@@ -154,6 +157,7 @@ async def test_a_token_for_anything_else_is_refused_and_revoked(
         assert server.alive == {}
 
 
+@pytest.mark.promise("wrong-answer-revoked")
 @pytest.mark.parametrize(
     ("says", "reason"),
     [
@@ -217,6 +221,7 @@ async def test_an_agent_that_acts_for_itself_is_its_own_subject_and_has_no_actor
 # what is asked
 
 
+@pytest.mark.promise("wrong-answer-revoked")
 async def test_exactly_the_grant_is_asked_for(server: AuthorizationServer, mode: Mode) -> None:
     wanted = grant(scopes=frozenset({"orders:read", "items:read"}))
     proofs = ProofKey(clock=lambda: NOW)
@@ -387,6 +392,7 @@ async def test_after_a_crash_without_a_seal_a_jwt_is_noted_and_an_opaque_token_u
     assert server.calls("revocation") == []
 
 
+@pytest.mark.promise("sealed-handles")
 async def test_a_changed_foreign_or_cut_handle_sends_nothing_and_is_logged(
     opaque: AuthorizationServer, mode: Mode, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -424,6 +430,7 @@ async def test_a_revocation_that_fails_is_an_error_and_can_be_tried_again(
     assert opaque.alive == {}
 
 
+@pytest.mark.promise("issuer-nonsense-is-error")
 async def test_each_attempt_has_an_assertion_of_its_own(opaque: AuthorizationServer, mode: Mode) -> None:
     """The server of these tests refuses an assertion that it has seen, as real ones do."""
     broker = opaque.broker()
@@ -499,6 +506,7 @@ FAULTS: dict[str, Callable[[httpx.Request], httpx.Response]] = {
 }
 
 
+@pytest.mark.promise("issuer-nonsense-is-error")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("place", ["/token", "/.well-known/oauth-authorization-server"])
 async def test_an_issuer_that_answers_nonsense_is_an_error_in_our_words(
@@ -527,6 +535,7 @@ async def test_the_errors_of_the_rfcs_are_told_and_no_other_text(
     assert await refused(mode, opaque.broker(), grant()) == told
 
 
+@pytest.mark.promise("issuer-nonsense-is-error")
 async def test_no_frame_of_a_failure_holds_a_token(server: AuthorizationServer, mode: Mode) -> None:
     asked = grant()
     assert asked.subject_token is not None
@@ -557,6 +566,7 @@ def closed() -> str:
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.mark.promise("issuer-nonsense-is-error")
 @pytest.mark.parametrize(("kind", "reason"), [("silent", "no answer"), ("closed", "no connection")])
 async def test_an_issuer_that_is_down_or_half_open_is_an_error_in_time_and_blocks_nobody(
     request: pytest.FixtureRequest, mode: Mode, kind: str, reason: str
@@ -583,6 +593,7 @@ async def test_an_issuer_that_is_down_or_half_open_is_an_error_in_time_and_block
 # where the issuer is
 
 
+@pytest.mark.promise("foreign-metadata-refused")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -35,6 +35,7 @@ def asked(world: World) -> list[frozenset[str]]:
     return [grant.scopes for grant in world.mint.issued]
 
 
+@pytest.mark.promise("rights-intersect")
 def test_an_issuer_is_asked_for_what_user_agent_and_task_may_do_together(mode: str) -> None:
     spec = replace(REFUND, scopes=frozenset({"a", "b", "c", "d"}))
     world = World(
@@ -47,6 +48,7 @@ def test_an_issuer_is_asked_for_what_user_agent_and_task_may_do_together(mode: s
     assert world.log.written[0]["scopes"] == ["b"]
 
 
+@pytest.mark.promise("rights-intersect")
 @pytest.mark.parametrize(
     ("changes", "mandate", "whose"),
     [
@@ -84,6 +86,7 @@ class Directory:
         return self.answer  # type: ignore[no-any-return]  # nonsense is what is tested
 
 
+@pytest.mark.promise("rights-intersect")
 @pytest.mark.parametrize("answer", [ConnectionError("down: s3cret"), 7, object(), [["a"]]])
 def test_rights_that_cannot_be_learned_are_none(mode: str, answer: Any) -> None:
     world = World(entitlements=Directory(answer))
@@ -108,6 +111,7 @@ def test_a_tool_without_a_resource_asks_for_nothing_and_is_not_limited(mode: str
     assert world.call(mode, spec=LOOKUP) == "done"
 
 
+@pytest.mark.promise("rights-intersect")
 def test_a_child_task_has_at_most_its_parents_scopes() -> None:
     parent = Mandate.of({"tools": "*", "scopes": ["a", "b"]})
     child = parent.narrow(Mandate.of({"tools": "*", "scopes": ["b", "c"]}))
@@ -119,6 +123,7 @@ def test_a_child_task_has_at_most_its_parents_scopes() -> None:
 LETTERS = st.frozensets(st.sampled_from("abcdef"))
 
 
+@pytest.mark.promise("rights-intersect")
 @given(needs=LETTERS, agent=LETTERS, user=LETTERS, task=LETTERS)
 def test_whatever_the_sides_say_no_scope_is_asked_for_that_one_of_them_lacks(
     needs: frozenset[str], agent: frozenset[str], user: frozenset[str], task: frozenset[str]
@@ -142,6 +147,7 @@ def test_whatever_the_sides_say_no_scope_is_asked_for_that_one_of_them_lacks(
 # --- for whom
 
 
+@pytest.mark.promise("user-token-in-process")
 def test_the_users_token_reaches_the_broker_and_nothing_else(mode: str) -> None:
     world = World()
     state = world.begin()
@@ -154,6 +160,7 @@ def test_the_users_token_reaches_the_broker_and_nothing_else(mode: str) -> None:
     assert "user-t0ken" not in everything
 
 
+@pytest.mark.promise("user-token-in-process")
 def test_a_child_task_uses_its_parents_token_and_no_other_does() -> None:
     tokens = SubjectTokens(lambda: 0.0)
     tokens.keep("parent", Secret("t"), 10.0)
@@ -161,6 +168,7 @@ def test_a_child_task_uses_its_parents_token_and_no_other_does() -> None:
     assert tokens.of(sample_task("other")) is None
 
 
+@pytest.mark.promise("user-token-in-process")
 def test_a_users_token_goes_with_its_task() -> None:
     now = 0.0
     tokens = SubjectTokens(lambda: now)
@@ -173,6 +181,7 @@ def test_a_users_token_goes_with_its_task() -> None:
     assert tokens.of(sample_task("two")) is None
 
 
+@pytest.mark.promise("user-token-in-process")
 def test_ending_a_task_forgets_its_users_token() -> None:
     world = World()
     state = world.begin()
@@ -188,6 +197,7 @@ class Nobody(LocalIdentity):
         raise IdentityError("the workload API does not answer")
 
 
+@pytest.mark.promise("no-identity-no-call")
 def test_an_agent_that_cannot_say_who_it_is_does_nothing(mode: str) -> None:
     world = World(identity=Nobody("agent://a"))
     world.begin()
@@ -198,6 +208,7 @@ def test_an_agent_that_cannot_say_who_it_is_does_nothing(mode: str) -> None:
     assert world.log.written[-1]["code"] == "no_identity"
 
 
+@pytest.mark.promise("long-lived-key-known")
 def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
     world = World()
     world.mint.legacy = True  # type: ignore[attr-defined]  # read once, when a guard is built
@@ -213,6 +224,7 @@ def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
     assert plain.log.written[0]["legacy"] is False
 
 
+@pytest.mark.promise("long-lived-key-known")
 def test_a_span_is_told_that_a_key_is_long_lived(mode: str) -> None:
     mint = Mint()
     mint.legacy = True  # type: ignore[attr-defined]  # read once, when a guard is built
@@ -225,6 +237,7 @@ def test_a_span_is_told_that_a_key_is_long_lived(mode: str) -> None:
     assert dict(call.attributes or {})["agentguard.credential.legacy"] is True
 
 
+@pytest.mark.promise("long-lived-key-known")
 def test_an_anomaly_is_on_record_with_its_call(mode: str) -> None:
     world = World()
     world.begin()
@@ -239,6 +252,7 @@ def test_an_anomaly_is_on_record_with_its_call(mode: str) -> None:
     assert [record.get("anomalies") for record in outcomes] == [["destination"], None]
 
 
+@pytest.mark.promise("long-lived-key-known")
 def test_a_late_use_is_an_anomaly_and_counted() -> None:
     reader = InMemoryMetricReader()
     world = World(telemetry=Telemetry(meter_provider=MeterProvider([reader])))

@@ -41,6 +41,7 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.promise("credential-as-granted", "recorded-before-minted")
 def test_a_permitted_call_runs_with_its_credential_and_leaves_nothing(mode: str) -> None:
     world = World()
     world.begin()
@@ -84,6 +85,7 @@ def refuses(_request: AccessRequest) -> Decision:
     raise NotImplementedError("swallowed by langchain's callbacks, and not by us")
 
 
+@pytest.mark.promise("policy-failure-denies")
 @pytest.mark.parametrize(
     "policy",
     [
@@ -105,6 +107,7 @@ def test_a_policy_that_errs_is_a_deny(mode: str, policy: Any) -> None:
     assert world.log.written[-1]["code"] == "policy_error"
 
 
+@pytest.mark.promise("denial-reveals-nothing")
 def test_a_deny_tells_the_operator_why_and_the_model_only_what_to_do(mode: str) -> None:
     world = World(
         policy=Rule(Decision(effect=Effect.DENY, policy_ids=("secret-rule",), reason="secret reason"))
@@ -116,6 +119,7 @@ def test_a_deny_tells_the_operator_why_and_the_model_only_what_to_do(mode: str) 
     assert "secret" not in str(denied)
 
 
+@pytest.mark.promise("no-task-no-call")
 def test_without_a_task_a_call_is_denied(mode: str) -> None:
     assert World().denied(mode, named_task=None).code is DenialCode.NO_TASK
     assert World().denied(mode).code is DenialCode.TASK_ENDED
@@ -131,6 +135,7 @@ def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
         active_task.reset(token)
 
 
+@pytest.mark.promise("no-task-no-call")
 @pytest.mark.parametrize("status", [TaskStatus.COMPLETED, TaskStatus.REVOKED])
 def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) -> None:
     world = World()
@@ -139,6 +144,7 @@ def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) ->
     assert world.denied(mode).code is DenialCode.TASK_ENDED
 
 
+@pytest.mark.promise("no-task-no-call")
 def test_a_task_past_its_deadline_carries_no_call(mode: str) -> None:
     world = World()
     world.begin()
@@ -146,6 +152,7 @@ def test_a_task_past_its_deadline_carries_no_call(mode: str) -> None:
     assert world.denied(mode).code is DenialCode.TASK_ENDED
 
 
+@pytest.mark.promise("no-task-no-call")
 def test_a_task_that_ends_between_decision_and_begin_carries_no_call(mode: str) -> None:
     world = World()
     world.begin()
@@ -159,6 +166,7 @@ def test_a_task_that_ends_between_decision_and_begin_carries_no_call(mode: str) 
     assert not world.mint.issued
 
 
+@pytest.mark.promise("task-end-revokes")
 def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     world = World()
     world.begin()
@@ -172,6 +180,7 @@ def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     assert world.log.written[-2]["cause"] == "anomaly"
 
 
+@pytest.mark.promise("minted-while-ended")
 def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: str) -> None:
     class Interrupted(Mint):
         def issue(self, grant: Grant) -> Credential:
@@ -188,12 +197,14 @@ def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: s
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("unknown-tool-denied")
 def test_an_unclassified_tool_is_denied(mode: str) -> None:
     world = World()
     world.begin()
     assert world.denied(mode, spec=None).code is DenialCode.UNKNOWN_TOOL
 
 
+@pytest.mark.promise("mandate-limits")
 def test_the_mandate_is_asked_before_the_policy(mode: str) -> None:
     world = World()
     world.begin(mandate=Mandate.of({"tools": ["refund"], "args": {"order_id": ["4712"]}}))
@@ -201,6 +212,7 @@ def test_the_mandate_is_asked_before_the_policy(mode: str) -> None:
     assert not world.policy.asked
 
 
+@pytest.mark.promise("no-secret-in-garbage")
 def test_when_a_call_is_over_its_secret_waits_for_no_collection(mode: str) -> None:
     """A cycle of objects is freed whenever Python looks for one; until then a dump of the memory holds it."""
     world = World()
@@ -233,6 +245,7 @@ class Hostile:
         return super().__getattribute__(name)
 
 
+@pytest.mark.promise("unreadable-result")
 def test_a_result_that_cannot_be_looked_through_keeps_no_secret_alive_and_counts_as_the_worst(
     mode: str,
 ) -> None:
@@ -275,6 +288,7 @@ def noted(store: MemoryStore, broker: Mint | None = None) -> World:
     return world
 
 
+@pytest.mark.promise("revocation-note-atomic")
 @pytest.mark.parametrize("error", [None, ValueError("broken"), KeyboardInterrupt()])
 def test_what_is_revoked_by_a_note_is_revoked_in_one_step_with_the_end(
     mode: str, error: BaseException | None
@@ -296,6 +310,7 @@ def test_what_is_revoked_by_a_note_is_revoked_in_one_step_with_the_end(
     assert world.log.written[-1]["revoked"] is True
 
 
+@pytest.mark.promise("revocation-note-atomic")
 def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str) -> None:
     store = Faulty("end_call")
     noted(store).begin()
@@ -311,6 +326,7 @@ def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str)
     assert store.live() == ()
 
 
+@pytest.mark.promise("revocation-note-atomic")
 def test_a_broker_that_fails_to_note_is_asked_to_revoke(mode: str) -> None:
     class Failing(Noted):
         def note(self, handle: str, expires_at: float) -> tuple[str, float]:
@@ -327,6 +343,7 @@ def test_a_broker_that_fails_to_note_is_asked_to_revoke(mode: str) -> None:
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("revocation-note-atomic")
 def test_a_note_in_another_store_than_the_guards_is_made_there(mode: str) -> None:
     other, store = MemoryStore(clock=lambda: 1000.0), MemoryStore(clock=lambda: 1000.0)
     world = noted(store, Noted(other))
@@ -336,6 +353,7 @@ def test_a_note_in_another_store_than_the_guards_is_made_there(mode: str) -> Non
     assert other.known(f"revoked:h-{world.mint.issued[0].id}")
 
 
+@pytest.mark.promise("revoke-beyond-the-note")
 def test_a_broker_that_does_more_to_revoke_than_note_is_asked_to_revoke(mode: str) -> None:
     class Telling(Noted):
         def revoke(self, handle: str, expires_at: float) -> None:
@@ -367,6 +385,7 @@ def test_a_broker_that_does_more_to_revoke_than_note_is_asked_to_revoke(mode: st
         assert told == [f"h-{broker.issued[0].id}"]
 
 
+@pytest.mark.promise("unnoted-read-withheld")
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("resource", [None, "payments"])
 def test_what_was_read_and_could_not_be_noted_is_withheld(
@@ -430,6 +449,7 @@ def faulty(operation: str) -> World:
     return rebuilt
 
 
+@pytest.mark.promise("store-failure-denies")
 @pytest.mark.parametrize("operation", ["task", "begin_call", "track", "approval_for"])
 def test_a_store_that_fails_before_the_call_is_a_deny_with_nothing_left_alive(
     mode: str, operation: str
@@ -441,6 +461,7 @@ def test_a_store_that_fails_before_the_call_is_a_deny_with_nothing_left_alive(
     assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
 
 
+@pytest.mark.promise("store-failure-denies")
 @pytest.mark.parametrize("operation", ["end_call", "forget"])
 def test_a_store_that_fails_after_the_call_does_not_keep_a_credential_alive(
     mode: str, operation: str
@@ -450,6 +471,7 @@ def test_a_store_that_fails_after_the_call_does_not_keep_a_credential_alive(
     assert world.mint.revoked == [f"h-{world.mint.issued[0].id}"]
 
 
+@pytest.mark.promise("no-tool-without-credential")
 @pytest.mark.parametrize(
     "mint",
     [
@@ -468,17 +490,20 @@ def test_no_tool_runs_without_the_credential_that_it_needs(mode: str, mint: Mint
     assert "s3cret" not in repr(world.log.written)
 
 
+@pytest.mark.promise("no-tool-without-credential")
 def test_a_path_without_a_broker_is_a_deny(mode: str) -> None:
     world = World(brokers={(None, ToolPath.READ): Mint(ToolPath.READ)})
     world.begin()
     assert world.denied(mode).code is DenialCode.NO_CREDENTIAL
 
 
+@pytest.mark.promise("paths-apart")
 def test_a_broker_of_one_path_cannot_be_given_to_another() -> None:
     with pytest.raises(ConfigurationError, match="mints only for"):
         World(brokers={(None, ToolPath.WRITE): Mint(ToolPath.READ)})
 
 
+@pytest.mark.promise("failed-tool-leaves-nothing")
 def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) -> None:
     world = World()
     world.begin()
@@ -492,6 +517,7 @@ def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) ->
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("failed-tool-leaves-nothing")
 def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mode: str) -> None:
     class Stubborn(Mint):
         def revoke(self, handle: str, expires_at: float) -> None:
@@ -511,6 +537,7 @@ def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mod
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("recorded-before-minted")
 def test_what_cannot_be_recorded_does_not_happen(mode: str) -> None:
     world = World()
     world.begin()
@@ -520,6 +547,7 @@ def test_what_cannot_be_recorded_does_not_happen(mode: str) -> None:
     assert not world.mint.issued
 
 
+@pytest.mark.promise("failed-tool-leaves-nothing")
 def test_a_tool_that_fails_leaves_nothing_alive(mode: str) -> None:
     world = World()
     world.begin()
@@ -576,6 +604,7 @@ STORE = (
 )
 
 
+@pytest.mark.promise("cancellation-leaves-nothing")
 def test_cancellation_at_every_await_leaves_nothing_alive() -> None:
     finished, steps = False, 0
     while not finished:
@@ -613,6 +642,7 @@ async def cancelled_after(steps: int, world: World) -> bool:
     return True
 
 
+@pytest.mark.promise("parallel-budget")
 def test_of_three_parallel_calls_against_a_limit_of_one_one_runs() -> None:
     world = World()
     world.begin(budget=Budget(writes=1))
@@ -634,6 +664,7 @@ def test_of_three_parallel_calls_against_a_limit_of_one_one_runs() -> None:
     assert len(world.ran) == 1
 
 
+@pytest.mark.promise("parallel-budget")
 async def test_of_three_gathered_calls_against_a_limit_of_one_one_runs() -> None:
     world = World()
     world.begin(budget=Budget(calls=1))
@@ -651,6 +682,7 @@ async def test_of_three_gathered_calls_against_a_limit_of_one_one_runs() -> None
     assert sorted(results) == [DenialCode.BUDGET, DenialCode.BUDGET, "done"]
 
 
+@pytest.mark.promise("unknown-obligation-denies")
 def test_obligations_narrow_what_is_issued(mode: str) -> None:
     obligations = (
         Obligation(kind="narrow_scopes", parameters={"scopes": ["b", "c"]}),
@@ -663,6 +695,7 @@ def test_obligations_narrow_what_is_issued(mode: str) -> None:
     assert world.mint.issued[0].lifetime == 7
 
 
+@pytest.mark.promise("unknown-obligation-denies")
 @pytest.mark.parametrize("kind", ["sing", ""])
 def test_an_obligation_that_is_not_understood_is_a_deny(mode: str, kind: str) -> None:
     world = World(policy=Rule(Decision(effect=Effect.PERMIT, obligations=(Obligation(kind=kind),))))
@@ -670,6 +703,7 @@ def test_an_obligation_that_is_not_understood_is_a_deny(mode: str, kind: str) ->
     assert world.denied(mode).code is DenialCode.OBLIGATION
 
 
+@pytest.mark.promise("credential-as-granted")
 def test_no_credential_outlives_its_task(mode: str) -> None:
     world = World()
     world.begin(deadline=world.now + 3)
@@ -677,6 +711,7 @@ def test_no_credential_outlives_its_task(mode: str) -> None:
     assert world.mint.issued[0].lifetime == 3
 
 
+@pytest.mark.promise("actor-chain-kept")
 def test_an_agent_that_is_not_the_tasks_acts_in_its_own_name(mode: str) -> None:
     world = World(identity=LocalIdentity("agent://b"))
     world.begin()
@@ -695,6 +730,7 @@ def test_an_untrusted_result_taints_the_task(mode: str) -> None:
     assert world.policy.asked[1].task.history == ("lookup",)
 
 
+@pytest.mark.promise("interrupting-tool")
 def test_a_suspended_call_is_neither_failed_nor_done_and_counts_once(mode: str) -> None:
     class Wait(Exception):
         pass
@@ -715,6 +751,7 @@ def test_a_suspended_call_is_neither_failed_nor_done_and_counts_once(mode: str) 
     assert world.store.task("t1").calls == 1
 
 
+@pytest.mark.promise("lease-dead-after-call")
 def test_a_lease_outside_of_its_call_is_dead(mode: str) -> None:
     world = World()
     world.begin()
@@ -733,6 +770,7 @@ def test_a_lease_outside_of_its_call_is_dead(mode: str) -> None:
         kept[0].reveal()
 
 
+@pytest.mark.promise("judged-is-what-runs")
 def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
     world = World()
     world.begin()
@@ -748,6 +786,7 @@ def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
     assert world.call("sync", body) == (DenialCode.ARGUMENTS_CHANGED, DenialCode.GRANT_USED)
 
 
+@pytest.mark.promise("no-credential-carried-over")
 def test_no_credential_is_kept_for_the_next_call_or_task(mode: str) -> None:
     world = World()
     seen = list[str]()

@@ -113,6 +113,7 @@ def unknown_obligation() -> Decision:
     return Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),))
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 @pytest.mark.parametrize(
     ("answer", "mandate", "code"),
     [
@@ -206,6 +207,7 @@ async def test_what_an_observed_call_has_read_is_known_to_the_next(kit: Kit, sho
 # --- nothing is given that rules do not give
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 async def test_only_what_is_permitted_is_minted_for(kit: Kit, shop: Shop, mode: Mode) -> None:
     kit.rule.deny("refund")
     guard = observing(kit)
@@ -221,6 +223,7 @@ async def test_only_what_is_permitted_is_minted_for(kit: Kit, shop: Shop, mode: 
     assert all("observed" not in record for record in permitted)
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 async def test_an_observed_call_inside_a_permitted_one_does_not_reach_its_credential(
     kit: Kit, shop: Shop
 ) -> None:
@@ -262,6 +265,7 @@ async def test_without_a_broker_it_runs_without_credential(kit: Kit, shop: Shop,
 # --- what stays denied
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 async def test_a_call_of_no_task_or_of_one_that_is_over_stays_denied(
     kit: Kit, shop: Shop, mode: Mode
 ) -> None:
@@ -316,6 +320,7 @@ class Failing(MemoryStore):
         super().begin_call(call, credential)
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 @pytest.mark.parametrize("operation", ["task", "labels", "approval_for", "begin_call"])
 @pytest.mark.parametrize("answer", [PERMIT, DENY])
 async def test_with_a_failing_store_a_call_stays_denied(
@@ -335,6 +340,7 @@ async def test_with_a_failing_store_a_call_stays_denied(
     assert kit.decisions("look") == ["store_error"]
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 @pytest.mark.parametrize("answer", [PERMIT, DENY])
 async def test_what_cannot_be_recorded_does_not_run(
     kit: Kit, shop: Shop, mode: Mode, answer: Decision
@@ -376,6 +382,7 @@ async def test_a_guard_that_enforces_still_denies(
 # --- it is said
 
 
+@pytest.mark.promise("observe-blocks-nothing")
 def test_a_guard_says_at_its_start_that_it_blocks_nothing(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
     kit.another()
     assert "OBSERVE" not in caplog.text

@@ -56,6 +56,7 @@ def left_behind(world: World, **changes: Any) -> LiveCredential:
 # --- whose it is
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_a_process_that_is_gone_is_known_by_when_it_started() -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", f"from {process.__name__} import owner; print(owner(), flush=True); input()"],
@@ -78,6 +79,7 @@ def test_what_cannot_be_seen_from_here_is_not_called_gone(name: str) -> None:
     assert not gone(name)
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_a_process_id_that_came_back_is_another_process() -> None:
     place, _, _ = owner().rpartition("|")
     assert gone(f"{place}|{os.getpid()}@1")
@@ -95,6 +97,7 @@ def test_a_forked_process_has_a_name_of_its_own() -> None:
 # --- what is swept
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_what_a_process_that_is_gone_left_alive_is_revoked_and_recorded(mode: str) -> None:
     world = World()
     world.begin()
@@ -105,6 +108,7 @@ def test_what_a_process_that_is_gone_left_alive_is_revoked_and_recorded(mode: st
     assert [record["call"] for record in world.log.written if record["event"] == "revocation"] == ["dead"]
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> None:
     world = World()
     world.begin()
@@ -116,6 +120,7 @@ def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> Non
     assert world.mint.revoked == ["h-dead"]
 
 
+@pytest.mark.promise("revocation-retried")
 def test_what_an_ended_task_left_is_revoked(mode: str) -> None:
     world = World()
     world.begin()
@@ -136,6 +141,7 @@ def test_a_running_call_of_this_process_is_left_alone() -> None:
     assert len(world.mint.revoked) == 1  # by the call itself, at its end
 
 
+@pytest.mark.promise("revocation-retried")
 def test_one_whose_broker_is_no_longer_configured_stays_on_the_list(mode: str) -> None:
     world = World()
     world.begin()
@@ -176,6 +182,7 @@ def careful(**changes: Any) -> World:
     return world
 
 
+@pytest.mark.promise("handle-before-minting")
 def test_a_handle_is_on_record_before_anything_is_minted(mode: str) -> None:
     world = careful()
     world.call(mode)
@@ -185,6 +192,7 @@ def test_a_handle_is_on_record_before_anything_is_minted(mode: str) -> None:
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("handle-before-minting", "issuer-failure-denies")
 def test_what_was_prepared_is_revoked_although_nothing_was_minted(mode: str) -> None:
     world = careful(fail="late")
     denied = world.denied(mode)
@@ -194,6 +202,7 @@ def test_what_was_prepared_is_revoked_although_nothing_was_minted(mode: str) -> 
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("handle-before-minting")
 def test_a_broker_that_cannot_prepare_mints_nothing(mode: str) -> None:
     world = careful(fail="prepare")
     denied = world.denied(mode)
@@ -203,6 +212,7 @@ def test_a_broker_that_cannot_prepare_mints_nothing(mode: str) -> None:
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("issuer-failure-denies")
 def test_an_error_that_is_not_ours_is_named_and_not_quoted(mode: str) -> None:
     world = World()
     world.mint.fail = "issue"
@@ -268,6 +278,7 @@ def until(true: Callable[[], bool], seconds: float = 15.0) -> bool:
     return true()
 
 
+@pytest.mark.promise("revocation-retried")
 def test_a_revocation_that_fails_is_tried_until_it_succeeds_without_another_call(
     guarded: Callable[[Any], Guard],
 ) -> None:
@@ -309,6 +320,7 @@ with guard.task("Refund", subject="alice", mandate={"tools": ["refund"]}):
 """
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_after_a_kill_between_issue_and_revoke_the_next_start_revokes(
     tmp_path: Path, guarded: Callable[[Any], Guard]
 ) -> None:

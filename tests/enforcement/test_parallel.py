@@ -130,6 +130,7 @@ async def run(agent: Any, mode: Mode) -> list[Any]:
     return [message for message in result["messages"] if message.type == "tool"]
 
 
+@pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize("build", WAYS)
 async def test_each_of_many_parallel_calls_has_a_credential_of_its_own_that_ends_with_it(
     real: Real, mode: Mode, build: Build
@@ -157,6 +158,7 @@ async def test_each_of_many_parallel_calls_has_a_credential_of_its_own_that_ends
     assert report.records == len(records) == 2 * MANY + 1
 
 
+@pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize("build", WAYS)
 async def test_a_token_names_the_arguments_of_its_own_call(real: Real, mode: Mode, build: Build) -> None:
     seen = Seen()

@@ -64,6 +64,7 @@ def end(world: World, task: str = "t1") -> None:
     drive(world.ending.end(task, TaskStatus.COMPLETED, "done", world.flow.sync))
 
 
+@pytest.mark.promise("reuse-within-task")
 def test_two_calls_of_a_task_share_a_credential_that_dies_with_it(mode: str) -> None:
     world = world_of(Lasting())
     read(world, mode)
@@ -79,6 +80,7 @@ def test_two_calls_of_a_task_share_a_credential_that_dies_with_it(mode: str) -> 
     assert world.store.live() == ()
 
 
+@pytest.mark.promise("reuse-within-task")
 def test_what_was_kept_is_of_no_use_after_the_task(mode: str) -> None:
     world = world_of(Lasting())
     read(world, mode)
@@ -88,6 +90,7 @@ def test_what_was_kept_is_of_no_use_after_the_task(mode: str) -> None:
     assert len(world.flow.reuse._kept) == 0
 
 
+@pytest.mark.promise("no-reuse-of-writes")
 def test_writing_has_a_credential_for_each_call_unless_configured(mode: str) -> None:
     world = world_of(Lasting())
     world.call(mode)
@@ -99,6 +102,7 @@ def test_writing_has_a_credential_for_each_call_unless_configured(mode: str) -> 
     assert len(configured.mint.issued) == 1
 
 
+@pytest.mark.promise("no-reuse-of-writes")
 def test_a_broker_that_says_nothing_has_its_credentials_used_once(mode: str) -> None:
     world = World()
     world.begin()
@@ -107,6 +111,7 @@ def test_a_broker_that_says_nothing_has_its_credentials_used_once(mode: str) -> 
     assert len(world.mint.issued) == len(world.mint.revoked) == 2
 
 
+@pytest.mark.promise("reuse-within-task")
 def test_a_credential_for_some_arguments_is_not_used_for_others(mode: str) -> None:
     mint = Lasting()
     mint.binds_arguments = True
@@ -117,6 +122,7 @@ def test_a_credential_for_some_arguments_is_not_used_for_others(mode: str) -> No
     assert [grant.digest for grant in mint.issued] == [ARGUMENTS.digest, OTHER.digest]
 
 
+@pytest.mark.promise("reuse-within-task")
 @pytest.mark.parametrize(
     "other",
     [
@@ -137,6 +143,7 @@ def test_another_task_user_scope_or_path_has_another_credential(mode: str, other
     assert len(world.mint.issued) == 2
 
 
+@pytest.mark.promise("reuse-within-task")
 def test_an_agent_that_acts_in_the_task_of_another_has_its_own(mode: str) -> None:
     world = world_of(Lasting())
     read(world, mode)
@@ -159,6 +166,7 @@ def test_one_that_is_about_to_expire_is_not_used_again(mode: str) -> None:
     assert len(world.mint.issued) == 2
 
 
+@pytest.mark.promise("no-reuse-of-writes")
 def test_after_a_failed_call_it_is_not_used_again_and_still_dies_with_the_task(mode: str) -> None:
     world = world_of(Lasting())
 
@@ -184,6 +192,7 @@ def test_a_failure_to_mint_keeps_nothing(mode: str) -> None:
     assert len(world.mint.issued) == 1
 
 
+@pytest.mark.promise("single-flight")
 def test_parallel_threads_mint_one_between_them() -> None:
     world = world_of(Lasting(pause=0.05))
     with ThreadPoolExecutor(8) as pool:
@@ -199,6 +208,7 @@ def arun(world: World, call_id: str) -> Any:
     return world.flow.run(invocation, lift(world.body), world.flow.async_)
 
 
+@pytest.mark.promise("single-flight")
 async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_along() -> None:
     world = world_of(Lasting(pause=0.05))
     first = asyncio.create_task(arun(world, "c0"))
@@ -215,6 +225,7 @@ async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_alo
     assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
 
 
+@pytest.mark.promise("reuse-within-task")
 def test_no_more_are_kept_than_the_bound_and_the_rest_still_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,6 +1,5 @@
-"""The house itself: types, lint, direction of imports, the public names, the promises."""
+"""The house itself: types, lint, direction of imports, the public names."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -63,21 +62,3 @@ def test_every_ignore_has_its_reason_beside_it() -> None:
             if found and not found[2].strip():
                 bare.append(f"{path.relative_to(ROOT)}:{number}")
     assert not bare
-
-
-def promises() -> list[tuple[str, list[str]]]:
-    rows = (ROOT / "tests/promises.md").read_text().splitlines()
-    cells = [row.strip("|").split("|") for row in rows if row.startswith("| ") and "---" not in row]
-    return [(promise.strip(), re.findall(r"`([^`]+)`", tests)) for promise, tests in cells[1:]]
-
-
-@pytest.mark.parametrize(("promise", "tests"), [pytest.param(*row, id=row[0][:60]) for row in promises()])
-def test_each_promise_names_tests_that_exist(promise: str, tests: list[str]) -> None:
-    assert tests, promise
-    for name in tests:
-        file, test = name.split("::")
-        tree = ast.parse((ROOT / "tests" / file).read_text())
-        names = {
-            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        assert test in names, f"{promise}: {name} is not there"

@@ -72,6 +72,7 @@ def test_it_shows_what_it_says(executed: Any) -> None:
     assert "forged: 5 changed" in text["verify"]
 
 
+@pytest.mark.promise("timeline-as-text")
 def test_no_output_holds_a_token_or_a_proof(executed: Any) -> None:
     shown = [str(output) for _, output in outputs(executed)]
     assert shown

@@ -260,6 +260,7 @@ def test_a_file_is_an_identity_source_without_waiting(volume: Volume) -> None:
     assert pair.sync is pair.async_
 
 
+@pytest.mark.promise("broken-token-file")
 def test_a_rotated_token_is_read_again(volume: Volume, clock: Clock) -> None:
     volume.write(mint())
     source = FileIdentity(volume.token, clock=clock)
@@ -291,6 +292,7 @@ def test_an_unchanged_file_is_neither_opened_nor_parsed_twice(
         assert len(opened) == 1
 
 
+@pytest.mark.promise("broken-token-file")
 def test_a_half_written_file_never_replaces_the_last_good_token(tmp_path: Path, clock: Clock) -> None:
     good, other = mint(), mint(sub="system:serviceaccount:shop:other", exp=NOW + 1200)
     file = tmp_path / "token"
@@ -304,6 +306,7 @@ def test_a_half_written_file_never_replaces_the_last_good_token(tmp_path: Path, 
     assert source.token(ONE).reveal() == other
 
 
+@pytest.mark.promise("broken-token-file")
 def test_when_the_file_vanishes_the_last_good_token_serves_while_it_lives(
     volume: Volume, clock: Clock
 ) -> None:
@@ -320,6 +323,7 @@ def test_when_the_file_vanishes_the_last_good_token_serves_while_it_lives(
             attempt()
 
 
+@pytest.mark.promise("broken-token-file")
 def test_an_expired_token_is_no_identity(volume: Volume, clock: Clock) -> None:
     volume.write(mint(exp=NOW + 5))
     source = FileIdentity(volume.token, leeway=5.0, clock=clock)
@@ -329,6 +333,7 @@ def test_an_expired_token_is_no_identity(volume: Volume, clock: Clock) -> None:
         source.token(ONE)
 
 
+@pytest.mark.promise("proof-to-own-audience")
 @pytest.mark.parametrize("audience", [OTHER, ONE + "/", "", "HTTPS://ONE.EXAMPLE", "https"])
 def test_a_file_s_token_is_never_sent_to_another_audience(
     volume: Volume, clock: Clock, audience: str
@@ -350,6 +355,7 @@ def test_a_token_for_several_audiences_is_refused_where_one_is_demanded(volume: 
     assert demanding.token(ONE)
 
 
+@pytest.mark.promise("actor-file-protected")
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_token_file_that_others_may_write_is_refused(volume: Volume, clock: Clock, mode: int) -> None:
     volume.write(mint(), mode)
@@ -360,6 +366,7 @@ def test_a_token_file_that_others_may_write_is_refused(volume: Volume, clock: Cl
     assert source.actor() == ACCOUNT
 
 
+@pytest.mark.promise("actor-file-protected")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_token_file_of_another_user_is_refused(volume: Volume, clock: Clock) -> None:
     volume.write(mint(), 0o644)
@@ -368,6 +375,7 @@ def test_a_token_file_of_another_user_is_refused(volume: Volume, clock: Clock) -
         FileIdentity(volume.token, clock=clock).actor()
 
 
+@pytest.mark.promise("actor-file-protected")
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, clock: Clock) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
@@ -378,6 +386,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, clock: Clock
         FileIdentity(tmp_path, clock=clock).actor()
 
 
+@pytest.mark.promise("actor-file-protected")
 def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, clock: Clock) -> None:
     file = tmp_path / "token"
     with file.open("wb") as stream:
@@ -467,6 +476,7 @@ def test_the_job_is_asked_for_by_its_request_token_for_nobody_s_audience(github:
     assert REQUEST_TOKEN not in f"{source!r} {vars(source)!r}"
 
 
+@pytest.mark.promise("proof-to-own-audience")
 @pytest.mark.parametrize("audience", ["a&audience=b", "a#b", "a b?c=d", "ü%20"])
 async def test_an_audience_cannot_change_the_question(github: GitHub, mode: Mode, audience: str) -> None:
     await mode.call(github.source(), "token", audience)
@@ -474,6 +484,7 @@ async def test_an_audience_cannot_change_the_question(github: GitHub, mode: Mode
     assert github.asked[-1].url.params["api-version"] == "2.0"
 
 
+@pytest.mark.promise("github-request-token")
 def test_no_child_process_inherits_the_request_token(github: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", URL)
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", REQUEST_TOKEN)
@@ -492,6 +503,7 @@ def test_a_request_token_that_gave_no_identity_stays_where_it_was(github: GitHub
     assert env["ACTIONS_ID_TOKEN_REQUEST_TOKEN"] == REQUEST_TOKEN
 
 
+@pytest.mark.promise("github-request-token")
 @pytest.mark.parametrize(
     "url",
     ["http://actions.example/", "http://127.0.0.1.evil.example/", "ftp://a/", "//a/", "a", "http://[::"],
@@ -513,6 +525,7 @@ def test_a_job_without_the_permission_is_told_of_it(github: GitHub, name: str) -
         github.source(**{name: ""})
 
 
+@pytest.mark.promise("github-request-token")
 async def test_the_request_token_is_not_sent_across_a_redirect(github: GitHub, mode: Mode) -> None:
     source = github.source()
     github.answer = lambda _request: httpx.Response(302, headers={"location": "https://evil.example/"})
@@ -521,6 +534,7 @@ async def test_the_request_token_is_not_sent_across_a_redirect(github: GitHub, m
     assert {request.url.host for request in github.asked} == {"actions.example"}
 
 
+@pytest.mark.promise("proof-to-own-audience")
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
@@ -567,6 +581,7 @@ async def test_a_token_is_kept_for_its_audience_until_half_of_its_life(
     assert len(github.asked) == 4
 
 
+@pytest.mark.promise("platform-down")
 async def test_a_token_that_cannot_be_renewed_serves_while_it_lives(
     github: GitHub, mode: Mode, clock: Clock
 ) -> None:
@@ -678,6 +693,7 @@ def test_the_address_is_the_environment_s_unless_given(
         source.close()
 
 
+@pytest.mark.promise("spiffe-closes")
 def test_a_closed_identity_leaves_no_call_to_the_interpreters_end(
     api: WorkloadApi, make: Callable[..., SpiffeIdentity], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -732,6 +748,7 @@ def test_of_many_threads_one_asks_the_agent(api: WorkloadApi, make: Callable[...
     assert api.fetched == [ONE]
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_another_identity_is_noticed_and_the_tokens_of_the_former_are_forgotten(
     api: WorkloadApi, make: Callable[..., SpiffeIdentity]
 ) -> None:
@@ -744,6 +761,7 @@ def test_another_identity_is_noticed_and_the_tokens_of_the_former_are_forgotten(
     assert Token.read(token).subject == "spiffe://td.example/other"
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_a_revoked_identity_is_noticed_though_its_tokens_live(
     api: WorkloadApi, make: Callable[..., SpiffeIdentity]
 ) -> None:
@@ -775,6 +793,7 @@ def test_one_of_several_identities_is_chosen(api: WorkloadApi, make: Callable[..
         make(spiffe_id="spiffe://td.example/absent", timeout=0.3).actor()
 
 
+@pytest.mark.promise("proof-to-own-audience")
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
@@ -794,6 +813,7 @@ def test_a_jwt_svid_that_was_not_asked_for_is_refused(
         source.token(ONE)
 
 
+@pytest.mark.promise("platform-down")
 def test_when_the_agent_is_down_what_lives_serves_and_nothing_after(api: WorkloadApi, socket: Path) -> None:
     clock = Clock(time.time())
     with serving(api, socket) as address:
@@ -849,6 +869,7 @@ def test_an_agent_that_never_answers_delays_no_longer_than_told(
     eventually(lambda: known(source) == AGENT)
 
 
+@pytest.mark.promise("platform-down")
 async def test_an_agent_that_never_answers_blocks_no_event_loop(
     api: WorkloadApi, make: Callable[..., SpiffeIdentity]
 ) -> None:

@@ -55,6 +55,7 @@ def allows(derivation: Derivation, tool: ToolSpec, **arguments: Any) -> bool:
     return derivation.mandate.objection(tool, Arguments.of(arguments)) is None
 
 
+@pytest.mark.promise("derived-mandate")
 def test_a_refund_is_for_the_order_in_the_users_words_and_no_other() -> None:
     derived = INTENT.derive("Please REFUND $2,200.50 for order 4711.")
     assert derived.kinds == ("refund",)
@@ -68,6 +69,7 @@ def test_a_refund_is_for_the_order_in_the_users_words_and_no_other() -> None:
     assert not allows(derived, MAIL, to="a@x.example")
 
 
+@pytest.mark.promise("derived-mandate")
 def test_each_value_says_who_put_it_there() -> None:
     origins = INTENT.derive("refund $7 for order 4711").mandate.authors
     assert origins["args.refund.amount"] == {7.0: "user", 5: "template refund"}
@@ -77,6 +79,7 @@ def test_each_value_says_who_put_it_there() -> None:
     assert {who for values in filled.values() for who in values.values()} == {"application"}
 
 
+@pytest.mark.promise("derived-mandate")
 def test_what_the_words_do_not_say_refuses() -> None:
     derived = INTENT.derive("refund order 4711")
     assert allows(derived, REFUND, order_id="4711", amount=5)
@@ -89,12 +92,14 @@ def test_what_the_words_do_not_say_refuses() -> None:
     assert str(nothing).splitlines()[0] == "refund: not, for the words do not say its order"
 
 
+@pytest.mark.promise("derived-mandate")
 @pytest.mark.parametrize("words", ["", "hello", "refundable order 1", "r e f u n d order 1"])
 def test_words_of_no_kind_permit_nothing(words: str) -> None:
     derived = INTENT.derive(words)
     assert not any(allows(derived, each, order_id="1") for each in CATALOG)
 
 
+@pytest.mark.promise("derived-mandate")
 def test_where_two_kinds_give_a_tool_one_alone_would_have_permitted_it() -> None:
     both = INTENT.derive("Look at it and refund order 4711.")
     assert both.kinds == ("refund", "look")
@@ -145,6 +150,7 @@ def test_what_stands_behind_the_bound_was_not_said() -> None:
     assert INTENT.derive(" " * WORDS + "refund order 4711").kinds == ()
 
 
+@pytest.mark.promise("derived-mandate")
 @given(st.text(alphabet="refundtlok order12@x.\n\x1b[31m$,", max_size=60))
 def test_the_same_words_mean_the_same_and_no_control_reaches_the_reader(words: str) -> None:
     one, two = INTENT.derive(words), Intent(TEMPLATES, CATALOG).derive(words)
@@ -172,6 +178,7 @@ def derived(template: Template, words: str = "it", catalog: Catalog = CATALOG) -
     return Intent([template], catalog).derive(words)
 
 
+@pytest.mark.promise("template-limits")
 @pytest.mark.parametrize("name", ["ordr_id", "refnd.order_id"])
 def test_a_limit_that_no_tool_takes_refuses_and_is_not_left_out(name: str) -> None:
     mistyped = derived(of(args={name: ("1",)}))
@@ -183,6 +190,7 @@ def test_no_template_gives_all_tools() -> None:
         of(tools=("*",), args={"order_id": ("1",)})
 
 
+@pytest.mark.promise("template-limits")
 @pytest.mark.parametrize("limit", [{"counterparties": ("a",)}, {"resources": ("orders",)}])
 def test_a_tool_that_is_not_classified_yet_is_left_out_where_a_limit_needs_its_class(limit: Any) -> None:
     early = derived(of(tools=("mail",), **limit), catalog=Catalog())
@@ -190,12 +198,14 @@ def test_a_tool_that_is_not_classified_yet_is_left_out_where_a_limit_needs_its_c
     assert "without mail" in str(early)
 
 
+@pytest.mark.promise("template-limits")
 def test_where_arguments_and_counterparties_are_limited_both_hold() -> None:
     both = derived(of(tools=("mail",), args={"to": ("a",)}, counterparties=("a", "eve")))
     assert allows(both, MAIL, to="a")
     assert not allows(both, MAIL, to="eve")
 
 
+@pytest.mark.promise("template-limits")
 def test_resources_of_one_kind_hold_beside_a_kind_without() -> None:
     template = of(resources=("orders",))
     other = Template(name="tell", when=("it",), tools=("mail",))
@@ -214,6 +224,7 @@ def test_each_pattern_is_one_of_its_own(flagged: tuple[str, ...]) -> None:
     assert derived(of(when=flagged)).kinds == ("it",)
 
 
+@pytest.mark.promise("template-limits")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -346,6 +357,7 @@ def test_a_blank_that_nothing_would_fill_is_an_error(limits: dict[str, Any], hin
     assert Template(name="refund", tools=("refund",), params=params, **literal).params == params
 
 
+@pytest.mark.promise("template-limits")
 def test_scopes_of_one_kind_hold_beside_a_kind_that_does_not_limit_them() -> None:
     catalog = Catalog(
         [replace(GET, scopes=frozenset({"read"})), replace(REFUND, scopes=frozenset({"refund", "all"}))]

@@ -117,6 +117,7 @@ HIDING: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.promise("nothing-hidden-from-policy")
 @pytest.mark.parametrize("hiding", HIDING)
 def test_nothing_that_the_tool_gets_is_hidden(hiding: str) -> None:
     one, same, other = (frozen({"x": HIDING[hiding](value)}) for value in ("a", "a", "b"))
@@ -125,6 +126,7 @@ def test_nothing_that_the_tool_gets_is_hidden(hiding: str) -> None:
         assert '"a"' in one.canonical.decode()
 
 
+@pytest.mark.promise("nothing-hidden-from-policy")
 def test_a_secret_is_told_apart_and_not_told() -> None:
     text = frozen({"x": SecretStr("pa55word")}).canonical.decode()
     assert "pa55word" not in text
@@ -175,6 +177,7 @@ def _cycle() -> list[Any]:
     return cycle
 
 
+@pytest.mark.promise("nothing-hidden-from-policy")
 @pytest.mark.parametrize(
     "value",
     [
@@ -199,6 +202,7 @@ class Payment(BaseModel):
     override_limit: bool = Field(default=False, exclude=True)
 
 
+@pytest.mark.promise("nothing-hidden-from-policy")
 async def test_a_policy_sees_what_a_serializer_would_leave_out(mode: Mode, kit: Kit, task: Any) -> None:
     got: list[Payment] = []
 
@@ -221,6 +225,7 @@ class Unlisted(BaseModel):
     limit: int = Field(default=2, validation_alias="most")
 
 
+@pytest.mark.promise("nothing-hidden-from-policy")
 async def test_a_rule_is_about_an_argument_that_the_model_is_not_shown(mode: Mode, tmp_path: Path) -> None:
     rules = tmp_path / "rules.cedar"
     rules.write_text(

@@ -62,6 +62,7 @@ class Delegate(BaseTool):
         return str(self.agent.invoke(x) or global_agent)
 
 
+@pytest.mark.promise("ungated-is-named")
 def test_what_gates_each_tool_is_named(kit: Kit) -> None:
     (guarded,) = kit.guard.wrap(search)
     found = kit.guard.coverage(create_agent(scripted(), [guarded, pay]))
@@ -77,6 +78,7 @@ def test_the_middleware_gates_all_tools_of_its_agent(kit: Kit) -> None:
     assert found
 
 
+@pytest.mark.promise("ungated-is-named")
 def test_a_tool_that_runs_at_the_models_provider_is_outside(kit: Kit) -> None:
     provider = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
     agent = create_agent(scripted(), [search, provider], middleware=[kit.guard.middleware()])
@@ -101,6 +103,7 @@ def test_a_tool_in_a_gated_and_an_ungated_node_is_not_gated(kit: Kit) -> None:
     assert reached(found) == {"agent: pay": "nothing"}
 
 
+@pytest.mark.promise("ungated-is-named")
 @pytest.mark.parametrize(
     ("wrappers", "by"),
     [
@@ -117,6 +120,7 @@ def test_a_node_with_only_the_async_wrapper_is_not_gated(
     assert reached(kit.guard.coverage(node)) == {"agent: pay": by}
 
 
+@pytest.mark.promise("ungated-is-named")
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("delegating", [delegate, Delegate(agent=global_agent), Delegate()])
 def test_a_sub_agent_inside_a_tool_is_found(kit: Kit, guarded: bool, delegating: BaseTool) -> None:
@@ -154,6 +158,7 @@ def test_executors_lists_and_chains_are_looked_through(kit: Kit) -> None:
     assert reached(kit.guard.coverage(guarded.bind() | pay)) == expected
 
 
+@pytest.mark.promise("ungated-is-named")
 def test_an_agent_that_is_too_large_is_not_called_covered(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[Coverage.__module__], "_MOST", 3)
     agent = create_agent(scripted(), kit.guard.wrap(search))
@@ -162,6 +167,7 @@ def test_an_agent_that_is_too_large_is_not_called_covered(kit: Kit, monkeypatch:
     assert "not all was seen" in str(found)
 
 
+@pytest.mark.promise("lint-names-ungated")
 def test_a_tool_that_a_gated_agent_and_its_ungated_sub_agent_share_is_named_for_both(kit: Kit) -> None:
     expert = create_agent(scripted(), [pay])
 

@@ -323,6 +323,7 @@ async def _outcome(way: Way, mode: Mode, tool: BaseTool, args: dict[str, Any]) -
         return type(error), str(error)
 
 
+@pytest.mark.promise("judged-exactly-once")
 @pytest.mark.filterwarnings("ignore:This API is in beta")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_guarded_tool_does_what_the_original_does_and_is_judged_once(kind: str, mode: Mode) -> None:
@@ -420,6 +421,7 @@ async def test_what_a_framework_injects_reaches_the_tool(
 # --- no way around
 
 
+@pytest.mark.promise("judged-exactly-once")
 @pytest.mark.filterwarnings("ignore:This API is in beta")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_public_path_reaches_the_original(kind: str, kit: Kit, task: Any) -> None:
@@ -443,6 +445,7 @@ async def test_no_public_path_reaches_the_original(kind: str, kit: Kit, task: An
         assert "sealed" not in text.lower()
 
 
+@pytest.mark.promise("judged-exactly-once")
 @pytest.mark.parametrize("kind", ["function", "class, both", "legacy"])
 async def test_the_sealed_form_does_nothing_without_a_permit(kind: str, kit: Kit, task: Any) -> None:
     make, args = KINDS[kind]
@@ -515,6 +518,7 @@ async def test_on_deny_sets_one_answer_for_every_form_of_call(
     assert (await mode.invoke(telling, args)).startswith("Denied: ")
 
 
+@pytest.mark.promise("no-task-no-call")
 async def test_without_a_task_nothing_runs(mode: Mode, kit: Kit) -> None:
     guarded = kit.wrap(_structured(plain))
     with pytest.raises(Denied, match="belongs to no task"):
@@ -536,12 +540,14 @@ async def test_the_task_is_found_through_the_config_of_this_run_or_the_one_aroun
     assert kit.decisions() == ["permit", "permit"]
 
 
+@pytest.mark.promise("unknown-tool-denied")
 async def test_an_unclassified_tool_is_denied(mode: Mode, kit: Kit, task: Any) -> None:
     (guarded,) = kit.guard.wrap(_structured(plain))
     assert (await mode.invoke(guarded, tool_call(NAME, x="a"))).status == "error"
     assert kit.decisions() == ["unknown_tool"]
 
 
+@pytest.mark.promise("call-id-required")
 async def test_a_models_call_without_id_is_denied_before_it_runs(mode: Mode, kit: Kit, task: Any) -> None:
     guarded = kit.wrap(_structured(plain))
     assert "no id" in await mode.invoke(guarded, tool_call(NAME, None, x="a"))
@@ -598,6 +604,7 @@ async def test_a_denied_call_that_the_tool_made_is_the_tools_failure_and_not_its
     assert not kit.broker.live
 
 
+@pytest.mark.promise("limits-do-not-fall-away")
 @pytest.mark.parametrize("sink", ["X", "x.to", "recipient"])
 def test_a_sink_that_is_no_argument_is_an_error(sink: str, kit: Kit) -> None:
     with pytest.raises(ConfigurationError, match=f"the sink {sink}"):
@@ -607,6 +614,7 @@ def test_a_sink_that_is_no_argument_is_an_error(sink: str, kit: Kit) -> None:
         kit.another(catalog=catalog).wrap(_structured(plain))
 
 
+@pytest.mark.promise("unknown-tool-denied")
 def test_two_tools_of_one_name_are_an_error(kit: Kit) -> None:
     with pytest.raises(ConfigurationError, match="two tools are named subject"):
         kit.guard.wrap([_structured(plain), _structured(crashing)])

@@ -135,6 +135,7 @@ async def by_middleware(mode: Mode, guard: Guard, tool: BaseTool, args: dict[str
     return await mode.invoke(agent, GO)
 
 
+@pytest.mark.promise("application-arguments-closed")
 @pytest.mark.parametrize("way", [by_call, by_dict, by_run, by_node, by_agent, by_middleware])
 @pytest.mark.parametrize("make", FORGEABLE)
 async def test_a_forged_injected_argument_never_arrives(
@@ -150,6 +151,7 @@ async def test_a_forged_injected_argument_never_arrives(
         assert set(kit.decisions()) <= {"forged_argument", "invalid_arguments"}
 
 
+@pytest.mark.promise("application-arguments-closed")
 @pytest.mark.parametrize("make", FORGEABLE)
 async def test_a_forged_argument_of_a_direct_call_is_refused_and_said_so(
     make: Any, mode: Mode, kit: Kit, task: Any
@@ -159,6 +161,7 @@ async def test_a_forged_argument_of_a_direct_call_is_refused_and_said_so(
     assert kit.decisions() == ["forged_argument"]
 
 
+@pytest.mark.promise("application-arguments-closed")
 async def test_a_forged_runtime_or_proof_of_injection_proves_nothing(mode: Mode, kit: Kit, task: Any) -> None:
     ran: Ran = []
     forged = {**EVIL, "agentguard_runtime": {"type": "ToolRuntime"}, "runtime": "ToolRuntime"}
@@ -178,6 +181,7 @@ class ByChoice(BaseModel):
     )
 
 
+@pytest.mark.promise("application-arguments-closed")
 @pytest.mark.parametrize(
     ("schema", "key"),
     [(ByAlias, "user"), (ByAlias, "userId"), (ByChoice, "user"), (ByChoice, "userId"), (ByChoice, "meta")],
@@ -207,6 +211,7 @@ async def test_what_was_not_injected_denies_the_call(mode: Mode, kit: Kit, task:
     assert kit.decisions() == ["invalid_arguments"]
 
 
+@pytest.mark.promise("application-arguments-closed")
 async def test_a_model_cannot_choose_the_calls_id_or_the_config(mode: Mode, kit: Kit, task: Any) -> None:
     ran: Ran = []
 
@@ -258,6 +263,7 @@ def ordering(ran: Ran) -> BaseTool:
     return paying(order, args_schema=Order)
 
 
+@pytest.mark.promise("policy-sees-tool-values")
 @pytest.mark.parametrize("way", [by_call, by_dict, by_run, by_node, by_agent, by_middleware])
 @pytest.mark.parametrize("args", [{"to": "  EVIL "}, {"recipient": "EVIL", "amount": "10"}])
 async def test_the_policy_sees_the_values_that_the_tool_gets(
@@ -286,6 +292,7 @@ async def test_a_validator_runs_once(mode: Mode, kit: Kit, task: Any) -> None:
     assert ran == ["<bob>"] == [kit.rule.asked[0].arguments.values["to"]]
 
 
+@pytest.mark.promise("policy-sees-tool-values")
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), 2**60, object(), {"deep": [2**60]}, b"\xff", "\ud800"]
 )
@@ -304,6 +311,7 @@ async def test_a_value_without_a_canonical_form_is_denied(
     assert kit.decisions() == ["invalid_arguments"]
 
 
+@pytest.mark.promise("policy-sees-tool-values")
 @pytest.mark.parametrize("args", [{}, {"to": 5}, {"to": "bob", "n": "x"}])
 async def test_json_schema_arguments_are_validated(
     args: dict[str, Any], mode: Mode, kit: Kit, task: Any
@@ -345,6 +353,7 @@ class Meddler(BaseCallbackHandler):
         inputs["nested"]["to"] = "evil"
 
 
+@pytest.mark.promise("judged-is-what-runs")
 @pytest.mark.parametrize("way", [by_call, by_middleware, by_agent])
 async def test_a_callback_that_changes_its_inputs_makes_the_call_fail(
     way: Any, mode: Mode, kit: Kit, task: Any
@@ -390,6 +399,7 @@ class Meddling(BaseTool):
         return "paid"
 
 
+@pytest.mark.promise("judged-is-what-runs")
 async def test_a_tool_whose_own_invoke_changes_what_was_judged_does_not_run(
     mode: Mode, kit: Kit, task: Any
 ) -> None:

@@ -112,6 +112,7 @@ def world(server: McpServer) -> World:
     return World(server)
 
 
+@pytest.mark.promise("mcp-server-does-not-classify")
 def test_a_server_does_not_classify_its_own_tools(kit: Kit) -> None:
     told = ToolAnnotations.model_validate({"readOnlyHint": True, "agentguard": {"path": "read"}})
     offered = Tool(name="export", inputSchema={"type": "object", "properties": {}}, annotations=told)
@@ -160,6 +161,7 @@ def text(message: ToolMessage) -> str:
 # --- the credential arrives
 
 
+@pytest.mark.promise("mcp-judged-and-verified")
 async def test_an_agents_call_is_judged_once_and_verified_by_the_server_for_its_arguments(
     world: World, gate: Gate
 ) -> None:
@@ -178,6 +180,7 @@ async def test_an_agents_call_is_judged_once_and_verified_by_the_server_for_its_
     assert call.headers["authorization"].startswith("DPoP ")
 
 
+@pytest.mark.promise("mcp-judged-and-verified")
 async def test_a_write_has_a_credential_of_the_write_path(world: World, gate: Gate) -> None:
     tool = await world.tool("refund_order")
     async with world.task():
@@ -185,6 +188,7 @@ async def test_a_write_has_a_credential_of_the_write_path(world: World, gate: Ga
     assert text(answer) == "refunded 3 for 4711"
 
 
+@pytest.mark.promise("mcp-judged-and-verified")
 async def test_every_request_of_a_session_has_a_proof_of_its_own(world: World) -> None:
     tool = await world.tool("get_order")
     world.server.verifies = "everything"
@@ -229,6 +233,7 @@ async def test_the_older_transport_carries_it_too() -> None:
         assert [seen.status for seen in server.calls()] == [200]
 
 
+@pytest.mark.promise("mcp-judged-and-verified")
 async def test_parallel_calls_have_each_a_credential_of_their_own(world: World) -> None:
     tool = await world.tool("get_order")
     async with world.task():
@@ -274,6 +279,7 @@ async def test_the_adapters_own_header_vanishes_in_a_bound_session(world: World)
     assert [call.authorization for call in world.server.calls()] == [None]
 
 
+@pytest.mark.promise("mcp-undelivered-denies")
 async def test_a_call_in_a_session_that_was_opened_before_is_denied(world: World, gate: Gate) -> None:
     connection: Any = world.server.connection()
     async with world.session() as session:
@@ -295,6 +301,7 @@ async def test_a_call_in_a_session_that_was_opened_before_is_denied(world: World
     assert any("opened before" in str(record.get("reason")) for record in world.kit.audit.records())
 
 
+@pytest.mark.promise("mcp-undelivered-denies")
 async def test_a_call_over_stdio_is_denied_unless_it_needs_no_credential(world: World) -> None:
     servers: Any = {"shop": STDIO}
     tools = await MultiServerMCPClient(servers, tool_interceptors=[world.interceptor()]).get_tools()
@@ -307,6 +314,7 @@ async def test_a_call_over_stdio_is_denied_unless_it_needs_no_credential(world: 
     assert block["text"] == "9 to 5"
 
 
+@pytest.mark.promise("mcp-undelivered-denies")
 @pytest.mark.parametrize(
     ("connection", "said"),
     [
@@ -335,6 +343,7 @@ def _places(tool: BaseTool) -> dict[str, Any]:
     return dict(zip(body.__code__.co_freevars, body.__closure__, strict=True))
 
 
+@pytest.mark.promise("mcp-undelivered-denies")
 async def test_an_adapter_that_does_not_show_its_way_gets_no_credential(world: World) -> None:
     async def execute_tool(_request: Any) -> Any:
         raise AssertionError("never reached")
@@ -347,6 +356,7 @@ async def test_an_adapter_that_does_not_show_its_way_gets_no_credential(world: W
     assert denied.value.code == DenialCode.NO_CREDENTIAL
 
 
+@pytest.mark.promise("mcp-undelivered-denies")
 async def test_a_client_factory_that_leaves_the_credential_out_is_found_out(world: World, gate: Gate) -> None:
     def forgetful(headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
         return httpx.AsyncClient(headers=headers, timeout=timeout)
@@ -384,6 +394,7 @@ def changing(**changes: Any) -> Any:
     return change
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 @pytest.mark.parametrize("name", ["get_order", "public_hours"])
 async def test_an_interceptor_behind_the_guards_denies_the_call(world: World, gate: Gate, name: str) -> None:
     args = {"order_id": "4711"} if name == "get_order" else {}
@@ -395,6 +406,7 @@ async def test_an_interceptor_behind_the_guards_denies_the_call(world: World, ga
     assert world.server.calls() == []
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_what_an_interceptor_before_it_changes_is_what_is_judged_or_nothing(
     world: World, gate: Gate
 ) -> None:
@@ -416,6 +428,7 @@ async def test_an_interceptor_before_it_that_calls_another_tool_has_that_one_jud
     assert world.server.calls() == []
 
 
+@pytest.mark.promise("mcp-no-foreign-token")
 async def test_no_standing_credential_of_the_connection_or_the_user_travels_beside_it(
     world: World, gate: Gate
 ) -> None:
@@ -439,6 +452,7 @@ async def test_no_standing_credential_of_the_connection_or_the_user_travels_besi
     assert connection == before
 
 
+@pytest.mark.promise("mcp-no-foreign-token")
 async def test_a_redirect_to_another_origin_is_not_followed(world: World, gate: Gate) -> None:
     world.bearers()
     tool = await world.tool("get_order")
@@ -453,6 +467,7 @@ async def test_a_redirect_to_another_origin_is_not_followed(world: World, gate: 
     assert world.kit.outcomes() == ["failed"]
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_what_the_server_refuses_fails_and_leaves_nothing_alive(world: World, gate: Gate) -> None:
     tool = await world.tool("get_order")
     assert world.server.verifier is not None
@@ -467,6 +482,7 @@ async def test_what_the_server_refuses_fails_and_leaves_nothing_alive(world: Wor
 # --- what comes back
 
 
+@pytest.mark.promise("mcp-echo-unseen")
 @pytest.mark.parametrize("name", ["echo", "fail", "tell"])
 async def test_what_the_server_echoes_is_seen_by_nobody(
     world: World, gate: Gate, name: str, caplog: pytest.LogCaptureFixture
@@ -494,6 +510,7 @@ async def test_what_the_server_echoes_is_seen_by_nobody(
     assert answer.status == ("error" if name == "fail" else "success")
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_a_call_that_is_cancelled_leaves_nothing_alive(world: World, gate: Gate) -> None:
     world.bearers()
     tool = await world.tool("slow")
@@ -578,6 +595,7 @@ async def test_a_synchronous_call_raises_as_the_adapters_own_and_leaves_nothing_
 # --- what a model or a server may try
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_a_model_sets_neither_headers_nor_meta(world: World, gate: Gate) -> None:
     world.bearers()
     world.guard = world.another(brokers={(None, path): world.bearer for path in ToolPath})
@@ -590,6 +608,7 @@ async def test_a_model_sets_neither_headers_nor_meta(world: World, gate: Gate) -
     assert len(world.server.calls()) == (0 if gate is alone else 1)
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_a_runtime_that_a_model_gives_is_refused(world: World) -> None:
     tool = await world.tool("get_order")
     async with world.task():
@@ -598,6 +617,7 @@ async def test_a_runtime_that_a_model_gives_is_refused(world: World) -> None:
     assert denied.value.code == DenialCode.FORGED_ARGUMENT
 
 
+@pytest.mark.promise("mcp-echo-unseen")
 async def test_a_tool_that_the_catalog_does_not_know_or_has_no_schema_of_is_denied(world: World) -> None:
     tool, other = await world.tool("get_order"), await world.tool("slow")
     world.guard = world.another(catalog=Catalog([spec_of("get_order", {"path": "read"})]))
@@ -611,6 +631,7 @@ async def test_a_tool_that_the_catalog_does_not_know_or_has_no_schema_of_is_deni
     assert world.server.seen == []
 
 
+@pytest.mark.promise("mcp-echo-unseen")
 async def test_a_tool_that_changes_after_it_was_classified_is_judged_by_the_catalog(world: World) -> None:
     changed = FastMCP("shop", log_level="CRITICAL")
 
@@ -656,6 +677,7 @@ async def test_a_tool_that_changes_after_it_was_classified_is_judged_by_the_cata
         assert server.calls() == []
 
 
+@pytest.mark.promise("mcp-echo-unseen")
 async def test_of_two_servers_with_one_tool_name_the_second_is_denied(world: World) -> None:
     with serving(shop()) as evil:
         servers: Any = {"shop": world.server.connection(), "evil": evil.connection()}
@@ -679,6 +701,7 @@ async def test_of_two_servers_with_one_tool_name_the_second_is_denied(world: Wor
             world.guard.wrap([tools["shop", "get_order"], tools["evil", "get_order"]])
 
 
+@pytest.mark.promise("mcp-echo-unseen")
 async def test_a_tool_that_is_loaded_again_is_the_same_and_that_of_another_place_is_not(
     world: World,
 ) -> None:
@@ -711,6 +734,7 @@ async def test_a_prefixed_tool_is_what_the_catalog_says_of_the_prefixed_name(
     assert [call.tool for call in world.server.calls()] == ["get_order"]
 
 
+@pytest.mark.promise("mcp-unchanged-after-decision")
 async def test_a_session_id_without_the_credential_is_worth_nothing(world: World) -> None:
     tool = await world.tool("slow")
     async with world.task():

@@ -58,6 +58,7 @@ def layered(kit: Kit, layers: str, tools: list[BaseTool], *steps: Any, inner: An
     return agent.with_config(callbacks=kit.guard.callbacks()) if "callbacks" in layers else agent
 
 
+@pytest.mark.promise("judged-exactly-once")
 @pytest.mark.parametrize("layers", LAYERS)
 async def test_alone_and_together_there_is_one_decision_for_a_call(
     layers: str, mode: Mode, kit: Kit, task: Any
@@ -72,6 +73,7 @@ async def test_alone_and_together_there_is_one_decision_for_a_call(
     assert not kit.broker.live
 
 
+@pytest.mark.promise("denial-reveals-nothing")
 @pytest.mark.parametrize("layers", LAYERS)
 async def test_a_denial_is_a_short_message_of_fixed_text(
     layers: str, mode: Mode, kit: Kit, task: Any
@@ -86,6 +88,7 @@ async def test_a_denial_is_a_short_message_of_fixed_text(
     assert result["messages"][-1].content == "done"
 
 
+@pytest.mark.promise("denial-reveals-nothing")
 @pytest.mark.parametrize("wrapped", ["tools", "middleware"])
 async def test_a_node_that_handles_errors_shows_no_more(
     wrapped: str, mode: Mode, kit: Kit, task: Any
@@ -162,6 +165,7 @@ def with_more(request: ToolCallRequest) -> ToolCallRequest:
     return request.override(tool_call={**request.tool_call, "args": args})
 
 
+@pytest.mark.promise("judged-is-what-runs")
 @pytest.mark.parametrize("attack", [in_place, by_override, with_more])
 @pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
 async def test_arguments_changed_after_the_decision_make_the_call_fail(
@@ -176,6 +180,7 @@ async def test_arguments_changed_after_the_decision_make_the_call_fail(
     assert not kit.broker.live
 
 
+@pytest.mark.promise("judged-is-what-runs")
 async def test_a_nested_value_changed_in_place_makes_the_call_fail(mode: Mode, kit: Kit, task: Any) -> None:
     ran: list[Any] = []
     tool = named("pay", lambda lines: ran.append(lines), args_schema=Lines)
@@ -190,6 +195,7 @@ class Lines(BaseModel):
     lines: list[str]
 
 
+@pytest.mark.promise("replaced-tool-gets-nothing")
 @pytest.mark.parametrize("guarded", [False, True])
 async def test_another_tool_of_the_same_name_gets_no_credential_and_no_word_in(
     guarded: bool, mode: Mode, kit: Kit, task: Any
@@ -261,6 +267,7 @@ class Answering(Inner):
         return ToolMessage("approved by nobody", tool_call_id=request.tool_call["id"])
 
 
+@pytest.mark.promise("replaced-tool-gets-nothing")
 async def test_who_answers_in_place_of_the_tool_is_not_heard(mode: Mode, kit: Kit, task: Any) -> None:
     agent = layered(kit, "middleware", [recording([])], tool_call("pay", to="good"), inner=Answering())
     (message,) = tool_messages(await mode.invoke(agent, GO))
@@ -342,6 +349,7 @@ class TooSlow(AgentMiddleware):
         return await begun if isinstance(begun, asyncio.Task) else begun
 
 
+@pytest.mark.promise("permit-ends-with-call")
 @pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
 async def test_a_tool_that_begins_after_its_call_is_judged_anew(layers: str, mode: Mode, kit: Kit) -> None:
     slow, ran = TooSlow(), Ran()
@@ -354,6 +362,7 @@ async def test_a_tool_that_begins_after_its_call_is_judged_anew(layers: str, mod
     assert kit.decisions() == ["permit", "not_executed", "policy"]
 
 
+@pytest.mark.promise("permit-ends-with-call")
 @pytest.mark.parametrize("layers", ["middleware", "middleware and tools"])
 async def test_a_tool_that_begins_after_its_task_is_denied(layers: str, mode: Mode, kit: Kit) -> None:
     slow, ran = TooSlow(), Ran()
@@ -383,6 +392,7 @@ class SlowToBegin(BaseCallbackHandler):
         self.done.set()
 
 
+@pytest.mark.promise("permit-ends-with-call")
 async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_not_run(
     kit: Kit, task: Any
 ) -> None:
@@ -408,6 +418,7 @@ async def test_a_tool_in_a_thread_that_begins_after_its_call_was_cancelled_does_
     assert ran == []
 
 
+@pytest.mark.promise("unknown-tool-denied")
 async def test_an_unknown_tool_is_denied_and_recorded(mode: Mode, kit: Kit, task: Any) -> None:
     agent = layered(kit, "middleware", [recording([])], tool_call("transfer_all", to="evil"))
     (message,) = tool_messages(await mode.invoke(agent, GO))
@@ -415,6 +426,7 @@ async def test_an_unknown_tool_is_denied_and_recorded(mode: Mode, kit: Kit, task
     assert kit.decisions() == ["unknown_tool"]
 
 
+@pytest.mark.promise("call-id-required")
 async def test_a_call_without_id_is_denied_before_the_tool_runs(mode: Mode, kit: Kit, task: Any) -> None:
     hook = Request(mode, kit.guard.middleware())
     for call in (tool_call("pay", None, to="a"), {"name": "pay", "args": {"to": "a"}, "type": "tool_call"}):
@@ -424,6 +436,7 @@ async def test_a_call_without_id_is_denied_before_the_tool_runs(mode: Mode, kit:
     assert kit.decisions() == ["no_call_id"] * 2
 
 
+@pytest.mark.promise("unknown-tool-denied")
 async def test_the_second_tool_of_one_name_is_denied(mode: Mode, kit: Kit, task: Any) -> None:
     ran: Ran = []
     guard = kit.guard.middleware()
@@ -441,6 +454,7 @@ async def test_an_unclassified_tool_is_denied(mode: Mode, kit: Kit, task: Any) -
     assert kit.decisions() == ["unknown_tool"]
 
 
+@pytest.mark.promise("unknown-tool-denied")
 async def test_a_tool_that_cannot_be_guarded_is_denied_and_recorded(mode: Mode, kit: Kit, task: Any) -> None:
     tool = named("pay", lambda to: to, args_schema={"type": "nonsense", "properties": {}})
     hook = Request(mode, kit.guard.middleware())
@@ -449,6 +463,7 @@ async def test_a_tool_that_cannot_be_guarded_is_denied_and_recorded(mode: Mode, 
     assert kit.decisions() == ["unknown_tool"]
 
 
+@pytest.mark.promise("no-task-no-call")
 async def test_without_a_task_nothing_runs(mode: Mode, kit: Kit) -> None:
     ran: Ran = []
     await mode.invoke(layered(kit, "middleware", [recording(ran)], tool_call("pay", to="a")), GO)
@@ -477,6 +492,7 @@ async def test_a_tool_of_another_guard_is_judged_by_that_guard_with_its_own_port
     assert (kit.broker.issued, len(other.broker.issued)) == ([], 1)
 
 
+@pytest.mark.promise("policy-sees-tool-values")
 async def test_a_default_that_differs_each_time_is_judged_once(mode: Mode, kit: Kit, task: Any) -> None:
     class Timed(BaseModel):
         at: datetime = Field(default_factory=datetime.now)
@@ -533,6 +549,7 @@ async def test_a_hand_over_to_the_parent_graph_counts_as_done(
         assert fresh.decisions() == ["permit"]
 
 
+@pytest.mark.promise("interrupting-tool")
 @pytest.mark.parametrize("layers", LAYERS)
 async def test_control_flow_passes_as_the_same_object(layers: str, mode: Mode, kit: Kit, task: Any) -> None:
     raised = GraphBubbleUp("mine")
@@ -665,6 +682,7 @@ def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
     assert len(kit.guard._gates._seen) == REMEMBERED
 
 
+@pytest.mark.promise("tool-known-before-call")
 def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(kit: Kit) -> None:
     rules = '@id("reads") permit (principal, action in Action::"read", resource);'
     codes: list[str] = []

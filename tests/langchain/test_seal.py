@@ -67,6 +67,7 @@ async def test_a_tool_without_a_resource_has_none(mode: Mode, kit: Kit, task: An
     assert kit.broker.issued == []
 
 
+@pytest.mark.promise("nested-judged-alone")
 async def test_a_guarded_tool_in_a_tool_is_judged_by_itself_and_has_its_own_credential(
     mode: Mode, kit: Kit, task: Any
 ) -> None:
@@ -112,6 +113,7 @@ async def test_a_denied_inner_call_leaves_the_outer_one_its_own_credential(
     assert len(kit.broker.issued) == 1
 
 
+@pytest.mark.promise("nested-judged-alone")
 @pytest.mark.parametrize("layer", ["tools", "middleware"])
 async def test_the_tools_of_a_sub_agent_are_judged_by_themselves(
     layer: str, mode: Mode, kit: Kit, task: Any
@@ -138,6 +140,7 @@ async def test_the_tools_of_a_sub_agent_are_judged_by_themselves(
     assert (kit.decisions("delegate"), kit.decisions("inner")) == (["permit"], ["permit"])
 
 
+@pytest.mark.promise("nested-judged-alone")
 async def test_an_unguarded_tool_of_a_sub_agent_gets_no_credential_of_its_own(
     mode: Mode, kit: Kit, task: Any
 ) -> None:
@@ -178,6 +181,7 @@ async def test_the_inside_of_another_tool_of_that_name_is_not_opened_by_this_per
 # --- none after its end
 
 
+@pytest.mark.promise("dead-lease-in-threads")
 async def test_a_thread_of_the_tools_own_has_nothing_and_a_bound_one_a_lease_that_dies_with_the_call(
     mode: Mode, kit: Kit, task: Any
 ) -> None:
@@ -206,6 +210,7 @@ async def test_a_thread_of_the_tools_own_has_nothing_and_a_bound_one_a_lease_tha
     assert seen == {"raw": NOTHING, "bound, during": f"{SECRET}1", "bound, after": NOTHING}
 
 
+@pytest.mark.promise("dead-lease-in-threads")
 async def test_a_background_task_finds_a_dead_lease(kit: Kit, task: Any) -> None:
     seen: list[str] = []
     over = asyncio.Event()
@@ -227,6 +232,7 @@ async def test_a_background_task_finds_a_dead_lease(kit: Kit, task: Any) -> None
     assert seen == [f"{SECRET}1", NOTHING]
 
 
+@pytest.mark.promise("dead-lease-in-threads")
 async def test_a_lease_that_was_kept_is_dead_after_the_call(mode: Mode, kit: Kit, task: Any) -> None:
     kept: list[Lease] = []
 
@@ -281,6 +287,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(kit: Kit, task: Any) -> No
     assert (kit.outcomes(), kit.broker.live) == (["cancelled"], ())
 
 
+@pytest.mark.promise("clearing-errors-harmless")
 async def test_an_error_that_two_calls_share_ends_one_and_not_the_other(kit: Kit, task: Any) -> None:
     broken = ConnectionError("reset")
     failed = asyncio.Event()
@@ -316,6 +323,7 @@ async def test_an_error_that_two_calls_share_ends_one_and_not_the_other(kit: Kit
 MANY = 64
 
 
+@pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [("sync", "sync body"), ("async", "sync body"), ("async", "async body")],
@@ -367,6 +375,7 @@ async def test_each_of_64_parallel_calls_sees_its_own_credential_only(
             lease.reveal()
 
 
+@pytest.mark.promise("parallel-own-credential")
 async def test_parallel_calls_in_an_async_gather_are_kept_apart(kit: Kit, task: Any) -> None:
     async def look(n: int) -> str:
         first = held()
@@ -437,6 +446,7 @@ def as_log(secret: str) -> Any:
 ECHOES = [as_text, as_artifact, as_command, as_exception, as_interrupt, as_denial, as_log]
 
 
+@pytest.mark.promise("no-secret-in-any-sink")
 @pytest.mark.parametrize("kind", ["function", "async function", "class"])
 @pytest.mark.parametrize("layer", ["tools", "middleware"])
 @pytest.mark.parametrize("echo", ECHOES)

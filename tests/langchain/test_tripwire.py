@@ -90,6 +90,7 @@ async def in_agent(mode: Mode, tool: BaseTool, config: Any) -> Any:
 WAYS: list[Callable[..., Any]] = [alone, as_call, by_run, in_batch, in_chain, in_node, in_agent]
 
 
+@pytest.mark.promise("tripwire")
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_tool_around_the_gate_is_stopped_and_recorded(
@@ -132,6 +133,7 @@ async def test_a_tool_that_a_permitted_tool_starts_needs_a_permit_of_its_own(
     assert kit.outcomes() == ["failed"]
 
 
+@pytest.mark.promise("tripwire")
 async def test_a_tool_cannot_start_its_unguarded_self_on_its_own_permit(
     mode: Mode, kit: Kit, task: Any
 ) -> None:
@@ -171,6 +173,7 @@ async def test_a_permit_on_its_way_is_no_permit_for_another_tool(mode: Mode, kit
     assert ran == []
 
 
+@pytest.mark.promise("tripwire")
 async def test_a_permit_that_was_never_used_lets_nothing_start_later(mode: Mode, kit: Kit, task: Any) -> None:
     def pay(to: list[str]) -> str:
         raise AssertionError
@@ -201,6 +204,7 @@ def test_it_is_of_the_one_kind_that_langchain_lets_stop_a_tool() -> None:
     assert not inspect.iscoroutinefunction(Tripwire.on_tool_start)
 
 
+@pytest.mark.promise("tripwire")
 async def test_it_stops_the_tool_also_when_it_cannot_be_recorded(mode: Mode, kit: Kit, task: Any) -> None:
     ran: Ran = []
     kit.audit.error = OSError("disk full")

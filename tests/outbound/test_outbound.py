@@ -98,6 +98,7 @@ async def test_a_refused_connection_is_tried_again_and_then_an_error(make: Make,
     await fails(make(url), mode, r"no connection \(ConnectError\)")
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(make: Make, mode: Mode) -> None:
     def silent(connection: Connection) -> None:
         connection.request()
@@ -125,6 +126,7 @@ def drip(what: bytes, pause: float = 0.05) -> Respond:
     return respond
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_body_that_drips_is_given_up_in_time(make: Make, mode: Mode) -> None:
     with serving(drip(response("200 OK", b"x" * 1000))) as server:
         started = time.monotonic()
@@ -224,6 +226,7 @@ async def test_attempts_are_bounded(mode: Mode) -> None:
     assert len(service.requests) == 3
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 @pytest.mark.parametrize(
     "failure", [httpx.Response(500), httpx.Response(502), httpx.ReadError("x"), httpx.ReadTimeout("x")]
 )
@@ -237,6 +240,7 @@ async def test_what_may_have_had_an_effect_is_sent_again_only_if_repeatable(
     assert (await ask(service.outbound(), mode, repeatable=True)).status == 200
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 async def test_no_redirect_is_followed(make: Make, mode: Mode) -> None:
     def elsewhere(connection: Connection) -> None:
         connection.request()
@@ -250,6 +254,7 @@ async def test_no_redirect_is_followed(make: Make, mode: Mode) -> None:
         assert not evil.requests
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 async def test_no_cookie_is_left_by_one_call_to_another(make: Make, mode: Mode) -> None:
     def setting(connection: Connection) -> None:
         assert b"cookie" not in connection.request().lower()
@@ -261,6 +266,7 @@ async def test_no_cookie_is_left_by_one_call_to_another(make: Make, mode: Mode) 
             assert (await ask(outbound, mode)).headers["set-cookie"]
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_too_long_an_answer_is_refused_without_holding_it(make: Make, mode: Mode) -> None:
     def endless(connection: Connection) -> None:
         connection.request()
@@ -277,6 +283,7 @@ async def test_too_long_an_answer_is_refused_without_holding_it(make: Make, mode
             tracemalloc.stop()
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_compressed_answer_is_refused_before_it_unfolds(make: Make, mode: Mode) -> None:
     bomb = gzip.compress(bytes(50_000_000))
 
@@ -315,6 +322,7 @@ async def test_a_certificate_that_is_trusted_is(make: Make, mode: Mode, tmp_path
         assert (await ask(make(server.url, verify=client_side), mode)).status == 200
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 async def test_an_expired_certificate_is_told_and_nothing_is_sent(
     make: Make, mode: Mode, tmp_path: Path
 ) -> None:
@@ -345,6 +353,7 @@ async def test_a_service_without_tls_is_not_said_to_have_a_bad_certificate(make:
         await fails(make(server.url.replace("http:", "https:")), mode, r"no connection \(ConnectError\)")
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 async def test_nothing_of_the_environment_chooses_a_proxy(
     make: Make, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +369,7 @@ async def test_nothing_of_the_environment_chooses_a_proxy(
 # --- the circuit
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_service_that_keeps_failing_is_left_alone_and_then_tried(mode: Mode) -> None:
     service = Service(httpx.Response(500))
     outbound = service.outbound(threshold=3, cooldown=0.5)
@@ -385,6 +395,7 @@ async def test_a_refusal_is_no_failure(mode: Mode) -> None:
         assert (await ask(outbound, mode)).status == 400
 
 
+@pytest.mark.promise("outbound-leaks-nothing")
 async def test_the_circuit_keeps_nothing_of_a_request_that_failed(mode: Mode) -> None:
     class Body(dict[str, str]):
         """One that can be found."""
@@ -395,6 +406,7 @@ async def test_the_circuit_keeps_nothing_of_a_request_that_failed(mode: Mode) ->
     assert not [each for each in gc.get_objects() if isinstance(each, Body)]
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
     async def answer(_request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(60 if hanging else 0)
@@ -419,6 +431,7 @@ async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
 # --- event loops
 
 
+@pytest.mark.promise("service-failures-bounded")
 async def test_a_service_that_is_slow_blocks_no_event_loop(make: Make) -> None:
     def slow(connection: Connection) -> None:
         connection.request()

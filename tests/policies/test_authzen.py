@@ -70,6 +70,7 @@ class TestAuthZen(PolicyContract):
         return policy(Pdp({"decision": True}))
 
 
+@pytest.mark.promise("pdp-clear-permit")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -101,6 +102,7 @@ async def test_anything_but_a_clear_yes_is_an_error(ask: Callable[..., Any], ans
     assert "4711" not in str(raised.value)
 
 
+@pytest.mark.promise("pdp-clear-permit")
 @pytest.mark.parametrize(
     "change",
     [
@@ -149,11 +151,13 @@ async def test_what_an_approval_would_permit_needs_a_person(ask: Callable[..., A
     assert len(pdp.asked) == (1 if batch else 2)
 
 
+@pytest.mark.promise("pdp-clear-permit")
 @pytest.mark.parametrize("items", [[], [{"decision": False}]])
 async def test_a_short_batch_denies_what_is_missing(ask: Callable[..., Any], items: list[Any]) -> None:
     assert not (await ask(Pdp({"evaluations": items}, batch=True))).permitted
 
 
+@pytest.mark.promise("pdp-clear-permit")
 @pytest.mark.parametrize("items", [None, {}, [{"decision": True}] * 3, [{"decision": "true"}], [None]])
 async def test_a_batch_that_is_no_answer_is_an_error(ask: Callable[..., Any], items: Any) -> None:
     with pytest.raises(AuthZenError):

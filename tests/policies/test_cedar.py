@@ -149,6 +149,7 @@ def test_a_small_refund_is_permitted_and_names_its_policy(policy: CedarPolicy) -
     assert decision.policy_version == policy.version
 
 
+@pytest.mark.promise("cedar-error-denies")
 @pytest.mark.parametrize("changed", [{"amount": 101}, {"purpose": "Answer a question"}])
 def test_what_no_policy_permits_is_denied_by_default(policy: CedarPolicy, changed: dict[str, Any]) -> None:
     decision = policy.decide(ask(**changed))
@@ -196,6 +197,7 @@ def test_a_rule_may_demand_four_eyes() -> None:
     assert policy.decide(ask(approval=own)).policy_ids == ("four-eyes",)
 
 
+@pytest.mark.promise("cedar-error-denies")
 def test_a_forbid_that_errs_denies_what_a_permit_allows() -> None:
     policy = bound(
         anything("true")
@@ -230,6 +232,7 @@ def test_a_forbid_that_errs_only_with_an_approval_denies() -> None:
     assert policy.decide(ask(amount=50)).effect is Effect.DENY
 
 
+@pytest.mark.promise("cedar-context-exact")
 @pytest.mark.parametrize("fee", [0.00001, 1e16])
 def test_a_number_that_is_no_exact_decimal_denies_with_the_argument_named(fee: float) -> None:
     policy = bound(anything("true"))
@@ -264,10 +267,12 @@ def test_a_tool_that_changed_after_it_was_bound_is_denied(policy: CedarPolicy) -
     assert not policy.decide(ask(replace(READ, path=ToolPath.ESCALATION), order_id="1")).permitted
 
 
+@pytest.mark.promise("cedar-error-denies")
 def test_before_any_tool_is_bound_everything_is_denied() -> None:
     assert not CedarPolicy.from_text(POLICIES).decide(ask()).permitted
 
 
+@pytest.mark.promise("cedar-error-denies")
 def test_no_policies_permit_nothing() -> None:
     assert not bound("").decide(ask()).permitted
 
@@ -275,6 +280,7 @@ def test_no_policies_permit_nothing() -> None:
 ODD = ['"', '\\"', '") || true || ("', "\n", "\x00", "\u2028", "é", "日本", '"}, "task": {', "*", "\\u{22}"]
 
 
+@pytest.mark.promise("cedar-context-exact")
 @pytest.mark.parametrize("value", ODD)
 def test_a_value_cannot_break_out_of_the_context(value: str) -> None:
     policy = bound(anything('context.args.order_id == "x" || context.task.purpose == "x"'))
@@ -284,6 +290,7 @@ def test_a_value_cannot_break_out_of_the_context(value: str) -> None:
     assert same.decide(ask(order_id=value, purpose=value)).permitted
 
 
+@pytest.mark.promise("cedar-context-exact")
 def test_a_record_that_looks_like_a_cedar_value_is_refused() -> None:
     policy = bound(anything("true"))
     assert not policy.decide(ask(order_id={"__extn": {"fn": "decimal", "arg": "1.0"}})).permitted
@@ -316,6 +323,7 @@ def test_what_a_policy_needs_of_the_environment_must_be_given() -> None:
     assert "'stage'" in policy.decide(ask()).reason
 
 
+@pytest.mark.promise("decisions-deterministic")
 def test_a_decision_does_not_depend_on_any_order() -> None:
     parts = POLICIES.split("\n\n")
     one, two = bound(POLICIES), bound("\n\n".join(reversed(parts)), reversed(TOOLS))
@@ -339,6 +347,7 @@ def test_the_advice_of_a_forbid_reaches_the_decision() -> None:
     assert decision.reason == "forbidden by never"
 
 
+@pytest.mark.promise("unknown-obligation-denies")
 def test_permits_narrow_what_is_issued_and_the_narrowest_holds() -> None:
     policy = bound(
         '@id("a") @lifetime("30") @scopes("r w") permit (principal, action, resource);'
@@ -361,6 +370,7 @@ def mistake(text: str, tools: Iterable[ToolSpec] = TOOLS) -> ConfigurationError:
     return caught.value
 
 
+@pytest.mark.promise("cedar-rules-type-checked")
 @pytest.mark.parametrize(
     ("right", "wrong", "line", "name", "hint"),
     [
@@ -382,6 +392,7 @@ def test_a_rule_about_what_does_not_exist_is_an_error_with_its_place(
     assert hint in error.hint
 
 
+@pytest.mark.promise("cedar-rules-type-checked")
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
@@ -436,6 +447,7 @@ def test_a_failed_bind_leaves_the_former_one_in_force(policy: CedarPolicy) -> No
     assert policy.decide(ask()).permitted
 
 
+@pytest.mark.promise("cedar-rules-type-checked")
 def test_arguments_of_a_tool_without_a_schema_are_checked_when_it_has_one() -> None:
     early = replace(REFUND, schema=None)
     policy = bound(POLICIES.replace("amount", "amonut"), [early, READ])
@@ -466,6 +478,7 @@ json_values = st.recursive(
 FUZZED = bound(anything("true") + '@id("not") forbid (principal, action, resource) when { false };')
 
 
+@pytest.mark.promise("cedar-error-denies")
 @given(
     json_values, st.sampled_from(["order_id", "amount", "fee", "note", "meta", "other"]), st.text(max_size=6)
 )
@@ -505,6 +518,7 @@ def test_the_schema_is_readable_text(policy: CedarPolicy) -> None:
     assert 'action "refund_order" in [Action::"write"]' in policy.schema
 
 
+@pytest.mark.promise("cedar-context-complete", "unvouched-is-untrusted")
 @pytest.mark.parametrize(
     "when",
     [
@@ -570,6 +584,7 @@ ASKED = [  # each true of the request below, however it is spelt
 ]
 
 
+@pytest.mark.promise("cedar-context-complete")
 @pytest.mark.parametrize("when", ASKED)
 def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) -> None:
     request = ask(order_id="4711", note="in a hurry", environment={"stage": "test"})
@@ -582,6 +597,7 @@ def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) ->
     assert "policy_error" not in answer.reason
 
 
+@pytest.mark.promise("cedar-context-complete")
 def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     policy = bound(POLICIES)
     view = view_of((rule.text for rule in policy.rules), ["order_id", "amount", "note"])

@@ -182,6 +182,7 @@ def answer(asked: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
     )
 
 
+@pytest.mark.promise("cedar-slices-equal")
 @given(rules(STRANGE_ACTIONS, STRANGE_RESOURCES), st.integers(0, 2), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
@@ -193,6 +194,7 @@ def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
         assert answer(sliced, tool, n, untrusted) == answer(whole, tool, n, untrusted)
 
 
+@pytest.mark.promise("cedar-slices-equal")
 @given(rules(ACTIONS, RESOURCES), st.sampled_from(TOOLS), st.integers(0, 2), st.booleans(), st.randoms())
 @settings(max_examples=200, deadline=None)
 def test_a_decision_is_that_of_the_same_rules_without_heads_in_any_order(
@@ -209,6 +211,7 @@ def test_a_decision_is_that_of_the_same_rules_without_heads_in_any_order(
     assert shuffled.decide(request(tool, n, untrusted=untrusted)) == decision
 
 
+@pytest.mark.promise("cedar-slices-equal")
 @pytest.mark.parametrize(
     ("head", "tools"),
     [
@@ -248,6 +251,7 @@ def test_tools_with_the_same_rules_share_one_parsed_set() -> None:
     assert found["look"] is found["list"] is found["drop"]
 
 
+@pytest.mark.promise("cedar-text-hides-nothing")
 @given(st.text(alphabet='@id("a")permit;{}/\n\r\\ \x1c\x85\u2028', max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_no_text_hides_a_rule_from_us_that_cedar_sees(text: str) -> None:
@@ -273,6 +277,7 @@ def test_rules_read_together_are_those_read_one_by_one(made: list[Made], blank: 
     assert [rule.line for rule in together] == [(blank + 1) * (i + 1) for i in range(len(texts))]
 
 
+@pytest.mark.promise("cedar-text-hides-nothing")
 @pytest.mark.parametrize(
     "odd",
     [
@@ -356,6 +361,7 @@ WRONG = {
 }
 
 
+@pytest.mark.promise("cedar-text-hides-nothing")
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_rules_checked_for_few_tools_at_once_have_the_errors_of_all_tools(wrong: str) -> None:
     text = f'@id("good") permit (principal, action, resource);\n@id("bad") permit (principal, {wrong}'
@@ -393,6 +399,7 @@ def ask(policy: ReloadingCedar, stage: Mapping[str, str] | None = None) -> Decis
     return policy.decide(request(TOOLS[0], environment={"stage": "x"} if stage is None else stage))
 
 
+@pytest.mark.promise("cedar-reload-whole")
 def test_a_reload_puts_all_files_in_force_and_changes_the_version(files: tuple[Path, Path]) -> None:
     policy = reloading(files)
     assert isinstance(policy, Policy)
@@ -422,6 +429,7 @@ BAD: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.promise("cedar-reload-whole")
 @pytest.mark.parametrize("spoil", BAD.values(), ids=BAD)
 def test_a_bad_file_leaves_the_old_rules_in_force_and_gives_the_alarm(
     files: tuple[Path, Path], spoil: Callable[[Path], object], caplog: pytest.LogCaptureFixture
@@ -451,6 +459,7 @@ def test_an_alarm_that_fails_changes_nothing(files: tuple[Path, Path]) -> None:
     assert ask(policy).permitted
 
 
+@pytest.mark.promise("cedar-reload-whole")
 def test_a_call_in_flight_is_judged_by_one_set(files: tuple[Path, Path]) -> None:
     policy = reloading(files)
     before = ask(policy)
@@ -465,6 +474,7 @@ def test_a_call_in_flight_is_judged_by_one_set(files: tuple[Path, Path]) -> None
     assert ask(policy).policy_ids == ("b-one", "b-two")
 
 
+@pytest.mark.promise("cedar-reload-whole")
 def test_calls_in_parallel_see_the_old_set_or_the_new_and_never_both(files: tuple[Path, Path]) -> None:
     policy = reloading(files)
     seen: set[tuple[str, tuple[str, ...]]] = set()

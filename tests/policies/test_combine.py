@@ -61,6 +61,7 @@ class TestCombine(PolicyContract):
         return Combine([permit("a"), deny("b")], Rule.DENY_OVERRIDES)
 
 
+@pytest.mark.promise("combined-none-lost")
 @pytest.mark.parametrize(
     ("rule", "policies", "ids"),
     [
@@ -85,6 +86,7 @@ async def test_each_rule_permits_no_more_than_it_says(
         assert decision.policy_ids == ids
 
 
+@pytest.mark.promise("combined-none-lost")
 @pytest.mark.parametrize("rule", list(Rule))
 @pytest.mark.parametrize("answer", [OSError("dead"), True, None])
 async def test_an_error_is_never_outvoted(ask: Callable[..., Any], rule: Rule, answer: Any) -> None:
@@ -98,6 +100,7 @@ async def test_a_deny_names_who_denied_and_advises(ask: Callable[..., Any]) -> N
     assert decision.advice == "not b not c"
 
 
+@pytest.mark.promise("combined-none-lost")
 async def test_the_narrowest_of_all_obligations_holds(ask: Callable[..., Any]) -> None:
     def narrow(*scopes: str) -> Obligation:
         return Obligation(kind="narrow_scopes", parameters={"scopes": list(scopes)})

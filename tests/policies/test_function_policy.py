@@ -91,6 +91,7 @@ async def test_a_decision_is_passed_on_with_the_version() -> None:
         assert (decision.policy_ids, decision.policy_version) == (("mine",), "7")
 
 
+@pytest.mark.promise("policy-failure-denies")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -127,6 +128,7 @@ async def test_an_async_generator_is_a_deny() -> None:
         assert decision.effect is Effect.DENY
 
 
+@pytest.mark.promise("policy-failure-denies")
 @pytest.mark.parametrize(
     "error", [ValueError("s3cret"), KeyError("s3cret"), TimeoutError(), RecursionError()]
 )
@@ -148,6 +150,7 @@ def test_an_exit_in_a_function_is_a_deny_and_ends_nothing() -> None:
     assert FunctionPolicy(lambda _request: sys.exit(0)).decide(REQUEST).effect is Effect.DENY
 
 
+@pytest.mark.promise("policy-failure-denies")
 async def test_a_late_answer_is_a_deny_in_time() -> None:
     release = threading.Event()
 
@@ -204,6 +207,7 @@ async def test_cancelling_the_caller_is_not_a_decision() -> None:
         await asked
 
 
+@pytest.mark.promise("policy-failure-denies")
 def test_hung_calls_are_bounded_and_then_denied_at_once() -> None:
     release = threading.Event()
     policy = FunctionPolicy(lambda _request: release.wait(10), timeout=0.001)
@@ -256,6 +260,7 @@ def test_the_version_follows_the_code() -> None:
         FunctionPolicy(operator.attrgetter("approval"))
 
 
+@pytest.mark.promise("decisions-deterministic")
 def test_the_version_does_not_follow_the_order_of_a_set() -> None:
     def one(_request: AccessRequest) -> bool:
         return _request in {8, 0}  # type: ignore[comparison-overlap]  # only its constants matter

@@ -73,6 +73,7 @@ class TestAuthZen(PdpContract):
         return httpx.Response(200, json={"decision": True})
 
 
+@pytest.mark.promise("pdp-clear-permit")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -98,6 +99,7 @@ async def test_anything_but_a_clear_yes_is_an_error(ask: Callable[..., Any], ans
     assert "4711" not in str(raised.value)
 
 
+@pytest.mark.promise("pdp-clear-permit")
 async def test_an_undefined_document_has_no_opinion_and_denies(ask: Callable[..., Any]) -> None:
     decision: Decision = await ask(Server({"decision_id": "d"}))
     assert (decision.permitted, decision.applicable, decision.decision_id) == (False, False, "d")
@@ -123,6 +125,7 @@ async def test_an_obligation_of_the_first_answer_is_kept_and_the_narrowest_holds
     assert decision.obliges("step-up")
 
 
+@pytest.mark.promise("pdp-clear-permit")
 async def test_an_approval_does_not_hold_under_another_bundle(ask: Callable[..., Any]) -> None:
     def under(revision: str) -> dict[str, Any]:
         bundles = {"shop": {"revision": revision}}

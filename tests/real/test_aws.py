@@ -120,6 +120,7 @@ class TestWithAnIdentity(TestWithASession):
     identity = True
 
 
+@pytest.mark.promise("aws-revocation")
 @pytest.mark.parametrize("identity", [False, True], ids=["session", "identity"])
 def test_a_session_bears_the_name_of_its_call_and_its_revocation_is_on_its_role(
     account: Account, identity: bool

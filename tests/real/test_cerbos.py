@@ -25,6 +25,7 @@ def refund(amount: int, subject: str = "user:ada") -> AccessRequest:
     return sample_request(identity=who, arguments=Arguments.of({"order_id": "4711", "amount": amount}))
 
 
+@pytest.mark.promise("pdp-clear-permit")
 async def test_cerbos_judges_the_arguments_and_the_user(policy: AuthZen) -> None:
     for request, permitted in (
         (refund(50), True),

@@ -154,6 +154,7 @@ def user_token(users: Signer, issuer: str) -> str:
     return users.sign(users.head(typ="JWT"), claims)
 
 
+@pytest.mark.promise("one-identity-one-task")
 async def test_an_agent_proves_who_it_is_and_holds_nothing_one_second_after_its_task(
     guard: Callable[[], tuple[Guard, list[Any]]],
     reports: Reports,
@@ -225,12 +226,14 @@ def login(reports: Reports, proof: str, **options: Any) -> httpx.Response:
         return client.post(f"auth/{MOUNT}/login", json={"role": "read", "jwt": proof})
 
 
+@pytest.mark.promise("other-identity-opens-nothing")
 def test_another_spiffe_id_cannot_log_in_to_openbao(reports: Reports, thief: Callable[[str], str]) -> None:
     refused = login(reports, thief(AUDIENCE))
     assert refused.status_code == 400
     assert "invalid subject (sub) claim" in refused.text
 
 
+@pytest.mark.promise("other-identity-opens-nothing")
 def test_a_proof_for_another_audience_cannot_log_in_to_openbao(
     reports: Reports, identity: SpiffeIdentity
 ) -> None:
@@ -239,6 +242,7 @@ def test_a_proof_for_another_audience_cannot_log_in_to_openbao(
     assert "audience" in refused.text
 
 
+@pytest.mark.promise("other-identity-opens-nothing")
 def test_another_host_cannot_use_the_true_proof_at_openbao(
     reports: Reports, identity: SpiffeIdentity
 ) -> None:
@@ -247,6 +251,7 @@ def test_another_host_cannot_use_the_true_proof_at_openbao(
     assert login(reports, proof, local_address="127.0.0.2").status_code in (400, 403)
 
 
+@pytest.mark.promise("other-identity-opens-nothing")
 def test_another_spiffe_id_is_no_client_of_the_issuer(
     oidc: str, thief: Callable[[str], str], identity: SpiffeIdentity, users: Signer
 ) -> None:

@@ -48,6 +48,7 @@ def logged(decision_id: str) -> list[dict[str, object]]:
     return []
 
 
+@pytest.mark.promise("pdp-clear-permit")
 async def test_opa_judges_the_arguments_the_user_and_the_approval(policy: Opa) -> None:
     for request, permitted, asks in (
         (refund(50), True, False),
@@ -65,6 +66,7 @@ async def test_opa_judges_the_arguments_the_user_and_the_approval(policy: Opa) -
     assert shorter.parameters == {"seconds": 30}
 
 
+@pytest.mark.promise("pdp-decision-id")
 def test_the_id_of_a_decision_is_in_the_servers_log_and_in_ours(policy: Opa) -> None:
     audit = RecordingAudit()
     guard = Guard(
@@ -122,6 +124,7 @@ def another(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             child.kill()
 
 
+@pytest.mark.promise("pdp-clear-permit")
 def test_a_server_that_has_died_or_hangs_permits_nothing(tmp_path: Path) -> None:
     rules = tmp_path / "all.rego"
     rules.write_text('package shop\ndecision := {"allow": true}')

@@ -79,6 +79,7 @@ class TestContract(BrokerContract):
 # --- for one path
 
 
+@pytest.mark.promise("database-role-by-path")
 @PATHS
 async def test_a_role_may_do_what_its_path_may_and_no_more(
     reports: Reports, mode: Mode, path: ToolPath
@@ -99,6 +100,7 @@ async def test_a_role_may_do_what_its_path_may_and_no_more(
     assert done == ALLOWED[path]
 
 
+@pytest.mark.promise("database-role-by-path")
 @pytest.mark.parametrize("other", [ToolPath.WRITE, ToolPath.ESCALATION])
 async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, other: ToolPath) -> None:
     session = reports.session("read")
@@ -112,6 +114,7 @@ async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, oth
         ).issue(grant(other))
 
 
+@pytest.mark.promise("database-role-by-path")
 @pytest.mark.parametrize(
     ("thief", "says"),
     [
@@ -142,6 +145,7 @@ async def test_a_login_that_cannot_be_revoked_is_refused(reports: Reports, mode:
 # --- and gone after it
 
 
+@pytest.mark.promise("database-role-ends")
 @PATHS
 async def test_a_revoked_role_is_gone_and_its_connections_are_cut(
     reports: Reports, mode: Mode, path: ToolPath
@@ -160,6 +164,7 @@ async def test_a_revoked_role_is_gone_and_its_connections_are_cut(
     await by.revoke(credential.handle, credential.expires_at)
 
 
+@pytest.mark.promise("database-role-ends")
 async def test_a_role_that_the_database_does_not_drop_is_not_known_to_be_revoked(
     reports: Reports, mode: Mode
 ) -> None:
@@ -178,6 +183,7 @@ async def test_a_role_that_the_database_does_not_drop_is_not_known_to_be_revoked
     assert reports.gone(credential.fields()["username"], within=0.0)
 
 
+@pytest.mark.promise("database-role-ends")
 async def test_what_nobody_revokes_ends_with_the_grant(reports: Reports, mode: Mode) -> None:
     reports.login_role("long", f'path "{DATABASE}/creds/long" {{ capabilities = ["read"] }}', token_ttl="1h")
     reports.database_role("long", ToolPath.READ)
@@ -192,6 +198,7 @@ async def test_what_nobody_revokes_ends_with_the_grant(reports: Reports, mode: M
 # --- across a crash
 
 
+@pytest.mark.promise("revoked-after-kill")
 @pytest.mark.parametrize("when", ["prepared", "issued"])
 def test_what_a_killed_process_left_is_revoked_by_another(
     reports: Reports, tmp_path: Path, when: str
@@ -220,6 +227,7 @@ def test_what_a_killed_process_left_is_revoked_by_another(
 # --- wrapped
 
 
+@pytest.mark.promise("wrapped-credential-noticed")
 async def test_a_wrapped_credential_works_once(reports: Reports, mode: Mode) -> None:
     by = face(reports.broker(ToolPath.READ, wrap=True), mode)
     credential: Credential = await by.issue(grant(ToolPath.READ))
@@ -247,6 +255,7 @@ class Thief(httpx.HTTPTransport):
         return answer
 
 
+@pytest.mark.promise("wrapped-credential-noticed")
 def test_one_that_a_thief_has_opened_is_noticed_and_worth_nothing(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,6 +270,7 @@ def test_one_that_a_thief_has_opened_is_noticed_and_worth_nothing(
 # --- an issuer whose key never leaves OpenBao
 
 
+@pytest.mark.promise("key-outside-python")
 async def test_a_resource_believes_what_transit_has_signed(reports: Reports, mode: Mode) -> None:
     session, store = reports.session("issuer"), MemoryStore()
     signer = TransitSigner.load(session, "issuer", mount=TRANSIT)
@@ -287,6 +297,7 @@ async def test_a_resource_believes_what_transit_has_signed(reports: Reports, mod
     assert session.held is None
 
 
+@pytest.mark.promise("key-outside-python")
 def test_its_role_can_sign_and_cannot_have_the_key(reports: Reports) -> None:
     session = reports.session("issuer")
     for method, path in (("GET", f"{TRANSIT}/export/signing-key/issuer"), ("GET", f"{DATABASE}/creds/read")):
@@ -326,6 +337,7 @@ def report_tool(reports: Reports, seen: list[str]) -> Any:
     return classified(read_report, path="read", resource="reports-db")
 
 
+@pytest.mark.promise("database-role-ends")
 async def test_a_tool_reads_with_a_role_that_its_call_alone_has(reports: Reports, mode: Mode) -> None:
     seen: list[str] = []
     store = MemoryStore()
@@ -340,6 +352,7 @@ async def test_a_tool_reads_with_a_role_that_its_call_alone_has(reports: Reports
     guard.close()
 
 
+@pytest.mark.promise("database-role-ends")
 async def test_a_reused_role_lives_as_long_as_its_task(reports: Reports, mode: Mode) -> None:
     seen: list[str] = []
     guard = guarded(reports, MemoryStore(), reuse=True)

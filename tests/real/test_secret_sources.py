@@ -147,6 +147,7 @@ def test_a_role_is_gone_when_exec_was_asked_to_end(run: Run, lease: Reports, num
     assert lease.gone(user, within=1.0)
 
 
+@pytest.mark.promise("exec-lease-ends")
 def test_after_kill_9_the_child_is_dead_and_the_next_run_ends_its_role(run: Run, lease: Reports) -> None:
     running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "60")
     user = line(running).split()[1]

@@ -174,6 +174,7 @@ def test_the_authorization_server_has_metadata(oidc: str, path: str) -> None:
     assert metadata["authorization_details_types_supported"] == ["agentguard_tool_call"]
 
 
+@pytest.mark.promise("no-impersonation")
 @pytest.mark.parametrize(
     ("error", "changes"),
     [
@@ -216,6 +217,7 @@ def subject(token: str) -> str:
     return str(JwtSvid.parse_and_validate(token, keys, {"openbao"}).spiffe_id)
 
 
+@pytest.mark.promise("other-identity-opens-nothing")
 def test_spire_tells_workloads_apart_by_their_uid(spire: Spire, nobody: int) -> None:
     with WorkloadApiClient(spire.socket) as workload:
         assert subject(workload.fetch_jwt_svid({"openbao"}).token) == SUPPORT

@@ -139,11 +139,13 @@ def test_a_process_is_who_spire_says_and_proves_it_by_spire_s_key(source: Spiffe
     assert (claims["sub"], claims["aud"]) == (SUPPORT, [ONE])
 
 
+@pytest.mark.promise("proof-to-own-audience")
 def test_a_token_for_one_audience_is_refused_by_another(source: SpiffeIdentity) -> None:
     with pytest.raises(jwt.InvalidAudienceError):
         verified(source.token(ONE).reveal(), OTHER)
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_another_user_is_another_workload_and_cannot_be_this_one(
     spire: Spire, nobody: int, source: SpiffeIdentity
 ) -> None:
@@ -153,12 +155,14 @@ def test_another_user_is_another_workload_and_cannot_be_this_one(
     assert source.actor() == SUPPORT
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_a_user_without_an_entry_has_no_identity(spire: Spire, nobody: int) -> None:
     with workload(spire, UID) as stranger:
         for answer in (stranger.ask(), stranger.ask(ONE)):
             assert answer == "IdentityError: the SPIFFE agent gave no identity (PERMISSION_DENIED)"
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_an_identity_that_is_not_one_s_own_cannot_be_chosen(spire: Spire, source: SpiffeIdentity) -> None:
     assert source.actor() == SUPPORT
     thief = SpiffeIdentity(spire.socket, spiffe_id=THIEF, timeout=0.5)
@@ -167,6 +171,7 @@ def test_an_identity_that_is_not_one_s_own_cannot_be_chosen(spire: Spire, source
     thief.close()
 
 
+@pytest.mark.promise("spiffe-rotation")
 def test_an_entry_that_comes_changes_and_goes_is_noticed_and_short_tokens_are_renewed(
     spire: Spire, entry: Entry
 ) -> None:

@@ -211,6 +211,7 @@ THEFTS: dict[str, tuple[Steal, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.promise("theft-refused")
 @pytest.mark.parametrize("theft", THEFTS)
 async def test_a_stolen_credential_is_refused(world: World, mode: Mode, theft: str) -> None:
     steal, call, error = THEFTS[theft]
@@ -220,6 +221,7 @@ async def test_a_stolen_credential_is_refused(world: World, mode: Mode, theft: s
     assert caught.value.error == error
 
 
+@pytest.mark.promise("theft-refused")
 async def test_a_replayed_proof_is_refused(world: World, mode: Mode) -> None:
     credential = await mode.call(world.usual, "issue", world.grant())
     headers, at = credential.headers("GET", URL, None), world.verifier
@@ -228,6 +230,7 @@ async def test_a_replayed_proof_is_refused(world: World, mode: Mode) -> None:
         await verify(mode, at, headers)
 
 
+@pytest.mark.promise("theft-refused")
 async def test_after_the_call_it_is_refused(world: World, mode: Mode) -> None:
     broker, at = world.usual, world.verifier
     credential = await mode.call(broker, "issue", world.grant())
@@ -264,6 +267,7 @@ async def stolen(broker: Kept, transport: httpx.AsyncBaseTransport) -> httpx.Res
         return await thief.get(URL, headers=broker.kept.headers("GET", URL, None))
 
 
+@pytest.mark.promise("theft-refused")
 @pytest.mark.parametrize("reuse", [(), (ToolPath.READ,)], ids=["one call", "one task"])
 async def test_a_credential_of_a_guard_dies_with_its_call_or_its_task(
     world: World, reuse: tuple[ToolPath, ...]
@@ -300,6 +304,7 @@ def serving(application: Any) -> Iterator[str]:
         listening.close()
 
 
+@pytest.mark.promise("theft-refused")
 def test_another_process_of_another_user_gets_nothing_by_what_it_copied(world: World, nobody: int) -> None:
     credential = world.usual.issue(world.grant())
     used, unused = (dict(credential.headers("GET", URL, None)) for _ in range(2))
@@ -355,6 +360,7 @@ def _application(verifier: Verifier) -> Any:
 # the theft matrix, at the issuer
 
 
+@pytest.mark.promise("issuer-gives-no-more")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -378,6 +384,7 @@ async def test_the_issuer_refuses_what_may_not_be_had(
     assert str(caught.value) == f"{world.issuer}: {told}"
 
 
+@pytest.mark.promise("issuer-gives-no-more")
 async def test_the_issuer_gives_no_more_than_the_users_rights(world: World, mode: Mode) -> None:
     writing = frozenset({"orders:write"})
     await mode.call(world.usual, "issue", world.grant("user:ada", scopes=writing))
@@ -385,12 +392,14 @@ async def test_the_issuer_gives_no_more_than_the_users_rights(world: World, mode
         await mode.call(world.usual, "issue", world.grant("user:bob", scopes=writing))
 
 
+@pytest.mark.promise("issuer-gives-no-more")
 async def test_the_issuer_refuses_a_client_with_another_key(world: World, mode: Mode) -> None:
     thief = world.broker(client_auth=PrivateKeyJwt(AGENT, Signer.generate()))
     with pytest.raises(IssueError, match="answered 401 invalid_client"):
         await mode.call(thief, "issue", world.grant())
 
 
+@pytest.mark.promise("issuer-gives-no-more")
 async def test_the_issuer_refuses_an_agent_that_is_not_this_client(world: World, mode: Mode) -> None:
     other = Signer.generate()
     trust("agents", "agent://other", {"keys": [{**other.public_jwk, "kid": other.kid}]})
@@ -399,6 +408,7 @@ async def test_the_issuer_refuses_an_agent_that_is_not_this_client(world: World,
         await mode.call(thief, "issue", world.grant())
 
 
+@pytest.mark.promise("foreign-metadata-refused")
 async def test_metadata_of_another_issuer_is_refused(world: World, mode: Mode) -> None:
     alias = world.issuer.replace("127.0.0.1", "localhost")
     mixed = replace(world, issuer=alias).broker()
@@ -420,6 +430,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.promise("revoked-after-kill")
 def test_killed_between_issue_and_revoke_another_process_revokes(world: World) -> None:
     handle, token = _killed(world)
     assert token not in handle

@@ -180,6 +180,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.promise("no-secret-in-any-sink")
 async def test_no_sink_of_a_run_holds_a_credential_that_its_tools_echo(
     world: World, langsmith: Callable[[], str], mode: Mode, way: str
 ) -> None:
@@ -214,6 +215,7 @@ async def test_no_sink_of_a_run_holds_a_credential_that_its_tools_echo(
     assert any(f"Authorization: DPoP {token}" in request for request in world.server.received)
 
 
+@pytest.mark.promise("no-secret-in-any-sink")
 async def test_the_memory_checkpoint_and_the_messages_hold_no_credential(
     world: World, mode: Mode, way: str
 ) -> None:
@@ -233,6 +235,7 @@ async def test_the_memory_checkpoint_and_the_messages_hold_no_credential(
         assert "[redacted]" in shown[name].content
 
 
+@pytest.mark.promise("no-secret-in-exceptions")
 async def test_an_exception_that_ends_the_run_holds_no_credential(
     world: World, langsmith: Callable[[], str], mode: Mode, way: str
 ) -> None:
@@ -257,6 +260,7 @@ async def test_an_exception_that_ends_the_run_holds_no_credential(
     assert not saw & NEVER_GIVEN
 
 
+@pytest.mark.promise("no-secret-in-exceptions")
 async def test_nothing_that_an_application_holds_shows_a_credential(
     world: World, mode: Mode, way: str
 ) -> None:

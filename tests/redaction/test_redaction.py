@@ -133,6 +133,7 @@ HOLDING: dict[str, Any] = {
 }
 
 
+@pytest.mark.promise("secret-removed-from-results")
 @pytest.mark.parametrize("kind", HOLDING)
 def test_no_kind_of_value_carries_the_secret_out(kind: str) -> None:
     value = HOLDING[kind]
@@ -220,6 +221,7 @@ class Mute(Worded):
         raise ValueError
 
 
+@pytest.mark.promise("secret-removed-from-results")
 @pytest.mark.parametrize("value", [Worded(), [Worded()], {"k": (Worded(),)}, type(f"T{SECRET}", (), {})])
 def test_what_shows_the_secret_by_its_text_alone_is_replaced_as_a_whole(value: Any) -> None:
     assert SECRET in str(value)
@@ -288,6 +290,7 @@ def printed(error: BaseException) -> str:
     )
 
 
+@pytest.mark.promise("secret-removed-from-results")
 def test_an_exception_keeps_its_identity_and_loses_the_secret_everywhere() -> None:
     cause = raised(KeyError(SECRET))
     error = raised(Detailed(f"denied for {SECRET}", SECRET))
@@ -304,6 +307,7 @@ def test_an_exception_keeps_its_identity_and_loses_the_secret_everywhere() -> No
     assert not shows(cleaned)
 
 
+@pytest.mark.promise("secret-removed-from-results")
 def test_captured_locals_show_nothing_even_where_the_text_was_clean() -> None:
     error = raised(ValueError("clean"))
     assert SECRET in printed(error)
@@ -325,6 +329,7 @@ def suspended() -> Iterator[BaseException]:
     yield ValueError("went on")
 
 
+@pytest.mark.promise("clearing-errors-harmless")
 def test_what_waits_in_the_traceback_of_an_error_goes_on_and_is_not_shown() -> None:
     waiting = suspended()
     error = raised(RuntimeError("no connection"))
@@ -334,6 +339,7 @@ def test_what_waits_in_the_traceback_of_an_error_goes_on_and_is_not_shown() -> N
     assert str(next(waiting)) == "went on"
 
 
+@pytest.mark.promise("clearing-errors-harmless")
 def test_of_a_traceback_all_is_left_but_what_waits() -> None:
     def fails() -> None:
         raise ConnectionError("reset")
@@ -352,6 +358,7 @@ def test_of_a_traceback_all_is_left_but_what_waits() -> None:
     assert next(waiting, None) is None
 
 
+@pytest.mark.promise("clearing-errors-harmless")
 async def test_a_cancelled_coroutine_shows_nothing() -> None:
     async def deeper() -> None:
         token = SECRET  # noqa: F841  a local that a debugger would capture
@@ -421,6 +428,7 @@ class Live:
         return self.secrets
 
 
+@pytest.mark.promise("secret-removed-from-results")
 @pytest.mark.usefixtures("factory")
 def test_no_log_record_carries_a_live_secret(caplog: pytest.LogCaptureFixture) -> None:
     live = Live()

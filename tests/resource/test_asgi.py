@@ -189,6 +189,7 @@ async def test_the_body_reaches_the_endpoint_after_it_was_verified(ask: Ask) -> 
     assert (response.status_code, response.json()) == (200, {"order": "4711", "amount": 10})
 
 
+@pytest.mark.promise("credential-bound-to-arguments")
 async def test_a_credential_for_order_4711_is_refused_for_order_4712(ask: Ask) -> None:
     response = await ask("GET", "/orders/4712", reading("4711"))
     assert response.status_code == 403
@@ -197,10 +198,12 @@ async def test_a_credential_for_order_4711_is_refused_for_order_4712(ask: Ask) -
     assert refund.status_code == 403
 
 
+@pytest.mark.promise("credential-bound-to-arguments")
 async def test_another_amount_in_the_body_is_refused(ask: Ask) -> None:
     assert (await ask("POST", "/orders/4711/refund", refunding(), json={"amount": 10_000})).status_code == 403
 
 
+@pytest.mark.promise("read-refused-at-write")
 async def test_a_read_credential_is_refused_at_a_write_endpoint(ask: Ask) -> None:
     response = await ask("POST", "/orders/4711/refund", reading(), json={"amount": 10})
     assert response.status_code == 401
@@ -224,6 +227,7 @@ async def test_a_bearer_downgrade_and_a_replay_are_refused(ask: Ask) -> None:
     assert "used before" in replayed.headers["WWW-Authenticate"]
 
 
+@pytest.mark.promise("revoked-is-refused")
 async def test_a_revoked_credential_is_refused(ask: Ask) -> None:
     credential = reading()
     ISSUERS[ToolPath.READ].revoke(credential.handle, credential.expires_at)
@@ -249,6 +253,7 @@ async def test_a_body_of_another_form_is_refused(ask: Ask, body: bytes) -> None:
 # the middleware
 
 
+@pytest.mark.promise("unknown-liveness-refused")
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", "/export"), ("POST", "/export"), ("GET", "/"), ("PUT", "/orders/4711"), ("HEAD", "/orders/4711"),

@@ -126,6 +126,7 @@ def test_randomness_and_time_are_given() -> None:
     assert "ath" not in claims
 
 
+@pytest.mark.promise("secrets-refuse-display")
 def test_a_proof_key_shows_nothing_and_never_leaves_the_process() -> None:
     for leak in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="proof key"):
@@ -135,6 +136,7 @@ def test_a_proof_key_shows_nothing_and_never_leaves_the_process() -> None:
     assert not hasattr(KEY, "__dict__")
 
 
+@pytest.mark.promise("stolen-credential-worthless")
 def test_a_proof_for_another_method_url_or_token_is_refused() -> None:
     proof = KEY.proof("GET", URL, access_token=TOKEN)
     assert "method or URL" in refused(proof, method="POST")

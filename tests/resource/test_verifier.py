@@ -122,11 +122,13 @@ def test_both_algorithms_are_believed(algorithm: Any) -> None:
 # what a thief, or an agent that was talked into it, may try
 
 
+@pytest.mark.promise("read-refused-at-write")
 @pytest.mark.parametrize("endpoint", [ToolPath.WRITE, ToolPath.ESCALATION])
 def test_a_read_token_is_refused_at_another_path(endpoint: ToolPath) -> None:
     assert refused(presented(), path=endpoint) == ("invalid_token", 401)
 
 
+@pytest.mark.promise("read-refused-at-write")
 def test_a_token_of_the_read_key_that_claims_to_be_for_writing_is_refused() -> None:
     details = [{**ISSUERS[ToolPath.READ]._claims(GRANT, NOW)["authorization_details"][0], "path": "write"}]
     forged = minted({"aud": "orders/write", "authorization_details": details})
@@ -143,6 +145,7 @@ def test_a_kid_of_another_path_does_not_lend_its_key() -> None:
     )
 
 
+@pytest.mark.promise("credential-bound-to-arguments")
 def test_a_credential_for_order_4711_is_refused_for_order_4712() -> None:
     url = URL.replace("4711", "4712")
     assert refused(presented(url=url), url=url, arguments={"order_id": "4712"}) == ("insufficient_scope", 403)
@@ -162,6 +165,7 @@ def test_another_tool_or_a_missing_scope_is_refused() -> None:
     assert refused(minted({"scope": ...})) == ("insufficient_scope", 403)
 
 
+@pytest.mark.promise("stolen-credential-worthless")
 def test_a_replayed_request_is_refused() -> None:
     at, headers = verifier(), presented()
     verify(headers, at)
@@ -181,6 +185,7 @@ def test_a_proof_is_remembered_for_as_long_as_it_would_be_accepted() -> None:
     assert store.until > last
 
 
+@pytest.mark.promise("stolen-credential-worthless")
 def test_a_stolen_token_without_its_key_is_refused() -> None:
     headers = presented()
     token = headers["Authorization"][5:]
@@ -189,6 +194,7 @@ def test_a_stolen_token_without_its_key_is_refused() -> None:
     assert refused({"Authorization": headers["Authorization"]}) == ("invalid_dpop_proof", 401)
 
 
+@pytest.mark.promise("stolen-credential-worthless")
 def test_a_captured_request_is_refused_at_another_endpoint() -> None:
     assert refused(presented(), method="DELETE") == ("invalid_dpop_proof", 401)
     for url in ("https://api.example/orders", "https://evil.example/orders/4711", URL + "/items"):
@@ -200,6 +206,7 @@ def test_query_and_spelling_of_the_url_do_not_matter() -> None:
     assert verify(presented(url=URL + "?q=1"), url="https://API.example:443/orders/4711?q=2").id == "call-1"
 
 
+@pytest.mark.promise("stolen-credential-worthless")
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_bound_token_is_no_bearer_token(scheme: str) -> None:
     headers = presented()
@@ -286,6 +293,7 @@ def test_an_expired_token_is_refused_after_the_leeway() -> None:
 # revocation, and what is asked of others
 
 
+@pytest.mark.promise("revoked-is-refused")
 def test_a_revoked_token_is_refused() -> None:
     store = MemoryStore(clock=lambda: NOW)
     by = LocalIssuer(
@@ -324,6 +332,7 @@ class Recording:
         return self._answer("remember", key)
 
 
+@pytest.mark.promise("unknown-liveness-refused")
 @pytest.mark.parametrize("answer", [StoreError("down"), OSError("disk"), TimeoutError(), None, "no", 0])
 @pytest.mark.parametrize("question", ["known", "remember"])
 async def test_a_store_that_does_not_answer_closes_the_endpoint(question: str, answer: Any) -> None:
@@ -334,6 +343,7 @@ async def test_a_store_that_does_not_answer_closes_the_endpoint(question: str, a
     assert caught.value.status == 503
 
 
+@pytest.mark.promise("revoked-is-refused")
 def test_the_store_is_asked_by_issuer_and_jti_and_only_for_what_was_signed() -> None:
     store = Recording()
     at = verifier(store=cast(Store, store))
@@ -373,6 +383,7 @@ def unreachable(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectTimeout("no answer", request=request)
 
 
+@pytest.mark.promise("unknown-liveness-refused")
 def test_introspection_decides_on_a_clear_answer_alone() -> None:
     def respond(status: int, body: str) -> Callable[[httpx.Request], httpx.Response]:
         return lambda _request: httpx.Response(status, text=body)
@@ -459,6 +470,7 @@ def test_without_keys_nobody_is_believed() -> None:
     assert refused(presented(), verifier(keys={})) == ("invalid_token", 401)
 
 
+@pytest.mark.promise("random-input-refused")
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_changed_header_is_believed(data: st.DataObject) -> None:
@@ -486,6 +498,7 @@ HEADERS = presented()
 LOCATIONS = st.sampled_from(["Authorization", "DPoP", "authorization", "dpop", "Host", "X"])
 
 
+@pytest.mark.promise("random-input-refused")
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
@@ -506,6 +519,7 @@ json_values = st.recursive(
 CLAIM_NAMES = sorted(ISSUERS[ToolPath.READ]._claims(GRANT, NOW))
 
 
+@pytest.mark.promise("random-input-refused")
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from([*CLAIM_NAMES, "nbf"]), json_values, min_size=1, max_size=4))
 def test_signed_claims_of_whatever_shape_raise_nothing_but_a_refusal(changes: dict[str, Any]) -> None:
@@ -534,6 +548,7 @@ def unpinned(*issuers: LocalIssuer) -> dict[str, Any]:
     return {"keys": [*keys, {"kty": "RSA", "kid": "rsa", "n": "AQAB", "e": "AQAB"}, {"kty": "EC"}]}
 
 
+@pytest.mark.promise("external-keys-by-path")
 def test_keys_that_name_no_path_are_believed_by_audience_and_only_where_it_is_said() -> None:
     keys = unpinned(ISSUERS[ToolPath.READ])
     with pytest.raises(ConfigurationError, match="agentguard_path"):
@@ -594,6 +609,7 @@ def test_an_opaque_token_is_what_its_issuer_says() -> None:
     assert (claims.tool, claims.issuer) == ("get_order", ISSUER)
 
 
+@pytest.mark.promise("external-keys-by-path")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

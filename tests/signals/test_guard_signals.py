@@ -72,6 +72,7 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
     return true()
 
 
+@pytest.mark.promise("signal-arrives-once")
 @pytest.mark.parametrize("failures", [0, 1])
 async def test_each_end_of_a_task_is_told_once_and_again_until_it_arrives(
     made: Callable[..., Guard], mode: Mode, failures: int
@@ -91,6 +92,7 @@ async def test_each_end_of_a_task_is_told_once_and_again_until_it_arrives(
     assert len(told.handles) == 2
 
 
+@pytest.mark.promise("signal-arrives-once")
 def test_what_was_owed_when_a_guard_ended_is_told_by_the_next(made: Callable[..., Guard]) -> None:
     store, down, up = MemoryStore(), Told(failures=1_000_000), Told()
     first = made(store=store, signals={"orders": down})
@@ -122,6 +124,7 @@ async def push(guard: Guard, event: SessionRevoked) -> httpx.Response:
         return await client.post("/signals", content=sender.sign(event), headers=headers)
 
 
+@pytest.mark.promise("signal-ends-task")
 @pytest.mark.parametrize("by", ["task", "user"])
 async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
     made: Callable[..., Guard], by: str

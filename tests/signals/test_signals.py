@@ -360,6 +360,7 @@ def _changed(token: str) -> str:
     return f"{head}.{b64url(text)}.{signature}"
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 @pytest.mark.parametrize("name", IMPOSTORS)
 async def test_a_false_signal_ends_nothing_and_is_told_why_by_a_registered_code(name: str) -> None:
     make, code = IMPOSTORS[name]
@@ -412,6 +413,7 @@ async def test_the_content_type_is_exact(headers: list[tuple[str, str]]) -> None
     assert (await push(receiver(heard), signed(), {"content-type": "Application/SecEvent+JWT"})).is_success
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_huge_body_is_left_unread() -> None:
     read = 0
 
@@ -427,6 +429,7 @@ async def test_a_huge_body_is_left_unread() -> None:
     assert read <= 8 * 4096
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_body_that_trickles_is_not_waited_for() -> None:
     async def slow() -> AsyncIterator[bytes]:
         for character in signed().encode():
@@ -513,6 +516,7 @@ async def test_a_transmitter_with_its_authorization_may_end_what_it_speaks_for()
     ]
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_signal_that_another_transmitter_sends_is_refused() -> None:
     heard = Heard()
     app = receiver(heard)
@@ -545,6 +549,7 @@ async def test_while_a_key_is_replaced_both_are_believed() -> None:
 # --- acknowledged is done
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_signal_that_comes_twice_is_acknowledged_twice_and_done_once() -> None:
     heard = Heard()
     app = receiver(heard)
@@ -561,6 +566,7 @@ async def test_replay_ids_are_an_issuers_own() -> None:
     assert [event.issuer for event in heard.events] == [SOC, GUARD]
 
 
+@pytest.mark.promise("signal-ends-task")
 async def test_what_could_not_be_done_is_not_acknowledged_and_done_when_it_comes_again() -> None:
     heard = Heard()
     app = receiver(heard)
@@ -580,6 +586,7 @@ async def test_a_revocation_that_hangs_is_not_acknowledged() -> None:
     assert (await push(receiver(hanging, timeout=0.05), signed())).status_code == 503
 
 
+@pytest.mark.promise("signal-ends-task")
 @pytest.mark.parametrize("answer", [None, "yes", 1])
 async def test_with_a_store_that_is_down_or_confused_nothing_is_acknowledged(answer: object) -> None:
     app = receiver(Heard(), store=cast(Store, Down(answer)))
@@ -609,6 +616,7 @@ def _sound(answer: httpx.Response, heard: Heard) -> None:
     assert heard.events == []
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_no_body_makes_the_receiver_answer_anything_else(body: bytes) -> None:
@@ -637,6 +645,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 @settings(deadline=None, max_examples=300)
 @given(
     st.dictionaries(
@@ -658,6 +667,7 @@ def test_no_header_makes_the_receiver_answer_anything_else(changes: dict[str, Js
 # --- at a guard
 
 
+@pytest.mark.promise("signal-ends-task")
 async def test_a_security_teams_signal_ends_a_task_and_denies_what_comes_later(kit: Kit) -> None:
     @tool
     def get_order(order_id: str) -> str:
@@ -709,6 +719,7 @@ async def ask(mode: Mode, at: Verifier, headers: dict[str, str]) -> str:
     return str(claims.task_id)
 
 
+@pytest.mark.promise("signal-without-shared-store")
 async def test_a_dead_tasks_token_is_refused_and_another_tasks_is_not(mode: Mode) -> None:
     store = MemoryStore(clock=lambda: NOW)
     at, app = verifier(store), receiver(Revocations(store, clock=lambda: NOW))
@@ -729,6 +740,7 @@ async def test_one_token_can_be_ended_alone(mode: Mode) -> None:
     assert await ask(mode, at, presented(id_="call-2")) == "task-1"
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_signal_of_another_issuer_does_not_end_our_task(mode: Mode) -> None:
     store = MemoryStore(clock=lambda: NOW)
     at = verifier(store)
@@ -747,6 +759,7 @@ async def test_a_source_that_speaks_for_the_issuer_ends_its_task(mode: Mode) -> 
         await ask(mode, at, presented())
 
 
+@pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_set_is_no_access_token(mode: Mode) -> None:
     token = transmitter(signer=cast(Any, READER)._signer).sign(ENDED)
     proof = PROOFS.proof("GET", f"{AUDIENCE}/orders/1", access_token=token)
@@ -826,6 +839,7 @@ async def test_a_signal_is_pushed_as_rfc_8935_says(mode: Mode) -> None:
     assert "s0c" not in repr(sender)
 
 
+@pytest.mark.promise("signal-arrives-once")
 async def test_a_receiver_that_was_down_gets_the_signal_once_as_an_effect(mode: Mode) -> None:
     store, heard = MemoryStore(clock=lambda: NOW), Heard()
     app, sent = receiver(heard), list[bytes]()

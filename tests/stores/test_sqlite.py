@@ -42,6 +42,7 @@ def store(path: Path) -> Iterator[SqliteStore]:
     store.close()
 
 
+@pytest.mark.promise("store-holds-no-secret")
 def test_the_file_and_its_log_belong_to_their_owner_alone(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task(deadline=FAR))
     files = list(path.parent.iterdir())
@@ -89,6 +90,7 @@ def test_nonsense_in_the_file_is_a_store_error(path: Path, store: SqliteStore) -
         store.begin_call(call("1", task="task-1"), None)
 
 
+@pytest.mark.promise("store-failure-denies")
 def test_a_locked_file_is_a_store_error_after_the_time_given(path: Path) -> None:
     store = SqliteStore(path, busy_timeout=0.1)
     blocker = sqlite3.connect(path, isolation_level=None)
@@ -155,6 +157,7 @@ async def test_a_closed_store_says_so_on_both_paths(store: SqliteStore) -> None:
         await store.atask("x")
 
 
+@pytest.mark.promise("store-holds-no-secret")
 def test_no_secret_and_no_argument_is_in_the_file(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR))
     store.begin_call(call("1"), live("1", handle="the-handle"))
@@ -237,6 +240,7 @@ def _race(path: Path, name: str, ready: Any, answers: Queue[str]) -> None:
     store.close()
 
 
+@pytest.mark.promise("parallel-budget")
 def test_two_processes_race_for_a_budget_of_one(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR, budget=Budget(calls=1)))
     ready, answers = SPAWN.Barrier(2), SPAWN.Queue()

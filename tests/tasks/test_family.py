@@ -84,6 +84,7 @@ CHILDREN: dict[str, Child] = {
 }
 
 
+@pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("child", CHILDREN)
 @pytest.mark.parametrize("before", BEFORE)
 async def test_what_a_task_has_read_and_done_rules_see_in_each_of_its_children(
@@ -95,6 +96,7 @@ async def test_what_a_task_has_read_and_done_rules_see_in_each_of_its_children(
             await mode.invoke(tools["pay"], {})
 
 
+@pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("before", BEFORE)
 async def test_what_a_task_reads_later_rules_see_in_a_child_that_had_begun(
     before: str, mode: Mode, guard: Guard, tools: dict[str, BaseTool]
@@ -104,6 +106,7 @@ async def test_what_a_task_reads_later_rules_see_in_a_child_that_had_begun(
         await read_and_denied(mode, tools, before, nullcontext(), child.active())
 
 
+@pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("before", BEFORE)
 async def test_what_a_sibling_has_read_and_done_rules_see_too(
     before: str, mode: Mode, guard: Guard, tools: dict[str, BaseTool]
@@ -122,6 +125,7 @@ async def test_another_task_of_the_same_user_has_read_nothing(
         assert await mode.invoke(tools["pay"], {}) == "did pay"
 
 
+@pytest.mark.promise("family-reads-seen")
 async def test_a_helper_that_is_asked_after_a_page_was_read_does_not_pay(
     mode: Mode, guard: Guard, tools: dict[str, BaseTool]
 ) -> None:
@@ -141,6 +145,7 @@ async def test_a_helper_that_is_asked_after_a_page_was_read_does_not_pay(
     assert "Denied" in str(said[1].content)
 
 
+@pytest.mark.promise("child-keeps-subject")
 @pytest.mark.parametrize(
     "child", [name for name in CHILDREN if name not in ("the task itself", "a grandchild")]
 )
@@ -154,6 +159,7 @@ def test_nothing_begins_in_a_task_that_is_over(child: str, guard: Guard, store: 
     assert store.active("alice") == ()
 
 
+@pytest.mark.promise("child-keeps-subject")
 def test_a_task_for_another_subject_does_not_begin_inside(guard: Guard, store: Store) -> None:
     with guard.task("Go", **ANY):
         inner = guard.task("Go", subject="admin", mandate={"tools": "*"})
@@ -162,6 +168,7 @@ def test_a_task_for_another_subject_does_not_begin_inside(guard: Guard, store: S
     assert store.active("admin") == ()
 
 
+@pytest.mark.promise("child-keeps-subject")
 async def test_a_task_that_begins_in_a_delegated_one_acts_as_its_actor(mode: Mode, kit: Kit) -> None:
     tool = kit.wrap(does("files"))
     with kit.guard.task("Go", **ANY) as task:
@@ -181,6 +188,7 @@ PURPOSEFUL: dict[str, Child] = {
 }
 
 
+@pytest.mark.promise("child-keeps-subject")
 @pytest.mark.parametrize("child", PURPOSEFUL)
 async def test_what_a_tool_begins_keeps_the_purpose_that_the_tool_runs_in(
     child: str, mode: Mode, kit: Kit
@@ -199,6 +207,7 @@ async def test_what_a_tool_begins_keeps_the_purpose_that_the_tool_runs_in(
             assert inner.state().purpose == "Refund all"
 
 
+@pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("meanwhile", ["read", "over"])
 def test_what_happens_while_a_person_thinks_counts(meanwhile: str) -> None:
     asked, answered = threading.Event(), threading.Event()

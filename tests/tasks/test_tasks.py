@@ -40,6 +40,7 @@ async def test_a_task_is_an_async_context_manager_too() -> None:
     assert current.state().status is TaskStatus.COMPLETED
 
 
+@pytest.mark.promise("task-end-revokes")
 def test_a_block_left_by_an_exception_revokes_its_task() -> None:
     world = World()
     with pytest.raises(ZeroDivisionError), task(world) as current:
@@ -48,6 +49,7 @@ def test_a_block_left_by_an_exception_revokes_its_task() -> None:
     assert world.log.written[-1]["cause"] == "left by ZeroDivisionError"
 
 
+@pytest.mark.promise("task-end-revokes")
 def test_the_first_end_stands() -> None:
     world = World()
     current = task(world).begin()
@@ -56,6 +58,7 @@ def test_the_first_end_stands() -> None:
     assert current.state().status is TaskStatus.REVOKED
 
 
+@pytest.mark.promise("nothing-widens")
 def test_a_task_begun_inside_another_has_at_most_its_authority() -> None:
     world = World()
     with (
@@ -71,6 +74,7 @@ def test_a_task_begun_inside_another_has_at_most_its_authority() -> None:
 TAKES: dict[str, Any] = {"properties": {"order_id": {}, "to": {}}}
 
 
+@pytest.mark.promise("limits-do-not-fall-away")
 @pytest.mark.parametrize("name", ["orderId", "order-id", "Order_id", "refunds.order_id"])
 def test_a_limit_that_none_of_its_tools_takes_is_an_error(name: str) -> None:
     world = World(catalog=Catalog([replace(LOOKUP, schema=TAKES)]))
@@ -89,6 +93,7 @@ def test_a_limit_of_which_nothing_can_be_said_yet_is_none(tools: Any, known: Any
     assert task(world, right).begin().state().mandate.args
 
 
+@pytest.mark.promise("nothing-widens")
 def test_nothing_begins_inside_a_task_that_is_over() -> None:
     world = World()
     outer = task(world)
@@ -98,6 +103,7 @@ def test_nothing_begins_inside_a_task_that_is_over() -> None:
             task(world).begin()
 
 
+@pytest.mark.promise("task-end-revokes")
 def test_ending_a_task_ends_its_children() -> None:
     world = World()
     parent = task(world).begin()
@@ -120,6 +126,7 @@ def test_the_end_of_a_child_is_recorded_beneath_all_that_it_descends_from() -> N
     assert lineages[child.state().lineage[0]] == [root.id]
 
 
+@pytest.mark.promise("nothing-widens")
 def test_calls_of_a_child_count_against_its_parents_budget() -> None:
     world = World()
     parent = task(world, calls=1).begin()
@@ -128,6 +135,7 @@ def test_calls_of_a_child_count_against_its_parents_budget() -> None:
     assert world.denied("sync", named_task=parent.id, call_id="c2").code is DenialCode.BUDGET
 
 
+@pytest.mark.promise("nothing-widens")
 def test_a_child_cannot_widen_its_mandate_its_time_or_its_subject() -> None:
     world = World()
     parent = task(world, {"tools": ["refund"], "args": {"order_id": ["4711", 1]}}, ttl=60)
@@ -139,6 +147,7 @@ def test_a_child_cannot_widen_its_mandate_its_time_or_its_subject() -> None:
     assert parent.delegate("agent://c")._state.identity.subject == "alice"
 
 
+@pytest.mark.promise("actor-chain-kept")
 def test_a_delegated_task_keeps_the_chain_of_actors() -> None:
     world = World()
     child = task(world).begin().delegate("agent://b").begin()
@@ -173,6 +182,7 @@ TOOL = ToolSpec(
 )
 
 
+@pytest.mark.promise("mandate-limits")
 @pytest.mark.parametrize(
     ("mandate", "arguments", "inside"),
     [
@@ -208,6 +218,7 @@ def test_a_sink_that_the_tool_does_not_take_is_outside_the_counterparties() -> N
     assert mandate.objection(mistyped, Arguments.of({"to": "bob"})) is not None
 
 
+@pytest.mark.promise("mandate-limits")
 @pytest.mark.parametrize("mandate", [{}, {"args": {}}, {"tools": "*", "arg": {}}])
 def test_a_mandate_that_names_no_tools_or_unknown_limits_is_refused(mandate: Any) -> None:
     with pytest.raises(ValueError, match="mandate"):

@@ -18,13 +18,13 @@ from agentguard.credentials import LocalIssuer, load_key
 from agentguard.credentials.local_issuer import jwks as token_keys
 from agentguard.signals import jwks
 from agentguard.stores.memory import MemoryStore
-from tests.real.signal_parts import ISSUER
+from tests.doubles.signal_parts import ISSUER
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def started(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.real.signal_parts", part]
+    command = [sys.executable, "-m", "tests.doubles.signal_parts", part]
     process = subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -66,6 +66,7 @@ def shop(settings: dict[str, Any]) -> Iterator[int]:
         process.communicate()
 
 
+@pytest.mark.promise("signal-without-shared-store")
 def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[str, Any]) -> None:
     with shop(settings) as port:
         facts = said("complete", {**settings, "port": port})
@@ -78,6 +79,7 @@ def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[st
     }
 
 
+@pytest.mark.promise("signal-arrives-once")
 def test_a_signal_that_a_killed_guard_owed_arrives_when_both_are_up_again(settings: dict[str, Any]) -> None:
     with shop(settings) as port:
         known = {**settings, "port": port}

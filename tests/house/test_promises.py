@@ -1,0 +1,71 @@
+"""Each promise has tests, each mark names a promise, and the page says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.promises import PAGE, PROMISES, marked, mistakes, page
+
+LIST = {"Calls": {"no-call": "Without a task no call runs."}}
+
+
+def test_each_promise_has_a_test_and_each_mark_names_a_promise_and_is_on_a_test() -> None:
+    assert not mistakes(list(marked()), PROMISES)
+
+
+def test_the_page_of_promises_is_current() -> None:
+    current = page(list(marked()), PROMISES)
+    assert PAGE.read_text("utf-8") == current, "python -m tests.promises writes the page"
+
+
+def test_a_marked_test_is_one_that_pytest_collects(request: pytest.FixtureRequest) -> None:
+    """A later definition of the same name would hide a test from pytest."""
+    collected: dict[str, set[str]] = {}
+    for item in request.session.items:
+        file = item.path.relative_to(PAGE.parent).as_posix() if item.path.is_relative_to(PAGE.parent) else ""
+        collected.setdefault(file, set()).add(getattr(item, "originalname", None) or item.name)
+    for path, name, _ in marked():
+        if path in collected:
+            assert name.rpartition("::")[2] in collected[path], f"{path}::{name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        pytest.param("def test_a(): ...", "no-call has no test", id="no test"),
+        pytest.param('@pytest.mark.promise("no-call")\ndef test_a(): ...', None, id="a test"),
+        pytest.param(
+            'class TestA:\n    @pytest.mark.promise("no-call")\n    async def test_a(self): ...',
+            None,
+            id="a method",
+        ),
+        pytest.param(
+            '@pytest.mark.promise("no-call", "no-cal")\ndef test_a(): ...',
+            "test_a.py::test_a: no promise has the id no-cal",
+            id="no promise",
+        ),
+        pytest.param(
+            '@pytest.mark.promise("no-call")\ndef make_a(): ...',
+            "test_a.py::make_a has the mark and is no test",
+            id="not a test",
+        ),
+        pytest.param(
+            'IDS = "no-call"\n@pytest.mark.promise("no-call", IDS)\ndef test_a(): ...',
+            "test_a.py::test_a: no promise has the id ?",
+            id="no literal",
+        ),
+    ],
+)
+def test_a_mistake_in_a_mark_is_named(text: str, mistake: str | None, tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text(text + "\n")
+    assert mistakes(list(marked(tmp_path)), LIST) == ([mistake] if mistake else [])
+
+
+def test_the_page_lists_the_tests_below_their_promise(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text('@pytest.mark.promise("no-call")\ndef test_a(): ...\n')
+    text = page(list(marked(tmp_path)), LIST)
+    assert text.endswith(
+        "## Calls\n\n**Without a task no call runs.** (`no-call`)\n\n- `test_a.py::test_a`\n"
+    )
