@@ -1,8 +1,19 @@
-"""Where tasks, budgets, approvals, replay ids and live credentials are kept.
+"""Stores: they keep tasks, budgets, approvals, replay ids and the handles of live credentials.
 
-`MemoryStore` serves one process; `SqliteStore` all processes of one machine. Both decide by the same
-rules (`_rules`), pass `agentguard.testing.StoreContract`, and forget what can no longer matter: expired
-keys at once, ended tasks and expired approvals after a day. They hold handles and never a secret.
+    memory       `MemoryStore`, for one process
+    sqlite       `SqliteStore`, for all processes of one machine
+    _rules       the decisions that both stores make: budgets, approvals, the end of a task
+    _database    connections and transactions of one SQLite file
+    _sql, _rows  the tables and statements of the SQLite store, and how rows become model objects
+
+Both stores delete what can no longer matter: expired keys in the next pruning; ended tasks, expired
+approvals and lapsed credentials a day after their end. A store never holds a secret, and it does not
+revoke credentials: the guard does.
+
+For a new store: write a class with the methods of `agentguard.ports.Store` in a module of this package,
+let it call `_rules` for each decision, and export it here. Test it with a subclass of
+`agentguard.testing.StoreContract`. To let agentguard.toml name it, add its kind to ``StoreSettings`` in
+`agentguard.config.settings` and build it in `agentguard.config.build`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One SQLite file: connections, transactions, the schema's version, and a queue for event loops."""
+"""One SQLite file: connections, transactions, the schema's version, and a thread for async calls."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
 
 
 class _Owned:
-    """What belongs to one operating-system process, and must not be used after a fork."""
+    """The connections and the thread of one operating-system process; a forked child must not use them."""
 
     def __init__(self) -> None:
         self.idle: deque[sqlite3.Connection] = deque()
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
 
 
-def _abandoned(by_process: dict[int, _Owned]) -> None:
-    """Close what a store that nobody closed has left open in this process."""
+def _close_abandoned(by_process: dict[int, _Owned]) -> None:
+    """Close the connections of this process, for a store that was collected without being closed."""
     owned = by_process.get(os.getpid())
     while owned is not None and owned.idle:
         owned.idle.pop().close()
 
 
 class Loan:
-    """A connection for the length of a ``with`` block, and a write transaction around it or none.
+    """Lends a connection for a ``with`` block; with *writes*, in a write transaction.
 
-    Written out, since nested `contextlib` generators cost each write a sixth of its time.
+    This is a class because nested `contextlib` generators would cost each write a sixth of its time.
     """
 
     __slots__ = ("_connection", "_database", "_writes")
@@ -64,18 +64,18 @@ class Loan:
                 raise error
             if self._writes:
                 self._connection.execute("COMMIT" if error is None else "ROLLBACK")
-        except sqlite3.Error as failed:
-            self._connection.close()  # which rolls back
-            raise StoreError(f"{self._database.path}: {failed}") from failed
+        except sqlite3.Error as failure:
+            self._connection.close()  # closing rolls back
+            raise StoreError(f"{self._database.path}: {failure}") from failure
         self._database.give(self._connection)
 
 
 class Database:
-    """Connections to one file; each transaction has one to itself, and a forked child has its own.
+    """The connections to one file. Each transaction has its own, and so does each forked child.
 
     Raises:
-        ConfigurationError: The file is of another version, or no place for a database.
-        StoreError: It cannot be opened.
+        ConfigurationError: The file has another schema version, or its path cannot hold a database.
+        StoreError: The file cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], schema: str, version: int, timeout: float) -> None:
@@ -85,7 +85,7 @@ class Database:
         self._timeout = timeout
         self._closed = False
         self._by_process: dict[int, _Owned] = {}
-        weakref.finalize(self, _abandoned, self._by_process)
+        weakref.finalize(self, _close_abandoned, self._by_process)
         self._create()
         with self.borrowed() as connection:
             self._use_wal(connection)
@@ -93,25 +93,25 @@ class Database:
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        """The one thread that runs this process's asynchronous operations in their order."""
+        """The one thread that runs the asynchronous operations of this process in order."""
         if self._closed:
             raise StoreError(f"{self.path} is closed")
         return self._owned().executor
 
     def borrowed(self) -> Loan:
-        """Lend a connection for a single statement, which is a transaction of its own.
+        """Lend a connection for one statement, which is its own transaction.
 
         Raises:
-            StoreError: SQLite refused, or the store is closed.
+            StoreError: SQLite reported an error, or the store is closed.
         """
         return Loan(self, writes=False)
 
     def writing(self) -> Loan:
-        """Lend a connection inside a write transaction: all of it happens, or nothing."""
+        """Lend a connection in a write transaction, which is written completely or not at all."""
         return Loan(self, writes=True)
 
     def take(self) -> sqlite3.Connection:
-        """Return a connection that nobody else uses."""
+        """Return a connection that no other thread uses."""
         if self._closed:
             raise StoreError(f"{self.path} is closed")
         try:
@@ -120,14 +120,14 @@ class Database:
             return self._connect()
 
     def give(self, connection: sqlite3.Connection) -> None:
-        """Take a connection back that is in no transaction."""
+        """Take back a connection; it must not be in a transaction."""
         if self._closed:
             connection.close()
         else:
             self._owned().idle.append(connection)
 
     def close(self) -> None:
-        """Finish what is queued, and close this process's connections."""
+        """Finish the queued operations, and close this process's connections."""
         self._closed = True
         owned = self._owned()
         owned.executor.shutdown()
@@ -136,13 +136,13 @@ class Database:
 
     def _owned(self) -> _Owned:
         pid = os.getpid()
-        # the parent's connections stay referenced: closing one in a child would break its locks
+        # the parent's connections stay referenced: closing one in a child would break the parent's locks
         return self._by_process.get(pid) or self._by_process.setdefault(pid, _Owned())
 
     def _create(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # never opened when it exists: closing any descriptor of it drops this process's locks
+            # an existing file is not opened: closing any descriptor of it drops this process's locks
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
@@ -162,17 +162,21 @@ class Database:
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA page_size = {PAGE}")
-        give_up = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout
         while True:
             try:
                 mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             except sqlite3.OperationalError:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY)
                 continue
             if mode != "wal":
-                raise ConfigurationError("this place has no write-ahead log", file=self.path)
+                raise ConfigurationError(
+                    "SQLite cannot keep a write-ahead log here",
+                    hint="put the store on a local disk, not on a network file system",
+                    file=self.path,
+                )
             return
 
     def _migrate(self, connection: sqlite3.Connection, schema: str, version: int) -> None:
@@ -180,7 +184,7 @@ class Database:
         try:
             present = connection.execute("PRAGMA user_version").fetchone()[0]
             if present not in (0, version):
-                older = "end its tasks with the agentguard that made it, and name another file"
+                older = "end its tasks with the agentguard version that made it, then name another file"
                 raise ConfigurationError(
                     f"the store has schema version {present}, and this agentguard knows {version}",
                     hint=older if present < version else "upgrade agentguard, or name another file",

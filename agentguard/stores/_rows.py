@@ -1,4 +1,4 @@
-"""How rows of the SQLite store become the nouns of the model."""
+"""Turns rows of the SQLite store into model objects, and model objects into rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def task_row(state: TaskState) -> Row:
 
 
 def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
-    """Decode what never changes of a task."""
+    """Decode the part of a task that never changes."""
     form = json.loads(fixed)
     subject, actor, chain = form["identity"]
     calls, writes = form["budget"]
@@ -50,7 +50,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
         id=id_,
         purpose=form["purpose"],
         identity=Identity(subject=subject, actor=actor, chain=tuple(chain)),
-        mandate=Mandate.of(form["mandate"]).said({place: dict(each) for place, each in form["origins"]}),
+        mandate=Mandate.of(form["mandate"]).said({place: dict(pairs) for place, pairs in form["origins"]}),
         deadline=deadline,
         budget=Budget(calls=calls, writes=writes),
         lineage=tuple(form["lineage"]),
@@ -60,9 +60,9 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
 
 
 def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskState:
-    """Return the task with what may have changed: status, calls, writes, and the rest.
+    """Return the task with the part that changes: status, calls, writes, history and what it has read.
 
-    Written out, since `dataclasses.replace` takes three times as long and each call pays for it.
+    The fields are written out because `dataclasses.replace` takes three times as long, on each call.
     """
     status, calls, writes, untrusted, sensitivity, labels = row
     return TaskState(
@@ -96,7 +96,7 @@ def label_row(family: str, label: Label) -> Row:
 
 
 def label(row: Row) -> Label:
-    """Read a row of `labels`, without its family."""
+    """Read a row of `labels`, which does not hold the column `family`."""
     digest, source, trusted, sensitivity = row
     return Label(digest, source, bool(trusted), LEVELS[sensitivity])
 
@@ -109,14 +109,15 @@ def credential(row: Row) -> LiveCredential:
     )
 
 
-def approval_row(asked: Approval) -> Row:
+def approval_row(approval: Approval) -> Row:
     """Return the values of a new row of `approvals`, without its number."""
-    binding = (asked.id, asked.call_key, asked.task_id, asked.tool, asked.digest, asked.policy_version)
-    return (*binding, asked.expires_at, str(asked.status), asked.approver, asked.reason)
+    call = (approval.call_key, approval.task_id, approval.tool, approval.digest, approval.policy_version)
+    answer = (str(approval.status), approval.approver, approval.reason)
+    return (approval.id, *call, approval.expires_at, *answer)
 
 
 def approval(row: Row) -> Approval:
-    """Read a row of `approvals`, without its number."""
+    """Read a row of `approvals`, which does not hold its number."""
     id_, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason = row
     return Approval(
         id=id_,

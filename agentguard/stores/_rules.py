@@ -1,4 +1,7 @@
-"""What every store decides alike; pure, so that a store only fetches and writes."""
+"""The decisions that every store makes in the same way.
+
+The functions are pure: a store reads the state, calls one of them, and writes the result.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ Family = Sequence[tuple[str, TaskState | None]]
 
 
 def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[TaskState]:
-    """Return the task of *call* and all that it descends from, if each of them can carry it.
+    """Return the task of *call* and its ancestors, if each of them can make the call.
+
+    *resumed* says that the call was suspended before: it is already counted, so no budget is checked.
 
     Raises:
         TaskNotActive: One of them is unknown, ended, or past its deadline.
@@ -37,27 +42,29 @@ def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[Task
     """
     states = active(family, now)
     for state in () if resumed else states:
-        _afford(state, writes=_writes(call))
+        _check_budget(state, writes=_writes(call))
     return states
 
 
 def active(family: Family, now: float) -> list[TaskState]:
-    """Return a task and all that it descends from, if each of them is active.
+    """Return a task and its ancestors, if each of them is active.
 
     Raises:
         TaskNotActive: One of them is unknown, ended, or past its deadline.
     """
-    return [_active(task_id, state, now) for task_id, state in family]
+    return [_require_active(task_id, state, now) for task_id, state in family]
 
 
 def count(state: TaskState, call: Call) -> tuple[int, int, tuple[str, ...]]:
-    """Return the task's calls, writes and history with *call* in them."""
+    """Return the task's calls, writes and history after *call*."""
     history = state.history if call.tool in state.history else (*state.history, call.tool)
     return state.calls + 1, state.writes + _writes(call), history
 
 
 def use(call: Call, approval: Approval | None, before: str | None, now: float) -> Approval:
-    """Return the approval as used by *call*; *before* is the one that a suspended call used.
+    """Return the approval as used by *call*.
+
+    *before* is the id of the approval that the same call used before it was suspended.
 
     Raises:
         ApprovalError: It is unknown, unanswered, denied, expired, used, or for another call.
@@ -66,7 +73,7 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
         raise ApprovalError(f"approval {call.approval_id} is unknown")
     if (approval.call_key, approval.task_id, approval.tool) != (call.key, call.task_id, call.tool):
         raise ApprovalError(f"approval {approval.id} is for another call")
-    _unexpired(approval, now)
+    _check_expiry(approval, now)
     if approval.status is ApprovalStatus.USED and approval.id == before:
         return approval
     if approval.status is not ApprovalStatus.APPROVED:
@@ -75,70 +82,77 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
 
 
 def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:
-    """Return those of the labels for which there is room: beyond, a value is not vouched for."""
+    """Return the labels for which the task's family has room (`LABELS`); the others are dropped.
+
+    A value without a label is vouched for by nobody.
+    """
     return effects.labels[: max(0, LABELS - state.labels)]
 
 
 def pending(approval: Approval) -> Approval:
-    """Return *approval* if nobody has answered it: an answer comes by `answer_approval` alone."""
+    """Return *approval* if it has no answer yet; only `answer_approval` may record an answer.
+
+    Raises:
+        ApprovalError: It already has an answer.
+    """
     if approval.status is not ApprovalStatus.PENDING:
         raise ApprovalError(f"approval {approval.id} is {approval.status} before it was asked")
     return approval
 
 
-def answer(asked: Approval | None, given: Approval, now: float) -> Approval:
-    """Return what was asked with the answer that was given; the answer changes nothing else.
+def answer(recorded: Approval | None, reply: Approval, now: float) -> Approval:
+    """Return the *recorded* approval with the answer of *reply*; the reply can change nothing else.
 
     Raises:
-        ApprovalError: It is unknown, expired, already answered, or answers something else.
+        ApprovalError: The approval is unknown, expired or already answered, or the reply is for
+            another call.
     """
-    if asked is None:
-        raise ApprovalError(f"approval {given.id} is unknown")
-    _unexpired(asked, now)
-    if asked.status is not ApprovalStatus.PENDING:
-        raise ApprovalError(f"approval {asked.id} is already {asked.status}")
-    if given.status not in (ApprovalStatus.APPROVED, ApprovalStatus.DENIED):
-        raise ApprovalError(f"approval {asked.id} cannot be answered with {given.status}")
-    answered = replace(asked, status=given.status, approver=given.approver, reason=given.reason)
-    if answered != given:
-        raise ApprovalError(f"the answer to approval {asked.id} is for another call")
-    return answered
+    if recorded is None:
+        raise ApprovalError(f"approval {reply.id} is unknown")
+    _check_expiry(recorded, now)
+    if recorded.status is not ApprovalStatus.PENDING:
+        raise ApprovalError(f"approval {recorded.id} is already {recorded.status}")
+    if reply.status not in (ApprovalStatus.APPROVED, ApprovalStatus.DENIED):
+        raise ApprovalError(f"approval {recorded.id} cannot be answered with {reply.status}")
+    result = replace(recorded, status=reply.status, approver=reply.approver, reason=reply.reason)
+    if result != reply:
+        raise ApprovalError(f"the answer to approval {recorded.id} is for another call")
+    return result
 
 
 def end(state: TaskState, status: TaskStatus, now: float) -> TaskStatus:
-    """Return how the task ends: a deadline that has passed is its first end, and that one stands."""
+    """Return the status with which the task ends; if its deadline has passed, it has expired."""
     if status is TaskStatus.ACTIVE:
         raise ValueError("a task does not end as active")
     return state.ended(now) or status
 
 
-def owed(held: LiveCredential, task_id: str) -> LiveCredential:
-    """Return what the end of a task leaves to be told, as that task's."""
-    return replace(
-        held, task_id=task_id, call_id=f"{held.call_id}{task_id}", handle=f"{held.handle}{task_id}"
-    )
+def owed(notice: LiveCredential, task_id: str) -> LiveCredential:
+    """Return the copy of *notice* for a task that ended: its ids and handle end with the task's id."""
+    call_id, handle = f"{notice.call_id}{task_id}", f"{notice.handle}{task_id}"
+    return replace(notice, task_id=task_id, call_id=call_id, handle=handle)
 
 
-def _active(task_id: str, state: TaskState | None, now: float) -> TaskState:
+def _require_active(task_id: str, state: TaskState | None, now: float) -> TaskState:
     if state is None:
         raise TaskNotActive(f"task {task_id} is unknown")
-    how = state.ended(now)
-    if how is not None:
-        raise TaskNotActive(f"task {task_id} is {how}")
+    status = state.ended(now)
+    if status is not None:
+        raise TaskNotActive(f"task {task_id} is {status}")
     return state
 
 
-def _afford(state: TaskState, *, writes: int) -> None:
+def _check_budget(state: TaskState, *, writes: int) -> None:
     limits = (("calls", state.calls, state.budget.calls), ("writes", state.writes, state.budget.writes))
-    for what, used, limit in limits[: 1 + writes]:
+    for unit, used, limit in limits[: 1 + writes]:
         if limit is not None and used >= limit:
-            raise BudgetExhausted(f"task {state.id} has used its {limit} {what}")
+            raise BudgetExhausted(f"task {state.id} has used its {limit} {unit}")
 
 
 def _writes(call: Call) -> int:
     return int(call.path is not ToolPath.READ)
 
 
-def _unexpired(approval: Approval, now: float) -> None:
+def _check_expiry(approval: Approval, now: float) -> None:
     if now >= approval.expires_at:
         raise ApprovalError(f"approval {approval.id} has expired")

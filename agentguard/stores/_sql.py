@@ -41,7 +41,7 @@ TASK = (
     "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels"
     " FROM tasks WHERE id = ?"
 )
-BEGIN = (  # the task, and what its suspended call of the same key used, in one statement: a call waits for it
+BEGIN = (  # the task, and the approval that its suspended call of the same key used; one query saves time
     "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels,"
     " (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
@@ -79,7 +79,7 @@ FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
 )
-PRUNE = (  # each with the time before which it forgets; what still has a credential to revoke stays
+PRUNE = (  # each with the seconds that rows stay after their end; a task with a live credential stays
     ("DELETE FROM keys WHERE until <= ?", 0.0),
     ("DELETE FROM approvals WHERE expires_at <= ?", _rules.KEEP),
     ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
@@ -103,14 +103,14 @@ PRUNE_ORPHANS = (
 
 
 def approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
-    """Return the approval that a query finds by its one key."""
+    """Return the approval for which *query* selects the row by one key, or None."""
     row = db.execute(query, (key,)).fetchone()
     return None if row is None else _rows.approval(row)
 
 
-def track(db: sqlite3.Connection, held: LiveCredential) -> None:
-    """Record a credential, which may be recorded already."""
-    row = (held.call_id, held.task_id, held.broker, held.handle, held.expires_at, held.owner)
+def track(db: sqlite3.Connection, live: LiveCredential) -> None:
+    """Record a credential; one with the same call, broker and handle is replaced."""
+    row = (live.call_id, live.task_id, live.broker, live.handle, live.expires_at, live.owner)
     db.execute(TRACK, row)
 
 
@@ -124,7 +124,7 @@ def count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
 
 
 def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool:
-    """Record a key, or a later time of one; returns whether it is new."""
+    """Record a key, or the later time of a recorded one; return whether the key is new."""
     new = db.execute(REMEMBER, (key, until, now)).rowcount > 0
     if not new:
         db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
@@ -132,7 +132,7 @@ def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool
 
 
 def end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
-    """Note that a call runs no more."""
+    """Record that a call has ended or is suspended."""
     if outcome is Outcome.SUSPENDED:
         db.execute("UPDATE calls SET suspended = 1 WHERE id = ?", (call_id,))
     else:

@@ -1,9 +1,9 @@
-"""State in the memory of one process: for tests, notebooks, and applications of one process."""
+"""The store of one process, in its memory: for tests, notebooks, and applications of one process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import Lock
 
@@ -24,13 +24,13 @@ from agentguard.stores import _rules
 
 __all__ = ["MemoryStore"]
 
-_Same = tuple[str, str, str, ToolPath]
+_Key = tuple[str, str, str, ToolPath]  # what a resumed call has in common with its suspended one
 
 
 class MemoryStore:
-    """A `Store` that lives and dies with its process; safe between threads.
+    """A `Store` in the memory of its process, safe for several threads.
 
-    It does not reach other processes: a task that is revoked here goes on elsewhere.
+    Other processes do not see it: a task that is revoked here continues there.
     """
 
     inline = True
@@ -40,18 +40,22 @@ class MemoryStore:
         self._lock = Lock()
         self._writes = 0
         self._tasks: dict[str, TaskState] = {}
-        self._over: dict[str, float] = {}  # when each task ends at the latest
+        self._over: dict[str, float] = {}  # the latest time at which each task ends
         self._descendants: dict[str, set[str]] = {}
         self._running: dict[str, Call] = {}
-        self._suspended: dict[_Same, Call] = {}
+        self._suspended: dict[_Key, Call] = {}
         self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
         self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
         self._keys: dict[str, float] = {}
         self._approvals: dict[str, Approval] = {}
-        self._asked: dict[str, str] = {}
+        self._newest: dict[str, str] = {}  # the id of the newest approval, by call key
 
     def create_task(self, state: TaskState) -> None:
-        """Record a new task; an id that is taken is a StoreError."""
+        """Record a new task.
+
+        Raises:
+            StoreError: A task of this id exists.
+        """
         with self._lock:
             self._prune()
             if state.id in self._tasks:
@@ -66,10 +70,10 @@ class MemoryStore:
         return self._tasks.get(task_id)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
-        """Count the call and record what is about to be minted, as `ports.Store` says."""
+        """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         with self._lock:
             self._prune()
-            now, prior = self._clock(), self._suspended.get(_same(call))
+            now, prior = self._clock(), self._suspended.get(_key(call))
             states = _rules.admit(call, self._family(call.task_id), now, resumed=prior is not None)
             if call.id in self._running:
                 raise StoreError(f"call {call.id} has begun before")
@@ -82,7 +86,7 @@ class MemoryStore:
                     calls, writes, history = _rules.count(state, call)
                     self._tasks[state.id] = replace(state, calls=calls, writes=writes, history=history)
             else:
-                del self._suspended[_same(call)]
+                del self._suspended[_key(call)]
             self._running[call.id] = call
             if credential is not None:
                 self._track(credential)
@@ -102,9 +106,9 @@ class MemoryStore:
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, and what its task and all that it descends from have read by it.
+        """Record how the call ended, and what its task and the task's ancestors have read by it.
 
-        By a call that is not running, nothing is read.
+        If the call is not running, *effects* are ignored.
         """
         with self._lock:
             if revoked:
@@ -115,49 +119,49 @@ class MemoryStore:
             if call is None:
                 return
             if outcome is Outcome.SUSPENDED:
-                self._suspended[_same(call)] = call
+                self._suspended[_key(call)] = call
             if effects != NO_READ_EFFECTS:
                 self._note_read(call.task_id, effects)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
-        """Return the labels of values that these tasks have read, by their digests."""
+        """Return the labels of values that the family's tasks have read, for these digests."""
         with self._lock:
-            kept = self._labels.get(family, {})
-            return tuple(label for digest in digests for label in kept.get(digest, {}).values())
+            by_digest = self._labels.get(family, {})
+            return tuple(label for digest in digests for label in by_digest.get(digest, {}).values())
 
     def forget(self, call_id: str) -> None:
-        """Note that the call's credentials are revoked."""
+        """Record that the call's credentials are revoked."""
         with self._lock:
             self._credentials.pop(call_id, None)
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
-        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
+        """Return the credentials not known to be revoked, of the task and its descendants, or all."""
         with self._lock:
-            held = [c for of_call in self._credentials.values() for c in of_call.values()]
+            credentials = [c for of_call in self._credentials.values() for c in of_call.values()]
             if task_id is None:
-                return tuple(held)
+                return tuple(credentials)
             tasks = {task_id, *self._descendants.get(task_id, ())}
-            return tuple(credential for credential in held if credential.task_id in tasks)
+            return tuple(credential for credential in credentials if credential.task_id in tasks)
 
     def end_task(
         self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
     ) -> tuple[str, ...]:
-        """End the task and all its descendants; returns the ids of those that ended now."""
-        owing = tuple(owed)
+        """End the task and all its descendants; return the ids of the tasks that ended now."""
+        notices = tuple(owed)
         with self._lock:
-            now, ended = self._clock(), []
-            for each in (task_id, *sorted(self._descendants.get(task_id, ()))):
-                state = self._tasks.get(each)
+            now, ended_ids = self._clock(), []
+            for id_ in (task_id, *sorted(self._descendants.get(task_id, ()))):
+                state = self._tasks.get(id_)
                 if state is not None and state.status is TaskStatus.ACTIVE:
-                    self._tasks[each] = replace(state, status=_rules.end(state, status, now))
-                    self._over[each] = min(now, state.deadline)
-                    for held in owing:
-                        self._track(_rules.owed(held, each))
-                    ended.append(each)
-            return tuple(ended)
+                    self._tasks[id_] = replace(state, status=_rules.end(state, status, now))
+                    self._over[id_] = min(now, state.deadline)
+                    for notice in notices:
+                        self._track(_rules.owed(notice, id_))
+                    ended_ids.append(id_)
+            return tuple(ended_ids)
 
     def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the tasks of *subject* that are active."""
+        """Return the ids of the active tasks of *subject*."""
         with self._lock:
             now = self._clock()
             return tuple(
@@ -167,43 +171,43 @@ class MemoryStore:
             )
 
     def remember(self, key: str, until: float) -> bool:
-        """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
+        """Record *key* until that time; return False if it is recorded, and keep the later time."""
         with self._lock:
             self._prune()
             return self._remember(key, until)
 
     def known(self, key: str) -> bool:
-        """Return whether *key* is recorded and its time is not over."""
+        """Return whether *key* is recorded and its time has not passed."""
         return self._keys.get(key, 0.0) > self._clock()
 
     def save_approval(self, approval: Approval) -> Approval:
-        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+        """Record a pending approval, unless one with its id exists; return the recorded one."""
         with self._lock:
             self._prune()
             recorded = self._approvals.get(approval.id)
             if recorded is None:
                 recorded = self._approvals[approval.id] = _rules.pending(approval)
-                self._asked[approval.call_key] = approval.id
+                self._newest[approval.call_key] = approval.id
             return recorded
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
         with self._lock:
-            asked = self._approvals.get(approval.id)
-            self._approvals[approval.id] = _rules.answer(asked, approval, self._clock())
+            recorded = self._approvals.get(approval.id)
+            self._approvals[approval.id] = _rules.answer(recorded, approval, self._clock())
 
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
         return self._approvals.get(approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
-        """Return the newest approval that was asked for this call, or None."""
-        return self._approvals.get(self._asked.get(call_key, ""))
+        """Return the newest approval for this call, or None."""
+        return self._approvals.get(self._newest.get(call_key, ""))
 
     def _family(self, task_id: str) -> list[tuple[str, TaskState | None]]:
         state = self._tasks.get(task_id)
         lineage = () if state is None else state.lineage
-        return [(task_id, state), *((each, self._tasks.get(each)) for each in lineage)]
+        return [(task_id, state), *((ancestor, self._tasks.get(ancestor)) for ancestor in lineage)]
 
     def _remember(self, key: str, until: float) -> bool:
         present = self._keys.get(key)
@@ -214,20 +218,18 @@ class MemoryStore:
     def _note_read(self, task_id: str, effects: ReadEffects) -> None:
         for _, state in self._family(task_id):
             if state is not None:
-                untrusted, sensitivity = (
-                    state.untrusted or effects.untrusted,
-                    max(state.sensitivity, effects.sensitivity),
-                )
+                untrusted = state.untrusted or effects.untrusted
+                sensitivity = max(state.sensitivity, effects.sensitivity)
                 self._tasks[state.id] = replace(state, untrusted=untrusted, sensitivity=sensitivity)
         state = self._tasks[task_id]
         root = state.root_id
-        kept, new = self._labels.setdefault(root, {}), 0
+        by_digest, new = self._labels.setdefault(root, {}), 0
         for label in _rules.room(state, effects):
-            of_value = kept.setdefault(label.digest, {})
+            of_value = by_digest.setdefault(label.digest, {})
             new += label.source not in of_value
             of_value.setdefault(label.source, label)
-        for each in (root, *self._descendants.get(root, ())) if new else ():
-            self._tasks[each] = replace(self._tasks[each], labels=self._tasks[each].labels + new)
+        for id_ in (root, *self._descendants.get(root, ())) if new else ():
+            self._tasks[id_] = replace(self._tasks[id_], labels=self._tasks[id_].labels + new)
 
     def _track(self, credential: LiveCredential) -> None:
         of_call = self._credentials.setdefault(credential.call_id, {})
@@ -241,18 +243,16 @@ class MemoryStore:
         self._keys = {key: until for key, until in self._keys.items() if until > now}
         for id_ in [a.id for a in self._approvals.values() if a.expires_at + _rules.KEEP <= now]:
             call_key = self._approvals.pop(id_).call_key
-            if self._asked.get(call_key) == id_:
-                del self._asked[call_key]
-        lapsed = [(c, k) for c, held in self._credentials.items() for k in _lapsed(held, now)]
-        for call_id, key in lapsed:
-            del self._credentials[call_id][key]
-        self._credentials = {call_id: held for call_id, held in self._credentials.items() if held}
+            if self._newest.get(call_key) == id_:
+                del self._newest[call_key]
+        remaining = {call_id: _unlapsed(of_call, now) for call_id, of_call in self._credentials.items()}
+        self._credentials = {call_id: of_call for call_id, of_call in remaining.items() if of_call}
         self._prune_tasks(now)
 
     def _prune_tasks(self, now: float) -> None:
-        holding = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
+        with_credential = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
         for task_id in [id_ for id_, over in self._over.items() if over + _rules.KEEP <= now]:
-            if task_id in holding:
+            if task_id in with_credential:
                 continue
             del self._over[task_id]
             for ancestor in self._tasks.pop(task_id).lineage:
@@ -262,12 +262,14 @@ class MemoryStore:
                     self._descendants.pop(ancestor, None)
         self._running = {k: call for k, call in self._running.items() if call.task_id in self._tasks}
         self._suspended = {k: call for k, call in self._suspended.items() if call.task_id in self._tasks}
-        self._labels = {root: kept for root, kept in self._labels.items() if root in self._tasks}
+        self._labels = {root: labels for root, labels in self._labels.items() if root in self._tasks}
 
 
-def _same(call: Call) -> _Same:
+def _key(call: Call) -> _Key:
     return call.key, call.task_id, call.tool, call.path
 
 
-def _lapsed(held: dict[tuple[str, str], LiveCredential], now: float) -> Iterator[tuple[str, str]]:
-    return (key for key, credential in held.items() if credential.expires_at + _rules.KEEP <= now)
+def _unlapsed(
+    of_call: dict[tuple[str, str], LiveCredential], now: float
+) -> dict[tuple[str, str], LiveCredential]:
+    return {key: live for key, live in of_call.items() if live.expires_at + _rules.KEEP > now}

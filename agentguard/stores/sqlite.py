@@ -1,4 +1,4 @@
-"""State in one SQLite file, for all the processes of one machine."""
+"""The store of one machine, in one SQLite file that all its processes share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ R = TypeVar("R")
 def _queued(
     method: Callable[Concatenate[SqliteStore, P], R],
 ) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, R]]:
-    """Make the async twin: it runs on the store's own thread, after all that was asked before."""
+    """Make the async form of *method*: it runs on the store's own thread, after all earlier ones."""
 
     async def queued(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()
@@ -46,15 +46,14 @@ def _queued(
 class SqliteStore:
     """A `Store` in one file, shared by the threads and processes of one machine.
 
-    The file is created for its owner alone (0600), in WAL mode with ``synchronous=NORMAL``: what was
-    written survives the crash of a process; at a power failure the last transactions may be lost,
-    and the file stays consistent. It does not belong on a network file system. `busy_timeout` is in
-    seconds: how long a transaction waits for another process. A forked child opens its own
-    connections.
+    The file is created with mode 0600, in WAL mode with ``synchronous=NORMAL``. What was written survives
+    the crash of a process. After a power failure the last transactions may be lost, but the file stays
+    consistent. Do not put the file on a network file system. *busy_timeout* is the number of seconds that
+    a transaction waits for another process. A forked child opens its own connections.
 
     Raises:
-        ConfigurationError: The file was written by another version of the schema, or cannot hold a store.
-        StoreError: SQLite refused; also from each method.
+        ConfigurationError: The file has another schema version, or its path cannot hold a store.
+        StoreError: SQLite reported an error. Each method can raise this too.
     """
 
     def __init__(
@@ -67,16 +66,20 @@ class SqliteStore:
         self._clock = clock
         self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout)
         self._writes = 0
-        # decoded once; keyed by the text itself, so that it is never stale
+        # each text is decoded once; the text itself is the key, so an entry is never out of date
         self._fixed = lru_cache(1024)(_rows.fixed_part)
         self._history = lru_cache(1024)(_rows.history)
 
     def close(self) -> None:
-        """Finish what is queued and close the file; later calls raise StoreError."""
+        """Finish the queued operations and close the file; later calls raise StoreError."""
         self._db.close()
 
     def create_task(self, state: TaskState) -> None:
-        """Record a new task; an id that is taken is a StoreError."""
+        """Record a new task.
+
+        Raises:
+            StoreError: A task of this id exists.
+        """
         with self._db.writing() as db:
             self._prune(db)
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
@@ -89,7 +92,7 @@ class SqliteStore:
             return self._task(db, task_id)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
-        """Count the call and record what is about to be minted, as `ports.Store` says."""
+        """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         same = (call.key, call.task_id, call.tool, str(call.path))
         with self._db.writing() as db:
             self._prune(db)
@@ -126,9 +129,9 @@ class SqliteStore:
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
     ) -> None:
-        """Note how the call ended, and what its task and all that it descends from have read by it.
+        """Record how the call ended, and what its task and the task's ancestors have read by it.
 
-        By a call that is not running, nothing is read.
+        If the call is not running, *effects* are ignored.
         """
         with self._db.writing() as db:
             if revoked:
@@ -140,18 +143,18 @@ class SqliteStore:
             _sql.end(db, call_id, outcome)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
-        """Return the labels of values that these tasks have read, by their digests."""
+        """Return the labels of values that the family's tasks have read, for these digests."""
         query = _sql.LABELS.format(",".join("?" * len(digests)))
         with self._db.borrowed() as db:
             return tuple(map(_rows.label, db.execute(query, (family, *digests))))
 
     def forget(self, call_id: str) -> None:
-        """Note that the call's credentials are revoked."""
+        """Record that the call's credentials are revoked."""
         with self._db.borrowed() as db:
             db.execute(_sql.FORGET, (call_id,))
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
-        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
+        """Return the credentials not known to be revoked, of the task and its descendants, or all."""
         with self._db.borrowed() as db:
             rows = db.execute(_sql.LIVE) if task_id is None else db.execute(_sql.LIVE_OF, (task_id, task_id))
             return tuple(map(_rows.credential, rows))
@@ -159,39 +162,39 @@ class SqliteStore:
     def end_task(
         self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
     ) -> tuple[str, ...]:
-        """End the task and all its descendants; returns the ids of those that ended now."""
-        owing = tuple(owed)
+        """End the task and all its descendants; return the ids of the tasks that ended now."""
+        notices = tuple(owed)
         with self._db.writing() as db:
-            now, ended = self._clock(), []
-            for (each,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
-                state = self._task(db, each)
+            now, ended_ids = self._clock(), []
+            for (id_,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
+                state = self._task(db, id_)
                 if state is not None:
-                    values = (str(_rules.end(state, status, now)), min(now, state.deadline), each)
+                    values = (str(_rules.end(state, status, now)), min(now, state.deadline), id_)
                     db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
-                    for held in owing:
-                        _sql.track(db, _rules.owed(held, each))
-                    ended.append(each)
-            return tuple(ended)
+                    for notice in notices:
+                        _sql.track(db, _rules.owed(notice, id_))
+                    ended_ids.append(id_)
+            return tuple(ended_ids)
 
     def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the tasks of *subject* that are active."""
+        """Return the ids of the active tasks of *subject*."""
         with self._db.borrowed() as db:
             return tuple(row[0] for row in db.execute(_sql.ACTIVE_FOR, (self._clock(), subject)))
 
     def remember(self, key: str, until: float) -> bool:
-        """Record *key* until that time; returns False if it is recorded, and keeps the later time."""
+        """Record *key* until that time; return False if it is recorded, and keep the later time."""
         with self._db.writing() as db:
             self._prune(db)
             return _sql.remember(db, key, until, self._clock())
 
     def known(self, key: str) -> bool:
-        """Return whether *key* is recorded and its time is not over."""
+        """Return whether *key* is recorded and its time has not passed."""
         with self._db.borrowed() as db:
-            found = db.execute("SELECT 1 FROM keys WHERE key = ? AND until > ?", (key, self._clock()))
-            return found.fetchone() is not None
+            rows = db.execute("SELECT 1 FROM keys WHERE key = ? AND until > ?", (key, self._clock()))
+            return rows.fetchone() is not None
 
     def save_approval(self, approval: Approval) -> Approval:
-        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+        """Record a pending approval, unless one with its id exists; return the recorded one."""
         with self._db.writing() as db:
             self._prune(db)
             recorded = _sql.approval(db, _sql.APPROVAL, approval.id)
@@ -215,7 +218,7 @@ class SqliteStore:
             return _sql.approval(db, _sql.APPROVAL, approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
-        """Return the newest approval that was asked for this call, or None."""
+        """Return the newest approval for this call, or None."""
         with self._db.borrowed() as db:
             return _sql.approval(db, _sql.NEWEST, call_key)
 
@@ -248,21 +251,21 @@ class SqliteStore:
                 self._fixed(task_id, fixed, deadline), self._history(history), changing
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"the store holds nonsense as task {task_id}") from error
+            raise StoreError(f"the stored row of task {task_id} cannot be read") from error
 
     def _family(
         self, db: sqlite3.Connection, task_id: str, state: TaskState | None
     ) -> list[tuple[str, TaskState | None]]:
         lineage = () if state is None else state.lineage
-        return [(task_id, state), *((each, self._task(db, each)) for each in lineage)]
+        return [(task_id, state), *((ancestor, self._task(db, ancestor)) for ancestor in lineage)]
 
     def _note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
         row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
         state = None if row is None else self._task(db, row[0])
         if state is None:
             return
-        family = [(effects.untrusted, int(effects.sensitivity), each) for each in (state.id, *state.lineage)]
-        db.executemany(_sql.READ, family)
+        read = (effects.untrusted, int(effects.sensitivity))
+        db.executemany(_sql.READ, [(*read, task_id) for task_id in (state.id, *state.lineage)])
         if room := _rules.room(state, effects):
             root = state.root_id
             new = db.executemany(_sql.LABEL, [_rows.label_row(root, label) for label in room]).rowcount
@@ -273,7 +276,7 @@ class SqliteStore:
         if self._writes % _rules.PRUNE_EVERY:
             return
         now = self._clock()
-        for statement, kept in _sql.PRUNE:
-            db.execute(statement, (now - kept,))
+        for statement, seconds in _sql.PRUNE:
+            db.execute(statement, (now - seconds,))
         for statement in _sql.PRUNE_ORPHANS:
             db.execute(statement)
