@@ -1,4 +1,4 @@
-"""What the README, CONTRIBUTING and the changelog show is true."""
+"""What the README and the other pages show is true: their code runs, their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
+from agentguard.cli import main
 from agentguard.testing import ScriptedChatModel
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+CODE = ROOT, *(ROOT / folder for folder in ("agentguard", "examples", "notebooks", "tests"))
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for folder in CODE
+    for page in folder.glob("**/*.md" if folder != ROOT else "*.md")
+)
 
 
 def block(text: str, language: str, number: int = 0) -> str:
@@ -77,6 +83,7 @@ def test_the_readmes_code_does_what_it_says(
     names: dict[str, Any] = {"model": model}
     exec(compile(block(readme, "python"), "README.md", "exec"), names)  # noqa: S102  the README's own code
     names["guard"].close()
+    names["shop"].close()
     assert shop.seen == [("/orders/4711/refund", "DPoP")]
     assert timeless(capsys.readouterr().out) == timeless(block(README, "text"))
 
@@ -110,13 +117,60 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_inside_the_repository_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text("utf-8")):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    file = ROOT / page
+    for link in re.findall(r"\]\(([^)]+)\)", file.read_text("utf-8")):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        other = (file.parent / target) if target else file
+        assert other.exists(), link
+        assert not anchor or anchor in anchors(other), link
 
 
-def test_every_example_is_on_the_readmes_map() -> None:
+def anchors(page: Path) -> set[str]:
+    """Return the names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_first_screen_has_the_picture_the_commands_ten_lines_the_cost_and_four_links() -> None:
+    lines = [line.strip() for line in block(README, "python").splitlines()]
+    code = [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
+    assert len(code) == 10
+    order = [
+        "picture.svg",
+        "```sh",
+        "```python",
+        "## What it costs",
+        "## Read on",
+        "## What happens to a call",
+    ]
+    places = [README.index(part) for part in order]
+    assert places == sorted(places)
+    links = README[README.index("## Read on") : README.index("## What happens to a call")]
+    assert links.count("](") == 4
+
+
+def test_the_cost_stands_in_one_place_of_the_readme() -> None:
+    assert len(re.findall(r"\d times as long", README)) == 1
+    assert len(re.findall(r"\d ms more", README)) == 1
+
+
+def test_each_command_that_a_page_names_exists() -> None:
+    commands = {command.name for command in main.registered_commands} | {
+        group.name for group in main.registered_groups
+    }
+    for page in PAGES:
+        for name in re.findall(r"`agentguard ([a-z]+)\b", (ROOT / page).read_text("utf-8")):
+            assert name in commands, f"{page}: agentguard {name}"
+
+
+def test_every_example_and_notebook_is_on_the_map() -> None:
+    text = (ROOT / "examples/README.md").read_text("utf-8")
     for example in (ROOT / "examples").glob("*.py"):
-        assert f"(examples/{example.name})" in README
+        assert f"({example.name})" in text
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"(../notebooks/{notebook.name})" in text
 
 
 def test_the_rooms_of_contributing_are_those_of_the_house() -> None:
