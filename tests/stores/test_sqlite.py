@@ -84,9 +84,9 @@ def test_nonsense_in_the_file_is_a_store_error(path: Path, store: SqliteStore) -
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE tasks SET fixed = '{}'")
     connection.close()
-    with pytest.raises(StoreError, match="nonsense"):
+    with pytest.raises(StoreError, match="cannot be read"):
         store.task("task-1")
-    with pytest.raises(StoreError, match="nonsense"):
+    with pytest.raises(StoreError, match="cannot be read"):
         store.begin_call(call("1", task="task-1"), None)
 
 
