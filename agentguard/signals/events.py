@@ -1,8 +1,8 @@
 """The one event: a session is revoked (CAEP 1.0 section 3.1), as a Security Event Token (RFC 8417).
 
-A session is a task here. Its subject is spelled as RFC 9493 and SSF 1.0 section 3 say: ``opaque``
-for a task, ``jwt_id`` for one token, ``iss_sub`` for all tasks of a user, or ``complex`` with one of
-these as its session or user.
+Here a session is a task. The subject has one of the formats of RFC 9493 and SSF 1.0 section 3:
+``opaque`` for a task, ``jwt_id`` for one token, ``iss_sub`` for all tasks of a user, or ``complex``
+with one of these as its session or user.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from agentguard.jose import Json
 
-__all__ = ["SESSION_REVOKED", "Frame", "Named", "SessionRevoked"]
+__all__ = ["SESSION_REVOKED", "Frame", "IssuedId", "SessionRevoked"]
 
 SESSION_REVOKED: Final = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
 LONGEST: Final = 512  # characters of a reason; a token has 16 KiB in all
 
 
-class Named(NamedTuple):
-    """A name that an issuer gave: a user's `sub`, a token's `jti`."""
+class IssuedId(NamedTuple):
+    """An identifier with the issuer that gave it: a user's `sub` or a token's `jti`."""
 
     issuer: str
     name: str
@@ -31,17 +31,19 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRevoked:
-    """A task, one token, or all tasks of a user are over, since *at* (seconds since the epoch).
+    """A task, one token, or all tasks of a user have ended at *at* (seconds since the epoch).
 
-    Beside a `task_id` or a `token`, `user` says whose it is and means no more. `reason` is for
-    operators and holds no secret. What was received says by whom (`issuer`), its `id` (`jti`), and
-    its `authority`: the issuers whose users, tasks and tokens the sender may end.
+    With a `task_id` or a `token`, `user` only says to whom it belongs. Without them, all tasks of `user`
+    have ended. `reason` is for operators and holds no secret.
+
+    A received event has three more values: the sender (`issuer`), the token's `jti` (`id`), and the
+    issuers whose users, tasks and tokens the sender may end (`authority`).
     """
 
     at: float
     task_id: str | None = None
-    token: Named | None = None
-    user: Named | None = None
+    token: IssuedId | None = None
+    user: IssuedId | None = None
     reason: str = ""
     initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
     issuer: str = ""
@@ -49,28 +51,28 @@ class SessionRevoked:
     authority: frozenset[str] = frozenset()
 
     def handle(self) -> str:
-        """Write it as a store's outbox keeps it, in clear: JSON, and the task's id behind it.
+        """Return the event as a store's outbox keeps it, in clear text: JSON followed by the task's id.
 
-        So one that names no task yet is the beginning of the handle of any task's.
+        So the handle of an event without a task, followed by a task's id, is the handle for that task.
         """
         facts = _EVENT.dump_python(self, mode="json", exclude_defaults=True, exclude={"task_id"})
         return json.dumps(facts, separators=(",", ":")) + (self.task_id or "")
 
     @staticmethod
     def of(handle: str) -> SessionRevoked:
-        """Read what `handle` wrote.
+        """Read the text that `handle` returned.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text has another form.
         """
         facts, end = json.JSONDecoder().raw_decode(handle)
         return _EVENT.validate_python({**facts, "task_id": handle[end:] or None})
 
     def claims(self) -> dict[str, Json]:
-        """Return the claims of a SET that say this: subject, transaction and event.
+        """Return the claims of a SET for this event: subject, transaction and event.
 
         Raises:
-            ValueError: It names neither task nor token nor user.
+            ValueError: The event names no task, no token and no user.
         """
         event: dict[str, Json] = {"event_timestamp": self.at, "initiating_entity": self.initiating_entity}
         if self.reason:
@@ -105,13 +107,13 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), After
 NumericDate = Annotated[float, Field(ge=0, lt=2**53, allow_inf_nan=False)]
 
 
-class _Read(BaseModel):
-    """What is read without trust in its shape; members that nobody here knows are ignored."""
+class _Parsed(BaseModel):
+    """Input that is parsed strictly; unknown members are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class _Opaque(_Read):
+class _Opaque(_Parsed):
     format: Literal["opaque"]
     id: Text
 
@@ -119,31 +121,31 @@ class _Opaque(_Read):
         return {"task_id": self.id}
 
 
-class _JwtId(_Read):
+class _JwtId(_Parsed):
     format: Literal["jwt_id"]
     iss: Text
     jti: Text
 
     def facts(self) -> dict[str, Any]:
-        return {"token": Named(self.iss, self.jti)}
+        return {"token": IssuedId(self.iss, self.jti)}
 
 
-class _IssSub(_Read):
+class _IssSub(_Parsed):
     format: Literal["iss_sub"]
     iss: Text
     sub: Text
 
     def facts(self) -> dict[str, Any]:
-        return {"user": Named(self.iss, self.sub)}
+        return {"user": IssuedId(self.iss, self.sub)}
 
 
 Session = Annotated[_Opaque | _JwtId, Field(discriminator="format")]
 
 
-class _Complex(_Read):
-    """A session, whatever else is said of it; or a user and nothing else.
+class _Complex(_Parsed):
+    """A session, with or without other members, or a user and no other member.
 
-    A user *and* a device is less than the user, and what is less cannot be told apart here.
+    A user *and* a device means a part of the user's sessions, and this module cannot select a part.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -154,12 +156,12 @@ class _Complex(_Read):
 
     def facts(self) -> dict[str, Any]:
         if self.session is None and (self.user is None or self.model_extra):
-            raise ValueError("neither a session, nor a user alone")
+            raise ValueError("the subject is neither a session nor a user alone")
         parts = (part.facts() for part in (self.session, self.user) if part is not None)
         return {name: value for part in parts for name, value in part.items()}
 
 
-class _Event(_Read):
+class _Event(_Parsed):
     event_timestamp: NumericDate | None = None
     initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
     reason_admin: dict[str, str] = {}
@@ -172,15 +174,15 @@ class _Event(_Read):
 Subject = Annotated[_Opaque | _JwtId | _IssSub | _Complex, Field(discriminator="format")]
 
 
-class _Told(_Read):
+class _SubjectClaim(_Parsed):
     sub_id: Subject
 
 
-class Frame(_Read):
-    """What every SET says, whatever its event (RFC 8417 section 2.2).
+class Frame(_Parsed):
+    """The claims that every SET has, for any event (RFC 8417 section 2.2).
 
-    SSF 1.0 section 4 forbids `sub` and `exp`, by which it might be taken for another token, and
-    several events, unless they are one by other names.
+    SSF 1.0 section 4 forbids `sub` and `exp`, since a SET with them could be taken for another kind of
+    token. It also forbids several events, unless they are different names of one event.
     """
 
     iss: Text
@@ -191,31 +193,32 @@ class Frame(_Read):
 
     @classmethod
     def of(cls, claims: Mapping[str, Json]) -> Self:
-        """Read it.
+        """Read the frame from a token's claims.
 
         Raises:
-            ValueError: It is no SET.
+            ValueError: The claims are not those of a SET.
         """
         if not {"sub", "exp"}.isdisjoint(claims):
-            raise ValueError("it has the claims of another kind of token")
+            raise ValueError("the token has claims of another kind of token")
         return cls.model_validate(claims)
 
     def session_revoked(self, claims: Mapping[str, Json], authority: frozenset[str]) -> SessionRevoked | None:
-        """Return the event; None if it is of another type.
+        """Return the event, or None if it is of another type.
 
         Raises:
-            ValueError: Its event or its subject is malformed, or the subject cannot be told.
+            ValueError: The event or its subject is malformed, or the subject is of a kind that is not
+                supported.
         """
         if SESSION_REVOKED not in self.events:
             return None
         event = _Event.model_validate(self.events[SESSION_REVOKED])
         return SessionRevoked(
-            # nothing can be told before it is so
+            # an event cannot happen after it was reported
             at=min(self.iat, self.iat if event.event_timestamp is None else event.event_timestamp),
             reason=event.reason(),
             initiating_entity=event.initiating_entity,
             issuer=self.iss,
             id=self.jti,
             authority=authority,
-            **_Told.model_validate(claims).sub_id.facts(),
+            **_SubjectClaim.model_validate(claims).sub_id.facts(),
         )

@@ -1,4 +1,4 @@
-"""The receiving side of RFC 8935: an ASGI application to which signals are pushed."""
+"""The receiving side of RFC 8935: an ASGI application that accepts pushed signals."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _CONTENT_TYPE = b"application/secevent+jwt"
-_LIMIT = 16 * 1024  # bytes, as of any token
+_LIMIT = 16 * 1024  # bytes, the same limit as for any token
 log = logging.getLogger("agentguard")
 
 
 class Receiver:
-    """Answers 202 to a signal when *revoke* has recorded what it says, and not before.
+    """An ASGI application that calls *revoke* for each signal, and then answers 202.
 
-    An answer of 400 has a body as RFC 8935 section 2.3 says. While the store or *revoke* fails it is
-    503, so that the signal is sent again; one that comes again is acknowledged again and has no
-    further effect. *revoke* raises VerificationError (a code of RFC 8935 section 2.4, 400) for what
-    can never be done here. It should be idempotent: a signal is noted as done after it is done.
+    It answers 400, with a body as in RFC 8935 section 2.3, to a signal that cannot be read or is not
+    trusted. It answers 503 while the store or *revoke* fails, so that the sender sends the signal again.
+    A signal that comes again after it was processed is acknowledged and has no further effect. An event
+    of another type is acknowledged without effect; 400 to a sender's verification event would end its
+    stream.
 
-    An event of another type is acknowledged without effect: a code of RFC 8935 is for what cannot be
-    read or believed, and 400 to a sender's verification event would end its stream.
+    *revoke* raises VerificationError (400, with a code of RFC 8935 section 2.4) for a signal that it can
+    never apply. It should be idempotent: the signal is recorded as processed only after *revoke* returns.
 
-    *audience* is this receiver's, *max_age* how long ago a signal may have been issued: long, since
-    a sender tries again while this is down, and a refused signal would leave a session alive. What
-    was done is remembered as long in *store*. *timeout* holds for the body, the store, and *revoke*,
-    each; all are seconds.
+    *audience* names this receiver. *max_age* is how long ago a signal may have been issued. It is long,
+    since a sender tries again while this receiver is down, and a refused signal would leave a session
+    alive. *store* remembers processed signals for the same time. *timeout* applies to reading the body,
+    to each store operation, and to *revoke*. All times are seconds.
 
     Raises:
-        ConfigurationError: A source's key is unusable, or two sources share one.
+        ConfigurationError: A source's key is unusable, or two sources have the same key id.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Receiver:
     ) -> None:
         self._sources = Sources(sources, audience=audience, max_age=max_age, leeway=leeway)
         self._revoke, self._timeout, self._clock = revoke, timeout, clock
-        self._keep = max_age + 2 * leeway
+        self._memory = max_age + 2 * leeway  # seconds for which a processed signal is remembered
         self._known = operation_pair(store, "known", timeout=timeout).async_
         self._remember = operation_pair(store, "remember", timeout=timeout, shielded=True).async_
 
@@ -86,21 +87,21 @@ class Receiver:
 
     async def _accept(self, scope: Scope, receive: Receive) -> None:
         if scope["method"] != "POST":
-            raise refusal("invalid_request", "a signal is a POST", status=405)
+            raise refusal("invalid_request", "signals are sent with POST", status=405)
         if [value.lower() for value in _values(scope, b"content-type")] != [_CONTENT_TYPE]:
             raise refusal("invalid_request", "the content type is not application/secevent+jwt")
         authorization = _values(scope, b"authorization") or [b""]
-        admitting = self._sources.admitting(authorization[0]) if len(authorization) == 1 else []
-        if not admitting:
+        senders = self._sources.authorized(authorization[0]) if len(authorization) == 1 else []
+        if not senders:
             raise refusal("authentication_failed", "the transmitter is not known")
         body = await self._body(receive)
         source, event = self._sources.verify(body, self._clock())
-        if source not in admitting:
+        if source not in senders:
             raise refusal("access_denied", "the transmitter may not send for this issuer")
         if event is None:
-            log.info("signal of another type of %s acknowledged without effect", source.issuer)
+            log.info("a signal of %s with another type of event was acknowledged and ignored", source.issuer)
         else:
-            await self._heed(event)
+            await self._process(event)
 
     async def _body(self, receive: Receive) -> str:
         body, more = bytearray(), True
@@ -116,28 +117,28 @@ class Receiver:
                         raise refusal("invalid_request", "the body is too large", status=413)
         except TimeoutError:
             raise refusal("invalid_request", "the body took too long", status=408) from None
-        return body.decode("latin-1")  # what is not ASCII is refused with whatever else no token holds
+        return body.decode("latin-1")  # never fails; the verification of the token refuses non-ASCII text
 
-    async def _heed(self, event: SessionRevoked) -> None:
+    async def _process(self, event: SessionRevoked) -> None:
         key = f"signal:{event.issuer}#{event.id}"
         try:
             if await self._known(key) is True:
                 return
             async with asyncio.timeout(self._timeout):
                 await self._revoke(event)
-            # after and not before: a signal that was noted and not heeded would be lost
-            await self._remember(key, self._clock() + self._keep)
+            # recorded after revoke: if revoke failed, a signal recorded before it would be lost
+            await self._remember(key, self._clock() + self._memory)
         except VerificationError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever fails: what is not known to be done is not acknowledged
-            log.error("a signal of %s could not be heeded: %s", event.issuer, type(error).__name__)
+        except Exception as error:  # noqa: BLE001  whatever fails, a signal is acknowledged only if it is done
+            log.error("a signal of %s could not be processed: %s", event.issuer, type(error).__name__)
             raise refusal(
-                "temporarily_unavailable", "it could not be recorded; send it again", status=503
+                "temporarily_unavailable", "the signal could not be processed; send it again", status=503
             ) from None
 
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for each, value in scope["headers"] if each == name]
+    return [value for field, value in scope["headers"] if field == name]
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:
@@ -151,7 +152,7 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
-    ended = ""
-    while ended != "lifespan.shutdown":
-        ended = (await receive())["type"]
-        await send({"type": f"{ended}.complete"})
+    phase = ""
+    while phase != "lifespan.shutdown":
+        phase = (await receive())["type"]
+        await send({"type": f"{phase}.complete"})

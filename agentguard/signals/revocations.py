@@ -1,4 +1,4 @@
-"""What a resource server does with a signal: it notes what is over where its verifier looks."""
+"""What a resource server does with a signal: it records the end where its verifier looks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Revocations"]
 
 
 class Revocations:
-    """A `Receiver`'s *revoke* for a server whose `Verifier` has the same *store* and ``signals=True``.
+    """The *revoke* of a `Receiver`, for a server whose `Verifier` has the same *store* and ``signals=True``.
 
-    It keeps a note for *keep* seconds, which must not be less than the longest life of a token that
-    the verifier believes, and its leeway. A task is noted for each issuer that the sender speaks for.
+    It keeps a record for *keep* seconds: at least the longest life of a token that the verifier accepts,
+    plus the verifier's leeway. The end of a task is recorded for each issuer that the sender speaks for.
     """
 
     def __init__(
@@ -33,16 +33,17 @@ class Revocations:
         self._keep, self._clock = keep, clock
 
     async def __call__(self, event: SessionRevoked) -> None:
-        """Note that the event's task or token is over.
+        """Record that the event's task or token has ended.
 
         Raises:
-            VerificationError: 400; it names only a user, whose tokens cannot be told apart here.
+            VerificationError: 400. The event names only a user, and this class cannot tell which tokens
+                belong to a user.
         """
         keys = [revocation_key(issuer, f"txn:{event.task_id}") for issuer in event.authority if event.task_id]
         if event.token is not None:
             keys.append(revocation_key(*event.token))
         if not keys:
-            raise refusal("invalid_request", "here a task or a token can be ended, not all of a user's")
+            raise refusal("invalid_request", "a task or a token can be ended here, but not a user's sessions")
         until = self._clock() + self._keep
         for key in keys:
             await self._remember(key, until)

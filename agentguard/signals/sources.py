@@ -1,4 +1,4 @@
-"""Who is believed when it says that a session is over, and whose sessions it may end."""
+"""The transmitters that are trusted, and the verification of their tokens."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _TYP = frozenset({"secevent+jwt"})
 
 
 def refusal(error: str, description: str, *, status: int = 400) -> VerificationError:
-    """Return a refusal, *error* being a code of RFC 8935 section 2.4."""
+    """Return a refusal; *error* is a code of RFC 8935 section 2.4."""
     return VerificationError(error, description, status=status)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Source:
-    """A transmitter that is believed.
+    """A transmitter that is trusted.
 
-    *keys* is its JWK Set; while a key is being replaced it holds both. It may end tokens and
-    sessions of its own *issuer* and of those that it *speaks_for*, such as a security team's for an
-    identity provider. *authorization* is the whole header that it must send with each push.
+    *keys* is its JWK Set; while a key is being replaced, the set holds both keys. The source may end
+    tokens and sessions of its own *issuer* and of the issuers that it *speaks_for*: a security team may
+    speak for an identity provider. *authorization* is the whole header that it must send with each push.
     """
 
     issuer: str
@@ -39,23 +39,23 @@ class Source:
 
     @property
     def authority(self) -> frozenset[str]:
-        """The issuers whose users, tasks and tokens it may end."""
+        """The issuers whose users, tasks and tokens this source may end."""
         return self.speaks_for | {self.issuer}
 
     def admits(self, authorization: bytes) -> bool:
-        """Return whether a push with this Authorization header may be its own."""
+        """Return whether a push with this Authorization header may come from this source."""
         if self.authorization is None:
             return True
         return hmac.compare_digest(authorization, self.authorization.reveal().encode())
 
 
 class Sources:
-    """Several sources for one *audience*; each key belongs to one of them.
+    """The sources of one *audience*. Each key belongs to one source.
 
-    A SET is believed from *leeway* seconds before it was issued until *max_age* after.
+    A SET is accepted from *leeway* seconds before it was issued until *max_age* seconds after.
 
     Raises:
-        ConfigurationError: A key is unusable, or two have one `kid`, so that it names no source.
+        ConfigurationError: A key is unusable, or two keys have one `kid`, so it does not name one source.
     """
 
     def __init__(self, sources: Iterable[Source], *, audience: str, max_age: float, leeway: float) -> None:
@@ -63,54 +63,54 @@ class Sources:
         self._keys = _pinned(self._all)
         self._audience, self._max_age, self._leeway = audience, max_age, leeway
 
-    def admitting(self, authorization: bytes) -> list[Source]:
-        """Return those that may have sent a push with this Authorization header."""
+    def authorized(self, authorization: bytes) -> list[Source]:
+        """Return the sources that may have sent a push with this Authorization header."""
         return [source for source in self._all if source.admits(authorization)]
 
     def verify(self, token: str, now: float) -> tuple[Source, SessionRevoked | None]:
-        """Verify a SET, but for its replay; the event is None if it is of another type.
+        """Verify a SET, except for a replay. The event is None if it is of another type.
 
         Raises:
             VerificationError: 400 and a code of RFC 8935 section 2.4.
         """
         source, claims = self._signed(token)
         if claims.get("iss") != source.issuer:
-            raise refusal("invalid_issuer", "it is by another issuer than its key")
+            raise refusal("invalid_issuer", "the token's issuer is not the one of its key")
         try:
             frame = Frame.of(claims)
         except ValueError:
-            raise refusal("invalid_request", "it is not a security event token of one event") from None
+            raise refusal("invalid_request", "this is not a security event token of one event") from None
         if self._audience not in (frame.aud if isinstance(frame.aud, list) else (frame.aud,)):
-            raise refusal("invalid_audience", "it is for another audience")
+            raise refusal("invalid_audience", "the token is for another audience")
         if not now - self._max_age - self._leeway <= frame.iat <= now + self._leeway:
-            raise refusal("invalid_request", "it was issued too long ago, or is not yet")
+            raise refusal("invalid_request", "the token was issued too long ago, or in the future")
         try:
             event = frame.session_revoked(claims, source.authority)
         except ValueError:
-            raise refusal("invalid_request", "its event or its subject is not understood") from None
-        for named in () if event is None else (event.token, event.user):
-            if named is not None and named.issuer not in source.authority:
-                raise refusal("access_denied", "it is about what another issuer has named")
+            raise refusal("invalid_request", "the event or its subject is not understood") from None
+        for subject in () if event is None else (event.token, event.user):
+            if subject is not None and subject.issuer not in source.authority:
+                raise refusal("access_denied", "the subject belongs to an issuer that the sender may not end")
         return source, event
 
     def _signed(self, token: str) -> tuple[Source, Mapping[str, Json]]:
-        found: list[Source] = []
+        signers: list[Source] = []
 
         def key(header: Mapping[str, Json]) -> PyJWK:
             kid = header.get("kid")
             pinned = self._keys.get(kid) if isinstance(kid, str) else None
             if pinned is None:
-                raise refusal("invalid_key", "it is by a key that is not known here")
-            found.append(pinned[0])
+                raise refusal("invalid_key", "the token's key is not known here")
+            signers.append(pinned[0])
             return pinned[1]
 
         try:
             claims = decode(token, key, typ=_TYP, error="invalid_request").claims
         except VerificationError as error:
-            # from when its key is known, what is wrong is the signature
-            code = "invalid_key" if found else error.error
+            # if the key was already known, the signature is wrong
+            code = "invalid_key" if signers else error.error
             raise refusal(code, error.description) from None
-        return found[0], claims
+        return signers[0], claims
 
 
 def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
@@ -122,11 +122,12 @@ def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
             except (KeyError, TypeError, ValueError) as error:
                 raise ConfigurationError(
                     f"the key set of {source.issuer} holds an unusable key: {error}",
-                    hint="each key needs a kid, and is a public P-256 or Ed25519 key",
+                    hint="give each key a kid, and use public P-256 or Ed25519 keys",
                 ) from None
             if kid in pinned:
                 raise ConfigurationError(
-                    f"two keys have the kid {kid}", hint="give each source keys of its own"
+                    f"two keys have the kid {kid}",
+                    hint="give each source its own keys, each with its own kid",
                 )
             pinned[kid] = (source, key)
     return pinned

@@ -1,4 +1,4 @@
-"""The sending side of RFC 8935: pushes a signal to one receiver, until it is known to have arrived."""
+"""The sending side of RFC 8935: pushes signals to one receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentguard.jose import Json, Signer, b64url
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
-from agentguard.signals.events import Named, SessionRevoked
+from agentguard.signals.events import IssuedId, SessionRevoked
 
 __all__ = ["Transmitter", "jwks"]
 
@@ -32,17 +32,17 @@ log = logging.getLogger("agentguard")
 
 
 class Transmitter:
-    """Tells one receiver, *audience* at *url*, that a session is over.
+    """Tells one receiver, *audience* at *url*, that a session is revoked.
 
-    It has the revoking half of a `Broker`: a session is what is live at the receiver until that has
-    been told. So a guard's outbox carries a signal as it carries a credential, and tries again,
-    across a crash, until `revoke` returns. The handle is `SessionRevoked.handle`; the same handle
-    makes a SET of the same `jti`, so that one that arrives twice has one effect.
+    It has the method `revoke` of a `Broker`. So a guard's outbox treats an unsent signal like an unrevoked
+    credential: it tries again, also after a crash, until `revoke` returns. The handle is
+    `SessionRevoked.handle`. The same handle always makes a SET with the same `jti`, so a signal that
+    arrives twice has one effect.
 
-    *issuer* is whose tasks end: the one whose tokens the receiver's verifier believes. *signer* may
-    be replaced by another whose public key the receiver has had before (see `jwks`).
-    *authorization* is the whole header by which the receiver knows the sender. After *leeway*
-    seconds beyond the end of all that it could revoke, a signal is no longer sent.
+    *issuer* is the issuer whose tasks end and whose tokens the receiver's verifier accepts. *signer* may be
+    replaced by one whose public key the receiver already has (see `jwks`). *authorization* is the whole
+    header by which the receiver recognizes the sender. A signal is given up *leeway* seconds after
+    everything that it could revoke has expired.
 
     Raises:
         ConfigurationError: The URL is neither https nor on this machine.
@@ -62,7 +62,7 @@ class Transmitter:
     ) -> None:
         parts = urlsplit(url)
         if not is_confidential_url(url):
-            raise ConfigurationError(f"signals for {audience} would be sent unprotected", hint="use https")
+            raise ConfigurationError(f"signals for {audience} would be sent without TLS", hint="use https")
         self.audience, self.issuer = audience, issuer
         self._url, self._signer, self._authorization = url, signer, authorization
         self._leeway, self._clock = leeway, clock
@@ -70,7 +70,7 @@ class Transmitter:
         self._http = http or Outbound(f"signals/{audience}", f"{parts.scheme}://{parts.netloc}")
 
     def sign(self, event: SessionRevoked) -> str:
-        """Return the SET for this receiver; issued when the event happened, however late it is sent."""
+        """Return the SET for this receiver. Its `iat` is the time of the event, also if it is sent late."""
         claims: dict[str, Json] = {
             "iss": self.issuer,
             "jti": b64url(sha256(f"{self.audience}\n{event.handle()}".encode()).digest()),
@@ -81,36 +81,37 @@ class Transmitter:
         return self._signer.sign(self._head, claims)
 
     def notice(self, subject: str, cause: str, at: float) -> str:
-        """Return the beginning of a handle: a task's end, to be completed by the task's id."""
-        return SessionRevoked(at=at, user=Named(self.issuer, subject), reason=cause).handle()
+        """Return the handle of a task's end without the task's id, which the caller appends."""
+        return SessionRevoked(at=at, user=IssuedId(self.issuer, subject), reason=cause).handle()
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """Push the signal; returns when it was acknowledged, or has nothing left to revoke.
+        """Push the signal; return when it was acknowledged, or when it has nothing left to revoke.
 
         Raises:
-            IssueError: It is not known to have arrived, was refused, or *handle* is none.
+            IssueError: The signal was refused, it is not known whether it arrived, or *handle* is malformed.
         """
         drive(self._push(self._http.ask.sync, handle, expires_at))
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
-        """As `revoke`, without blocking the event loop."""
+        """Do as `revoke`, without blocking the event loop."""
         await self._push(self._http.ask.async_, handle, expires_at)
 
     async def _push(self, ask: Operation, handle: str, expires_at: float) -> None:
         if self._clock() >= expires_at + self._leeway:
             log.warning(
-                "signals/%s: a signal was given up: all that it could revoke has expired", self.audience
+                "signals/%s: a signal was given up; everything that it could revoke has expired",
+                self.audience,
             )
             return
         try:
             token = self.sign(SessionRevoked.of(handle))
         except (ValueError, TypeError):
-            raise IssueError(f"signals/{self.audience}: the handle is not a signal's") from None
+            raise IssueError(f"signals/{self.audience}: the handle is not that of a signal") from None
         headers = {"Content-Type": "application/secevent+jwt", "Accept": "application/json"}
         if self._authorization is not None:
             headers["Authorization"] = self._authorization.reveal()
         answer = await ask("POST", self._url, content=token, headers=headers, repeatable=True)
-        if answer.status != 202:  # RFC 8935 section 2.2; a 200 is by someone who does not speak it
+        if answer.status != 202:  # RFC 8935 section 2.2; a server that answers 200 does not implement it
             raise IssueError(f"signals/{self.audience}: answered {answer.status}{_code(answer)}")
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class Transmitter:
 
 
 def jwks(*signers: Signer) -> dict[str, Json]:
-    """Return the JWK Set for receivers: the key in use, and those before and after it."""
+    """Return the JWK Set for receivers; give the signer in use, and the ones before and after it."""
     return {
         "keys": [
             {**signer.public_jwk, "kid": signer.kid, "alg": signer.algorithm, "use": "sig"}

@@ -27,7 +27,7 @@ from agentguard.identity.local import LocalIdentity
 from agentguard.model import LiveCredential, TaskStatus
 from agentguard.resource import Verifier
 from agentguard.resource.asgi import Protected, Rule
-from agentguard.signals import Named, Receiver, Revocations, SessionRevoked, Source, Transmitter
+from agentguard.signals import IssuedId, Receiver, Revocations, SessionRevoked, Source, Transmitter
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit
@@ -126,7 +126,7 @@ class Agent:
     def owe(self, task_id: str) -> None:
         """Record the signal that is due when the task ends."""
         told = SessionRevoked(
-            at=time.time(), user=Named(ISSUER, SUBJECT), task_id=task_id, reason="completed"
+            at=time.time(), user=IssuedId(ISSUER, SUBJECT), task_id=task_id, reason="completed"
         )
         self.store.track(
             LiveCredential(

@@ -16,7 +16,7 @@ from agentguard.errors import IssueError, TaskNotActive
 from agentguard.identity import LocalIdentity
 from agentguard.jose import Signer
 from agentguard.model import TaskStatus
-from agentguard.signals import Named, SessionRevoked, Source, Transmitter, jwks
+from agentguard.signals import IssuedId, SessionRevoked, Source, Transmitter, jwks
 from agentguard.stores import MemoryStore
 from agentguard.testing import FixedPolicy, RecordingAudit
 from tests.conftest import Mode
@@ -31,7 +31,7 @@ class Told:
         self.handles, self.failures = list[str](), failures
 
     def notice(self, subject: str, cause: str, at: float) -> str:
-        return SessionRevoked(at=at, user=Named(HERE, subject), reason=cause).handle()
+        return SessionRevoked(at=at, user=IssuedId(HERE, subject), reason=cause).handle()
 
     def revoke(self, handle: str, expires_at: float) -> None:
         if self.failures:
@@ -86,7 +86,7 @@ async def test_each_end_of_a_task_is_told_once_and_again_until_it_arrives(
     assert until(lambda: guard.enforcement.store.live() == ())
     assert len(told.handles) == 2
     event = SessionRevoked.of(told.handles[0])
-    assert (event.user, event.reason) == (Named(HERE, "user:ada"), "an operator said so")
+    assert (event.user, event.reason) == (IssuedId(HERE, "user:ada"), "an operator said so")
     await mode.call(task, "revoke", "again")
     await asyncio.sleep(0.05)
     assert len(told.handles) == 2
@@ -135,7 +135,7 @@ async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
         for subject in ("user:ada", "user:ada", "user:bob")
     ]
     by_task: dict[str, Any] = {"task_id": tasks[0].id}
-    named = by_task if by == "task" else {"user": Named(HERE, "user:ada")}
+    named = by_task if by == "task" else {"user": IssuedId(HERE, "user:ada")}
     answer = await push(guard, SessionRevoked(at=time.time(), reason="stolen laptop", **named))
     assert answer.status_code == 202, answer.text
     found = [task.state().status for task in tasks]
@@ -152,7 +152,7 @@ async def test_a_signal_for_what_is_unknown_here_is_done_and_ends_nothing(
 ) -> None:
     guard = made()
     task = guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin()
-    nobody = Named(HERE, "nobody")
+    nobody = IssuedId(HERE, "nobody")
     unknown: list[dict[str, Any]] = [{"task_id": "unknown"}, {"token": nobody}, {"user": nobody}]
     for named in unknown:
         answer = await push(guard, SessionRevoked(at=time.time(), **named))

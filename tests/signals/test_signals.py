@@ -44,7 +44,7 @@ from agentguard.model import (
 from agentguard.outbound.client import Outbound
 from agentguard.ports import Store
 from agentguard.resource import Verifier
-from agentguard.signals import Named, Receiver, Revocations, SessionRevoked, Source, Transmitter, jwks
+from agentguard.signals import IssuedId, Receiver, Revocations, SessionRevoked, Source, Transmitter, jwks
 from agentguard.signals.events import SESSION_REVOKED
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Kit, Mode
@@ -54,7 +54,7 @@ GUARD, SOC, IDP = "https://guard.example", "https://soc.example", "https://idp.e
 AUDIENCE = "https://orders.example"
 URL = f"{AUDIENCE}/signals"
 ENDED = SessionRevoked(
-    at=NOW, task_id="task-1", user=Named(GUARD, "user:4"), reason="completed", initiating_entity="system"
+    at=NOW, task_id="task-1", user=IssuedId(GUARD, "user:4"), reason="completed", initiating_entity="system"
 )
 PRIVATE = ec.generate_private_key(ec.SECP256R1())
 KEYS = {GUARD: Signer(PRIVATE), SOC: Signer.generate()}
@@ -179,8 +179,8 @@ async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() ->
     ("subject", "expected"),
     [
         ({"format": "opaque", "id": "t"}, {"task_id": "t"}),
-        ({"format": "jwt_id", "iss": GUARD, "jti": "call-1"}, {"token": Named(GUARD, "call-1")}),
-        ({"format": "iss_sub", "iss": GUARD, "sub": "4"}, {"user": Named(GUARD, "4")}),
+        ({"format": "jwt_id", "iss": GUARD, "jti": "call-1"}, {"token": IssuedId(GUARD, "call-1")}),
+        ({"format": "iss_sub", "iss": GUARD, "sub": "4"}, {"user": IssuedId(GUARD, "4")}),
         (
             {
                 "format": "complex",
@@ -188,11 +188,11 @@ async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() ->
                 "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"},
                 "tenant": {"format": "opaque", "id": "acme"},
             },
-            {"task_id": "t", "user": Named(GUARD, "4")},
+            {"task_id": "t", "user": IssuedId(GUARD, "4")},
         ),
         (
             {"format": "complex", "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"}},
-            {"user": Named(GUARD, "4")},
+            {"user": IssuedId(GUARD, "4")},
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_what_is_written_is_what_is_read(algorithm: Any) -> None:
     key = Signer.generate(algorithm)
     told = [
         ENDED,
-        replace(ENDED, task_id=None, token=Named(GUARD, "call-1"), user=None, initiating_entity="policy"),
+        replace(ENDED, task_id=None, token=IssuedId(GUARD, "call-1"), user=None, initiating_entity="policy"),
         replace(ENDED, task_id=None, reason=""),
     ]
     for event in told:
@@ -512,7 +512,7 @@ async def test_a_transmitter_with_its_authorization_may_end_what_it_speaks_for()
     token = of_soc(sub_id={"format": "iss_sub", "iss": IDP, "sub": "4"})
     assert (await push(receiver(heard), token, headers)).status_code == 202
     assert [(event.user, event.authority) for event in heard.events] == [
-        (Named(IDP, "4"), frozenset({SOC, IDP}))
+        (IssuedId(IDP, "4"), frozenset({SOC, IDP}))
     ]
 
 
@@ -733,7 +733,7 @@ async def test_a_dead_tasks_token_is_refused_and_another_tasks_is_not(mode: Mode
 async def test_one_token_can_be_ended_alone(mode: Mode) -> None:
     store = MemoryStore(clock=lambda: NOW)
     at, app = verifier(store, signals=False), receiver(Revocations(store, clock=lambda: NOW))
-    killed = SessionRevoked(at=NOW, token=Named(GUARD, "call-1"), initiating_entity="policy")
+    killed = SessionRevoked(at=NOW, token=IssuedId(GUARD, "call-1"), initiating_entity="policy")
     assert (await push(app, transmitter().sign(killed))).status_code == 202
     with pytest.raises(VerificationError, match="the token is revoked"):
         await ask(mode, at, presented())
@@ -926,7 +926,7 @@ async def test_a_signal_is_given_up_when_all_that_it_could_revoke_has_expired(mo
     "handle", ["", "task-1", "[]", "{}task-1", '{"at": "x"}t', '{"at": 1}', '{"at": 1}\ud800']
 )
 async def test_a_handle_that_is_none_sends_nothing(mode: Mode, handle: str) -> None:
-    with pytest.raises(IssueError, match="the handle is not a signal's"):
+    with pytest.raises(IssueError, match="the handle is not that of a signal"):
         await mode.call(transmitter(), "revoke", handle, NOW + 60)
 
 
@@ -949,7 +949,7 @@ def test_a_handle_without_a_task_is_the_beginning_of_that_of_any_task() -> None:
 
 @pytest.mark.parametrize("url", ["http://orders.example/signals", "ftp://orders.example/", "orders.example"])
 def test_signals_are_not_sent_unprotected(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="unprotected"):
+    with pytest.raises(ConfigurationError, match="without TLS"):
         Transmitter(url, audience=AUDIENCE, issuer=GUARD, signer=KEY)
 
 
