@@ -23,7 +23,7 @@ from rich.table import Table
 
 from agentguard.model import AccessRequest, Arguments, Identity, Mandate, TaskState, ToolPath, ToolSpec
 from agentguard.policies.cedar import CedarPolicy
-from tests.benchmarks.measuring import interleaved
+from tests.benchmarks.measuring import interleaved, repeated
 
 __all__ = ["main", "measure"]
 
@@ -93,7 +93,7 @@ def measure(most: int, rounds: int, calls: int) -> dict[str, Any]:
     peak = _mebibytes()
     for size in (1_000, min(most, 10_000)):
         made[f"{size:,} of one tool"], _ = _loaded(size, tools(1))
-    timings = interleaved(made, rounds, calls)
+    timings = interleaved({name: repeated(decide, calls) for name, decide in made.items()}, rounds)
     micro = {name: round(each.median * 1e6, 1) for name, each in timings.items()}
     return {
         "decision_ratio": timings[f"{most:,}"].median / timings["100"].median,
