@@ -1,6 +1,8 @@
-"""The command line, one module a command; the library imports none of them.
+"""The command line: one module or package for each command. The library imports none of them.
 
-Typer and rich are an extra; what the demo needs besides is another, and loaded when it runs.
+Typer and rich come with the extra ``agentguard[cli]``. The demo needs ``agentguard[demo]`` as well, and
+imports it when it runs. For a new command: write `command` in a module of this package, and register it
+below.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import sys
 
 try:
     import typer
-except ImportError:  # a sentence, and no traceback: this is what the console script meets
+except ImportError:  # users who run the console script read a sentence, not a traceback
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
 from agentguard.cli import audit, demo, explain, init, lint, simulate, suggest
@@ -30,7 +32,7 @@ main = typer.Typer(
 def _begin() -> None:
     """Zero standing privilege for LangChain agents."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no failure
+        sys.stdout.reconfigure(errors="replace")  # else a name that cannot be printed ends the command
 
 
 main.command("demo")(demo.command)

@@ -1,4 +1,4 @@
-"""`agentguard audit verify`: is the record still what was written?"""
+"""`agentguard audit verify`: checks that an audit log is as it was written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agentguard.cli._console import fail, note, out
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The tamper-evident record.", no_args_is_help=True)
+app = typer.Typer(help="Check the audit log.", no_args_is_help=True)
 
 
 @app.callback()
 def _audit() -> None:
-    """The tamper-evident record."""
+    """Check the audit log."""
 
 
 def _head(text: str) -> Head:
@@ -35,29 +35,30 @@ def verify_file(
         typer.Option(
             parser=_head,
             metavar="SEQ:HASH",
-            help="A head kept elsewhere: without it, records cut off the end are not missed.",
+            help="The head of the log, kept elsewhere. Without it, records missing at the end go unnoticed.",
         ),
     ] = None,
 ) -> None:
     """Find every changed, removed, inserted or reordered record of an audit log.
 
-    Exit codes: 0 nothing was altered; 1 it was; 2 only torn by a crash, or not readable.
+    Exit codes: 0 no record is altered; 1 a record is altered; 2 a crash tore a record, or the log is not
+    readable.
     """
     try:
         with file.open("rb") as lines:
             report = verify(lines, head)
     except OSError as error:
         fail(f"{file}: {error.strerror}", 2)
-    _tell(file, report)
+    _print_report(file, report)
     raise typer.Exit(1 if report.faults else 2 if report.torn else 0)
 
 
-def _tell(file: Path, report: Report) -> None:
+def _print_report(file: Path, report: Report) -> None:
     console = out()
     for fault in report.faults:
         note(console, fault.kind, f"{file}:{fault.line}: {fault.detail}")
     for line in report.torn:
-        note(console, "torn", f"{file}:{line}: half a record, as a crash leaves it; the chain goes on")
+        note(console, "torn", f"{file}:{line}: half a record, as a crash leaves it; the chain continues")
     if report.faults:
         note(console, "error", f"{len(report.faults)} faults: this log was altered")
     elif not report.torn:

@@ -1,7 +1,7 @@
-"""`agentguard init`: a first agentguard.toml, its policy, and a test of it, from a user's own tools.
+"""`agentguard init`: writes a first agentguard.toml, a policy, and a test of the policy, for a user's tools.
 
-Closed by default: every tool begins on the escalation path, where a person is asked, and what its
-name suggests stands beside it as a comment.
+Closed by default: each tool starts on the escalation path, where a person is asked. The path that the tool's
+name suggests is written beside it as a comment.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def command(
     }
     if target is not None:
         texts[directory / "tests" / "test_agent_policy.py"] = test(drafts, target)
-    if there := [file for file in texts if file.exists()]:
+    if (existing := next((file for file in texts if file.exists()), None)) is not None:
         fail(
-            f"{there[0]} exists, and nothing was written\n  hint: remove it, or write elsewhere: --directory"
+            f"{existing} exists, and nothing was written\n"
+            "  hint: remove it, or name another directory with --directory"
         )
     console = out()
     for file, text in texts.items():
@@ -49,12 +50,16 @@ def command(
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
         note(console, "wrote", str(file))
-    note(console, "next", f"read it, correct each path, then: agentguard lint {target or ''}".rstrip())
+    lint = f"agentguard lint {target or ''}".rstrip()
+    note(console, "next", f"read the files, correct each path, then run: {lint}")
 
 
 def _draft(tool: object) -> Draft:
     try:
-        made = tool if isinstance(tool, BaseTool) else as_tool(tool)  # type: ignore[call-overload]  # a function
-        return Draft(made.name, made.description, ArgumentSchema(made).schema, made.metadata or {})
+        base = tool if isinstance(tool, BaseTool) else as_tool(tool)  # type: ignore[call-overload]  # a function
+        return Draft(base.name, base.description, ArgumentSchema(base).schema, base.metadata or {})
     except (ValueError, TypeError) as error:  # no docstring, or types that have no schema
-        raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
+        raise ConfigurationError(
+            f"this is no tool: {error}",
+            hint="give the function a docstring and types, as langchain's @tool needs them",
+        ) from error

@@ -1,4 +1,4 @@
-"""What `agentguard init` writes: texts made from the names and schemas of tools, and nothing else."""
+"""The texts that `agentguard init` writes. They are made from the names and schemas of tools alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLAIN = {"string", "integer", "number", "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One tool, as it will be suggested."""
+    """A tool that `agentguard init` writes a table for."""
 
     name: str
     description: str
@@ -36,7 +36,7 @@ class Draft:
     metadata: Mapping[str, Any]
 
     def guess(self) -> tuple[ToolPath, str] | None:
-        """Return the path that it seems to have, with the reason: MCP's annotations, else its name."""
+        """Return the path that the tool seems to have, and the reason: MCP's annotations, else its name."""
         hints = {**self.metadata, **(self.metadata.get("annotations") or {})}
         if hints.get("destructiveHint") is True:
             return ToolPath.ESCALATION, "destructiveHint"
@@ -44,30 +44,31 @@ class Draft:
             return ToolPath.READ, "readOnlyHint"
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+", self.name)]
         known = [word for word in words if word in _PATHS]
-        # something dangerous anywhere counts; else the first verb, since `order` may also be a noun
-        found = next((word for word in known if _PATHS[word] is ToolPath.ESCALATION), None) or next(
-            iter(known), None
-        )
-        return None if found is None else (_PATHS[found], f"its name says {found}")
+        if not known:
+            return None
+        # a dangerous word counts anywhere in the name; else the first verb, since `order` may also be a noun
+        dangerous = (word for word in known if _PATHS[word] is ToolPath.ESCALATION)
+        verb = next(dangerous, known[0])
+        return _PATHS[verb], f"its name says {verb}"
 
     def arguments(self) -> dict[str, Any]:
-        """Return `args` as agentguard.toml takes it: the shorthand where that is enough, else the schema."""
-        kinds = {name: _plain(each) for name, each in self.schema.get("properties", {}).items()}
+        """Return `args` for agentguard.toml: the short form where it is enough, else the schema."""
+        kinds = {name: _plain(schema) for name, schema in self.schema.get("properties", {}).items()}
         if None not in kinds.values():
             required = set(self.schema.get("required", ()))
             return {name: f"{kind}{'' if name in required else '?'}" for name, kind in kinds.items()}
-        kept = {n: self.schema[n] for n in ("properties", "required", "$defs") if n in self.schema}
-        pruned: dict[str, Any] = _pruned(kept, names=False)
+        schema = {n: self.schema[n] for n in ("properties", "required", "$defs") if n in self.schema}
+        pruned: dict[str, Any] = _pruned(schema, names=False)
         return pruned
 
     def example(self) -> dict[str, Any]:
-        """Return arguments that fit the schema, as far as types go; defaults are filled in."""
+        """Return arguments of the schema's types, with its defaults. Formats and limits may not fit."""
         required = set(self.schema.get("required", ()))
         defs = self.schema.get("$defs", {})
         return {
-            name: _example(each, defs)
-            for name, each in self.schema.get("properties", {}).items()
-            if name in required or each.get("default") is not None
+            name: _example(schema, defs)
+            for name, schema in self.schema.get("properties", {}).items()
+            if name in required or schema.get("default") is not None
         }
 
 
@@ -91,9 +92,9 @@ def test(drafts: Iterable[Draft], target: str) -> str:
 
 def _table(draft: Draft) -> str:
     guess = draft.guess()
-    plain = "".join(each if each.isprintable() else " " for each in draft.description)
-    about = shorten(plain, 90, placeholder=" ...")
-    lines = [f"# {about}"] if about else []
+    text = "".join(letter if letter.isprintable() else " " for letter in draft.description)
+    summary = shorten(text, 90, placeholder=" ...")
+    lines = [f"# {summary}"] if summary else []
     lines += [f"[tools.{key_of(draft.name)}]", 'path = "escalation"']
     if guess is not None and guess[0] is not ToolPath.ESCALATION:
         lines.append(f'# path = "{guess[0]}" # a guess: {guess[1]}')
@@ -102,7 +103,7 @@ def _table(draft: Draft) -> str:
 
 
 def _rule(draft: Draft) -> str:
-    """Return a commented example; none where a name, which a stranger may have given, could leave it."""
+    """Return an example in comments; an empty text where a name could end the comment."""
     name = next(iter(draft.schema.get("properties", {})), "")
     if not (draft.name.isidentifier() and name.isidentifier()):
         return ""
@@ -110,19 +111,19 @@ def _rule(draft: Draft) -> str:
 
 
 def _plain(schema: Schema) -> str | None:
-    """Return the type if the shorthand has a word for it: null besides it makes it optional."""
-    kinds = [each for each in schema.get("anyOf", (schema,)) if each.get("type") != "null"]
-    kind = kinds[0].get("type") if len(kinds) == 1 and "enum" not in kinds[0] else None
+    """Return the type if the short form has a word for it. A null beside the type makes it optional."""
+    choices = [choice for choice in schema.get("anyOf", (schema,)) if choice.get("type") != "null"]
+    kind = choices[0].get("type") if len(choices) == 1 and "enum" not in choices[0] else None
     return kind if kind in _PLAIN else None
 
 
 def _pruned(value: Any, *, names: bool) -> Any:
-    """Leave out what only describes, and null, which TOML does not have; *names*: keys are names."""
+    """Leave out descriptions, and null, which TOML does not have. With *names*, the keys are names."""
     if isinstance(value, Mapping):
-        dropped = () if names else ("title", "description", "examples")
-        inside = {n: n in {"properties", "$defs"} and not names for n in value}
+        texts = () if names else ("title", "description", "examples")
+        has_names = {n: n in {"properties", "$defs"} and not names for n in value}
         return {
-            n: _pruned(v, names=inside[n]) for n, v in value.items() if v is not None and n not in dropped
+            n: _pruned(v, names=has_names[n]) for n, v in value.items() if v is not None and n not in texts
         }
     if isinstance(value, list | tuple):
         return [_pruned(item, names=False) for item in value if item is not None]
@@ -130,23 +131,25 @@ def _pruned(value: Any, *, names: bool) -> Any:
 
 
 def toml(value: Any) -> str:
-    """Write a value, of what JSON can hold, on one line of TOML."""
+    """Write a JSON value on one line of TOML."""
     if isinstance(value, Mapping):
         inner = ", ".join(f"{key_of(name)} = {toml(item)}" for name, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
-    # a JSON string, number or boolean is TOML too; DEL alone must be escaped in addition
+    # a JSON string, number or boolean is also TOML, but TOML wants DEL escaped
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _python(value: Any) -> str:
     text = repr(value)
-    return text if '"' in text or "\\" in text else text.replace("'", '"')  # as formatters want it
+    return (
+        text if '"' in text or "\\" in text else text.replace("'", '"')
+    )  # with double quotes, as formatters write it
 
 
 def key_of(name: str) -> str:
-    """Write a key of TOML, quoted where it must be."""
+    """Write a key of TOML, in quotes where TOML needs them."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
 
 
@@ -168,9 +171,9 @@ def _example(schema: Schema, defs: Schema) -> Any:
 
 
 _SETTINGS = """\
-# agentguard.toml: who the agent is, what its tools are, and by which rules they are judged.
-# Written by `agentguard init`; yours to correct. Paths are relative to this file. To check it:
-#   {lint}
+# agentguard.toml says who the agent is, what its tools are, and which rules judge their calls.
+# `agentguard init` wrote this file. Read it and correct it. Paths are relative to this file.
+# To check it: {lint}
 
 [agent]
 id = "agent://local" # a URI, such as the workload's SPIFFE ID
@@ -178,31 +181,31 @@ id = "agent://local" # a URI, such as the workload's SPIFFE ID
 [policy]
 cedar = ["policies/*.cedar"]
 
-# What follows are the defaults. The directory .agentguard holds state: keep it out of git.
+# These are the defaults. Do not commit the directory .agentguard: it holds state and keys.
 # [store]
 # path = ".agentguard/state.db"
 # [audit]
 # path = ".agentguard/audit.jsonl"
 # [issuer]
-# lifetime = 60 # seconds that a credential lives at most; it is revoked when its call ends
+# lifetime = 60 # seconds; a credential is revoked when its call ends, and expires after this time
 
-# A tool that calls a protected service gets a credential for each call, when it says
-# `resource = "orders"`, and its code: httpx.get(url, auth=agentguard.auth("orders")).
+# A tool that calls a protected service gets a credential for each call. Add `resource = "orders"`
+# to the tool's table below, and in its code: httpx.get(url, auth=agentguard.auth("orders")).
 # [resources.orders]
-# origins = ["https://orders.example"]
-# broker = "login" # or {{ read = "login" }}; without one, the embedded issuer mints
+# origins = ["https://orders.example"] # the credentials are sent there, and nowhere else
+# broker = "login" # or {{ read = "login" }}; without a broker, the embedded issuer mints
 
-# Who else mints: token_exchange, openbao, aws, github, or secret (a long-lived key, kept inside).
+# Other brokers: token_exchange, openbao, aws, github, or secret (a long-lived key that stays inside).
 # [brokers.login]
 # kind = "token_exchange"
 # issuer = "https://login.example"
 # client_id = "agent"
-# client_auth = "spiffe" # and [identity] kind = "spiffe": what the platform says the agent is
+# client_auth = "spiffe" # with [identity] kind = "spiffe", the platform proves who the agent is
 
-# Tools. A path is "read", "write" or "escalation"; on the last a person is asked for each call, so
-# that is where each tool begins. Say also `untrusted = true` for a tool whose result may hold what
-# a stranger wrote (mail, web pages, tickets), and `sinks = ["to"]` for arguments that name who
-# receives something.
+# Tools. A path is a tool's access tier: "read" changes nothing, "write" changes something, and for
+# "escalation" a person is asked about each call. Each tool starts with "escalation"; correct it.
+# Add `untrusted = true` to a tool whose result may contain text by strangers (mail, web pages,
+# tickets), and `sinks = ["to"]` to a tool with an argument that names a receiver.
 
 {tools}"""
 
@@ -213,15 +216,15 @@ _NO_TOOLS = """\
 """
 
 _POLICY = """\
-// What the agent may do, besides what its task's mandate allows: both must permit a call.
-// Nothing is permitted but by a permit, and a forbid beats every permit.
-// Each rule needs an @id of its own: decisions and the audit log name it.
+// These rules say what the agent may do. The mandate of the task must allow a call as well.
+// A call needs a permit that matches. A forbid that matches overrides every permit.
+// Give each rule its own @id: decisions and the audit log name the rule by it.
 
 @id("reads")
 permit (principal, action in Action::"read", resource);
 
-// Once a task has read what a stranger may have written, its writes need a person.
-@id("writes-on-trusted-ground")
+// After a task has read text that a stranger may have written, a person must approve its writes.
+@id("writes-before-untrusted-text")
 permit (principal, action in Action::"write", resource)
 when { !context.provenance.untrusted && context.task.writes < 10 };
 
@@ -235,7 +238,7 @@ when { context has approval };
 """
 
 _RULE = """
-// A rule about one tool sees its arguments; @advice is what the model is told when it refuses.
+// A rule about one tool can use the tool's arguments. The model reads @advice when the rule denies.
 // @id("no-{tool}-for-example")
 // @advice("Use another value.")
 // forbid (principal, action == Action::"{tool}", resource)
@@ -243,9 +246,9 @@ _RULE = """
 """
 
 _TEST = '''\
-"""What this project's policy permits. Written by `agentguard init`; add what must never change.
+"""Tests of this project's policy. `agentguard init` wrote this file. Add what must never change.
 
-No tool runs here: each question is put to the policy alone.
+No tool runs here: the tests ask the policy only.
 """
 
 import importlib
@@ -265,7 +268,7 @@ CALLS: dict[str, dict[str, Any]] = {{
 
 @pytest.fixture
 def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
-    """This project's rules, with a state and an audit log of their own."""
+    """Return a guard with this project's rules, and with a store and an audit log of its own."""
     monkeypatch.syspath_prepend(PROJECT)
     shutil.copy(PROJECT / "agentguard.toml", tmp_path)
     shutil.copytree(PROJECT / "policies", tmp_path / "policies")
@@ -276,20 +279,20 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
 
 
 def ask(guard: Guard, tool: str, *, untrusted: bool = False) -> Decision:
-    """Ask the policy about a call of *tool*, in a task that may have read what a stranger wrote."""
-    me = Identity(subject="tester", actor="agent://test")
+    """Ask the policy about a call of *tool*. With *untrusted*, the task has read text by a stranger."""
+    identity = Identity(subject="tester", actor="agent://test")
     mandate = Mandate.of({{"tools": "*"}})
     task = TaskState(
-        id="test", purpose="Test", identity=me, mandate=mandate, deadline=2**40, untrusted=untrusted
+        id="test", purpose="Test", identity=identity, mandate=mandate, deadline=2**40, untrusted=untrusted
     )
     spec = guard.catalog.tool(tool)
     assert spec is not None, f"{{tool}} is not classified in agentguard.toml"
-    request = AccessRequest(identity=me, tool=spec, arguments=Arguments.of(CALLS[tool]), task=task)
+    request = AccessRequest(identity=identity, tool=spec, arguments=Arguments.of(CALLS[tool]), task=task)
     return guard.enforcement.policy.decide(request)
 
 
 @pytest.mark.parametrize("tool", CALLS)
-def test_after_untrusted_text_all_but_reads_need_a_person(guard: Guard, tool: str) -> None:
+def test_after_untrusted_text_only_reads_need_no_person(guard: Guard, tool: str) -> None:
     decision = ask(guard, tool, untrusted=True)
     assert decision.permitted, decision.reason
     spec = guard.catalog.tool(tool)
