@@ -1,8 +1,15 @@
-"""The resource server's side: believes nothing that it has not verified itself.
+"""For the resource server: verify that a request's credential is valid and is for exactly this call.
 
-verifier (the order of things), claims (what a token says), proof (RFC 9449), introspection (RFC
-7662), and asgi (the middleware and a Starlette or FastAPI dependency; it needs the extra ``server``
-and is therefore not imported here).
+    verifier         `Verifier`: checks one request, in order
+    keys             the issuer's keys that are trusted, and the path of each
+    claims           what a token says, and the check of the call
+    proof            DPoP proofs and nonces (RFC 9449)
+    introspection    asks the authorization server whether a token is still active (RFC 7662)
+    asgi             a middleware, and a Starlette or FastAPI dependency. It needs the extra ``server``, so
+                     this package does not import it.
+
+This package does not issue tokens, does not fetch keys, and does not decide which scope, tool or
+arguments an endpoint requires: the application passes these.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The resource's side for ASGI: a middleware that is closed by default, and a dependency.
+"""Protect an ASGI application: a middleware that refuses routes without a rule, and a dependency.
 
-`Protected` needs nothing but ASGI; `require` is for Starlette and FastAPI (extra ``server``). The
-URL that a proof must name is *origin* plus the request's path: the Host header, which anyone can
-set, is not believed.
+`Protected` works with any ASGI application; `require` is for Starlette and FastAPI. Both need the extra
+``server``. The URL that a proof must name is *origin* plus the path of the request. The Host header is not
+used, since anyone can set it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Presented(NamedTuple):
-    """What a request says of itself: path parameters, query (each name once), JSON body or None."""
+    """The request as *arguments* functions see it: path parameters, query (each name once), JSON body."""
 
     params: Mapping[str, str]
     query: Mapping[str, str]
@@ -44,11 +44,11 @@ class Presented(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one route asks of a credential.
+    """The credential that one route requires.
 
-    `route` is a template such as ``/orders/{order_id}/refund``; a parameter is one segment.
-    `arguments` computes the tool's arguments from the request, so that a credential for one order
-    is refused for another; without it the digest is not compared.
+    `route` is a template such as ``/orders/{order_id}/refund``; a parameter is one segment of the path.
+    `arguments` computes the tool's arguments from the request. They are compared with the token's digest,
+    so a credential for one order is refused for another. Without `arguments` nothing is compared.
     """
 
     method: str
@@ -66,18 +66,18 @@ class Rule:
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
         """Return the path parameters, or None if this rule is for another route."""
-        found = self._pattern.fullmatch(path) if method == self.method else None
-        return None if found is None else found.groupdict()
+        match = self._pattern.fullmatch(path) if method == self.method else None
+        return None if match is None else match.groupdict()
 
 
 class Protected:
-    """ASGI middleware: lets a request through when a rule is for it and its credential fits.
+    """ASGI middleware: passes a request on if a rule matches it and its credential fits the rule.
 
-    A route without a rule is refused (403), and so is a WebSocket. The verified `Claims` are
-    ``scope["state"]["agentguard"]`` (``request.state.agentguard``). *origin* is how clients know
-    this server, ``https://host[:port]``; it may be left out if the resource has exactly one. A body
-    is read only where a rule computes arguments, after the credential was verified, up to
-    *max_body* bytes, and is given to the application again.
+    It refuses a route without a rule (403) and every WebSocket. The verified `Claims` are in
+    ``scope["state"]["agentguard"]`` (``request.state.agentguard``). *origin* is the origin that clients
+    use, ``https://host[:port]``; it may be left out if the resource has exactly one. The body is read only
+    if the rule computes arguments, after the credential was verified, and up to *max_body* bytes. The
+    application can read it again.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Protected:
         rule, params = self._rule(scope)
         try:
             if rule is None:
-                raise VerificationError("insufficient_scope", "no rule is for this route", status=403)
+                raise VerificationError("insufficient_scope", "no rule allows this route", status=403)
             claims = await self._verifier.averify(
                 scope["method"],
                 _url(self._origin, scope),
@@ -143,10 +143,10 @@ def require(
     arguments: Callable[[Presented], Mapping[str, Json]] | None = None,
     origin: str | None = None,
 ) -> Callable[[Request], Awaitable[Claims]]:
-    """Return a dependency that gives the verified `Claims`: ``Depends(require(verifier, ...))``.
+    """Return a dependency that returns the verified `Claims`: ``Depends(require(verifier, ...))``.
 
-    In plain Starlette, await it with the request. *origin* and *arguments* are as in `Protected`
-    and `Rule`. It guards the endpoints that name it, and no other: `Protected` is closed by default.
+    In plain Starlette, await it with the request. *origin* and *arguments* are as in `Protected` and
+    `Rule`. It protects only the endpoints that use it; `Protected` protects every route.
     """
     base = _origin(verifier, origin)
 
@@ -176,8 +176,8 @@ def _origin(verifier: Verifier, origin: str | None) -> str:
     known = verifier.resource.origins if origin is None else (origin,)
     if len(known) != 1:
         raise ConfigurationError(
-            f"the origin of {verifier.resource.name} is not clear",
-            hint='give origin="https://host", as its clients know it',
+            f"the resource {verifier.resource.name} does not have exactly one origin",
+            hint='pass origin="https://host", the origin that its clients use',
         )
     return known[0].rstrip("/")
 
@@ -201,9 +201,9 @@ def _arguments(
         if len(query) != len(pairs):
             raise ValueError("a name occurs twice")
         return compute(Presented(params, query, strict_json(body) if body else None))
-    except Exception as error:  # whatever the application's function raises, the call is not proven
+    except Exception as error:  # whatever the application's function raises, the call is not verified
         raise VerificationError(
-            "invalid_request", "the request has not the expected form", status=400
+            "invalid_request", "the request does not have the expected form", status=400
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a token says, read once and without trust in its shape."""
+"""The claims of a token, parsed strictly, and the check that they are for the requested call."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Claims", "invalid", "read_claims"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a verified token says: who acts, for whom, in which task, and which call it is for.
+    """What a verified token says: who acts, for whom, in which task, and for which call.
 
-    `actor` is the `client_id`; `act` is the chain of RFC 8693 as the token states it. What is not
-    `signed` is the word of the issuer's introspection.
+    `actor` is the `client_id`. `act` is the actor chain of RFC 8693, as it stands in the token. If `signed`
+    is false, the values come from the issuer's introspection and not from a signed token.
     """
 
     id: str
@@ -61,20 +61,24 @@ class Claims:
 
 
 def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = True) -> Claims:
-    """Read the claims that RFC 9068 section 2.2 requires, and ours."""
-    named = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", "client_id")}
+    """Read the claims that RFC 9068 section 2.2 requires, and those of agentguard.
+
+    Raises:
+        VerificationError: A claim is missing or malformed, or the token is for another path.
+    """
+    names = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", "client_id")}
     scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
     jkt = text_claim(cnf, "jkt") if isinstance(cnf, dict) else None
-    if None in named.values() or not isinstance(scope, str) or not isinstance(act, dict):
+    if None in names.values() or not isinstance(scope, str) or not isinstance(act, dict):
         raise invalid("the token lacks a required claim")
     if jkt is None:
         raise invalid("the token is not bound to a key")
     tool, digest = _details(claims.get("authorization_details"), path)
     return Claims(
-        id=str(named["jti"]),
-        issuer=str(named["iss"]),
-        subject=str(named["sub"]),
-        actor=str(named["client_id"]),
+        id=str(names["jti"]),
+        issuer=str(names["iss"]),
+        subject=str(names["sub"]),
+        actor=str(names["client_id"]),
         act=act,
         task_id=text_claim(claims, "txn"),
         scopes=frozenset(scope.split()),
@@ -88,23 +92,23 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
 
 
 def _details(details: Json, path: ToolPath) -> tuple[str, str]:
-    ours = [
+    calls = [
         detail
         for detail in (details if isinstance(details, list) else ())
         if isinstance(detail, dict) and detail.get("type") == DETAIL_TYPE
     ]
-    if len(ours) != 1:
+    if len(calls) != 1:
         raise invalid("the token is not for exactly one call")
-    tool, digest = text_claim(ours[0], "tool"), text_claim(ours[0], "digest")
-    if tool is None or digest is None or ours[0].get("digest_alg") != "sha-256":
+    tool, digest = text_claim(calls[0], "tool"), text_claim(calls[0], "digest")
+    if tool is None or digest is None or calls[0].get("digest_alg") != "sha-256":
         raise invalid("the token does not say which call it is for")
-    if ours[0].get("path") != path.value:
+    if calls[0].get("path") != path.value:
         raise _forbidden("the token is for another path")
     return tool, digest
 
 
 def invalid(description: str) -> VerificationError:
-    """Return the refusal of a token for what it is (RFC 6750 section 3.1)."""
+    """Return the refusal of a token that is not valid here (RFC 6750 section 3.1)."""
     return VerificationError("invalid_token", description)
 
 

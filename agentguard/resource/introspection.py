@@ -1,4 +1,4 @@
-"""Ask the authorization server whether a token still lives (RFC 7662)."""
+"""Ask the authorization server whether a token is still active (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Send = Callable[..., Awaitable[httpx.Response]]
 
 
 class Introspection:
-    """A source of revocations for a `Verifier`, and of all that it knows of an opaque token.
+    """Tells a `Verifier` whether a token was revoked, and what an opaque token says.
 
-    Every request is asked anew: nothing is cached. *client* carries the time-out. This resource
-    server authenticates by *auth*, or by *proof*, which makes further members of the form and headers
-    for each request, such as a client assertion (RFC 7523): ``PrivateKeyJwt(…).prove(issuer)``. An
-    `httpx.Client` serves both paths (in a thread on an event loop), an `httpx.AsyncClient` the
-    asynchronous one.
+    It asks the server for each request; nothing is cached. *client* has the time-out. This resource server
+    authenticates with *auth*, or with *proof*: a function that returns more form members and headers for
+    each request, such as a client assertion (RFC 7523) of ``PrivateKeyJwt(…).prove(issuer)``. An
+    `httpx.Client` works for sync and async calls (for async ones, in a thread). An `httpx.AsyncClient`
+    works only for async calls.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Introspection:
         self._url, self._client, self._auth, self._proof = url, client, auth, proof
 
     def claims(self, token: str) -> Mapping[str, Json] | None:
-        """Return what the server says of an active token, or None.
+        """Return what the server says about the token, or None if the token is not active.
 
         Raises:
-            VerificationError: 503, whenever the answer is anything but a clear yes or no.
+            VerificationError: 503. The server did not answer with a clear yes or no.
         """
         if isinstance(self._client, httpx.AsyncClient):
-            raise TypeError("this Introspection has an AsyncClient only: call averify")
+            raise TypeError("this Introspection has an AsyncClient; call averify, or give it an httpx.Client")
         return drive(self._claims(lift(self._client.post), token))
 
     async def aclaims(self, token: str) -> Mapping[str, Json] | None:
-        """As `claims`, without blocking the event loop."""
+        """Do as `claims`, without blocking the event loop."""
         if isinstance(self._client, httpx.AsyncClient):
             return await self._claims(self._client.post, token)
         return await asyncio.to_thread(self.claims, token)
@@ -64,6 +64,6 @@ class Introspection:
         active = answer.get("active") if isinstance(answer, dict) else None
         if not isinstance(active, bool) or not isinstance(answer, dict):
             raise VerificationError(
-                "temporarily_unavailable", "the token's state could not be learnt", status=503
+                "temporarily_unavailable", "the issuer did not say whether the token is active", status=503
             )
         return answer if active else None

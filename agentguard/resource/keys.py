@@ -1,4 +1,4 @@
-"""The keys that a resource believes, and for which path each speaks."""
+"""The issuer's keys that a resource trusts, and the path for which each is valid."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Keys"]
 class Keys:
     """A JWK Set (RFC 7517 section 5), read once.
 
-    Our own issuers have a key for each path, which the key names (``agentguard_path``). Another
-    issuer's keys name none: *by_audience* are then the paths that the resource tells apart by
-    audience alone, and keys of kinds that are not accepted are passed over.
+    The issuers of agentguard have one key for each path, and the key names it (``agentguard_path``). The
+    keys of another issuer name no path. *by_audience* then lists the paths that the resource tells apart
+    by the token's audience alone, and keys of other kinds are ignored.
 
     Raises:
-        ConfigurationError: A key is unusable, two have one name, or two paths have one audience.
+        ConfigurationError: A key is unusable, two keys have one `kid`, or two paths have one audience.
     """
 
     def __init__(
@@ -31,7 +31,9 @@ class Keys:
         self._paths = by_audience
         audiences = {resource.audience(path) for path in by_audience}
         if len(audiences) != len(by_audience):
-            raise ConfigurationError("two paths share an audience", hint="give each path its own")
+            raise ConfigurationError(
+                f"two paths of {resource.name} share an audience", hint="give each path its own audience"
+            )
         self._keys: dict[str, tuple[ToolPath | None, PyJWK]] = {}
         for jwk in jwks.get("keys", ()):
             self._add(jwk)
@@ -45,7 +47,7 @@ class Keys:
                 return
             raise ConfigurationError(
                 f"the key set holds an unusable key: {error}",
-                hint="each key needs kid, agentguard_path, and a public P-256 or Ed25519 key",
+                hint="give each key a kid and an agentguard_path, and use public P-256 or Ed25519 keys",
             ) from None
         if kid in self._keys:
             raise ConfigurationError(f"two keys have the kid {kid}", hint="give each path its own key")
@@ -58,17 +60,17 @@ class Keys:
             VerificationError: invalid_token.
         """
         if self._paths and path not in self._paths:
-            raise invalid("the issuer is not believed on this path")
+            raise invalid("tokens of this issuer are not accepted on this path")
 
     def find(self, header: Mapping[str, Json], path: ToolPath) -> PyJWK:
-        """Return the key that a token names, if it speaks for *path*.
+        """Return the key that a token names, if it is valid for *path*.
 
         Raises:
             VerificationError: invalid_token.
         """
         self.require(path)
         kid = header.get("kid")
-        found = self._keys.get(kid) if isinstance(kid, str) else None
-        if found is None or found[0] not in (path, None):
-            raise invalid("the token is not by a key of this endpoint")
-        return found[1]
+        entry = self._keys.get(kid) if isinstance(kid, str) else None
+        if entry is None or entry[0] not in (path, None):
+            raise invalid("the token was not signed with a key of this endpoint")
+        return entry[1]

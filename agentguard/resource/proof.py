@@ -1,4 +1,4 @@
-"""The proof that a request comes from the holder of the token's key (RFC 9449 section 4.3)."""
+"""DPoP: verify that a request comes from the holder of the token's key (RFC 9449 section 4.3)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TYP = frozenset({"dpop+jwt"})
 
 
 class Nonces:
-    """Nonces that a server makes and recognizes without remembering any (RFC 9449 section 9).
+    """Nonces that a server makes and recognizes without storing them (RFC 9449 section 9).
 
-    Each holds for *lifetime* to twice *lifetime* seconds. Servers that answer for one origin share
-    the *secret*.
+    A nonce is valid for *lifetime* to twice *lifetime* seconds. All servers of one origin need the same
+    *secret*.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Nonces:
         self._lifetime, self._clock = lifetime, clock
 
     def current(self) -> str:
-        """Return the nonce of this moment."""
+        """Return the current nonce."""
         return self._nonce(0)
 
     def accepts(self, nonce: object) -> bool:
-        """Return whether it is the nonce of this moment or the one before."""
+        """Return whether *nonce* is the current nonce or the one before."""
         if not isinstance(nonce, str) or not nonce.isascii():
             return False
         return any(hmac.compare_digest(nonce, self._nonce(age)) for age in (0, 1))
@@ -59,20 +59,20 @@ def verify_proof(
     leeway: float,
     nonces: Nonces | None,
 ) -> str:
-    """Verify a proof in full but for its replay, and return its `jti`.
+    """Verify a proof, except for a replay, and return its `jti`. *lifetime* and *leeway* are seconds.
 
     Raises:
         VerificationError: invalid_dpop_proof or use_dpop_nonce.
     """
     header, claims, _ = decode(proof, None, typ=_TYP, error="invalid_dpop_proof")
     if not hmac.compare_digest(thumbprint(header["jwk"]), bound_to):
-        raise _invalid("the proof is by another key than the token's")
+        raise _invalid("the proof was signed with another key than the token's")
     jti = text_claim(claims, "jti")
-    if jti is None or claims.get("htm") != method or not _same(claims, url):
+    if jti is None or claims.get("htm") != method or not _is_for(claims, url):
         raise _invalid("the proof is for another method or URL")
     issued = number_claim(claims, "iat")
     if issued is None or not now - lifetime - leeway <= issued <= now + leeway:
-        raise _invalid("the proof is not of this moment")
+        raise _invalid("the proof was made too long ago, or in the future")
     if claims.get("ath") != token_hash(token):
         raise _invalid("the proof is for another token")
     if nonces is not None and not nonces.accepts(claims.get("nonce")):
@@ -84,7 +84,7 @@ def _invalid(description: str) -> VerificationError:
     return VerificationError("invalid_dpop_proof", description)
 
 
-def _same(claims: Mapping[str, Json], url: str) -> bool:
+def _is_for(claims: Mapping[str, Json], url: str) -> bool:
     claimed = text_claim(claims, "htu", limit=8192)
     try:
         return claimed is not None and htu(claimed) == url

@@ -1,7 +1,7 @@
-"""Verify one request: the token, the proof, and that they are for exactly this call.
+"""Verify one request: the token, the proof, and that both are for exactly this call.
 
-Nothing is believed for its place: a READ token is refused at a WRITE endpoint because its key is
-pinned to READ, its audience is another, and its details name another path.
+Three checks keep the paths apart. A READ token is refused at a WRITE endpoint because its key is valid for
+READ only, because it has another audience, and because its details name another path.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _TYP = frozenset({"at+jwt"})
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1
-_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: what error_description may not hold
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: not allowed in error_description
 
 
-class _Memory(NamedTuple):
-    """What a verification asks of others, on one of the two paths; None where there is nobody."""
+class _Operations(NamedTuple):
+    """The operations of the store and the introspection, all sync or all async; None if there is none."""
 
     known: Operation | None
     remember: Operation | None
@@ -39,25 +39,25 @@ class _Memory(NamedTuple):
 
 
 class Verifier:
-    """Believes tokens of one issuer for one resource.
+    """Verifies requests whose tokens one issuer made for one resource.
 
-    *keys* is a JWK Set whose keys each name their ``agentguard_path`` (see `credentials.jwks`).
-    *store* remembers proofs and knows revocations; ``None`` says aloud that neither is noticed here.
-    With *signals*, a token of a task that a signal has ended is refused (see `signals.Revocations`),
-    and so is one that names no task (`txn`).
-    *introspection* asks the issuer in addition. With *nonces*, each proof must carry one. *leeway*
-    and *proof_lifetime* are seconds; so is *timeout*, after which a silent store is a refusal.
+    *keys* is a JWK Set in which each key names its ``agentguard_path`` (see `credentials.jwks`). *store*
+    remembers proofs and knows which tokens are revoked; with ``None``, a replayed proof and a revoked
+    token are accepted. With *signals*, the verifier refuses a token of a task that a signal has ended
+    (see `signals.Revocations`), and a token that names no task (`txn`). *introspection* also asks the
+    issuer about each token. With *nonces*, each proof must have one. *leeway*, *proof_lifetime* and
+    *timeout* are seconds; a store that does not answer within *timeout* causes a refusal.
 
-    *by_audience* is for an issuer whose keys name no path: these paths are told apart by audience
-    alone, of which each has its own, and the issuer is believed on no other. *opaque* takes tokens
-    that are no JWT, too, and believes what the introspection, which it needs, says of them. For an
-    issuer of these alone, *keys* is ``{"keys": []}``. Keys are not fetched: when they change, make a
-    new verifier.
+    *by_audience* is for an issuer whose keys name no path. It lists the paths that are told apart by the
+    audience alone; each needs its own audience, and the issuer's tokens are accepted on no other path.
+    *opaque* also accepts tokens that are not JWTs; the introspection, which is then required, says what
+    they mean. For an issuer of opaque tokens only, *keys* is ``{"keys": []}``.
+
+    The verifier does not fetch keys. When they change, make a new verifier.
 
     Raises:
-        ConfigurationError: A key is not a public P-256 or Ed25519 key pinned to a path, or there are
-            to be signals and no store that knows them; two paths share an audience; opaque tokens
-            cannot be introspected.
+        ConfigurationError: A key is not a public P-256 or Ed25519 key of one path; *signals* without a
+            store; two paths share an audience; *opaque* without an introspection.
     """
 
     def __init__(
@@ -81,17 +81,20 @@ class Verifier:
         self._issuer, self._signals, self._opaque = issuer, signals, opaque
         self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
         if opaque and introspection is None:
-            raise ConfigurationError("opaque tokens say nothing", hint="give an introspection")
+            raise ConfigurationError(
+                "opaque tokens cannot be verified without an introspection",
+                hint="pass introspection=Introspection(...) to the verifier",
+            )
         if signals and store is None:
             raise ConfigurationError("signals need a store", hint="give the verifier the receiver's store")
         self._leeway, self._proof_lifetime, self._clock = leeway, proof_lifetime, clock
-        asked = (
+        pairs = (
             None if store is None else operation_pair(store, "known", timeout=timeout),
             None if store is None else operation_pair(store, "remember", timeout=timeout),
             None if introspection is None else operation_pair(introspection, "claims", timeout=timeout),
         )
-        self._sync = _Memory(*(None if pair is None else pair.sync for pair in asked))
-        self._async = _Memory(*(None if pair is None else pair.async_ for pair in asked))
+        self._sync = _Operations(*(None if pair is None else pair.sync for pair in pairs))
+        self._async = _Operations(*(None if pair is None else pair.async_ for pair in pairs))
 
     def verify(
         self,
@@ -104,12 +107,13 @@ class Verifier:
         tool: str | None = None,
         arguments: Mapping[str, Json] | None = None,
     ) -> Claims:
-        """Verify a request to *url*, absolute as its client knows it, at an endpoint on *path*.
+        """Verify a request at an endpoint on *path*. *url* is the absolute URL that the client used.
 
-        Where *arguments* are given, the token is for a call with exactly these.
+        If *scope*, *tool* or *arguments* are given, the token must be for exactly these.
 
         Raises:
-            VerificationError: With the code and the status of the answer; see `challenge`.
+            VerificationError: The request is refused; it has the code and status for the response (see
+                `challenge`).
         """
         call = (path, scope, tool, arguments)
         return drive(self._verify(self._sync, method, url, headers, call))
@@ -125,25 +129,25 @@ class Verifier:
         tool: str | None = None,
         arguments: Mapping[str, Json] | None = None,
     ) -> Claims:
-        """As `verify`, without blocking the event loop."""
+        """Do as `verify`, without blocking the event loop."""
         call = (path, scope, tool, arguments)
         return await self._verify(self._async, method, url, headers, call)
 
     async def _verify(
         self,
-        memory: _Memory,
+        operations: _Operations,
         method: str,
         url: str,
         headers: Headers,
         call: tuple[ToolPath, str | None, str | None, Mapping[str, Json] | None],
     ) -> Claims:
         path, scope, tool, arguments = call
-        token, proof = _presented(headers)
+        token, proof = _token_and_proof(headers)
         now = self._clock()
         if self._opaque and token.count(".") != 2:
-            claims = await self._introspected(memory, token, path, now)
+            claims = await self._opaque_claims(operations, token, path, now)
         else:
-            claims = self._token(token, path, now)
+            claims = self._signed_claims(token, path, now)
         jti = verify_proof(
             proof,
             method=method,
@@ -156,55 +160,57 @@ class Verifier:
             nonces=self.nonces,
         )
         claims.require(scope=scope, tool=tool, arguments=arguments)
-        await self._living(memory, token, claims)
-        if memory.remember is not None:
+        await self._check_revocation(operations, token, claims)
+        if operations.remember is not None:
             until = now + self._proof_lifetime + 2 * self._leeway + 1
-            if not await _answer(memory.remember(f"dpop:{claims.thumbprint}:{jti}", until)):
+            if not await _yes_or_no(operations.remember(f"dpop:{claims.thumbprint}:{jti}", until)):
                 raise VerificationError("invalid_dpop_proof", "the proof was used before")
         return claims
 
-    async def _living(self, memory: _Memory, token: str, claims: Claims) -> None:
-        if (known := memory.known) is not None:
-            for name in self._names(claims):
-                if await _answer(known(revocation_key(claims.issuer, name))):
+    async def _check_revocation(self, operations: _Operations, token: str, claims: Claims) -> None:
+        if (known := operations.known) is not None:
+            for id_ in self._revocable_ids(claims):
+                if await _yes_or_no(known(revocation_key(claims.issuer, id_))):
                     raise invalid("the token is revoked")
-        if memory.introspect is not None and claims.signed and await _said(memory.introspect(token)) is None:
+        if operations.introspect is None or not claims.signed:  # an unsigned token was just introspected
+            return
+        if await _introspection(operations.introspect(token)) is None:
             raise invalid("the token is revoked")
 
-    def _names(self, claims: Claims) -> Iterable[str]:
+    def _revocable_ids(self, claims: Claims) -> Iterable[str]:
         if not self._signals:
             return (claims.id,)
         if claims.task_id is None:
-            raise invalid("the token names no task, which no signal could end")
+            raise invalid("the token names no task, so no signal could end it")
         return (claims.id, f"txn:{claims.task_id}")
 
-    async def _introspected(self, memory: _Memory, token: str, path: ToolPath, now: float) -> Claims:
-        """Believe the issuer's word on a token that says nothing by itself (RFC 7662 section 2.2)."""
+    async def _opaque_claims(self, operations: _Operations, token: str, path: ToolPath, now: float) -> Claims:
+        """Return what the issuer says about a token that is not a JWT (RFC 7662 section 2.2)."""
         self._keys.require(path)
         if not _OPAQUE.fullmatch(token):
             raise invalid("the token is misspelled")
-        assert memory.introspect is not None  # noqa: S101  opaque tokens need one, says the constructor
-        said = await _said(memory.introspect(token))
-        if said is None:
+        assert operations.introspect is not None  # noqa: S101  the constructor requires one for opaque tokens
+        answer = await _introspection(operations.introspect(token))
+        if answer is None:
             raise invalid("the token is not active")
-        # an issuer may leave out its own name, and has no other name for what has one spelling only
-        named = {"iss": self._issuer, "jti": f"opaque:{token_hash(token)}", **said}
-        return self._claims(named, path, now, signed=False)
+        # an issuer may leave out iss and jti; an opaque token has one spelling, so its hash is its id
+        claims = {"iss": self._issuer, "jti": f"opaque:{token_hash(token)}", **answer}
+        return self._claims(claims, path, now, signed=False)
 
-    def _token(self, token: str, path: ToolPath, now: float) -> Claims:
+    def _signed_claims(self, token: str, path: ToolPath, now: float) -> Claims:
         _, claims, _ = decode(token, lambda header: self._keys.find(header, path), typ=_TYP)
         return self._claims(claims, path, now, signed=True)
 
     def _claims(self, claims: Mapping[str, Json], path: ToolPath, now: float, *, signed: bool) -> Claims:
         if claims.get("iss") != self._issuer:
-            raise invalid("the token is by another issuer")
+            raise invalid("the token is of another issuer")
         audience = self.resource.audience(path)
         if claims.get("aud") not in (audience, [audience]):
             raise invalid("the token is for another audience")
-        self._timely(claims, now)
+        self._check_times(claims, now)
         return read_claims(claims, path, signed=signed)
 
-    def _timely(self, claims: Mapping[str, Json], now: float) -> None:
+    def _check_times(self, claims: Mapping[str, Json], now: float) -> None:
         expires, issued = number_claim(claims, "exp"), number_claim(claims, "iat")
         begins = number_claim(claims, "nbf") if "nbf" in claims else issued
         if expires is None or issued is None or begins is None:
@@ -215,15 +221,17 @@ class Verifier:
             raise invalid("the token is not valid yet")
 
 
-def _presented(headers: Headers) -> tuple[str, str]:
+def _token_and_proof(headers: Headers) -> tuple[str, str]:
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     authorizations = [value for name, value in pairs if name.lower() == "authorization"]
     proofs = [value for name, value in pairs if name.lower() == "dpop"]
     if len(authorizations) > 1:
         raise VerificationError("invalid_request", "more than one Authorization header", status=400)
     scheme, _, token = (authorizations or [""])[0].partition(" ")
-    if scheme.lower() == "bearer":  # RFC 9449 section 7.2: a bound token is no bearer token
-        raise invalid("the token is bound to a key: use the DPoP scheme")
+    if (
+        scheme.lower() == "bearer"
+    ):  # RFC 9449 section 7.2: a bound token must not be accepted as a bearer token
+        raise invalid("the token is bound to a key; use the DPoP scheme")
     if scheme.lower() != "dpop":
         raise VerificationError("", "no credential was presented")
     if len(proofs) != 1:
@@ -235,37 +243,38 @@ def _absolute(url: str) -> str:
     try:
         return htu(url)
     except ValueError:
-        raise VerificationError("invalid_request", "the URL cannot be proven", status=400) from None
+        raise VerificationError(
+            "invalid_request", "the URL of the request is not in the form that a proof can name", status=400
+        ) from None
 
 
-async def _answer(question: Awaitable[object]) -> bool:
+async def _answer(operation: Awaitable[object]) -> object:
     try:
-        answer = await question
+        return await operation
     except VerificationError:
         raise
-    except Exception as error:  # whatever others raise: what is not known is refused
+    except Exception as error:  # whatever the store or the introspection raises, the state is unknown
         raise _unavailable() from error
+
+
+async def _yes_or_no(operation: Awaitable[object]) -> bool:
+    answer = await _answer(operation)
     if not isinstance(answer, bool):
         raise _unavailable()
     return answer
 
 
-async def _said(question: Awaitable[object]) -> Mapping[str, Json] | None:
-    try:
-        said = await question
-    except VerificationError:
-        raise
-    except Exception as error:  # whatever others raise: what is not known is refused
-        raise _unavailable() from error
-    if said is not None and not isinstance(said, Mapping):
+async def _introspection(operation: Awaitable[object]) -> Mapping[str, Json] | None:
+    answer = await _answer(operation)
+    if answer is not None and not isinstance(answer, Mapping):
         raise _unavailable()
-    return said
+    return answer
 
 
 def challenge(
     error: VerificationError, *, scope: str | None = None, nonce: str | None = None
 ) -> dict[str, str]:
-    """Return the headers of a refusal (RFC 6750 section 3, RFC 9449 section 7.1 and 9)."""
+    """Return the response headers of a refusal (RFC 6750 section 3, RFC 9449 sections 7.1 and 9)."""
     if error.status >= 500:
         return {}
     fields = {"error": error.error, "error_description": error.description} if error.error else {}
