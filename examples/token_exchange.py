@@ -9,7 +9,7 @@ from langchain.agents import create_agent
 from agentguard import Guard, Resource, ToolPath, auth
 from agentguard.credentials.local_issuer import load_key
 from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.identity.local import LocalIdentity
 from agentguard.resource import Verifier
 from agentguard.stores import SqliteStore
@@ -36,7 +36,7 @@ broker = TokenExchange(
     identity=(identity := LocalIdentity("agent://support", key)),
     client_auth=PrivateKeyJwt("agent://support", key),
     store=store,
-    seal=Seal.from_file(KEYS / "handles.key"),  # lets another process revoke after a crash
+    seal=SealingKey.from_file(KEYS / "handles.key"),  # lets another process revoke after a crash
     resource_uris={"orders/read": URI},
 )
 

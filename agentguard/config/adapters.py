@@ -126,7 +126,7 @@ class AdapterFactory:
 
     def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
         from agentguard.credentials.oauth.token_exchange import TokenExchange
-        from agentguard.credentials.sealing import Seal
+        from agentguard.credentials.sealing import SealingKey
 
         client, seal = self._client(settings), settings.seal
         # a broker a path: the key that its tokens are bound to is never shared between two
@@ -137,7 +137,7 @@ class AdapterFactory:
                 identity=self.identity,
                 client_auth=client,
                 store=self.store,
-                seal=None if seal is None else Seal.from_file(self.file_of(seal)),
+                seal=None if seal is None else SealingKey.from_file(self.file_of(seal)),
                 reuse=[path] if path.value in settings.reuse else [],
                 resource_uris=settings.resource_uris,
                 bearer=settings.bearer,
@@ -213,7 +213,7 @@ class AdapterFactory:
     def _github(self, settings: GitHubSettings) -> ByPath:
         from agentguard.credentials.github.broker import GitHubApp
         from agentguard.credentials.github.key import AppKey
-        from agentguard.credentials.sealing import Seal
+        from agentguard.credentials.sealing import SealingKey
 
         broker = GitHubApp(
             settings.client_id,
@@ -221,7 +221,7 @@ class AdapterFactory:
             AppKey.from_file(self.file_of(settings.key)),
             permissions={ToolPath(path): most for path, most in settings.permissions.items()},
             repositories=settings.repositories,
-            seal=Seal.from_file(self.file_of(settings.seal)),
+            seal=SealingKey.from_file(self.file_of(settings.seal)),
             clock=self.clock,
         )
         return dict.fromkeys(broker.paths, broker)

@@ -1,6 +1,38 @@
-"""Brokers, and the way a tool uses what they mint.
+"""Brokers: they get a credential for one permitted call from an issuer, and revoke it there.
 
-issuer (the embedded one), dpop (proof of possession), ambient (`auth`, an `httpx.Auth`).
+Where a secret lives and where it dies:
+
+1. A broker's `issue` returns a `Credential`. Its handle is recorded in the store, so that another
+   process can revoke it after a crash. A handle is not a secret, or it is encrypted (`sealing`).
+2. The guard keeps the credential in the `Lease` of the call (`agentguard.lease`). The running tool
+   reads it there; `httpx_auth` attaches it to requests.
+3. The credential dies when the call ends (with `reuse`, when the task ends): `agentguard.enforcement`
+   closes the lease and calls the broker's `revoke`. If that fails, the outbox repeats it.
+
+Signing keys, sealing keys and logins live longer: in a private file, or in this process only. Each
+class says where.
+
+local_issuer  the embedded issuer, which needs no server
+oauth         tokens of an OAuth 2.0 authorization server (RFC 8693 token exchange)
+openbao       dynamic database credentials of OpenBao or HashiCorp Vault; signing by its transit engine
+aws           sessions of an AWS role
+github        installation tokens of a GitHub App
+long_lived    a long-lived key that the guard attaches itself, for resources without an issuer
+sources       where a long-lived secret is read from: vaults, keyring, files, environment
+httpx_auth    `auth`, an `httpx.Auth` that attaches the credential of the running call
+presentation  how a token is presented: as a bearer token, or with a proof of possession
+sealing       encryption of handles
+keyfile       private files that hold a key
+
+To add a broker:
+
+1. Write the class in a package of its own here (``broker.py``), with the methods of
+   `agentguard.ports.Broker`, and export it in the package's ``__init__``.
+2. Hold it to `agentguard.testing.BrokerContract` in ``tests/credentials/``.
+3. Give it a settings class with its own `kind` in `agentguard.config.adapter_settings`, and add that
+   class to `BrokerSettings`.
+4. Make it from these settings in `agentguard.config.adapters` (`AdapterFactory.brokers`).
+5. If it needs a library, add an extra to ``pyproject.toml``, and import the library in its package only.
 """
 
 from __future__ import annotations

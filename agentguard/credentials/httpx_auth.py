@@ -1,8 +1,9 @@
 """The credential of the running call as an `httpx.Auth`: `httpx.post(url, auth=auth("payments"))`.
 
-httpx follows redirects inside one step of an auth flow. Across origins it drops `Authorization`,
-and no other header; a 307 sends the body again. So each request carries a trace (the documented
-httpx extension) that stops it before it connects to an origin which is not the resource's.
+httpx follows redirects inside one step of an auth flow. When a redirect leads to another origin, httpx
+drops the header `Authorization` and no other, and a 307 sends the body again. So each request carries
+a trace (the documented httpx extension). The trace stops the request before it connects to an origin
+that is not one of the resource's.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ def auth(resource: str) -> ResourceAuth:
 
 
 class ResourceAuth(httpx.Auth):
-    """Attaches the lease of the call that is running when a request is sent.
+    """Attaches the credential of the running call to each request.
 
-    It sends to the resource's own origins only, and answers ``use_dpop_nonce`` (RFC 9449 section 9)
-    and a redirect within an origin with one new proof, unless the body is a stream, which cannot be
-    sent twice. Outgoing headers are taken back when the response is there, so that neither it nor
-    an exception holds them. A custom transport that ignores httpx's ``trace`` is found out only
-    after the fact.
+    Requests go to the resource's own origins only. The class answers ``use_dpop_nonce`` (RFC 9449
+    section 9), and a redirect within an origin, with one new proof; it cannot do so for a body that is
+    a stream, which cannot be sent twice. It removes its headers from the request when the response has
+    arrived, so that neither the response nor an exception holds them. If a custom transport ignores
+    httpx's ``trace``, a redirect to another origin is noticed only after it was followed.
 
     Raises (from the client's methods):
-        CredentialUnavailable: No guarded call runs here, it is over, or is for another resource.
+        CredentialUnavailable: No guarded call runs here, or it is over or for another resource.
         DestinationRefused: The URL, or a redirect, leads to an origin that is not the resource's.
     """
 
@@ -45,13 +46,13 @@ class ResourceAuth(httpx.Auth):
         self.resource = resource
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Step the flow for `httpx.Client`."""
+        """Run the flow for `httpx.Client`."""
         exchange = _Exchange(credential(self.resource), request)
         request.extensions = {**request.extensions, "trace": exchange.trace}
         yield from exchange.flow(request)
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Step the flow for `httpx.AsyncClient`."""
+        """Run the flow for `httpx.AsyncClient`."""
         exchange = _Exchange(credential(self.resource), request)
         request.extensions = {**request.extensions, "trace": exchange.atrace}
         flow = exchange.flow(request)
@@ -68,51 +69,51 @@ class ResourceAuth(httpx.Auth):
 
 
 class _Exchange:
-    """One request of the application, with whatever redirects and repetition it takes."""
+    """One request of the application, with its redirects and its repetition."""
 
     def __init__(self, lease: Lease, request: httpx.Request) -> None:
         if lease.resource is None:
             raise CredentialUnavailable(f"{lease.tool} has no resource, so it holds no credential")
         self._lease, self._resource = lease, lease.resource.name
         self._origins = {origin_of(httpx.URL(origin)) for origin in lease.resource.origins}
-        self._then: Callable[..., Any] | None = request.extensions.get("trace")
-        self._url, self._away = request.url, False
-        self._names: set[str] = set()
+        self._next_trace: Callable[..., Any] | None = request.extensions.get("trace")
+        self._url, self._leaves_origin = request.url, False
+        self._header_names: set[str] = set()
 
     def flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Attach, send, and repeat once where a new proof helps."""
+        """Attach the credential, send the request, and repeat it once if a new proof may help."""
         sent = [request]
         try:
             self._attach(request, None)
             response = yield request
-            self._account(response, sent)
+            self._check_sent(response, sent)
             if _repeatable(response):
                 self._attach(response.request, response.headers.get("DPoP-Nonce"))
                 response = yield response.request
-                self._account(response, sent)
+                self._check_sent(response, sent)
         finally:
-            for each in sent:
-                for name in self._names:
-                    each.headers.pop(name, None)
+            for message in sent:
+                for name in self._header_names:
+                    message.headers.pop(name, None)
 
     def _attach(self, request: httpx.Request, nonce: str | None) -> None:
-        self._require(request.url)
+        self._require_url(request.url)
         try:
             headers = self._lease.transport_headers(request.method, str(request.url), nonce)
         except ValueError:
-            raise DestinationRefused(f"{self._resource}: this URL cannot be proven") from None
-        self._names.update(headers)
+            raise DestinationRefused(f"{self._resource}: a proof cannot name this URL") from None
+        self._header_names.update(headers)
         request.headers.update(headers)
 
-    def _account(self, response: httpx.Response, sent: list[httpx.Request]) -> None:
-        """Note what was sent in our name, and refuse the answer if any of it went elsewhere."""
-        sent += [*(past.request for past in response.history), response.request]
+    def _check_sent(self, response: httpx.Response, sent: list[httpx.Request]) -> None:
+        """Note which requests were sent, and refuse the response if one of them went to another origin."""
+        sent += [*(redirect.request for redirect in response.history), response.request]
         for request in sent:
-            self._require(request.url)
+            self._require_url(request.url)
         if response.next_request is not None:
             sent.append(response.next_request)
 
-    def _require(self, url: httpx.URL) -> None:
+    def _require_url(self, url: httpx.URL) -> None:
         if url.userinfo:
             raise DestinationRefused(f"{self._resource}: the URL names a user")
         self._require_origin(origin_of(url))
@@ -123,26 +124,26 @@ class _Exchange:
             self._lease.report_anomaly("destination")
             raise DestinationRefused(f"{scheme}://{host}:{port} is no origin of {self._resource}")
         if not is_confidential(scheme, host):
-            raise DestinationRefused(f"{self._resource}: {host} is reached by https only")
+            raise DestinationRefused(f"{self._resource}: {host} must be reached by https")
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Watch the transport of `httpx.Client`, then pass on to the application's own trace."""
+        """Watch the transport of `httpx.Client`, then call the application's own trace."""
         self._watch(event, info)
-        if self._then is not None:
-            self._then(event, info)
+        if self._next_trace is not None:
+            self._next_trace(event, info)
 
     async def atrace(self, event: str, info: Mapping[str, Any]) -> None:
-        """As `trace`, for `httpx.AsyncClient`."""
+        """Do the same as `trace`, for `httpx.AsyncClient`."""
         self._watch(event, info)
-        if self._then is not None:
-            await self._then(event, info)
+        if self._next_trace is not None:
+            await self._next_trace(event, info)
 
     def _watch(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith(".receive_response_headers.complete"):
-            self._away = self._leads_away(info["return_value"][-1])
+            self._leaves_origin = self._leads_away(info["return_value"][-1])
         elif event.endswith(".send_request_headers.started"):
             self._require_origin(_destination(info["request"]))
-        elif self._away and event in _CONNECTS:
+        elif self._leaves_origin and event in _CONNECTS:
             self._lease.report_anomaly("destination")
             raise DestinationRefused(f"a redirect leads away from the origins of {self._resource}")
 
@@ -157,7 +158,7 @@ class _Exchange:
 
 
 def _destination(request: Any) -> Origin:
-    """Return where an httpcore request goes in the end; a proxy's CONNECT names it as its target."""
+    """Return the origin that an httpcore request goes to. For a proxy's CONNECT, that is its target."""
     url = request.url
     if request.method == b"CONNECT":
         host, _, port = url.target.decode("ascii").rpartition(":")
@@ -167,7 +168,7 @@ def _destination(request: Any) -> Origin:
 
 
 def _repeatable(response: httpx.Response) -> bool:
-    """Whether a new proof may help: for a nonce, or for the URL to which a redirect led."""
+    """Return whether a new proof may help: with a nonce, or for the URL of a redirect."""
     if response.status_code != 401 or not isinstance(response.request.stream, httpx.ByteStream):
         return False
     challenge = response.headers.get("WWW-Authenticate", "")[:4096]  # the search is quadratic

@@ -1,4 +1,4 @@
-"""A file that holds a key: made once, for its owner alone."""
+"""A file that holds a key: it is made once, and only its owner can read it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["read_or_make"]
 
 
 def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
-    """Read the file, or write what *make* returns, with mode 0600, if it is absent.
+    """Read the file. If there is none, write what *make* returns into a new one with mode 0600.
 
     Processes that start at the same moment read the same content.
 
     Raises:
-        ConfigurationError: Others may read the file, or it cannot be read or made.
+        ConfigurationError: Other users may read the file, or it cannot be read or made.
     """
     file = Path(path)
     try:
@@ -29,12 +29,12 @@ def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
         return _read(file)
     except OSError as error:
         raise ConfigurationError(
-            f"the key cannot be read or made: {error.strerror}", hint="check the directory", file=file
+            f"the key file cannot be read or made: {error.strerror}", hint="check the directory", file=file
         ) from error
 
 
 def _create(file: Path, content: bytes) -> None:
-    # mkstemp opens with O_EXCL and mode 0600; the link appears whole, or not if another was first
+    # mkstemp opens with O_EXCL and mode 0600; the link shows the whole file, or fails if another was first
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -49,5 +49,7 @@ def _read(file: Path) -> bytes:
     with file.open("rb") as stream:
         mode = os.fstat(stream.fileno()).st_mode
         if stat.S_IMODE(mode) & 0o077:
-            raise ConfigurationError("others may read this private key", hint=f"chmod 600 {file}", file=file)
+            raise ConfigurationError(
+                "other users may read this private key", hint=f"chmod 600 {file}", file=file
+            )
         return stream.read()

@@ -1,9 +1,9 @@
-"""The embedded issuer: mints a short token for one call, with no server at all.
+"""The embedded issuer: it mints a short-lived token for one call, without any server.
 
-One issuer serves one path with a key of its own, so that a READ issuer cannot sign what a WRITE
-endpoint believes. Its tokens are RFC 9068 `at+jwt`, bound to a `ProofKey` (RFC 9449), and carry
-the exact call in `authorization_details` (RFC 9396) of the type ``agentguard_tool_call``, which is
-ours: tool, path, and the digest of its arguments.
+An issuer serves one path with its own key, so a READ issuer cannot sign a token that a WRITE endpoint
+accepts. Its tokens are RFC 9068 `at+jwt` and bound to a `ProofKey` (RFC 9449). They name the exact
+call in `authorization_details` (RFC 9396), of our type ``agentguard_tool_call``: the tool, the path,
+and the digest of the arguments.
 """
 
 from __future__ import annotations
@@ -35,34 +35,35 @@ __all__ = ["LocalIssuer", "TokenSigner", "jwks", "load_key"]
 
 
 class TokenSigner(Protocol):
-    """What signs an issuer's tokens: a `Signer`, or one that asks whoever holds the key."""
+    """Signs an issuer's tokens: a `Signer`, or an object that asks another service to sign."""
 
     @property
     def algorithm(self) -> Algorithm:
-        """The one algorithm of its key."""
+        """The algorithm of the key."""
 
     @property
     def kid(self) -> str:
-        """The thumbprint of its key."""
+        """The thumbprint of the key."""
 
     @property
     def public_jwk(self) -> Mapping[str, str]:
-        """What verifies its signatures."""
+        """The public key, which verifies the signatures."""
 
     def head(self, **members: Json) -> str:
         """Return the encoded header."""
 
     def sign(self, head: str, claims: Mapping[str, Json]) -> str:
-        """Return the compact serialization; raises IssueError where it cannot be had."""
+        """Return the compact serialization, or raise IssueError."""
 
 
 class LocalIssuer:
     """A `Broker` for one path that signs its tokens itself.
 
-    Revocation is a note in *store*, which each verifier that shares the store reads; it is kept for
-    *leeway* seconds beyond the token's end, which must not be less than a verifier's own leeway.
-    *key* is generated unless given (see `load_key`): never give two issuers the same. One that is
-    held elsewhere, a `TransitSigner`, is waited for, on an event loop in a thread.
+    It revokes a token by an entry in *store*, which each verifier that shares the store reads. The
+    entry is kept until *leeway* seconds after the token's expiry; that must not be less than a
+    verifier's own leeway. Without *key* a key is generated (see `load_key`). Two issuers must not have
+    the same key. With a `TransitSigner`, another service holds the key; the issuer waits for its
+    answer, on an event loop in a thread.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class LocalIssuer:
         self.path, self.paths = path, frozenset({path})
         self.issuer = issuer
         self._signer: TokenSigner = key or Signer.generate()
-        # issuing waits for its signer at most; revoking may wait, and has its own `arevoke`
+        # `issue` waits for nothing but its signer; `revoke` may wait for the store, so there is an `arevoke`
         self.inline = isinstance(self._signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
@@ -89,7 +90,7 @@ class LocalIssuer:
 
     @property
     def public_jwk(self) -> dict[str, str]:
-        """The key that verifies its tokens, pinned to its path and algorithm."""
+        """The public key that verifies its tokens, as a JWK that names the path and the algorithm."""
         return {
             **self._signer.public_jwk,
             "kid": self._signer.kid,
@@ -99,11 +100,11 @@ class LocalIssuer:
         }
 
     def issue(self, grant: Grant) -> Credential:
-        """Mint a token for exactly this call; no proof is made before a request is sent.
+        """Mint a token for exactly this call. Proofs are made later, one for each request.
 
         Raises:
-            IssueError: The grant is for another path, its lifetime is below one second, or the signer
-                refuses.
+            IssueError: The grant is for another path, its lifetime is less than one second, or the
+                signer refuses.
         """
         if grant.path is not self.path:
             raise IssueError(f"the issuer of the {self.path} path does not mint for {grant.path}")
@@ -133,25 +134,25 @@ class LocalIssuer:
         }
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """Note the token as revoked.
+        """Write to the store that the token is revoked.
 
         Raises:
-            IssueError: The store did not answer, so it is not known to be revoked.
+            IssueError: The store did not answer, so the token is not known to be revoked.
         """
         drive(self._revoke(self._remember.sync, handle, expires_at))
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
-        """As `revoke`, without blocking the event loop; finishes even when cancelled."""
+        """Do the same as `revoke`, without blocking the event loop. It finishes even when cancelled."""
         await self._revoke(self._remember.async_, handle, expires_at)
 
     def note(self, handle: str, expires_at: float) -> tuple[str, float]:
-        """Return what the store is to remember for the token to be revoked, and until when."""
+        """Return the store's key for the revoked token, and until when the store must keep it."""
         return revocation_key(self.issuer, handle), expires_at + self._leeway
 
     async def _revoke(self, remember: Callable[..., Awaitable[Any]], handle: str, expires_at: float) -> None:
         try:
             await remember(*self.note(handle, expires_at))
-        except Exception as error:  # whatever a store raises: it is not known to be revoked
+        except Exception as error:  # whatever a store raises: the token is not known to be revoked
             raise IssueError(f"{handle} is not known to be revoked: the store did not answer") from error
 
     def __repr__(self) -> str:
@@ -159,7 +160,7 @@ class LocalIssuer:
 
 
 def jwks(*issuers: LocalIssuer) -> dict[str, Json]:
-    """Return the JWK Set (RFC 7517 section 5) for a verifier; ``agentguard_path`` is our member.
+    """Return the JWK Set (RFC 7517 section 5) for a verifier; the member ``agentguard_path`` is our own.
 
     Raises:
         ConfigurationError: Two issuers share a key.
@@ -171,16 +172,16 @@ def jwks(*issuers: LocalIssuer) -> dict[str, Json]:
 
 
 def load_key(path: str | Path, algorithm: Algorithm = "ES256") -> Signer:
-    """Read a PEM private key, or make one for this user alone (mode 0600) if the file is absent.
+    """Read a private key in PEM. If there is no file, make one that only this user can read (mode 0600).
 
-    *algorithm* says what to make; an existing file decides for itself. Processes that start at the
+    A new key is for *algorithm*; an existing file keeps its own algorithm. Processes that start at the
     same moment read the same key.
 
     Raises:
-        ConfigurationError: Others may read the file, it cannot be read or made, or holds no
-            unencrypted P-256 or Ed25519 key.
+        ConfigurationError: Other users may read the file, it cannot be read or made, or it does not
+            hold an unencrypted P-256 or Ed25519 key.
     """
-    pem = read_or_make(path, lambda: _generated(algorithm))
+    pem = read_or_make(path, lambda: _new_pem(algorithm))
     try:
         key = load_pem_private_key(pem, password=None)
         if isinstance(key, PrivateKey):
@@ -189,12 +190,12 @@ def load_key(path: str | Path, algorithm: Algorithm = "ES256") -> Signer:
         pass
     raise ConfigurationError(
         "not an unencrypted P-256 or Ed25519 private key in PEM",
-        hint="remove the file to have one made",
+        hint="remove the file, and a new one is made",
         file=path,
     )
 
 
-def _generated(algorithm: Algorithm) -> bytes:
+def _new_pem(algorithm: Algorithm) -> bytes:
     key: PrivateKey = (
         Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(ec.SECP256R1())
     )

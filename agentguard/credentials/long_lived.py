@@ -1,10 +1,9 @@
-"""The legacy path: a long-lived key that stays inside the guard.
+"""The broker for resources that know only a long-lived key: the guard attaches the key and never hands it out.
 
-Where no issuer can mint for a call, the key that everything shares is at least never handed out. It
-is read from its source when it is first needed, attached to requests towards the resource's own
-origins while a permitted call runs, and by nothing else. It is no zero standing privilege: the key
-lives on after the call, and whoever else has it can use it. `LegacySecret.legacy` says so to policies,
-spans and records.
+The broker reads the key from its source when a call first needs it. While a permitted call runs, it
+attaches the key to requests to the resource's own origins. This is not zero standing privilege: the
+key stays valid after the call, and others who have the key can use it. `LegacySecret.legacy` tells
+this to policies, spans and records.
 """
 
 from __future__ import annotations
@@ -32,15 +31,16 @@ _FIELD_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 class LegacySecret:
-    """A `Broker` that attaches one long-lived key as *scheme* + key in the header *header*.
+    """A `Broker` that attaches one long-lived key, as *scheme* followed by the key, in the header *header*.
 
-    Its `Credential` hands the key to nobody: `reveal` gives a stand-in that opens nothing, and
-    `headers` refuses when the call is over and for any URL that is not of the resource's origins. The
-    key is read again *refresh* seconds after it was read; a source that then fails means no
-    credential. *timeout* is in seconds. Revoking ends the use by this process, not the key.
+    Its `Credential` does not hand out the key. `reveal` returns a stand-in that opens nothing. `headers`
+    refuses when the call is over, and for a URL outside the resource's origins. The key is read again
+    *refresh* seconds after it was read; if the source then fails, there is no credential. *timeout* is
+    in seconds. Revoking ends the use by this process; the key itself stays valid.
 
-    `anomalies` counts what no honest call does: ``late`` (a use after the call), ``destination`` (for
-    another origin), ``path`` (an issue for a path that it does not serve). *on_anomaly* is told each.
+    `anomalies` counts uses that no honest call makes: ``late`` (after the call), ``destination`` (for
+    another origin) and ``path`` (for a path that the broker does not serve). *on_anomaly* is called
+    with each.
 
     Raises:
         ConfigurationError: The header cannot stand in a request, or there is no path.
@@ -72,19 +72,19 @@ class LegacySecret:
             operation_pair(source, "read", timeout=timeout),
             SingleFlight(timeout=timeout).share,
         )
-        self._held: tuple[Secret, float] | None = None
+        self._cached: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
         self._anomalies: Counter[str] = Counter()
         self._lock = Lock()
 
     @property
     def anomalies(self) -> Mapping[str, int]:
-        """How often each kind was seen by this process."""
+        """How often this process has counted each kind."""
         with self._lock:
             return dict(self._anomalies)
 
     def issue(self, grant: Grant) -> Credential:
-        """Return a credential for this call; the key is read, if it is not known or no longer fresh.
+        """Return a credential for this call. The key is read if it is unknown or no longer fresh.
 
         Raises:
             IssueError: The grant is for another path, or the source gave no key that can be sent.
@@ -92,22 +92,22 @@ class LegacySecret:
         return drive(self._issue(grant, self._read.sync, self._share.sync))
 
     async def aissue(self, grant: Grant) -> Credential:
-        """Do as `issue`, on an event loop."""
+        """Do the same as `issue`, without blocking the event loop."""
         return await self._issue(grant, self._read.async_, self._share.async_)
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """End what was issued under the handle in this process. *expires_at* changes nothing."""
+        """End the use of the credential with this handle in this process. *expires_at* is not used."""
         with self._lock:
             attachment = self._live.pop(handle, None)
         if attachment is not None:
             attachment.end()
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
-        """Do as `revoke`, which waits for nothing."""
+        """Do the same as `revoke`, which waits for nothing."""
         self.revoke(handle, expires_at)
 
     def anomaly(self, kind: str, refusal: Exception) -> NoReturn:
-        """Count an anomaly, tell `on_anomaly`, and raise *refusal* whatever that does."""
+        """Count an anomaly, call `on_anomaly`, and raise *refusal* even if that call fails."""
         with self._lock:
             self._anomalies[kind] += 1
         try:
@@ -122,7 +122,7 @@ class LegacySecret:
         now = self._clock()
         attachment = _Attachment(self, key, grant, now + grant.lifetime)
         with self._lock:
-            self._live = {handle: each for handle, each in self._live.items() if each.expires_at > now}
+            self._live = {handle: live for handle, live in self._live.items() if live.expires_at > now}
             self._live[grant.id] = attachment
         return Credential(
             f"stand-in for {grant.id}",
@@ -134,31 +134,31 @@ class LegacySecret:
         )
 
     async def _key(self, read: Operation, share: Share) -> Secret:
-        held = self._held
-        if held is None or self._clock() >= held[1]:
-            held = await share("key", lambda: self._fetch(read))
-        return held[0]
+        cached = self._cached
+        if cached is None or self._clock() >= cached[1]:
+            cached = await share("key", lambda: self._fetch(read))
+        return cached[0]
 
     async def _fetch(self, read: Operation) -> tuple[Secret, float]:
-        name, asked = self._source.name, self._clock()
+        name, started = self._source.name, self._clock()
         try:
             key: Any = await read()
         except IssueError:
             raise
-        except Exception as error:  # noqa: BLE001  a source of anyone; its message may hold anything
+        except Exception as error:  # noqa: BLE001  anyone may write a source, and its message may hold the secret
             raise IssueError(f"{name}: no key ({type(error).__name__})") from None
         if not isinstance(key, Secret) or not _FIELD_VALUE.fullmatch(key.reveal()):
-            # an HTTP library would refuse it with a message that shows it
+            # an HTTP library would refuse the value with a message that shows it
             raise IssueError(f"{name}: the secret is empty, or cannot stand in a header")
-        self._held = key, asked + self._refresh
-        return self._held
+        self._cached = key, started + self._refresh
+        return self._cached
 
     def present(self, key: Secret) -> dict[str, str]:
         """Return the header that carries *key*."""
         return {self._header: f"{self._scheme}{key.reveal()}"}
 
     def now(self) -> float:
-        """Return the time by the broker's clock."""
+        """Return the broker's time, in seconds since the epoch."""
         return self._clock()
 
     def __repr__(self) -> str:
@@ -166,13 +166,13 @@ class LegacySecret:
 
 
 class _Attachment:
-    """Attaches the key for one call; when that is over, it no longer has it."""
+    """Attaches the key for one call. After the call it no longer holds the key."""
 
     __slots__ = ("__key", "_broker", "_origins", "_tool", "expires_at")
 
     def __init__(self, broker: LegacySecret, key: Secret, grant: Grant, expires_at: float) -> None:
         self._broker, self._tool, self.expires_at = broker, grant.tool, expires_at
-        self._origins = {origin_of(httpx.URL(each)) for each in grant.resource.origins}
+        self._origins = {origin_of(httpx.URL(origin)) for origin in grant.resource.origins}
         self.__key: Secret | None = key
 
     def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
@@ -182,7 +182,7 @@ class _Attachment:
         if self._broker.now() >= self.expires_at:
             raise CredentialUnavailable(f"the call of {self._tool} took longer than its credential lives")
         if origin_of(httpx.URL(url)) not in self._origins:
-            # `agentguard.auth` has refused already: this is for whoever comes another way
+            # `agentguard.auth` has refused already: this is for code that calls the attachment directly
             self._broker.anomaly(
                 "destination", DestinationRefused(f"{self._tool}: the URL is no origin of its resource")
             )

@@ -1,4 +1,4 @@
-"""Proof of possession (RFC 9449): a token alone is worth nothing without its key."""
+"""How a token is presented in a request: as a bearer token, or with a proof of possession (RFC 9449)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Bearer", "Presentation", "ProofKey"]
 
 
 class ProofKey:
-    """A key pair that is born in this process and never leaves it.
+    """A key pair that is generated in this process and never leaves it.
 
-    There is no way to export the private part: after a restart there is a new key, and tokens that
-    were bound to the old one are dead. `entropy(n)` gives n random bytes for each proof's `jti`.
+    The private key cannot be exported. After a restart there is a new key, and tokens that are bound
+    to the old key are useless. *entropy(n)* gives n random bytes for each proof's `jti`.
     """
 
     __slots__ = ("__signer", "_clock", "_entropy", "_head", "public_jwk", "thumbprint")
@@ -45,11 +45,11 @@ class ProofKey:
     ) -> str:
         """Sign a proof for one request (RFC 9449 section 4.2).
 
-        `htu` is *url* without query and fragment, normalized. *ath* may be given in place of the
-        token that it is the hash of.
+        `htu` is *url* without query and fragment, normalized. Give *access_token*, or its hash as
+        *ath*.
 
         Raises:
-            ValueError: *url* is no absolute http(s) URL, or names a user.
+            ValueError: *url* is not an absolute http(s) URL, or it names a user.
         """
         claims: dict[str, Json] = {
             "jti": b64url(self._entropy(16)),
@@ -73,7 +73,7 @@ class ProofKey:
 
 
 class Presentation:
-    """Presents one token, each time with a new proof; a frame of it that fails holds no token."""
+    """Presents one token, with a new proof for each request. Its stack frames hold no token."""
 
     __slots__ = ("__proofs", "__token")
 
@@ -93,7 +93,7 @@ class Presentation:
 
 
 class Bearer:
-    """Presents one token as it is; a frame of it that fails holds no token."""
+    """Presents one token without a proof. Its stack frames hold no token."""
 
     __slots__ = ("__token",)
 
@@ -101,7 +101,7 @@ class Bearer:
         self.__token = token
 
     def __call__(self, _method: str, _url: str, _nonce: str | None) -> Mapping[str, str]:
-        """Return the header of any request (RFC 6750 section 2.1)."""
+        """Return the header, which is the same for each request (RFC 6750 section 2.1)."""
         return {"Authorization": f"Bearer {self.__token}"}
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
-"""A handle that holds what it takes to revoke, and shows it to nobody.
+"""Encryption of handles: a sealed handle holds the secret that a revocation needs, and does not show it.
 
-Some issuers revoke by the secret itself: RFC 7009 wants the token. A handle is stored in clear, and
-must work in another process after a crash. A sealed one is the secret under AES-256-GCM (NIST SP
-800-38D), with a key that is not in the store.
+Some issuers revoke a token by the token itself (RFC 7009). The store keeps handles unencrypted, and
+another process must be able to revoke by a handle after a crash. So the handle is the secret,
+encrypted by AES-256-GCM (NIST SP 800-38D) with a key that is not in the store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentguard.credentials.keyfile import read_or_make
 from agentguard.errors import ConfigurationError
 from agentguard.jose import b64url, unb64url
 
-__all__ = ["Seal"]
+__all__ = ["SealingKey"]
 
 _KEY = 32
 _NONCE = 12
@@ -27,46 +27,49 @@ _OVERHEAD = _NONCE + 16
 _LIMIT = 64 * 1024
 
 
-class Seal:
-    """Seals short texts, and opens what was sealed with the same key for the same context.
+class SealingKey:
+    """Seals short texts, and opens texts that were sealed with the same key for the same context.
 
-    Processes that clean up for each other share the *key* (32 bytes). The nonces are random, so a key
-    is good for 2**32 seals (section 8.3). *entropy(n)* gives n random bytes. Whoever holds both key
-    and store can open what is in it: keep them apart.
+    Processes that revoke for each other share the *key* (32 bytes). The nonces are random, so one key
+    may seal 2**32 texts (section 8.3). *entropy(n)* gives n random bytes. Keep the key and the store
+    in different places: a thief who has both can open the handles.
 
     Raises:
-        ConfigurationError: The key is of another length.
+        ConfigurationError: The key does not have 32 bytes.
     """
 
     __slots__ = ("__key", "_entropy")
 
     def __init__(self, key: bytes, *, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
         if len(key) != _KEY:
-            raise ConfigurationError(f"a key for sealing is {_KEY} bytes", hint="let Seal.from_file make one")
+            raise ConfigurationError(
+                f"a sealing key has {_KEY} bytes", hint="let SealingKey.from_file make one"
+            )
         self.__key, self._entropy = AESGCM(key), entropy
 
     @classmethod
     def from_file(cls, path: str | Path, *, entropy: Callable[[int], bytes] = secrets.token_bytes) -> Self:
-        """Read the key, or make one for this user alone (mode 0600) if the file is absent.
+        """Read the key from *path*. If there is no file, make one that only this user can read (mode 0600).
 
         Raises:
-            ConfigurationError: Others may read the file, it cannot be read or made, or holds no key.
+            ConfigurationError: Other users may read the file, it cannot be read or made, or it does not
+                hold a key.
         """
         key = read_or_make(path, lambda: entropy(_KEY))
         if len(key) != _KEY:
             raise ConfigurationError(
-                "not a key for sealing", hint="remove the file to have one made", file=path
+                "the file does not hold a sealing key", hint="remove it, and a new one is made", file=path
             )
         return cls(key, entropy=entropy)
 
     def seal(self, text: str, *, context: str) -> str:
-        """Return *text* as a handle that opens for *context*, such as an issuer, and nowhere else.
+        """Return *text* as a handle that opens only for the same *context*, such as an issuer.
 
-        It is base64url, a third longer than the text, and tells its length. The same text gives
-        another handle each time.
+        The handle is base64url, a third longer than the text, so it shows the text's length. The same
+        text gives another handle each time.
 
         Raises:
-            ValueError: It is above 64 KiB.
+            ValueError: The text has more than 64 KiB.
         """
         data = text.encode()
         if len(data) > _LIMIT:
@@ -75,7 +78,7 @@ class Seal:
         return b64url(nonce + self.__key.encrypt(nonce, data, context.encode()))
 
     def open(self, handle: str, *, context: str) -> str | None:
-        """Return the text, or None for what was changed, cut, or not sealed with this key and context."""
+        """Return the text, or None if the handle was changed, or was sealed with another key or context."""
         if len(handle) > 2 * _LIMIT:
             return None
         try:
@@ -87,7 +90,7 @@ class Seal:
             return None
 
     def __repr__(self) -> str:
-        return "<Seal>"
+        return "<SealingKey>"
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
-        raise TypeError("a seal cannot be pickled or copied")
+        raise TypeError("a sealing key cannot be pickled or copied")

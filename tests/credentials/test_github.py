@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentguard.credentials.github import AppKey, GitHubApp
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, Resource, ToolPath
 from agentguard.outbound.client import Outbound
@@ -30,7 +30,7 @@ from agentguard.testing.samples import sample_grant
 from tests.conftest import Mode
 from tests.doubles.github import GitHub
 
-SEAL = Seal(b"k" * 32)
+SEAL = SealingKey(b"k" * 32)
 PERMISSIONS = {
     ToolPath.READ: {"contents": "read", "issues": "read"},
     ToolPath.WRITE: {"contents": "read", "issues": "write"},
@@ -248,12 +248,12 @@ async def test_a_handle_that_nobody_here_can_open_is_not_said_to_be_revoked(mode
     github = served()
     sealed = await mode.call(app(github), "issue", grant())
     local = await mode.call(app(github, seal=None), "issue", grant())
-    strangers = [(app(github, seal=Seal(b"z" * 32)), sealed), (app(github, seal=None), local)]
+    strangers = [(app(github, seal=SealingKey(b"z" * 32)), sealed), (app(github, seal=None), local)]
     later = time.time() + 7200
     for stranger, credential in [*strangers, (app(github, seal=None), sealed)]:
         with pytest.raises(IssueError, match="not known to be revoked"):
             await mode.call(stranger, "revoke", credential.handle, credential.expires_at)
-    for kind, credential in ((Seal(b"z" * 32), sealed), (None, local)):
+    for kind, credential in ((SealingKey(b"z" * 32), sealed), (None, local)):
         await mode.call(
             app(github, seal=kind, clock=lambda: later), "revoke", credential.handle, credential.expires_at
         )

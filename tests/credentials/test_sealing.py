@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError
 
 KEY = bytes(range(32))
-SEAL = Seal(KEY)
+SEAL = SealingKey(KEY)
 TOKEN = "opaque-token-of-an-issuer"
 CONTEXT = "https://as.example"
 
 
 @given(text=st.text(max_size=200), context=st.text(max_size=50))
 def test_what_was_sealed_opens_for_its_key_and_context(text: str, context: str) -> None:
-    assert Seal(KEY).open(SEAL.seal(text, context=context), context=context) == text
+    assert SealingKey(KEY).open(SEAL.seal(text, context=context), context=context) == text
 
 
 def test_a_handle_shows_nothing_of_the_secret_and_is_never_the_same() -> None:
@@ -53,7 +53,7 @@ def test_a_cut_or_lengthened_handle_is_unknown() -> None:
 @pytest.mark.promise("sealed-handles")
 def test_a_handle_of_another_key_or_another_issuer_is_unknown() -> None:
     handle = SEAL.seal(TOKEN, context=CONTEXT)
-    assert Seal(bytes(32)).open(handle, context=CONTEXT) is None
+    assert SealingKey(bytes(32)).open(handle, context=CONTEXT) is None
     assert SEAL.open(handle, context="https://as.example.evil") is None
 
 
@@ -68,7 +68,7 @@ def test_what_is_too_long_is_refused() -> None:
 
 
 def test_a_seal_shows_nothing_and_cannot_be_copied() -> None:
-    assert repr(SEAL) == "<Seal>"
+    assert repr(SEAL) == "<SealingKey>"
     for leak in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError):
             leak(SEAL)
@@ -77,7 +77,7 @@ def test_a_seal_shows_nothing_and_cannot_be_copied() -> None:
 def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     file = tmp_path / "handles.key"
     with ThreadPoolExecutor(8) as pool:
-        seals = list(pool.map(lambda _: Seal.from_file(file), range(16)))
+        seals = list(pool.map(lambda _: SealingKey.from_file(file), range(16)))
     handle = seals[0].seal(TOKEN, context=CONTEXT)
     assert {seal.open(handle, context=CONTEXT) for seal in seals} == {TOKEN}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -86,15 +86,15 @@ def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_a_key_that_others_may_read_or_of_another_length_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "handles.key"
-    Seal.from_file(file)
+    SealingKey.from_file(file)
     file.chmod(0o640)
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        Seal.from_file(file)
+        SealingKey.from_file(file)
     file.chmod(0o600)
     file.write_bytes(b"short")
     with pytest.raises(ConfigurationError, match="remove the file"):
-        Seal.from_file(file)
+        SealingKey.from_file(file)
     with pytest.raises(ConfigurationError, match="32 bytes"):
-        Seal(b"short")
+        SealingKey(b"short")
     with pytest.raises(ConfigurationError, match="cannot be read or made"):
-        Seal.from_file(tmp_path / "absent" / "handles.key")
+        SealingKey.from_file(tmp_path / "absent" / "handles.key")

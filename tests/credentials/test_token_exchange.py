@@ -18,7 +18,7 @@ import pytest
 
 from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange
 from agentguard.credentials.presentation import ProofKey
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import decode, public_key, revocation_key
@@ -42,7 +42,7 @@ from tests.doubles.authorization_server import (
     user_token,
 )
 
-SEAL = Seal(bytes(32))
+SEAL = SealingKey(bytes(32))
 
 
 @pytest.fixture(params=["opaque", "jwt"])
@@ -57,7 +57,7 @@ def opaque() -> AuthorizationServer:
 
 class Contract(BrokerContract):
     form = "opaque"
-    seal: Seal | None = None
+    seal: SealingKey | None = None
 
     def make(self) -> TokenExchange:
         return AuthorizationServer(self.form).broker(seal=self.seal)
@@ -268,7 +268,7 @@ async def test_a_resource_is_named_by_its_uri_where_it_has_one(
 
 
 async def test_names_are_translated_for_the_issuer(server: AuthorizationServer, mode: Mode) -> None:
-    broker = server.broker(named=lambda name: name.removeprefix("user:"))
+    broker = server.broker(party_name=lambda name: name.removeprefix("user:"))
     await mode.call(broker, "issue", grant(subject_token=user_token("ada")))
     assert "not of the task's subject" in await refused(mode, broker, grant())
 
@@ -373,9 +373,9 @@ async def test_after_a_crash_a_sealed_handle_revokes_in_another_process(
     server: AuthorizationServer, mode: Mode
 ) -> None:
     store = MemoryStore(clock=lambda: NOW)
-    credential = await mode.call(server.broker(seal=Seal(bytes(32)), store=store), "issue", grant())
+    credential = await mode.call(server.broker(seal=SealingKey(bytes(32)), store=store), "issue", grant())
     claims = server.alive[credential.reveal()]
-    after = server.broker(seal=Seal(bytes(32)), store=store)
+    after = server.broker(seal=SealingKey(bytes(32)), store=store)
     await mode.call(after, "revoke", credential.handle, credential.expires_at)
     assert (credential.reveal() in server.alive) is server.jwt
     assert store.known(revocation_key(ISSUER, claims["jti"])) is server.jwt
@@ -398,7 +398,7 @@ async def test_a_changed_foreign_or_cut_handle_sends_nothing_and_is_logged(
 ) -> None:
     broker = opaque.broker(seal=SEAL)
     handle = (await mode.call(broker, "issue", grant())).handle
-    foreign = Seal(b"f" * 32).seal("9e9 token", context=f"token_exchange {ISSUER}")
+    foreign = SealingKey(b"f" * 32).seal("9e9 token", context=f"token_exchange {ISSUER}")
     elsewhere = SEAL.seal("9e9 token", context="token_exchange https://other.example")
     with caplog.at_level(logging.INFO, "agentguard"):
         for wrong in (handle[:-1], handle + "A", handle.swapcase(), foreign, elsewhere, "", "call-1"):

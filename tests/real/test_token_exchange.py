@@ -31,7 +31,7 @@ from agentguard.credentials.local_issuer import load_key
 from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
 from agentguard.credentials.oauth.response import claims_of
 from agentguard.credentials.presentation import ProofKey
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import IssueError, VerificationError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import Signer, revocation_key
@@ -273,7 +273,7 @@ async def test_a_credential_of_a_guard_dies_with_its_call_or_its_task(
     world: World, reuse: tuple[ToolPath, ...]
 ) -> None:
     transport = httpx.ASGITransport(_application(world.verifier))
-    broker = world.broker(seal=Seal.from_file(world.folder / "seal.key"), reuse=reuse)
+    broker = world.broker(seal=SealingKey.from_file(world.folder / "seal.key"), reuse=reuse)
     guard, get_order = guarded(world, broker, transport)
     token = world.user_token().reveal()
     async with guard.task("read", subject="user:ada", mandate={"tools": "*"}, subject_token=token):
@@ -421,10 +421,10 @@ async def test_metadata_of_another_issuer_is_refused(world: World, mode: Mode) -
 DIES = """
 import os, sys
 from pathlib import Path
-from tests.real.test_token_exchange import Seal, World
+from tests.real.test_token_exchange import SealingKey, World
 
 world = World(sys.argv[1], Path(sys.argv[2]))
-credential = world.broker(seal=Seal.from_file(world.folder / "seal.key")).issue(world.grant())
+credential = world.broker(seal=SealingKey.from_file(world.folder / "seal.key")).issue(world.grant())
 print(credential.handle, credential.reveal(), flush=True)
 sys.stdin.read()
 """
@@ -434,7 +434,7 @@ sys.stdin.read()
 def test_killed_between_issue_and_revoke_another_process_revokes(world: World) -> None:
     handle, token = _killed(world)
     assert token not in handle
-    after = world.broker(seal=Seal.from_file(world.folder / "seal.key"))
+    after = world.broker(seal=SealingKey.from_file(world.folder / "seal.key"))
     after.revoke(handle, 0.0)
     if world.signs:
         claims = claims_of(Secret(token))

@@ -17,7 +17,7 @@ from typing import Any
 
 from agentguard.concurrency.drive import drive
 from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoSession, Refused
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.credentials.sources.openbao import OpenBaoSecret
 from agentguard.enforcement.process import gone, owner
 from agentguard.errors import IssueError, TaskNotActive
@@ -34,7 +34,7 @@ class Outbox:
 
     def __init__(self, directory: Path, place: str) -> None:
         self._store = SqliteStore(directory / "exec.db")
-        self._seal, self._place = Seal.from_file(directory / "exec.key"), place
+        self._seal, self._place = SealingKey.from_file(directory / "exec.key"), place
 
     def note(self, id: str, text: str, expires_at: float) -> None:
         """Note it, or that it lives longer now.

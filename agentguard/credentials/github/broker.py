@@ -22,7 +22,7 @@ from agentguard.concurrency.drive import Operation, drive
 from agentguard.credentials.github.key import AppKey
 from agentguard.credentials.github.terms import given_by, permitted, sound, within
 from agentguard.credentials.presentation import Bearer
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import IssueError
 from agentguard.jose import b64url
 from agentguard.model import Credential, Grant, ToolPath
@@ -66,7 +66,7 @@ class GitHubApp:
         *,
         permissions: Mapping[ToolPath, Mapping[str, str]],
         repositories: Mapping[str, Collection[str]],
-        seal: Seal | None,
+        seal: SealingKey | None,
         http: Outbound | None = None,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,

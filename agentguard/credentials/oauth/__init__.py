@@ -1,4 +1,12 @@
-"""Tokens of an OAuth 2.0 authorization server: RFC 8693 token exchange, and RFC 7009 revocation."""
+"""The broker for OAuth 2.0 authorization servers: RFC 8693 token exchange.
+
+token_exchange  the broker: asks for a token, checks it, and keeps what is needed to revoke it
+client_auth     how the broker authenticates itself to the server
+server          where the server's endpoints are (RFC 8414), and requests to them
+response        whether a token is the one that the broker asked for
+tokens          the tokens that are issued and not yet revoked
+revocation      the revocation of a token (RFC 7009)
+"""
 
 from agentguard.credentials.oauth.client_auth import ClientAuth, ClientSecretBasic, PrivateKeyJwt, SpiffeJwt
 from agentguard.credentials.oauth.token_exchange import JWT, TokenExchange

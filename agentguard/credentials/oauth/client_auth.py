@@ -1,7 +1,8 @@
-"""How a client proves itself to an authorization server: by what it is, or what it holds.
+"""How a client authenticates itself to an authorization server: with a key, an identity or a secret.
 
-Each has `prove(issuer)`, or `aprove` too where it waits for others. It returns a function, which is
-called for each attempt to send, so that no assertion is sent twice.
+Each class has `prove(issuer)`; one that waits for other services has `aprove` too. `prove` returns a
+function. The caller calls that function for each attempt to send a request, so that no assertion is
+sent twice.
 """
 
 from __future__ import annotations
@@ -24,28 +25,29 @@ _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:"
 
 
 class Proof(NamedTuple):
-    """What one request carries: members of its form, and headers."""
+    """What authenticates one request: fields for its form, and headers."""
 
     form: Mapping[str, str]
     headers: Mapping[str, str]
 
 
 class ClientAuth(Protocol):
-    """Authenticates a client; a client secret is the one to avoid."""
+    """Authenticates a client. Avoid client secrets: they are long-lived."""
 
     def prove(self, issuer: str) -> Callable[[], Proof]:
-        """Return what makes the proof for each request to *issuer*.
+        """Return a function that makes a new proof for each request to *issuer*.
 
         Raises:
-            IdentityError: There is nothing to prove it with.
+            IdentityError: The client has nothing to prove its identity with.
         """
 
 
 class PrivateKeyJwt:
-    """Proves the possession of a key by a signed assertion (RFC 7523 section 2.2).
+    """Authenticates with a signed assertion (RFC 7523 section 2.2).
 
-    Its only audience is the issuer, and its type says what it is (draft-ietf-oauth-rfc7523bis), so
-    that one server cannot use it at another. It lives for *lifetime* seconds.
+    The assertion's only audience is the issuer, and its `typ` says what it is for
+    (draft-ietf-oauth-rfc7523bis). So a server cannot use it at another server. It is valid for
+    *lifetime* seconds.
     """
 
     inline = True
@@ -64,7 +66,7 @@ class PrivateKeyJwt:
         self._head = signer.head(typ="client-authentication+jwt", kid=signer.kid)
 
     def prove(self, issuer: str) -> Callable[[], Proof]:
-        """Sign an assertion for each request."""
+        """Return a function that signs a new assertion for each request."""
 
         def sign() -> Proof:
             now = int(self._clock())
@@ -76,15 +78,15 @@ class PrivateKeyJwt:
                 "exp": now + int(self._lifetime),
                 "jti": b64url(self._entropy(16)),
             }
-            return _asserted(self._client_id, "jwt-bearer", self._signer.sign(self._head, claims))
+            return _assertion_proof(self._client_id, "jwt-bearer", self._signer.sign(self._head, claims))
 
         return sign
 
 
 class SpiffeJwt:
-    """Proves the workload itself by its JWT-SVID (draft-ietf-oauth-spiffe-client-auth-02 section 4.1).
+    """Authenticates with the workload's JWT-SVID (draft-ietf-oauth-spiffe-client-auth-02 section 4.1).
 
-    *identity* gives a JWT-SVID for the issuer; nothing is stored at the client.
+    *identity* gives a JWT-SVID whose audience is the issuer. The client stores no secret.
     """
 
     def __init__(self, client_id: str, identity: IdentitySource) -> None:
@@ -92,24 +94,24 @@ class SpiffeJwt:
         self._token = operation_pair(identity, "token")
 
     def prove(self, issuer: str) -> Callable[[], Proof]:
-        """Obtain a JWT-SVID.
+        """Get a JWT-SVID from the platform.
 
         Raises:
-            IdentityError: The platform gave none.
+            IdentityError: The platform gave no JWT-SVID.
         """
         return drive(self._prove(self._token.sync, issuer))
 
     async def aprove(self, issuer: str) -> Callable[[], Proof]:
-        """As `prove`, without blocking the event loop."""
+        """Do the same as `prove`, without blocking the event loop."""
         return await self._prove(self._token.async_, issuer)
 
     async def _prove(self, token: Operation, issuer: str) -> Callable[[], Proof]:
         svid: Secret = await token(issuer)
-        return lambda: _asserted(self._client_id, "jwt-spiffe", svid.reveal())
+        return lambda: _assertion_proof(self._client_id, "jwt-spiffe", svid.reveal())
 
 
 class ClientSecretBasic:
-    """Proves the knowledge of a client secret (RFC 6749 section 2.3.1), which is long-lived: avoid it."""
+    """Authenticates with a client secret (RFC 6749 section 2.3.1). Avoid it: a secret is long-lived."""
 
     inline = True
 
@@ -117,7 +119,7 @@ class ClientSecretBasic:
         self._client_id, self._secret = client_id, secret
 
     def prove(self, issuer: str) -> Callable[[], Proof]:
-        """Return the Authorization header."""
+        """Return a function that makes the Authorization header."""
         return self._header
 
     def _header(self) -> Proof:
@@ -125,7 +127,7 @@ class ClientSecretBasic:
         return Proof({}, {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"})
 
 
-def _asserted(client_id: str, kind: str, assertion: str) -> Proof:
+def _assertion_proof(client_id: str, kind: str, assertion: str) -> Proof:
     form = {
         "client_id": client_id,
         "client_assertion_type": _ASSERTION + kind,

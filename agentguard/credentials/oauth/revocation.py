@@ -1,4 +1,4 @@
-"""The end of a token: where its issuer can end it, and where resources look (RFC 7009)."""
+"""Revocation of a token: at its issuer (RFC 7009), and in the store that resource servers read."""
 
 from __future__ import annotations
 
@@ -6,75 +6,80 @@ import logging
 from collections.abc import Callable
 
 from agentguard.concurrency.drive import Operation
-from agentguard.credentials.oauth.server import AuthorizationServer, Form, Line
-from agentguard.credentials.oauth.tokens import Living, LivingTokens
+from agentguard.credentials.oauth.server import AuthorizationServer, Form, ServerOperations
+from agentguard.credentials.oauth.tokens import LiveToken, LiveTokens
 from agentguard.errors import AgentGuardError, IssueError
 from agentguard.jose import revocation_key
 from agentguard.model import Secret
 
-__all__ = ["Revocation"]
+__all__ = ["TokenRevoker"]
 
 log = logging.getLogger("agentguard")
 
 
-class Revocation:
-    """Ends the tokens of one server; *leeway* is in seconds.
+class TokenRevoker:
+    """Revokes the tokens of one authorization server; *leeway* is in seconds.
 
-    A JWT is noted in the store first (`remember`), since resources judge it without its issuer. An
-    issuer that does not revoke JWTs (``unsupported_token_type``) is not asked a second time.
+    A JWT is written to the store first (`remember`), because resource servers accept a JWT without
+    asking its issuer. If the issuer says that it does not revoke JWTs (``unsupported_token_type``),
+    the revoker no longer asks it.
     """
 
     def __init__(
-        self, server: AuthorizationServer, living: LivingTokens, *, leeway: float, clock: Callable[[], float]
+        self, server: AuthorizationServer, tokens: LiveTokens, *, leeway: float, clock: Callable[[], float]
     ) -> None:
-        self._server, self._living, self._leeway, self._clock = server, living, leeway, clock
-        self._notes_only = False
+        self._server, self._tokens, self._leeway, self._clock = server, tokens, leeway, clock
+        self._jwts_in_store_only = False
 
-    async def revoke(self, handle: str, line: Line, remember: Operation) -> None:
-        """End what the handle is for. What is unknown here or has ended by itself is not sent.
+    async def revoke(self, handle: str, operations: ServerOperations, remember: Operation) -> None:
+        """Revoke the token of *handle*. Nothing is sent for an unknown handle or an expired token.
 
         Raises:
-            IssueError: It is not known to be revoked.
-            IdentityError: The client cannot prove itself.
+            IssueError: The token is not known to be revoked.
+            IdentityError: The client cannot authenticate itself.
         """
-        living = self._living.find(handle)
-        if living is None:
-            log.info("%s: nothing is revoked, for a handle is unknown here", self._server.issuer)
-        elif living.ends + self._leeway <= self._clock():
-            self._living.drop(handle)
+        token = self._tokens.find(handle)
+        if token is None:
+            log.info("%s: a handle is unknown here, so nothing is revoked", self._server.issuer)
+        elif token.expires_at + self._leeway <= self._clock():
+            self._tokens.remove(handle)
         else:
-            await self._end(handle, living, line, remember)
+            await self._revoke(handle, token, operations, remember)
 
-    async def discard(self, handle: str, living: Living, line: Line, remember: Operation) -> None:
-        """End a token that will not be used; if that fails it is kept, for `revoke`."""
+    async def discard(
+        self, handle: str, token: LiveToken, operations: ServerOperations, remember: Operation
+    ) -> None:
+        """Revoke a token that the broker refuses. If that fails, the token stays known to `revoke`."""
         try:
-            await self._end(handle, living, line, remember)
+            await self._revoke(handle, token, operations, remember)
         except AgentGuardError as error:
             log.error("a token that was refused is not known to be revoked: %s", error)
 
-    async def _end(self, handle: str, living: Living, line: Line, remember: Operation) -> None:
-        if living.jti is not None:
-            await self._note(living.jti, living.ends, remember)
-        if living.token is not None and not (self._notes_only and living.jti is not None):
-            await self._end_there(line, living.token, noted=living.jti is not None)
-        self._living.drop(handle)
+    async def _revoke(
+        self, handle: str, token: LiveToken, operations: ServerOperations, remember: Operation
+    ) -> None:
+        if token.jti is not None:
+            await self._write_to_store(token.jti, token.expires_at, remember)
+        if token.token is not None and not (self._jwts_in_store_only and token.jti is not None):
+            await self._revoke_at_issuer(operations, token.token, in_store=token.jti is not None)
+        self._tokens.remove(handle)
 
-    async def _note(self, jti: str, ends: float, remember: Operation) -> None:
+    async def _write_to_store(self, jti: str, expires_at: float, remember: Operation) -> None:
         try:
-            await remember(revocation_key(self._server.issuer, jti), ends + self._leeway)
-        except Exception as error:  # whatever a store raises: it is not known to be revoked
+            await remember(revocation_key(self._server.issuer, jti), expires_at + self._leeway)
+        except Exception as error:  # whatever a store raises: the token is not known to be revoked
             raise IssueError(f"{jti} is not known to be revoked: the store did not answer") from error
 
-    async def _end_there(self, line: Line, token: Secret, *, noted: bool) -> None:
-        metadata = await self._server.metadata(line)
+    async def _revoke_at_issuer(self, operations: ServerOperations, token: Secret, *, in_store: bool) -> None:
+        metadata = await self._server.metadata(operations)
         if metadata.revocation is None:
-            if noted:
+            if in_store:
                 return
-            raise self._server.failed("it has no revocation_endpoint")
+            raise self._server.issue_error("it has no revocation_endpoint")
         form: Form = {"token": token, "token_type_hint": "access_token"}
-        answer = await self._server.post(line, metadata.revocation, form, repeatable=True)
-        error = self._server.error(answer)
-        if noted and (answer.status, error) == (400, "unsupported_token_type"):
-            self._notes_only = True
+        answer = await self._server.post(operations, metadata.revocation, form, repeatable=True)
+        code = self._server.error_code(answer)
+        if in_store and (answer.status, code) == (400, "unsupported_token_type"):
+            self._jwts_in_store_only = True
         elif answer.status != 200:
-            raise self._server.failed(f"answered {answer.status} {error}")
+            raise self._server.issue_error(f"answered {answer.status} {code}")

@@ -1,9 +1,10 @@
-"""An authorization server as its client sees it: where it is (RFC 8414), and what it may answer."""
+"""An authorization server as its client sees it: its metadata (RFC 8414), requests and answers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
-from agentguard.outbound.destinations import is_confidential
+from agentguard.outbound.destinations import is_confidential_url
 
-__all__ = ["AuthorizationServer", "Form", "Line", "Metadata"]
+__all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations"]
 
 Form = Mapping[str, str | Secret]
 
@@ -39,19 +40,19 @@ _ERRORS = frozenset(
         "use_dpop_nonce",
     }
 )
-"""The codes of RFC 6749 section 5.2, 7009, 8693, 8707, 9396 and 9449; others are not repeated."""
+"""The codes of RFC 6749 section 5.2, 7009, 8693, 8707, 9396 and 9449. Messages repeat no other code."""
 
 
 class Metadata(NamedTuple):
-    """The endpoints that a token's life needs; the last two may be missing."""
+    """The URLs of a server's endpoints. The last two are None if the server does not have them."""
 
     token: str
     revocation: str | None
     introspection: str | None
 
 
-class Line(NamedTuple):
-    """The way to a server on the synchronous or the asynchronous path."""
+class ServerOperations(NamedTuple):
+    """What `AuthorizationServer` needs from others, on the synchronous or the asynchronous path."""
 
     ask: Operation
     share: Share
@@ -59,98 +60,102 @@ class Line(NamedTuple):
 
 
 class AuthorizationServer:
-    """One server, believed only where it says of itself that it is *issuer* (RFC 8414 section 3.3).
+    """One server, as *client_auth* uses it. Its metadata must name *issuer* (RFC 8414 section 3.3).
 
-    Its metadata is fetched once, and again after the server could not be reached where it said. Its
-    endpoints are reached by https; a server on loopback may use http. Give what it returns for
-    ``line.sync`` or ``line.async_`` to the other methods.
+    The metadata is fetched once, and again after a request to one of its endpoints had no answer. The
+    endpoints must be https; a server on loopback may use http. Give ``server.sync`` or
+    ``server.async_`` to the other methods.
 
     Raises:
-        ConfigurationError: *issuer* is no https URL without query and fragment.
+        ConfigurationError: *issuer* is not an https URL, or has a query or a fragment.
     """
 
     def __init__(self, issuer: str, client_auth: ClientAuth, http: Outbound) -> None:
-        if "?" in issuer or "#" in issuer or not _reachable(issuer, plain=True):
-            raise ConfigurationError("an issuer is an https URL", hint="without query and fragment")
+        if "?" in issuer or "#" in issuer or not _is_endpoint(issuer, allow_http=True):
+            raise ConfigurationError("an issuer is an https URL", hint="leave out query and fragment")
         self.issuer = issuer
-        self._plain = issuer.startswith("http:")
-        self._known: Metadata | None = None
+        self._allow_http = issuer.startswith("http:")
+        self._metadata: Metadata | None = None
         self._nonce: str | None = None
         share, prove = SingleFlight().share, operation_pair(client_auth, "prove")
-        self.sync = Line(http.ask.sync, share.sync, prove.sync)
-        self.async_ = Line(http.ask.async_, share.async_, prove.async_)
+        self.sync = ServerOperations(http.ask.sync, share.sync, prove.sync)
+        self.async_ = ServerOperations(http.ask.async_, share.async_, prove.async_)
 
-    async def metadata(self, line: Line) -> Metadata:
-        """Return its endpoints.
+    async def metadata(self, operations: ServerOperations) -> Metadata:
+        """Return the URLs of the server's endpoints.
 
         Raises:
-            IssueError: It does not say them, or another server answers.
+            IssueError: The server publishes no metadata, or the metadata of another server.
         """
-        known = self._known
-        if known is None:
-            known = self._known = await line.share("metadata", lambda: self._fetch(line))
-        return known
+        metadata = self._metadata
+        if metadata is None:
+            fetch = partial(self._fetch, operations)
+            metadata = self._metadata = await operations.share("metadata", fetch)
+        return metadata
 
     async def post(
         self,
-        line: Line,
+        operations: ServerOperations,
         url: str,
         form: Form,
         *,
         dpop: Callable[[str, str, str | None], str] | None = None,
         repeatable: bool = False,
     ) -> Answer:
-        """Send a form; *dpop(method, url, nonce)* makes a proof, whose nonce the server may choose.
+        """Send a form. *dpop(method, url, nonce)* makes a DPoP proof; the server may choose the nonce.
 
         Raises:
-            IssueError: There is no answer.
-            IdentityError: The client cannot prove itself.
+            IssueError: The server did not answer.
+            IdentityError: The client cannot authenticate itself.
         """
-        prove = await line.prove(self.issuer)
+        prove = await operations.prove(self.issuer)
 
         def attempt() -> Proof:
-            members, headers = prove()
-            bound = {} if dpop is None else {"DPoP": dpop("POST", url, self._nonce)}
-            return Proof({**_revealed(form), **members}, {**headers, **bound, "Accept": "application/json"})
+            fields, headers = prove()
+            proof = {} if dpop is None else {"DPoP": dpop("POST", url, self._nonce)}
+            return Proof({**_revealed(form), **fields}, {**headers, **proof, "Accept": "application/json"})
 
         try:
-            answer = await self._post(line, url, attempt, repeatable)
-            if dpop is not None and answer.status == 400 and self.error(answer) == "use_dpop_nonce":
-                answer = await self._post(line, url, attempt, repeatable)
+            answer = await self._post(operations, url, attempt, repeatable)
+            if dpop is not None and answer.status == 400 and self.error_code(answer) == "use_dpop_nonce":
+                answer = await self._post(operations, url, attempt, repeatable)
         except IssueError:
-            self._known = None
+            self._metadata = None
             raise
         if answer.status in _GONE:
-            self._known = None
+            self._metadata = None
         return answer
 
-    async def _post(self, line: Line, url: str, attempt: Callable[[], Proof], repeatable: bool) -> Answer:
-        answer: Answer = await line.ask("POST", url, repeatable=repeatable, auth=_Afresh(attempt))
+    async def _post(
+        self, operations: ServerOperations, url: str, attempt: Callable[[], Proof], repeatable: bool
+    ) -> Answer:
+        auth = _NewProofAuth(attempt)
+        answer: Answer = await operations.ask("POST", url, repeatable=repeatable, auth=auth)
         nonce = answer.headers.get("dpop-nonce", "")
         if _NONCE.fullmatch(nonce):
             self._nonce = nonce
         return answer
 
     def body(self, answer: Answer) -> dict[str, Json]:
-        """Return the JSON object of a 200.
+        """Return the JSON object of an answer with status 200.
 
         Raises:
-            IssueError: It is another status, or anything else.
+            IssueError: The status is another one, or the body is not a JSON object.
         """
         if answer.status != 200:
-            raise self.failed(f"answered {answer.status} {self.error(answer)}")
+            raise self.issue_error(f"answered {answer.status} {self.error_code(answer)}")
         return self._object(answer)
 
-    def error(self, answer: Answer) -> str:
-        """Return its error code, if it is one of the RFCs'."""
+    def error_code(self, answer: Answer) -> str:
+        """Return the answer's error code if an RFC defines it, or a text that says there is none."""
         try:
             code = self._object(answer).get("error")
         except IssueError:
             code = None
         return code if isinstance(code, str) and code in _ERRORS else "without a known error"
 
-    def failed(self, reason: str) -> IssueError:
-        """Return the error that says so of this server."""
+    def issue_error(self, reason: str) -> IssueError:
+        """Return an error that names this server and *reason*."""
         return IssueError(f"{self.issuer}: {reason}")
 
     def _object(self, answer: Answer) -> dict[str, Json]:
@@ -159,37 +164,37 @@ class AuthorizationServer:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise self.failed("answered what is no JSON object")
+            raise self.issue_error("the answer is not a JSON object")
         return body
 
-    async def _fetch(self, line: Line) -> Metadata:
-        for place in _places(self.issuer):
-            answer = await line.ask("GET", place, repeatable=True, headers={"Accept": "application/json"})
+    async def _fetch(self, operations: ServerOperations) -> Metadata:
+        for url in _metadata_urls(self.issuer):
+            answer = await operations.ask("GET", url, repeatable=True, headers={"Accept": "application/json"})
             if answer.status == 200:
                 return self._read(self._object(answer))
-        raise self.failed("publishes no metadata")
+        raise self.issue_error("publishes no metadata")
 
-    def _read(self, said: Mapping[str, Json]) -> Metadata:
-        if said.get("issuer") != self.issuer:
-            raise self.failed("its metadata is another issuer's")
+    def _read(self, members: Mapping[str, Json]) -> Metadata:
+        if members.get("issuer") != self.issuer:
+            raise self.issue_error("its metadata is another issuer's")
         token, *others = (
-            self._endpoint(said, f"{name}_endpoint") for name in ("token", "revocation", "introspection")
+            self._endpoint(members, f"{name}_endpoint") for name in ("token", "revocation", "introspection")
         )
         if token is None:
-            raise self.failed("its metadata has no token_endpoint")
+            raise self.issue_error("its metadata has no token_endpoint")
         return Metadata(token, *others)
 
-    def _endpoint(self, said: Mapping[str, Json], name: str) -> str | None:
-        url = said.get(name)
+    def _endpoint(self, members: Mapping[str, Json], name: str) -> str | None:
+        url = members.get(name)
         if url is None:
             return None
-        if not isinstance(url, str) or not _reachable(url, plain=self._plain):
-            raise self.failed(f"its {name} is not reached by https")
+        if not isinstance(url, str) or not _is_endpoint(url, allow_http=self._allow_http):
+            raise self.issue_error(f"its {name} is not reached by https")
         return url
 
 
-class _Afresh(httpx.Auth):
-    """Makes each attempt anew, for servers remember the proofs and assertions that they have seen."""
+class _NewProofAuth(httpx.Auth):
+    """Makes a new proof for each attempt, since servers refuse a proof or assertion that they saw before."""
 
     def __init__(self, attempt: Callable[[], Proof]) -> None:
         self._attempt = attempt
@@ -197,7 +202,7 @@ class _Afresh(httpx.Auth):
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         form, headers = self._attempt()
         merged = request.headers.copy()
-        del merged["Content-Length"]  # of the body that this one takes the place of
+        del merged["Content-Length"]  # of the empty body that the form replaces
         merged.update(headers)
         yield httpx.Request(
             request.method, request.url, headers=merged, data=form, extensions=request.extensions
@@ -208,7 +213,7 @@ def _revealed(form: Form) -> dict[str, str]:
     return {name: value if isinstance(value, str) else value.reveal() for name, value in form.items()}
 
 
-def _places(issuer: str) -> tuple[str, str]:
+def _metadata_urls(issuer: str) -> tuple[str, str]:
     """Return where metadata may be: RFC 8414 section 3.1, then OpenID Connect Discovery 1.0 section 4."""
     parts = urlsplit(issuer)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
@@ -218,9 +223,9 @@ def _places(issuer: str) -> tuple[str, str]:
     )
 
 
-def _reachable(url: str, *, plain: bool) -> bool:
+def _is_endpoint(url: str, *, allow_http: bool) -> bool:
     try:
-        parts = urlsplit(htu(url))
+        normal = htu(url)
     except ValueError:
         return False
-    return (plain or parts.scheme == "https") and is_confidential(parts.scheme, parts.hostname)
+    return (allow_http or normal.startswith("https:")) and is_confidential_url(normal)

@@ -1,8 +1,7 @@
-"""A credential for one call from an authorization server, in exchange for who the user and the agent are.
+"""The broker that exchanges tokens of the user and the agent for a token for one call (RFC 8693).
 
-Token exchange (RFC 8693) keeps both: the token is the user's (`sub`) and names the agent that acts
-(`act`). It is for one resource (RFC 8707), carries the exact call (RFC 9396), and is bound to a key
-of this process (RFC 9449).
+The new token names both: the user as subject (`sub`) and the agent as actor (`act`). It is for one
+resource (RFC 8707) and one exact call (RFC 9396), and is bound to a key of this process (RFC 9449).
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.credentials.oauth.client_auth import ClientAuth
 from agentguard.credentials.oauth.response import (
     ACCESS_TOKEN,
-    Asked,
-    Unfit,
+    ExpectedToken,
+    InvalidResponse,
     claims_of,
-    judge,
     token_in,
+    validate_response,
 )
-from agentguard.credentials.oauth.revocation import Revocation
-from agentguard.credentials.oauth.server import AuthorizationServer, Form, Line
-from agentguard.credentials.oauth.tokens import Living, LivingTokens
+from agentguard.credentials.oauth.revocation import TokenRevoker
+from agentguard.credentials.oauth.server import AuthorizationServer, Form, ServerOperations
+from agentguard.credentials.oauth.tokens import LiveToken, LiveTokens
 from agentguard.credentials.presentation import Bearer, Presentation, ProofKey
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Credential, Grant, Secret, ToolPath
@@ -38,42 +37,45 @@ __all__ = ["JWT", "TokenExchange"]
 
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
-_UNKNOWN = 86_400.0  # how long a token is taken to live that does not say it
+_ASSUMED_LIFETIME = 86_400.0  # seconds, for a token that does not say when it expires
 
 
-class _Io(NamedTuple):
+class _Operations(NamedTuple):
+    """What the broker needs from others, on the synchronous or the asynchronous path."""
+
     token: Operation
-    line: Line
+    server: ServerOperations
     remember: Operation
 
 
 class TokenExchange:
     """A `Broker` for *paths* that asks the authorization server *issuer* for each token.
 
-    The user is proven by the grant's subject token, of *subject_token_type*; if it is a JWT, it must
-    be of the task's subject, or nothing is sent. The agent is proven by *identity*. An agent that
-    acts for itself has no user, and no `act`. *named* translates our names of users and agents to
-    those of the issuer.
+    The grant's subject token, of type *subject_token_type*, proves the user. If it is a JWT and is not
+    the task's subject's, nothing is sent. *identity* proves the agent. An agent that acts for itself
+    has no user, and its tokens have no `act`. *party_name* turns our name of a user or an agent into
+    the issuer's name.
 
-    The answer is used only if it is what was asked for: scopes, audience, call, key, subject, actor.
-    An opaque token is introspected (RFC 7662), which costs a request for each; ``introspect=False``
-    takes its subject and actor on trust. Whatever is refused is revoked. A token that the issuer lets
-    live longer than granted is used for as long as granted, and is revoked then.
+    The broker uses a token only if it is the one that was asked for: scopes, audience, call, key,
+    subject and actor. It introspects an opaque token (RFC 7662), which costs one request for each;
+    with ``introspect=False`` it trusts the issuer for subject and actor. A token that it refuses is
+    revoked. If the issuer lets a token live longer than granted, the broker uses it for the granted
+    lifetime, and it is then revoked.
 
-    Revocation: where the issuer can (RFC 7009), and for a JWT, which resources judge by themselves, a
-    note in *store* too, kept *leeway* seconds beyond the token's end. With *seal*, any process that
-    has its key revokes after a crash. Without, one that is left of a JWT is still noted; an opaque
-    token is found in this process only, and after its end nobody can use it any more, for the key
-    that it is bound to is gone as well. So *seal* is required for *bearer* tokens, which
-    are worth as much to a thief.
+    A token is revoked at the issuer if the issuer can do so (RFC 7009). A JWT is also written to
+    *store*, because resource servers verify it by themselves; the entry is kept until *leeway*
+    seconds after the token's expiry. With *seal*, every process that has its key can revoke after a
+    crash. Without *seal*, another process can still write a JWT to the store, but it cannot find an
+    opaque token. Nobody can use that token after the crash, since the key that it is bound to is gone
+    too. *bearer* tokens are bound to no key, so they require *seal*.
 
-    *resource_uris* gives an audience's URI for the issuer; an audience that is a URI is its own.
+    *resource_uris* gives the URI of an audience for the issuer; an audience that is a URI needs none.
     ``details=False`` is for an issuer that does not know our authorization details: its tokens are
-    then good for any call with their scopes. *http* is how the issuer is reached. Never share a
-    *proof_key* between paths.
+    then valid for every call with their scopes. *http* sends the requests to the issuer. Two paths
+    must not share a *proof_key*.
 
     Raises:
-        ConfigurationError: The issuer is no https URL, or bearer tokens have no seal.
+        ConfigurationError: The issuer is not an https URL, or bearer tokens have no seal.
     """
 
     def __init__(
@@ -85,14 +87,14 @@ class TokenExchange:
         client_auth: ClientAuth,
         store: Store,
         proof_key: ProofKey | None = None,
-        seal: Seal | None = None,
+        seal: SealingKey | None = None,
         reuse: Iterable[ToolPath] = (),
         resource_uris: Mapping[str, str] | None = None,
         subject_token_type: str = JWT,
         bearer: bool = False,
         details: bool = True,
         introspect: bool = True,
-        named: Callable[[str], str] = str,
+        party_name: Callable[[str], str] = str,
         leeway: float = 60.0,
         limit: int = 10_000,
         http: Outbound | None = None,
@@ -105,83 +107,86 @@ class TokenExchange:
         self._http = http or Outbound(issuer, issuer, timeout=2.0)
         self._server = AuthorizationServer(issuer, client_auth, self._http)
         self._proofs = None if bearer else proof_key or ProofKey(clock=clock)
-        self._living = LivingTokens(seal, context=f"token_exchange {issuer}", limit=limit)
-        self._revocation = Revocation(self._server, self._living, leeway=leeway, clock=clock)
+        self._tokens = LiveTokens(seal, context=f"token_exchange {issuer}", limit=limit)
+        self._revoker = TokenRevoker(self._server, self._tokens, leeway=leeway, clock=clock)
         self._resource_uris = dict(resource_uris or {})
-        self._subject_token_type, self._named = subject_token_type, named
+        self._subject_token_type, self._party_name = subject_token_type, party_name
         self._details, self._introspect, self._clock = details, introspect, clock
         token, remember = operation_pair(identity, "token"), operation_pair(store, "remember", shielded=True)
-        self._sync = _Io(token.sync, self._server.sync, remember.sync)
-        self._async = _Io(token.async_, self._server.async_, remember.async_)
+        self._sync = _Operations(token.sync, self._server.sync, remember.sync)
+        self._async = _Operations(token.async_, self._server.async_, remember.async_)
 
     def issue(self, grant: Grant) -> Credential:
-        """Obtain a token for exactly this call.
+        """Get a token for exactly this call.
 
         Raises:
-            IssueError: The grant cannot be asked for, or the issuer did not give exactly it.
-            IdentityError: The agent cannot prove itself to the issuer.
+            IssueError: The broker cannot ask for this grant, or the issuer did not give exactly it.
+            IdentityError: The agent cannot prove its identity to the issuer.
         """
         return drive(self._issue(grant, self._sync))
 
     async def aissue(self, grant: Grant) -> Credential:
-        """As `issue`, without blocking the event loop."""
+        """Do the same as `issue`, without blocking the event loop."""
         return await self._issue(grant, self._async)
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """Make a token useless; a handle that is unknown here, or was changed, sends nothing.
+        """Make a token useless. Nothing is sent for a handle that is unknown here or was changed.
 
         Raises:
-            IssueError: It is not known to be revoked.
+            IssueError: The token is not known to be revoked.
         """
-        drive(self._revocation.revoke(handle, self._sync.line, self._sync.remember))
+        drive(self._revoker.revoke(handle, self._sync.server, self._sync.remember))
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
-        """As `revoke`, without blocking the event loop."""
-        await self._revocation.revoke(handle, self._async.line, self._async.remember)
+        """Do the same as `revoke`, without blocking the event loop."""
+        await self._revoker.revoke(handle, self._async.server, self._async.remember)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    # --- asking
+    # --- the request
 
-    async def _issue(self, grant: Grant, io: _Io) -> Credential:
+    async def _issue(self, grant: Grant, operations: _Operations) -> Credential:
         self._require(grant)
         subject_token = self._subject_token(grant)
-        form = await self._form(grant, subject_token, io)
-        metadata = await self._server.metadata(io.line)
+        form = await self._form(grant, subject_token, operations)
+        metadata = await self._server.metadata(operations.server)
         now = self._clock()
-        proof = None if self._proofs is None else self._prove
-        body = self._server.body(await self._server.post(io.line, metadata.token, form, dpop=proof))
+        dpop = None if self._proofs is None else self._proof
+        answer = await self._server.post(operations.server, metadata.token, form, dpop=dpop)
+        body = self._server.body(answer)
         try:
             token = token_in(body)
-        except Unfit as unfit:
-            raise self._server.failed(str(unfit)) from None
-        return await self._accept(grant, token, body, now, io)
+        except InvalidResponse as invalid:
+            raise self._server.issue_error(str(invalid)) from None
+        return await self._accept(grant, token, body, now, operations)
 
     def _require(self, grant: Grant) -> None:
         if grant.path not in self.paths:
-            raise self._server.failed(f"this broker does not mint for {grant.path}")
+            raise self._server.issue_error(f"this broker does not mint for {grant.path}")
         if grant.lifetime < 1:
-            raise self._server.failed("a lifetime of less than one second is over before it begins")
-        if self._living.full(self._clock()):
-            raise self._server.failed("too many tokens are alive")
+            raise self._server.issue_error("a lifetime of less than one second is over before it begins")
+        if self._tokens.is_full(self._clock()):
+            raise self._server.issue_error("too many tokens are alive")
 
     def _subject_token(self, grant: Grant) -> Secret | None:
-        """Return the user's token, or None where there is no user."""
-        who, token = grant.identity, grant.subject_token
-        if (token is None) is not (who.subject == who.actor):
-            raise self._server.failed("a token of the user is given exactly where the task has a user")
+        """Return the user's token, or None if the agent acts for itself."""
+        identity, token = grant.identity, grant.subject_token
+        if (token is None) is not (identity.subject == identity.actor):
+            raise self._server.issue_error(
+                "a task with a user needs the user's token, and a task without a user has none"
+            )
         if token is not None:
             claims = claims_of(token)
             if claims is None and self._subject_token_type == JWT:
-                raise self._server.failed("the token of the user is no JWT")
-            if claims is not None and claims.get("sub") != self._named(who.subject):
-                raise self._server.failed("the token of the user is not of the task's subject")
+                raise self._server.issue_error("the token of the user is no JWT")
+            if claims is not None and claims.get("sub") != self._party_name(identity.subject):
+                raise self._server.issue_error("the token of the user is not of the task's subject")
         return token
 
-    async def _form(self, grant: Grant, subject_token: Secret | None, io: _Io) -> Form:
-        agent: Secret = await io.token(self.issuer)
+    async def _form(self, grant: Grant, subject_token: Secret | None, operations: _Operations) -> Form:
+        agent: Secret = await operations.token(self.issuer)
         subject = agent if subject_token is None else subject_token
         uri = self._resource_uri(grant)
         form: dict[str, str | Secret] = {
@@ -200,78 +205,83 @@ class TokenExchange:
         return form
 
     def _resource_uri(self, grant: Grant) -> str | None:
-        own = grant.audience if "://" in grant.audience else None
-        return self._resource_uris.get(grant.audience, own)
+        default = grant.audience if "://" in grant.audience else None
+        return self._resource_uris.get(grant.audience, default)
 
-    def _prove(self, method: str, url: str, nonce: str | None) -> str:
-        assert self._proofs is not None  # noqa: S101  given as a proof only where there is a key
+    def _proof(self, method: str, url: str, nonce: str | None) -> str:
+        assert self._proofs is not None  # noqa: S101  `_issue` passes this method only if there is a key
         return self._proofs.proof(method, url, nonce=nonce)
 
-    # --- accepting
+    # --- the answer
 
     def _presentation(self, token: str) -> Headers:
         return Bearer(token) if self._proofs is None else Presentation(token, self._proofs)
 
     async def _accept(
-        self, grant: Grant, token: Secret, body: Mapping[str, Json], now: float, io: _Io
+        self, grant: Grant, token: Secret, body: Mapping[str, Json], now: float, operations: _Operations
     ) -> Credential:
-        """Use the token if it is what was asked for; from here on it is kept, or known to be revoked."""
-        living = Living.of(token, now + _UNKNOWN)
-        self._living.keep(grant.id, living)
+        """Use the token if it is the expected one, else revoke it. It stays known until it is revoked."""
+        live = LiveToken.of(token, now + _ASSUMED_LIFETIME)
+        self._tokens.add(grant.id, live)
         try:
-            claims = await self._claims(token, io.line)
-            judge(self._asked(grant), body, claims)
-            first, last = self._ends(body, claims, now)
-        except (Unfit, AgentGuardError) as unfit:
-            await self._revocation.discard(grant.id, living, io.line, io.remember)
-            raise (self._server.failed(str(unfit)) if isinstance(unfit, Unfit) else unfit) from None
-        handle = self._living.handle(grant.id, Living.of(token, last))
+            claims = await self._claims(token, operations.server)
+            validate_response(self._expected(grant), body, claims)
+            earliest, latest = self._expiries(body, claims, now)
+        except (InvalidResponse, AgentGuardError) as error:
+            await self._revoker.discard(grant.id, live, operations.server, operations.remember)
+            if isinstance(error, InvalidResponse):
+                raise self._server.issue_error(str(error)) from None
+            raise error from None
+        handle = self._tokens.handle(grant.id, LiveToken.of(token, latest))
         headers = self._presentation(token.reveal())
-        expires_at = min(first, now + grant.lifetime)
+        expires_at = min(earliest, now + grant.lifetime)
         return Credential(token.reveal(), id=grant.id, expires_at=expires_at, headers=headers, handle=handle)
 
-    async def _claims(self, token: Secret, line: Line) -> Mapping[str, Json] | None:
-        claims, metadata = claims_of(token), await self._server.metadata(line)
+    async def _claims(self, token: Secret, operations: ServerOperations) -> Mapping[str, Json] | None:
+        """Return the token's claims, its introspection if it is opaque, or None if that is switched off."""
+        claims, metadata = claims_of(token), await self._server.metadata(operations)
         if claims is not None:
             if text_claim(claims, "jti") is None or number_claim(claims, "exp") is None:
-                raise Unfit("the token has no jti or no exp, so it cannot be revoked")
+                raise InvalidResponse("the token has no jti or no exp, so it cannot be revoked")
             return claims
         if metadata.revocation is None:
-            raise Unfit("the token is opaque, and there is no revocation_endpoint")
+            raise InvalidResponse("the token is opaque, and there is no revocation_endpoint")
         if not self._introspect:
             return None
         if metadata.introspection is None:
-            raise Unfit("the token is opaque, and there is no introspection_endpoint")
+            raise InvalidResponse("the token is opaque, and there is no introspection_endpoint")
         form: Form = {"token": token, "token_type_hint": "access_token"}
-        post = self._server.post(line, metadata.introspection, form, repeatable=True)
-        seen = self._server.body(await post)
-        if seen.get("active") is not True:
-            raise Unfit("the token is not active")
-        return {"iss": self.issuer, **seen}
+        answer = await self._server.post(operations, metadata.introspection, form, repeatable=True)
+        introspection = self._server.body(answer)
+        if introspection.get("active") is not True:
+            raise InvalidResponse("the token is not active")
+        return {"iss": self.issuer, **introspection}
 
-    def _asked(self, grant: Grant) -> Asked:
-        who, uri = grant.identity, self._resource_uri(grant)
-        return Asked(
+    def _expected(self, grant: Grant) -> ExpectedToken:
+        identity, uri = grant.identity, self._resource_uri(grant)
+        return ExpectedToken(
             issuer=self.issuer,
-            subject=self._named(who.subject),
-            actor=None if who.subject == who.actor else self._named(who.actor),
+            subject=self._party_name(identity.subject),
+            actor=None if identity.subject == identity.actor else self._party_name(identity.actor),
             scopes=grant.scopes,
             audiences=frozenset({grant.audience} if uri is None else {grant.audience, uri}),
             detail=grant.detail() if self._details else None,
             thumbprint=None if self._proofs is None else self._proofs.thumbprint,
         )
 
-    def _ends(
+    def _expiries(
         self, body: Mapping[str, Json], claims: Mapping[str, Json] | None, now: float
     ) -> tuple[float, float]:
-        """Return when the token ends at the earliest and at the latest; its issuer may say it twice."""
-        lasts, exp = number_claim(body, "expires_in"), number_claim(claims or {}, "exp")
-        said = [end for end in (exp, None if lasts is None else now + lasts) if end is not None]
-        if not said or (lasts is None and "expires_in" in body):
-            raise Unfit("it is not said when the token ends")
-        if min(said) <= self._clock():
-            raise Unfit("the token is over already")
-        return min(said), max(said)
+        """Return the token's earliest and latest expiry: its issuer may say it in two places."""
+        lifetime, exp = number_claim(body, "expires_in"), number_claim(claims or {}, "exp")
+        expiries = [
+            expiry for expiry in (exp, None if lifetime is None else now + lifetime) if expiry is not None
+        ]
+        if not expiries or (lifetime is None and "expires_in" in body):
+            raise InvalidResponse("it is not said when the token ends")
+        if min(expiries) <= self._clock():
+            raise InvalidResponse("the token is over already")
+        return min(expiries), max(expiries)
 
     def __repr__(self) -> str:
         return f"<TokenExchange {self.issuer} {' '.join(sorted(self.paths))}>"

@@ -7,77 +7,87 @@ from threading import Lock
 from typing import NamedTuple, Self
 
 from agentguard.credentials.oauth.response import claims_of
-from agentguard.credentials.sealing import Seal
+from agentguard.credentials.sealing import SealingKey
 from agentguard.jose import number_claim, text_claim
 from agentguard.model import Secret
 
-__all__ = ["Living", "LivingTokens"]
+__all__ = ["LiveToken", "LiveTokens"]
 
-_NOTE = re.compile(r"(\d{1,16})\.([ -~]{1,512})")
+_JWT_HANDLE = re.compile(r"(\d{1,16})\.([ -~]{1,512})")
 
 
-class Living(NamedTuple):
-    """What revokes a token: itself, where it is known, and the `jti` of a JWT; `ends` by itself then."""
+class LiveToken(NamedTuple):
+    """What is needed to revoke a token: the token, if it is known, and the `jti` of a JWT.
+
+    `expires_at` is in seconds since the epoch.
+    """
 
     token: Secret | None
     jti: str | None
-    ends: float
+    expires_at: float
 
     @classmethod
-    def of(cls, token: Secret, ends: float) -> Self:
-        """Read what a token says of itself; one that does not say when it ends, does so at *ends*."""
+    def of(cls, token: Secret, expires_at: float) -> Self:
+        """Read the token's own claims. *expires_at* holds for a token without a claim `exp`."""
         claims = claims_of(token) or {}
-        return cls(token, text_claim(claims, "jti"), number_claim(claims, "exp") or ends)
+        return cls(token, text_claim(claims, "jti"), number_claim(claims, "exp") or expires_at)
 
 
-class LivingTokens:
-    """Finds a token by its handle: in this process, sealed in the handle, or named by it.
+class LiveTokens:
+    """Finds a token by its handle.
 
-    A handle is the token itself where there is a *seal*. Otherwise it is, for a JWT, its end and its
-    `jti`; for an opaque token the id that was given, which finds it in this process only.
+    With *seal*, the handle is the encrypted token, so every process that has the key can find it.
+    Without *seal*, the handle of a JWT is its expiry and its `jti`. The handle of an opaque token is
+    then the grant's id, and only this process finds the token by it.
     """
 
-    def __init__(self, seal: Seal | None, *, context: str, limit: int) -> None:
+    def __init__(self, seal: SealingKey | None, *, context: str, limit: int) -> None:
         self._seal, self._context, self._limit = seal, context, limit
-        self._kept: dict[str, Living] = {}
+        self._tokens: dict[str, LiveToken] = {}
         self._lock = Lock()
 
-    def full(self, now: float) -> bool:
-        """Return whether there is no room for one more, once those that have ended are dropped."""
+    def is_full(self, now: float) -> bool:
+        """Drop the tokens that have expired at *now*, and return whether the limit is still reached."""
         with self._lock:
-            if len(self._kept) >= self._limit:
-                self._kept = {name: each for name, each in self._kept.items() if each.ends > now}
-            return len(self._kept) >= self._limit
+            if len(self._tokens) >= self._limit:
+                self._tokens = {
+                    handle: token for handle, token in self._tokens.items() if token.expires_at > now
+                }
+            return len(self._tokens) >= self._limit
 
-    def keep(self, handle: str, living: Living) -> None:
-        """Keep it in this process."""
+    def add(self, handle: str, token: LiveToken) -> None:
+        """Store the token under *handle* in this process."""
         with self._lock:
-            self._kept[handle] = living
+            self._tokens[handle] = token
 
-    def handle(self, id: str, living: Living) -> str:
-        """Return the handle of what was kept as *id*; where that cannot be opened, it is kept by it."""
-        if self._seal is not None and living.token is not None:
-            text = f"{living.ends} {living.token.reveal()}"
-            self.drop(id)
+    def handle(self, id: str, token: LiveToken) -> str:
+        """Return the final handle of the token that was added as *id*.
+
+        The token is then no longer stored as *id*. It is stored under the new handle unless that is
+        sealed.
+        """
+        if self._seal is not None and token.token is not None:
+            text = f"{token.expires_at} {token.token.reveal()}"
+            self.remove(id)
             return self._seal.seal(text, context=self._context)
-        handle = id if living.jti is None else f"{living.ends:.0f}.{living.jti}"
-        self.drop(id)
-        self.keep(handle, living)
+        handle = id if token.jti is None else f"{token.expires_at:.0f}.{token.jti}"
+        self.remove(id)
+        self.add(handle, token)
         return handle
 
-    def find(self, handle: str) -> Living | None:
-        """Return what the handle is for, or None for one that is unknown here."""
+    def find(self, handle: str) -> LiveToken | None:
+        """Return the token of *handle*, or None if this process cannot find it."""
         with self._lock:
-            kept = self._kept.get(handle)
-        if kept is not None:
-            return kept
-        if self._seal is not None and (opened := self._seal.open(handle, context=self._context)):
-            ends, _, token = opened.partition(" ")
-            return Living.of(Secret(token), float(ends))
-        named = _NOTE.fullmatch(handle)
-        return None if named is None else Living(None, named[2], float(named[1]))
+            stored = self._tokens.get(handle)
+        if stored is not None:
+            return stored
+        if self._seal is not None and (text := self._seal.open(handle, context=self._context)):
+            expires_at, _, token = text.partition(" ")
+            return LiveToken.of(Secret(token), float(expires_at))
+        match = _JWT_HANDLE.fullmatch(handle)
+        return None if match is None else LiveToken(None, match[2], float(match[1]))
 
-    def drop(self, handle: str) -> None:
-        """Keep it no longer."""
+    def remove(self, handle: str) -> None:
+        """Remove the token from this process."""
         with self._lock:
-            self._kept.pop(handle, None)
+            self._tokens.pop(handle, None)
