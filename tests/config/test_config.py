@@ -366,7 +366,7 @@ def test_a_guard_reads_its_policies_again_whole_or_not_at_all(home: Path) -> Non
 def test_a_key_that_others_may_read_is_refused(home: Path) -> None:
     made(home)
     (home / "state" / "keys" / "read.pem").chmod(0o644)
-    with pytest.raises(ConfigurationError, match="others may read"):
+    with pytest.raises(ConfigurationError, match="other users may read"):
         made(home)
 
 

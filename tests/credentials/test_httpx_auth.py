@@ -329,7 +329,7 @@ async def test_a_static_key_in_a_header_of_its_own_does_not_cross_a_redirect(
 @pytest.mark.promise("own-origins-only")
 @pytest.mark.parametrize("origin", ["http://api.example", "http://127.0.0.1.api.example", "http://10.0.0.1"])
 def test_plain_http_is_refused_beyond_loopback(origin: str) -> None:
-    with running(origin), pytest.raises(DestinationRefused, match="https only"):
+    with running(origin), pytest.raises(DestinationRefused, match="must be reached by https"):
         send(lambda request: httpx.Response(200), origin)
 
 

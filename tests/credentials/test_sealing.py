@@ -92,7 +92,7 @@ def test_a_key_that_others_may_read_or_of_another_length_is_refused(tmp_path: Pa
         SealingKey.from_file(file)
     file.chmod(0o600)
     file.write_bytes(b"short")
-    with pytest.raises(ConfigurationError, match="remove the file"):
+    with pytest.raises(ConfigurationError, match="remove it"):
         SealingKey.from_file(file)
     with pytest.raises(ConfigurationError, match="32 bytes"):
         SealingKey(b"short")

@@ -274,9 +274,8 @@ class TokenExchange:
     ) -> tuple[float, float]:
         """Return the token's earliest and latest expiry: its issuer may say it in two places."""
         lifetime, exp = number_claim(body, "expires_in"), number_claim(claims or {}, "exp")
-        expiries = [
-            expiry for expiry in (exp, None if lifetime is None else now + lifetime) if expiry is not None
-        ]
+        end = None if lifetime is None else now + lifetime
+        expiries = [expiry for expiry in (exp, end) if expiry is not None]
         if not expiries or (lifetime is None and "expires_in" in body):
             raise InvalidResponse("it is not said when the token ends")
         if min(expiries) <= self._clock():
