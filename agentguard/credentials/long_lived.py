@@ -1,9 +1,9 @@
 """The broker for resources that know only a long-lived key.
 
-The guard attaches the key and never hands it out. The broker reads the key from its source when a call first needs it. While a permitted call runs, it
-attaches the key to requests to the resource's own origins. This is not zero standing privilege: the
-key stays valid after the call, and others who have the key can use it. `LegacySecret.legacy` tells
-this to policies, spans and records.
+The guard attaches the key and never hands it out. It reads the key from its source when a call first
+needs it. While a permitted call runs, it attaches the key to requests to the resource's own origins.
+This is not zero standing privilege: the key stays valid after the call, and others who have the key
+can use it. `LegacySecret.legacy` tells this to policies, spans and records.
 """
 
 from __future__ import annotations
