@@ -20,7 +20,7 @@ from agentguard.concurrency.drive import drive
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.openbao import OpenBao
 from agentguard.credentials.openbao import logins as openbao_logins
-from agentguard.credentials.openbao.session import OpenBaoSession, Refused
+from agentguard.credentials.openbao.session import OpenBaoSession, RequestRefused
 from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import ConfigurationError, CredentialUnavailable, IdentityError, IssueError
 from agentguard.jose import b64url, decode, public_key
@@ -306,7 +306,7 @@ async def test_whatever_errs_is_an_issue_error_and_leaves_nothing(
 )
 async def test_a_refusal_is_told_in_our_own_words(double: Double, mode: Mode, theirs: str, ours: str) -> None:
     double.faults[LOGIN] = httpx.Response(400, json={"errors": [theirs]})
-    with pytest.raises(Refused, match=ours) as refused:
+    with pytest.raises(RequestRefused, match=ours) as refused:
         await face(broker(double), mode).prepare(sample_grant())
     assert refused.value.status == 400
     assert "proof-for" not in str(refused.value)
@@ -431,7 +431,7 @@ async def test_what_was_not_confirmed_is_an_error_and_is_tried_again(
 async def test_memory_is_bounded_and_what_fell_out_is_revoked_by_accessor(
     double: Double, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openbao_logins, "MOST", 2)
+    monkeypatch.setattr(openbao_logins, "LIMIT", 2)
     by = broker(double)
     handles = [await face(by, mode).prepare(sample_grant(f"g{number}")) for number in range(5)]
     assert len(by._logins._held) == len(by._logins._awaiting) == 2
@@ -540,7 +540,7 @@ def test_a_kept_login_that_is_refused_is_not_kept(double: Double) -> None:
     by = session(double)
     drive(by.sync.request("GET", CREDS))
     double.tokens.clear()
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         drive(by.sync.request("GET", CREDS))
     drive(by.sync.request("GET", CREDS))
     by.close()

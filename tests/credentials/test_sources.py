@@ -412,7 +412,7 @@ def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_min
     with pytest.raises(IssueError, match="minted for each reader; use"):
         source("openbao:database/creds/ro#password", session=session).read()
     assert asked[-1] == ("POST", "auth/token/revoke-self")
-    assert session.held is None
+    assert session.shared_login is None
     session.close()
 
 

@@ -23,7 +23,7 @@ from agentguard.concurrency.drive import drive
 from agentguard.credentials import jwks
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.openbao import OpenBao
-from agentguard.credentials.openbao.session import Refused
+from agentguard.credentials.openbao.session import RequestRefused
 from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import IssueError, VerificationError
 from agentguard.model import Credential, Grant
@@ -106,9 +106,9 @@ async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, oth
     session = reports.session("read")
     bao = session.async_ if mode.asynchronous else session.sync
     login = await bao.login()
-    with pytest.raises(Refused, match="403: permission denied"):
+    with pytest.raises(RequestRefused, match="403: permission denied"):
         await bao.request("GET", f"{DATABASE}/creds/{other}", login)
-    with pytest.raises(Refused, match="400: the proof of identity is for another audience"):
+    with pytest.raises(RequestRefused, match="400: the proof of identity is for another audience"):
         await face(
             reports.broker(other, session=reports.session(other, audience="openbao/read")), mode
         ).issue(grant(other))
@@ -126,13 +126,13 @@ async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, oth
 )
 async def test_nobody_else_can_log_in(reports: Reports, mode: Mode, thief: Any, says: str) -> None:
     session = reports.session("read", identity=thief(reports.platform))
-    with pytest.raises(Refused, match=says) as refused:
+    with pytest.raises(RequestRefused, match=says) as refused:
         await face(reports.broker(ToolPath.READ, session=session), mode).issue(grant(ToolPath.READ))
     assert refused.value.status == 400
 
 
 async def test_a_role_that_is_not_there_is_said(reports: Reports, mode: Mode) -> None:
-    with pytest.raises(Refused, match="no such role"):
+    with pytest.raises(RequestRefused, match="no such role"):
         await face(reports.broker(ToolPath.READ, role="absent"), mode).issue(grant(ToolPath.READ))
 
 
@@ -294,14 +294,14 @@ async def test_a_resource_believes_what_transit_has_signed(reports: Reports, mod
     assert newer.kid != signer.kid
     await face(issuer, mode).revoke(revoked, time.time() + 60)
     session.close()
-    assert session.held is None
+    assert session.shared_login is None
 
 
 @pytest.mark.promise("key-outside-python")
 def test_its_role_can_sign_and_cannot_have_the_key(reports: Reports) -> None:
     session = reports.session("issuer")
     for method, path in (("GET", f"{TRANSIT}/export/signing-key/issuer"), ("GET", f"{DATABASE}/creds/read")):
-        with pytest.raises(Refused, match="403: permission denied"):
+        with pytest.raises(RequestRefused, match="403: permission denied"):
             drive(session.sync.request(method, path))
     assert reports.operator.get(f"{TRANSIT}/export/signing-key/issuer").status_code == 400
     session.close()

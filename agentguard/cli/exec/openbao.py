@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.concurrency.drive import drive
-from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoSession, Refused
+from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoSession, RequestRefused
 from agentguard.credentials.sealing import SealingKey
 from agentguard.credentials.sources.openbao import OpenBaoSecret
 from agentguard.enforcement.process import gone, owner
@@ -115,12 +115,12 @@ class Bao:
         """
         kind, _, rest = text.partition(" ")
         if kind == "lease":
-            login = self.given or drive(self.session.sync.kept())
+            login = self.given or drive(self.session.sync.shared_login())
             self.ask("sys/leases/revoke", login, lease_id=rest, sync=True)
             return
         try:
             self.ask("auth/token/revoke-self", Login(Secret(rest), "", 0.0))
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.status != FORBIDDEN:  # which is what OpenBao says to a token that is no more
                 raise
 
@@ -144,7 +144,7 @@ class Leases:
             IssueError: It gave nothing.
             StoreError: The lease could not be noted; it is known to `end`.
         """
-        minted = OpenBaoSecret(id, self._bao.session, self._login).mint()
+        minted = OpenBaoSecret(id, self._bao.session, self._login).read_with_lease()
         if minted.lease:
             self._live(f"lease {minted.lease}", minted.seconds)
         return minted.secret, bool(minted.lease)
@@ -160,7 +160,7 @@ class Leases:
         for text, wanted in self._lives.items():
             try:
                 left = self._renewed(text, wanted)
-            except Refused:
+            except RequestRefused:
                 return False
             if left < wanted / 2:
                 return False
@@ -204,7 +204,7 @@ class Leases:
             self._bao.revoke(text)
             self._bao.outbox.strike(self._note_id(text))
         else:
-            with suppress(Refused):  # no policy for this: it ends with the token
+            with suppress(RequestRefused):  # no policy for this: it ends with the token
                 self._bao.ask("sys/leases/revoke", self._login, lease_id=text.partition(" ")[2], sync=True)
 
     def _noted(self, text: str) -> bool:

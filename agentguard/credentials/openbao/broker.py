@@ -1,8 +1,8 @@
-"""Database credentials that exist for one call: the broker for OpenBao and HashiCorp Vault (one API).
+"""The broker for database credentials that exist for one call; OpenBao and HashiCorp Vault have one API.
 
-The workload logs in with a JWT of its platform, and OpenBao makes a database role for that login
-alone. Whatever ends the login's token ends the database role with it. The token stays in this process;
-what is recorded is its accessor, with which another process can revoke it, and nothing else.
+The workload logs in with a JWT of its platform, and OpenBao makes a database role for that login. When
+the login's token ends, OpenBao drops the database role too. The token stays in this process. Only its
+accessor is recorded: another process can revoke the token with it, and can do nothing else.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentguard.concurrency.drive import drive, finish
 from agentguard.credentials.openbao.logins import Logins
-from agentguard.credentials.openbao.session import Bao, Login, OpenBaoSession, Refused
+from agentguard.credentials.openbao.session import Login, OpenBaoOperations, OpenBaoSession, RequestRefused
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, ToolPath
 
 __all__ = ["OpenBao"]
 
-_WRAPPED = 30
+_WRAP_SECONDS = 30
 _VARIABLES = {
     "username": "PGUSER",
     "password": "PGPASSWORD",
@@ -32,32 +32,39 @@ _VARIABLES = {
     "sslmode": "PGSSLMODE",
     "sslrootcert": "PGSSLROOTCERT",
 }
-_Way = tuple[Bao, Bao]
 log = logging.getLogger("agentguard")
+
+
+class _Operations(NamedTuple):
+    """What the broker asks of its two sessions, on the synchronous or the asynchronous path."""
+
+    session: OpenBaoOperations
+    revoker: OpenBaoOperations
 
 
 class OpenBao:
     """A `Broker` for one path: dynamic credentials of a database secrets engine.
 
-    *session* logs in as the role of this path, and *creds* is where its policy lets it read, such as
-    ``database/creds/reports-read``. A READ role's policy has no other, so its token is refused at the
-    WRITE role by OpenBao itself. *server* says where the database is (libpq's host, port, dbname,
-    sslmode, sslrootcert), for `Lease.env`. *wrap* has the credential sent response-wrapped: that
-    somebody else has opened it is then noticed. *reuse* lets it serve several calls of one task.
+    *session* logs in with the role of this path. *creds* is the API path that the role's policy lets
+    it read, such as ``database/creds/reports-read``. A READ role's policy has no other such path, so
+    OpenBao itself refuses a READ token at the WRITE role. *server* says where the database is (libpq's
+    host, port, dbname, sslmode, sslrootcert), for `Lease.env`. With *wrap*, OpenBao sends the
+    credential response-wrapped, so the broker notices if another party has opened it. With *reuse*, a
+    credential serves several calls of one task.
 
-    Nothing lives longer than the grant: OpenBao takes no lifetime at login, so a login that would
-    live longer is renewed down to the grant's, or given up.
+    Nothing lives longer than the grant. OpenBao accepts no lifetime at login, so a login that would
+    live longer is shortened to the grant's lifetime by a renewal, or is not used.
 
-    The login is made by `prepare`, and the token's accessor is the handle. If the answer to a login
-    is lost on its way, nobody knows the token that was made: it ends by the role's ``token_ttl``, so
-    keep that short, and it has made no database role.
+    `prepare` makes the login; the handle is the accessor of its token. If the answer to a login is
+    lost, nobody knows the token. It then ends by the role's ``token_ttl``, so keep that short; it has
+    made no database role.
 
-    A credential is revoked with its own token while this process has it (the last 4096). Where the
-    policy permits ``sys/leases/revoke``, the answer waits until the database has dropped the role;
-    else OpenBao does so a moment later, and again if the database does not answer. After a crash,
-    *revoker* (or else *session*) logs in anew and revokes by accessor: its policy permits
-    ``auth/token/revoke-accessor``. Dropping a role cuts no open connection by itself: that is for the
-    role's ``revocation_statements``, with ``pg_terminate_backend``.
+    A credential is revoked with its own token while this process has it (the last 4096 logins). If the
+    policy permits ``sys/leases/revoke``, the answer waits until the database has dropped the role.
+    Otherwise OpenBao drops it a moment later, and repeats that if the database does not answer. After
+    a crash, *revoker* (by default *session*) logs in and revokes by accessor; its policy must permit
+    ``auth/token/revoke-accessor``. Dropping a role does not close its open connections: use
+    ``pg_terminate_backend`` in the role's ``revocation_statements`` for that.
     """
 
     binds_arguments = False
@@ -79,114 +86,116 @@ class OpenBao:
         self._server = dict(server or {})
         if unknown := self._server.keys() - _VARIABLES.keys():
             raise ConfigurationError(
-                f"{sorted(unknown)} says nothing of a server", hint=f"use {[*_VARIABLES][2:]}"
+                f"{sorted(unknown)} are no settings of a server", hint=f"use {[*_VARIABLES][2:]}"
             )
         self._revoker = revoker or session
-        self._sync: _Way = session.sync, self._revoker.sync
-        self._asynchronous: _Way = session.async_, self._revoker.async_
+        self._sync = _Operations(session.sync, self._revoker.sync)
+        self._async = _Operations(session.async_, self._revoker.async_)
         self._logins = Logins()
 
     def prepare(self, grant: Grant) -> str:
         """Log in for this grant, and return the accessor of the token.
 
         Raises:
-            IssueError: The grant is for another path or below one second, or the login is refused.
+            IssueError: The grant is for another path, its lifetime is less than one second, or OpenBao
+                refuses the login.
         """
         return drive(self._prepare(grant, self._sync))
 
     async def aprepare(self, grant: Grant) -> str:
-        """Do as `prepare`, without blocking the event loop."""
-        return await self._prepare(grant, self._asynchronous)
+        """Do the same as `prepare`, without blocking the event loop."""
+        return await self._prepare(grant, self._async)
 
     def issue(self, grant: Grant) -> Credential:
-        """Have a database role made; what was not prepared is logged in for, and undone if it fails.
+        """Let OpenBao make a database role. Without `prepare` it logs in first, and undoes that on failure.
 
         Raises:
-            IssueError: It is refused, would outlive the grant, is no dynamic credential, or was
-                unwrapped by somebody else.
+            IssueError: OpenBao refuses, the credential would outlive the grant or is not dynamic, or
+                another party has unwrapped it.
         """
         return drive(self._issue(grant, self._sync))
 
     async def aissue(self, grant: Grant) -> Credential:
-        """Do as `issue`, without blocking the event loop."""
-        return await self._issue(grant, self._asynchronous)
+        """Do the same as `issue`, without blocking the event loop."""
+        return await self._issue(grant, self._async)
 
     def revoke(self, handle: str, expires_at: float) -> None:
         """Revoke the login with this accessor, and with it the database role.
 
         Raises:
-            IssueError: OpenBao, or its database, has not confirmed it.
+            IssueError: OpenBao or its database did not confirm the revocation.
         """
-        drive(self._logins.end(handle, *self._sync))
+        drive(self._logins.revoke(handle, *self._sync))
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
-        """Do as `revoke`, without blocking the event loop; finishes even when cancelled."""
-        await finish(self._logins.end(handle, *self._asynchronous))
+        """Do the same as `revoke`, without blocking the event loop. It finishes even when cancelled."""
+        await finish(self._logins.revoke(handle, *self._async))
 
     def close(self) -> None:
-        """Close its sessions' connections; what is not revoked by then is left to its accessor."""
+        """Close the connections of both sessions. Logins that are not revoked by then need their accessor."""
         self._session.close()
         self._revoker.close()
 
-    # --- the one logic
+    # --- one implementation for both paths
 
-    async def _prepare(self, grant: Grant, way: _Way) -> str:
-        self._accept(grant)
-        login = await way[0].login()
+    async def _prepare(self, grant: Grant, operations: _Operations) -> str:
+        self._require(grant)
+        login = await operations.session.login()
         self._logins.add(login, grant.id)
         return login.accessor
 
-    def _accept(self, grant: Grant) -> None:
+    def _require(self, grant: Grant) -> None:
         if grant.path is not self.path:
             raise IssueError(f"the broker of the {self.path} path does not mint for {grant.path}")
         if grant.lifetime < 1:
             raise IssueError("a lifetime of less than one second is over before it begins")
 
-    async def _issue(self, grant: Grant, way: _Way) -> Credential:
-        self._accept(grant)
+    async def _issue(self, grant: Grant, operations: _Operations) -> Credential:
+        self._require(grant)
         if (login := self._logins.take(grant.id)) is not None:
-            return await self._mint(grant, login, way[0])
-        accessor = await self._prepare(grant, way)
+            return await self._mint(grant, login, operations.session)
+        accessor = await self._prepare(grant, operations)
         try:
-            return await self._issue(grant, way)
-        except BaseException:  # nobody else knows of the login
+            return await self._issue(grant, operations)
+        except BaseException:  # the caller does not know of the login
             with suppress(IssueError):
-                await self._logins.end(accessor, *way)
+                await self._logins.revoke(accessor, *operations)
             raise
 
-    async def _mint(self, grant: Grant, login: Login, bao: Bao) -> Credential:
-        login = await self._shortened(login, grant.lifetime, bao)
-        asked = self._session.clock()
-        lease = await self._leased(login, bao)
-        self._logins.leased(login, lease.id)
+    async def _mint(self, grant: Grant, login: Login, operations: OpenBaoOperations) -> Credential:
+        login = await self._shorten(login, grant.lifetime, operations)
+        now = self._session.clock()
+        lease = await self._lease(login, operations)
+        self._logins.set_lease(login, lease.id)
         fields = {**self._server, "username": lease.username, "password": lease.password}
         return Credential(
             lease.password,
             id=grant.id,
-            expires_at=min(login.expires_at, asked + lease.seconds),
+            expires_at=min(login.expires_at, now + lease.seconds),
             handle=login.accessor,
             fields=fields,
             env={_VARIABLES[name]: value for name, value in fields.items()},
         )
 
-    async def _shortened(self, login: Login, lifetime: float, bao: Bao) -> Login:
+    async def _shorten(self, login: Login, lifetime: float, operations: OpenBaoOperations) -> Login:
         now = self._session.clock()
         if login.expires_at <= now + lifetime:
             return login
-        seconds = math.floor(lifetime)
-        answer = await bao.request(
-            "POST", "auth/token/renew-self", login, json={"increment": f"{seconds}s"}, repeatable=True
+        limit = math.floor(lifetime)
+        answer = await operations.request(
+            "POST", "auth/token/renew-self", login, json={"increment": f"{limit}s"}, repeatable=True
         )
         match answer.get("auth"):
-            case {"lease_duration": int(left)} if 0 < left <= seconds:
-                return replace(login, expires_at=now + left)
+            case {"lease_duration": int(seconds)} if 0 < seconds <= limit:
+                return replace(login, expires_at=now + seconds)
         raise IssueError(f"{self._session.name}: the login outlives the grant, and cannot be shortened")
 
-    async def _leased(self, login: Login, bao: Bao) -> _Lease:
+    async def _lease(self, login: Login, operations: OpenBaoOperations) -> _Lease:
         if self._wrap:
-            answer = await self._unwrapped(await bao.request("GET", self._creds, login, wrap=_WRAPPED), bao)
+            wrapping = await operations.request("GET", self._creds, login, wrap=_WRAP_SECONDS)
+            answer = await self._unwrap(wrapping, operations)
         else:
-            answer = await bao.request("GET", self._creds, login)
+            answer = await operations.request("GET", self._creds, login)
         match answer:
             case {
                 "lease_id": str(id),
@@ -196,16 +205,16 @@ class OpenBao:
                 return _Lease(id, seconds, username, password)
         raise IssueError(f"{self._session.name}: {self._creds} gave no username and password with a lease")
 
-    async def _unwrapped(self, answer: Mapping[str, Any], bao: Bao) -> Mapping[str, Any]:
+    async def _unwrap(self, answer: Mapping[str, Any], operations: OpenBaoOperations) -> Mapping[str, Any]:
         match answer.get("wrap_info"):
             case {"token": str(token), "creation_path": self._creds}:
                 pass
             case _:
                 raise IssueError(f"{self._session.name}: {self._creds} answered unwrapped")
         try:
-            return await bao.unwrap(token)
-        except Refused:
-            log.error("alarm: what %s wrapped for %s was opened by somebody else", self._creds, self)
+            return await operations.unwrap(token)
+        except RequestRefused:
+            log.error("alarm: another party has opened what %s wrapped for %s", self._creds, self)
             raise IssueError(f"{self._session.name}: the credential was unwrapped before us") from None
 
     def __repr__(self) -> str:

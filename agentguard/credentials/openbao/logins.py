@@ -1,4 +1,4 @@
-"""The logins that this process has made at OpenBao, and the ways in which each is ended."""
+"""The logins that this process has made at OpenBao, and how each is revoked."""
 
 from __future__ import annotations
 
@@ -7,84 +7,84 @@ from contextlib import suppress
 from threading import Lock
 from typing import Final
 
-from agentguard.credentials.openbao.session import FORBIDDEN, Bao, Login, Refused
+from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoOperations, RequestRefused
 from agentguard.errors import IssueError
 
 __all__ = ["Logins"]
 
-MOST: Final = 4096
-_SELF = "auth/token/revoke-self"
+LIMIT: Final = 4096
+_REVOKE_SELF = "auth/token/revoke-self"
 
 
 class Logins:
-    """Logins by accessor, each with the id of its lease, and which of them awaits which grant.
+    """Logins by accessor, each with its lease, and the logins that wait for the grant they were made for.
 
-    Of the last 4096 the token is kept, so that each can end itself; older ones, and those of another
-    process, are ended by their accessor.
+    The tokens of the last 4096 logins are kept, so that each can revoke itself. An older login, or
+    one of another process, is revoked by its accessor.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._held: OrderedDict[str, tuple[Login, str | None]] = OrderedDict()
-        self._awaiting: OrderedDict[str, Login] = OrderedDict()
+        self._logins: OrderedDict[str, tuple[Login, str | None]] = OrderedDict()
+        self._by_grant: OrderedDict[str, Login] = OrderedDict()
 
     def add(self, login: Login, grant_id: str) -> None:
-        """Keep a login that awaits the grant."""
+        """Store a login that was made for the grant."""
         with self._lock:
-            self._held[login.accessor] = login, None
-            self._awaiting[grant_id] = login
-            for kept in (self._held, self._awaiting):
-                if len(kept) > MOST:
-                    kept.popitem(last=False)
+            self._logins[login.accessor] = login, None
+            self._by_grant[grant_id] = login
+            for table in (self._logins, self._by_grant):
+                if len(table) > LIMIT:
+                    table.popitem(last=False)
 
     def take(self, grant_id: str) -> Login | None:
-        """Return the login that awaits the grant, to one caller."""
+        """Return the login that was made for the grant. Only one caller gets it."""
         with self._lock:
-            return self._awaiting.pop(grant_id, None)
+            return self._by_grant.pop(grant_id, None)
 
-    def leased(self, login: Login, lease: str) -> None:
-        """Note what was leased to the login."""
+    def set_lease(self, login: Login, lease: str) -> None:
+        """Store the id of the login's lease."""
         with self._lock:
-            if login.accessor in self._held:
-                self._held[login.accessor] = login, lease
+            if login.accessor in self._logins:
+                self._logins[login.accessor] = login, lease
 
-    async def end(self, accessor: str, own: Bao, revoker: Bao) -> None:
-        """Revoke a login, and with it what was leased to it; the unknown and the ended are no error.
+    async def revoke(self, accessor: str, operations: OpenBaoOperations, revoker: OpenBaoOperations) -> None:
+        """Revoke a login and its leases. An unknown login, or one that has ended, is no error.
 
         Raises:
-            IssueError: It is not confirmed.
+            IssueError: OpenBao did not confirm the revocation.
         """
         with self._lock:
-            held = self._held.get(accessor)
-        if held is None or not await _itself(*held, own):
-            await _by_accessor(accessor, revoker)
+            entry = self._logins.get(accessor)
+        if entry is None or not await _revoke_self(*entry, operations):
+            await _revoke_by_accessor(accessor, revoker)
         with self._lock:
-            self._held.pop(accessor, None)
+            self._logins.pop(accessor, None)
 
 
-async def _itself(login: Login, lease: str | None, bao: Bao) -> bool:
-    """Let the login end its lease and then itself; returns whether it was permitted to."""
+async def _revoke_self(login: Login, lease: str | None, operations: OpenBaoOperations) -> bool:
+    """Revoke the lease and the login with the login's own token. Return False if OpenBao refuses."""
     if lease is not None:
         body = {"lease_id": lease, "sync": True}  # the answer waits for the database
         try:
-            await bao.request("POST", "sys/leases/revoke", login, json=body, repeatable=True)
-        except Refused as refused:
-            if refused.status != FORBIDDEN:  # the database has not dropped the role
+            await operations.request("POST", "sys/leases/revoke", login, json=body, repeatable=True)
+        except RequestRefused as refusal:
+            if refusal.status != FORBIDDEN:  # the database has not dropped the role
                 raise
     try:
-        await bao.request("POST", _SELF, login, repeatable=True)
-    except Refused:  # it has ended, or has no policy for this: by accessor one learns which
+        await operations.request("POST", _REVOKE_SELF, login, repeatable=True)
+    except RequestRefused:  # the login has ended or may not do this: the revocation by accessor tells which
         return False
     return True
 
 
-async def _by_accessor(accessor: str, revoker: Bao) -> None:
+async def _revoke_by_accessor(accessor: str, revoker: OpenBaoOperations) -> None:
     login = await revoker.login()
     try:
-        # of the unknown OpenBao only warns, so a refusal is one of the revoker
+        # OpenBao only warns about an unknown accessor, so a refusal concerns the revoker
         await revoker.request(
             "POST", "auth/token/revoke-accessor", login, json={"accessor": accessor}, repeatable=True
         )
     finally:
         with suppress(IssueError):
-            await revoker.request("POST", _SELF, login)
+            await revoker.request("POST", _REVOKE_SELF, login)

@@ -1,8 +1,8 @@
-"""Logins at OpenBao or HashiCorp Vault (one API), and requests made with them.
+"""Logins at OpenBao or HashiCorp Vault (one API), and requests with them.
 
-A workload proves who it is with a JWT of its platform at the JWT auth method, and is given a token
-for one role; the role, its policies and its audience are OpenBao's side of one `ToolPath`. Requests
-are sent by `session.sync` or `session.async_`, which have the same methods.
+A workload proves its identity at the JWT auth method with a JWT of its platform, and gets a token for
+one role. In OpenBao, the role with its policies and its audience stands for one `ToolPath`. Requests
+are sent by ``session.sync`` or ``session.async_``, which have the same methods.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.ports import IdentitySource
 
-__all__ = ["Bao", "Login", "OpenBaoSession", "Refused"]
+__all__ = ["Login", "OpenBaoOperations", "OpenBaoSession", "RequestRefused"]
 
 FORBIDDEN = 403
 _EMPTY = 204
 _MARGIN = 5.0
-# what OpenBao says, and how we say it: nothing of an answer is repeated
+# parts of OpenBao's answers, and our words for them: a message repeats nothing of an answer
 _REASONS = (
     (b"(sub) claim", "the identity is not the one of this role"),
     (b"(aud) claim", "the proof of identity is for another audience"),
     (b"(exp) claim", "the proof of identity has expired"),
     (b"bound claim", "the identity lacks a claim of this role"),
-    (b"verifying token signature", "the proof of identity is not signed by whom it trusts"),
+    (b"verifying token signature", "the proof of identity is not signed by a trusted key"),
     (b"could not be found", "there is no such role"),
     (b"unknown role", "there is no such role"),
     (b"wrapping token is not valid", "the wrapping token is unknown, expired or used"),
@@ -45,8 +45,8 @@ _REASONS = (
 )
 
 
-class Refused(IssueError):
-    """OpenBao answered, and did not do it; `status` is that of HTTP."""
+class RequestRefused(IssueError):
+    """OpenBao answered that it did not do what was asked; `status` is the HTTP status."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -55,24 +55,24 @@ class Refused(IssueError):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A token of one login. `accessor` names it for revocation and is no secret."""
+    """A token of one login. `accessor` names the token for its revocation, and is not a secret."""
 
     token: Secret
     accessor: str
     expires_at: float
 
 
-class Bao:
-    """What a session can do, on one path: synchronously (nothing suspends) or asynchronously."""
+class OpenBaoOperations:
+    """What a session can do, on the synchronous or the asynchronous path."""
 
     def __init__(self, session: OpenBaoSession, ask: Operation, prove: Operation, share: Share) -> None:
         self._session, self._ask, self._prove, self._share = session, ask, prove, share
 
     async def login(self) -> Login:
-        """Log in anew.
+        """Log in, and return the new token.
 
         Raises:
-            IssueError: There is no proof of identity, it is refused, or the token that it brings
+            IssueError: The workload has no proof of its identity, OpenBao refuses it, or the new token
                 could not be revoked (a batch token).
         """
         session = self._session
@@ -80,7 +80,7 @@ class Bao:
             proof: Secret = await self._prove(session.audience)
         except IdentityError as error:
             raise IssueError(f"{session.name}: no proof of identity: {error}") from None
-        asked = session.clock()
+        now = session.clock()
         answer = await self._send(
             "POST", f"auth/{session.mount}/login", {}, json={"role": session.role, "jwt": proof.reveal()}
         )
@@ -88,16 +88,16 @@ class Bao:
             case {"client_token": str(token), "accessor": str(accessor), "lease_duration": int(seconds)} if (
                 token and accessor and seconds > 0
             ):
-                return Login(Secret(token), accessor, asked + seconds)
+                return Login(Secret(token), accessor, now + seconds)
         raise IssueError(f"{session.name}: the login as {session.role} gave no token that can be revoked")
 
-    async def kept(self) -> Login:
-        """Return a login that lives for some seconds more; one is made for all who need it."""
-        held = self._session.held
-        if held is None or held.expires_at - self._session.clock() < _MARGIN:
-            held = self._session.held = await self._share("login", self.login)
-        assert held is not None  # noqa: S101  `login` returns one or raises
-        return held
+    async def shared_login(self) -> Login:
+        """Return the session's login, which all callers share. Log in if it ends within five seconds."""
+        login = self._session.shared_login
+        if login is None or login.expires_at - self._session.clock() < _MARGIN:
+            login = self._session.shared_login = await self._share("login", self.login)
+        assert login is not None  # noqa: S101  `self.login` returns a login or raises
+        return login
 
     async def request(
         self,
@@ -109,28 +109,33 @@ class Bao:
         wrap: int | None = None,
         repeatable: bool = False,
     ) -> Mapping[str, Any]:
-        """Send one request under ``/v1/`` and return its answer, empty where it has none.
+        """Send one request under ``/v1/`` and return its answer, which may be empty.
 
-        It is sent with *login*, or else with the one that is `kept`. *wrap* is how many seconds the
-        answer waits, wrapped, to be fetched once.
+        Without *login* the session's `shared_login` is used. With *wrap*, OpenBao keeps the answer for
+        that many seconds and returns a wrapping token, with which it can be fetched once.
 
         Raises:
-            Refused: OpenBao refuses.
-            IssueError: It did not answer, or with something else than JSON.
+            RequestRefused: OpenBao refuses.
+            IssueError: OpenBao did not answer, or the answer is not JSON.
         """
-        used = login or await self.kept()
-        headers = {"X-Vault-Token": used.token.reveal()}
+        sender = login or await self.shared_login()
+        headers = {"X-Vault-Token": sender.token.reveal()}
         if wrap is not None:
             headers["X-Vault-Wrap-TTL"] = f"{wrap}s"
         try:
             return await self._send(method, path, headers, json=json, repeatable=repeatable)
-        except Refused as refused:
-            if login is None and refused.status == FORBIDDEN:  # revoked, perhaps: the next logs in anew
-                self._session.held = None
+        except RequestRefused as refusal:
+            if login is None and refusal.status == FORBIDDEN:  # perhaps revoked: the next request logs in
+                self._session.shared_login = None
             raise
 
     async def unwrap(self, token: str) -> Mapping[str, Any]:
-        """Return what a wrapping token stands for; it can be had once, so this may raise `Refused`."""
+        """Return the answer that a wrapping token stands for.
+
+        Raises:
+            RequestRefused: It was fetched before, or has expired.
+            IssueError: OpenBao did not answer.
+        """
         return await self._send("POST", "sys/wrapping/unwrap", {"X-Vault-Token": token})
 
     async def _send(
@@ -140,16 +145,17 @@ class Bao:
         if not {"", ".", ".."}.isdisjoint(path.split("/")):
             raise IssueError(f"{session.name}: {path!r} is no path")
         answer = await self._ask(method, quote(path), headers={**session.headers, **headers}, **options)
-        return _answered(answer, f"{session.name}: {path}")
+        return _members(answer, f"{session.name}: {path}")
 
 
 class OpenBaoSession:
-    """One identity at one OpenBao, in one role.
+    """One identity in one role at one OpenBao.
 
-    *identity* proves itself with a token for *audience* (the role's `bound_audiences`) at the JWT
-    auth method that is mounted at ``auth/<mount>``. *address* is https, or http on this machine;
-    a standby's redirect is not followed, so it names the active node or what forwards to it.
-    *verify* is an `ssl.SSLContext` where the authority is one's own.
+    *identity* gives a token for *audience* (one of the role's `bound_audiences`). The session logs in
+    with it at the JWT auth method that is mounted at ``auth/<mount>``. *address* is https, or http on
+    this machine. The session does not follow a standby's redirect, so *address* names the active node
+    or a proxy that forwards to it. *verify* is an `ssl.SSLContext` for a certificate authority of your
+    own. *timeout* is in seconds.
     """
 
     def __init__(
@@ -171,50 +177,51 @@ class OpenBaoSession:
         self.headers = {"X-Vault-Request": "true"}
         if namespace is not None:
             self.headers["X-Vault-Namespace"] = namespace
-        self.held: Login | None = None
+        self.shared_login: Login | None = None
         self._http = Outbound(
             self.name,
-            f"{_confidential(address)}/v1",
+            f"{_require_confidential(address)}/v1",
             timeout=timeout,
             verify=verify or True,
             transport=transport,
             async_transport=async_transport,
         )
         ask, prove, share = self._http.ask, operation_pair(identity, "token"), SingleFlight().share
-        self.sync = Bao(self, ask.sync, prove.sync, share.sync)
-        self.async_ = Bao(self, ask.async_, prove.async_, share.async_)
+        self.sync = OpenBaoOperations(self, ask.sync, prove.sync, share.sync)
+        self.async_ = OpenBaoOperations(self, ask.async_, prove.async_, share.async_)
 
     def close(self) -> None:
-        """Revoke the login that was kept, as far as OpenBao answers, and close the connections."""
-        held, self.held = self.held, None
-        if held is not None:
+        """Revoke the shared login if OpenBao answers, and close the connections."""
+        login, self.shared_login = self.shared_login, None
+        if login is not None:
             with suppress(IssueError):  # it ends by its expiry
-                drive(self.sync.request("POST", "auth/token/revoke-self", held))
+                drive(self.sync.request("POST", "auth/token/revoke-self", login))
         self._http.close()
 
     def __repr__(self) -> str:
         return f"<OpenBaoSession {self._http.base_url} as {self.role}>"
 
 
-def _confidential(address: str) -> str:
+def _require_confidential(address: str) -> str:
     if is_confidential_url(address):
         return address.rstrip("/")
     raise ConfigurationError(
-        "the address of OpenBao is not confidential", hint="use https; http is for this machine alone"
+        "the address of OpenBao is not confidential", hint="use https; http is for this machine only"
     )
 
 
-def _answered(answer: Answer, what: str) -> Mapping[str, Any]:
+def _members(answer: Answer, request: str) -> Mapping[str, Any]:
+    """Return the answer's JSON object; *request* names the request in errors."""
     if answer.status == _EMPTY:
         return {}
     if answer.status != httpx.codes.OK:
-        reasons = (ours for theirs, ours in _REASONS if theirs in answer.content)
-        reason = next(reasons, "no reason that is known")
-        raise Refused(f"{what} answered {answer.status}: {reason}", answer.status)
+        reasons = (reason for part, reason in _REASONS if part in answer.content)
+        reason = next(reasons, "no known reason")
+        raise RequestRefused(f"{request} answered {answer.status}: {reason}", answer.status)
     try:
         members = strict_json(answer.content)
     except ValueError:
         members = None
     if not isinstance(members, dict):
-        raise IssueError(f"{what} answered with something else than a JSON object")
+        raise IssueError(f"{request}: the answer is not a JSON object")
     return members

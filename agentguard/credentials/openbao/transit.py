@@ -1,4 +1,4 @@
-"""Signing with a key that never leaves OpenBao or Vault: the transit secrets engine."""
+"""A signer whose key stays in the transit secrets engine of OpenBao or Vault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pydantic_core import to_json
 
 from agentguard.concurrency.drive import drive
-from agentguard.credentials.openbao.session import Bao, OpenBaoSession
+from agentguard.credentials.openbao.session import OpenBaoOperations, OpenBaoSession
 from agentguard.errors import IssueError
 from agentguard.jose import Algorithm, b64url, thumbprint, unb64url
 
@@ -21,12 +21,12 @@ _SIGNATURE = 64
 
 
 class TransitSigner:
-    """Signs as a `jose.Signer` does, ES256, by asking OpenBao: an issuer's key that Python never holds.
+    """Signs with ES256, like a `jose.Signer`, but OpenBao makes the signature: Python never holds the key.
 
-    Each signature is a request, made with a login that the session keeps. `load` or `aload` makes one.
-    It stays with the version of the key that was the newest then; after a rotation load it anew, and
-    publish both public keys while tokens of the older one live. The role's policy permits ``read`` of
-    ``<mount>/keys/<name>`` and ``update`` of ``<mount>/sign/<name>``, and nothing else.
+    Make one with `load` or `aload`. Each signature costs one request, sent with the session's shared
+    login. A signer keeps the key version that was the newest when it was loaded. After a rotation,
+    load it again, and publish both public keys while tokens of the older key live. The role's policy
+    needs ``read`` of ``<mount>/keys/<name>`` and ``update`` of ``<mount>/sign/<name>``, and no more.
     """
 
     algorithm: Algorithm = "ES256"
@@ -43,18 +43,20 @@ class TransitSigner:
         """Read the public part of the key *name*, of type ``ecdsa-p256``.
 
         Raises:
-            IssueError: It cannot be read, or is of another type.
+            IssueError: The key cannot be read, or is of another type.
         """
         return drive(cls._load(session, name, mount, session.sync))
 
     @classmethod
     async def aload(cls, session: OpenBaoSession, name: str, *, mount: str = "transit") -> Self:
-        """Do as `load`, without blocking the event loop."""
+        """Do the same as `load`, without blocking the event loop."""
         return await cls._load(session, name, mount, session.async_)
 
     @classmethod
-    async def _load(cls, session: OpenBaoSession, name: str, mount: str, bao: Bao) -> Self:
-        match (await bao.request("GET", f"{mount}/keys/{name}", repeatable=True)).get("data"):
+    async def _load(
+        cls, session: OpenBaoSession, name: str, mount: str, operations: OpenBaoOperations
+    ) -> Self:
+        match (await operations.request("GET", f"{mount}/keys/{name}", repeatable=True)).get("data"):
             case {"type": "ecdsa-p256", "latest_version": int(version), "keys": dict(keys)}:
                 jwk = _jwk(keys.get(str(version)))
                 if jwk is not None:
@@ -66,19 +68,19 @@ class TransitSigner:
         return b64url(to_json({"alg": self.algorithm, **members}))
 
     def sign(self, head: str, claims: Mapping[str, Any]) -> str:
-        """Return the compact serialization; it waits for OpenBao, so not on an event loop.
+        """Return the compact serialization. This blocks while OpenBao signs: do not call it on an event loop.
 
         Raises:
-            IssueError: OpenBao did not sign it, or not with the version that was loaded.
+            IssueError: OpenBao did not sign, or signed with another version of the key.
         """
         message, path = f"{head}.{b64url(to_json(claims))}", f"{self._mount}/sign/{self._name}"
-        asked = {
+        body = {
             "input": b64encode(message.encode()).decode(),
             "marshaling_algorithm": "jws",
             "hash_algorithm": "sha2-256",
             "key_version": self._version,
         }
-        answer = drive(self._session.sync.request("POST", path, json=asked, repeatable=True))
+        answer = drive(self._session.sync.request("POST", path, json=body, repeatable=True))
         match answer.get("data"):
             case {"signature": str(text)}:
                 version, _, signature = text.rpartition(":")

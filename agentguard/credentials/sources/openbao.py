@@ -1,4 +1,4 @@
-"""Secrets of OpenBao or HashiCorp Vault: stored (KV), or minted for the reader under a lease."""
+"""Secrets of OpenBao or HashiCorp Vault: stored ones (KV), and dynamic ones that come with a lease."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentguard.concurrency.drive import drive
-from agentguard.credentials.openbao.session import Login, OpenBaoSession, Refused
+from agentguard.credentials.openbao.session import Login, OpenBaoSession, RequestRefused
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 
-__all__ = ["Minted", "OpenBaoSecret"]
+__all__ = ["LeasedSecret", "OpenBaoSecret"]
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
-    """What OpenBao gave. `lease` is empty for what is only stored; `seconds` is how long it lives."""
+class LeasedSecret:
+    """A secret and its lease. `lease` is empty for a stored secret; `seconds` is the lease's duration."""
 
     secret: Secret
     lease: str
@@ -26,55 +26,55 @@ class Minted:
 class OpenBaoSecret:
     """A `SecretSource`: the JSON object at an API path, such as ``secret/data/api`` of a KV engine.
 
-    Of a KV version 2 answer it is the data alone. Requests are sent with *login*, or else with the one
-    that *session* keeps.
+    Of an answer of KV version 2, it is the data alone. Requests are sent with *login*, by default with
+    the session's shared login.
     """
 
     def __init__(self, id: str, session: OpenBaoSession, login: Login | None = None) -> None:
         self.name, self._id, self._session, self._login = f"openbao:{id}", id, session, login
 
     def read(self) -> Secret:
-        """Read what is stored. What is minted for each reader is revoked again, and refused.
+        """Read a stored secret. A dynamic secret, which comes with a lease, is revoked again and refused.
 
         Raises:
-            IssueError: It gave nothing, or a lease, which needs somebody who ends it.
+            IssueError: OpenBao gave no secret, or a dynamic one, whose lease somebody must revoke.
         """
-        minted = self.mint()
-        if not minted.lease:
-            return minted.secret
+        leased = self.read_with_lease()
+        if not leased.lease:
+            return leased.secret
         try:
-            self._end(minted.lease)
+            self._revoke(leased.lease)
         except IssueError:
-            raise IssueError(f"{self.name}: minted for each reader; a lease is left to expire") from None
-        raise IssueError(f"{self.name}: minted for each reader; use the openbao broker, or agentguard exec")
+            raise IssueError(
+                f"{self.name}: a dynamic secret; its lease could not be revoked and will expire"
+            ) from None
+        raise IssueError(f"{self.name}: a dynamic secret; use the openbao broker or agentguard exec")
 
-    def mint(self) -> Minted:
-        """Read, and take over the lease, if there is one.
+    def read_with_lease(self) -> LeasedSecret:
+        """Read a secret of either kind. The caller must revoke its lease, if there is one.
 
         Raises:
-            IssueError: It gave nothing.
+            IssueError: OpenBao gave no secret.
         """
         answer = drive(self._session.sync.request("GET", self._id, self._login))
         match answer:
             case {"data": {"data": dict(), "metadata": {"version": int()}}}:
-                minted = Minted(_text(answer["data"]["data"]), "", 0.0)
+                return LeasedSecret(_json_secret(answer["data"]["data"]), "", 0.0)
             case {"data": dict(), "lease_id": str(lease), "lease_duration": int(seconds)}:
-                minted = Minted(_text(answer["data"]), lease, float(seconds) if lease else 0.0)
-            case _:
-                raise IssueError(f"{self.name}: the answer holds no data")
-        return minted
+                return LeasedSecret(_json_secret(answer["data"]), lease, float(seconds) if lease else 0.0)
+        raise IssueError(f"{self.name}: the answer holds no data")
 
-    def _end(self, lease: str) -> None:
-        login = self._login or self._session.held
+    def _revoke(self, lease: str) -> None:
+        login = self._login or self._session.shared_login
         try:
             drive(self._session.sync.request("POST", "sys/leases/revoke", login, json={"lease_id": lease}))
-        except Refused:
+        except RequestRefused:
             if self._login is not None:
                 raise
-            # no policy for this: the session's token, which it belongs to, is given up with it
-            self._session.held = None
+            # the policy does not permit it: revoke the session's token, and the lease ends with it
+            self._session.shared_login = None
             drive(self._session.sync.request("POST", "auth/token/revoke-self", login))
 
 
-def _text(data: dict[str, Any]) -> Secret:
+def _json_secret(data: dict[str, Any]) -> Secret:
     return Secret(json.dumps(data))
