@@ -265,10 +265,10 @@ FAULTS = [
         (
             "garbage",
             httpx.Response(200, content=b"<html>s.token</html>"),
-            "something else than a JSON object",
+            "the answer is not a JSON object",
         ),
-        ("a list", httpx.Response(200, json=["s.token"]), "something else than a JSON object"),
-        ("equal keys", httpx.Response(200, content=b'{"auth": {}, "auth": {}}'), "something else than"),
+        ("a list", httpx.Response(200, json=["s.token"]), "the answer is not a JSON object"),
+        ("equal keys", httpx.Response(200, content=b'{"auth": {}, "auth": {}}'), "not a JSON object"),
         ("a redirect", httpx.Response(307, headers={"Location": "https://evil.test"}), "answered 307"),
         ("nothing", httpx.Response(204), "gave no"),
     )
@@ -299,9 +299,9 @@ async def test_whatever_errs_is_an_issue_error_and_leaves_nothing(
         ("error validating token: invalid subject (sub) claim", "not the one of this role"),
         ("error validating token: invalid audience (aud) claim: …", "for another audience"),
         ("error validating token: invalid expiration time (exp) claim: …", "has expired"),
-        ("error validating token: error verifying token signature: …", "not signed by whom it trusts"),
+        ("error validating token: error verifying token signature: …", "not signed by a trusted key"),
         ('role "proof-for-openbao/write" could not be found', "no such role"),
-        ("proof-for-openbao/write is unheard of", "no reason that is known"),
+        ("proof-for-openbao/write is unheard of", "no known reason"),
     ],
 )
 async def test_a_refusal_is_told_in_our_own_words(double: Double, mode: Mode, theirs: str, ours: str) -> None:
@@ -434,11 +434,11 @@ async def test_memory_is_bounded_and_what_fell_out_is_revoked_by_accessor(
     monkeypatch.setattr(openbao_logins, "LIMIT", 2)
     by = broker(double)
     handles = [await face(by, mode).prepare(sample_grant(f"g{number}")) for number in range(5)]
-    assert len(by._logins._held) == len(by._logins._awaiting) == 2
+    assert len(by._logins._logins) == len(by._logins._by_grant) == 2
     for handle in handles:
         await face(by, mode).revoke(handle, NOW)
     assert not double.tokens
-    assert not by._logins._held
+    assert not by._logins._logins
 
 
 # --- wrapping

@@ -397,7 +397,7 @@ def test_what_is_minted_for_a_reader_who_would_not_end_it_is_revoked_and_refused
         "data": {"username": "u", "password": VALUE},
     }
     session = bao({"database/creds/ro": minted, "sys/leases/revoke": {}}, asked)
-    with pytest.raises(IssueError, match="minted for each reader") as caught:
+    with pytest.raises(IssueError, match="a dynamic secret") as caught:
         source("openbao:database/creds/ro#password", session=session).read()
     assert ("POST", "sys/leases/revoke") in asked
     assert not leaks(caught.value)
@@ -409,7 +409,7 @@ def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_min
     data = {"username": "u", "password": VALUE}
     minted = {"lease_id": "database/creds/ro/1", "lease_duration": 60, "data": data}
     session = bao({"database/creds/ro": minted, "auth/token/revoke-self": {}}, asked)  # else 404
-    with pytest.raises(IssueError, match="minted for each reader; use"):
+    with pytest.raises(IssueError, match="a dynamic secret; use"):
         source("openbao:database/creds/ro#password", session=session).read()
     assert asked[-1] == ("POST", "auth/token/revoke-self")
     assert session.shared_login is None

@@ -119,7 +119,7 @@ async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, oth
     ("thief", "says"),
     [
         (lambda own: Platform("spiffe://example.test/other", own.key), "not the one of this role"),
-        (lambda own: Platform(AGENT), "not signed by whom it trusts"),
+        (lambda own: Platform(AGENT), "not signed by a trusted key"),
         (lambda own: Platform(AGENT, own.key, lifetime=-600), "has expired"),
     ],
     ids=["another SPIFFE ID", "a key of its own", "an old proof"],

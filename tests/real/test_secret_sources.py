@@ -121,7 +121,7 @@ def test_a_stored_secret_is_read_by_a_login_of_the_workload(reports: Reports) ->
 def test_a_dynamic_secret_is_refused_as_a_long_lived_key_and_left_to_nobody(lease: Reports) -> None:
     session, before = lease.session("exec"), lease.roles()
     by = LegacySecret(source(f"{ROLE}#password", session=session), paths=[ToolPath.WRITE])
-    with pytest.raises(IssueError, match="minted for each reader"):
+    with pytest.raises(IssueError, match="a dynamic secret"):
         by.issue(sample_grant())
     ends = time.monotonic() + 5  # the policy does not permit to revoke the lease: it ends with the login
     while lease.roles() > before:
