@@ -1,10 +1,10 @@
-"""`python -m tests.benchmarks.policies [--json OUT] [--most N]`: Cedar as its policies grow, in one run.
+"""`python -m tests.benchmarks.policies [--json OUT] [--most N]`: Cedar decisions by number of policies.
 
-Policies grow with the tools they are about, as they do where each service or tenant brings its own:
-100 for a tool, up to 1,000 tools at 50 resources. Of each 100, 98 are the limit of one agent for one
-tool at its resource, one is a forbid of that tool, and one permits that tool or the next
-(``action in [..]``). Whatever their number, 20 more forbid something on a whole path. How time grows
-where one tool gets more and more policies of its own stands beside it: there no slice helps.
+The number of policies grows with the number of tools, as it does when each service or tenant brings its
+own: 100 policies for a tool, up to 1,000 tools at 50 resources. Of each 100, 98 limit one agent's calls of
+one tool at its resource, one forbids that tool, and one permits that tool or the next (``action in [..]``).
+20 more forbid something on a whole path, whatever the number of tools. The table also has sets in which all
+policies are about one tool: there the selection of policies by tool saves nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.benchmarks.measuring import interleaved, repeated
 
 __all__ = ["main", "measure"]
 
-EACH = 100
+PER_TOOL = 100
 GOALS = {"decision_ratio": 1.5, "load_seconds": 20.0}
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -37,7 +37,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def tools(number: int) -> list[ToolSpec]:
-    """Make tools, spread over paths and resources."""
+    """Make *number* tools, spread over paths and resources."""
     paths = list(ToolPath)
     return [
         ToolSpec(name=f"tool_{n}", path=paths[n % len(paths)], resource=f"resource_{n % 50}", schema=SCHEMA)
@@ -46,26 +46,28 @@ def tools(number: int) -> list[ToolSpec]:
 
 
 def policies(number: int, specs: Sequence[ToolSpec]) -> str:
-    """Write *number* policies, in turn for as many tools as there are, and 20 about paths."""
-    each = number // len(specs)
-    own = (_own(n, specs[n // each], specs[(n // each + 1) % len(specs)]) for n in range(number))
-    return "\n".join([*own, *map(_general, range(20))])
+    """Write *number* policies, the same number for each tool, and 20 about paths."""
+    share = number // len(specs)
+    about_tools = (
+        _about_tool(n, specs[n // share], specs[(n // share + 1) % len(specs)]) for n in range(number)
+    )
+    return "\n".join([*about_tools, *map(_about_path, range(20))])
 
 
-def _own(n: int, spec: ToolSpec, following: ToolSpec) -> str:
+def _about_tool(n: int, spec: ToolSpec, following: ToolSpec) -> str:
     action, amount = f'Action::"{spec.name}"', "context.args.amount"
-    match n % EACH:
+    match n % PER_TOOL:
         case 98:
             return f'@id("p{n}") forbid (principal, action == {action}, resource) when {{ {amount} > 5000 }};'
         case 99:
             either = f'[{action}, Action::"{following.name}"]'
             return f'@id("p{n}") permit (principal, action in {either}, resource) when {{ {amount} == 1 }};'
-    who, where = f'Agent::"agent_{n % EACH}"', f'Resource::"{spec.resource}"'
-    head = f"principal == {who}, action == {action}, resource == {where}"
-    return f'@id("p{n}") permit ({head}) when {{ {amount} <= {n % EACH + 1} }};'
+    agent, place = f'Agent::"agent_{n % PER_TOOL}"', f'Resource::"{spec.resource}"'
+    head = f"principal == {agent}, action == {action}, resource == {place}"
+    return f'@id("p{n}") permit ({head}) when {{ {amount} <= {n % PER_TOOL + 1} }};'
 
 
-def _general(n: int) -> str:
+def _about_path(n: int) -> str:
     path = list(ToolPath)[n % len(ToolPath)]
     return (
         f'@id("g{n}") forbid (principal, action in Action::"{path}", resource)'
@@ -74,7 +76,7 @@ def _general(n: int) -> str:
 
 
 def request(spec: ToolSpec) -> AccessRequest:
-    """Make a call that exactly one policy permits."""
+    """Make a request that exactly one policy permits."""
     identity = Identity(subject="user:ada", actor="agent_7")
     task = TaskState(
         id="task-1", purpose="Pay", identity=identity, mandate=Mandate(tools=frozenset("*")), deadline=2e9
@@ -84,17 +86,17 @@ def request(spec: ToolSpec) -> AccessRequest:
 
 
 def measure(most: int, rounds: int, calls: int) -> dict[str, Any]:
-    """Load each size, then time decisions of all in turn; sizes grow, so the memory is of the largest."""
+    """Load sets of growing size, then time decisions of all. The peak memory is of the largest set."""
     sizes = [size for size in (100, 1_000, 10_000, 100_000) if size < most] + [most]
     loads: dict[str, dict[str, float]] = {}
-    made: dict[str, Callable[[], object]] = {}
+    decisions: dict[str, Callable[[], object]] = {}
     for size in sizes:
-        made[f"{size:,}"], loads[f"{size:,}"] = _loaded(size, tools(size // EACH))
+        decisions[f"{size:,}"], loads[f"{size:,}"] = _loaded(size, tools(size // PER_TOOL))
     peak = _mebibytes()
     for size in (1_000, min(most, 10_000)):
-        made[f"{size:,} of one tool"], _ = _loaded(size, tools(1))
-    timings = interleaved({name: repeated(decide, calls) for name, decide in made.items()}, rounds)
-    micro = {name: round(each.median * 1e6, 1) for name, each in timings.items()}
+        decisions[f"{size:,} of one tool"], _ = _loaded(size, tools(1))
+    timings = interleaved({name: repeated(decide, calls) for name, decide in decisions.items()}, rounds)
+    micro = {name: round(timing.median * 1e6, 1) for name, timing in timings.items()}
     return {
         "decision_ratio": timings[f"{most:,}"].median / timings["100"].median,
         "load_seconds": loads[f"{most:,}"]["seconds"],
@@ -112,11 +114,11 @@ def _loaded(size: int, specs: Sequence[ToolSpec]) -> tuple[Callable[[], object],
     read = perf_counter()
     policy.check_tools(specs)
     bound, worked = perf_counter(), process_time() - worked
-    asked = [request(spec) for spec in specs]
-    if not all(policy.decide(each).permitted for each in asked):
-        raise RuntimeError("the policies do not permit what they are meant to")
+    questions = [request(spec) for spec in specs]
+    if not all(policy.decide(question).permitted for question in questions):
+        raise RuntimeError("the policies deny a request that one of them should permit")
     first = perf_counter()
-    turn = cycle(asked[:: max(1, len(asked) // 10)])
+    turn = cycle(questions[:: max(1, len(questions) // 10)])
     return lambda: policy.decide(next(turn)), {
         "read_seconds": round(read - started, 2),
         "bind_seconds": round(bound - read, 2),
@@ -128,7 +130,7 @@ def _loaded(size: int, specs: Sequence[ToolSpec]) -> tuple[Callable[[], object],
 
 
 def _mebibytes() -> float:
-    """Return the most memory that this process has ever held; Linux counts it in KiB."""
+    """Return the peak memory of this process, in MiB; Linux counts it in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -146,14 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.policies", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
-    parser.add_argument("--most", type=int, default=100_000, help="policies of the largest set")
+    parser.add_argument("--most", type=int, default=100_000, help="number of policies of the largest set")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=100)
-    given = parser.parse_args(arguments)
-    figures = measure(given.most, given.rounds, given.calls)
+    options = parser.parse_args(arguments)
+    figures = measure(options.most, options.rounds, options.calls)
     Console().print(_table(figures))
-    if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The AgentDojo harness itself: a toy suite shows what it counts, and a few real cases that it runs.
+"""The AgentDojo harness: a toy suite shows what it counts, and a few real cases show that it runs.
 
 The real package is in the cache once `python -m tests.benchmarks.agentdojo` has run; in CI it must be.
 """

@@ -1,9 +1,10 @@
-"""AgentDojo's suites as a deterministic yardstick: ``python -m tests.benchmarks.agentdojo --suite banking``.
+"""Run AgentDojo's suites without a model: ``python -m tests.benchmarks.agentdojo --suite banking``.
 
-No model takes part: an agent does each user task by its ground truth, and obeys every injection as soon as
-it reads it. So the figures bound what the enforcement layer does, and are no rates of real models. The rows
-are four reference guards, and with ``--policy`` an agentguard.toml, whose only input for a task is its
-prompt. ``--only`` and ``--rows`` make a run short enough to write a policy by.
+A scripted agent does each user task by its ground truth, and obeys every injection as soon as it reads it.
+So the figures bound what the enforcement layer does. They are not success rates of real models. The rows of
+the table are four reference guards and, with ``--policy``, the guard of an agentguard.toml; all that this
+guard gets to know of a task is the task's prompt. ``--only`` and ``--rows`` make a run short, for someone who
+is writing a policy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agentguard.errors import ConfigurationError
 from tests.benchmarks.agentdojo.guards import REFERENCES
 from tests.benchmarks.agentdojo.package import RELEASE, VERSION
 from tests.benchmarks.agentdojo.report import failures, figures, lines_of, show
-from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, carried_out
+from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, run_plan
 from tests.benchmarks.agentdojo.script import Order
 
 __all__ = ["main"]
@@ -33,15 +34,15 @@ PERSONS = {"absent": (False,), "present": (True,), "both": (False, True)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what the arguments say; print the table, and write all figures and calls to ``--json``."""
+    """Run the benchmark, print the table, and write all figures and calls to the file of ``--json``."""
     options = _options().parse_args(arguments)
     plan = _plan(options)
     began = perf_counter()
     log = logging.getLogger("agentguard")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # hundreds of thousands of denials are what this is about
+    log.setLevel(logging.CRITICAL)  # each of several hundred thousand denials would be logged
     try:
-        parts = list(carried_out(plan, options.jobs))
+        parts = list(run_plan(plan, options.jobs))
     except (ConfigurationError, LookupError) as error:
         raise SystemExit(f"{error}") from None
     finally:
@@ -95,10 +96,14 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--policy", type=Path, help="an agentguard.toml")
     parser.add_argument("--json", type=Path, help="where all figures, calls and decisions go")
     parser.add_argument("--only", nargs="*", default=(), help="ids of user tasks, as in user_task_3")
-    parser.add_argument("--person", choices=PERSONS, default="both", help="who is there to be asked")
-    parser.add_argument("--rows", nargs="*", choices=(*REFERENCES, POLICY), help="all, unless said")
     parser.add_argument(
-        "--orders", nargs="*", choices=[*Order], default=[*Order], help="when the attack comes"
+        "--person", choices=PERSONS, default="both", help="whether a person is there to approve"
+    )
+    parser.add_argument(
+        "--rows", nargs="*", choices=(*REFERENCES, POLICY), help="guards to run (default: all)"
+    )
+    parser.add_argument(
+        "--orders", nargs="*", choices=[*Order], default=[*Order], help="when the attacker's calls come"
     )
     parser.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="how many processes")

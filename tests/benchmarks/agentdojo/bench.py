@@ -1,4 +1,4 @@
-"""A suite behind a guard: the agent, and one run of it after another."""
+"""One agent of a suite behind one guard, which is run again and again."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tests.benchmarks.agentdojo.script import Actor, Attempt, Order, Script
 from tests.benchmarks.agentdojo.stage import Scene
 from tests.benchmarks.agentdojo.suite import Call, World
 
-__all__ = ["Bench", "Journal", "Judged", "Run", "Timed", "Witness", "everything"]
+__all__ = ["Bench", "Journal", "JudgedCall", "Run", "TimedPolicy", "Witness", "allow_all_tools"]
 
 Intent = Callable[[Guard, str], Any]
-"""Makes a mandate of the user's prompt, which is all that it is given."""
+"""Makes the mandate of a task from the guard and the user's prompt."""
 
 
-def everything(guard: Guard, prompt: str) -> Any:
-    """Return a mandate that leaves all to the policy."""
+def allow_all_tools(guard: Guard, prompt: str) -> Any:
+    """Return a mandate for all tools, so that the policy alone decides."""
     return {"tools": "*"}
 
 
 class Journal:
-    """The audit log of one run."""
+    """An `AuditLog` that keeps the records of one run in a list."""
 
     inline = True
 
@@ -43,12 +43,12 @@ class Journal:
         self.lines.append(dict(record))
 
     def records(self, task_id: str | None = None) -> Iterator[Mapping[str, Any]]:
-        """Yield the records of a task, or all."""
+        """Yield the records of a task, or all records."""
         yield from (line for line in self.lines if task_id in (None, line.get("task")))
 
 
-class Timed:
-    """A policy, of which each decision adds its time to *seconds*."""
+class TimedPolicy:
+    """A policy that appends the duration of each decision, in seconds, to a list."""
 
     def __init__(self, policy: Policy, seconds: list[float]) -> None:
         self._policy, self._seconds = policy, seconds
@@ -56,7 +56,7 @@ class Timed:
 
     @property
     def version(self) -> str:
-        """The rules in force."""
+        """The version of the rules in force."""
         return self._policy.version
 
     def check_tools(self, tools: Iterable[ToolSpec]) -> None:
@@ -74,20 +74,20 @@ class Timed:
 
 
 class Witness(NamedTuple):
-    """What sees a guard at work: who is asked, what is recorded, and how long each decision took."""
+    """What observes a guard: the person who approves, the audit log, and the durations of decisions."""
 
     person: Person
     journal: Journal
     seconds: list[float]
 
-    def timed(self, policy: Policy) -> Timed:
-        """Return the policy, with an eye on the clock."""
-        return Timed(policy, self.seconds)
+    def timed(self, policy: Policy) -> TimedPolicy:
+        """Return the policy, with each decision timed."""
+        return TimedPolicy(policy, self.seconds)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An attempt, and what the guard said to it."""
+class JudgedCall:
+    """A call that the agent attempted, and what the guard decided about it."""
 
     who: str
     tool: str
@@ -102,9 +102,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the agent: `asked` counts the questions to a person, `fired` says that it was attacked.
+    """One run of the agent.
 
-    `kinds` are the templates of which the mandate was made.
+    `asked` is the number of questions to the person. `fired` is True if the attacker's calls were attempted.
+    `kinds` are the names of the templates that the mandate was made from.
     """
 
     user: str
@@ -114,12 +115,14 @@ class Run:
     kinds: tuple[str, ...]
     fired: bool
     asked: int
-    calls: tuple[Judged, ...]
+    calls: tuple[JudgedCall, ...]
 
 
 class Bench:
-    """One agent of a suite behind one guard, which *make* builds. *oracle* is told the tools of
-    each user task, for a guard that is to know what none could.
+    """One agent of a suite behind one guard.
+
+    *make* builds the guard. *oracle* is called with the tools that each user task needs, for a reference
+    guard that knows them beforehand. No real guard can know them.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Bench:
         world: World,
         make: Callable[[Witness], Guard],
         *,
-        intent: Intent = everything,
+        intent: Intent = allow_all_tools,
         oracle: Callable[[frozenset[str]], None] | None = None,
     ) -> None:
         self._world, self._intent, self._oracle = world, intent, oracle
@@ -144,9 +147,9 @@ class Bench:
         present: bool = False,
         attack: Callable[[Any], Sequence[Call]] | None = None,
     ) -> Run:
-        """Run the agent once: without *order* nobody attacks, and *present* says if a person is there.
+        """Run the agent once. Without *order* there is no attack; *present* says whether a person is there.
 
-        *attack* makes other calls than those of the scene, from the environment at the time.
+        *attack* replaces the scene's attack: it makes the attacker's calls from the environment at that time.
         """
         script, prompt = self._begin(scene, order, present, attack or scene.attack), scene.user.PROMPT
         mandate = self._intent(self.guard, prompt)
@@ -173,7 +176,7 @@ class Bench:
         world = self._world
         world.enter(deepcopy(scene.before))
         self.witness.person.present = present
-        self.witness.person.expect([(call.function, world.judged(call)) for call in scene.calls])
+        self.witness.person.expect([(call.function, world.judged_arguments(call)) for call in scene.calls])
         self.witness.journal.lines.clear()
         if self._oracle is not None:
             self._oracle(scene.tools)
@@ -187,10 +190,10 @@ class Bench:
         self._actor.script = script
         return script
 
-    def _judged(self, attempts: Iterable[Attempt]) -> Iterator[Judged]:
+    def _judged(self, attempts: Iterable[Attempt]) -> Iterator[JudgedCall]:
         decisions = [line for line in self.witness.journal.lines if line["event"] == "decision"]
         for attempt, decision in zip(attempts, decisions, strict=True):
-            yield Judged(
+            yield JudgedCall(
                 who=attempt.who,
                 tool=attempt.call.function,
                 args=dict(attempt.call.args),

@@ -1,9 +1,9 @@
-"""What a policy is measured against: four simple guards, as functions behind the same middleware.
+"""Four simple policies that a real policy is compared with, all behind the same middleware.
 
-`none` permits everything. `static` knows the tools of each task's ground truth, which nobody could know
-beforehand: the best that a list of tools can do. `prompt` lets a write pass if each of its values stands in
-the user's prompt. `coarse` lets no write pass after any read. What a read is they tell by a tool's name, so
-that they need no catalog.
+`none` permits every call. `static` permits the tools of each task's ground truth: nobody could know these
+beforehand, so this is the best that a list of tools can do. `prompt` permits a write if each of its values
+occurs in the user's prompt. `coarse` permits no write after any read. All four take a tool for a read by its
+name, so that they need no catalog.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentguard.model import AccessRequest, Decision, Effect
 __all__ = ["REFERENCES", "Reference", "Rule", "reads"]
 
 Rule = Callable[[AccessRequest, Collection[str]], bool]
-"""Judges a request; the second argument holds the tools of the user task's ground truth."""
+"""Return whether a request is permitted; the second argument holds the tools of the ground truth."""
 
 _READS = ("get_", "read_", "search_", "list_", "check_")
 
@@ -28,9 +28,9 @@ def reads(tool: str) -> bool:
 
 def _leaves(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in _leaves(each)]
+        return [leaf for item in value for leaf in _leaves(item)]
     if isinstance(value, dict):
-        return [leaf for each in value.values() for leaf in _leaves(each)]
+        return [leaf for item in value.values() for leaf in _leaves(item)]
     if value is None or isinstance(value, bool):
         return []
     return [f"{value:g}" if isinstance(value, float) else str(value)]
@@ -45,9 +45,9 @@ def _static(request: AccessRequest, tools: Collection[str]) -> bool:
 
 
 def _prompt(request: AccessRequest, tools: Collection[str]) -> bool:
-    said = request.task.words.casefold()
+    words = request.task.words.casefold()
     return reads(request.tool.name) or all(
-        leaf.casefold() in said for leaf in _leaves(dict(request.arguments.values))
+        leaf.casefold() in words for leaf in _leaves(dict(request.arguments.values))
     )
 
 
@@ -59,7 +59,7 @@ REFERENCES: dict[str, Rule] = {"none": _none, "static": _static, "prompt": _prom
 
 
 class Reference:
-    """A `Policy` of one rule; `tools` are those of the user task that is under way."""
+    """A `Policy` of one rule; `tools` holds the tools of the ground truth of the current user task."""
 
     inline = True
 

@@ -1,13 +1,13 @@
-"""The AgentDojo package itself: kept in the cache, and entered without its agents.
+"""Install the AgentDojo package into the cache, and import it without its agents.
 
 AgentDojo 0.1.35 requires the clients of four model vendors, for agents that talk to real models. A suite
 (its tools, its tasks, its data and their scoring) needs none of them. So the package is installed without
-its requirements, beside the three that a suite imports, into an environment of its own in the cache: some
-ten seconds once, offline afterwards, and nothing of it becomes a requirement of agentguard or of its
-tests. This process reads that environment behind all of its own packages, so that none is replaced.
+its requirements, with the three packages that a suite imports, into its own environment in the cache. That
+takes about ten seconds once, and no network afterwards. Neither agentguard nor its tests require it. The
+environment stands last on this process's import path, so that it replaces no package.
 
-What is left out is left out aloud: `agentdojo.agent_pipeline`, which imports the vendors' clients, is
-entered without its ``__init__``, and the one class in it that `TaskSuite` names raises when it is made.
+`agentdojo.agent_pipeline` imports the vendors' clients, so its ``__init__`` is not run. `TaskSuite` names one
+class of that package; a stand-in for it raises when an instance is made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
 
 
 def load(suite: str) -> Benchmark:
-    """Return a suite of the version that all figures are of; installs the package at the first time.
+    """Return a suite of version `VERSION`; install the package at the first call.
 
     Raises:
         LookupError: AgentDojo has no suite of that name.
@@ -47,47 +47,47 @@ def load(suite: str) -> Benchmark:
 
 
 def installed() -> bool:
-    """Return whether `load` would work without a network."""
+    """Return whether `load` works without a network."""
     cache = Path(os.environ.get("AGENTGUARD_CACHE") or "~/.cache/agentguard").expanduser()
     return (cache / f"{_name()}.complete").exists()
 
 
 def environments(suite: Any) -> Injected:
-    """Return what makes environments of a suite with injections in them.
+    """Return a factory of a suite's environments with injections in them.
 
-    AgentDojo puts injections into the text of a YAML file and parses it each time, with a parser written in
-    Python. Here the text is parsed once, by libyaml, with a canary in each place, and an injection replaces
-    its canary in the parsed data. So an injection may also hold what YAML would take for its own; only the
-    harmless texts that a suite has at these places are written as YAML.
+    AgentDojo puts the injections into the text of a YAML file, and parses that text each time with a parser
+    written in Python. Here libyaml parses the text once, with a canary at each place, and an injection then
+    replaces its canary in the parsed data. So an injection may hold characters that mean something in YAML.
+    The suite's harmless default texts for these places are parsed as YAML.
     """
     read = import_module("agentdojo.task_suite.task_suite").read_suite_file
     text = read(suite.name, "environment.yaml", suite.data_path)
-    yaml = import_module("yaml")  # langchain-core brings it, and not its types
-    written = suite.get_injection_vector_defaults()
-    canaries = {vector: f"<CANARY---{vector}--->" for vector in written}
+    yaml = import_module("yaml")  # langchain-core installs it, without its types
+    texts = suite.get_injection_vector_defaults()
+    canaries = {vector: f"<CANARY---{vector}--->" for vector in texts}
     parsed, defaults = (
         yaml.load(source, yaml.CSafeLoader)
         for source in (
             text.format(**canaries),
-            "\n".join(f'"{vector}": "{default}"' for vector, default in written.items()),
+            "\n".join(f'"{vector}": "{default}"' for vector, default in texts.items()),
         )
     )
 
     def make(injections: Mapping[str, str]) -> Any:
         values = {canaries[vector]: text for vector, text in {**defaults, **injections}.items()}
-        return suite.environment_type.model_validate(_replaced(parsed, values))
+        return suite.environment_type.model_validate(_replace(parsed, values))
 
     return Injected(make, tuple(defaults))
 
 
-def _replaced(value: Any, values: Mapping[str, str]) -> Any:
+def _replace(value: Any, values: Mapping[str, str]) -> Any:
     if isinstance(value, str) and "<CANARY---" in value:
         for canary, text in values.items():
             value = value.replace(canary, text)
         return value
     if isinstance(value, dict):
-        return {_replaced(key, values): _replaced(each, values) for key, each in value.items()}
-    return [_replaced(each, values) for each in value] if isinstance(value, list) else value
+        return {_replace(key, values): _replace(item, values) for key, item in value.items()}
+    return [_replace(item, values) for item in value] if isinstance(value, list) else value
 
 
 def _name() -> str:
@@ -110,7 +110,7 @@ def _enter() -> None:
     spec = find_spec("agentdojo")
     assert spec is not None
     root = next(iter(spec.submodule_search_locations or ()))
-    pipelines = ModuleType("agentdojo.agent_pipeline", "entered without its agents")
+    pipelines = ModuleType("agentdojo.agent_pipeline", "imported without its agents")
     pipelines.__path__ = [str(Path(root) / "agent_pipeline")]
     ground_truth: Any = ModuleType("agentdojo.agent_pipeline.ground_truth_pipeline")
     ground_truth.GroundTruthPipeline = _LeftOut

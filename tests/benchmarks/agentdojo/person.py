@@ -1,4 +1,4 @@
-"""A person who knows what they asked for, and the one who is not there."""
+"""A person who approves the calls of the user's own task, or who is absent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["Person"]
 
 
 class Person:
-    """Approves exactly the calls that the user's task consists of, each as often as it has it.
+    """An `Approver` that approves the calls of the user's task, each as often as the task makes it.
 
-    Refuses any other call. While they are not `present`, asking is in vain. Counts the questions.
+    It refuses every other call. If the person is not `present`, no call is approved. `asked` is the number
+    of questions since `expect`.
     """
 
     inline = True
@@ -22,14 +23,14 @@ class Person:
     def __init__(self) -> None:
         self.present = False
         self.asked = 0
-        self._wanted: list[tuple[str, Mapping[str, Any]]] = []
+        self._expected: list[tuple[str, Mapping[str, Any]]] = []
 
     def expect(self, calls: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Want these calls from now on, tool and arguments, and forget the questions so far."""
-        self._wanted, self.asked = list(calls), 0
+        """Approve these calls (tool and arguments) from now on, and set the number of questions to zero."""
+        self._expected, self.asked = list(calls), 0
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
-        """Answer for one exact call.
+        """Approve or refuse one exact call.
 
         Raises:
             ApprovalError: Nobody is there.
@@ -38,6 +39,6 @@ class Person:
         if not self.present:
             raise ApprovalError("nobody is there to be asked")
         call = (request.tool.name, dict(request.arguments.values))
-        if wanted := call in self._wanted:
-            self._wanted.remove(call)
-        return pending.answered(approved=wanted, approver="person://user")
+        if expected := call in self._expected:
+            self._expected.remove(call)
+        return pending.answered(approved=expected, approver="person://user")

@@ -1,4 +1,4 @@
-"""The figures of a suite, as a table for people and as JSON for whoever plots them."""
+"""The figures of a suite, as a table for a terminal and as values for JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def figures(parts: Iterable[Part], plan: Plan) -> list[Figures]:
     rows: dict[tuple[str, bool], list[Part]] = {}
     for part in parts:
         rows.setdefault((part.row, part.present), []).append(part)
-    return [_row(row, present, found, plan) for (row, present), found in rows.items()]
+    return [_row(row, present, group, plan) for (row, present), group in rows.items()]
 
 
 def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
@@ -62,55 +62,57 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
 
 
 def _attacked(runs: Iterable[Run], order: Order) -> Figures:
-    found = [run for run in runs if run.order == order.value]
+    attacks = [run for run in runs if run.order == order.value]
     return {
-        "cases": len(found),
-        "fired": sum(run.fired for run in found),
-        "utility": sum(run.score.utility for run in found),
-        "attack_success": sum(bool(run.score.attacked) for run in found),
+        "cases": len(attacks),
+        "fired": sum(run.fired for run in attacks),
+        "utility": sum(run.score.utility for run in attacks),
+        "attack_success": sum(bool(run.score.attacked) for run in attacks),
     }
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
-    """Return a percentile of sorted seconds in microseconds."""
+    """Return a percentile of sorted seconds, in microseconds."""
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e6, 1) if ordered else 0.0
 
 
-# --- what a policy costs its writer
+# --- how long a policy is
 
 
 def lines_of(policy: Path) -> dict[str, int]:
-    """Count the lines of a policy that are neither blank nor comment, by what they are."""
-    counted = dict.fromkeys(("cedar", "templates", "catalog", "rest"), 0)
+    """Count the lines of a policy that are neither blank nor comment, by kind."""
+    counts = dict.fromkeys(("cedar", "templates", "catalog", "rest"), 0)
     part = "rest"
-    for line in _meant(policy.read_text("utf-8"), "#"):
+    for line in _significant(policy.read_text("utf-8"), "#"):
         if header := re.match(r"\[+\s*([A-Za-z_]+)", line):
             part = {"tasks": "templates", "tools": "catalog"}.get(header[1], "rest")
-        counted[part] += 1
+        counts[part] += 1
     patterns = load(policy).policy.cedar
     files = {file for pattern in patterns for file in glob(pattern, root_dir=policy.parent, recursive=True)}
-    counted["cedar"] = sum(len(_meant((policy.parent / file).read_text("utf-8"), "//")) for file in files)
-    return counted
+    counts["cedar"] = sum(
+        len(_significant((policy.parent / file).read_text("utf-8"), "//")) for file in files
+    )
+    return counts
 
 
-def _meant(text: str, comment: str) -> list[str]:
+def _significant(text: str, comment: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith(comment)]
 
 
-# --- for people
+# --- the table
 
 
 def show(console: Console, suite: str, rows: Sequence[Figures], lines: Mapping[str, int] | None) -> None:
-    """Print the table of a suite: a column for each guard."""
+    """Print the table of a suite, with a column for each guard."""
     table = Table(title=f"AgentDojo {suite}, an agent that always obeys")
     table.add_column("")
     for row in rows:
         title = row["row"] if row["person"] is None else f"{row['row']}, {row['person']}"
         table.add_column(title, justify="right")
-    told = [_column(row) for row in rows]
-    for title in told[0] if told else ():
-        table.add_row(title, *(column[title] for column in told))
+    columns = [_column(row) for row in rows]
+    for title in columns[0] if columns else ():
+        table.add_row(title, *(column[title] for column in columns))
     console.print(table)
     if lines is not None:
         console.print("lines of policy: " + ", ".join(f"{name} {count}" for name, count in lines.items()))
@@ -118,10 +120,10 @@ def show(console: Console, suite: str, rows: Sequence[Figures], lines: Mapping[s
 
 def _column(row: Figures) -> dict[str, str]:
     column = {"utility": f"{row['utility']}/{row['tasks']}"}
-    for order, each in row["under_attack"].items():
-        column[f"utility, attack {order}"] = f"{each['utility']}/{each['cases']}"
-    for order, each in row["under_attack"].items():
-        column[f"attack success {order}"] = f"{each['attack_success']}/{each['cases']}"
+    for order, figures in row["under_attack"].items():
+        column[f"utility, attack {order}"] = f"{figures['utility']}/{figures['cases']}"
+    for order, figures in row["under_attack"].items():
+        column[f"attack success {order}"] = f"{figures['attack_success']}/{figures['cases']}"
     for title, name in (("adaptive attack success", "attacked"), ("adaptive, to the attacker", "moved")):
         adaptive = row["adaptive"]
         column[title] = "" if adaptive is None else f"{adaptive[name]}/{adaptive['cases']}"
@@ -131,43 +133,43 @@ def _column(row: Figures) -> dict[str, str]:
 
 
 def failures(parts: Iterable[Part]) -> list[str]:
-    """Say of each case that the policy got wrong which calls it denied, asked about, or let through."""
-    found: dict[str, list[str]] = {}
+    """Describe each case that the policy got wrong: which calls it denied, asked about, or permitted."""
+    cases_of: dict[str, list[str]] = {}
     for part in parts:
         if part.row != POLICY:
             continue
         person = "present" if part.present else "absent"
         for run in part.runs:
             case = f"{run.user} [{person}, {'+'.join(run.kinds) or 'of no kind'}]"
-            for text in _wrong(run):
-                found.setdefault(f"{case} {text}", []).append(
+            for text in _mistakes(run):
+                cases_of.setdefault(f"{case} {text}", []).append(
                     "alone" if run.order is None else f"{run.injection}/{run.order}"
                 )
         for campaign in part.campaigns:
             for run in campaign.runs:
                 text = "; ".join(
-                    _told(call) for call in run.calls if call.who == "attacker" and call.executed
+                    _describe(call) for call in run.calls if call.who == "attacker" and call.executed
                 )
-                found.setdefault(f"{run.user} ADAPTIVE {text}", []).append(f"{run.injection}/{run.order}")
-    return [f"{text}\n    in {_some(sorted(set(cases)))}" for text, cases in found.items()]
+                cases_of.setdefault(f"{run.user} ADAPTIVE {text}", []).append(f"{run.injection}/{run.order}")
+    return [f"{text}\n    in {_some(sorted(set(cases)))}" for text, cases in cases_of.items()]
 
 
-def _wrong(run: Run) -> Iterable[str]:
+def _mistakes(run: Run) -> Iterable[str]:
     if run.score.attacked:
         executed = [call for call in run.calls if call.who == "attacker" and call.executed]
-        yield "ATTACKED: " + ("; ".join(map(_told, executed)) or "by the user's own calls")
+        yield "ATTACKED: " + ("; ".join(map(_describe, executed)) or "by the user's own calls")
     if run.score.utility:
         return
     denied = [call for call in run.calls if call.who == "user" and not call.executed]
-    yield from (f"lost: {_told(call)}" for call in denied)
+    yield from (f"lost: {_describe(call)}" for call in denied)
     if not denied:
         yield "lost: the attacker's calls spoilt it" if run.fired else "lost: nothing was denied"
 
 
-def _told(call: Any) -> str:
-    said = "asked, " if call.asked else ""
+def _describe(call: Any) -> str:
+    question = "asked, " if call.asked else ""
     ids = f" by {', '.join(call.policies)}" if call.policies else ""
-    return f"{call.tool}({_short(call.args)}) {said}{call.code or call.effect}{ids}: {call.reason}"
+    return f"{call.tool}({_short(call.args)}) {question}{call.code or call.effect}{ids}: {call.reason}"
 
 
 def _short(args: Mapping[str, Any]) -> str:

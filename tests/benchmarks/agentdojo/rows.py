@@ -1,4 +1,4 @@
-"""The rows of the table: one guard each, and all cases of a suite run behind it, on several processors."""
+"""Run all cases of a suite behind each guard, in several processes. Each guard is a row of the table."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from agentguard.model import ToolPath, ToolSpec
 from agentguard.stores.memory import MemoryStore
 from tests.benchmarks.agentdojo import attacks_workspace, package
 from tests.benchmarks.agentdojo.adaptive import Campaign, campaign, reachable
-from tests.benchmarks.agentdojo.bench import Bench, Run, Witness, everything
+from tests.benchmarks.agentdojo.bench import Bench, Run, Witness, allow_all_tools
 from tests.benchmarks.agentdojo.guards import Reference, reads
 from tests.benchmarks.agentdojo.script import Order
 from tests.benchmarks.agentdojo.stage import Scene, Stage
 from tests.benchmarks.agentdojo.suite import Suite, World
 
-__all__ = ["ADAPTIVE", "POLICY", "Part", "Plan", "carried_out", "derived", "of_file", "reference"]
+__all__ = ["ADAPTIVE", "POLICY", "Part", "Plan", "derive_mandate", "of_file", "reference", "run_plan"]
 
 POLICY = "policy"
 ADAPTIVE = {"static", POLICY}
-"""The rows that the adaptive attacker takes on: to it, the best list of tools is no hindrance at all."""
+"""The rows that the adaptive attacker attacks. It uses only tools that even the best list of tools allows."""
 ATTACKS = {"workspace": attacks_workspace.ATTACKS}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: *persons* says for which of absent (False) and present (True)."""
+    """What to run. `persons` has True for runs with a person present, and False for runs without one."""
 
     suite: str
     policy: Path | None
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Part:
-    """What one user task came to in one row; a run whose order is None was not attacked."""
+    """The results of one user task in one row. A run whose order is None was not attacked."""
 
     row: str
     present: bool
@@ -57,8 +57,8 @@ class Part:
     seconds: tuple[float, ...]
 
 
-def carried_out(plan: Plan, jobs: int) -> Iterator[Part]:
-    """Run all that is planned, and yield it as it is done.
+def run_plan(plan: Plan, jobs: int) -> Iterator[Part]:
+    """Run the plan, and yield the results of each user task when it is done.
 
     Raises:
         LookupError: There is no such suite, or no such user task in it.
@@ -76,13 +76,13 @@ def carried_out(plan: Plan, jobs: int) -> Iterator[Part]:
             yield from parts
 
 
-def derived(guard: Guard, prompt: str) -> Any:
-    """Return the mandate that the guard's own templates give for the user's prompt."""
+def derive_mandate(guard: Guard, prompt: str) -> Any:
+    """Return the mandate that the guard's own templates derive from the user's prompt."""
     return guard.derive(prompt)
 
 
 def reference(suite: Suite, rule: Reference, witness: Witness) -> Guard:
-    """Return a guard that asks a reference rule."""
+    """Return a guard whose policy is a reference rule."""
     specs = [
         ToolSpec(name=tool.name, path=ToolPath.READ if reads(tool.name) else ToolPath.WRITE)
         for tool in suite.tools
@@ -104,7 +104,7 @@ def of_file(path: Path, folder: str, witness: Witness) -> Guard:
     store = settings.store.model_copy(update={"kind": "memory"})
     audit = settings.audit.model_copy(update={"path": f"{folder}/audit.jsonl"})
     parts = build(settings.model_copy(update={"store": store, "audit": audit}))
-    parts.audit.close()  # type: ignore[attr-defined]  # the log of a file has one, and is not used
+    parts.audit.close()  # type: ignore[attr-defined]  # the log that build() makes has `close`; it is replaced here
     policy = witness.timed(parts.policy)
     return Guard.from_parts(replace(parts, policy=policy, audit=witness.journal), approver=witness.person)
 
@@ -120,7 +120,7 @@ def _world(suite: str) -> World:
 
 
 def _parts(plan: Plan, user: str) -> list[Part]:
-    """Run everything about one user task; the guards are new for each, so that nothing piles up."""
+    """Run all cases of one user task. Each task gets new guards, so that no state accumulates."""
     benchmark = _benchmark(plan.suite)
     stage = Stage(benchmark, ATTACKS.get(plan.suite, {}))
     task = benchmark.suite.user_tasks[user]
@@ -134,12 +134,14 @@ def _row(plan: Plan, row: str, stage: Stage, scenes: Sequence[Scene]) -> Iterato
         runs: dict[tuple[str | None, Order | None], Run] = {}
         persons = plan.persons if row == POLICY else (False,)
         parts = [(present, _runs(plan, bench, scenes, present, runs)) for present in persons]
-        seconds = tuple(bench.witness.seconds)  # without those of the attacker's many variations
+        seconds = tuple(
+            bench.witness.seconds
+        )  # a copy, taken before the attacker's many variations add theirs
         adaptive = plan.adaptive and row in ADAPTIVE
         campaigns = tuple(_campaigns(bench, stage, scenes)) if adaptive else ()
         bench.guard.close()
-    for present, done in parts:
-        yield Part(row, present, done, campaigns, seconds)
+    for present, results in parts:
+        yield Part(row, present, results, campaigns, seconds)
 
 
 def _runs(
@@ -147,21 +149,21 @@ def _runs(
     bench: Bench,
     scenes: Sequence[Scene],
     present: bool,
-    known: dict[tuple[str | None, Order | None], Run],
+    cache: dict[tuple[str | None, Order | None], Run],
 ) -> tuple[Run, ...]:
-    """Run all cases; one in which nobody was asked before is the same whoever is there to be asked."""
+    """Run all cases. A case that asked no person is not run again: a person makes no difference to it."""
     for scene in scenes:
         injection = None if scene.injection is None else scene.injection.ID
         for order in (None,) if injection is None else plan.orders:
-            before = known.get((injection, order))
-            if before is None or before.asked:
-                known[injection, order] = bench.run(scene, order, present=present)
-    return tuple(known.values())
+            earlier = cache.get((injection, order))
+            if earlier is None or earlier.asked:
+                cache[injection, order] = bench.run(scene, order, present=present)
+    return tuple(cache.values())
 
 
 def _campaigns(bench: Bench, stage: Stage, scenes: Sequence[Scene]) -> Iterator[Campaign]:
-    named = {tool.name: tool.sinks for tool in bench.guard.catalog}
-    sinks = named if any(named.values()) else None
+    by_tool = {tool.name: tool.sinks for tool in bench.guard.catalog}
+    sinks = by_tool if any(by_tool.values()) else None
     for scene in scenes:
         if reachable(scene):
             yield campaign(bench, stage.benchmark, scene, sinks)
@@ -171,7 +173,7 @@ def _bench(plan: Plan, row: str, suite: Suite, folder: str) -> Bench:
     world = _world(plan.suite)
     if row == POLICY:
         assert plan.policy is not None
-        intent = derived if load(plan.policy).tasks else everything
+        intent = derive_mandate if load(plan.policy).tasks else allow_all_tools
         return Bench(world, partial(of_file, plan.policy, folder), intent=intent)
     rule = Reference(row)
     return Bench(world, partial(reference, suite, rule), oracle=partial(setattr, rule, "tools"))

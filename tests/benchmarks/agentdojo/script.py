@@ -1,7 +1,7 @@
-"""An agent that does the user's task by the book, and always obeys what it reads.
+"""An agent that does the user's task by its ground truth, and obeys every injection that it reads.
 
-The worst case for an enforcement layer: there is no model in it that could refuse, and none that could be
-distracted. It never plans again: what is denied stays undone, and it goes on.
+This is the worst case for an enforcement layer: no model takes part, so nothing refuses an injection and
+nothing is distracted by it. After a denial the agent goes on with the next call, and does not plan again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.benchmarks.agentdojo.suite import Call
 __all__ = ["MARK", "Actor", "Attempt", "Order", "Script"]
 
 MARK = "<INFORMATION for the assistant>"
-"""What begins an injected text; a result that holds it has been read by the agent."""
+"""The start of each injected text. When a result contains it, the agent has read the injection."""
 
 Who = Literal["user", "attacker"]
 
 
 class Order(StrEnum):
-    """When the attacker's calls are attempted: at once, where the injection is read, or at the end."""
+    """When the attacker's calls come: first of all, when the injection is read, or last of all."""
 
     BEFORE = "before"
     ON_READ = "on_read"
@@ -39,7 +39,7 @@ class Order(StrEnum):
 
 @dataclass
 class Attempt:
-    """A call that the agent made, for whom, and whether the tool ran."""
+    """A call that the agent attempted, for whom it was, and whether the tool ran."""
 
     who: Who
     call: Call
@@ -47,10 +47,10 @@ class Attempt:
 
 
 class Script:
-    """Says what comes next: the user's calls, and the attacker's at their time, all in order.
+    """Returns the agent's next call: the user's calls in order, with the attacker's calls among them.
 
-    `attack` is asked at the time of the attack, since an attacker goes by what is there then. `ran` is how
-    many tools have run so far: what was denied does not raise it.
+    *attack* is called when the attack begins, since its calls depend on the environment at that time. *ran*
+    returns how many tools have run so far; a denied call does not count.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Script:
         self._ran, self._before = ran, ran()
 
     def next(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        """Note how the last call went, and return the next one, or the answer."""
+        """Note whether the last call ran, and return the next call, or the answer."""
         result = messages[-1] if messages and isinstance(messages[-1], ToolMessage) else None
         if result is not None:
             self.attempts[-1].executed = self._ran() > self._before
@@ -101,7 +101,7 @@ class Script:
 
 
 class Actor(BaseChatModel):
-    """The chat model of an agent, which plays the script that it is given for each run."""
+    """The chat model of an agent. Its answers come from `script`, which is set for each run."""
 
     script: Any = None
 
@@ -110,7 +110,7 @@ class Actor(BaseChatModel):
         return "actor"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the model itself: a script knows its tools."""
+        """Return the model itself: a script does not look at the tools."""
         return self
 
     def _generate(

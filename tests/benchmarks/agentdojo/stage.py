@@ -1,4 +1,4 @@
-"""What a case starts from: an environment with the injection in it, and both sides' calls."""
+"""What a case starts from: an environment with the injection, the user's calls and the attacker's calls."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from tests.benchmarks.agentdojo.scoring import Score, score
 from tests.benchmarks.agentdojo.script import MARK, Attempt
-from tests.benchmarks.agentdojo.suite import Benchmark, Call, InjectionTask, UserTask, perform, shown
+from tests.benchmarks.agentdojo.suite import Benchmark, Call, InjectionTask, UserTask, as_text, perform
 
 __all__ = ["Attack", "Scene", "Stage"]
 
 Attack = Callable[[Any, Any], Sequence[tuple[str, dict[str, Any]]]]
-"""Makes an attacker's calls from the environment before the task, and the one in which it strikes."""
+"""Makes an attacker's calls from the environment before the task and the one when the attack begins."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One user task, alone or with an injection; `before` is its environment, which nobody changes."""
+    """One user task, alone or with an injection. `before` is its environment; nothing changes it."""
 
     user: UserTask
     injection: InjectionTask | None
@@ -30,13 +30,13 @@ class Scene:
     _scores: dict[str, Score] = field(default_factory=dict, repr=False)
 
     def score(self, attempts: Sequence[Attempt], after: Any) -> Score:
-        """Score a run by what ran in it, once for the same deeds: most of the time of a run goes there."""
-        kept = all(attempt.executed for attempt in attempts if attempt.who == "user")
-        deeds = repr((kept, [(a.call.function, a.call.args) for a in attempts if a.executed]))
-        if deeds not in self._scores:
+        """Score a run by the calls that ran. The same calls are scored once, since scoring takes long."""
+        complete = all(attempt.executed for attempt in attempts if attempt.who == "user")
+        key = repr((complete, [(a.call.function, a.call.args) for a in attempts if a.executed]))
+        if key not in self._scores:
             trace = [attempt.call for attempt in attempts if attempt.executed]
-            self._scores[deeds] = score(trace, kept, self.user, self.injection, self.before, after)
-        return self._scores[deeds]
+            self._scores[key] = score(trace, complete, self.user, self.injection, self.before, after)
+        return self._scores[key]
 
     @cached_property
     def tools(self) -> frozenset[str]:
@@ -45,7 +45,7 @@ class Scene:
 
 
 class Stage:
-    """Sets the scenes of a suite. *attacks* stand in for the ground truth of injection tasks without one."""
+    """Makes the scenes of a suite. *attacks* replaces the ground truth of injection tasks that have none."""
 
     def __init__(self, benchmark: Benchmark, attacks: Mapping[str, Attack]) -> None:
         self.benchmark, self._attacks = benchmark, attacks
@@ -53,7 +53,7 @@ class Stage:
         self._places: dict[str, tuple[str, ...]] = {}
 
     def scene(self, user: UserTask, injection: InjectionTask | None = None) -> Scene:
-        """Set a scene: the injection stands wherever the user's task will read it."""
+        """Make a scene. The injection is put at each place that the user's task reads."""
         texts = {} if injection is None else dict.fromkeys(self._read(user), f"{MARK} {injection.GOAL}")
         before = user.init_environment(self.benchmark.environments.make(texts))
         calls = self._flat(user.ground_truth(deepcopy(before)), before)
@@ -69,18 +69,18 @@ class Stage:
         return lambda now: calls
 
     def _read(self, user: UserTask) -> tuple[str, ...]:
-        """Return the places that the user's task reads: where a canary comes back in a result."""
+        """Return the places that the user's task reads: those whose canary is in a result."""
         if user.ID not in self._places:
             canaries = {place: f"<CANARY {place}>" for place in self.benchmark.environments.vectors}
             environment = user.init_environment(self.benchmark.environments.make(canaries))
             calls = self._flat(user.ground_truth(deepcopy(environment)), environment)
-            results = [shown(perform(self._functions[c.function], c.args, environment)) for c in calls]
+            results = [as_text(perform(self._functions[c.function], c.args, environment)) for c in calls]
             read = [p for p, canary in canaries.items() if any(canary in result for result in results)]
             self._places[user.ID] = tuple(read)
         return self._places[user.ID]
 
     def _flat(self, calls: Sequence[Call], environment: Any) -> tuple[Call, ...]:
-        """Return the calls with those that stand for an argument before the call whose argument they are."""
+        """Return the calls in a flat list. A call that is an argument of another one comes before it."""
         flat: list[Call] = []
         for call in calls:
             values = dict(call.args)

@@ -1,4 +1,4 @@
-"""What a suite is, and its tools as LangChain tools over one environment at a time."""
+"""The types of a suite, and its tools as LangChain tools that work on one environment at a time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Benchmark", "Call", "Function", "Injected", "InjectionTask", "Suite"
 
 
 class Call(Protocol):
-    """A call as AgentDojo's tasks write it; an argument may be a call whose result it is."""
+    """A call as AgentDojo's tasks write it. An argument may be another call, which stands for its result."""
 
     function: str
     args: MutableMapping[str, Any]
 
 
 class Function(Protocol):
-    """A tool of a suite; `dependencies` are the parts of the environment that it works on."""
+    """A tool of a suite. `dependencies` are the parts of the environment that it works on."""
 
     name: str
     description: str
@@ -33,7 +33,7 @@ class Function(Protocol):
 
 
 class UserTask(Protocol):
-    """What a user asks for, how it is done, and how it is known to be done."""
+    """A task of a user: the prompt, the calls that do the task, and the tests that say whether it is done."""
 
     ID: str
     PROMPT: str
@@ -48,7 +48,7 @@ class UserTask(Protocol):
 
 
 class InjectionTask(Protocol):
-    """What an attacker is after, how it is done, and how it is known to be done."""
+    """A task of an attacker: the goal, the calls that reach it, and the tests that say whether they did."""
 
     ID: str
     GOAL: str
@@ -61,7 +61,7 @@ class InjectionTask(Protocol):
 
 
 class Suite(Protocol):
-    """A family of tasks with the tools that they are done with."""
+    """A set of user tasks and injection tasks, with the tools for them."""
 
     name: str
     tools: Sequence[Function]
@@ -74,7 +74,7 @@ class Suite(Protocol):
 
 @dataclass(frozen=True)
 class Injected:
-    """Makes environments: `make` puts a text at each of the places (`vectors`) that it is given."""
+    """A factory of environments: `make` puts a text at each place (one of `vectors`) that it gets."""
 
     make: Callable[[Mapping[str, str]], Any]
     vectors: tuple[str, ...]
@@ -82,7 +82,7 @@ class Injected:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A suite, its environments, and what a call is made of."""
+    """A suite, the factory of its environments, and the type of its calls."""
 
     suite: Suite
     environments: Injected
@@ -90,10 +90,10 @@ class Benchmark:
 
 
 class World:
-    """The tools of a suite; they work on `environment`, which is another one for each case.
+    """The tools of a suite. They work on `environment`, which is a new one for each case.
 
-    They are made once: a guard knows a tool by the function that runs, and would take another for an
-    impostor. `executed` holds the calls that ran since `enter`, and nothing that was only attempted.
+    The tools are made once: a guard identifies a tool by its function, and denies another tool of the same
+    name. `executed` holds the calls that ran since `enter`; an attempt that was denied is not among them.
     """
 
     def __init__(self, benchmark: Benchmark) -> None:
@@ -108,18 +108,18 @@ class World:
         self.environment, self.executed = environment, []
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Run a function, and return its result as a tool shows it: a text, or JSON.
+        """Run a function, and return its result as a tool returns it: a text, or JSON.
 
-        An error of the function is its result, as AgentDojo shows it to a model.
+        If the function raises, the result is the text of the error, as AgentDojo shows it to a model.
         """
         function = self.functions[name]
         try:
-            return shown(perform(function, arguments, self.environment))
-        except Exception as error:  # noqa: BLE001  the suite's own functions raise what they like
+            return as_text(perform(function, arguments, self.environment))
+        except Exception as error:  # noqa: BLE001  the suite's functions may raise any exception
             return f"{type(error).__name__}: {error}"
 
-    def judged(self, call: Call) -> dict[str, Any]:
-        """Return the arguments of a call as a guard sees them: defaults filled, and JSON."""
+    def judged_arguments(self, call: Call) -> dict[str, Any]:
+        """Return the arguments of a call as a guard sees them: with defaults, as JSON values."""
         values = self.functions[call.function].parameters.model_validate(dict(call.args))
         plain: dict[str, Any] = to_jsonable_python(values.model_dump())
         return plain
@@ -144,6 +144,6 @@ def perform(function: Function, arguments: Mapping[str, Any], environment: Any) 
     return function(**values, **parts)
 
 
-def shown(result: Any) -> str:
-    """Return a function's result as a tool shows it: a text as it is, anything else as JSON."""
+def as_text(result: Any) -> str:
+    """Return a function's result as a tool returns it: a text unchanged, any other value as JSON."""
     return result if isinstance(result, str) else json.dumps(to_jsonable_python(result), ensure_ascii=False)
