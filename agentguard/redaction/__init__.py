@@ -1,10 +1,15 @@
-"""Removing a secret from what a tool returns, raises or logs.
+"""Remove live secrets from what a tool returns, raises or logs.
 
-It removes the exact secret, wherever Python lets one look: not an encoding of it (base64, JSON
-escapes), and not what sits in a file, a generator, a closure or a numpy array beyond its text. Nor does it
-see what a tool tells others while it runs, but for a graph's streams: a child run's input, a custom event,
-a graph's state changed in place. So it is the net below the tightrope: what makes a stray copy harmless is
-that the credential is revoked.
+    graph      finds a secret in a value or an exception, and replaces it
+    objects    reads the parts of an object without calling the code of its class
+    frames     removes local variables from tracebacks
+    logs       removes live secrets from log records
+
+Only the exact secret is removed, not an encoding of it (base64, JSON escapes). Redaction does not find a
+secret in a file, a generator, a closure, or a numpy array beyond its text. It also does not see what a tool
+passes on while it runs (the input of a child run, a custom event, a graph's state that is changed in
+place), except for a graph's streams. So redaction is only a second line of defense: a stray copy becomes
+harmless because the credential is revoked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tracebacks that show no local variables, without ending what an application has suspended."""
+"""Remove local variables from tracebacks, without ending generators and coroutines that are suspended."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GE
 
 
 def strip_locals(errors: Iterable[BaseException]) -> None:
-    """Clear the frames in the tracebacks of *errors* that have finished, and leave out the suspended ones.
+    """Clear the finished frames in the tracebacks of *errors*, and remove the suspended frames from them.
 
-    A generator or coroutine that has caught an error may wait while the error is raised elsewhere. Its
-    frame cannot be cleared: until Python 3.13 that closes it, and an event loop waits for it for ever.
-    Frames that are executing keep their locals.
+    A generator or coroutine that has caught an error may be suspended while the error is raised elsewhere.
+    Its frame cannot be cleared: before Python 3.13 that would close it, and an event loop would wait for it
+    forever. Frames that are executing keep their locals.
     """
-    found = [error for error in errors if error.__traceback__ is not None]
-    for error in found:
+    traced = [error for error in errors if error.__traceback__ is not None]
+    for error in traced:
         _clear(error.__traceback__)
-    for error in found:  # of what only a frame held that is clear now, the end has come meanwhile
+    for error in traced:  # clearing the frames may have ended generators that only those frames held
         error.__traceback__ = _clear(error.__traceback__)
 
 
 def _clear(entry: TracebackType | None) -> TracebackType | None:
-    """Clear what has finished; returns the traceback without what is suspended."""
+    """Clear the finished frames; return the traceback without the suspended ones."""
     kept = list[TracebackType]()
     while entry is not None:
         following = entry.tb_next
@@ -45,10 +45,10 @@ def _clear(entry: TracebackType | None) -> TracebackType | None:
 
 
 def _suspended(frame: FrameType) -> bool:
-    """Whether a generator or coroutine waits here.
+    """Return whether this is the frame of a suspended generator or coroutine.
 
-    Python tells it only by this: such a frame has no caller, and until it has finished, what it holds
-    belongs to its generator.
+    Python shows it in one way only: such a frame has no caller, and until it has finished, its generator
+    owns what the frame refers to.
     """
     if not frame.f_code.co_flags & _SUSPENDABLE or frame.f_back is not None:
         return False

@@ -1,9 +1,10 @@
-"""Redaction of values and exceptions: find what leads to a secret, and rebuild that alone.
+"""Redaction of values and exceptions: find the objects that lead to a secret, and rebuild only these.
 
-A first pass walks all that is reachable, without calling any code of its classes; a second one makes
-anew what leads to a secret, down to the string that holds it, and shares the rest; a third looks at the
-text of what is no plain data. Exceptions keep their identity and are mended in place. What cannot be
-rebuilt, or lies beyond the bounds, becomes ``"[redacted]"``: not seen is not passed.
+The first pass walks all reachable objects, without calling the code of their classes. The second pass
+rebuilds each object that leads to a secret, down to the string that contains it; all others are shared with
+the original. The third pass checks the text of a result that is not plain data. Exceptions keep their
+identity and are changed in place. An object that cannot be rebuilt, or that was not walked because there
+are too many, becomes ``"[redacted]"``: what was not checked is not passed on.
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from types import MappingProxyType
 from typing import Any
 
 from agentguard.redaction.frames import strip_locals
-from agentguard.redaction.look import ATOMS, INERT, PLAIN, blank, children, slots, variables
+from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots, variables
 
 __all__ = ["REDACTED", "redact", "redact_exception"]
 
 REDACTED = "[redacted]"
-MOST = 100_000  # containers and objects that are walked
+MOST = 100_000  # containers and objects that are walked at most
 
 TEXT = (str, bytes, bytearray)
 Text = str | bytes | bytearray
 
 
 def redact(value: Any, secrets: Sequence[str]) -> Any:
-    """Return *value* without the secrets; the very same object when none was found in it.
+    """Return *value* without the secrets, or the same object if no secret is in it.
 
-    Strings, bytes, containers, dataclasses, pydantic models and other objects are rebuilt without
-    calling their constructors; exceptions are changed in place. A subclass of str or bytes that held
-    a secret becomes a plain one.
+    Strings, bytes, containers, dataclasses, pydantic models and other objects are rebuilt without calling
+    their constructors. Exceptions are changed in place. An instance of a subclass of str or bytes that
+    contained a secret becomes a plain str or bytes.
     """
     needles = _Needles(secrets)
     if not needles.texts or type(value) in ATOMS:
@@ -40,30 +41,32 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
         return needles.without(value) if needles.inside(value) else value
     redaction = _Redaction(needles, value)
     cleaned = redaction.clean(value)
-    return cleaned if redaction.plain else _silent(cleaned, needles)
+    return cleaned if redaction.plain else _check_text(cleaned, needles)
 
 
-def _silent(value: Any, needles: _Needles) -> Any:
-    """Return *value*, or a stand-in if its text shows a secret that nothing which it holds does.
+def _check_text(value: Any, needles: _Needles) -> Any:
+    """Return *value*, or a stand-in if ``str(value)`` contains a secret that its parts do not show.
 
-    That text is what langchain makes of a result which is no text.
+    langchain makes that text of a result that is not text.
     """
     if type(value) is tuple:
-        silent = tuple(_silent(item, needles) for item in value)
-        return value if all(map(is_, silent, value)) else silent
+        items = tuple(_check_text(item, needles) for item in value)
+        return value if all(map(is_, items, value)) else items
     try:
         return REDACTED if needles.inside(str(value)) else value
-    except Exception:  # noqa: BLE001  what has no text shows none
+    except Exception:  # noqa: BLE001  if it has no text, its text shows no secret
         return value
 
 
 def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseException:
     """Return *error* without the secrets in its text, notes, attributes, causes and contexts.
 
-    It is mended in place; one that cannot be becomes a RuntimeError that names its type. The locals
-    of the finished frames in its tracebacks are cleared, and frames that are suspended left out, so that
-    nothing is captured from there.
-    Raise the result outside of the ``except`` block: inside, Python makes the original its context.
+    The error is changed in place. One that cannot be changed becomes a RuntimeError that names its type.
+    In its tracebacks, the locals of finished frames are cleared and suspended frames are removed, so that
+    nobody can read a secret from them.
+
+    Raise the result outside of the ``except`` block; inside it, Python would make the original error the
+    context of the result.
     """
     needles = _Needles(secrets)
     if not needles.texts:
@@ -73,14 +76,14 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
 
 
 class _Needles:
-    """What is looked for; the longest first, since one secret may begin with another."""
+    """The secrets to look for, the longest first, since one secret may begin with another."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self.texts = sorted({str(secret) for secret in secrets if secret}, key=len, reverse=True)
         self.bytes = [text.encode(errors="surrogatepass") for text in self.texts]
 
     def inside(self, text: Text) -> bool:
-        # by the base class, whatever a subclass makes of it
+        # with the method of the base class, since a subclass may override it
         if isinstance(text, str):
             return any(str.__contains__(text, needle) for needle in self.texts)
         base: Any = bytes if isinstance(text, bytes) else bytearray
@@ -99,35 +102,35 @@ class _Needles:
 
 
 class _Redaction:
-    """One value's graph: what of it is dirty, and what that becomes."""
+    """The object graph of one value: which objects lead to a secret ("dirty"), and their replacements."""
 
     def __init__(self, needles: _Needles, root: object) -> None:
         self.needles = needles
-        self.nodes: dict[int, object] = {}  # keeps them alive, so that their ids stay theirs
+        self.nodes: dict[int, object] = {}  # by id; kept alive, so that no other object gets the id
         self.parents: dict[int, list[int]] = {}
         self.dirty: set[int] = set()
-        self.unseen: set[int] = set()
-        self.made: dict[int, Any] = {}
-        self.plain = True  # whether all of it is of Python's own types, whose text is known
+        self.unwalked: set[int] = set()
+        self.replacements: dict[int, Any] = {}
+        self.plain = True  # whether all objects are of Python's own types, whose text is known
         self._walk(root)
-        self._spread()
+        self._mark_parents()
         strip_locals([node for node in self.nodes.values() if isinstance(node, BaseException)])
 
     def clean(self, value: Any) -> Any:
-        """Return what *value* becomes."""
+        """Return *value* if it is clean, or its replacement."""
         key = id(value)
         if isinstance(value, TEXT):
             return self.needles.without(value) if key in self.dirty or self.needles.inside(value) else value
         if key not in self.dirty:
             return value
-        if key in self.unseen:
+        if key in self.unwalked:
             return _stand_in(value)
-        if key not in self.made:
+        if key not in self.replacements:
             try:
-                self.made[key] = self._rebuilt(value)
-            except Exception:  # noqa: BLE001  its class resists, or it is too deep: what is not rebuilt does not pass
-                self.made[key] = _stand_in(value)
-        return self.made[key]
+                self.replacements[key] = self._rebuild(value)
+            except Exception:  # noqa: BLE001  its class prevents it, or it is too deep: it is not passed on
+                self.replacements[key] = _stand_in(value)
+        return self.replacements[key]
 
     def _walk(self, root: object) -> None:
         todo: list[tuple[object, int]] = [(root, 0)]
@@ -150,13 +153,13 @@ class _Redaction:
         try:
             if len(self.nodes) <= MOST:
                 return list(children(value))
-        except Exception:  # noqa: BLE001, S110  whatever its class does: what cannot be seen does not pass
+        except Exception:  # noqa: BLE001, S110  whatever its class raises, an unreadable object is not passed on
             pass
-        self.unseen.add(id(value))
+        self.unwalked.add(id(value))
         self.dirty.add(id(value))
         return []
 
-    def _spread(self) -> None:
+    def _mark_parents(self) -> None:
         todo = list(self.dirty)
         while todo:
             for parent in self.parents.get(todo.pop(), ()):
@@ -164,18 +167,18 @@ class _Redaction:
                     self.dirty.add(parent)
                     todo.append(parent)
 
-    def _rebuilt(self, value: Any) -> Any:
+    def _rebuild(self, value: Any) -> Any:
         if isinstance(value, BaseException):
-            return self._mended(value)
+            return self._clean_error(value)
         if isinstance(value, MappingProxyType):
             return MappingProxyType({self.clean(k): self.clean(v) for k, v in value.items()})
         if isinstance(value, tuple | frozenset):
             base: Any = tuple if isinstance(value, tuple) else frozenset
-            return self._dressed(base.__new__(type(value), self._items(value, base)), value)
+            return self._copy_attributes(base.__new__(type(value), self._items(value, base)), value)
         new = blank(value)
-        self.made[id(value)] = new  # before what is in it, which may lead back here
+        self.replacements[id(value)] = new  # before its items, which may refer to it
         self._fill(new, value)
-        return self._dressed(new, value)
+        return self._copy_attributes(new, value)
 
     def _fill(self, new: Any, value: Any) -> None:
         if isinstance(value, dict):
@@ -191,43 +194,43 @@ class _Redaction:
     def _items(self, value: Any, base: Any) -> list[Any]:
         return [self.clean(item) for item in base.__iter__(value)]
 
-    def _dressed(self, new: Any, old: object) -> Any:
-        """Give *new* the attributes of *old*."""
+    def _copy_attributes(self, new: Any, old: object) -> Any:
+        """Give *new* the cleaned attributes of *old*."""
         for name, item in list(variables(old).items()):
             variables(new)[self.clean(name)] = self.clean(item)
         for member, item in slots(old):
             member.__set__(new, self.clean(item))
         return new
 
-    def _mended(self, error: BaseException) -> BaseException:
-        self.made[id(error)] = error
+    def _clean_error(self, error: BaseException) -> BaseException:
+        self.replacements[id(error)] = error
         new = error
         if isinstance(error, BaseExceptionGroup):  # its members cannot be changed in place
             message = str(self.clean(error.message))
-            new = BaseExceptionGroup(message, [self.clean(each) for each in error.exceptions])
+            new = BaseExceptionGroup(message, [self.clean(member) for member in error.exceptions])
         else:
             try:
-                self._mend(error)
+                self._clean_in_place(error)
             except Exception:  # noqa: BLE001  an attribute that cannot be set, or a text that cannot be made
                 new = _stand_in(error)
-        self.made[id(error)] = new
+        self.replacements[id(error)] = new
         suppressed = error.__suppress_context__
         new.__cause__ = self._link(error.__cause__)
         new.__context__ = self._link(error.__context__)
         new.__suppress_context__ = suppressed
         return new.with_traceback(error.__traceback__)
 
-    def _mend(self, error: BaseException) -> None:
-        held = variables(error)
-        for name, item in list(held.items()):
-            del held[name]
-            held[self.clean(name)] = self.clean(item)
+    def _clean_in_place(self, error: BaseException) -> None:
+        attributes = variables(error)
+        for name, item in list(attributes.items()):
+            del attributes[name]
+            attributes[self.clean(name)] = self.clean(item)
         for member, item in slots(error):
             if self.clean(item) is not item:
                 member.__set__(error, self.clean(item))
         error.args = tuple(self.clean(item) for item in error.args)
         if self.needles.inside(f"{error!s}{error!r}"):
-            raise ValueError("its text comes from elsewhere")
+            raise ValueError("the text of the error still contains a secret")
 
     def _link(self, error: BaseException | None) -> BaseException | None:
         linked: BaseException | None = self.clean(error)
@@ -235,7 +238,7 @@ class _Redaction:
 
 
 def _stand_in(value: object) -> Any:
-    """What takes the place of a value that cannot be rebuilt."""
+    """Return the replacement of a value that cannot be rebuilt."""
     if isinstance(value, BaseException):
         text = f"{type(value).__name__}: its text held a credential and was removed"
         return RuntimeError(text).with_traceback(value.__traceback__)

@@ -1,4 +1,4 @@
-"""Keeping live secrets out of the log, whoever writes to it."""
+"""Remove live secrets from log records, whichever code logs them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Secrets = Callable[[], Sequence[str]]
 def install_log_redaction(secrets: Secrets) -> None:
     """Remove *secrets* from each log record of this program: message, arguments, exception, stack.
 
-    *secrets* is called for each record, in the context that logs, and returns those that are live
-    there; when there are none, nothing else is done. Installing the same function again does nothing.
-    It does not see ``extra={...}``, which logging adds later: a `LogFilter` on the handler does.
+    *secrets* is called for each record, in the context that logs, and returns the secrets that are live
+    there. If there are none, the record is not changed. Installing the same function again does nothing.
+
+    ``extra={...}`` is not redacted, since logging adds it later. A `LogFilter` on the handler redacts it.
     """
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _RecordFactory):
@@ -28,20 +29,20 @@ def install_log_redaction(secrets: Secrets) -> None:
 
 
 class LogFilter(logging.Filter):
-    """Removes live secrets from all of a record, ``extra`` too; for handlers that write that out."""
+    """Removes live secrets from the whole record, with its ``extra``. Add it to handlers that write that."""
 
     def __init__(self, secrets: Secrets) -> None:
         super().__init__()
         self._secrets = secrets
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Clean the record, and let it pass."""
+        """Remove the secrets from the record, and return True so that it is logged."""
         _clean(record, (self._secrets,))
         return True
 
 
 class _RecordFactory:
-    """Makes records by the factory that was there before, and cleans them."""
+    """Makes records with the factory that was installed before, and removes the secrets from them."""
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
@@ -62,14 +63,14 @@ def _clean(record: logging.LogRecord, sources: Sequence[Secrets]) -> None:
         live = [secret for source in sources for secret in source()]
         if live:
             _rewrite(record, live)
-    except Exception:  # noqa: BLE001  logging must not fail, and what cannot be cleaned is not logged
+    except Exception:  # noqa: BLE001  logging must not fail, and a record that cannot be cleaned is emptied
         record.msg, record.args = REDACTED, ()
         record.exc_info = record.exc_text = record.stack_info = None
 
 
 def _rewrite(record: logging.LogRecord, secrets: Sequence[str]) -> None:
     if record.exc_info:
-        # as text: an exception is still in use here, and its frames hold what a handler could print
+        # made text here: the exception is still in use, and a handler could print what its frames hold
         record.exc_text = logging.Formatter().formatException(record.exc_info)
         record.exc_info = None
     record.msg = _text(record.msg)

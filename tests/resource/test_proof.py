@@ -90,7 +90,7 @@ def test_the_resource_request_of_rfc_9449_section_7_1_verifies() -> None:
     request = {"url": "https://resource.example.org/protectedresource", "token": RFC_TOKEN}
     jti = verify(RFC_RESOURCE, bound_to=RFC_JKT, now=1562262620, **request)  # type: ignore[arg-type]  # str values
     assert jti == "e1j3V_bKic8-LAEB"
-    assert "made too long ago, or in the future" in refused(RFC_RESOURCE, bound_to=RFC_JKT, now=1562262700, **request)
+    assert "made too long ago" in refused(RFC_RESOURCE, bound_to=RFC_JKT, now=1562262700, **request)
 
 
 def test_the_proof_of_another_endpoint_is_refused() -> None:
@@ -160,8 +160,8 @@ def test_a_proof_is_good_for_a_moment_only() -> None:
     proof = KEY.proof("GET", URL, access_token=TOKEN)
     verify(proof, now=NOW + 64)
     verify(proof, now=NOW - 5)
-    assert "made too long ago, or in the future" in refused(proof, now=NOW + 66)
-    assert "made too long ago, or in the future" in refused(proof, now=NOW - 6)
+    assert "made too long ago" in refused(proof, now=NOW + 66)
+    assert "made too long ago" in refused(proof, now=NOW - 6)
 
 
 @pytest.mark.parametrize(

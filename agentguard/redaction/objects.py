@@ -1,4 +1,4 @@
-"""What can be seen of a value without calling the code of its class."""
+"""Read the parts of an object, and make an empty one of its class, without calling the class's code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots", "variables"]
 ITEMS = (list, tuple, set, frozenset, deque)
 PLAIN = frozenset((dict, list, tuple, set, frozenset))
 ATOMS = frozenset((bool, int, float, complex, NoneType, Decimal, date, datetime, time, timedelta))
-# what is shown by name only, or is one of a kind; walking into it would walk through the program
+# these show only a name, or exist once in the program; walking into them would walk the whole program
 INERT = (
     type, Enum, ModuleType, FunctionType, BuiltinFunctionType, MethodType, CodeType, FrameType,
     TracebackType, logging.Logger, logging.Handler,
@@ -36,12 +36,13 @@ INERT = (
 
 
 def children(value: Any) -> Iterable[object]:
-    """Return what *value* holds: items, attributes, and of what shows neither, its `repr`."""
+    """Return the items and attributes of *value*, or its `repr` if it has neither."""
     kind = type(value)
     if kind in PLAIN:
         return (*value, *value.values()) if kind is dict else value
-    held = variables(value)
-    return (*_items(value), *held.keys(), *held.values(), *(item for _, item in slots(value)))
+    attributes = variables(value)
+    slot_values = (item for _, item in slots(value))
+    return (*_items(value), *attributes.keys(), *attributes.values(), *slot_values)
 
 
 def _items(value: Any) -> Iterable[object]:
@@ -52,8 +53,8 @@ def _items(value: Any) -> Iterable[object]:
     if isinstance(value, memoryview):
         return (value.tobytes(),)
     if isinstance(value, BaseException):
-        own = (value.args, value.__cause__, value.__context__, str(value))
-        return (*own, *value.exceptions) if isinstance(value, BaseExceptionGroup) else own
+        parts = (value.args, value.__cause__, value.__context__, str(value))
+        return (*parts, *value.exceptions) if isinstance(value, BaseExceptionGroup) else parts
     base: Any = next((base for base in ITEMS if isinstance(value, base)), None)
     if base is not None:
         return tuple(base.__iter__(value))
@@ -66,17 +67,17 @@ def blank(value: object) -> Any:
     if isinstance(value, dict | list | set | deque):
         return kind.__new__(kind)
     if _opaque(value):
-        raise TypeError("what it holds cannot be set")
+        raise TypeError("an object of this class cannot be filled")
     return object.__new__(kind)
 
 
 def variables(value: object) -> dict[str, Any]:
     """Return the object's own `__dict__`, or an empty one."""
     try:
-        held = object.__getattribute__(value, "__dict__")
+        attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return {}
-    return held if isinstance(held, dict) else {}
+    return attributes if isinstance(attributes, dict) else {}
 
 
 def slots(value: Any) -> Iterator[tuple[Any, object]]:
@@ -102,5 +103,5 @@ def _opaque(value: Any) -> bool:
 
 @lru_cache(512)
 def _members(kind: type) -> tuple[Any, ...]:
-    members = (member for each in kind.__mro__ for member in vars(each).values())
+    members = (member for base in kind.__mro__ for member in vars(base).values())
     return tuple(member for member in members if isinstance(member, MemberDescriptorType))
