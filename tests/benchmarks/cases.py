@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.benchmarks.measuring import Subject
-from tests.benchmarks.peers import peers
+from tests.benchmarks.peers import Middleware, peers
 from tests.benchmarks.shop import ARGUMENTS, POLICIES, Shop
 from tests.benchmarks.stages import Bare, Guarded, Stage, guarded
 from tests.conftest import scripted, tool_call
@@ -60,10 +60,11 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """All stages of one kind of tool: ``bare``, and one guard for each store."""
+    """The stages of one kind of tool: bare, one guard for each store, and other middleware by name."""
 
     bare: Bare
     guarded: Mapping[str, Guarded]
+    peers: Mapping[str, Middleware]
 
 
 @contextmanager
@@ -72,13 +73,14 @@ def stages(
 ) -> Iterator[Stages]:
     """Yield the stages for tools that are plain functions, or `async def`."""
     with ExitStack() as stack:
-        made = {
+        by_store = {
             store: stack.enter_context(
                 guarded(directory, store, Shop(is_async=is_async), exporter, policies=policies)
             )
             for store in STORES
         }
-        yield Stages(Bare(Shop(is_async=is_async)), made)
+        others = peers(directory / f"peers-{'async' if is_async else 'sync'}")
+        yield Stages(Bare(Shop(is_async=is_async)), by_store, others)
 
 
 def agent_of(tools: Sequence[BaseTool], *middleware: Any) -> Any:
@@ -129,7 +131,7 @@ def agents_of(of: Stages) -> Iterator[tuple[str, Stage, Any]]:
         yield f"wrap {store}", stage, agent_of(stage.tools())
         # the guard knows one tool by one name: a second set of tools would be denied
         yield f"middleware {store}", stage, agent_of(stage.shop.tools, stage.guard.middleware())
-    for name, middleware in peers().items():
+    for name, middleware in of.peers.items():
         yield name, of.bare, agent_of(of.bare.tools(), middleware)
 
 

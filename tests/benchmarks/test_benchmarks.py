@@ -25,6 +25,7 @@ from tests.benchmarks.cases import QUESTION, STORES, agent_of, invoking
 from tests.benchmarks.figures import GOALS, measure
 from tests.benchmarks.hops import hand_overs
 from tests.benchmarks.measuring import interleaved
+from tests.benchmarks.peers import FIELD
 from tests.benchmarks.profile import REST, profile
 from tests.benchmarks.shop import ARGUMENTS, DENYING, Shop
 from tests.benchmarks.stages import CallsNotMade, Guarded, guarded
@@ -80,7 +81,9 @@ def test_no_overhead_is_beyond_its_generous_bound(run: Run, store: str, floor: s
 
 def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
     tool = {"bare"} | WRAPPED
-    agent = tool | {f"middleware {store}" for store in STORES} | PEERS
+    # a package of the field that is installed here is measured too
+    installed = run.figures["cases"]["agent.invoke, 1 at once"].keys() & FIELD.keys()
+    agent = tool | {f"middleware {store}" for store in STORES} | PEERS | installed
     some = {"bare", "middleware sqlite"}
     assert {what: set(ways) for what, ways in run.figures["cases"].items()} == {
         "tool.invoke, 1 at once": tool | {"parts in place", "parts in place, one span"},
