@@ -21,6 +21,7 @@ from typing import Any
 from agentguard.audit.requests import replayed
 from agentguard.model import AccessRequest, Json, Provenance, ToolPath, ToolSpec
 from agentguard.policies.cedar.types import Refused, ToolShape, shape_of
+from agentguard.provenance.arguments import unknown_provenance
 
 __all__ = ["Kind", "Run", "Suggestion", "Usage", "counterparties", "evidence", "printable", "suggest"]
 
@@ -38,9 +39,8 @@ class Run:
     args: Mapping[str, Json] = field(default_factory=dict)  # in Cedar's form
 
     def origin(self, name: str) -> Provenance:
-        """Return where an argument came from; of one that the record does not speak of, nobody knows."""
-        nobody = Provenance(user=False, trusted=False, untrusted=self.request.task.untrusted)
-        return self.request.provenance.get(name, nobody)
+        """Return where an argument came from; of one that the record does not name, no source is known."""
+        return self.request.provenance.get(name) or unknown_provenance(self.request.task)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,90 +2,104 @@
 
 It holds the values of arguments and the user's words, so it is recorded only where an application says
 so. What a tool is stands in the catalog and not in the record: rules are asked about the tools of today.
+Which other values are recorded, and how, `agentguard.model.inputs` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
 
-from agentguard.model import (
-    AccessRequest,
-    Arguments,
-    Identity,
-    Json,
-    Mandate,
-    Provenance,
-    Sensitivity,
-    TaskState,
-    ToolSpec,
+from agentguard.model import AccessRequest, Arguments, Identity, Json, Provenance, TaskState, ToolSpec
+from agentguard.model.inputs import (
+    ARGUMENT_INPUTS,
+    FROM_JSON,
+    INPUTS,
+    JSON_FORM,
+    REQUIRED,
+    RuleInput,
+    writer_of,
 )
 
 __all__ = ["recorded", "replayed"]
 
-_FACTS = ("id", "purpose", "words", "kinds", "calls", "writes", "history", "untrusted", "lineage", "labels")
+Inputs = tuple[RuleInput, ...]
 
 
-def recorded(request: AccessRequest) -> dict[str, Json]:
+class _Field(NamedTuple):
+    """A recorded value: its name, what reads it from JSON, and what stands for it where it is absent."""
+
+    name: str
+    read: Callable[[Json], Any] | None
+    absent: Json
+
+
+@cache
+def _fields(inputs: Inputs, part: str) -> tuple[_Field, ...]:
+    """Return the recorded values in one part of a record ("" stands for the record itself)."""
+    parted = ((row.source.rpartition("."), row) for row in inputs if row.on_record)
+    return tuple(
+        _Field(name, FROM_JSON.get(row.type), row.absent) for (of, _, name), row in parted if of == part
+    )
+
+
+@cache
+def _writer(inputs: Inputs, part: str) -> Callable[[object], dict[str, Json]]:
+    """Return what writes one part of the record of a request."""
+    parted = ((row.source.rpartition("."), row) for row in inputs if row.on_record)
+    return writer_of([(name, row) for (of, _, name), row in parted if of == part], JSON_FORM)
+
+
+_write_origin = _writer(ARGUMENT_INPUTS, "")
+
+
+def recorded(request: AccessRequest, inputs: Inputs = INPUTS) -> dict[str, Json]:
     """Return all that a policy is asked by this request, but for the approval, which is another question."""
-    task, identity = request.task, request.identity
-    facts = {name: getattr(task, name) for name in _FACTS}
-    provenance = {
-        name: {**asdict(each), "sources": sorted(each.sources)} for name, each in request.provenance.items()
-    }
     return {
         "arguments": request.arguments.values,
-        "identity": asdict(identity),
-        "task": {
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
-            "sensitivity": int(task.sensitivity),
-            "mandate": task.mandate.literal(),
-            "deadline": task.deadline,
-        },
-        "origins": provenance,
-        "environment": dict(request.environment),
-        "legacy": request.legacy,
-        "at": request.at,
+        "identity": _writer(inputs, "identity")(request),
+        "task": _writer(inputs, "task")(request),
+        "origins": {name: _write_origin(origin) for name, origin in request.provenance.items()},
+        **_writer(inputs, "")(request),
     }
 
 
-def replayed(record: Mapping[str, Any], tool: ToolSpec) -> AccessRequest:
+def replayed(record: Mapping[str, Any], tool: ToolSpec, inputs: Inputs = INPUTS) -> AccessRequest:
     """Return the request that *record* holds, about the tool as it is known now.
 
     Raises:
         ValueError: The record is not one of `recorded`.
     """
     try:
-        return _replayed(record, tool)
+        return _replayed(record, tool, inputs)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is no recorded request: {type(error).__name__}: {error}") from error
 
 
-def _replayed(record: Mapping[str, Any], tool: ToolSpec) -> AccessRequest:
-    who, task, arguments = record["identity"], record["task"], record["arguments"]
+def _replayed(record: Mapping[str, Any], tool: ToolSpec, inputs: Inputs) -> AccessRequest:
+    arguments = record["arguments"]
     if not isinstance(arguments, Mapping):
         raise TypeError("the arguments are no object")
-    identity = Identity(subject=who["subject"], actor=who["actor"], chain=tuple(who["chain"]))
-    facts: dict[str, Any] = {name: tuple(v) if isinstance(v := task[name], list) else v for name in _FACTS}
-    mandate = Mandate.of(task["mandate"])
-    provenance = {
-        name: Provenance(
-            **{**each, "sources": frozenset(each["sources"]), "sensitivity": Sensitivity(each["sensitivity"])}
-        )
-        for name, each in record["origins"].items()
-    }
+    of_request, of_identity, of_task = (_read(record, inputs, part) for part in ("", "identity", "task"))
+    identity = Identity(**of_identity)
     return AccessRequest(
         identity=identity,
         tool=tool,
         arguments=Arguments.of(arguments),
-        task=replace(
-            TaskState(id="", purpose="", identity=identity, mandate=mandate, deadline=task["deadline"]),
-            sensitivity=Sensitivity(task["sensitivity"]),
-            **facts,
-        ),
-        environment=dict(record["environment"]),
-        legacy=record["legacy"],
-        provenance=provenance,
-        at=record["at"],
+        task=TaskState(identity=identity, **of_task),
+        provenance={
+            argument: Provenance(**_read(origin, ARGUMENT_INPUTS, ""))
+            for argument, origin in record["origins"].items()
+        },
+        **of_request,
     )
+
+
+def _read(record: Mapping[str, Any], inputs: Inputs, part: str) -> dict[str, Any]:
+    """Return the values that stand in one part of the record, by their names."""
+    source, values = record[part] if part else record, dict[str, Any]()
+    for name, read, absent in _fields(inputs, part):
+        value = source[name] if absent is REQUIRED else source.get(name, absent)
+        values[name] = value if read is None else read(value)
+    return values

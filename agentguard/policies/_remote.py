@@ -6,7 +6,8 @@ import asyncio
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,14 +17,23 @@ from agentguard.concurrency.drive import Operation, drive, lift
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
-from agentguard.model import AccessRequest, ApprovalStatus, Decision, Obligation, Provenance
+from agentguard.model import AccessRequest, Decision, Obligation
 from agentguard.model.arguments import Json
+from agentguard.model.inputs import (
+    APPROVED,
+    ARGUMENT_INPUTS,
+    INPUTS,
+    JSON_FORM,
+    RuleInput,
+    approval_json,
+    writer_of,
+)
 from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["APPROVED", "TEXT", "Remote", "RemoteOperations", "asking", "content", "obligations", "question"]
+__all__ = ["TEXT", "Remote", "RemoteOperations", "asking", "content", "obligations", "question"]
 
-APPROVED: Mapping[str, Json] = {"approvers": 1}
 TEXT = 500
 """How many characters of a PDP's own words are kept."""
 
@@ -138,13 +148,13 @@ class Remote(ABC):
 # --- the question
 
 
-def question(request: AccessRequest) -> dict[str, Json]:
+def question(request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS) -> dict[str, Json]:
     """Return the question in the shape of AuthZEN 1.0 section 5: subject, action, resource, context.
 
     The arguments are properties of the resource. The context speaks Cedar's words, with the time in
     seconds since the epoch as ``at``; credentials and the user's own words are not in it.
     """
-    tool, who = request.tool, request.identity
+    tool, who, arguments = request.tool, request.identity, request.arguments.values
     return {
         "subject": {
             "type": "identity",
@@ -155,9 +165,9 @@ def question(request: AccessRequest) -> dict[str, Json]:
         "resource": {
             "type": tool.resource or "tool",
             "id": tool.resource or tool.name,
-            "properties": request.arguments.values,
+            "properties": arguments,
         },
-        "context": _context(request),
+        "context": _context(request, arguments, inputs),
     }
 
 
@@ -166,51 +176,37 @@ def asking(question: Mapping[str, Json]) -> dict[str, Json]:
     return {**question, "context": {**question["context"], "approval": dict(APPROVED)}}
 
 
-def _context(request: AccessRequest) -> dict[str, Json]:
-    task, approval = request.task, request.approval
-    context: dict[str, Json] = {
-        "agent": request.identity.actor,
-        "task": {
-            "id": task.id,
-            "purpose": task.purpose,
-            "status": task.status,
-            "kinds": list(task.kinds),
-            "calls": task.calls,
-            "writes": task.writes,
-        },
-        "history": list(task.history),
-        "path": str(request.tool.path),
-        "clearance": request.tool.clearance,
-        "provenance": _provenance(request),
-        "environment": dict(request.environment),
-        "legacy": request.legacy,
-        "at": request.at,
+@cache
+def _writers(
+    inputs: tuple[RuleInput, ...],
+) -> tuple[list[str], dict[str, Callable[[object], dict[str, Json]]]]:
+    """Return the names in the context, in order, and what writes each of its records ("" is itself)."""
+    sent = [((row.remote or "").rpartition("."), row) for row in inputs if row.remote is not None]
+    records = dict.fromkeys(["", *(record for (record, _, _), _ in sent)])
+    order = list(dict.fromkeys(record or name for (record, _, name), _ in sent))
+    return order, {
+        record: writer_of([(name, row) for (of, _, name), row in sent if of == record], JSON_FORM)
+        for record in records
     }
-    if approval is not None and approval.status is ApprovalStatus.APPROVED:
-        named = {} if approval.approver is None else {"approver": approval.approver}
-        context["approval"] = {**APPROVED, **named}
+
+
+_write_origin = writer_of([(row.name, row) for row in ARGUMENT_INPUTS], JSON_FORM)
+
+
+def _context(
+    request: AccessRequest, arguments: Iterable[str], inputs: tuple[RuleInput, ...]
+) -> dict[str, Json]:
+    order, writers = _writers(inputs)
+    values = writers[""](request)
+    context = {name: values[name] if name in values else writers[name](request) for name in order}
+    origins = request.provenance
+    # a rule that looks for what is not vouched for must find also what nobody has labeled
+    if unlabeled := [name for name in arguments if name not in origins]:
+        origins = {**dict.fromkeys(unlabeled, unknown_provenance(request.task)), **origins}
+    context["provenance"]["args"] = {name: _write_origin(origin) for name, origin in origins.items()}
+    if (approval := approval_json(request)) is not None:
+        context["approval"] = approval
     return context
-
-
-def _provenance(request: AccessRequest) -> dict[str, Json]:
-    task = request.task
-    # a rule that looks for what is not vouched for must find also what nobody has labelled
-    unknown = Provenance(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
-    provenance = {**dict.fromkeys(request.arguments.values, unknown), **request.provenance}
-    return {
-        "untrusted": task.untrusted,
-        "sensitivity": task.sensitivity,
-        "args": {
-            name: {
-                "user": each.user,
-                "trusted": each.trusted,
-                "untrusted": each.untrusted,
-                "sources": sorted(each.sources),
-                "sensitivity": each.sensitivity,
-            }
-            for name, each in provenance.items()
-        },
-    }
 
 
 # --- the answer

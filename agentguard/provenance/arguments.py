@@ -17,7 +17,7 @@ from agentguard.model import (
 from agentguard.provenance.leaves import digest, every_key, leaves
 from agentguard.provenance.words import said
 
-__all__ = ["ABSENT", "provenance_of", "unvouched", "wanted"]
+__all__ = ["ABSENT", "provenance_of", "unknown_provenance", "wanted"]
 ABSENT = Provenance()
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
@@ -38,7 +38,7 @@ def provenance_of(
 ) -> dict[str, Provenance]:
     """Say of each argument of the tool where its value came from; *labels* are by digest."""
     found: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
-    unknown = unvouched(task)
+    unknown = unknown_provenance(task)
     for name, value in arguments.values.items():
         each = [
             (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown
@@ -48,8 +48,12 @@ def provenance_of(
     return found
 
 
-def unvouched(task: TaskState) -> Provenance:
-    """Return the origin of a value for which nobody vouches."""
+def unknown_provenance(task: TaskState) -> Provenance:
+    """Return the provenance of a value for which nobody vouches.
+
+    The value counts as the attacker's once the task has read anything untrusted, and as sensitive as anything
+    that the task has read. A value that a request or a record says nothing of has this provenance too.
+    """
     return Provenance(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
 
 

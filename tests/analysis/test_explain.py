@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from agentguard.analysis.explain import ASKS, changes, turning
+from agentguard.analysis.changes import changes
+from agentguard.analysis.explain import ASKS, turning
 from agentguard.analysis.simulate import judge, verdict
 from agentguard.audit import JsonLinesAudit
 from agentguard.audit.requests import recorded

@@ -1,8 +1,8 @@
 """The context of a Cedar request: what rules can see of a call, of its task, and of its arguments.
 
-Cedar reads a context anew for each request, which takes longer than to judge it. So only that is given at
-which any of the rules may look. A rule can name an attribute in no other way than by its name, or by
-escapes in a string; and it can compare a whole record only where it names the record and goes no further.
+Cedar reads a context anew for each request, which takes longer than judging it. So the context holds only
+what some rule may look at. A rule can name an attribute in no other way than by its name, or by escapes in
+a string. It can compare a whole record only where it names the record and goes no further.
 """
 
 from __future__ import annotations
@@ -10,25 +10,36 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 
-from agentguard.model import AccessRequest, Approval, ApprovalStatus, Json, Provenance
+from agentguard.model import AccessRequest, Json
+from agentguard.model.inputs import (
+    ARGUMENT_INPUTS,
+    INPUTS,
+    JSON_FORM,
+    Forms,
+    InputType,
+    RuleInput,
+    approval_json,
+    in_group,
+    writer_of,
+)
 from agentguard.policies.cedar.types import Refused, ToolShape
-from agentguard.provenance.arguments import unvouched
+from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["APPROVED", "View", "context_of", "view_of"]
+__all__ = ["ContextWriter", "View", "view_of"]
 
-APPROVED: Mapping[str, Json] = {"approvers": 1}
+Inputs = tuple[RuleInput, ...]
 
 _WORD = re.compile(r"(?<![@\w])\w+")  # not the name of an annotation: each rule has an @id
 _WHOLE = re.compile(r"\\|\b(?:context|task|args)\b(?!\s*(?:\.|\[|has\b))")
-_ORIGINS = re.compile(r"provenance(?!\.(untrusted|sensitivity)\b)")
 
 
 class View(NamedTuple):
-    """What some rules may look at: parts of the context, of the task, arguments, and their arguments.
+    """What some rules may look at: parts of the context, of the task, arguments, and their provenance.
 
-    Where none looks at an `approval`, a person's consent changes no answer, and need not be asked about.
+    Where no rule looks at an `approval`, a person's consent changes no answer, and need not be asked about.
     """
 
     parts: tuple[str, ...]
@@ -39,19 +50,33 @@ class View(NamedTuple):
     provenance: tuple[str, ...] | None
 
 
-def view_of(rules: Iterable[str], names: Collection[str]) -> View:
+def view_of(rules: Iterable[str], names: Collection[str], inputs: Inputs = INPUTS) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
     texts = tuple(rules)
+    parts, task, of_arguments = _places(inputs)
     if any(map(_WHOLE.search, texts)):
-        return View(tuple(_PARTS), True, True, _TASK, frozenset(names), tuple(names))
-    words, asking = _words(texts), _words(text for text in texts if _ORIGINS.search(text))
+        return View(parts, True, True, task, frozenset(names), tuple(names))
+    words = _words(texts)
+    about_arguments = _words(text for text in texts if of_arguments.search(text))
     return View(
-        _named(_PARTS, words),
+        _named(parts, words),
         "environment" in words,
         "approval" in words,
-        _named(_TASK, words) if "task" in words else None,
+        _named(task, words) if "task" in words else None,
         frozenset(_named(names, words)),
-        _named(names, asking) if asking else None,
+        _named(names, about_arguments) if about_arguments else None,
+    )
+
+
+@cache
+def _places(inputs: Inputs) -> tuple[tuple[str, ...], tuple[str, ...], re.Pattern[str]]:
+    """Return the names of parts of the context, those of parts of the task, and what asks for arguments."""
+    parts = dict.fromkeys(row.cedar.partition(".")[0] for row in inputs if row.cedar is not None)
+    of_task = "|".join(row.name for row in in_group(inputs, "provenance"))
+    return (
+        tuple(name for name in parts if name not in ("task", "environment")),
+        tuple(row.name for row in in_group(inputs, "task")),
+        re.compile(rf"provenance(?!\.({of_task})\b)"),
     )
 
 
@@ -63,64 +88,63 @@ def _words(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(word for text in texts for word in _WORD.findall(text))
 
 
-def context_of(
-    request: AccessRequest, shape: ToolShape, environment: Collection[str], view: View
-) -> dict[str, Json]:
-    """Return what is in *view* of the context that `cedar_schema` types.
+class ContextWriter:
+    """Writes what is in *view* of the context that `schema` types, for requests to one tool.
 
-    *environment* lists the names that are promised.
-
-    Raises:
-        Refused: An argument or the environment does not fit, and no rule could judge it.
+    *environment* lists the names that the application promises. What can be worked out once for a tool is
+    worked out here, since `write` runs in each call.
     """
-    args = shape.convert(request.arguments.values)
-    surroundings = _surroundings(request.environment, environment)
-    context: dict[str, Json] = {name: _PARTS[name](request) for name in view.parts}
-    context["args"] = {name: value for name, value in args.items() if name in view.args}
-    if view.environment:
-        context["environment"] = surroundings
-    if view.task is not None:
-        context["task"] = {name: getattr(request.task, name) for name in view.task}
-    if view.provenance is not None:
-        found, unknown = request.provenance, unvouched(request.task)
-        arguments = {name: _of_argument(found.get(name) or unknown) for name in view.provenance}
-        context["provenance"] = {**_provenance(request), "args": arguments}
-    if request.approval is not None and request.approval.status is ApprovalStatus.APPROVED:
-        context["approval"] = _approval(request.approval)
-    return context
+
+    def __init__(
+        self, shape: ToolShape, environment: Collection[str], view: View, inputs: Inputs = INPUTS
+    ) -> None:
+        self._convert, self._environment, self._view = shape.convert, tuple(environment), view
+        self._parts = _writer(row for row in in_group(inputs, "") if row.name in view.parts)
+        self._task = _writer(row for row in in_group(inputs, "task") if row.name in (view.task or ()))
+        asked = "provenance" in view.parts
+        self._provenance = _writer(in_group(inputs, "provenance")) if asked else None
+
+    def write(self, request: AccessRequest) -> dict[str, Json]:
+        """Return the context of one request.
+
+        Raises:
+            Refused: An argument or the environment does not fit, and no rule could judge it.
+        """
+        view, args = self._view, self._convert(request.arguments.values)
+        environment = self._promised(request.environment) if self._environment else {}
+        context = self._parts(request)
+        context["args"] = {name: value for name, value in args.items() if name in view.args}
+        if view.environment:
+            context["environment"] = environment
+        if view.task is not None:
+            context["task"] = self._task(request)
+        if self._provenance is not None:
+            context["provenance"] = provenance = self._provenance(request)
+            if view.provenance is not None:
+                provenance["args"] = self._arguments(request, view.provenance)
+        if request.approval is not None and (approval := approval_json(request)) is not None:
+            context["approval"] = approval
+        return context
+
+    def _promised(self, environment: Mapping[str, str]) -> dict[str, Json]:
+        missing = [name for name in self._environment if not isinstance(environment.get(name), str)]
+        if missing:
+            raise Refused(f"the environment {missing[0]!r} was not given")
+        return {name: environment[name] for name in self._environment}
+
+    def _arguments(self, request: AccessRequest, names: Iterable[str]) -> dict[str, Json]:
+        written, unknown = dict[str, Json](), None
+        for name in names:
+            origin = request.provenance.get(name)
+            if origin is None:
+                origin = unknown = unknown or unknown_provenance(request.task)
+            written[name] = _of_argument(origin)
+        return written
 
 
-def _provenance(request: AccessRequest) -> dict[str, Json]:
-    # as a plain number: to write an enum as JSON takes ten times as long
-    return {"untrusted": request.task.untrusted, "sensitivity": int(request.task.sensitivity)}
-
-
-_TASK = ("id", "purpose", "status", "kinds", "calls", "writes")
-_PARTS: Mapping[str, Callable[[AccessRequest], Json]] = {
-    "history": lambda request: request.task.history,
-    "provenance": _provenance,
-    "clearance": lambda request: int(request.tool.clearance),
-    "subject": lambda request: request.identity.subject,
-    "legacy": lambda request: request.legacy,
-    "now": lambda request: _time(request.at),
-}
-
-
-def _surroundings(given: Mapping[str, str], promised: Collection[str]) -> dict[str, Json]:
-    missing = [name for name in promised if not isinstance(given.get(name), str)]
-    if missing:
-        raise Refused(f"the environment {missing[0]!r} was not given")
-    return {name: given[name] for name in promised}
-
-
-def _of_argument(each: Provenance) -> dict[str, Json]:
-    return {
-        "user": each.user,
-        "trusted": each.trusted,
-        "untrusted": each.untrusted,
-        "sources": sorted(each.sources),
-        "sensitivity": int(each.sensitivity),
-    }
+def _writer(inputs: Iterable[RuleInput]) -> Callable[[object], dict[str, Json]]:
+    """Return a function of a request that writes the values of these inputs by their names."""
+    return writer_of([(row.name, row) for row in inputs], _CEDAR_FORM)
 
 
 def _time(at: float) -> dict[str, Json]:
@@ -128,6 +152,9 @@ def _time(at: float) -> dict[str, Json]:
     return {"__extn": {"fn": "datetime", "arg": f"{moment:%Y-%m-%dT%H:%M:%SZ}"}}
 
 
-def _approval(approval: Approval) -> dict[str, Json]:
-    named = {} if approval.approver is None else {"approver": approval.approver}
-    return {**APPROVED, **named}
+# pydantic writes a tuple as it writes a list
+_CEDAR_FORM: Forms = {
+    InputType.TIME: _time,
+    **{kind: form for kind, form in JSON_FORM.items() if kind is not InputType.TEXTS},
+}
+_of_argument = _writer(ARGUMENT_INPUTS)

@@ -34,7 +34,8 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.arguments import Json
-from agentguard.policies.cedar.context import APPROVED, View, context_of, view_of
+from agentguard.model.inputs import APPROVED
+from agentguard.policies.cedar.context import ContextWriter, View, view_of
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.slices import Slice, slices
 from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
@@ -55,11 +56,17 @@ class _Tool:
     resource: Mapping[str, str]
     shape: ToolShape
     slice: Slice
+    environment: tuple[str, ...]
 
     @cached_property
     def view(self) -> View:
         """What its rules may look at."""
         return view_of((rule.text for rule in self.slice.rules), self.shape.names)
+
+    @cached_property
+    def context(self) -> ContextWriter:
+        """What writes the context of a request, with what its rules may look at."""
+        return ContextWriter(self.shape, self.environment, self.view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,7 @@ class CedarPolicy:
                     {"type": "Resource", "id": resource_of(spec)},
                     shapes[spec.name],
                     sliced[spec.name],
+                    self._environment,
                 )
                 for spec in specs
             },
@@ -179,7 +187,7 @@ class CedarPolicy:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
-        context = context_of(request, tool.shape, self._environment, tool.view)
+        context = tool.context.write(request)
         answer = self._ask(request, tool, bound, context)
         needs_person = False
         decided = answer.allowed or answer.diagnostics.errors or request.approval is not None

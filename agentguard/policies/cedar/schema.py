@@ -1,19 +1,23 @@
 """The Cedar schema of a catalog: what policies are type-checked against.
 
-The paths are action groups, each tool is an action of its path, and its arguments are the record
-``context.args``, of each of which ``context.provenance.args`` says where it came from: of one that is
-absent, that the user said all of it. Sensitivities and clearances are numbers, from 0 (public) to 3
-(restricted). Resources are enumerated, so that a rule about one that does not exist is an error.
+The paths are action groups, and each tool is an action of its path. The arguments of a tool are the record
+``context.args``, and ``context.provenance.args.<name>`` says where each argument came from. An absent
+argument counts as named by the user. Sensitivities and clearances are numbers, from 0 (public) to 3
+(restricted). Resources are enumerated, so that a rule about a resource that does not exist is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from agentguard.model import ToolPath, ToolSpec
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group
 from agentguard.policies.cedar.types import ToolShape, quoted
 
 __all__ = ["resource_of", "schema_text"]
+
+Inputs = tuple[RuleInput, ...]
 
 
 def resource_of(spec: ToolSpec) -> str:
@@ -21,16 +25,32 @@ def resource_of(spec: ToolSpec) -> str:
     return spec.name if spec.resource is None else spec.resource
 
 
-_TYPES = """\
-entity Agent;
-type Task = { id: String, purpose: String, status: String, kinds: Set<String>, calls: Long, writes: Long };
-type Provenance = { user: Bool, trusted: Bool, untrusted: Bool, sources: Set<String>, sensitivity: Long };
-type Approval = { approvers: Long, approver?: String };
-"""
+_CEDAR: Mapping[InputType, str] = {
+    InputType.TEXT: "String",
+    InputType.TEXTS: "Set<String>",
+    InputType.NAMES: "Set<String>",
+    InputType.FLAG: "Bool",
+    InputType.COUNT: "Long",
+    InputType.LEVEL: "Long",
+    InputType.TIME: "datetime",
+    InputType.TABLE: "Environment",
+}
+_LINES = (
+    ("args",),
+    ("task", "history", "subject", "legacy", "environment"),
+    ("provenance",),
+    ("clearance", "now"),
+)
+"""The lines of the context's type. A policy's version is a digest of the schema, so these lines stay as they
+are. An input that is not named here follows in the last line."""
+_ARGS, _ORIGINS = "\0args", "\0origins"
 
 
 def schema_text(
-    tools: Iterable[ToolSpec], shapes: Mapping[str, ToolShape], environment: Iterable[str] = ()
+    tools: Iterable[ToolSpec],
+    shapes: Mapping[str, ToolShape],
+    environment: Iterable[str] = (),
+    inputs: Inputs = INPUTS,
 ) -> str:
     """Return the Cedar schema of these tools, the same for the same tools in any order.
 
@@ -39,25 +59,52 @@ def schema_text(
     """
     specs = sorted(tools, key=lambda spec: spec.name)
     names = ", ".join(quoted(name) for name in sorted({resource_of(spec) for spec in specs}))
-    lines = [_TYPES + (f"entity Resource enum [{names}];" if names else "entity Resource;")]
+    lines = [_types(inputs) + (f"entity Resource enum [{names}];" if names else "entity Resource;")]
     parts = ", ".join(f"{quoted(name)}: String" for name in sorted(environment))
     lines.append(f"type Environment = {{ {parts} }};")
     used = {spec.path for spec in specs}
-    lines += [f"action {quoted(path)}{'' if path in used else _applies('{}')};" for path in sorted(ToolPath)]
+    lines += [
+        f"action {quoted(path)}{'' if path in used else _applies(inputs, '{}')};" for path in sorted(ToolPath)
+    ]
     lines += [
         f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]"
-        f"{_applies(shapes[spec.name].text, shapes[spec.name].names)};"
+        f"{_applies(inputs, shapes[spec.name].text, shapes[spec.name].names)};"
         for spec in specs
     ]
     return "\n".join(lines) + "\n"
 
 
-def _applies(args: str, names: Iterable[str] = ()) -> str:
-    origins = ", ".join(f"{quoted(name)}: Provenance" for name in names)
+def _types(inputs: Inputs) -> str:
+    task, origin = _fields(in_group(inputs, "task")), _fields(ARGUMENT_INPUTS)
+    return (
+        "entity Agent;\n"
+        f"type Task = {{ {task} }};\n"
+        f"type Provenance = {{ {origin} }};\n"
+        "type Approval = { approvers: Long, approver?: String };\n"
+    )
+
+
+def _fields(inputs: Inputs) -> str:
+    return ", ".join(f"{row.name}: {_CEDAR[row.type]}" for row in inputs)
+
+
+@cache
+def _request_type(inputs: Inputs) -> str:
+    """Return what each request for a tool has, with marks where the tool's arguments and their sources go."""
+    types = {row.name: _CEDAR[row.type] for row in in_group(inputs, "")}
+    types |= {"args": _ARGS, "task": "Task"}
+    types["provenance"] = f"{{ {_fields(in_group(inputs, 'provenance'))}, args: {{ {_ORIGINS} }} }}"
+    *lines, last = _LINES
+    lines.append((*last, *(name for name in types if not any(name in line for line in _LINES))))
+    context = ",\n  ".join(", ".join(f"{name}: {types[name]}" for name in line) for line in lines)
     return (
         " appliesTo { principal: [Agent], resource: [Resource], context: {\n"
-        f"  args: {args},\n"
-        "  task: Task, history: Set<String>, subject: String, legacy: Bool, environment: Environment,\n"
-        f"  provenance: {{ untrusted: Bool, sensitivity: Long, args: {{ {origins} }} }},\n"
-        "  clearance: Long, now: datetime, approval?: Approval\n} }"
+        f"  {context}, approval?: Approval\n}} }}"
     )
+
+
+def _applies(inputs: Inputs, args: str, names: Iterable[str] = ()) -> str:
+    origins = ", ".join(f"{quoted(name)}: Provenance" for name in names)
+    before, _, rest = _request_type(inputs).partition(_ARGS)
+    between, _, after = rest.partition(_ORIGINS)
+    return f"{before}{args}{between}{origins}{after}"

@@ -1,0 +1,213 @@
+"""The changes of a request that `explain` tries, each with the words that tell of it.
+
+The values come from the request, and from the constants in the text of rules. Which facts of a request are
+tried, and in which words, the rows of `agentguard.model.inputs` say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any
+
+from agentguard.model import (
+    AccessRequest,
+    Approval,
+    ApprovalStatus,
+    Arguments,
+    Json,
+    Provenance,
+    Sensitivity,
+)
+from agentguard.model.inputs import INPUTS, InputType, RuleInput
+from agentguard.provenance.arguments import ABSENT, unknown_provenance
+
+__all__ = ["Change", "approved", "changes"]
+
+_NO_VALUE = re.compile(r'@\w+\s*\(\s*"(?:[^"\\]|\\.)*"\s*\)|::\s*"(?:[^"\\]|\\.)*"|//[^\n]*')
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,4})?(?![\w.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that could be otherwise: *words* say how, and two of one *place* exclude each other."""
+
+    place: str
+    words: str
+    make: Callable[[AccessRequest], AccessRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class _Constants:
+    """The constants in the text of rules."""
+
+    strings: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rules: Iterable[str]) -> _Constants:
+        texts = sorted({_NO_VALUE.sub(" ", text) for text in rules})
+        strings = {string for text in texts for string in _STRING.findall(text) if "\\" not in string}
+        # rules write decimals as strings
+        numbers = {number for text in texts for number in _NUMBER.findall(text.replace('"', " "))}
+        return cls(tuple(sorted(strings)), tuple(sorted(numbers, key=Decimal)))
+
+
+def changes(
+    request: AccessRequest, rules: Iterable[str] = (), inputs: Sequence[RuleInput] = INPUTS
+) -> Iterator[Change]:
+    """Yield the changes: of the approval, of the arguments, and of inputs, those with few values first."""
+    constants = _Constants.of(rules)
+    if request.approval is None:
+        yield Change("approval", "a person has approved it", approved)
+    yield from _origins(request)
+    yield from _values(request, constants.strings, constants.numbers)
+    for kind in _ORDER:
+        for row in inputs:
+            if row.type is kind:
+                yield from _of_input(row, request, constants)
+
+
+def approved(request: AccessRequest) -> AccessRequest:
+    """Return the request as a policy is asked it once a person has approved the call."""
+    approval = Approval(
+        id="",
+        call_key="",
+        task_id=request.task.id,
+        tool=request.tool.name,
+        digest=request.arguments.digest,
+        policy_version="",
+        expires_at=float("inf"),
+        status=ApprovalStatus.APPROVED,
+    )
+    return replace(request, approval=approval)
+
+
+# --- the arguments
+
+_SAID = Provenance(sources=frozenset({"user"}))
+_VOUCHED = Provenance(sources=frozenset({"application"}), user=False)
+
+
+def _origins(request: AccessRequest) -> Iterator[Change]:
+    unknown = unknown_provenance(request.task)
+    for name in sorted(request.arguments.values):
+        now = request.provenance.get(name, unknown)
+        for words, origin, already in (
+            (f"{name} was named by the user", _SAID, now.user),
+            (f"{name} came from a trusted source", _VOUCHED, now.trusted),
+            (f"nobody vouched for {name}", unknown, not now.trusted),
+        ):
+            if not already:
+                yield Change(f"origin of {name}", words, _setting_origin(name, origin))
+
+
+def _setting_origin(name: str, origin: Provenance) -> Callable[[AccessRequest], AccessRequest]:
+    return lambda request: replace(request, provenance={**request.provenance, name: origin})
+
+
+def _values(request: AccessRequest, strings: Sequence[str], numbers: Sequence[str]) -> Iterator[Change]:
+    properties = (request.tool.schema or {}).get("properties", {})
+    values = request.arguments.values
+    for name in sorted({*properties, *values}):
+        given = values.get(name)
+        for value in _others(given, properties.get(name, {}), strings, numbers):
+            yield Change(f"argument {name}", f"{name} were {value!r}", _setting_value(name, value))
+        if given is not None and name not in (request.tool.schema or {}).get("required", ()):
+            yield Change(f"argument {name}", f"{name} were left out", _leaving_out(name))
+
+
+def _others(
+    given: Json, schema: Any, strings: Sequence[str], numbers: Sequence[str]
+) -> Iterator[str | int | float | bool]:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(given, bool) or kind == "boolean":
+        yield not given
+    elif isinstance(given, str) or kind == "string":
+        yield from (text for text in strings if text != given)
+    elif isinstance(given, int | float) or kind in ("integer", "number"):
+        whole = kind == "integer" or (kind is None and isinstance(given, int))
+        step = Decimal(1) if whole else Decimal("0.01")
+        near = {n + by for n in map(Decimal, numbers) for by in (-step, Decimal(0), step)}
+        for number in sorted(n for n in near if not whole or n == n.to_integral_value()):
+            value = int(number) if whole else float(number)
+            if value != given:
+                yield value
+
+
+def _setting_value(name: str, value: Json) -> Callable[[AccessRequest], AccessRequest]:
+    def make(request: AccessRequest) -> AccessRequest:
+        return replace(request, arguments=Arguments.of({**request.arguments.values, name: value}))
+
+    return make
+
+
+def _leaving_out(name: str) -> Callable[[AccessRequest], AccessRequest]:
+    def make(request: AccessRequest) -> AccessRequest:
+        values = {key: value for key, value in request.arguments.values.items() if key != name}
+        provenance = {**request.provenance, name: ABSENT}
+        return replace(request, arguments=Arguments.of(values), provenance=provenance)
+
+    return make
+
+
+# --- the inputs of the table
+
+_ORDER = (
+    InputType.FLAG,
+    InputType.LEVEL,
+    InputType.TEXTS,
+    InputType.TEXT,
+    InputType.COUNT,
+    InputType.TABLE,
+)
+_USUAL: Mapping[InputType, tuple[str, ...]] = {
+    InputType.FLAG: ("{place} were true", "{place} were false"),
+    InputType.TEXTS: ("{value!r} were in {place}", "{value!r} were not in {place}"),
+    InputType.TABLE: ("{place}.{name} were {value!r}",),
+}
+
+
+def _of_input(row: RuleInput, request: AccessRequest, constants: _Constants) -> Iterator[Change]:
+    """Yield the changes of one input of the table, in its own words or in the usual ones of its type."""
+    phrases = row.phrases
+    if phrases is None:
+        phrases = () if row.cedar is None else _USUAL.get(row.type, ("{place} were {value!r}",))
+    now = attrgetter(row.source)(request)
+    for name, phrase, value, changed in _other_values(row.type, now, constants):
+        if phrase < len(phrases) and phrases[phrase]:
+            words = phrases[phrase].format(place=row.cedar, name=name, value=value)
+            yield Change(f"{row.source} {name}", words, _setting(row, name, changed))
+
+
+def _setting(row: RuleInput, name: str, value: object) -> Callable[[AccessRequest], AccessRequest]:
+    """Return what sets an input, or in a TABLE the value of one name."""
+    if row.type is not InputType.TABLE:
+        return lambda request: row.changed(request, value)
+    return lambda request: row.changed(request, {**attrgetter(row.source)(request), name: value})
+
+
+def _other_values(
+    kind: InputType, now: Any, constants: _Constants
+) -> Iterator[tuple[str, int, object, object]]:
+    """Yield, for each other value: the name in a table, the number of the phrase, what it says, the value."""
+    match kind:
+        case InputType.FLAG:
+            yield "", int(now), not now, not now
+        case InputType.LEVEL:
+            yield from (("", 0, level.name.lower(), level) for level in Sensitivity if level != now)
+        case InputType.TEXTS:
+            yield from (("", 1, text, tuple(t for t in now if t != text)) for text in now)
+            yield from (("", 0, text, (*now, text)) for text in constants.strings if text not in now)
+        case InputType.TEXT:
+            yield from (("", 0, text, text) for text in constants.strings if text != now)
+        case InputType.COUNT:
+            counts = (int(number) for number in constants.numbers if number.isdigit())
+            yield from (("", 0, count, count) for count in counts if count != now)
+        case InputType.TABLE:
+            for name, value in sorted(now.items()):
+                yield from ((name, 0, text, text) for text in constants.strings if text != value)
