@@ -1,4 +1,4 @@
-"""A call that needs a person: the run waits in its checkpoint, the answer goes to the guard's store."""
+"""A call that needs a person: the run waits in its checkpoint, and the answer goes to the guard's store."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ guard = agentguard.Guard.from_file(Path(__file__).with_name("agentguard.toml"))
 agent = create_agent(model, [delete_account], middleware=[guard.middleware()], checkpointer=InMemorySaver())
 thread: RunnableConfig = {"configurable": {"thread_id": "1"}}
 
-# not `with task`, which would complete it: the task outlives this request, as the run does
+# not `with task`, which would complete the task: it outlives this request, as the run does
 mandate = {"tools": ["delete_account"], "args": {"customer": ["alice"]}}
 task = guard.task("Close the account of alice", subject="user://alice", mandate=mandate)
 with task.active():
@@ -29,14 +29,14 @@ with task.active():
 pending = waiting["__interrupt__"][0].value
 print("asked:   ", pending["tool"], pending["arguments"], "for", repr(pending["purpose"]))
 
-# elsewhere, where bob has authenticated; the value to resume with carries nothing that counts
+# elsewhere, after bob has authenticated; the guard trusts its store, not the value to resume with
 answer = guard.answer(pending, approved=True, approver="user://bob", reason="alice asked in writing")
 print("answered:", answer["answered"])
 
 with guard.find(task.id).active():
-    done = agent.invoke(Command(resume=answer), thread)
+    result = agent.invoke(Command(resume=answer), thread)
 task.complete()
-print("model:   ", done["messages"][-1].text)
+print("model:   ", result["messages"][-1].text)
 
 try:
     guard.answer(pending, approved=True, approver="user://mallory")

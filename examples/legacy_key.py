@@ -1,4 +1,4 @@
-"""An API that knows one long-lived key only: the guard keeps it, and attaches it for a call at a time."""
+"""An API that accepts one long-lived key only: the guard keeps it, and attaches it to one call at a time."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ key_file.write_text("sk-live-0123456789")
 
 
 def orders_api(request: httpx.Request) -> httpx.Response:
-    """Stand for the API: whoever has the key may do anything."""
+    """Stand for the API. A client that has the key may do anything."""
     known = request.headers.get("X-Api-Key") == "sk-live-0123456789"
     return httpx.Response(200 if known else 401, text="paid" if known else "who are you?")
 
@@ -37,11 +37,11 @@ def get_order(order_id: str) -> str:
 
 def refund_order(order_id: str, amount: int) -> str:
     """Pay back an amount in euros."""
-    raise AssertionError("nothing that is denied runs")
+    raise AssertionError("a denied call does not run")
 
 
 def house_rules(request: AccessRequest) -> bool:
-    """Permit with a long-lived key what changes nothing: it does not die with the call."""
+    """Permit only reads with a long-lived key, because it does not die with the call."""
     return request.tool.path is ToolPath.READ or not request.legacy
 
 

@@ -15,10 +15,10 @@ from agentguard.resource import Verifier
 from agentguard.stores import SqliteStore
 from agentguard.testing import ScriptedChatModel
 
-HERE, URL = Path(__file__).parent, "http://127.0.0.1:8000/mcp"
+HERE, URL, READ = Path(__file__).parent, "http://127.0.0.1:8000/mcp", ToolPath.READ
 guard = agentguard.Guard.from_file(HERE / "agentguard.toml")
 
-# --- the MCP server: in production another process; it shares public keys and the store, and no secret
+# --- the MCP server: in production another process; it shares the public keys and the store, but no secret
 verifier = Verifier(
     issuer="https://agentguard.local",
     keys=json.loads((HERE / ".agentguard/jwks.json").read_text()),
@@ -32,8 +32,8 @@ api = server.streamable_http_app()
 @server.tool()
 async def get_order(order_id: str, ctx: Context) -> str:
     """Read an order."""
-    sent, call = ctx.request_context.request.headers.items(), {"order_id": order_id}
-    claims = await verifier.averify("POST", URL, sent, path=ToolPath.READ, tool="get_order", arguments=call)
+    headers, call = ctx.request_context.request.headers.items(), {"order_id": order_id}
+    claims = await verifier.averify("POST", URL, headers, path=READ, tool="get_order", arguments=call)
     return f"order {order_id} for {claims.subject}, asked by {claims.actor}"
 
 

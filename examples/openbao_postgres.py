@@ -1,4 +1,4 @@
-"""A database role for one call: OpenBao makes it in PostgreSQL, and it is gone when the call ends."""
+"""A database role for one call: OpenBao creates it in PostgreSQL, and drops it when the call ends."""
 
 import os
 
@@ -15,7 +15,7 @@ from agentguard.stores import SqliteStore
 
 SERVER = {"host": os.environ["PGHOST"], "port": os.environ["PGPORT"], "dbname": os.environ["PGDATABASE"]}
 
-identity = FileIdentity(os.environ["AGENT_TOKEN_FILE"])  # what the platform says: no password
+identity = FileIdentity(os.environ["AGENT_TOKEN_FILE"])  # a token from the platform, no password
 session = OpenBaoSession(
     os.environ["BAO_ADDR"], identity=identity, mount="agents", role="read", audience="openbao/read"
 )
@@ -32,17 +32,17 @@ guard = Guard(
     policy=reads_only,
     identity=identity,
     brokers={("reports-db", ToolPath.READ): broker},
-    store=SqliteStore(".agentguard/state.db"),  # what a crash leaves alive is revoked from here
+    store=SqliteStore(".agentguard/state.db"),  # lists what to revoke after a crash
     audit=JsonLinesAudit(".agentguard/audit.jsonl"),
 )
-seen = {}
+role = {}
 
 
 @guard.tool(path="read", resource="reports-db")
 def read_report(number: int) -> str:
     """Read a report."""
     db = agentguard.credential("reports-db")
-    seen.update(user=db.username, password=db.password)
+    role.update(user=db.username, password=db.password)
     with psycopg.connect(user=db.username, password=db.password, **SERVER) as connection:
         return connection.execute("SELECT text FROM report WHERE id = %s", [number]).fetchone()[0]
 
@@ -50,7 +50,7 @@ def read_report(number: int) -> str:
 with guard.task("Read the report", subject="user://alice", mandate={"tools": ["read_report"]}) as task:
     print("report: ", read_report.invoke({"number": 1}))
     try:
-        psycopg.connect(**seen, **SERVER)
+        psycopg.connect(**role, **SERVER)
     except psycopg.OperationalError:
         print("after:   PostgreSQL refuses the role")
 

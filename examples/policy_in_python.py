@@ -7,7 +7,7 @@ from agentguard.policies.function import FunctionPolicy
 
 
 def house_rules(request: AccessRequest) -> bool | Decision:
-    """Permit reading; refunds up to 100 euros, up to 1000 with a person's consent."""
+    """Permit reading; refunds up to 100 euros, and up to 1000 if a person approves."""
     if request.tool.path is ToolPath.READ:
         return True
     if request.tool.name != "refund_order":
@@ -20,10 +20,10 @@ def house_rules(request: AccessRequest) -> bool | Decision:
             reason=f"{request.identity.subject} asked for more than 1000",
             advice="Refunds end at 1000 euros. Tell the user.",
         )
-    # asked again once a person has approved this exact call: the approval is then in the request
-    ask = amount > 100 and request.approval is None
-    obliged = (Obligation(kind="approve"),) if ask else ()
-    return Decision(effect=Effect.PERMIT, policy_ids=("refunds",), obligations=obliged)
+    # when a person has approved this exact call, the guard asks again, and the request has the approval
+    needs_person = amount > 100 and request.approval is None
+    obligations = (Obligation(kind="approve"),) if needs_person else ()
+    return Decision(effect=Effect.PERMIT, policy_ids=("refunds",), obligations=obligations)
 
 
 def ask_person(request: AccessRequest) -> bool:
@@ -39,7 +39,7 @@ def refund_order(order_id: str, amount: int) -> str:
 
 guard = Guard.from_file(
     Path(__file__).with_name("agentguard.toml"),
-    policy=FunctionPolicy(house_rules),  # late, raising, or answering nonsense is a deny
+    policy=FunctionPolicy(house_rules),  # a late, failing or malformed answer denies
     approver=ask_person,
 )
 (refund,) = guard.wrap(refund_order)

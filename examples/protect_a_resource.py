@@ -1,4 +1,4 @@
-"""The resource's side: an API that verifies each call itself, and believes no agent."""
+"""The resource's side: an API that verifies each call itself, and trusts no agent."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ HERE = Path(__file__).parent
 ORIGIN = "http://127.0.0.1:8000"
 guard = agentguard.Guard.from_file(HERE / "agentguard.toml")  # publishes its public keys
 
-# --- the API: in production another process; it shares the keys and the store, and no secret
+# --- the API: in production another process; it shares the public keys and the store, but no secret
 verifier = Verifier(
     issuer="https://agentguard.local",
     keys=json.loads((HERE / ".agentguard/jwks.json").read_text()),
     resource=Resource(name="orders", origins=(ORIGIN,)),
-    store=(store := SqliteStore(HERE / ".agentguard/state.db")),  # revocations, and proofs seen
+    store=(store := SqliteStore(HERE / ".agentguard/state.db")),  # revocations and used proofs
 )
 reads = require(verifier, path=ToolPath.READ, scope="orders:read", arguments=lambda request: request.params)
 api = FastAPI()
@@ -40,9 +40,9 @@ client = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=ORIGIN)
 
 async def get_order(order_id: str) -> str:
     """Read an order."""
-    own = await client.get(f"/orders/{order_id}", auth=agentguard.auth("orders"))
-    other = await client.get("/orders/4712", auth=agentguard.auth("orders"))  # not what was judged
-    return f"{own.status_code} {own.json()}\n{other.status_code} {other.json()['detail']}"
+    order = await client.get(f"/orders/{order_id}", auth=agentguard.auth("orders"))
+    other = await client.get("/orders/4712", auth=agentguard.auth("orders"))  # not the judged call
+    return f"{order.status_code} {order.json()}\n{other.status_code} {other.json()['detail']}"
 
 
 async def main() -> None:

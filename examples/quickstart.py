@@ -1,4 +1,4 @@
-"""The shortest way: a file says what the tools are, a policy what is permitted, one line guards the agent."""
+"""The shortest way: a file classifies the tools, a policy permits calls, and one line guards the agent."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def refund_order(order_id: str, amount: int) -> str:
 
 def delete_account(customer: str) -> str:
     """Delete a customer's account."""
-    raise AssertionError("nothing that is denied runs")
+    raise AssertionError("a denied call does not run")
 
 
-# it stands for a model that believes what it reads
+# stands for a model that obeys what it reads
 model = ScriptedChatModel(
     script=[
         [("get_order", {"order_id": "4711"})],

@@ -1,4 +1,4 @@
-"""SPIFFE: the agent is who its platform says it is, and proves it to an issuer with no secret of its own."""
+"""SPIFFE: the platform says who the agent is, and the agent proves it to an issuer without a secret."""
 
 import os
 
@@ -41,8 +41,8 @@ guard = Guard(
 @guard.tool(path="read", resource="orders", scopes=["orders:read"])
 def count_orders() -> str:
     """Count the orders of today."""
-    sent = credential("orders").headers("GET", f"{URI}/orders")
-    return f"would send {' and '.join(sorted(sent))}, {sent['Authorization'].split()[0]} and not Bearer"
+    headers = credential("orders").headers("GET", f"{URI}/orders")
+    return f"would send {' and '.join(sorted(headers))}, {headers['Authorization'].split()[0]} and not Bearer"
 
 
 # no user stands behind this task: the agent acts for itself

@@ -1,4 +1,4 @@
-"""Agents that call agents: the inner one acts for the same person, with less, and in its own name."""
+"""Agents that call agents: the inner agent acts for the same person, with fewer rights, in its own name."""
 
 from pathlib import Path
 
@@ -20,20 +20,20 @@ def refund_order(order_id: str, amount: int) -> str:
 
 guard = agentguard.Guard.from_file(Path(__file__).with_name("agentguard.toml"))
 answer = "Order 4711 is a kettle; I was not allowed to refund it."
-tries = [("get_order", {"order_id": "4711"}), ("refund_order", {"order_id": "4711", "amount": 40})]
+calls = [("get_order", {"order_id": "4711"}), ("refund_order", {"order_id": "4711", "amount": 40})]
 reader = create_agent(
-    ScriptedChatModel(script=[tries, answer]),
+    ScriptedChatModel(script=[calls, answer]),
     [get_order, refund_order],
     middleware=[guard.middleware()],
 )
 
 
-@guard.tool(path="read")  # it touches no resource itself, so it obtains no credential
+@guard.tool(path="read")  # it uses no resource itself, so it gets no credential
 def ask_reader(question: str) -> str:
     """Ask the agent that reads orders."""
     with task.delegate("agent://reader", mandate={"tools": ["get_order"]}):
-        said = reader.invoke({"messages": [("user", question)]})["messages"][-1].text
-    return str(said)
+        text = reader.invoke({"messages": [("user", question)]})["messages"][-1].text
+    return str(text)
 
 
 lead = create_agent(

@@ -32,13 +32,13 @@ def broker() -> RecordingBroker:
 
 @pytest.fixture
 def guard(broker: RecordingBroker) -> Guard:
-    file = Path(__file__).with_name("agentguard.toml")  # your own rules, with nothing behind them
+    file = Path(__file__).with_name("agentguard.toml")  # your own rules; all else is a fake
     brokers = {(None, path): broker for path in ToolPath}
     return Guard.from_file(file, brokers=brokers, audit=RecordingAudit(), store=MemoryStore())
 
 
 def run(guard: Guard, *calls: tuple[str, dict[str, Any]]) -> list[str]:
-    """Let a model make these calls, and return how each of them ended."""
+    """Let a model make these calls, and return how each call ended."""
     refunded.clear()
     model = ScriptedChatModel(script=[*([call] for call in calls), "done"])
     agent = create_agent(model, [get_order, refund_order], middleware=[guard.middleware()])
@@ -47,7 +47,7 @@ def run(guard: Guard, *calls: tuple[str, dict[str, Any]]) -> list[str]:
     return [step.summary for step in task.timeline()]
 
 
-def test_an_injected_refund_comes_to_nothing(guard: Guard, broker: RecordingBroker) -> None:
+def test_an_injected_refund_is_denied(guard: Guard, broker: RecordingBroker) -> None:
     injected = ("refund_order", {"order_id": "4712", "amount": 40})
     assert run(guard, ("get_order", {"order_id": "4711"}), injected) == ["done", "mandate"]
     assert [grant.tool for grant in broker.issued] == ["get_order"]

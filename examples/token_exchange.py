@@ -17,18 +17,19 @@ from agentguard.testing import ScriptedChatModel
 
 KEYS, ISSUER, URI = Path(__file__).parent / ".agentguard", os.environ["ISSUER"], "https://orders.example"
 store = SqliteStore(KEYS / "state.db")  # shared: a token that is revoked here is refused there
-# the resource server, which knows the issuer's keys
+# --- the resource server, which knows the issuer's public keys
 jwks = httpx.get(f"{ISSUER}/jwks", trust_env=False).json()
 orders = Resource(name="orders", audiences={ToolPath.READ: URI})
 verifier = Verifier(issuer=ISSUER, keys=jwks, resource=orders, store=store, by_audience=[ToolPath.READ])
 
 
 def serve(request: httpx.Request) -> httpx.Response:
-    said = verifier.verify(request.method, str(request.url), request.headers, path=ToolPath.READ)
-    return httpx.Response(200, text=f"order 4711 for {said.subject} by {said.act['sub']}, {said.tool} only")
+    claims = verifier.verify(request.method, str(request.url), request.headers, path=ToolPath.READ)
+    agent = claims.act["sub"]
+    return httpx.Response(200, text=f"order 4711 for {claims.subject} by {agent}, {claims.tool} only")
 
 
-# --- the agent; its key is registered with the issuer, and proves both the agent and the client
+# --- the agent; its key is registered with the issuer, and proves the agent and the client
 key = load_key(KEYS / "agent.pem")
 broker = TokenExchange(
     ISSUER,
@@ -36,7 +37,7 @@ broker = TokenExchange(
     identity=(identity := LocalIdentity("agent://support", key)),
     client_auth=PrivateKeyJwt("agent://support", key),
     store=store,
-    seal=SealingKey.from_file(KEYS / "handles.key"),  # lets another process revoke after a crash
+    seal=SealingKey.from_file(KEYS / "handles.key"),  # another process can revoke after a crash
     resource_uris={"orders/read": URI},
 )
 

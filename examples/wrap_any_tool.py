@@ -23,7 +23,7 @@ def refund_order(order_id: str, amount: int) -> str:
 
 
 guard = agentguard.Guard.from_file(Path(__file__).with_name("agentguard.toml"))
-tools = guard.wrap([get_order, refund_order])  # functions, tools, and what `as_tool` makes
+tools = guard.wrap([get_order, refund_order])  # functions, tools, and runnables made tools by `as_tool`
 read, refund = tools
 
 too_much = {"order_id": "4711", "amount": 5000}
