@@ -1,11 +1,24 @@
 """For your tests: a scripted model, recording adapters, captured spans, and contract suites.
 
+A contract suite tests that your adapter does what its Protocol in `agentguard.ports` promises, with sync
+and with async calls. Subclass the suite, override `make`, and pytest collects the tests::
+
     class TestMyStore(StoreContract):
         def make(self, clock):
             return MyStore(clock=clock)
 
-Each contract holds an adapter to what `agentguard.ports` promises, on the synchronous and on the
-asynchronous path. Nothing here is for production: `RecordingBroker` mints secrets that everyone knows.
+    Protocol          suite               more to override
+    Policy            `PolicyContract`    `request`
+                      `PdpContract`       `over` and `permit`; for a policy that asks a PDP over httpx
+    Broker            `BrokerContract`    `grant`
+    IdentitySource    `IdentityContract`  `broken`, `claims`
+    Store             `StoreContract`     (contains the rules of approvals, `testing.approvals`, and of
+                                          read effects, `testing.effects`)
+    AuditLog          `AuditContract`
+
+Approver, Entitlements, CatalogAware and Transmitter have no suite.
+
+Do not use these adapters in production: `RecordingBroker` mints secrets that everyone knows.
 """
 
 from __future__ import annotations

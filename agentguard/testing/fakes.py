@@ -1,4 +1,4 @@
-"""Adapters that keep what they were asked."""
+"""Adapters for tests, which keep the requests that they received."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["FixedPolicy", "RecordingAudit", "RecordingBroker", "RecordingPolicy"
 
 
 class RecordingBroker:
-    """A `Broker` of fake credentials, ``test-secret-1`` and so on.
+    """A `Broker` that mints fake credentials: ``test-secret-1``, ``test-secret-2`` and so on.
 
-    `issued` are the grants in order, `revoked` the handles in order. Set `issue_error` or
-    `revoke_error` to an exception, and the next calls raise it.
+    `issued` holds the grants and `revoked` the handles, in order. Set `issue_error` or `revoke_error` to
+    an exception, and the next calls raise it.
     """
 
     inline = True
@@ -37,11 +37,11 @@ class RecordingBroker:
 
     @property
     def live(self) -> tuple[str, ...]:
-        """The handles that were issued and not revoked."""
+        """The handles that were issued and are not revoked."""
         return tuple(grant.id for grant in self.issued if grant.id not in self.revoked)
 
     def issue(self, grant: Grant) -> Credential:
-        """Mint a bearer token that is none."""
+        """Mint a fake bearer token."""
         if self.issue_error is not None:
             raise self.issue_error
         if grant.path not in self.paths:
@@ -56,14 +56,14 @@ class RecordingBroker:
         )
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """Note the handle."""
+        """Record the handle as revoked."""
         if self.revoke_error is not None:
             raise self.revoke_error
         self.revoked.append(handle)
 
 
 class FixedPolicy:
-    """A `Policy` that always gives the same answer; by default it permits."""
+    """A `Policy` that always returns the same decision; by default it permits."""
 
     inline = True
 
@@ -81,7 +81,7 @@ class FixedPolicy:
 
 
 class RecordingPolicy:
-    """A `Policy` that asks another one, and keeps the `requests` in order."""
+    """A `Policy` that asks another policy, and keeps the `requests` in order."""
 
     inline = True
 
@@ -91,7 +91,7 @@ class RecordingPolicy:
 
     @property
     def version(self) -> str:
-        """The version of the policy that is asked."""
+        """The version of the other policy."""
         return self._policy.version
 
     def decide(self, request: AccessRequest) -> Decision:
@@ -101,7 +101,7 @@ class RecordingPolicy:
 
 
 class RecordingAudit:
-    """An `AuditLog` in memory, as strict about its records as one in a file; not chained.
+    """An `AuditLog` in memory. It refuses the same records as one in a file, but does not chain them.
 
     Set `error` to an exception, and the next appends raise it.
     """
@@ -113,16 +113,16 @@ class RecordingAudit:
         self._lines: list[str] = []
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Keep one record, as it is now."""
+        """Keep a copy of one record."""
         if self.error is not None:
             raise self.error
         try:
             self._lines.append(json.dumps(dict(record), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise AuditError(f"this is no record: {error}") from error
+            raise AuditError(f"the record cannot be written as JSON: {error}") from error
 
     def records(self, task_id: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the records in order, of one task and its descendants or of all."""
+        """Yield the records in order: those of one task and its descendants, or all."""
         for line in tuple(self._lines):
             record = json.loads(line)
             if task_id is None or record.get("task") == task_id or task_id in (record.get("lineage") or ()):

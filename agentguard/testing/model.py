@@ -1,4 +1,4 @@
-"""A chat model that says what its script says."""
+"""A chat model that answers from a script."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ Calls = list[tuple[str, dict[str, Any]]]
 
 
 class ScriptedChatModel(BaseChatModel):
-    """Answers with the script's next entry: a text, a message, or a list of tool calls.
+    """A chat model that answers with the next entry of its script: a text, a message, or tool calls.
 
         ScriptedChatModel(script=[[("get_order", {"order_id": "4711"})], "It was sent."])
 
-    Which entry is next is counted from the messages it is shown, so it holds no state: it may be
-    shared by threads, resumed from a checkpoint and asked again. Answers count that a model gave in
-    this conversation, and tool results that belong to none of them (an executor which keeps no
-    messages of the model). Ids of tool calls are ``call-<entry>-<n>``.
+    The model has no state: it counts the answers in the messages that it receives to find the next entry.
+    So threads can share it, and a run can be resumed from a checkpoint or repeated. It counts each message
+    of a model, and each tool result that belongs to no message of a model (some executors do not keep the
+    model's messages). The ids of tool calls are ``call-<entry>-<n>``.
 
-    It does not look at the tools that it is bound to, and a script that is used up is an error.
+    The model ignores the tools that are bound to it. After the last entry of the script, a call raises
+    ValueError.
     """
 
     # in this order: AIMessage's own validation fails on a list with an AttributeError
@@ -49,11 +50,11 @@ class ScriptedChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return this model with the tools bound, as callbacks and tracers will see them."""
+        """Return this model with the tools bound, so that callbacks and tracers see them."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        index = _answered(messages)
+        index = _position(messages)
         if index >= len(self.script):
             raise ValueError(
                 f"the script has {len(self.script)} entries, and the model was asked for one more"
@@ -97,8 +98,8 @@ class ScriptedChatModel(BaseChatModel):
         yield chunk
 
 
-def _answered(messages: Sequence[BaseMessage]) -> int:
+def _position(messages: Sequence[BaseMessage]) -> int:
     answers = [message for message in messages if isinstance(message, AIMessage)]
-    asked = {call["id"] for message in answers for call in message.tool_calls}
+    call_ids = {call["id"] for message in answers for call in message.tool_calls}
     results = [message for message in messages if isinstance(message, ToolMessage)]
-    return len(answers) + sum(result.tool_call_id not in asked for result in results)
+    return len(answers) + sum(result.tool_call_id not in call_ids for result in results)

@@ -1,4 +1,4 @@
-"""What a policy decision point beyond this process promises besides, as a suite that pytest collects."""
+"""The contract suite of a policy that asks a policy decision point (PDP) in another process."""
 # ruff: noqa: S101, D102  a contract asserts, and its names are sentences
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from agentguard.errors import AgentGuardError
-from agentguard.testing.both import Face, both, refused
 from agentguard.testing.contracts import PolicyContract
+from agentguard.testing.scenarios import AwaitedPort, assert_raises, on_both_paths
 
 __all__ = ["PdpContract"]
 
@@ -29,28 +29,28 @@ def _saying(content: bytes) -> Handle:
 
 
 class PdpContract(PolicyContract):
-    """Holds a policy that asks a PDP by httpx to permit by a clear and whole answer alone.
+    """Tests that a policy which asks a PDP over httpx permits only on a clear and complete answer.
 
-    Override `over`, and `permit`, which answers as the PDP does where it permits.
+    Override `over`, and `permit`, which returns the PDP's answer to a request that it permits.
     """
 
     def over(self, transport: httpx.MockTransport) -> Any:
-        """Return a new policy that asks over this transport."""
+        """Return a new policy that sends its requests over this transport."""
         raise NotImplementedError
 
     def permit(self, request: httpx.Request) -> httpx.Response:
-        """Return the PDP's answer to any request of the policy: a permit, where a decision is asked for."""
+        """Return the PDP's answer to any request of the policy; if a decision is requested, a permit."""
         raise NotImplementedError
 
     def make(self) -> Any:
-        return self.over(httpx.MockTransport(lambda request: self._here(request)))
+        return self.over(httpx.MockTransport(lambda request: self._respond(request)))
 
     _answer: Handle | None = None
 
-    def _here(self, request: httpx.Request) -> httpx.Response:
+    def _respond(self, request: httpx.Request) -> httpx.Response:
         return (self._answer or self.permit)(request)
 
-    async def _permits(self, policy: Face, answer: Handle | None) -> bool:
+    async def _permits(self, policy: AwaitedPort, answer: Handle | None) -> bool:
         self._answer = answer
         try:
             return bool((await policy.decide(self.request())).permitted)
@@ -67,28 +67,28 @@ class PdpContract(PolicyContract):
 
         return handle
 
-    @both
-    async def test_a_clear_permit_permits(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_a_clear_permit_permits(self, policy: AwaitedPort) -> None:
         assert await self._permits(policy, None)
 
-    @both
-    async def test_another_status_is_no_permit(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_another_status_is_no_permit(self, policy: AwaitedPort) -> None:
         for status in (201, 204, 400, 401, 403, 429, 500, 503):
             assert not await self._permits(policy, self._changed(status=status)), status
 
-    @both
-    async def test_a_redirect_is_not_followed(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_a_redirect_is_not_followed(self, policy: AwaitedPort) -> None:
         headers = {"Location": "https://evil.example/", "Content-Type": "application/json"}
         for status in (301, 302, 307):
             assert not await self._permits(policy, self._changed(status=status, headers=headers))
 
-    @both
-    async def test_another_content_type_is_no_permit(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_another_content_type_is_no_permit(self, policy: AwaitedPort) -> None:
         for kind in ("text/html", "text/plain", ""):
             assert not await self._permits(policy, self._changed(headers={"Content-Type": kind})), kind
 
-    @both
-    async def test_half_an_answer_and_a_huge_one_are_no_permit(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_half_an_answer_and_a_huge_one_are_no_permit(self, policy: AwaitedPort) -> None:
         def cut(request: httpx.Request) -> httpx.Response:
             return httpx.Response(200, content=self.permit(request).content[:-1], headers=JSON)
 
@@ -99,21 +99,21 @@ class PdpContract(PolicyContract):
         assert not await self._permits(policy, cut)
         assert not await self._permits(policy, huge)
 
-    @both
-    async def test_nonsense_is_no_permit(self, policy: Face) -> None:
+    @on_both_paths
+    async def test_nonsense_is_no_permit(self, policy: AwaitedPort) -> None:
         for content in (b"", b"true", b"[]", b"{}", b"null", b'"yes"', b"\xff", b"{" * 10_000):
             assert not await self._permits(policy, _saying(content)), content
 
-    @both
+    @on_both_paths
     async def test_a_dead_or_slow_pdp_permits_nothing_and_no_error_says_what_was_asked(
-        self, policy: Face
+        self, policy: AwaitedPort
     ) -> None:
         values = [str(value) for value in self.request().arguments.values.values()]
         for error in (httpx.ConnectError("dead"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("x")):
             self._answer = _raising(error)
-            told = await refused(AgentGuardError, policy.decide(self.request()))
+            text = await assert_raises(AgentGuardError, policy.decide(self.request()))
             self._answer = None
-            assert not any(value in told for value in values)
+            assert not any(value in text for value in values)
 
 
 JSON = {"Content-Type": "application/json"}

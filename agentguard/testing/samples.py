@@ -1,4 +1,4 @@
-"""Nouns of the model that are complete, for tests that care about one part of them."""
+"""Complete model objects, for tests that need only one part of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agentguard.model import (
 
 __all__ = ["sample_grant", "sample_request", "sample_task"]
 
-WHO = Identity(subject="user:ada", actor="spiffe://example.test/agent")
+IDENTITY = Identity(subject="user:ada", actor="spiffe://example.test/agent")
 
 
 def sample_task(id: str = "task-1", **changes: Any) -> TaskState:
@@ -26,7 +26,7 @@ def sample_task(id: str = "task-1", **changes: Any) -> TaskState:
     mandate = Mandate.of({"tools": ["get_order", "refund_order"], "args": {"order_id": ["4711"]}})
     facts: dict[str, Any] = {
         "purpose": "Refund order 4711",
-        "identity": WHO,
+        "identity": IDENTITY,
         "mandate": mandate,
         "deadline": 3600.0,
     }
@@ -34,10 +34,15 @@ def sample_task(id: str = "task-1", **changes: Any) -> TaskState:
 
 
 def sample_request(**changes: Any) -> AccessRequest:
-    """Return the request to refund order 4711; *changes* are fields of `AccessRequest`."""
+    """Return a request to refund order 4711; *changes* are fields of `AccessRequest`."""
     tool = ToolSpec(name="refund_order", path=ToolPath.WRITE, resource="payments")
     arguments = Arguments.of({"order_id": "4711", "amount": 30})
-    facts: dict[str, Any] = {"identity": WHO, "tool": tool, "arguments": arguments, "task": sample_task()}
+    facts: dict[str, Any] = {
+        "identity": IDENTITY,
+        "tool": tool,
+        "arguments": arguments,
+        "task": sample_task(),
+    }
     return AccessRequest(**(facts | changes))
 
 
@@ -45,7 +50,7 @@ def sample_grant(id: str = "grant-1", **changes: Any) -> Grant:
     """Return a grant to refund order 4711; *changes* are fields of `Grant`."""
     facts: dict[str, Any] = {
         "task_id": "task-1",
-        "identity": WHO,
+        "identity": IDENTITY,
         "tool": "refund_order",
         "path": ToolPath.WRITE,
         "resource": Resource(name="payments", origins=("https://payments.example.test",)),

@@ -1,4 +1,4 @@
-"""Spans kept in memory."""
+"""Keep the spans of a test in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CapturedSpans", "captured_spans"]
 
 
 class CapturedSpans(NamedTuple):
-    """A provider to give to a guard, and a function that returns the spans that have ended."""
+    """A tracer provider to pass to a guard, and a function that returns the finished spans."""
 
     tracer_provider: TracerProvider
     finished: Callable[[], tuple[ReadableSpan, ...]]
@@ -25,7 +25,7 @@ class CapturedSpans(NamedTuple):
 
 @contextmanager
 def captured_spans() -> Iterator[CapturedSpans]:
-    """Keep the spans of one provider, which is not made the global one.
+    """Keep the spans of a new provider in memory; the global provider is not changed.
 
     Raises:
         ConfigurationError: opentelemetry-sdk is not installed.

@@ -28,8 +28,8 @@ from agentguard.model import Credential, Secret, ToolPath
 from agentguard.ports import Broker
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import BrokerContract
-from agentguard.testing.both import Face
 from agentguard.testing.samples import sample_grant
+from agentguard.testing.scenarios import AwaitedPort
 from tests.conftest import Mode
 
 NOW = 1_700_000_000.0
@@ -153,8 +153,8 @@ class TestWrappedContract(BrokerContract):
         return broker(Double(), wrap=True)
 
 
-def face(by: object, mode: Mode) -> Face:
-    return Face(by, asynchronous=mode.asynchronous)
+def face(by: object, mode: Mode) -> AwaitedPort:
+    return AwaitedPort(by, asynchronous=mode.asynchronous)
 
 
 # --- what is issued

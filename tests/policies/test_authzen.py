@@ -12,9 +12,9 @@ import pytest
 from agentguard.errors import ConfigurationError
 from agentguard.model import Decision
 from agentguard.policies.authzen import AuthZen, AuthZenError
-from agentguard.testing.both import Face
 from agentguard.testing.contracts import PolicyContract
 from agentguard.testing.samples import sample_request
+from agentguard.testing.scenarios import AwaitedPort
 
 URL = "https://pdp.example"
 Handle = Callable[[httpx.Request], httpx.Response]
@@ -58,7 +58,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     async def asked(handle: Handle, **options: Any) -> Any:
         made = policy(handle, **options)
         try:
-            return await Face(made, asynchronous=request.param).decide(sample_request())
+            return await AwaitedPort(made, asynchronous=request.param).decide(sample_request())
         finally:
             made.close()
 

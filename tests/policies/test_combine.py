@@ -11,9 +11,9 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.policies.combine import Combine, Rule
 from agentguard.ports import CatalogAware, Policy
-from agentguard.testing.both import Face
 from agentguard.testing.contracts import PolicyContract
 from agentguard.testing.samples import sample_request
+from agentguard.testing.scenarios import AwaitedPort
 
 
 class Says:
@@ -51,7 +51,7 @@ def failed() -> Says:
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     async def asked(rule: Rule, *policies: Policy) -> Any:
-        return await Face(Combine(policies, rule), asynchronous=request.param).decide(sample_request())
+        return await AwaitedPort(Combine(policies, rule), asynchronous=request.param).decide(sample_request())
 
     return asked
 

@@ -14,8 +14,8 @@ from agentguard.model import Decision, Provenance
 from agentguard.policies.authzen import AuthZen
 from agentguard.policies.opa import Opa, OpaError
 from agentguard.testing import PdpContract
-from agentguard.testing.both import Face
 from agentguard.testing.samples import sample_request
+from agentguard.testing.scenarios import AwaitedPort
 
 URL = "https://opa.example"
 
@@ -45,7 +45,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     async def asked(server: Server, **options: Any) -> Any:
         made = policy(server, **options)
         try:
-            return await Face(made, asynchronous=request.param).decide(sample_request())
+            return await AwaitedPort(made, asynchronous=request.param).decide(sample_request())
         finally:
             made.close()
 

@@ -31,8 +31,8 @@ from agentguard.resource import Verifier
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import BrokerContract, RecordingAudit
-from agentguard.testing.both import Face
 from agentguard.testing.samples import sample_grant
+from agentguard.testing.scenarios import AwaitedPort
 from tests.conftest import Mode, Rule, classified
 from tests.real.reports import AGENT, DATABASE, REVOCATION, TRANSIT, Platform, Reports
 
@@ -54,8 +54,8 @@ def left(reports: Reports) -> Iterator[None]:
     assert reports.gone("v-%", within=5)
 
 
-def face(by: object, mode: Mode) -> Face:
-    return Face(by, asynchronous=mode.asynchronous)
+def face(by: object, mode: Mode) -> AwaitedPort:
+    return AwaitedPort(by, asynchronous=mode.asynchronous)
 
 
 def grant(path: ToolPath, id: str = "grant-1", **changes: Any) -> Grant:

@@ -23,7 +23,7 @@ from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError, T
 from agentguard.model import Budget, Outcome, TaskStatus
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import sample_task
-from agentguard.testing.scenes import call, live
+from agentguard.testing.scenes import call, live_credential
 
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
@@ -110,7 +110,7 @@ def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore)
         connection.execute("DROP TABLE credentials")
     connection.close()
     with pytest.raises(StoreError, match="credentials"):
-        store.begin_call(call("1"), live("1"))
+        store.begin_call(call("1"), live_credential("1"))
     state = store.task("child")
     assert state is not None
     assert state.calls == 0
@@ -160,7 +160,7 @@ async def test_a_closed_store_says_so_on_both_paths(store: SqliteStore) -> None:
 @pytest.mark.promise("store-holds-no-secret")
 def test_no_secret_and_no_argument_is_in_the_file(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR))
-    store.begin_call(call("1"), live("1", handle="the-handle"))
+    store.begin_call(call("1"), live_credential("1", handle="the-handle"))
     written = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert b"the-handle" in written
     with sqlite3.connect(path) as connection:
@@ -200,7 +200,7 @@ def test_a_store_that_nobody_closed_leaves_no_connection_open(path: Path) -> Non
 async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore) -> None:
     await store.acreate_task(sample_task("child", deadline=FAR))
     for number in range(50):
-        begin = asyncio.ensure_future(store.abegin_call(call(str(number)), live(str(number))))
+        begin = asyncio.ensure_future(store.abegin_call(call(str(number)), live_credential(str(number))))
         await asyncio.sleep(0 if number % 2 else 0.0005)
         begin.cancel()
         await asyncio.gather(begin, return_exceptions=True)

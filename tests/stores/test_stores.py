@@ -14,7 +14,7 @@ from agentguard.model import ApprovalStatus, Outcome, TaskStatus
 from agentguard.ports import Store
 from agentguard.stores import MemoryStore, SqliteStore, _rules
 from agentguard.testing import StoreContract, sample_task
-from agentguard.testing.scenes import ask, call, live
+from agentguard.testing.scenes import call, live_credential, pending_approval
 
 LATER = 1000.0 + 3600.0 + _rules.KEEP + 1.0
 
@@ -73,10 +73,10 @@ def test_nothing_grows_without_bound(aging: Aging) -> None:
     for number in range(40):
         name = f"task-{number}"
         store.create_task(sample_task(name, lineage=("task-0",) if number else ()))
-        store.begin_call(call(f"{name}-open", task=name), live(f"{name}-open", task=name))
+        store.begin_call(call(f"{name}-open", task=name), live_credential(f"{name}-open", task=name))
         store.begin_call(call(f"{name}-suspended", task=name), None)
         store.end_call(f"{name}-suspended", Outcome.SUSPENDED)
-        store.save_approval(ask(name, task_id=name, call_key=name))
+        store.save_approval(pending_approval(name, task_id=name, call_key=name))
         store.remember(name, 2000.0)
     assert aging.held() > 240
     aging.now = LATER
@@ -92,7 +92,7 @@ def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Agin
     store.create_task(sample_task("active", deadline=1e12))
     store.begin_call(call("1", task="active", key="k"), None)
     store.end_call("1", Outcome.SUSPENDED)
-    store.save_approval(ask())
+    store.save_approval(pending_approval())
     store.end_task("over", TaskStatus.COMPLETED)
     aging.now += _rules.KEEP - 1.0
     aging.tick()
@@ -114,7 +114,7 @@ def test_a_task_with_something_to_revoke_is_kept(aging: Aging) -> None:
     store = aging.store
     store.create_task(sample_task("child"))
     store.create_task(sample_task("parent"))
-    held = live("1")
+    held = live_credential("1")
     store.track(type(held)(call_id="1", task_id="child", broker="b", handle="h", expires_at=LATER * 2))
     aging.now = LATER
     aging.tick()
@@ -136,7 +136,7 @@ def test_threads_that_write_at_once_lose_no_count_and_do_not_fail(aging: Aging) 
 
     def write(name: int) -> None:
         for number in range(100):
-            aging.store.begin_call(call(f"{name}-{number}"), live(f"{name}-{number}"))
+            aging.store.begin_call(call(f"{name}-{number}"), live_credential(f"{name}-{number}"))
 
     try:
         with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""One scenario, run on the synchronous and on the asynchronous path."""
+"""Run one test scenario twice: with the sync and with the async methods of an adapter."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from agentguard.concurrency.drive import drive, operation_pair
 
-__all__ = ["Face", "both", "refused"]
+__all__ = ["AwaitedPort", "assert_raises", "on_both_paths"]
 
 C = TypeVar("C", bound="Contract")
 
 
-class Face:
-    """A port whose methods are all awaited; beneath, they are those of one path."""
+class AwaitedPort:
+    """A port whose methods are all awaited. They call the sync or the async methods of *port*."""
 
     def __init__(self, port: object, *, asynchronous: bool) -> None:
         self.port: Any = port
@@ -26,7 +26,11 @@ class Face:
 
 
 class Contract:
-    """The common part of the contract suites; an adapter with ``a…`` methods alone says so."""
+    """The common part of the contract suites.
+
+    Set `synchronous` to False for an adapter that has only ``a…`` methods. `now` is the time of the test's
+    clock, in seconds since the epoch.
+    """
 
     synchronous = True
     now = 1000.0
@@ -36,15 +40,15 @@ class Contract:
         raise NotImplementedError
 
 
-def both(scenario: Callable[[C, Face], Coroutine[Any, Any, None]]) -> Callable[[C], None]:
-    """Make a test of a scenario; it is run twice, each time with a new adapter."""
+def on_both_paths(scenario: Callable[[C, AwaitedPort], Coroutine[Any, Any, None]]) -> Callable[[C], None]:
+    """Make a test that runs *scenario* with sync and with async calls, each time with a new adapter."""
 
     def test(self: C) -> None:
         for run, asynchronous in ((drive, False), (asyncio.run, True))[not self.synchronous :]:
             self.now = Contract.now
             adapter = self.adapter()
             try:
-                run(scenario(self, Face(adapter, asynchronous=asynchronous)))
+                run(scenario(self, AwaitedPort(adapter, asynchronous=asynchronous)))
             finally:
                 getattr(adapter, "close", lambda: None)()
 
@@ -52,10 +56,10 @@ def both(scenario: Callable[[C, Face], Coroutine[Any, Any, None]]) -> Callable[[
     return test
 
 
-async def refused(error: type[Exception], attempt: Coroutine[Any, Any, Any]) -> str:
-    """Await an attempt that must fail with *error*, and return its text."""
+async def assert_raises(error: type[Exception], attempt: Coroutine[Any, Any, Any]) -> str:
+    """Await *attempt*, which must fail with *error*, and return the error's text."""
     try:
         await attempt
-    except error as raised:
-        return str(raised)
+    except error as failure:
+        return str(failure)
     raise AssertionError(f"{error.__name__} was not raised")
