@@ -16,6 +16,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import BaseTool
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agentguard import credential
 from tests.benchmarks.measuring import Subject
 from tests.benchmarks.peers import Middleware, peers
 from tests.benchmarks.shop import ARGUMENTS, POLICIES, Shop
@@ -60,11 +61,15 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages of one kind of tool: bare, one guard for each store, and other middleware by name."""
+    """The stages of one kind of tool: bare, one guard for each store, and other middleware by name.
+
+    `using` has a guard with SQLite too, and its tool reads the secret of its credential.
+    """
 
     bare: Bare
     guarded: Mapping[str, Guarded]
     peers: Mapping[str, Middleware]
+    using: Guarded
 
 
 @contextmanager
@@ -80,7 +85,9 @@ def stages(
             for store in STORES
         }
         others = peers(directory / f"peers-{'async' if is_async else 'sync'}")
-        yield Stages(Bare(Shop(is_async=is_async)), by_store, others)
+        using = Shop(is_async=is_async, inside=lambda: credential().reveal())
+        user = stack.enter_context(guarded(directory, "sqlite", using, exporter, policies=policies))
+        yield Stages(Bare(Shop(is_async=is_async)), by_store, others, user)
 
 
 def agent_of(tools: Sequence[BaseTool], *middleware: Any) -> Any:
@@ -102,6 +109,8 @@ def cases(
         Case("tool.invoke", 1, way): invoking(stage, tool, ARGUMENTS, calls)
         for way, stage, tool in tools_of(sync)
     }
+    using = invoking(sync.using, sync.using.tools()[1], ARGUMENTS, calls)
+    subjects[Case("tool.invoke", 1, "wrap sqlite, credential used")] = using
     for what, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
         for at_once in widths:
             for way, stage, tool in tools_of(of):

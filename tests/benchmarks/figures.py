@@ -10,9 +10,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agentguard.jose import Signer
 from tests.benchmarks.cases import AT_ONCE, STORES, Case, Stages, cases, invoking, stages
 from tests.benchmarks.floor import Part, floor, in_turn
 from tests.benchmarks.hops import thread_hops
@@ -56,8 +58,8 @@ def measure(rounds: int, calls: int, widths: Sequence[int] = AT_ONCE, *, policie
         asyncio.Runner() as runner,
     ):
         hops = thread_hops(sync, asynchronous, runner)
-        spans = _spans_of_a_call(sync, exporter)
-        with floor(Path(name), exporter, spans) as parts:
+        spans, tokens = _made_by_a_call(sync, exporter)
+        with floor(Path(name), exporter, spans, tokens) as parts:
             subjects = _floor_subjects(parts, calls) | cases(
                 sync, asynchronous, runner, calls, sorted({1, *widths})
             )
@@ -66,18 +68,22 @@ def measure(rounds: int, calls: int, widths: Sequence[int] = AT_ONCE, *, policie
     return _figures(timings, parts, hops, rounds)
 
 
-def _spans_of_a_call(sync: Stages, exporter: InMemorySpanExporter) -> int:
-    """Return how many spans the guard exports for one call, by its default settings."""
+def _made_by_a_call(sync: Stages, exporter: InMemorySpanExporter) -> tuple[int, int]:
+    """Return how many spans the guard exports, and how many tokens it signs, for one call of the tool.
+
+    These are of its default settings, and of a tool that does not use its credential.
+    """
     stage, calls = sync.guarded["memory"], 4
     stage.flush()
     exporter.clear()
-    invoking(stage, stage.tools()[1], ARGUMENTS, calls).run(calls)
+    with patch.object(Signer, "sign", autospec=True, side_effect=Signer.sign) as sign:
+        invoking(stage, stage.tools()[1], ARGUMENTS, calls).run(calls)
     stage.verify(calls)
     stage.flush()
-    number = len(exporter.get_finished_spans())
-    if number == 0 or number % calls:
-        raise CallsNotMade(f"{calls} calls have exported {number} spans")
-    return number // calls
+    spans, tokens = len(exporter.get_finished_spans()), sign.call_count
+    if spans == 0 or spans % calls or tokens % calls:
+        raise CallsNotMade(f"{calls} calls have exported {spans} spans and signed {tokens} tokens")
+    return spans // calls, tokens // calls
 
 
 def _floor_subjects(parts: Mapping[str, Part], calls: int) -> dict[Case, Subject]:

@@ -78,8 +78,10 @@ class Part(NamedTuple):
 
 
 @contextmanager
-def floor(directory: Path, exporter: InMemorySpanExporter, spans: int) -> Iterator[dict[str, Part]]:
-    """Yield the parts; *spans* is how many spans the guard makes for a call."""
+def floor(
+    directory: Path, exporter: InMemorySpanExporter, spans: int, tokens: int
+) -> Iterator[dict[str, Part]]:
+    """Yield the parts; *spans* and *tokens* are how many of each the guard makes for a call."""
     audit = JsonLinesAudit(directory / "floor.jsonl")
     signer = Signer.generate()
     head = signer.head(typ="at+jwt", kid=signer.kid)
@@ -89,7 +91,7 @@ def floor(directory: Path, exporter: InMemorySpanExporter, spans: int) -> Iterat
             yield {
                 "Cedar evaluation": Part(_evaluation(), 1, 1),
                 "one chained append": Part(partial(audit.append, RECORD), 2, 2),
-                "ES256 token": Part(partial(signer.sign, head, CLAIMS), 1, 1),
+                "ES256 token": Part(partial(signer.sign, head, CLAIMS), tokens, tokens),
                 "the span of the call": Part(partial(_span, tracer, ATTRIBUTES), 1, 1),
                 "a child span": Part(partial(_span, tracer, None), spans - 1, 0),
             }

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from pathlib import Path
+from tempfile import mkdtemp
 
 from langchain_core.tools import BaseTool
 from opentelemetry.sdk.trace import TracerProvider
@@ -117,10 +118,13 @@ Stage = Bare | Guarded
 def guarded(
     directory: Path, store: str, shop: Shop, exporter: InMemorySpanExporter, *, policies: str = POLICIES
 ) -> Iterator[Guarded]:
-    """Yield *shop* with a guard of its own, whose *store* is ``sqlite`` or ``memory``."""
-    name = f"{store}-{'async' if shop.is_async else 'sync'}"
-    kept: Store = SqliteStore(directory / f"{name}.db") if store == "sqlite" else MemoryStore()
-    audit = directory / f"{name}.jsonl"
+    """Yield *shop* with a guard of its own, whose *store* is ``sqlite`` or ``memory``.
+
+    The store and the audit log are in a new folder in *directory*.
+    """
+    folder = Path(mkdtemp(dir=directory))
+    kept: Store = SqliteStore(folder / "store.db") if store == "sqlite" else MemoryStore()
+    audit = folder / "audit.jsonl"
     issuers: Brokers = {
         (None, path): LocalIssuer(path, issuer="https://guard.example", store=kept) for path in ToolPath
     }
