@@ -87,8 +87,7 @@ def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
     floors = {"parts in place", "parts in place, one span"}
     some = {"bare", "middleware sqlite"}
     assert {what: set(ways) for what, ways in run.figures["cases"].items()} == {
-        "tool.invoke, 1 at once": tool
-        | {"parts in place", "parts in place, one span", "wrap sqlite, credential used"},
+        "tool.invoke, 1 at once": tool | floors | {"wrap sqlite, credential used"},
         "tool.ainvoke, 1 at once": tool,
         "tool.ainvoke, 2 at once": tool,
         "tool.ainvoke, sync tool, 1 at once": tool,
