@@ -30,7 +30,7 @@ from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["RunningCall", "ToolDenied", "enter", "keep", "running", "seal"]
+__all__ = ["RunningCall", "ToolDenied", "enter", "running", "seal", "set_private"]
 
 Body = Callable[..., Awaitable[Any]]
 
@@ -193,7 +193,7 @@ def _sealed_function(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
     assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
     kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
     sealed = _SealedFunction.model_construct(args_schema=None, **kept)
-    keep(
+    set_private(
         sealed,
         _shape=shape,
         _injected=shape.injected,
@@ -208,7 +208,7 @@ def _sealed_function(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
     return sealed
 
 
-def keep(tool: BaseTool, **attributes: Any) -> None:
+def set_private(tool: BaseTool, **attributes: Any) -> None:
     """Set private attributes where Python finds them at once: pydantic's own are a search each time."""
     for name, value in attributes.items():
         object.__setattr__(tool, name, value)

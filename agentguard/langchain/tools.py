@@ -23,7 +23,7 @@ from agentguard.enforcement.operations import Io
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.gate import PROOF, Gate, ToolInput
 from agentguard.langchain.messages import is_tool_call, refusal
-from agentguard.langchain.seal import keep
+from agentguard.langchain.seal import set_private
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
 
@@ -165,7 +165,7 @@ def guarded(gate: Gate, tool: BaseTool, on_deny: OnDeny | None = None) -> Guarde
     elif kept["args_schema"] is None:
         kept["args_schema"] = tool.get_input_schema()
     guard = GuardedTool.model_construct(**kept)
-    keep(
+    set_private(
         guard,
         _gate=gate,
         _on_deny=on_deny,
