@@ -175,10 +175,10 @@ class _Walk:
         report.faults.sort()
         return report
 
-    def _link(self, record: Record, intact: bool, lost: int) -> None:
-        """Link a record to the head; *lost* is the number of lines before it that may have been records."""
+    def _link(self, record: Record, intact: bool, unreadable: int) -> None:
+        """Link a record to the head; *unreadable* lines before it may have been records."""
         head, seq, claimed = self.report.head, record["seq"], Head(record["seq"], record["hash"])
-        first, last = head.seq + 1, head.seq + 1 + lost
+        first, last = head.seq + 1, head.seq + 1 + unreadable
         if not intact:
             number = seq if first <= seq <= last else first
             self._fault(self.line, "changed", f"record {number} does not match its hash")

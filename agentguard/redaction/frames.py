@@ -29,19 +29,19 @@ def strip_locals(errors: Iterable[BaseException]) -> None:
 
 def _clear(entry: TracebackType | None) -> TracebackType | None:
     """Clear the finished frames; return the traceback without the suspended ones."""
-    kept = list[TracebackType]()
+    entries = list[TracebackType]()
     while entry is not None:
         following = entry.tb_next
         if not _suspended(entry.tb_frame):
             with suppress(RuntimeError):  # it is executing
                 entry.tb_frame.clear()
-            if kept and kept[-1].tb_next is not entry:
-                kept[-1].tb_next = entry
-            kept.append(entry)
+            if entries and entries[-1].tb_next is not entry:
+                entries[-1].tb_next = entry
+            entries.append(entry)
         entry = following
-    if kept and kept[-1].tb_next is not None:
-        kept[-1].tb_next = None
-    return kept[0] if kept else None
+    if entries and entries[-1].tb_next is not None:
+        entries[-1].tb_next = None
+    return entries[0] if entries else None
 
 
 def _suspended(frame: FrameType) -> bool:

@@ -173,13 +173,13 @@ def require(
 
 
 def _origin(verifier: Verifier, origin: str | None) -> str:
-    known = verifier.resource.origins if origin is None else (origin,)
-    if len(known) != 1:
+    origins = verifier.resource.origins if origin is None else (origin,)
+    if len(origins) != 1:
         raise ConfigurationError(
             f"the resource {verifier.resource.name} does not have exactly one origin",
             hint='pass origin="https://host", the origin that its clients use',
         )
-    return known[0].rstrip("/")
+    return origins[0].rstrip("/")
 
 
 def _url(origin: str, scope: Scope) -> str:

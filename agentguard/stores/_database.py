@@ -19,7 +19,7 @@ PAGE = 1024  # bytes; a write copies whole pages to the log, and the rows here a
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
 
 
-class _Owned:
+class _Resources:
     """The connections and the thread of one operating-system process; a forked child must not use them."""
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class _Owned:
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
 
 
-def _close_abandoned(by_process: dict[int, _Owned]) -> None:
+def _close_abandoned(by_process: dict[int, _Resources]) -> None:
     """Close the connections of this process, for a store that was collected without being closed."""
-    owned = by_process.get(os.getpid())
-    while owned is not None and owned.idle:
-        owned.idle.pop().close()
+    resources = by_process.get(os.getpid())
+    while resources is not None and resources.idle:
+        resources.idle.pop().close()
 
 
 class Loan:
@@ -84,10 +84,10 @@ class Database:
         self.path = Path(path).absolute()
         self._timeout = timeout
         self._closed = False
-        self._by_process: dict[int, _Owned] = {}
+        self._by_process: dict[int, _Resources] = {}
         weakref.finalize(self, _close_abandoned, self._by_process)
         self._create()
-        with self.borrowed() as connection:
+        with self.connection() as connection:
             self._use_wal(connection)
             self._migrate(connection, schema, version)
 
@@ -96,9 +96,9 @@ class Database:
         """The one thread that runs the asynchronous operations of this process in order."""
         if self._closed:
             raise StoreError(f"{self.path} is closed")
-        return self._owned().executor
+        return self._resources().executor
 
-    def borrowed(self) -> Loan:
+    def connection(self) -> Loan:
         """Lend a connection for one statement, which is its own transaction.
 
         Raises:
@@ -106,7 +106,7 @@ class Database:
         """
         return Loan(self, writes=False)
 
-    def writing(self) -> Loan:
+    def transaction(self) -> Loan:
         """Lend a connection in a write transaction, which is written completely or not at all."""
         return Loan(self, writes=True)
 
@@ -115,7 +115,7 @@ class Database:
         if self._closed:
             raise StoreError(f"{self.path} is closed")
         try:
-            return self._owned().idle.pop()
+            return self._resources().idle.pop()
         except IndexError:
             return self._connect()
 
@@ -124,20 +124,20 @@ class Database:
         if self._closed:
             connection.close()
         else:
-            self._owned().idle.append(connection)
+            self._resources().idle.append(connection)
 
     def close(self) -> None:
         """Finish the queued operations, and close this process's connections."""
         self._closed = True
-        owned = self._owned()
-        owned.executor.shutdown()
-        while owned.idle:
-            owned.idle.pop().close()
+        resources = self._resources()
+        resources.executor.shutdown()
+        while resources.idle:
+            resources.idle.pop().close()
 
-    def _owned(self) -> _Owned:
+    def _resources(self) -> _Resources:
         pid = os.getpid()
         # the parent's connections stay referenced: closing one in a child would break the parent's locks
-        return self._by_process.get(pid) or self._by_process.setdefault(pid, _Owned())
+        return self._by_process.get(pid) or self._by_process.setdefault(pid, _Resources())
 
     def _create(self) -> None:
         try:

@@ -80,7 +80,7 @@ class SqliteStore:
         Raises:
             StoreError: A task of this id exists.
         """
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             self._prune(db)
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
             lineage = [(ancestor, state.id) for ancestor in state.lineage]
@@ -88,13 +88,13 @@ class SqliteStore:
 
     def task(self, task_id: str) -> TaskState | None:
         """Return the task as it is now, or None."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             return self._task(db, task_id)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         same = (call.key, call.task_id, call.tool, str(call.path))
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             self._prune(db)
             now = self._clock()
             *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
@@ -114,7 +114,7 @@ class SqliteStore:
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             _sql.track(db, credential)
             state = self._task(db, credential.task_id)
             family, now = self._family(db, credential.task_id, state), self._clock()
@@ -133,7 +133,7 @@ class SqliteStore:
 
         If the call is not running, *effects* are ignored.
         """
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
             if effects != NO_READ_EFFECTS:
@@ -145,17 +145,17 @@ class SqliteStore:
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that the family's tasks have read, for these digests."""
         query = _sql.LABELS.format(",".join("?" * len(digests)))
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             return tuple(map(_rows.label, db.execute(query, (family, *digests))))
 
     def forget(self, call_id: str) -> None:
         """Record that the call's credentials are revoked."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             db.execute(_sql.FORGET, (call_id,))
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
         """Return the credentials not known to be revoked, of the task and its descendants, or all."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             rows = db.execute(_sql.LIVE) if task_id is None else db.execute(_sql.LIVE_OF, (task_id, task_id))
             return tuple(map(_rows.credential, rows))
 
@@ -164,7 +164,7 @@ class SqliteStore:
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
         notices = tuple(owed)
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             now, ended_ids = self._clock(), []
             for (id_,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
                 state = self._task(db, id_)
@@ -178,24 +178,24 @@ class SqliteStore:
 
     def active(self, subject: str) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             return tuple(row[0] for row in db.execute(_sql.ACTIVE_FOR, (self._clock(), subject)))
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             self._prune(db)
             return _sql.remember(db, key, until, self._clock())
 
     def known(self, key: str) -> bool:
         """Return whether *key* is recorded and its time has not passed."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             rows = db.execute("SELECT 1 FROM keys WHERE key = ? AND until > ?", (key, self._clock()))
             return rows.fetchone() is not None
 
     def save_approval(self, approval: Approval) -> Approval:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             self._prune(db)
             recorded = _sql.approval(db, _sql.APPROVAL, approval.id)
             if recorded is None:
@@ -205,7 +205,7 @@ class SqliteStore:
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
-        with self._db.writing() as db:
+        with self._db.transaction() as db:
             answer = _rules.answer(_sql.approval(db, _sql.APPROVAL, approval.id), approval, self._clock())
             db.execute(
                 "UPDATE approvals SET status = ?, approver = ?, reason = ? WHERE id = ?",
@@ -214,12 +214,12 @@ class SqliteStore:
 
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             return _sql.approval(db, _sql.APPROVAL, approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval for this call, or None."""
-        with self._db.borrowed() as db:
+        with self._db.connection() as db:
             return _sql.approval(db, _sql.NEWEST, call_key)
 
     acreate_task = _queued(create_task)

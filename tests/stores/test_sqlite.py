@@ -118,7 +118,7 @@ def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore)
 
 def test_a_block_that_raises_leaves_nothing_and_gives_the_connection_back(store: SqliteStore) -> None:
     def fail() -> None:
-        with store._db.writing() as db:
+        with store._db.transaction() as db:
             db.execute("INSERT INTO keys VALUES ('half', 1e12)")
             raise LookupError
 
@@ -207,7 +207,7 @@ async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore)
         await store.aend_call(str(number), Outcome.CANCELLED)
         await store.aforget(str(number))
     assert await store.alive() == ()
-    with store._db.borrowed() as db:
+    with store._db.connection() as db:
         assert db.execute("SELECT count(*) FROM calls").fetchone() == (0,)
 
 

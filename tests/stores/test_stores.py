@@ -47,7 +47,7 @@ class Aging:
     def held(self) -> int:
         if self.store is self.memory:
             return sum(len(part) for part in vars(self.memory).values() if isinstance(part, dict))
-        with self.sqlite._db.borrowed() as db:
+        with self.sqlite._db.connection() as db:
             tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
             counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]  # noqa: S608  names of our own
         return sum(counts)
