@@ -104,6 +104,8 @@ def _figures(
     figures: Figures = {
         "goals": _goals(ratios, over_floor, hops),
         "rounds": rounds,
+        # 1 on an idle machine; above it, other processes had the processor while the bare tool was timed
+        "waiting": median_ratio(timings[BARE].rounds, timings[BARE].cpu_rounds),
         "python": platform.python_version(),
         "langchain": version("langchain"),
         "langchain_core": version("langchain-core"),
@@ -204,8 +206,9 @@ def _goals(
         "thread_hops": dict.fromkeys(MEASURES, hop),
     }
     return {
-        name: {**figures[name], "goal": goal, "met": figures[name]["median"] <= goal}
-        for name, goal in GOALS.items()
+        # both, since either alone may be low by chance where other processes take the processor
+        name: {**ratio, "goal": GOALS[name], "met": max(ratio["median"], ratio["cpu"]) <= GOALS[name]}
+        for name, ratio in figures.items()
     }
 
 
