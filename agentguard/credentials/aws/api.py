@@ -1,7 +1,7 @@
-"""Calls to AWS: bounded in time, from no credentials but those that were given.
+"""Calls to AWS with time limits, and with explicit credentials only.
 
-botocore looks for keys in the environment, in files and at the metadata service, for proxies and
-endpoints in the environment. A `Session` made here looks nowhere.
+By default botocore looks for keys in the environment, in files and at the metadata service, and for
+proxies and endpoints in the environment. A session from `bare_session` looks in none of these places.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 
 class Refusal(IssueError):
-    """AWS has answered, and with the error *code*."""
+    """AWS answered with the error *code*."""
 
     def __init__(self, service: str, operation: str, code: str) -> None:
         super().__init__(f"aws: {service} answered {operation} with {code}")
@@ -38,11 +38,11 @@ class Refusal(IssueError):
 
 
 class Api:
-    """One service of AWS, such as ``sts``, spoken to with what *session* holds, or unsigned.
+    """One service of AWS, such as ``sts``. Requests are signed with the session's keys, or unsigned.
 
-    *timeout* is for connecting and for each read, in seconds; what certainly had no effect and what
-    may be repeated is tried twice, with jitter (botocore's standard mode). After five failures in a row
-    nothing is sent for ten seconds.
+    *timeout* is in seconds, for connecting and for each read. A request that certainly had no effect,
+    or that may be repeated, is sent twice, with jitter (botocore's standard mode). After five failures
+    in a row nothing is sent for ten seconds.
     """
 
     def __init__(
@@ -70,36 +70,36 @@ class Api:
         self._breaker = CircuitBreaker(5, 10.0, BotoCoreError, f"aws {service}")
 
     def ask(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        """Call *operation*, by the client's name for it; a `Secret` among the parameters is revealed.
+        """Call *operation*, by boto3's name for it. A `Secret` among the parameters is revealed.
 
         Raises:
-            Refusal: AWS has answered with an error.
-            IssueError: It has not answered, or not in its own form.
+            Refusal: AWS answered with an error.
+            IssueError: AWS did not answer, or not in its own form.
             IdentityError: There are no keys to sign with.
         """
         if self._breaker.opened:
-            raise IssueError(f"aws: {self._service} is left alone after failing repeatedly")
+            raise IssueError(f"aws: {self._service} is not asked after repeated failures")
         failure: IssueError | IdentityError
         try:
             with self._breaker:
-                answer: Mapping[str, Any] = getattr(self._client, operation)(**_plain(parameters))
+                answer: Mapping[str, Any] = getattr(self._client, operation)(**_revealed(parameters))
                 return answer
         except ClientError as error:
             failure = Refusal(self._service, operation, _code(error))
         except (IssueError, IdentityError) as error:  # no keys to sign with
             failure = error
-        except Exception as error:  # noqa: BLE001  whatever botocore raises, its text may repeat a secret
+        except Exception as error:  # noqa: BLE001  botocore may raise anything, and its text may repeat a secret
             failure = IssueError(f"aws: {self._service} gave {operation} no answer ({type(error).__name__})")
-        # raised out here, for botocore's errors hold frames that hold what was sent
+        # raised outside the handlers: botocore's errors hold stack frames with the request
         raise failure
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._client.close()
 
 
 def bare_session(credentials: Credentials | None = None) -> boto3.Session:
-    """Return a session with these credentials or none, which reads neither files nor environment."""
+    """Return a session with *credentials* or none, which reads no files and no environment."""
     nowhere = (None, None, os.devnull, None)
     session = botocore.session.Session(
         session_vars={
@@ -108,19 +108,19 @@ def bare_session(credentials: Credentials | None = None) -> boto3.Session:
             "credentials_file": nowhere,
         }
     )
-    session.register_component("credential_provider", _Given(credentials))
+    session.register_component("credential_provider", _FixedCredentials(credentials))
     session.register_component("data_loader", _loader())
     return boto3.Session(botocore_session=session)
 
 
 @cache
 def _loader() -> Loader:
-    """Return what reads botocore's own files, and keeps what it has read: megabytes of JSON."""
+    """Return one loader for all sessions: it caches botocore's own files, which are megabytes of JSON."""
     return Loader()
 
 
-class _Given:
-    """Stands where botocore would look for credentials."""
+class _FixedCredentials:
+    """Replaces botocore's search for credentials."""
 
     def __init__(self, credentials: Credentials | None) -> None:
         self._credentials = credentials
@@ -129,8 +129,10 @@ class _Given:
         return self._credentials
 
 
-def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: each.reveal() if isinstance(each, Secret) else each for name, each in parameters.items()}
+def _revealed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.reveal() if isinstance(value, Secret) else value for name, value in parameters.items()
+    }
 
 
 def _code(error: ClientError) -> str:

@@ -1,20 +1,20 @@
-"""AWS: a role session for one call, with a policy of its own, from STS.
+"""The broker for AWS: STS opens a role session for one call, with a session policy for that call.
 
-What a session may do is what its role may do and its session policy allows; the policy has the
+A session may do what both its role and its session policy allow. The session policy holds the
 operator's statements for the call's scopes and nothing else. It also denies everything after the
-call's lifetime, since AWS gives no session for less than 900 seconds.
+call's lifetime, since AWS opens no session for less than 900 seconds.
 
-With an *identity* the broker holds no key of AWS at all: the workload's own token, for the audience
-``sts.amazonaws.com``, is exchanged in AssumeRoleWithWebIdentity. That operation takes neither tags nor
-a source identity; AWS reads them in the token, if its issuer writes them there
+With an *identity*, the broker holds no key of AWS. It exchanges the workload's own token, for the
+audience ``sts.amazonaws.com``, in AssumeRoleWithWebIdentity. That operation takes no tags and no
+source identity; AWS reads them in the token, if its issuer writes them there
 (``https://aws.amazon.com/tags``, ``https://aws.amazon.com/source_identity``). With a boto3 *session*,
-which is a standing privilege, AssumeRole is given both; the roles' trust policies then permit
-``sts:TagSession`` and ``sts:SetSourceIdentity`` beside ``sts:AssumeRole``.
+which is a standing privilege, the broker gives both to AssumeRole. The roles' trust policies must then
+permit ``sts:TagSession`` and ``sts:SetSourceIdentity`` besides ``sts:AssumeRole``.
 
-What the tests do not show: they speak to moto, which accepts session policies, tags, source identities and
-durations and enforces none, verifies no web identity token, and does not evaluate the conditions that tell
-one revoked session from another. They show what is sent, and hold the policies to a small evaluator of
-their own. What AWS makes of them is AWS's word:
+What the tests do not show: they use moto, which accepts session policies, tags, source identities and
+durations but enforces none of them. It verifies no web identity token, and does not evaluate the
+conditions that distinguish revoked sessions. The tests show what is sent, and check the policies with a
+small evaluator of their own. How AWS evaluates policies is in its documentation:
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
 """
 
@@ -58,27 +58,29 @@ _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class AwsRole:
-    """A `Broker` that assumes a role of its own for each path; it has the paths of *roles*.
+    """A `Broker` for the paths of *roles*, which assumes another role for each path.
 
-    *statements* says what each scope means to AWS. *identity* proves the workload to STS, and
-    *revoker* is then the role, assumed in the same way and for nothing else, that may write
-    denials; or *session* is what signs both. Either's policy has ``iam:PutRolePolicy``,
-    ``iam:ListRolePolicies`` and ``iam:DeleteRolePolicy`` on *roles*. Who has these can widen the roles too:
-    bound them by a permissions boundary.
+    *statements* says what each scope allows at AWS. Give *identity* and *revoker*, or *session*:
+    *identity* proves the workload to STS, and *revoker* is the role that writes the denying policies,
+    assumed in the same way; *session* signs all requests. The revoker, or the session, needs
+    ``iam:PutRolePolicy``, ``iam:ListRolePolicies`` and ``iam:DeleteRolePolicy`` on *roles*. These
+    rights can also widen the roles, so limit the roles by a permissions boundary.
 
-    A credential is good for AWS's minimum of 900 seconds, or for the grant's lifetime, if that is more,
-    up to *longest*; its `expires_at` says until when. The lease ends with the call and the policy with
-    the lifetime, but the keys end early by revocation alone, which takes AWS seconds to spread. It
-    does not reach another session that was opened from this one (role chaining); an ``sts:AssumeRole``
-    among *statements* is what would permit that. `aws_revocation` says how it is done.
+    A credential's keys are valid for the grant's lifetime, but for at least 900 seconds (AWS's minimum)
+    and at most *longest*; `expires_at` says until when. The lease ends with the call, and the session
+    policy allows nothing after the lifetime. Only revocation ends the keys earlier, and AWS needs
+    seconds to apply it. Revocation does not reach a session that was opened from this one (role
+    chaining); only an ``sts:AssumeRole`` among *statements* would permit that. The module
+    `agentguard.credentials.aws.revocation` says how it is done.
 
-    A clock that is more than *skew* seconds behind AWS's is an error at issue, since its revocations
-    might be before the session. *tags* are added to each session, with *session*. *endpoint* replaces
-    AWS's own, for STS and IAM. botocore is synchronous, so that an event loop calls it in a thread.
+    If this machine's clock is more than *skew* seconds behind AWS's, `issue` raises an error, since a
+    revocation could be dated before the session. *tags* are added to each session; that needs
+    *session*. *endpoint* replaces AWS's endpoints for STS and IAM. botocore is synchronous, so on an
+    event loop the guard calls the broker in a thread.
 
     Raises:
-        ConfigurationError: Two paths share a role, a role is no ARN of one, or it has neither or both of
-            *identity*, with *revoker*, and *session*.
+        ConfigurationError: Two paths share a role, a role is not an ARN, or the arguments are neither
+            *identity* with *revoker* nor *session* alone.
     """
 
     def __init__(
@@ -98,74 +100,72 @@ class AwsRole:
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        _sound(roles, identity, revoker, session, longest)
+        _check_arguments(roles, identity, revoker, session, longest)
         self._roles, self.paths = dict(roles), frozenset(roles)
         self._statements, self._tags = dict(statements), dict(tags)
         self._longest, self._skew, self._clock = longest, skew, clock
         self._revoker = revoker or ""
         self._identity = None if identity is None else operation_pair(identity, "token").sync
-        where: dict[str, Any] = {"region": region, "endpoint": endpoint, "timeout": timeout}
-        self._sts = Api("sts", session or bare_session(), **where, unsigned=session is None)
-        self._iam = Api("iam", session or bare_session(self._denying()), **where)
+        options: dict[str, Any] = {"region": region, "endpoint": endpoint, "timeout": timeout}
+        self._sts = Api("sts", session or bare_session(), **options, unsigned=session is None)
+        self._iam = Api("iam", session or bare_session(self._revoker_credentials()), **options)
         self._revocations = Revocations(
             self._iam.ask, longest=longest, skew=skew, patience=8 * timeout, clock=clock, entropy=entropy
         )
 
     def prepare(self, grant: Grant) -> str:
-        """Return the role and the name of the session to be, from which alone it can be revoked.
+        """Return the handle: the role and the name that the session will have. Revocation needs no more.
 
         Raises:
-            IssueError: The grant is for a path without a role, or its id cannot name a session.
+            IssueError: There is no role for the grant's path, or its id cannot name a session.
         """
         return f"{self._role(grant)} {session_name(grant)}"
 
     def issue(self, grant: Grant) -> Credential:
-        """Open the session; whatever is beyond AWS's limits is refused before anything is sent.
+        """Open a session. A request beyond AWS's limits is refused before anything is sent.
 
         Raises:
-            IssueError: There is no role for the path, a scope has no statement, something is too long,
-                or AWS has not given what was asked, and in time.
+            IssueError: There is no role for the path, a scope has no statement, a value is too long, or
+                AWS did not open the session that was asked for, or not in time.
             IdentityError: The identity gave no token.
         """
         handle, now = self.prepare(grant), self._clock()
         if grant.lifetime <= 0:
             raise IssueError("aws: the grant's lifetime is over")
         duration = min(max(FLOOR, math.ceil(grant.lifetime)), self._longest)
-        asked = {
+        parameters = {
             "RoleArn": self._role(grant),
             "RoleSessionName": session_name(grant),
             "DurationSeconds": duration,
             "Policy": session_policy(grant.scopes, self._statements, now + grant.lifetime),
         }
         if self._identity is None:
-            marks = {
+            labels = {
                 "Tags": session_tags(grant, self._tags),
                 "SourceIdentity": source_identity(grant.identity.subject),
             }
-            answer = self._sts.ask("assume_role", **asked, **marks)
+            answer = self._sts.ask("assume_role", **parameters, **labels)
         else:
-            answer = self._with_token(asked)
+            answer = self._assume_with_token(parameters)
         return self._credential(answer, grant, handle, self._clock() + duration + self._skew)
 
     def revoke(self, handle: str, expires_at: float) -> None:
         """Deny the session everything, by a policy on its role.
 
         Raises:
-            IssueError: It is not known to be denied, or its role is none of this broker's.
+            IssueError: The session is not known to be denied, or its role is not one of *roles*.
         """
-        found = _HANDLE.fullmatch(handle)
-        if found is None or self._clock() > expires_at + self._longest + self._skew:
+        match = _HANDLE.fullmatch(handle)
+        if match is None or self._clock() > expires_at + self._longest + self._skew:
             return
-        if found[1] not in self._roles.values():
+        if match[1] not in self._roles.values():
             raise IssueError("aws: the session's role is none of this broker's")
-        self._revocations.deny(_name(found[1]), found[2])
+        self._revocations.deny(_role_name(match[1]), match[2])
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._sts.close()
         self._iam.close()
-
-    # --- its parts
 
     def _role(self, grant: Grant) -> str:
         try:
@@ -173,12 +173,12 @@ class AwsRole:
         except KeyError:
             raise IssueError(f"aws: there is no role for the {grant.path} path") from None
 
-    def _with_token(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _assume_with_token(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         token = drive(self._token())
-        return self._sts.ask("assume_role_with_web_identity", **asked, WebIdentityToken=token)
+        return self._sts.ask("assume_role_with_web_identity", **parameters, WebIdentityToken=token)
 
     async def _token(self) -> Secret:
-        assert self._identity is not None  # noqa: S101  the caller has one
+        assert self._identity is not None  # noqa: S101  the caller has checked it
         token: Secret = await self._identity(AUDIENCE)
         return token
 
@@ -186,10 +186,10 @@ class AwsRole:
         role, _, name = handle.partition(" ")
         try:
             key, secret, token, expires_at = _keys(answer)
-            opened = str(answer["AssumedRoleUser"]["Arn"])
+            session_arn = str(answer["AssumedRoleUser"]["Arn"])
         except (KeyError, TypeError, AttributeError):
             raise IssueError("aws: sts answered without credentials") from None
-        if not opened.endswith(f":assumed-role/{_name(role)}/{name}"):
+        if not session_arn.endswith(f":assumed-role/{_role_name(role)}/{name}"):
             raise IssueError("aws: sts opened another session than was asked for")
         if not self._clock() < expires_at <= latest:
             raise IssueError("aws: the session ends at another time than was asked for, or clocks differ")
@@ -204,25 +204,25 @@ class AwsRole:
             secrets=(token,),
         )
 
-    def _denying(self) -> RefreshableCredentials:
-        """Return the revoker's keys, which are fetched when one is first needed, and kept in memory."""
+    def _revoker_credentials(self) -> RefreshableCredentials:
+        """Return the revoker's credentials. They are fetched at the first use, and kept in memory."""
         return RefreshableCredentials(
             "",
             "",
             "",
             datetime.fromtimestamp(0, UTC),
-            self._fetch_denying,
+            self._fetch_revoker_keys,
             "agentguard",
             advisory_timeout=60,
             mandatory_timeout=30,
         )
 
-    def _fetch_denying(self) -> dict[str, str]:
-        # narrowed to what a revocation does: stolen, it is good for nothing else
+    def _fetch_revoker_keys(self) -> dict[str, str]:
+        # allows only what a revocation does, so that stolen keys can do no more
         actions = [f"iam:{verb}" for verb in ("PutRolePolicy", "ListRolePolicies", "DeleteRolePolicy")]
         only = Statement(actions=actions, resources=list(self._roles.values()))
         ends = self._clock() + FLOOR
-        answer = self._with_token(
+        answer = self._assume_with_token(
             {
                 "RoleArn": self._revoker,
                 "RoleSessionName": "agentguard-revoker",
@@ -238,7 +238,7 @@ class AwsRole:
         return f"<AwsRole {', '.join(sorted(self.paths))}>"
 
 
-def _sound(
+def _check_arguments(
     roles: Mapping[ToolPath, str],
     identity: IdentitySource | None,
     revoker: str | None,
@@ -247,14 +247,16 @@ def _sound(
 ) -> None:
     if (identity is None) == (session is None) or (identity is None) != (revoker is None):
         raise ConfigurationError(
-            "AWS is spoken to with an identity and a revoker, or else with a session",
-            hint="give identity= and revoker=, which needs no standing key, or session=",
+            "an AWS broker needs an identity and a revoker, or else a session",
+            hint="give identity= and revoker=, which need no standing key, or give session=",
         )
     arns = [*roles.values(), *([revoker] if revoker else [])]
     if not roles or len(set(arns)) != len(arns):
         raise ConfigurationError("two paths share a role", hint="give each path a role of its own")
     if not all(_ROLE.fullmatch(arn) for arn in arns):
-        raise ConfigurationError("a role is no ARN", hint='such as "arn:aws:iam::123456789012:role/reader"')
+        raise ConfigurationError(
+            "a role is not an ARN", hint='such as "arn:aws:iam::123456789012:role/reader"'
+        )
     if not FLOOR <= longest <= CEILING:
         raise ConfigurationError(
             "a session cannot last that long", hint=f"longest= is {FLOOR} to {CEILING} seconds"
@@ -269,5 +271,5 @@ def _keys(answer: Mapping[str, Any]) -> tuple[str, str, str, float]:
     return texts[0], texts[1], texts[2], keys["Expiration"].timestamp()
 
 
-def _name(role: str) -> str:
+def _role_name(role: str) -> str:
     return role.rpartition("/")[2]

@@ -1,6 +1,6 @@
-"""What is said to AWS about one call: its session policy, names and tags; and the denial of sessions.
+"""What AWS is told about one call: session policy, name and tags; and the policy that denies sessions.
 
-All of it is computed here, without I/O, and held to AWS's limits before anything is sent.
+This module computes texts without I/O, and checks AWS's limits before anything is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLICY_LIMIT: Final = 2_048
 INLINE_LIMIT: Final = 10_240
 
 _NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{2,64}")
-_UNSAID = re.compile(r"[^A-Za-z0-9_+,.@-]")
+_QUOTED = re.compile(r"[^A-Za-z0-9_+,.@-]")
 _TAG_KEY = re.compile(r"(?!aws:)[\w .:/=+\-@]{1,128}", re.IGNORECASE)
 _TAG_VALUE = re.compile(r"[\w .:/=+\-@]{0,256}")
 _TAGS = 50
@@ -32,13 +32,13 @@ _TAGS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What one scope allows: IAM actions on ARNs, under IAM's condition block. It can only allow.
+    """What one scope allows: IAM actions on ARNs, under IAM's condition block. A statement cannot deny.
 
-    Nothing of a call is filled in. Where the session carries tags, IAM fills in its own variables, such
-    as ``${aws:PrincipalTag/agentguard:task}``.
+    agentguard fills in no value of a call. If the session has tags, IAM fills in its own variables,
+    such as ``${aws:PrincipalTag/agentguard:task}``.
 
     Raises:
-        ConfigurationError: It names no action or no resource.
+        ConfigurationError: The statement names no action or no resource.
     """
 
     actions: Sequence[str]
@@ -46,56 +46,56 @@ class Statement:
     conditions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for listed in (self.actions, self.resources):
-            if isinstance(listed, str) or not listed or not all(listed):
+        for names in (self.actions, self.resources):
+            if isinstance(names, str) or not names or not all(names):
                 raise ConfigurationError(
                     "a statement lacks actions or resources", hint='list them, such as ["s3:GetObject"]'
                 )
 
     def allow(self) -> dict[str, Any]:
-        """Return the statement as IAM reads it."""
-        said = {"Effect": "Allow", "Action": list(self.actions), "Resource": list(self.resources)}
-        return {**said, "Condition": dict(self.conditions)} if self.conditions else said
+        """Return the statement in IAM's JSON."""
+        statement = {"Effect": "Allow", "Action": list(self.actions), "Resource": list(self.resources)}
+        return {**statement, "Condition": dict(self.conditions)} if self.conditions else statement
 
 
 def session_policy(scopes: Iterable[str], statements: Mapping[str, Sequence[Statement]], ends: float) -> str:
-    """Return the policy that allows what *scopes* stand for, and denies all after *ends*.
+    """Return the policy that allows what *scopes* stand for, and denies everything after *ends*.
 
-    An explicit denial also holds where a resource's own policy names the session.
+    The explicit denial also applies when a resource's own policy permits the session.
 
     Raises:
-        IssueError: There is no scope (AWS takes no policy as the whole role), one has no statement, or
-            the policy is above 2,048 characters.
+        IssueError: There is no scope (without a policy, AWS would allow all of the role), a scope has no
+            statement, or the policy has more than 2,048 characters.
     """
-    asked = sorted(scopes)
-    if not asked:
+    names = sorted(scopes)
+    if not names:
         raise IssueError("aws: a call without scopes is given nothing")
-    if unknown := [scope for scope in asked if not statements.get(scope)]:
+    if unknown := [scope for scope in names if not statements.get(scope)]:
         raise IssueError(f"aws: no statement says what {', '.join(unknown)} may do")
-    over = {"DateGreaterThan": {"aws:CurrentTime": _instant(math.ceil(ends))}}
-    allowed = [statement.allow() for scope in asked for statement in statements[scope]]
-    text = _packed([*allowed, {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": over}])
+    after = {"DateGreaterThan": {"aws:CurrentTime": _timestamp(math.ceil(ends))}}
+    allow = [statement.allow() for scope in names for statement in statements[scope]]
+    text = _policy([*allow, {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": after}])
     if len(text) > POLICY_LIMIT:
         raise IssueError(f"aws: the session policy has {len(text)} characters, and may have {POLICY_LIMIT}")
     return text
 
 
 def denial_policy(names: Collection[str], until: float, everyone_until: float | None) -> str:
-    """Return the role policy that denies everything to the sessions *names* issued before *until*.
+    """Return the role policy that denies everything to the sessions *names* that were issued before *until*.
 
-    And to every session issued before *everyone_until*, unless that is None.
+    If *everyone_until* is not None, it also denies everything to each session issued before that.
     """
     denials = [_denial({"StringLike": {"aws:userid": [f"*:{name}" for name in names]}}, until)]
     if everyone_until is not None:
         denials = [_denial({}, everyone_until), *(denials if names else [])]
-    return _packed(denials)
+    return _policy(denials)
 
 
 def session_name(grant: Grant) -> str:
-    """Return the grant's id, as the name of a session.
+    """Return the grant's id, which names the session.
 
     Raises:
-        IssueError: It is not 2 to 64 of the characters that AWS takes, none of which is a wildcard.
+        IssueError: The id is not 2 to 64 of the characters that AWS accepts; none of them is a wildcard.
     """
     if not _NAME.fullmatch(grant.id):
         raise IssueError("aws: the grant's id cannot name a session")
@@ -103,30 +103,30 @@ def session_name(grant: Grant) -> str:
 
 
 def source_identity(subject: str) -> str:
-    """Return the subject in AWS's characters: lossless while it fits into 64, or else its hash.
+    """Return the subject in the characters that AWS accepts, or its hash if that has more than 64.
 
-    What AWS does not take is written as in a quoted-printable text, ``=3A`` for a colon. A hash begins
-    with ``=sha256-``, which is no such writing.
+    Other characters are written as in quoted-printable: ``=3A`` for a colon. A hash begins with
+    ``=sha256-``, which no quoted text can begin with.
     """
-    quoted = _UNSAID.sub(lambda found: "".join(f"={byte:02X}" for byte in found[0].encode()), subject)
+    quoted = _QUOTED.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), subject)
     return quoted if _NAME.fullmatch(quoted) else f"=sha256-{b64url(sha256(subject.encode()).digest())}"
 
 
 def session_tags(grant: Grant, more: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return *more* tags and those that name the call, which win.
+    """Return the tags that name the call, and *more* tags, which do not replace those.
 
     Raises:
-        IssueError: There are more than 50, or a key or value has a length or a character that AWS
-            does not take.
+        IssueError: There are more than 50 tags, or a key or a value has a length or a character that AWS
+            does not accept.
     """
-    own = {
+    call = {
         "agentguard:task": grant.task_id,
         "agentguard:tool": grant.tool,
         "agentguard:path": grant.path.value,
         "agentguard:resource": grant.resource.name,
         "agentguard:actor": grant.identity.actor,
     }
-    tags = {**more, **own}
+    tags = {**more, **call}
     if len(tags) > _TAGS:
         raise IssueError(f"aws: {len(tags)} session tags, and there may be {_TAGS}")
     for key, value in tags.items():
@@ -135,14 +135,14 @@ def session_tags(grant: Grant, more: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-def _denial(who: dict[str, Any], until: float) -> dict[str, Any]:
-    before = {"DateLessThan": {"aws:TokenIssueTime": _instant(math.ceil(until))}}
-    return {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {**who, **before}}
+def _denial(condition: dict[str, Any], until: float) -> dict[str, Any]:
+    before = {"DateLessThan": {"aws:TokenIssueTime": _timestamp(math.ceil(until))}}
+    return {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {**condition, **before}}
 
 
-def _packed(statements: list[dict[str, Any]]) -> str:
+def _policy(statements: list[dict[str, Any]]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
 
 
-def _instant(at: int) -> str:
+def _timestamp(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
