@@ -119,15 +119,15 @@ async def test_a_token_is_good_for_nothing_but_its_call(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("given_scopes", "path", "why"),
     [
-        (["contents:write"], ToolPath.READ, "not provided for"),
-        (["issues:read", "issues:write"], ToolPath.READ, "not provided for"),
-        (["contents:write"], ToolPath.WRITE, "not provided for"),
-        (["administration:read"], ToolPath.WRITE, "not provided for"),
-        (["contents:admin"], ToolPath.WRITE, "not provided for"),
+        (["contents:write"], ToolPath.READ, "is beyond the permissions"),
+        (["issues:read", "issues:write"], ToolPath.READ, "is beyond the permissions"),
+        (["contents:write"], ToolPath.WRITE, "is beyond the permissions"),
+        (["administration:read"], ToolPath.WRITE, "is beyond the permissions"),
+        (["contents:admin"], ToolPath.WRITE, "is beyond the permissions"),
         (["contents"], ToolPath.READ, "a permission and a level"),
         (["contents:read "], ToolPath.READ, "a permission and a level"),
         (["Contents:read"], ToolPath.READ, "a permission and a level"),
-        (["contents:read"], ToolPath.ESCALATION, "nothing is provided"),
+        (["contents:read"], ToolPath.ESCALATION, "there are no permissions"),
     ],
 )
 async def test_a_scope_beyond_its_path_is_refused_before_github_is_asked(
@@ -201,7 +201,7 @@ async def test_a_token_for_more_than_was_asked_is_revoked_at_once(
     mode: Mode, distort: Callable[[dict[str, Any]], Any]
 ) -> None:
     github = served(distort=distort)
-    with pytest.raises(IssueError, match="more, or for longer") as caught:
+    with pytest.raises(IssueError, match="more rights, or a longer life") as caught:
         await mode.call(app(github), "issue", grant())
     assert not github.tokens
     assert "ghs_" not in str(caught.value)
@@ -266,7 +266,7 @@ async def test_a_forked_process_does_not_say_that_it_revoked_what_its_sibling_ho
     credential = app(served(), seal=None, entropy=lambda count: b"\0" * count).issue(grant())
     sibling = app(served(), seal=None, entropy=lambda count: b"\0" * count)
     monkeypatch.setattr("os.getpid", lambda: 1)
-    with pytest.raises(IssueError, match="another process alone"):
+    with pytest.raises(IssueError, match="only another process"):
         await mode.call(sibling, "revoke", credential.handle, credential.expires_at)
 
 
@@ -350,7 +350,7 @@ def test_an_apps_key_is_read_from_a_file_that_nobody_else_may_read(tmp_path: Pat
 
 
 def test_an_apps_key_of_another_kind_or_none_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="not there"):
+    with pytest.raises(ConfigurationError, match="there is no file"):
         AppKey.from_file(tmp_path / "absent.pem")
     assert not list(tmp_path.iterdir())
     file = tmp_path / "app.pem"

@@ -1,4 +1,4 @@
-"""The private key of a GitHub App: RS256 (RFC 7518 section 3.3), which GitHub alone asks for here."""
+"""The private key of a GitHub App. It signs with RS256 (RFC 7518 section 3.3), as GitHub requires."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ __all__ = ["AppKey"]
 
 
 class AppKey:
-    """An App's RSA private key, which signs and never shows itself.
+    """An App's RSA private key. It signs, and cannot be read back.
 
     Raises:
-        ConfigurationError: It has fewer than 2,048 bits.
+        ConfigurationError: The key has fewer than 2,048 bits.
     """
 
     __slots__ = ("__key",)
 
     def __init__(self, key: RSAPrivateKey) -> None:
         if key.key_size < 2048:
-            raise ConfigurationError("the App's key is too short", hint="make another one at GitHub")
+            raise ConfigurationError("the App's key is too short", hint="generate another one at GitHub")
         self.__key = key
 
     @classmethod
     def from_file(cls, path: str | Path) -> AppKey:
-        """Read the PEM file that GitHub made.
+        """Read the PEM file that GitHub generated.
 
         Raises:
-            ConfigurationError: It is not there, others may read it, or it is no unencrypted RSA key.
+            ConfigurationError: There is no file, other users may read it, or it holds no unencrypted RSA key.
         """
 
         def absent() -> bytes:
-            raise ConfigurationError("the App's key is not there", hint="download it from GitHub", file=path)
+            raise ConfigurationError(
+                "there is no file with the App's key", hint="download it from GitHub", file=path
+            )
 
         try:
             key = load_pem_private_key(read_or_make(path, absent), password=None)
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, RSAPrivateKey):
-            raise ConfigurationError("not an unencrypted RSA key in PEM", hint="download it anew", file=path)
+            raise ConfigurationError("not an unencrypted RSA key in PEM", hint="download it again", file=path)
         return cls(key)
 
     def sign(self, claims: Mapping[str, Any]) -> str:
