@@ -1,13 +1,13 @@
-"""Where the agent's own identity comes from: what its platform says, never what it says itself.
+"""Sources of the agent's own identity: the platform states it, not the agent.
 
-    local           a name that the application states; with a key it signs its own tokens
-    file            a token file: Kubernetes service accounts, any OIDC token
-    spiffe          SPIFFE Workload API, such as SPIRE's; the extra ``spiffe``
-    github_actions  a job's OIDC tokens; the extra ``issuers``
-    tokens          what these have in common: reading, keeping and renewing tokens
+local           a name that the application states; with a key it signs its own tokens
+file            a token file: of a Kubernetes service account, or with any OIDC token
+spiffe          the SPIFFE Workload API, such as SPIRE's; the extra ``spiffe``
+github_actions  a job's OIDC tokens; the extra ``issuers``
+tokens          reading, caching and renewing tokens, which the others share
 
-Those that need an extra are imported by their own name. All give the actor at once, and a token for
-one audience at a time. Identity proves who acts; it says nothing of what may be done.
+Import a source that needs an extra from its own module. Every source returns the actor without
+waiting, and a token for one audience. An identity proves who acts. It does not say what the agent may do.
 """
 
 from __future__ import annotations

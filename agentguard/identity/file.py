@@ -1,4 +1,4 @@
-"""An identity that the platform writes into a file, and exchanges before it ends."""
+"""An identity from a token file that the platform writes, and replaces before the token expires."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 class FileIdentity:
     """An `IdentitySource` that reads a token file: of Kubernetes, or with any OIDC token.
 
-    In Kubernetes that is a projected volume's ``serviceAccountToken``. The actor is the token's
-    `sub`, there ``system:serviceaccount:namespace:name``. The token is not verified, for it was not
-    issued to us but to those that we show it to. It is read when the file is another than before,
-    which costs one `stat` a call; if it cannot be read, or is not complete, the last good one serves
-    until *leeway* seconds before its end.
+    In Kubernetes the file is a projected volume's ``serviceAccountToken``. The actor is the token's
+    `sub`, there ``system:serviceaccount:namespace:name``. The token is not verified here; the services
+    that receive it verify it. The file is read again when it has changed, which costs one `stat` for
+    each call. If it cannot be read or is incomplete, the last good token serves until *leeway* seconds
+    before its expiry.
 
-    A file that others than root and this user may write is refused, since policies judge by the
-    actor that it names. With *audience*, so is a token that is not for this audience alone: one for
-    several can be used by each of them at the others.
+    A file that other users may write is refused, since policies decide by the actor that it names. With
+    *audience*, a token with another or a further audience is refused: each audience of a token could
+    use it at the others.
     """
 
     inline = True
@@ -44,21 +44,21 @@ class FileIdentity:
     ) -> None:
         self._path, self._audience = Path(path), audience
         self._leeway, self._clock = leeway, clock
-        self._reading = _Reading(None, None, "")
+        self._state = _FileState(None, None, "")
 
     def actor(self) -> str:
         """Return the token's subject.
 
         Raises:
-            IdentityError: There is no living token.
+            IdentityError: There is no valid token.
         """
         return self._current().subject
 
     def token(self, audience: str) -> Secret:
-        """Return the file's token, if it is for *audience*; it is never sent elsewhere.
+        """Return the file's token, if it is for *audience*.
 
         Raises:
-            IdentityError: It is for others, or there is no living token.
+            IdentityError: The token is for other audiences, or there is no valid token.
         """
         token = self._current()
         if audience not in token.audiences:
@@ -66,56 +66,56 @@ class FileIdentity:
         return token.secret
 
     def _current(self) -> Token:
-        reading = self._reading
+        state = self._state
         try:
-            if _stamp(os.stat(self._path)) != reading.stamp:
-                reading = self._reading = self._read(reading.token)
-            problem = reading.problem
+            if _stamp(os.stat(self._path)) != state.stamp:
+                state = self._state = self._read(state.token)
+            problem = state.problem
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
-        token = reading.token
+        token = state.token
         if token is None or token.expires_at - self._leeway <= self._clock():
             raise IdentityError(f"{self._path}: {problem or 'its token has expired'}")
         return token
 
-    def _read(self, last: Token | None) -> _Reading:
-        # not blocking, for what is no regular file may have nobody at its other end
+    def _read(self, last: Token | None) -> _FileState:
+        # without blocking: a pipe may have no writer
         with open(
             self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
         ) as stream:
-            found = os.fstat(stream.fileno())
-            stamp = _stamp(found)
-            if problem := _objection(found):
-                return _Reading(stamp, last, problem)
+            status = os.fstat(stream.fileno())
+            stamp = _stamp(status)
+            if problem := _problem(status):
+                return _FileState(stamp, last, problem)
             content = stream.read(LIMIT + 2)
         try:
             token = Token.read(content.decode("ascii").strip())
         except ValueError as error:
-            undecoded = isinstance(error, UnicodeDecodeError)
-            return _Reading(stamp, last, f"its token {'is not ASCII' if undecoded else error}")
+            reason = "is not ASCII" if isinstance(error, UnicodeDecodeError) else error
+            return _FileState(stamp, last, f"its token {reason}")
         if self._audience is not None and token.audiences != {self._audience}:
-            return _Reading(stamp, last, f"its token is not for the audience {self._audience} alone")
-        return _Reading(stamp, token, "")
+            return _FileState(stamp, last, f"its token is not for the audience {self._audience} alone")
+        return _FileState(stamp, token, "")
 
     def __repr__(self) -> str:
         return f"<FileIdentity {self._path}>"
 
 
-class _Reading(NamedTuple):
-    """What was found when the file had that stamp: a token, or the last good one and a problem."""
+class _FileState(NamedTuple):
+    """The file at one stamp: its token, or the last good token and the problem with this one."""
 
     stamp: tuple[int, ...] | None
     token: Token | None
     problem: str
 
 
-def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
-def _objection(found: os.stat_result) -> str:
-    if not stat.S_ISREG(found.st_mode):
-        return "is no file"
-    if found.st_mode & _OTHERS or found.st_uid not in (0, os.geteuid()):
-        return "others may write it: it must belong to this user or root, and to nobody else to write"
+def _problem(status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if status.st_mode & _OTHERS or status.st_uid not in (0, os.geteuid()):
+        return "others may write it: only its owner may write it, and that must be this user or root"
     return ""

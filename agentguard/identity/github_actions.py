@@ -23,21 +23,21 @@ __all__ = ["GitHubActionsIdentity"]
 _URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"
 _TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105  the name of a variable
 _NAME: Final = "GitHub Actions"
-_NOBODY: Final = "urn:agentguard:nobody"  # whoever steals a token for it can show it to nobody
+_NOBODY: Final = "urn:agentguard:nobody"  # a token for this audience is useless to a thief
 
 
 class GitHubActionsIdentity:
     """An `IdentitySource` for a job that has ``permissions: id-token: write``.
 
-    The actor is the `sub` of the job's tokens, such as ``repo:org/name:ref:refs/heads/main``. Making
-    one asks GitHub for it, which takes at most 4.5 s: make it before an event loop runs.
+    The actor is the `sub` of the job's tokens, such as ``repo:org/name:ref:refs/heads/main``. The
+    constructor asks GitHub for it, for at most 4.5 seconds: call it before an event loop runs.
 
-    The request token, with which anyone can have a token for any audience, is taken out of *env*, so
-    that no child process inherits it; give a copy of the environment to leave it there. It remains
-    to be seen in this process's own initial environment (``/proc``), by the same user.
+    With the job's request token, anyone can get a token for any audience. So the constructor removes it
+    from *env*, and no child process inherits it; give a copy of the environment to leave it there. The
+    same user can still read it in this process's initial environment (``/proc``).
 
     Raises:
-        ConfigurationError: The variables are missing, or the URL is not https (loopback excepted).
+        ConfigurationError: The variables are missing, or the URL is neither https nor on this machine.
         IdentityError: GitHub gave no token.
     """
 
@@ -78,15 +78,15 @@ class GitHubActionsIdentity:
         return self._actor
 
     def token(self, audience: str) -> Secret:
-        """Return a token for *audience* alone, renewed at half of its life.
+        """Return a token for *audience* alone. It is renewed after half of its life.
 
         Raises:
-            IdentityError: GitHub gave none.
+            IdentityError: GitHub gave no token.
         """
         return drive(self._token(audience, self._http.ask.sync, self._tokens.share.sync))
 
     async def atoken(self, audience: str) -> Secret:
-        """As `token`, without blocking the event loop."""
+        """Do the same as `token`, without blocking the event loop."""
         return await self._token(audience, self._http.ask.async_, self._tokens.share.async_)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class GitHubActionsIdentity:
         self._http.close()
 
     async def _token(self, audience: str, ask: Operation, share: Share) -> Secret:
-        return await self._tokens.get(audience, lambda wanted: self._fetch(wanted, ask), share)
+        return await self._tokens.get(audience, lambda name: self._fetch(name, ask), share)
 
     async def _fetch(self, audience: str, ask: Operation) -> Token:
         url = self._url.copy_add_param("audience", audience)
@@ -120,5 +120,7 @@ def _address(text: str) -> httpx.URL:
     except httpx.InvalidURL:
         url = httpx.URL()
     if not is_confidential(url.scheme, url.host):
-        raise ConfigurationError(f"{_URL} is no https URL", hint="the request token is not sent in clear")
+        raise ConfigurationError(
+            f"{_URL} is not an https URL", hint="the request token is sent over https only"
+        )
     return url

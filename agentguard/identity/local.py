@@ -17,13 +17,13 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]{1,240}")
 
 
 class LocalIdentity:
-    """An `IdentitySource` that gives the name it was given; nothing attests it.
+    """An `IdentitySource` that returns *name*. No platform attests this name.
 
-    With *key* it signs its own tokens, for *lifetime* seconds, as an issuer that was given the
-    public key can check: `iss` and `sub` are the name. Without, it has none.
+    With *key* it signs its own tokens, which are valid for *lifetime* seconds; `iss` and `sub` are the
+    name. An issuer that has the public key can verify them. Without *key* it has no tokens.
 
     Raises:
-        ConfigurationError: *name* is no URI such as ``agent://support``.
+        ConfigurationError: *name* is not a URI such as ``agent://support``.
     """
 
     inline = True
@@ -38,7 +38,9 @@ class LocalIdentity:
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         if not _NAME.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is no identity", hint='use a URI, such as "agent://support"')
+            raise ConfigurationError(
+                f"{name!r} is not an identity", hint='use a URI, such as "agent://support"'
+            )
         self._name, self._key = name, key
         self._lifetime, self._clock, self._entropy = lifetime, clock, entropy
 

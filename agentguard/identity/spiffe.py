@@ -1,4 +1,4 @@
-"""The identity that a SPIFFE agent, such as SPIRE's, attests this process to have (Workload API)."""
+"""The identity that a SPIFFE agent, such as SPIRE's, attests for this process (Workload API)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spiffe.workloadapi.x509_context import X509Context
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import ConfigurationError, IdentityError
-from agentguard.identity.tokens import Denial, Token, Tokens
+from agentguard.identity.tokens import IdentityDenied, Token, Tokens
 from agentguard.model import Secret
 
 __all__ = ["SpiffeIdentity"]
@@ -25,20 +25,21 @@ _DENIED: Final = "PERMISSION_DENIED"  # no identity is registered for this proce
 
 
 class SpiffeIdentity:
-    """An `IdentitySource` whose actor is a SPIFFE ID, and whose tokens are JWT-SVIDs.
+    """An `IdentitySource` whose actor is a SPIFFE ID and whose tokens are JWT-SVIDs. `close` it after use.
 
-    *socket* is the address of the agent, such as ``unix:///run/spire/agent.sock``; without, it is
-    ``SPIFFE_ENDPOINT_SOCKET``. A stream tells of each new identity; when there is none any more, the
-    actor and all tokens are forgotten at once. When the agent does not answer, both serve while they
-    live. *spiffe_id* chooses one of several identities; without, it is the agent's first.
+    *socket* is the agent's address, such as ``unix:///run/spire/agent.sock``; by default it is
+    ``SPIFFE_ENDPOINT_SOCKET``. The agent sends each new identity in a stream. If it says that this
+    process has no identity any more, the actor and all tokens are forgotten at once. If it does not
+    answer, they serve until they expire. *spiffe_id* chooses one of several identities; by default it
+    is the agent's first.
 
-    Making one waits for the identity, for at most *timeout* seconds, which is also how long any
-    question to the agent may take: make it before an event loop runs. An identity that comes later,
-    as one does that has just been registered, is found too: after a failure the agent is asked again
-    every *pause* seconds. The X.509-SVID that a stream brings is not kept. `close` it.
+    The constructor waits for the identity for at most *timeout* seconds: call it before an event loop
+    runs. Each request to the agent may take *timeout* seconds too. An identity that is registered later
+    is found as well: after a failure the agent is asked again every *pause* seconds. The X.509-SVIDs of
+    the stream are not stored.
 
     Raises:
-        ConfigurationError: There is no address, or it is no unix socket's.
+        ConfigurationError: There is no address, or it is not that of a unix socket.
     """
 
     def __init__(
@@ -51,31 +52,31 @@ class SpiffeIdentity:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._socket = _address(socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET"))
-        self._wanted, self._timeout, self._pause, self._clock = spiffe_id, timeout, pause, clock
-        self._identity: _Known | None = None
+        self._spiffe_id, self._timeout, self._pause, self._clock = spiffe_id, timeout, pause, clock
+        self._identity: _Identity | None = None
         self._reason = f"{_NAME} has not answered yet"
         self._tokens = Tokens(_NAME, clock=clock, pause=pause)
-        self._closed, self._wake, self._found = Event(), Event(), Event()
+        self._closed, self._wake, self._has_identity = Event(), Event(), Event()
         self._thread = Thread(target=self._watch, name="agentguard-spiffe", daemon=True)
         self._thread.start()
-        self._found.wait(timeout)
+        self._has_identity.wait(timeout)
 
     def actor(self) -> str:
         """Return the SPIFFE ID.
 
         Raises:
-            IdentityError: The agent gave none, or what it gave is over.
+            IdentityError: The agent gave no identity, or the identity has expired.
         """
-        known = self._identity
-        if known is None or known.expires_at <= self._clock():
+        identity = self._identity
+        if identity is None or identity.expires_at <= self._clock():
             raise IdentityError(self._reason)
-        return known.spiffe_id
+        return identity.spiffe_id
 
     def token(self, audience: str) -> Secret:
-        """Return a JWT-SVID for *audience* alone, renewed at half of its life.
+        """Return a JWT-SVID for *audience* alone. It is renewed after half of its life.
 
         Raises:
-            IdentityError: The agent gave none, and there is no living one.
+            IdentityError: The agent gave none, and there is no valid one.
         """
         self.actor()
         return drive(self._tokens.get(audience, lift(self._fetch), self._tokens.share.sync))
@@ -86,8 +87,8 @@ class SpiffeIdentity:
         self._wake.set()
         self._thread.join(self._timeout)
         self._forget(f"{self!r} is closed")
-        # gRPC's call is in a cycle with its own exception; left to the interpreter's end, its finalizer waits
-        # for ever, if a thread of gRPC's was stopped there while it held the call's lock
+        # gRPC's call and its exception refer to each other, so only the garbage collector ends the call. At
+        # the interpreter's exit its finalizer could wait forever for a lock of a gRPC thread that was stopped
         gc.collect()
 
     def _fetch(self, audience: str) -> Token:
@@ -98,25 +99,25 @@ class SpiffeIdentity:
             token = Token.read(svid.token)
         except PySpiffeError as error:
             if _code(error) == _DENIED:
-                self._wake.set()  # the stream will say what the identity is now
-                raise Denial(_words(error)) from None
-            raise IdentityError(_words(error)) from None
+                self._wake.set()  # the watching thread asks what the identity is now
+                raise IdentityDenied(_reason(error)) from None
+            raise IdentityError(_reason(error)) from None
         except ValueError as error:
             raise IdentityError(f"{_NAME}: its token {error}") from None
         if token.subject != actor:
             raise IdentityError(f"{_NAME}: its token is for another identity")
         return token
 
-    # --- the watch, in a thread of its own
+    # --- the watching thread
 
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
                 self._follow()
-            except Exception as error:  # noqa: BLE001  whatever it was: a watch that ends would notice no revocation
+            except Exception as error:  # noqa: BLE001  any error: if the thread ended, it would notice no revocation
                 if _code(error) == _DENIED:
-                    self._forget(_words(error))
-                self._reason = _words(error)
+                    self._forget(_reason(error))
+                self._reason = _reason(error)
             self._closed.wait(self._pause)
 
     def _follow(self) -> None:
@@ -124,36 +125,36 @@ class SpiffeIdentity:
         if self._closed.is_set():
             return
         with WorkloadApiClient(self._socket) as client:
-            # asked before and after, since a stream that ends does not say why
-            self._learn(client.fetch_x509_context(timeout=self._timeout))
+            # asked before and after the stream, since a stream that ends does not say why
+            self._update(client.fetch_x509_context(timeout=self._timeout))
             watchers = set[Thread]()
 
-            def learn(context: X509Context) -> None:
+            def update(context: X509Context) -> None:
                 watchers.add(current_thread())
-                self._learn(context)
+                self._update(context)
 
-            stream = client.stream_x509_contexts(learn, lambda _error: self._wake.set(), retry_connect=False)
+            stream = client.stream_x509_contexts(update, lambda _error: self._wake.set(), retry_connect=False)
             self._wake.wait()
             stream.cancel()
-            for watcher in tuple(watchers):  # it has the call, which is over only when it is
+            for watcher in tuple(watchers):  # the call is over when its thread is
                 watcher.join(self._timeout)
             if not self._closed.is_set():
-                self._learn(client.fetch_x509_context(timeout=self._timeout))
+                self._update(client.fetch_x509_context(timeout=self._timeout))
 
-    def _learn(self, context: X509Context) -> None:
+    def _update(self, context: X509Context) -> None:
         if self._closed.is_set():
             return
-        given = {str(svid.spiffe_id): svid for svid in reversed(context.x509_svids)}
+        svids = {str(svid.spiffe_id): svid for svid in reversed(context.x509_svids)}
         first = str(context.default_svid.spiffe_id)
-        svid = given.get(self._wanted or first)
+        svid = svids.get(self._spiffe_id or first)
         if svid is None:
-            self._forget(f"{_NAME} did not give {self._wanted}")
+            self._forget(f"{_NAME} did not give {self._spiffe_id}")
         else:
-            known = _Known(str(svid.spiffe_id), svid.leaf.not_valid_after_utc.timestamp())
-            if self._identity is not None and self._identity.spiffe_id != known.spiffe_id:
+            identity = _Identity(str(svid.spiffe_id), svid.leaf.not_valid_after_utc.timestamp())
+            if self._identity is not None and self._identity.spiffe_id != identity.spiffe_id:
                 self._tokens.forget()
-            self._identity, self._reason = known, f"{_NAME} has not renewed the identity"
-            self._found.set()
+            self._identity, self._reason = identity, f"{_NAME} has not renewed the identity"
+            self._has_identity.set()
 
     def _forget(self, reason: str) -> None:
         self._identity, self._reason = None, reason
@@ -163,7 +164,7 @@ class SpiffeIdentity:
         return f"<SpiffeIdentity {self._socket}>"
 
 
-class _Known(NamedTuple):
+class _Identity(NamedTuple):
     spiffe_id: str
     expires_at: float
 
@@ -171,16 +172,17 @@ class _Known(NamedTuple):
 def _address(socket: str | None) -> str:
     if socket is None or not socket.startswith("unix:/"):
         raise ConfigurationError(
-            f"{socket!r} is no address of a SPIFFE agent", hint="use one such as unix:///run/spire/agent.sock"
+            f"{socket!r} is not the address of a SPIFFE agent",
+            hint="use one such as unix:///run/spire/agent.sock",
         )
     return socket
 
 
 def _code(error: Exception) -> str:
-    """Return the gRPC code that the library wraps, or the name of what went wrong here."""
-    answered: Any = getattr(error.__cause__, "code", None)
-    return type(error).__name__ if answered is None else str(answered().name)
+    """Return the gRPC status code in the library's error, or the name of the error's type."""
+    code: Any = getattr(error.__cause__, "code", None)
+    return type(error).__name__ if code is None else str(code().name)
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{_NAME} gave no identity ({_code(error)})"

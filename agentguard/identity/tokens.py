@@ -1,7 +1,7 @@
-"""Tokens that a platform gives its workload, and which this process only carries.
+"""Tokens that a platform gives its workload: reading, caching and renewing them.
 
-They are read without being verified: whoever receives one verifies it, and what is read here says
-only whether it is worth sending, which is a matter of its audience and its end.
+The tokens are read without verification. The service that receives a token verifies it. Here the
+claims say only whether a token is worth sending: for which audience it is, and until when.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agentguard.errors import IdentityError
 from agentguard.jose import strict_json, unb64url
 from agentguard.model import Secret
 
-__all__ = ["LIMIT", "Denial", "Token", "Tokens"]
+__all__ = ["LIMIT", "IdentityDenied", "Token", "Tokens"]
 
 LIMIT: Final = 16 * 1024
 _RSA: Final = (256, 384, 512)  # keys of 2048, 3072 and 4096 bits
@@ -28,13 +28,13 @@ _SIGNATURES: Final = {
 }
 
 
-class Denial(IdentityError):
-    """The platform was asked, and says that this workload has no identity (any more)."""
+class IdentityDenied(IdentityError):
+    """The platform answered that this workload has no identity (any more)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A JWT (RFC 7519): whose it is, for whom, and until when in seconds since the epoch."""
+    """A JWT (RFC 7519): its subject, its audiences, and its expiry in seconds since the epoch."""
 
     secret: Secret
     subject: str
@@ -43,104 +43,104 @@ class Token:
 
     @classmethod
     def read(cls, text: object) -> Token:
-        """Read a compact JWT. It is refused unless complete: a signature has the length of its kind.
+        """Read a compact JWT. A signature whose length does not fit its algorithm is incomplete.
 
         Raises:
-            ValueError: It is malformed; the message repeats nothing of it.
+            ValueError: The token is malformed or incomplete. The message repeats nothing of it.
         """
         if not isinstance(text, str) or len(text) > LIMIT:
-            raise ValueError("is no text of a bearable length")
+            raise ValueError("is not a text, or is too long")
         try:
             head, body, signature = map(unb64url, text.split("."))
             header, claims = strict_json(head), strict_json(body)
-            complete = len(signature) in _SIGNATURES[header["alg"]]
+            is_complete = len(signature) in _SIGNATURES[header["alg"]]
             subject, audience, end = claims["sub"], claims["aud"], claims["exp"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError("is no signed JWT with sub, aud and exp") from None
+            raise ValueError("is not a signed JWT with sub, aud and exp") from None
         audiences = [audience] if isinstance(audience, str) else audience
-        if not complete or not _name(subject) or type(end) not in (int, float):
-            raise ValueError("is no complete JWT")
-        if not isinstance(audiences, list) or not audiences or not all(map(_name, audiences)):
+        if not is_complete or not _is_name(subject) or type(end) not in (int, float):
+            raise ValueError("is not a complete JWT")
+        if not isinstance(audiences, list) or not audiences or not all(map(_is_name, audiences)):
             raise ValueError("names no audience")
         return cls(Secret(text), subject, frozenset(audiences), float(end))
 
 
-def _name(value: object) -> bool:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and value.isprintable() and bool(value.strip())
 
 
-class _Kept(NamedTuple):
+class _CachedToken(NamedTuple):
     token: Token
     renew_at: float
 
 
 class Tokens:
-    """Tokens by audience, one for each: fetched by one for all, and renewed at half of their life.
+    """Caches one token for each audience. One caller fetches or renews it for all, after half of its life.
 
-    When one cannot be renewed it serves while it lives, and a further attempt is made after *pause*
-    seconds; a `Denial` ends all of them at once.
+    If a token cannot be renewed, it serves until it expires, and the next attempt is made after *pause*
+    seconds. An `IdentityDenied` removes all tokens at once.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float], pause: float = 1.0) -> None:
         self._name, self._clock, self._pause = name, clock, pause
-        self._kept: dict[str, _Kept] = {}
+        self._cache: dict[str, _CachedToken] = {}
         self.share = SingleFlight().share
 
     def forget(self) -> None:
-        """Forget all, and whatever is being fetched now."""
-        self._kept = {}
+        """Remove all tokens. A token that is being fetched now is not cached."""
+        self._cache = {}
 
     async def get(self, audience: str, fetch: Operation, share: Share) -> Secret:
-        """Return the token for *audience*; ``fetch(audience)`` obtains a `Token`.
+        """Return the token for *audience*; ``fetch(audience)`` gets a `Token` from the platform.
 
         Raises:
-            IdentityError: As *fetch* does, or what it obtained is for another audience or over.
+            IdentityError: *fetch* raised it, or its token is for another audience or has expired.
         """
-        if (found := self._fresh(audience)) is not None:
-            return found.secret
-        secret: Secret = await share(audience, self._renewing(audience, fetch))
+        if (token := self._fresh(audience)) is not None:
+            return token.secret
+        secret: Secret = await share(audience, self._renewal(audience, fetch))
         return secret
 
-    def _renewing(self, audience: str, fetch: Operation) -> Callable[[], Awaitable[Secret]]:
+    def _renewal(self, audience: str, fetch: Operation) -> Callable[[], Awaitable[Secret]]:
         async def renew() -> Secret:
-            # asked again, since another one may have landed meanwhile
-            token = self._fresh(audience) or await self._renewed(audience, fetch)
+            # looked up again, since another caller may have renewed it meanwhile
+            token = self._fresh(audience) or await self._renew(audience, fetch)
             return token.secret
 
         return renew
 
-    async def _renewed(self, audience: str, fetch: Operation) -> Token:
-        keep = self._kept  # which `forget` exchanges for another
+    async def _renew(self, audience: str, fetch: Operation) -> Token:
+        cache = self._cache  # `forget` replaces it
         try:
             token: Token = await fetch(audience)
-            self._judge(token, audience)
-        except Denial:
+            self._validate(token, audience)
+        except IdentityDenied:
             self.forget()
             raise
         except IdentityError:
-            older, now = keep.get(audience), self._clock()
-            if older is None or older.token.expires_at <= now or keep is not self._kept:
+            previous, now = cache.get(audience), self._clock()
+            if previous is None or previous.token.expires_at <= now or cache is not self._cache:
                 raise
-            keep[audience] = older._replace(renew_at=now + self._pause)
-            return older.token
-        self._keep(keep, audience, token)
+            cache[audience] = previous._replace(renew_at=now + self._pause)
+            return previous.token
+        self._add(cache, audience, token)
         return token
 
-    def _judge(self, token: Token, audience: str) -> None:
+    def _validate(self, token: Token, audience: str) -> None:
         if token.audiences != {audience}:
-            raise IdentityError(f"{self._name}: its token is not for the audience that was asked, alone")
+            raise IdentityError(f"{self._name}: its token is not for the requested audience alone")
         if token.expires_at <= self._clock():
             raise IdentityError(f"{self._name}: its token has expired")
 
-    def _keep(self, keep: dict[str, Any], audience: str, token: Token) -> None:
+    def _add(self, cache: dict[str, Any], audience: str, token: Token) -> None:
         now = self._clock()
-        for over in [name for name, (kept, _) in list(keep.items()) if kept.expires_at <= now]:
-            keep.pop(over, None)
-        keep[audience] = _Kept(token, now + (token.expires_at - now) / 2)
+        for name in [name for name, (cached, _) in list(cache.items()) if cached.expires_at <= now]:
+            cache.pop(name, None)
+        cache[audience] = _CachedToken(token, now + (token.expires_at - now) / 2)
 
     def _fresh(self, audience: str) -> Token | None:
-        found, now = self._kept.get(audience), self._clock()
-        # a renewal that is put off must not outlive the token
-        if found is None or now >= min(found.renew_at, found.token.expires_at):
+        cached, now = self._cache.get(audience), self._clock()
+        # a postponed renewal must not be later than the token's expiry
+        if cached is None or now >= min(cached.renew_at, cached.token.expires_at):
             return None
-        return found.token
+        return cached.token

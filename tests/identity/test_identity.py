@@ -30,7 +30,7 @@ from agentguard.identity.file import FileIdentity
 from agentguard.identity.github_actions import GitHubActionsIdentity
 from agentguard.identity.local import LocalIdentity
 from agentguard.identity.spiffe import SpiffeIdentity
-from agentguard.identity.tokens import LIMIT, Denial, Token, Tokens
+from agentguard.identity.tokens import LIMIT, IdentityDenied, Token, Tokens
 from agentguard.jose import Signer, b64url
 from agentguard.model import Secret
 from agentguard.ports import IdentitySource
@@ -119,7 +119,7 @@ def test_the_contract_catches_a_source_that_breaks_it(source: type[LocalIdentity
 @given(st.one_of(st.text(), st.lists(st.binary(max_size=40), min_size=3, max_size=3)))
 def test_whatever_a_platform_gives_is_a_token_or_refused_without_its_words(parts: str | list[bytes]) -> None:
     text = parts if isinstance(parts, str) else ".".join(map(b64url, parts))
-    with pytest.raises(ValueError, match=r"^is no signed JWT with sub, aud and exp$"):
+    with pytest.raises(ValueError, match=r"^is not a signed JWT with sub, aud and exp$"):
         Token.read(text)
 
 
@@ -140,7 +140,7 @@ def test_whatever_a_platform_gives_is_a_token_or_refused_without_its_words(parts
     ],
 )
 def test_a_token_without_a_name_an_end_or_an_audience_is_refused(claims: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^(is no complete JWT|names no audience)$"):
+    with pytest.raises(ValueError, match=r"^(is not a complete JWT|names no audience)$"):
         Token.read(mint(**claims))
 
 
@@ -174,12 +174,12 @@ async def test_a_denial_ends_all_tokens_also_the_one_that_it_does_not_renew(cloc
     tokens = Tokens("platform", clock=clock)
 
     async def denied(_audience: str) -> Token:
-        raise Denial("no identity")
+        raise IdentityDenied("no identity")
 
     for audience, later in ((OTHER, 0), (ONE, 31)):
         kept = await tokens.get(ONE, fetched, tokens.share.async_)
         clock.now += later
-        with pytest.raises(Denial):
+        with pytest.raises(IdentityDenied):
             await tokens.get(audience, denied, tokens.share.async_)
         assert await tokens.get(ONE, fetched, tokens.share.async_) is not kept
 
@@ -380,7 +380,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path, clock: Clock
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     for place in (fifo, Path("/dev/null")):
-        with pytest.raises(IdentityError, match="is no file"):
+        with pytest.raises(IdentityError, match="is not a regular file"):
             FileIdentity(place, clock=clock).actor()
     with pytest.raises(IdentityError, match="cannot be read"):
         FileIdentity(tmp_path, clock=clock).actor()
@@ -394,7 +394,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, clock: Cl
     source = FileIdentity(file, clock=clock)
     tracemalloc.start()
     try:
-        with pytest.raises(IdentityError, match="is no text of a bearable length"):
+        with pytest.raises(IdentityError, match="is not a text, or is too long"):
             source.actor()
         assert tracemalloc.get_traced_memory()[1] < 16 * LIMIT
     finally:
@@ -509,7 +509,7 @@ def test_a_request_token_that_gave_no_identity_stays_where_it_was(github: GitHub
     ["http://actions.example/", "http://127.0.0.1.evil.example/", "ftp://a/", "//a/", "a", "http://[::"],
 )
 def test_the_request_token_is_sent_by_https_alone(github: GitHub, url: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no https URL"):
+    with pytest.raises(ConfigurationError, match="is not an https URL"):
         github.source(ACTIONS_ID_TOKEN_REQUEST_URL=url)
     assert not github.asked
 
@@ -538,8 +538,8 @@ async def test_the_request_token_is_not_sent_across_a_redirect(github: GitHub, m
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
-        ({"aud": OTHER}, "is not for the audience that was asked, alone"),
-        ({"aud": [ONE, OTHER]}, "is not for the audience that was asked, alone"),
+        ({"aud": OTHER}, "is not for the requested audience alone"),
+        ({"aud": [ONE, OTHER]}, "is not for the requested audience alone"),
         ({"exp": NOW}, "has expired"),
         ({"sub": "repo:evil/name:ref:refs/heads/main"}, "is for another subject than before"),
         ({"exp": "soon"}, "holds no token"),
@@ -684,7 +684,7 @@ def test_the_address_is_the_environment_s_unless_given(
 ) -> None:
     monkeypatch.delenv("SPIFFE_ENDPOINT_SOCKET", raising=False)
     for wrong in (None, "tcp://127.0.0.1:1", "/agent.sock", "unix:"):
-        with pytest.raises(ConfigurationError, match="is no address of a SPIFFE agent"):
+        with pytest.raises(ConfigurationError, match="is not the address of a SPIFFE agent"):
             SpiffeIdentity(wrong)
     with serving(api, socket) as address:
         monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", address)
@@ -714,7 +714,7 @@ def test_a_closed_identity_leaves_no_call_to_the_interpreters_end(
         before = calls()
         source = make()
         source.token(ONE)
-        monkeypatch.setattr(source, "_learn", slow)
+        monkeypatch.setattr(source, "_update", slow)
         api.change(spiffe_id="spiffe://td.example/other")
         assert told.wait(5)
         assert calls() - before
@@ -797,7 +797,7 @@ def test_one_of_several_identities_is_chosen(api: WorkloadApi, make: Callable[..
 @pytest.mark.parametrize(
     ("claims", "reason"),
     [
-        ({"aud": [ONE, OTHER]}, "not for the audience that was asked, alone"),
+        ({"aud": [ONE, OTHER]}, "not for the requested audience alone"),
         ({"aud": [OTHER]}, "gave no identity"),
         ({"sub": "spiffe://td.example/another"}, "is for another identity"),
         ({"sub": "user:ada"}, "gave no identity"),

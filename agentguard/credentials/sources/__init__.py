@@ -1,7 +1,14 @@
-"""Where secrets come from that nobody mints for us: vaults, keyrings, files, the environment.
+"""Sources of long-lived secrets: vaults, the keyring, files and the environment.
 
-reading (what a source is), local (env, file), keychain, aws, gcp, azure, openbao: each of them
-imports its vendor's library, and is imported when it is first named.
+base      what a source is, how a text names one, and how a part of a JSON secret is picked
+local     a file or an environment variable
+keychain  the user's keyring; the extra ``keyring``
+aws       AWS Secrets Manager; the extra ``aws``
+gcp       Google Cloud Secret Manager; the extra ``gcp``
+azure     Azure Key Vault; the extra ``azure``
+openbao   OpenBao or HashiCorp Vault; the extra ``issuers``
+
+A module that needs an extra is imported only when a text names its kind of source.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from agentguard.credentials.sources.base import Part, Reference, SecretSource, S
 from agentguard.credentials.sources.local import EnvironmentSecret, FileSecret
 from agentguard.errors import ConfigurationError
 
-if TYPE_CHECKING:  # it needs an extra that a key in a file does not
+if TYPE_CHECKING:  # it needs an extra
     from agentguard.credentials.openbao.session import OpenBaoSession
 
 _EXTRAS = dict.fromkeys(("openbao", "vault", "hashicorp"), "issuers")
@@ -23,23 +30,23 @@ __all__ = ["EnvironmentSecret", "FileSecret", "Part", "Reference", "SecretSource
 def source(
     text: str, settings: Settings | None = None, *, session: OpenBaoSession | None = None
 ) -> SecretSource:
-    """Return the source that *text* names, such as ``aws:prod/api#key``; nothing is read yet.
+    """Return the source that *text* names, such as ``aws:prod/api#key``. Nothing is read yet.
 
-    ``openbao:secret/data/api#key`` (or ``vault:``), ``aws:ARN-OR-NAME``, ``gcp:projects/P/secrets/S``,
-    ``azure:NAME[/VERSION]``, ``keyring:SERVICE/NAME``, ``file:/PATH`` and ``env:NAME``, each with a
-    ``#json.path`` if the secret is a JSON object. *settings* say how to reach a cloud's vault,
-    *session* how to reach OpenBao.
+    The forms are ``openbao:secret/data/api#key`` (or ``vault:``), ``aws:ARN-OR-NAME``,
+    ``gcp:projects/P/secrets/S``, ``azure:NAME[/VERSION]``, ``keyring:SERVICE/NAME``, ``file:/PATH``
+    and ``env:NAME``. If the secret is a JSON object, ``#json.path`` picks a part of it. *settings* say
+    how to reach a cloud's vault, and *session* reaches OpenBao.
 
     Raises:
         ConfigurationError: The text names no source, or the source lacks a library or a setting.
     """
     reference = Reference.of(text)
-    found = whole(reference, settings or {}, session)
-    return found if reference.path is None else Part(found, reference.path)
+    complete = whole(reference, settings or {}, session)
+    return complete if reference.path is None else Part(complete, reference.path)
 
 
 def whole(reference: Reference, settings: Settings, session: OpenBaoSession | None = None) -> SecretSource:
-    """Do as `source`, for all of a secret; the path is left out."""
+    """Return the source of the complete secret. The reference's path is not used."""
     if (local := _local(reference)) is not None:
         return local
     try:

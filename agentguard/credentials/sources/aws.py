@@ -18,9 +18,9 @@ __all__ = ["AwsSecret"]
 class AwsSecret:
     """A `SecretSource`: a secret by its ARN or name, in its current version (``AWSCURRENT``).
 
-    *settings* are ``profile``, ``region``, ``accesskeyid``, ``secretaccesskey`` and ``sessiontoken``;
-    what is left out is found as AWS's own programs find it, and the region in the ARN. Connecting and
-    answering take at most *timeout* seconds each, in two attempts.
+    *settings* may have ``profile``, ``region``, ``accesskeyid``, ``secretaccesskey`` and
+    ``sessiontoken``. boto3 finds missing ones where AWS's own programs do, and the region in the ARN.
+    Connecting and answering take at most *timeout* seconds each, in two attempts.
     """
 
     def __init__(self, id: str, settings: Settings, *, timeout: float = TIMEOUT) -> None:
@@ -31,8 +31,9 @@ class AwsSecret:
         failure = "nothing"
         try:
             with unlogged("botocore.parsers", "botocore.endpoint"):
-                if (found := _text(self._client().get_secret_value(SecretId=self._id))) is not None:
-                    return found
+                answer = self._client().get_secret_value(SecretId=self._id)
+                if (secret := _secret(answer)) is not None:
+                    return secret
         except ClientError as error:
             failure = error.response.get("Error", {}).get("Code", "an error without a code")
         except (BotoCoreError, ValueError) as error:
@@ -48,8 +49,8 @@ class AwsSecret:
             aws_secret_access_key=get("secretaccesskey"),
             aws_session_token=get("sessiontoken"),
         )
-        once_more = {"mode": "standard", "total_max_attempts": 2}
-        limits: Any = {"connect_timeout": self._timeout, "read_timeout": self._timeout, "retries": once_more}
+        retries = {"mode": "standard", "total_max_attempts": 2}
+        limits: Any = {"connect_timeout": self._timeout, "read_timeout": self._timeout, "retries": retries}
         return session.client("secretsmanager", config=Config(**limits))
 
 
@@ -58,6 +59,6 @@ def _region(id: str) -> str | None:
     return parts[3] if parts[0] == "arn" and len(parts) > 3 else None
 
 
-def _text(answer: Any) -> Secret | None:
+def _secret(answer: Any) -> Secret | None:
     text = answer.get("SecretString") or answer.get("SecretBinary", b"").decode()
     return Secret(text) if text else None

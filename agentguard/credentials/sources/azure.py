@@ -19,12 +19,13 @@ __all__ = ["AzureSecret"]
 class AzureSecret:
     """A `SecretSource`: ``name`` or ``name/version`` in one vault.
 
-    *settings* are ``vaulturl`` or ``vaultname``, else the variable AZURE_KEYVAULT_URL; and
-    ``tenantid``, ``clientid`` and ``clientsecret``, else Azure's default credential. Connecting and
-    answering take at most *timeout* seconds each, in two attempts.
+    *settings* has ``vaulturl`` or ``vaultname``; without them the environment variable
+    AZURE_KEYVAULT_URL is used. It may have ``tenantid``, ``clientid`` and ``clientsecret``; without
+    them Azure's default credential is used. Connecting and answering take at most *timeout* seconds
+    each, in two attempts.
 
     Raises:
-        ConfigurationError: No vault is named.
+        ConfigurationError: Neither *settings* nor the environment names a vault.
     """
 
     def __init__(self, id: str, settings: Settings, *, timeout: float = TIMEOUT) -> None:
@@ -48,8 +49,8 @@ class AzureSecret:
                 self._credential(limits) as credential,
                 SecretClient(self._url, credential, **limits) as client,
             ):
-                if (found := _text(client, self._id, self._version)) is not None:
-                    return found
+                if (secret := _secret(client, self._id, self._version)) is not None:
+                    return secret
         except (AzureError, OSError, ValueError) as error:
             failure = type(error).__name__
         raise IssueError(f"{self.name}: Azure gave {failure}")
@@ -62,6 +63,6 @@ class AzureSecret:
         return DefaultAzureCredential(**limits)
 
 
-def _text(client: SecretClient, id: str, version: str) -> Secret | None:
+def _secret(client: SecretClient, id: str, version: str) -> Secret | None:
     text = client.get_secret(id, version or None).value
     return Secret(text) if text else None

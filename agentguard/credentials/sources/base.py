@@ -1,4 +1,4 @@
-"""What a secret source is, how one is named, and how a part of a JSON secret is picked."""
+"""What a source of secrets is, how a text names one, and how a part of a JSON secret is picked."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from agentguard.model import Secret
 __all__ = ["TIMEOUT", "Part", "Reference", "SecretSource", "Settings", "pick", "unlogged"]
 
 TIMEOUT = 4.5
-"""Seconds that a source takes to answer, at most, unless told otherwise."""
+"""How many seconds a source waits for an answer by default."""
 
 Settings = Mapping[str, str]
 """How to reach a vault: names in lower case and without separators, such as ``accesskeyid``."""
 
 
 class SecretSource(Protocol):
-    """A place that holds one secret. Each `read` asks it anew; `aread` is its twin, if it has one."""
+    """A place that holds one secret. Each `read` asks the place again. `aread` may be its async form."""
 
     @property
     def name(self) -> str:
-        """Names the place, for errors and records; it is no secret."""
+        """The name of the place, for errors and records. It is not secret."""
 
     def read(self) -> Secret:
-        """Return what the place holds now, within a few seconds.
+        """Return the secret that the place holds now, within a few seconds.
 
         Raises:
-            IssueError: It gave nothing; the message holds no secret.
+            IssueError: The place gave no secret. The message holds no secret.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """``kind:id#path``: where a secret is. The path is behind the last ``#``; an id may hold any sign."""
+    """``kind:id#path``: where a secret is. The path follows the last ``#``; an id may have any character."""
 
     kind: str
     id: str
@@ -50,7 +50,7 @@ class Reference:
         """Read ``kind:id`` or ``kind:id#json.path``.
 
         Raises:
-            ConfigurationError: It is neither.
+            ConfigurationError: The text has neither form.
         """
         kind, _, place = text.partition(":")
         id, mark, path = place.rpartition("#") if "#" in place else (place, "", "")
@@ -64,7 +64,7 @@ class Reference:
 
     @property
     def locator(self) -> str:
-        """The whole secret's name."""
+        """The name of the complete secret, without the path."""
         return f"{self.kind}:{self.id}"
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Part:
         self.name, self._whole, self._path = f"{whole.name}#{path}", whole, path
 
     def read(self) -> Secret:
-        """Read the whole, and return the part."""
+        """Read the complete secret, and return the part."""
         return pick(self._whole.read(), self._path, self.name)
 
 
@@ -86,31 +86,31 @@ def pick(whole: Secret, path: str, name: str) -> Secret:
     """Return the text, number (as it is written) or boolean at *path* in a JSON object.
 
     Raises:
-        IssueError: There is none. It does not say what else is there.
+        IssueError: There is no such value. The message does not say what else is there.
     """
-    found = _walk(whole, path)
-    if found is None:
+    part = _walk(whole, path)
+    if part is None:
         raise IssueError(f"{name}: the secret is no JSON object with a text or number there")
-    return found
+    return part
 
 
 def _walk(whole: Secret, path: str) -> Secret | None:
-    # raises nothing itself: the error of a JSON parser holds the document, and so would a frame of ours
+    # raises nothing: a JSON parser's error holds the document, and so does this function's stack frame
     try:
-        found: Any = json.loads(
+        value: Any = json.loads(
             whole.reveal(), parse_int=_Number, parse_float=_Number, parse_constant=_no_number
         )
     except (ValueError, RecursionError):
         return None
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    if isinstance(found, bool):
-        return Secret(str(found).lower())
-    return Secret(str(found)) if isinstance(found, str) and found else None
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, bool):
+        return Secret(str(value).lower())
+    return Secret(str(value)) if isinstance(value, str) and value else None
 
 
 class _Number(str):
-    """A number with the digits that it was written with."""
+    """A number as a text, with the digits that the document has."""
 
     __slots__ = ()
 
@@ -121,16 +121,16 @@ def _no_number(_text: str) -> NoReturn:
 
 @contextmanager
 def unlogged(*loggers: str) -> Iterator[None]:
-    """Keep what this thread receives from *loggers*, which write out whole answers at DEBUG."""
-    here = get_ident()
+    """Keep this thread's answers out of *loggers*, which write complete answers at the level DEBUG."""
+    thread = get_ident()
 
-    def elsewhere(_record: logging.LogRecord) -> bool:
-        return get_ident() != here
+    def is_other_thread(_record: logging.LogRecord) -> bool:
+        return get_ident() != thread
 
-    for each in loggers:
-        logging.getLogger(each).addFilter(elsewhere)
+    for name in loggers:
+        logging.getLogger(name).addFilter(is_other_thread)
     try:
         yield
     finally:
-        for each in loggers:
-            logging.getLogger(each).removeFilter(elsewhere)
+        for name in loggers:
+            logging.getLogger(name).removeFilter(is_other_thread)

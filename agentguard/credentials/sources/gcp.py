@@ -23,12 +23,12 @@ _TRANSPORT = "google.cloud.secretmanager_v1.services.secret_manager_service.tran
 class GcpSecret:
     """A `SecretSource`: ``projects/P/secrets/S``, in its latest version or in ``/versions/V``.
 
-    *settings* are ``keyfilename``, a service account's key file, or ``credentials``, its content; else
-    Application Default Credentials are used. It speaks REST, since gRPC's threads do not survive a
-    fork. The answer takes at most *timeout* seconds, and a token for it as long again.
+    *settings* has ``keyfilename``, a service account's key file, or ``credentials``, the content of
+    one; without them Application Default Credentials are used. It uses REST, since gRPC's threads do
+    not survive a fork. The answer takes at most *timeout* seconds, and a token for it as long again.
 
     Raises:
-        ConfigurationError: The id is of another form.
+        ConfigurationError: The id has another form.
     """
 
     def __init__(self, id: str, settings: Settings, *, timeout: float = TIMEOUT) -> None:
@@ -44,8 +44,9 @@ class GcpSecret:
         failure = "nothing"
         try:
             with unlogged(_TRANSPORT, "google.auth.transport.requests"):
-                if (found := _text(self._client(), self._version, self._timeout)) is not None:
-                    return found
+                secret = _secret(self._client(), self._version, self._timeout)
+                if secret is not None:
+                    return secret
         except (GoogleAPIError, GoogleAuthError, OSError, ValueError, KeyError) as error:
             failure = type(error).__name__
         raise IssueError(f"{self.name}: Google gave {failure}")
@@ -61,7 +62,7 @@ class GcpSecret:
         return SecretManagerServiceClient(credentials=account, transport="rest")
 
 
-def _text(client: Any, version: str, timeout: float) -> Secret | None:
+def _secret(client: Any, version: str, timeout: float) -> Secret | None:
     with client:
         answer = client.access_secret_version(name=version, timeout=timeout, retry=None)
     text = answer.payload.data.decode()

@@ -17,13 +17,13 @@ __all__ = ["KeyringSecret"]
 
 
 class KeyringSecret:
-    """A `SecretSource`: ``service/name`` in the keyring; the service may hold slashes, the name none.
+    """A `SecretSource`: ``service/name`` in the keyring. The service may contain slashes, the name none.
 
-    The library knows no time-out, and a locked keyring asks a person: after *timeout* seconds the
-    answer is not waited for any more.
+    The library has no time-out, and a locked keyring asks a person. So `read` gives up after *timeout*
+    seconds.
 
     Raises:
-        ConfigurationError: It is not of that form.
+        ConfigurationError: The id has another form.
     """
 
     def __init__(self, id: str, *, timeout: float = TIMEOUT) -> None:
@@ -35,24 +35,24 @@ class KeyringSecret:
     def read(self) -> Secret:
         """Ask the keyring."""
         try:
-            found = _within(self._timeout, lambda: keyring.get_password(self._service, self._user))
+            secret = _with_timeout(self._timeout, lambda: keyring.get_password(self._service, self._user))
         except TimeoutError:
             raise IssueError(f"{self.name}: no answer; the keyring may be locked") from None
         except (KeyringError, RuntimeError, OSError) as error:
             raise IssueError(f"{self.name}: the keyring failed ({type(error).__name__})") from None
-        if found is None or not found.reveal():
+        if secret is None or not secret.reveal():
             raise IssueError(f"{self.name}: no such entry")
-        return found
+        return secret
 
 
-def _within(seconds: float, ask: Callable[[], str | None]) -> Secret | None:
+def _with_timeout(seconds: float, ask: Callable[[], str | None]) -> Secret | None:
     future: Future[Secret | None] = Future()
 
     def answer() -> None:
         try:
             text = ask()
             future.set_result(None if text is None else Secret(text))
-        except Exception as error:  # noqa: BLE001  it is raised where the answer is waited for
+        except Exception as error:  # noqa: BLE001  the waiting thread raises it
             future.set_exception(error)
 
     Thread(target=answer, name="agentguard-keyring", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Secrets of this machine: a file for its owner alone, a variable of the environment."""
+"""Secrets of this machine: in a private file, or in an environment variable."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LIMIT = 1_048_576
 
 
 class FileSecret:
-    """A `SecretSource`: a file that nobody but its owner may read (mode 0600), who is we or root.
+    """A `SecretSource`: a file that only its owner may read (mode 0600). The owner is this user or root.
 
-    A single newline at its end, as editors leave it, is not part of the secret. What is no regular
-    file, or above 1 MiB, is refused; a pipe is not waited for.
+    One newline at the end, which editors add, is not part of the secret. A file that is not a regular
+    file, or has more than 1 MiB, is refused; `read` does not wait for a pipe.
     """
 
     inline = True
@@ -33,25 +33,25 @@ class FileSecret:
         except OSError as error:
             raise IssueError(f"{self.name}: {error.strerror}") from None
         try:
-            self._private(os.fstat(descriptor))
-            secret = _text(os.read(descriptor, _LIMIT + 1))
+            self._require_private(os.fstat(descriptor))
+            secret = _secret(os.read(descriptor, _LIMIT + 1))
         finally:
             os.close(descriptor)
         if secret is None:
-            raise IssueError(f"{self.name}: empty, above 1 MiB, or no text in UTF-8")
+            raise IssueError(f"{self.name}: empty, more than 1 MiB, or not text in UTF-8")
         return secret
 
-    def _private(self, status: os.stat_result) -> None:
+    def _require_private(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise IssueError(f"{self.name}: not a regular file")
         if stat.S_IMODE(status.st_mode) & 0o077:
-            raise IssueError(f"{self.name}: others may read it; chmod 600")
+            raise IssueError(f"{self.name}: other users may read it; chmod 600")
         if status.st_uid not in (os.geteuid(), 0):
             raise IssueError(f"{self.name}: it belongs to another user")
 
 
 class EnvironmentSecret:
-    """A `SecretSource`: a variable of the environment, which every child of this program inherits too."""
+    """A `SecretSource`: an environment variable, which every child of this program inherits."""
 
     inline = True
 
@@ -66,7 +66,7 @@ class EnvironmentSecret:
         return value
 
 
-def _text(data: bytes) -> Secret | None:
+def _secret(data: bytes) -> Secret | None:
     try:
         text = data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
