@@ -1,5 +1,5 @@
 """HTTP to other services.
 
-client        one service, with time-outs, limits and a circuit breaker
-destinations  which URLs a credential may travel to
+client        requests to one service, with time limits, size limits and a circuit breaker
+destinations  which URLs a secret may travel to, and the origin and the normal form of a URL
 """

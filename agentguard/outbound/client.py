@@ -1,10 +1,9 @@
-"""HTTP to one service beyond this process: bounded in time and size, and never patient for long.
+"""HTTP requests to one service, with limits of time and size.
 
-An `Outbound` belongs to whoever speaks the service's protocol (a broker, an identity source). It
-retries what certainly had no effect, with jitter (tenacity), and leaves a service alone that keeps
-failing (circuitbreaker). It follows no redirect, and no proxy or netrc of the environment is used,
-for its requests carry secrets; no cookie is kept. Its errors name the service and the cause, never
-what was sent.
+Each broker and each identity source has its own `Outbound`. It repeats a request that certainly had
+no effect, with jitter (tenacity). It stops asking a service that keeps failing (circuitbreaker). Its
+requests carry secrets: so it follows no redirect, uses no proxy and no netrc of the environment, and
+stores no cookie. Its errors name the service and the cause, and nothing that was sent.
 """
 
 from __future__ import annotations
@@ -37,58 +36,60 @@ from agentguard.errors import AgentGuardError, IssueError
 __all__ = ["Answer", "Outbound"]
 
 
-_NOT_DONE = frozenset({429, 503})  # the service says that it did nothing
-_FAILURE = 500
+_NO_EFFECT = frozenset({429, 503})  # with these statuses the service says that it did nothing
+_SERVER_ERROR = 500
 _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a service answered; `headers` has lower-case names. `repr` shows no body, which may be secret."""
+    """An answer. `headers` has lower-case names. `repr` does not show the body, which may be secret."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
 
     def json(self) -> Any:
-        """Return the body's JSON.
+        """Return the body's JSON value.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The body is not JSON.
         """
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
             pass
-        # raised anew, since the error of `json` carries all that it could not read
+        # a new error, since the error of `json` holds the whole body
         raise ValueError("the answer is not JSON")
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.content)} bytes>"
 
 
-class _Failed(Exception):
-    """An attempt without an answer, or with one that says nothing was done."""
+class _Failure(Exception):
+    """An attempt that got no answer, or an answer that the service failed. *after* is in seconds."""
 
     def __init__(self, reason: str, *, after: float | None = None) -> None:
         super().__init__(reason)
         self.after = after
 
 
-class _Again(_Failed):
-    """One that may be repeated."""
+class _RepeatableFailure(_Failure):
+    """A failure after which the request may be repeated."""
 
 
 class Outbound:
-    """Sends to the service *name* at *base_url*; failures are raised as *error*.
+    """Sends requests to the service *name* at *base_url*, and raises *error* when a request fails.
 
-    `ask.sync` and `ask.async_` are coroutine functions of (method, url, *, repeatable, and
-    httpx's `content`, `data`, `json`, `headers`), which return an `Answer` of whatever status: only
-    429 and 503 are retried, and a connection that could not be made; with *repeatable*, whatever
-    failed. All attempts together take at most *timeout* seconds; on the synchronous path twice that
-    when an answer stops midway, and longer for headers that trickle, each byte of which may take
-    that long. Answers above *limit* bytes are refused, and those that are compressed, which may hide
-    their size. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
+    `ask.sync` and `ask.async_` are coroutine functions of (method, url, *, repeatable, and httpx's
+    `content`, `data`, `json`, `headers`). They return an `Answer` of any status below 500 but 429. A
+    request is repeated if no connection was made, or if the status is 429 or 503; with *repeatable*,
+    after every failure.
+
+    All attempts together take at most *timeout* seconds. On the synchronous path they take twice that
+    if an answer stops midway, and longer if its headers arrive byte by byte, since each byte may take
+    *timeout*. An answer of more than *limit* bytes is refused, and so is a compressed one, which could
+    hide its size. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
     """
 
     def __init__(
@@ -109,123 +110,131 @@ class Outbound:
         self.name, self.base_url = name, base_url.rstrip("/")
         self._error, self._timeout, self._limit = error, timeout, limit
         self._stop = stop_after_attempt(attempts) | stop_before_delay(timeout)
-        self._breaker = CircuitBreaker(threshold, cooldown, _Failed, name)
+        self._breaker = CircuitBreaker(threshold, cooldown, _Failure, name)
         self._options: dict[str, Any] = {
             "base_url": self.base_url,
             "verify": verify,
             "trust_env": False,
             "follow_redirects": False,
             "headers": {"Accept-Encoding": "identity"},
-            # a cookie would be a credential that one call leaves to another
+            # a cookie would be a credential that one call passes to the next
             "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         }
         self._transport, self._async_transport = transport, async_transport
         self._client: httpx.Client | None = None
         self._lock = Lock()
-        # a connection belongs to the event loop that it was made on
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[httpx.AsyncClient]] = (
+        # a connection belongs to the event loop that opened it
+        self._closers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[httpx.AsyncClient]] = (
             WeakKeyDictionary()
         )
-        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-        blocking = self._asked(lift(self._send), lift(time.sleep))
-        self.ask = OperationPair(blocking, self._asked(self._asend, asyncio.sleep))
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        blocking = self._asking(lift(self._send), lift(time.sleep))
+        self.ask = OperationPair(blocking, self._asking(self._asend, asyncio.sleep))
 
     def close(self) -> None:
-        """Close the synchronous connections; asynchronous ones end with their event loop."""
+        """Close the synchronous connections. The asynchronous ones close with their event loop."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    # --- the one logic
+    # --- one implementation for both paths
 
-    def _asked(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
+    def _asking(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
         async def ask(method: str, url: str, *, repeatable: bool = False, **options: Any) -> Answer:
-            ends = time.monotonic() + self._timeout
+            deadline = time.monotonic() + self._timeout
             try:
                 async for attempt in AsyncRetrying(
                     sleep=sleep,
                     stop=self._stop,
                     wait=_wait,
-                    retry=retry_if_exception_type(_Again),
+                    retry=retry_if_exception_type(_RepeatableFailure),
                     reraise=True,
                 ):
                     with attempt:
-                        return await self._attempt(send, ends, repeatable, method, url, options)
-            except _Failed as failed:
-                reason = str(failed)
-            # outside of the handler, so that the error has no context, which would hold the request
+                        return await self._attempt(send, deadline, repeatable, method, url, options)
+            except _Failure as failure:
+                reason = str(failure)
+            # outside the handler, so that the error has no context: that would hold the request
             raise self._error(f"{self.name}: {reason}")
 
         return ask
 
     async def _attempt(
-        self, send: Operation, ends: float, repeatable: bool, method: str, url: str, options: dict[str, Any]
+        self,
+        send: Operation,
+        deadline: float,
+        repeatable: bool,
+        method: str,
+        url: str,
+        options: dict[str, Any],
     ) -> Answer:
         if self._breaker.opened:
-            raise _Failed(f"left alone for {self._breaker.open_remaining} s after failing repeatedly")
-        failed: _Failed | None
+            raise _Failure(f"not asked for {self._breaker.open_remaining} s, after repeated failures")
+        failure: _Failure | None
         try:
-            answer: Answer = await send(ends, method, url, options)
+            answer: Answer = await send(deadline, method, url, options)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            failed = (_Failed if _mistrusted(error) else _Again)(f"no connection ({_cause(error)})")
+            kind = _Failure if _is_untrusted(error) else _RepeatableFailure
+            failure = kind(f"no connection ({_cause(error)})")
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            failed = (_Again if repeatable else _Failed)(f"no answer ({_cause(error)})")
+            kind = _RepeatableFailure if repeatable else _Failure
+            failure = kind(f"no answer ({_cause(error)})")
         else:
-            failed = _judged(answer, repeatable)
-            if failed is None:
+            failure = _failure(answer, repeatable)
+            if failure is None:
                 self._breaker.reset()
                 return answer
-        # not by `with` around all of this: a cancellation would close the circuit, and the breaker keeps
-        # the last failure, whose frames hold the request
-        self._breaker.__exit__(_Failed, _Failed("counted"), None)
-        raise failed
+        # no `with` around all of this: a cancellation would close the circuit, and the breaker would keep
+        # the last failure, whose stack frames hold the request
+        self._breaker.__exit__(_Failure, _Failure("counted"), None)
+        raise failure
 
-    # --- its input and output
+    # --- input and output
 
-    def _send(self, ends: float, method: str, url: str, options: dict[str, Any]) -> Answer:
+    def _send(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
         with self._lock:
             if self._client is None:
                 self._client = httpx.Client(transport=self._transport, **self._options)
             client = self._client
-        with client.stream(method, url, timeout=_left(ends), **options) as response:
-            content = self._begun(response)
+        with client.stream(method, url, timeout=_remaining(deadline), **options) as response:
+            content = self._start_content(response)
             for chunk in response.iter_bytes():
                 content += chunk
-                self._bounded(content, ends)
+                self._check_limits(content, deadline)
             return Answer(response.status_code, dict(response.headers), bytes(content))
 
-    async def _asend(self, ends: float, method: str, url: str, options: dict[str, Any]) -> Answer:
-        client = await self._here()
-        async with asyncio.timeout(_left(ends)):
-            async with client.stream(method, url, timeout=_left(ends), **options) as response:
-                content = self._begun(response)
+    async def _asend(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
+        client = await self._loop_client()
+        async with asyncio.timeout(_remaining(deadline)):
+            async with client.stream(method, url, timeout=_remaining(deadline), **options) as response:
+                content = self._start_content(response)
                 async for chunk in response.aiter_bytes():
                     content += chunk
-                    self._bounded(content, ends)
+                    self._check_limits(content, deadline)
                 return Answer(response.status_code, dict(response.headers), bytes(content))
 
-    def _begun(self, response: httpx.Response) -> bytearray:
+    def _start_content(self, response: httpx.Response) -> bytearray:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise ValueError("the answer is compressed, which was not asked for")
+            raise ValueError("the answer is compressed, although we refuse that")
         return bytearray()
 
-    def _bounded(self, content: bytearray, ends: float) -> None:
+    def _check_limits(self, content: bytearray, deadline: float) -> None:
         if len(content) > self._limit:
             raise ValueError("the answer is too long")
-        _left(ends)
+        _remaining(deadline)
 
-    async def _here(self) -> httpx.AsyncClient:
-        """Return the client of this event loop, which is closed when the loop shuts down."""
+    async def _loop_client(self) -> httpx.AsyncClient:
+        """Return this event loop's client. It is closed when the loop shuts down."""
         loop = asyncio.get_running_loop()
-        if loop not in self._open:
-            kept = self._kept()
-            self._open[loop] = await anext(kept)
-            self._clients[loop] = kept
-        return self._open[loop]
+        if loop not in self._clients:
+            closer = self._open_client()
+            self._clients[loop] = await anext(closer)
+            self._closers[loop] = closer
+        return self._clients[loop]
 
-    async def _kept(self) -> AsyncGenerator[httpx.AsyncClient]:
-        # event loops close the asynchronous generators that are left; they close nothing else
+    async def _open_client(self) -> AsyncGenerator[httpx.AsyncClient]:
+        # at its end an event loop closes asynchronous generators, and nothing else
         async with httpx.AsyncClient(transport=self._async_transport, **self._options) as client:
             yield client
 
@@ -233,30 +242,30 @@ class Outbound:
         return f"<Outbound {self.name}>"
 
 
-def _judged(answer: Answer, repeatable: bool) -> _Failed | None:
+def _failure(answer: Answer, repeatable: bool) -> _Failure | None:
     reason = f"answered {answer.status}"
-    if answer.status in _NOT_DONE:
-        return _Again(reason, after=_seconds(answer.headers.get("retry-after")))
-    if answer.status >= _FAILURE:
-        return (_Again if repeatable else _Failed)(reason)
+    if answer.status in _NO_EFFECT:
+        return _RepeatableFailure(reason, after=_seconds(answer.headers.get("retry-after")))
+    if answer.status >= _SERVER_ERROR:
+        return (_RepeatableFailure if repeatable else _Failure)(reason)
     return None
 
 
 def _wait(state: RetryCallState) -> float:
-    failed = None if state.outcome is None else state.outcome.exception()
-    after = failed.after if isinstance(failed, _Failed) else None
+    error = None if state.outcome is None else state.outcome.exception()
+    after = error.after if isinstance(error, _Failure) else None
     return max(_JITTER(state), after or 0.0)
 
 
-def _left(ends: float) -> float:
-    left = ends - time.monotonic()
-    if left <= 0:
+def _remaining(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise TimeoutError("too late")
-    return left
+    return seconds
 
 
-def _mistrusted(error: BaseException | None) -> bool:
-    """Whether the service could not prove who it is: it will not be able to a moment later."""
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Return whether the service's certificate is not trusted: a repetition would not change that."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
@@ -265,9 +274,9 @@ def _mistrusted(error: BaseException | None) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    return "its certificate is not trusted" if _mistrusted(error) else type(error).__name__
+    return "its certificate is not trusted" if _is_untrusted(error) else type(error).__name__
 
 
 def _seconds(text: str | None) -> float | None:
-    """Read Retry-After (RFC 9110 section 10.2.3); a date is not waited for."""
+    """Read Retry-After (RFC 9110 section 10.2.3) in seconds. A date is ignored."""
     return float(text) if text is not None and text.isascii() and text.isdigit() else None
