@@ -136,7 +136,7 @@ STORY = Story(
             outcome="done",
             policies=("webhooks",),
             credential=False,
-            message="holds no credential",
+            message="has no resource",
             caption="permitted, but the call has no token to send",
             harmless="no token to send",
         ),
@@ -175,7 +175,7 @@ STORY = Story(
             caption="the token alone, as Bearer",
             status=401,
             error="invalid_token",
-            reason="the token is bound to a key: use the DPoP scheme",
+            reason="the token is bound to a key; use the DPoP scheme",
         ),
         Attempt(
             name="no proof",
@@ -189,7 +189,7 @@ STORY = Story(
             caption="a proof by the thief's own key",
             status=401,
             error="invalid_dpop_proof",
-            reason="the proof is by another key than the token's",
+            reason="the proof was signed with another key than the token's",
         ),
         Attempt(
             name="replay",
@@ -203,7 +203,7 @@ STORY = Story(
             caption="READ token at a WRITE endpoint",
             status=401,
             error="invalid_token",
-            reason="the token is not by a key of this endpoint",
+            reason="the token was not signed with a key of this endpoint",
         ),
         Attempt(
             name="other order",
