@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from agentguard.analysis.changes import Change, changes
-from agentguard.analysis.simulate import Verdict, judge, verdict
+from agentguard.analysis.simulate import Decide, Verdict, verdict
 from agentguard.model import AccessRequest, Decision
-from agentguard.ports import Policy
 
 __all__ = ["Turned", "turning"]
 
 ASKS = 2_000
-"""How often a policy is asked at most."""
+"""How many changed requests are decided at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Turned:
 
 
 def turning(
-    policy: Policy,
+    decide: Decide,
     request: AccessRequest,
     *,
     rules: Iterable[str] = (),
@@ -47,10 +46,11 @@ def turning(
 ) -> tuple[Turned, ...]:
     """Return at most *most* ways to turn the decision, the fewest changes first; the same each time.
 
-    *rules* are texts in which constants are looked for. Single changes are tried, then pairs, as long as
-    the policy has been asked no more than *asks* times; it may turn by what was not tried.
+    *decide* gives the whole decision of a guard. *rules* are texts in which constants are looked for. Single
+    changes are tried, then pairs, until *decide* was called *asks* times. A change that was not tried may
+    turn the decision as well.
     """
-    before = verdict(judge(policy, request))
+    before = verdict(decide(request))
     candidates = list(changes(request, rules))
     found: list[Turned] = []
     for tried in _sets(candidates, found, before):
@@ -60,7 +60,7 @@ def turning(
         changed = request
         for change in tried:
             changed = change.make(changed)
-        decision = judge(policy, changed)
+        decision = decide(changed)
         if verdict(decision) is not before:
             found.append(Turned(tried, decision))
     return tuple(found)

@@ -12,7 +12,10 @@ from agentguard.audit.requests import replayed
 from agentguard.model import AccessRequest, Decision, Effect, ToolSpec
 from agentguard.ports import Policy
 
-__all__ = ["Simulation", "Turn", "Verdict", "judge", "simulate", "verdict"]
+__all__ = ["Decide", "Simulation", "Turn", "Verdict", "judge", "simulate", "verdict"]
+
+Decide = Callable[[AccessRequest], Decision]
+"""Gives the whole decision of a guard on a request (mandate, rights, policy, obligations); carries out nothing."""
 
 _OF_RULES = frozenset({"unknown_tool", "mandate", "policy", "policy_error", "obligation"})
 _ASKED = frozenset({"approval_refused", "approval_unavailable"})
@@ -76,12 +79,12 @@ def judge(policy: Policy, request: AccessRequest) -> Decision:
 
 
 def simulate(
-    policy: Policy, records: Iterable[Mapping[str, Any]], tool: Callable[[str], ToolSpec | None]
+    decide: Decide, records: Iterable[Mapping[str, Any]], tool: Callable[[str], ToolSpec | None]
 ) -> Simulation:
-    """Ask a policy about each recorded call; *tool* says what a tool is now.
+    """Decide each recorded call anew; *tool* says what a tool is now.
 
-    A call whose whole request was not recorded cannot be told; one that was stopped by something else than
-    rules (a budget, a task that was over, a store that failed) is left out.
+    A call whose request was not recorded is counted in `untold`. A call that something else than rules has
+    stopped (a budget, a task that was over, a store that failed) is left out.
     """
     same, untold = 0, 0
     turns: Counter[tuple[str, Verdict, Verdict, tuple[str, ...], str]] = Counter()
@@ -89,7 +92,7 @@ def simulate(
     for record in records:
         if record.get("event") != "decision" or (before := _before(record)) is None:
             continue
-        decision = _again(policy, record, tool)
+        decision = _again(decide, record, tool)
         if decision is None:
             untold += 1
         elif (after := verdict(decision)) is before:
@@ -113,13 +116,13 @@ def _before(record: Mapping[str, Any]) -> Verdict | None:
 
 
 def _again(
-    policy: Policy, record: Mapping[str, Any], tool: Callable[[str], ToolSpec | None]
+    decide: Decide, record: Mapping[str, Any], tool: Callable[[str], ToolSpec | None]
 ) -> Decision | None:
     if not isinstance(recorded := record.get("request"), Mapping):
         return None
     if (spec := tool(str(record.get("tool")))) is None:
         return Decision(effect=Effect.DENY, reason="not classified in the catalog")
     try:
-        return judge(policy, replayed(recorded, spec))
+        return decide(replayed(recorded, spec))
     except ValueError:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,7 +148,8 @@ def _unclassified(tool: str) -> ConfigurationError:
 
 def _tell(guard: Guard, request: AccessRequest) -> None:
     console, policy = out(), guard.enforcement.policy
-    decision = judge(policy, request)
+    decide = partial(judge, policy)
+    decision = decide(request)
     rules = {rule.id: rule for rule in getattr(policy, "rules", ())}
     note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))
     for name, origin in sorted(request.provenance.items()):
@@ -157,7 +159,7 @@ def _tell(guard: Guard, request: AccessRequest) -> None:
     _rules(console, decision, rules)
     # of all rules, those about other tools cannot turn this, and would use up what may be asked
     near = [rule.text for rule in rules.values() if means(rule, request.tool)]
-    for turned in turning(policy, request, rules=near):
+    for turned in turning(decide, request, rules=near):
         note(console, "turns", plain(turned))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,10 @@ def policy() -> CedarPolicy:
 
 
 def told(policy: CedarPolicy, asked: AccessRequest) -> list[str]:
-    return [str(turned) for turned in turning(policy, asked, rules=[rule.text for rule in policy.rules])]
+    return [
+        str(turned)
+        for turned in turning(partial(judge, policy), asked, rules=[rule.text for rule in policy.rules])
+    ]
 
 
 def test_one_change_is_said_before_two(policy: CedarPolicy) -> None:
@@ -119,7 +123,7 @@ def test_what_is_shown_turns_the_decision_and_no_part_of_it_does(
     origin = Provenance(sources=frozenset({"user"})) if named else UNKNOWN
     asked = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
     before = verdict(judge(policy, asked))
-    for turned in turning(policy, asked, rules=[rule.text for rule in policy.rules]):
+    for turned in turning(partial(judge, policy), asked, rules=[rule.text for rule in policy.rules]):
         changed = asked
         for change in turned.changes:
             changed = change.make(changed)
@@ -138,7 +142,7 @@ def test_no_more_is_asked_than_was_said(policy: CedarPolicy) -> None:
 
     counting = Counting()
     constants = [f'"text {n}" {n}' for n in range(200)]
-    assert turning(counting, request(), rules=constants, asks=300) == ()
+    assert turning(partial(judge, counting), request(), rules=constants, asks=300) == ()
     assert counting.asked == 301
     assert len(list(changes(request(), constants))) < ASKS
 
@@ -150,7 +154,7 @@ def test_a_policy_that_shows_no_rules_is_asked_all_the_same() -> None:
         def decide(self, asked: AccessRequest) -> Decision:
             return Decision(effect=Effect.PERMIT if asked.provenance["to"].trusted else Effect.DENY)
 
-    assert [str(each) for each in turning(Careful(), request())] == [
+    assert [str(each) for each in turning(partial(judge, Careful()), request())] == [
         "permitted if to was named by the user",
         "permitted if to came from a trusted source",
         "permitted if to were left out",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from agentguard import Denied, Guard
 from agentguard.analysis.explain import turning
-from agentguard.analysis.simulate import Verdict, simulate, verdict
+from agentguard.analysis.simulate import Verdict, judge, simulate, verdict
 from agentguard.audit import JsonLinesAudit
 from agentguard.audit.requests import recorded, replayed
 from agentguard.cli import main
@@ -159,7 +160,7 @@ def test_a_policy_that_errs_denies() -> None:
 
     record = {"event": "decision", "effect": "permit", "tool": "refund_order", "call": "c"}
     record["request"] = recorded(sample_request())  # type: ignore[assignment]  # JSON
-    found = simulate(Erring(), [record], lambda _name: sample_request().tool)
+    found = simulate(partial(judge, Erring()), [record], lambda _name: sample_request().tool)
     assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, "policy failed: OSError")]
 
 
@@ -179,11 +180,11 @@ def test_what_a_guard_would_not_accept_is_denied(answer: Decision | None, reason
 
     record = {"event": "decision", "tool": "refund_order", "call": "c", "request": recorded(sample_request())}
     tool = sample_request().tool
-    found = simulate(Lying(), [{**record, "effect": "permit"}], lambda _name: tool)
+    found = simulate(partial(judge, Lying()), [{**record, "effect": "permit"}], lambda _name: tool)
     assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, reason)]
     denied = {**record, "effect": "deny", "code": "obligation"}
-    assert simulate(Lying(), [denied], lambda _name: tool).same == 1
-    assert turning(Lying(), sample_request()) == ()
+    assert simulate(partial(judge, Lying()), [denied], lambda _name: tool).same == 1
+    assert turning(partial(judge, Lying()), sample_request()) == ()
 
 
 def test_arguments_that_are_not_known_are_told(run: Run, recording: Path) -> None:
