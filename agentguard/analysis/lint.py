@@ -12,18 +12,18 @@ from agentguard.policies.cedar.source import Rule
 from agentguard.policies.cedar.types import shape_of
 
 __all__ = [
-    "means",
-    "overruled",
-    "unclassified",
-    "ungiven",
-    "unmentioned",
-    "unsatisfiable",
-    "unseen_arguments",
-    "unvouched",
+    "applies_to",
+    "find_overruled",
+    "find_unclassified",
+    "find_ungiven",
+    "find_unmentioned",
+    "find_unsatisfiable",
+    "find_unseen_arguments",
+    "find_unvouched",
 ]
 
 
-def unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]:
+def find_unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]:
     """Return, for each tool that has such, the arguments that no rule can see.
 
     Cedar has no type for them; ``*`` stands for arguments that the schema accepts without naming.
@@ -32,7 +32,7 @@ def unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]
     return {name: places for name, places in sorted(unseen.items()) if places}
 
 
-def unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
+def find_unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
     """Return the tools that no policy means: neither by name, nor by path, nor by permitting any."""
     known, named = tuple(tools), set[str]()
     for rule in rules:
@@ -40,17 +40,17 @@ def unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, 
             uid.id for uid in pst.entity_uids(rule.node) if uid.type == pst.EntityType(basename="Action")
         }
         if not actions and rule.node.effect == "permit":
-            named |= {spec.name for spec in known if means(rule, spec)}
+            named |= {spec.name for spec in known if applies_to(rule, spec)}
         named |= actions
     return tuple(sorted(spec.name for spec in known if not {spec.name, str(spec.path)} & named))
 
 
-def unclassified(names: Iterable[str], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
+def find_unclassified(names: Iterable[str], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
     """Return which of these names are nowhere classified; a call to such a tool is denied."""
     return tuple(sorted(set(names) - {spec.name for spec in tools}))
 
 
-def unsatisfiable(
+def find_unsatisfiable(
     rules: Iterable[Rule], tools: Iterable[ToolSpec], kinds: Collection[str]
 ) -> Iterator[tuple[Rule, str]]:
     """Yield rules that can never apply, and why: they demand a kind, a tool or a source that there is not.
@@ -69,21 +69,21 @@ def unsatisfiable(
                 break
 
 
-def overruled(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[Rule, ...]:
+def find_overruled(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[Rule, ...]:
     """Return the permits of which each tool is forbidden in any case by a rule without conditions."""
     known, several = tuple(tools), tuple(rules)
     forbidden: set[str] = set()
     for rule in several:
         node = rule.node
         if node.effect == "forbid" and not node.clauses and isinstance(node.principal, pst.ScopeAny):
-            forbidden |= {spec.name for spec in known if means(rule, spec)}
-    meant = {rule: {spec.name for spec in known if means(rule, spec)} for rule in several}
+            forbidden |= {spec.name for spec in known if applies_to(rule, spec)}
+    meant = {rule: {spec.name for spec in known if applies_to(rule, spec)} for rule in several}
     return tuple(
         rule for rule, names in meant.items() if names and names <= forbidden and rule.node.effect == "permit"
     )
 
 
-def ungiven(
+def find_ungiven(
     rules: Iterable[Rule], tools: Iterable[ToolSpec], given: Collection[str]
 ) -> Iterator[tuple[Rule, str]]:
     """Yield permits with a tool that they name, and that no mandate's template gives: they are wider."""
@@ -95,7 +95,7 @@ def ungiven(
                     yield rule, name
 
 
-def unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tuple[Rule, str]]:
+def find_unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tuple[Rule, str]]:
     """Yield permits that rely on a field of a tool's result that its `trusted` does not list."""
     specs = tuple(tools)
     named = {spec.name for spec in specs}
@@ -109,7 +109,7 @@ def unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tupl
                 yield rule, source
 
 
-def means(rule: Rule, spec: ToolSpec) -> bool:
+def applies_to(rule: Rule, spec: ToolSpec) -> bool:
     """Return whether the head of a rule allows that it is about this tool."""
     actions, resource = rule.head.actions, rule.head.resource
     named = actions is None or bool({spec.name, str(spec.path)} & set(actions))

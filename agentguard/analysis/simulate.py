@@ -15,7 +15,7 @@ from agentguard.ports import Policy
 __all__ = ["Decide", "Simulation", "Turn", "Verdict", "judge", "simulate", "verdict"]
 
 Decide = Callable[[AccessRequest], Decision]
-"""Gives the whole decision of a guard on a request (mandate, rights, policy, obligations); carries out nothing."""
+"""Gives the whole decision of a guard (mandate, rights, policy, obligations), and carries out nothing."""
 
 _OF_RULES = frozenset({"unknown_tool", "mandate", "policy", "policy_error", "obligation"})
 _ASKED = frozenset({"approval_refused", "approval_unavailable"})

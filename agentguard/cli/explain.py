@@ -13,7 +13,7 @@ from rich.console import Console
 
 from agentguard import ConfigurationError, Guard
 from agentguard.analysis.explain import turning
-from agentguard.analysis.lint import means
+from agentguard.analysis.lint import applies_to
 from agentguard.analysis.simulate import judge, verdict
 from agentguard.audit.requests import replayed
 from agentguard.cli._console import fail, load_object, note, out, tools_of
@@ -158,7 +158,7 @@ def _tell(guard: Guard, request: AccessRequest) -> None:
             note(console, "argument", plain(f"{name} by {whose}"))
     _rules(console, decision, rules)
     # of all rules, those about other tools cannot turn this, and would use up what may be asked
-    near = [rule.text for rule in rules.values() if means(rule, request.tool)]
+    near = [rule.text for rule in rules.values() if applies_to(rule, request.tool)]
     for turned in turning(decide, request, rules=near):
         note(console, "turns", plain(turned))
 

@@ -11,13 +11,13 @@ from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
 from agentguard.analysis.lint import (
-    overruled,
-    unclassified,
-    ungiven,
-    unmentioned,
-    unsatisfiable,
-    unseen_arguments,
-    unvouched,
+    find_overruled,
+    find_unclassified,
+    find_ungiven,
+    find_unmentioned,
+    find_unsatisfiable,
+    find_unseen_arguments,
+    find_unvouched,
 )
 from agentguard.cli._console import load_object, note, out, tools_of
 from agentguard.cli._policies import attach, guard_of
@@ -81,11 +81,11 @@ def _many(count: int, noun: str) -> str:
 
 def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
     catalog, policy = guard.catalog, guard.enforcement.policy
-    for name in unclassified(names, catalog):
+    for name in find_unclassified(names, catalog):
         yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
     if (rules := getattr(policy, "rules", None)) is not None:  # Cedar's, alone or among others
         yield from _rules(rules, guard)
-    for name, places in unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
+    for name, places in find_unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:
         if seen and spec.name not in names:
@@ -98,21 +98,21 @@ def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
 
 def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
     catalog, templates = guard.catalog, guard.intent.templates
-    for name in unmentioned(rules, catalog):
+    for name in find_unmentioned(rules, catalog):
         yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
-    for rule, why in unsatisfiable(rules, catalog, [each.name for each in templates]):
+    for rule, why in find_unsatisfiable(rules, catalog, [each.name for each in templates]):
         yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" can never apply: {why}')
-    for rule, source in unvouched(rules, catalog):
+    for rule, source in find_unvouched(rules, catalog):
         place = f"{rule.file}:{rule.line}"
         yield Finding(
             "warning", f'{place}: policy "{rule.id}" relies on {source}, which nothing says is trusted'
         )
-    for rule in overruled(rules, catalog):
+    for rule in find_overruled(rules, catalog):
         yield Finding(
             "warning", f'{rule.file}:{rule.line}: policy "{rule.id}" permits only what others always forbid'
         )
     given = {tool for each in templates for tool in each.tools}
-    for rule, name in ungiven(rules, catalog, given) if templates else ():
+    for rule, name in find_ungiven(rules, catalog, given) if templates else ():
         place = f"{rule.file}:{rule.line}"
         yield Finding(
             "warning",

@@ -34,7 +34,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.ports import IdentitySource, Policy
-from agentguard.provenance.arguments import provenance_of, wanted
+from agentguard.provenance.arguments import provenance_of, value_digests
 from agentguard.telemetry import CallSpan
 
 __all__ = ["Authorization"]
@@ -128,7 +128,7 @@ class Authorization:
 
     async def _request(self, spec: ToolSpec, arguments: Arguments, task: TaskState, io: Io) -> AccessRequest:
         labels: dict[str, list[Label]] = {}
-        if digests := wanted(task, arguments):
+        if digests := value_digests(task, arguments):
             for label in await stored(io.labels, task.root_id, digests):
                 labels.setdefault(label.digest, []).append(label)
         resource = self._catalog.resource(spec.resource)

@@ -1,4 +1,4 @@
-"""What policy decision points (PDPs) beyond this process have in common: the question, and the way there."""
+"""What policy decision points (PDPs) beyond this process share: the question, its limits, and the answer."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class RemoteOperations(NamedTuple):
 
 
 class Remote(ABC):
-    """Asks a PDP at *url*, bounded in number, time and size; what is no clear answer raises *error*.
+    """Asks a PDP at *url*, with limits of number, time and size. Raises *error* for an unclear answer.
 
-    A subclass writes `_decide` once for both paths; a ValueError in it says that an answer does not count.
+    A subclass writes `_decide` once for both paths. A ValueError raised in it says that an answer does not
+    count.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it.
@@ -151,8 +152,8 @@ class Remote(ABC):
 def question(request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS) -> dict[str, Json]:
     """Return the question in the shape of AuthZEN 1.0 section 5: subject, action, resource, context.
 
-    The arguments are properties of the resource. The context speaks Cedar's words, with the time in
-    seconds since the epoch as ``at``; credentials and the user's own words are not in it.
+    The arguments are properties of the resource. The names in the context are those of Cedar's context, with
+    the time in seconds since the epoch as ``at``. Credentials and the user's own words are not in it.
     """
     tool, who, arguments = request.tool, request.identity, request.arguments.values
     return {
@@ -172,7 +173,7 @@ def question(request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS) -> 
 
 
 def asking(question: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the same question, as if a person had approved the call."""
+    """Return the same question as if a person had approved the call."""
     return {**question, "context": {**question["context"], "approval": dict(APPROVED)}}
 
 
@@ -200,7 +201,7 @@ def _context(
     values = writers[""](request)
     context = {name: values[name] if name in values else writers[name](request) for name in order}
     origins = request.provenance
-    # a rule that looks for what is not vouched for must find also what nobody has labeled
+    # a rule about unknown provenance must also apply to an argument that the request does not name
     if unlabeled := [name for name in arguments if name not in origins]:
         origins = {**dict.fromkeys(unlabeled, unknown_provenance(request.task)), **origins}
     context["provenance"]["args"] = {name: _write_origin(origin) for name, origin in origins.items()}
@@ -213,10 +214,10 @@ def _context(
 
 
 def content(answer: Answer) -> dict[str, Json]:
-    """Return the JSON object that a PDP has answered.
+    """Return the JSON object in a PDP's answer.
 
     Raises:
-        ValueError: It has answered with another status, another content type, or no JSON object.
+        ValueError: The answer has another status, another content type, or no JSON object.
     """
     if answer.status != _OK:
         raise ValueError(f"answered {answer.status}")
@@ -228,19 +229,19 @@ def content(answer: Answer) -> dict[str, Json]:
     return body
 
 
-def obligations(given: Json) -> list[Obligation]:
-    """Return obligations, given as a list of ``{"type": ..., "properties": {...}}``.
+def obligations(items: Json) -> list[Obligation]:
+    """Return the obligations in a list of ``{"type": ..., "properties": {...}}``.
 
     Raises:
-        ValueError: They are anything else.
+        ValueError: The value is anything else.
     """
-    if not isinstance(given, list):
+    if not isinstance(items, list):
         raise ValueError("the obligations are not a list")
-    return [_obligation(each) for each in given]
+    return [_obligation(item) for item in items]
 
 
-def _obligation(given: Json) -> Obligation:
-    kind = given.get("type") if isinstance(given, dict) else None
-    if not isinstance(kind, str) or not isinstance(given.get("properties", {}), dict):
+def _obligation(item: Json) -> Obligation:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if not isinstance(kind, str) or not isinstance(item.get("properties", {}), dict):
         raise ValueError("an obligation has no type, or its properties are no object")
-    return Obligation(kind=kind, parameters=given.get("properties", {}))
+    return Obligation(kind=kind, parameters=item.get("properties", {}))

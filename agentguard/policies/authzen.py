@@ -24,7 +24,7 @@ _METADATA = "/.well-known/authzen-configuration"
 
 
 class AuthZenError(AgentGuardError):
-    """The PDP gave no answer that counts; the guard denies. It says nothing of what was asked."""
+    """The PDP gave no answer that counts, so the guard denies. The error holds nothing of the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,22 @@ class _Endpoints:
 class AuthZen(Remote):
     """Asks the PDP whose identifier is *url*, and denies whatever it does not clearly permit.
 
-    The question is whether the subject (type ``identity``: for whom the agent acts) may do the action
-    (the tool's name) to the resource (its type and id the tool's resource, or else ``tool`` and the
-    tool's name). **The values of the tool's arguments are sent to the PDP**, as properties of the
-    resource, for not every PDP lets rules see those of an action. Credentials are not sent. The context
-    has ``agent``, ``task``, ``history``, ``path``, ``clearance``, ``provenance`` (of the task, and of each
-    argument in ``args``), ``environment``, ``legacy``, the time as ``at``, and ``approval`` once a person has
-    approved. A call that would be permitted with ``context.approval`` needs a person; both
-    questions are one batch where the PDP's metadata offers it.
+    The question is whether the subject (type ``identity``: for whom the agent acts) may do the action (the
+    tool's name) to the resource. The type and the id of the resource are the tool's resource; for a tool
+    without resource they are ``tool`` and the tool's name. **The values of the tool's arguments are sent to
+    the PDP**, as properties of the resource, since not every PDP lets rules see the properties of an action.
+    Credentials are not sent. The context has ``agent``, ``task``, ``history``, ``path``, ``clearance``,
+    ``provenance`` (of the task, and of each argument in ``args``), ``environment``, ``legacy``, the time as
+    ``at``, and ``approval`` once a person has approved. A call that would be permitted with
+    ``context.approval`` needs a person. Both questions are one batch if the PDP's metadata offers it.
 
-    Of the answer's context, ``obligations`` are carried over with their types as kinds, of which the
-    guard refuses those that it does not know; ``policy_ids`` or ``id`` name what determined the answer,
-    the PDP itself otherwise; ``reason_admin`` and ``reason_user`` become reason and advice.
+    From the answer's context, ``obligations`` are taken over with their types as kinds; the guard denies for
+    a kind that it does not know. ``policy_ids`` or ``id`` name what determined the answer, by default the PDP
+    itself. ``reason_admin`` and ``reason_user`` become reason and advice.
 
-    *version* names the rules in force at the PDP, which AuthZEN does not tell: change it with them.
-    *timeout*, in seconds, is for each of: waiting for one of *limit* places (those of the synchronous
-    path, and those of each event loop, are counted apart), the metadata once, and each question.
+    *version* names the rules in force at the PDP. AuthZEN does not tell it, so change it with the rules.
+    *timeout*, in seconds, is for each of: waiting for one of *limit* places, the metadata once, and each
+    question. The places of the synchronous path, and those of each event loop, are counted apart.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it.
@@ -89,23 +89,23 @@ class AuthZen(Remote):
             endpoints = self._endpoints = await operations.share(
                 "metadata", lambda: self._discover(operations)
             )
-        asked = question(request)
+        body = question(request)
         if request.approval is not None:
-            return self._decision(await self._post(operations, endpoints.evaluation, asked))
+            return self._decision(await self._post(operations, endpoints.evaluation, body))
         if endpoints.evaluations is not None:
-            first, second = await self._batch(operations, endpoints.evaluations, asked)
+            first, second = await self._batch(operations, endpoints.evaluations, body)
         else:
-            first = second = self._decision(await self._post(operations, endpoints.evaluation, asked))
+            first = second = self._decision(await self._post(operations, endpoints.evaluation, body))
             if not first.permitted:
-                answer = await self._post(operations, endpoints.evaluation, asking(asked))
+                answer = await self._post(operations, endpoints.evaluation, asking(body))
                 second = self._decision(answer, person=True)
         return second if second.permitted and not first.permitted else first
 
     async def _batch(
-        self, operations: RemoteOperations, url: str, asked: Mapping[str, Json]
+        self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
     ) -> tuple[Decision, Decision]:
-        common = {name: value for name, value in asked.items() if name != "context"}
-        contexts = [{"context": each["context"]} for each in (asked, asking(asked))]
+        common = {name: value for name, value in body.items() if name != "context"}
+        contexts = [{"context": variant["context"]} for variant in (body, asking(body))]
         options = {"evaluations_semantic": "permit_on_first_permit"}
         answer = await self._post(operations, url, {**common, "evaluations": contexts, "options": options})
         items = answer.get("evaluations")
@@ -152,8 +152,8 @@ class AuthZen(Remote):
         return Decision(
             effect=Effect.PERMIT if permitted else Effect.DENY,
             policy_ids=_ids(context) or (self._url,),
-            reason=_told(context.get("reason_admin")) or f"{verb} by {self._url}",
-            advice=_told(context.get("reason_user")),
+            reason=_reason(context.get("reason_admin")) or f"{verb} by {self._url}",
+            advice=_reason(context.get("reason_user")),
             obligations=merged([*approve, *obligations(context.get("obligations", []))]) if permitted else (),
             policy_version=self.version,
         )
@@ -161,11 +161,11 @@ class AuthZen(Remote):
 
 def _ids(context: Mapping[str, Json]) -> tuple[str, ...]:
     ids = context.get("policy_ids", [context.get("id")])
-    return tuple(each for each in ids if isinstance(each, str)) if isinstance(ids, list) else ()
+    return tuple(id for id in ids if isinstance(id, str)) if isinstance(ids, list) else ()
 
 
-def _told(reason: Json) -> str:
-    """Return a reason, or of several (by status or language) the first by name, shortened."""
+def _reason(reason: Json) -> str:
+    """Return a reason, shortened; of several reasons (by status or language), the first by name."""
     if isinstance(reason, dict) and reason:
         reason = reason[min(reason)]
     return reason[:TEXT] if isinstance(reason, str) else ""

@@ -1,6 +1,6 @@
-"""Several policies as one: what they say together, and under which version.
+"""Several policies as one: their joint decision, and its version.
 
-An error in a policy is raised under every rule, and so denies: it never counts as having no opinion.
+An error in a policy is raised under every rule, so the guard denies. An error never counts as no opinion.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ class Rule(StrEnum):
     """How the decisions of several policies become one."""
 
     DENY_OVERRIDES = "deny-overrides"
-    """One deny is a deny; who has no opinion does not count; somebody must permit."""
+    """One deny is a deny. A policy without opinion does not count. At least one policy must permit."""
     UNANIMOUS = "unanimous"
-    """All must permit; having no opinion is a deny."""
+    """All policies must permit. A policy without opinion is a deny."""
     FIRST_APPLICABLE = "first-applicable"
-    """The first that has an opinion decides; the later ones are not asked."""
+    """The first policy that has an opinion decides. Later policies are not asked."""
 
 
 class Combine:
-    """Judges by *policies*, in their order, under *rule*.
+    """Decides by *policies*, in their order, under *rule*.
 
-    A policy has no opinion when it denies as not applicable. Any other deny is an opinion: so is one that
-    tells of an error, which would otherwise let a later policy permit what an earlier one could not
-    judge. If nobody has an opinion, the answer is a deny.
+    A policy has no opinion when it denies as not applicable. Any other deny is an opinion. A deny that tells
+    of an error is an opinion too: otherwise a later policy could permit a request that an earlier policy
+    could not evaluate. If no policy has an opinion, the answer is a deny.
 
-    Obligations of all the permits hold together: scopes are intersected, the shortest lifetime holds,
-    and any others are kept. `version` is a digest of the rule and of all the versions, and that of a
-    decision is one of the versions that its parts were made under.
+    The obligations of all permits hold together: scopes are intersected, the shortest lifetime holds, and all
+    other obligations are kept. `version` is a digest of the rule and of the versions of all policies. The
+    `policy_version` of a decision is a digest of the rule and of the versions of the decisions in it.
 
     Raises:
         ConfigurationError: There are no policies, or the rule is unknown.
@@ -52,34 +52,37 @@ class Combine:
         if rule not in list(Rule):
             raise ConfigurationError(f"unknown rule {rule!r}", hint=f"use one of {', '.join(Rule)}")
         self._policies, self._rule = tuple(policies), Rule(rule)
-        self._twins = [operation_pair(policy, "decide") for policy in self._policies]
+        self._operations = [operation_pair(policy, "decide") for policy in self._policies]
         self.inline = all(getattr(policy, "inline", False) for policy in self._policies)
 
     @property
     def version(self) -> str:
-        """Names the rule and the rules of all the policies."""
+        """A digest of the rule and of the versions of all policies."""
         return _digest(self._rule, [str(policy.version) for policy in self._policies])
 
     def check_tools(self, tools: Iterable[ToolSpec]) -> None:
-        """Tell each policy that asks for it of all the tools.
+        """Have each policy that checks tools check them.
 
         Raises:
             ConfigurationError: One of them names a tool or an argument that does not exist.
         """
-        known = tuple(tools)
+        specs = tuple(tools)
         for policy in self._policies:
             if isinstance(policy, CatalogAware):
-                policy.check_tools(known)
+                policy.check_tools(specs)
 
     def reload(self) -> bool:
-        """Have each policy that can read its rules again; return whether there are such, and all have."""
-        found = [getattr(policy, "reload", None) for policy in self._policies]
-        done = [reload() for reload in found if reload is not None]
-        return bool(done) and all(done)
+        """Have each policy that has `reload` read its rules again.
+
+        Returns whether there is such a policy, and all of them have put their new rules in force.
+        """
+        reloads = [getattr(policy, "reload", None) for policy in self._policies]
+        results = [reload() for reload in reloads if reload is not None]
+        return bool(results) and all(results)
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """The rules of those policies that show theirs, as Cedar's does."""
+        """The rules of those policies that have `rules`, as Cedar's has."""
         return tuple(rule for policy in self._policies for rule in getattr(policy, "rules", ()))
 
     def close(self) -> None:
@@ -90,82 +93,82 @@ class Combine:
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request; raise what a policy raises."""
-        return drive(self._decide(request, [each.sync for each in self._twins]))
+        return drive(self._decide(request, [operation.sync for operation in self._operations]))
 
     async def adecide(self, request: AccessRequest) -> Decision:
         """Answer the request; raise what a policy raises."""
-        return await self._decide(request, [each.async_ for each in self._twins])
+        return await self._decide(request, [operation.async_ for operation in self._operations])
 
-    async def _decide(self, request: AccessRequest, asked: Sequence[Operation]) -> Decision:
+    async def _decide(self, request: AccessRequest, operations: Sequence[Operation]) -> Decision:
         decisions: list[Decision] = []
         versions: list[str] = []
-        for policy, ask in zip(self._policies, asked, strict=True):
-            decisions.append(await _answer(ask, request))
+        for policy, decide in zip(self._policies, operations, strict=True):
+            decisions.append(await _answer(decide, request))
             versions.append(decisions[-1].policy_version or str(policy.version))
-            if self._rule is Rule.FIRST_APPLICABLE and _opinion(decisions[-1]):
+            if self._rule is Rule.FIRST_APPLICABLE and _has_opinion(decisions[-1]):
                 decisions = decisions[-1:]
                 break
         if self._rule is not Rule.UNANIMOUS:
-            decisions = [decision for decision in decisions if _opinion(decision)]
-        together = _together(decisions, request.tool.name)
-        return replace(together, policy_version=_digest(self._rule, versions))
+            decisions = [decision for decision in decisions if _has_opinion(decision)]
+        joint = _joined(decisions, request.tool.name)
+        return replace(joint, policy_version=_digest(self._rule, versions))
 
 
 def _digest(rule: Rule, versions: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([rule, *versions]).encode()).hexdigest()[:16]
 
 
-async def _answer(ask: Callable[..., Awaitable[object]], request: AccessRequest) -> Decision:
-    answer = await ask(request)
+async def _answer(decide: Callable[..., Awaitable[object]], request: AccessRequest) -> Decision:
+    answer = await decide(request)
     if not isinstance(answer, Decision) or not isinstance(answer.effect, Effect):
         raise TypeError(f"a policy answered with {type(answer).__name__}")
     return answer
 
 
-def _opinion(decision: Decision) -> bool:
+def _has_opinion(decision: Decision) -> bool:
     return decision.permitted or decision.applicable
 
 
-def _together(decisions: Sequence[Decision], tool: str) -> Decision:
+def _joined(decisions: Sequence[Decision], tool: str) -> Decision:
     """Return the denies as one if there are any, and else the permits as one."""
-    counted = [each for each in decisions if not each.permitted] or decisions
-    if not counted:
+    decisive = [decision for decision in decisions if not decision.permitted] or decisions
+    if not decisive:
         reason = f"no policy permits {tool} here"
         return Decision(effect=Effect.DENY, reason=reason, applicable=False)
-    permitted = counted[0].permitted
+    permitted = decisive[0].permitted
     return Decision(
-        effect=counted[0].effect,
-        policy_ids=tuple(dict.fromkeys(id for each in counted for id in each.policy_ids)),
-        reason="; ".join(dict.fromkeys(each.reason for each in counted if each.reason)),
-        advice=" ".join(dict.fromkeys(each.advice for each in counted if each.advice)),
-        obligations=merged(o for each in counted for o in each.obligations) if permitted else (),
-        decision_id=" ".join(each.decision_id for each in counted if each.decision_id),
-        applicable=any(_opinion(each) for each in counted),
+        effect=decisive[0].effect,
+        policy_ids=tuple(dict.fromkeys(id for decision in decisive for id in decision.policy_ids)),
+        reason="; ".join(dict.fromkeys(decision.reason for decision in decisive if decision.reason)),
+        advice=" ".join(dict.fromkeys(decision.advice for decision in decisive if decision.advice)),
+        obligations=merged(o for decision in decisive for o in decision.obligations) if permitted else (),
+        decision_id=" ".join(decision.decision_id for decision in decisive if decision.decision_id),
+        applicable=any(map(_has_opinion, decisive)),
     )
 
 
 def merged(obligations: Iterable[Obligation]) -> tuple[Obligation, ...]:
-    """Return obligations that together demand the same, with one of each kind that narrows.
+    """Return obligations that demand the same, with at most one of each kind that narrows.
 
     Raises:
-        ValueError: One that narrows does not say to what.
+        ValueError: An obligation that narrows does not say to what.
     """
-    kept: list[Obligation] = []
+    others: list[Obligation] = []
     scopes: list[frozenset[str]] = []
     seconds: list[float] = []
-    for each in obligations:
-        if each.kind == "narrow_scopes":
-            scopes.append(_scopes(each))
-        elif each.kind == "shorten_lifetime":
-            seconds.append(_seconds(each))
-        elif each not in kept:
-            kept.append(each)
+    for obligation in obligations:
+        if obligation.kind == "narrow_scopes":
+            scopes.append(_scopes(obligation))
+        elif obligation.kind == "shorten_lifetime":
+            seconds.append(_seconds(obligation))
+        elif obligation not in others:
+            others.append(obligation)
     if scopes:
         common = sorted(frozenset.intersection(*scopes))
-        kept.append(Obligation(kind="narrow_scopes", parameters={"scopes": common}))
+        others.append(Obligation(kind="narrow_scopes", parameters={"scopes": common}))
     if seconds:
-        kept.append(Obligation(kind="shorten_lifetime", parameters={"seconds": min(seconds)}))
-    return tuple(kept)
+        others.append(Obligation(kind="shorten_lifetime", parameters={"seconds": min(seconds)}))
+    return tuple(others)
 
 
 def _scopes(obligation: Obligation) -> frozenset[str]:

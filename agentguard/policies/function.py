@@ -1,7 +1,7 @@
 """A plain Python function as a policy.
 
-The function is the application's own code, so that it is trusted to be right, and not to be punctual:
-it runs under a time-out, and what it answers counts only if it is True, False, or a `Decision`.
+The function is the application's own code. It is trusted to decide rightly, and not to be on time: it runs
+under a time-out. Its answer counts only if it is True, False, or a `Decision`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from agentguard.model import AccessRequest, Decision, Effect
 
 __all__ = ["FunctionPolicy"]
 
-_AT_ONCE = 64  # threads at most, of which hung ones never come back
+_AT_ONCE = 64  # threads at most; a thread that hangs never ends
 
 
 class FunctionPolicy:
-    """Judges by *function*, sync or async, which takes an `AccessRequest`.
+    """Decides by *function*, sync or async, which takes an `AccessRequest`.
 
-    It never raises: a function that raises, is late, or answers anything but a bool or a well-formed
-    Decision is a deny, whose reason starts with ``policy_error:`` and names the kind of error alone.
-    A synchronous function runs in a thread of its own, with the caller's context; one that hangs is
-    denied after *timeout* seconds, and its thread is lost. An asynchronous one is cancelled; on the
-    synchronous path it runs on an event loop of its own.
+    It never raises. If the function raises, is late, or answers anything but a bool or a well-formed
+    Decision, the answer is a deny, whose reason starts with ``policy_error:`` and names only the kind of
+    error. A synchronous function runs in a thread of its own, with the caller's context. If it hangs, the
+    answer is a deny after *timeout* seconds, and its thread is lost. An asynchronous function is cancelled.
+    On the synchronous path it runs on an event loop of its own.
 
-    *version* defaults to a digest of the function's name and code. It knows nothing of what the
-    function calls, closes over, or reads: give a version where that can change.
+    *version* defaults to a digest of the function's name and code. The digest does not cover what the
+    function calls, closes over, or reads: give a version if these can change.
 
     Raises:
         TypeError: The function has no code to make a version from, and none was given.
@@ -80,7 +80,7 @@ class FunctionPolicy:
         if not self._slots.acquire(blocking=False):
             return None
         future: Future[Decision] = Future()
-        future.set_running_or_notify_cancel()  # so that a waiter who gives up does not cancel it
+        future.set_running_or_notify_cancel()  # so that a caller that stops waiting does not cancel it
         # a daemon, since a hung function must not keep the interpreter from its end
         context = copy_context()
         threading.Thread(target=context.run, args=(self._work, future, request), daemon=True).start()
@@ -89,7 +89,7 @@ class FunctionPolicy:
     def _work(self, future: Future[Decision], request: AccessRequest) -> None:
         try:
             future.set_result(asyncio.run(self._awaited(request)) if self._async else self._called(request))
-        except BaseException as error:  # noqa: BLE001  also SystemExit: whatever it is, it is no permit
+        except BaseException as error:  # noqa: BLE001  SystemExit too: whatever a function raises is no permit
             future.set_result(self._error(type(error).__name__))
         finally:
             self._slots.release()
@@ -108,7 +108,7 @@ class FunctionPolicy:
             return self._late()
         except Exception as error:  # noqa: BLE001  a function that raises has not permitted
             return self._error(type(error).__name__)
-        # one that blocks the loop, or swallows its cancellation, answers late all the same
+        # a function that blocks the loop, or swallows its cancellation, is late as well
         return self._late() if clock() >= deadline else self._verdict(answer)
 
     def _verdict(self, answer: object) -> Decision:
@@ -125,8 +125,8 @@ class FunctionPolicy:
     def _late(self) -> Decision:
         return self._error(f"no answer within {self._timeout} s")
 
-    def _error(self, what: str) -> Decision:
-        reason = f"policy_error: {self._name}: {what}"
+    def _error(self, problem: str) -> Decision:
+        reason = f"policy_error: {self._name}: {problem}"
         return Decision(effect=Effect.DENY, reason=reason, policy_version=self.version)
 
 

@@ -19,13 +19,12 @@ __all__ = ["Opa", "OpaError"]
 
 _PATH = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _FIELDS = frozenset({"allow", "policies", "reason", "advice", "obligations"})
-# a built-in function that fails is an error of the whole answer; otherwise its rule, which may be one
-# that denies, would be passed over
+# if a built-in function fails, the whole answer is an error: else OPA would skip the rule, which may deny
 _QUERY = "provenance=true&strict-builtin-errors=true"
 
 
 class OpaError(AgentGuardError):
-    """OPA gave no answer that counts; the guard denies. It says nothing of what was asked."""
+    """OPA gave no answer that counts, so the guard denies. The error holds nothing of the question."""
 
 
 class Opa(Remote):
@@ -40,15 +39,15 @@ class Opa(Remote):
         {"allow": bool, "policies": [id], "reason": str, "advice": str,
          "obligations": [{"type": kind, "properties": {...}}]}
 
-    Without ``policies``, the document itself is what determined the answer. A document that is undefined is a
-    deny. An obligation that the guard does not know is refused there. The id under which OPA logs the
-    decision becomes `Decision.decision_id`.
+    Without ``policies``, the document itself is what determined the answer. An undefined document is a deny.
+    The guard denies for an obligation that it does not know. The id under which OPA logs the decision becomes
+    `Decision.decision_id`.
 
-    *version* names the rules in force at OPA. Where these come in bundles, their revisions are added to each
-    decision's `policy_version`, so that an approval asked under another revision does not hold; change
-    *version* with rules that come otherwise. *timeout*, in seconds, is for each of: waiting for one of
-    *limit* places (those of the synchronous path, and those of each event loop, are counted apart), and
-    each question.
+    *version* names the rules in force at OPA. If the rules come in bundles, the revisions of the bundles are
+    added to each decision's `policy_version`, so that an approval asked under another revision does not hold.
+    Change *version* with rules that come in another way. *timeout*, in seconds, is for each of: waiting for
+    one of *limit* places, and each question. The places of the synchronous path, and those of each event
+    loop, are counted apart.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it; or
@@ -86,17 +85,17 @@ class Opa(Remote):
         self._where = f"{self._url}/v1/data/{path}?{_QUERY}"
 
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
-        asked = question(request)
-        first = await self._ask(operations, asked)
+        body = question(request)
+        first = await self._ask(operations, body)
         if first.permitted or request.approval is not None:
             return first
-        second = await self._ask(operations, asking(asked), person=True)
+        second = await self._ask(operations, asking(body), person=True)
         return second if second.permitted else first
 
     async def _ask(
-        self, operations: RemoteOperations, asked: Mapping[str, Json], *, person: bool = False
+        self, operations: RemoteOperations, body: Mapping[str, Json], *, person: bool = False
     ) -> Decision:
-        answer = content(await operations.ask("POST", self._where, json={"input": asked}, repeatable=True))
+        answer = content(await operations.ask("POST", self._where, json={"input": body}, repeatable=True))
         undefined = {"allow": False, "reason": f"{self._path} is undefined at {self._url}"}
         result = answer.get("result", undefined)
         if not isinstance(result, dict) or not isinstance(result.get("allow"), bool):
@@ -122,7 +121,7 @@ class Opa(Remote):
 
 def _ids(result: Mapping[str, Json]) -> tuple[str, ...]:
     ids = result.get("policies", [])
-    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
         raise ValueError("the policies are not a list of ids")
     return tuple(ids)
 
@@ -139,5 +138,5 @@ def _revisions(answer: Mapping[str, Json]) -> str:
     provenance = answer.get("provenance", {})
     if not isinstance(provenance, dict):
         raise ValueError("the provenance is no object")
-    found = {name: provenance[name] for name in ("revision", "bundles") if provenance.get(name)}
-    return f" {json.dumps(found, sort_keys=True)}" if found else ""
+    revisions = {name: provenance[name] for name in ("revision", "bundles") if provenance.get(name)}
+    return f" {json.dumps(revisions, sort_keys=True)}" if revisions else ""

@@ -1,4 +1,8 @@
-"""TODO origins."""
+"""The provenance of each argument of a call: who vouches for its value, and where it was read before.
+
+The user vouches for values in the user's words, the application for values in the mandate, and a trusted part
+of a tool's result for the values in it. Nobody vouches for any other value.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +19,34 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.provenance.leaves import digest, every_key, leaves
-from agentguard.provenance.words import said
+from agentguard.provenance.words import words_contain
 
-__all__ = ["ABSENT", "provenance_of", "unknown_provenance", "wanted"]
+__all__ = ["ABSENT", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
-# --- where an argument came from
-
-
-def wanted(task: TaskState, arguments: Arguments) -> frozenset[str]:
-    """Return the digests whose labels tell where these arguments came from; none if there are no labels."""
+def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
+    """Return the digests of the values in these arguments; none if the task has no labels to find by them."""
     if not task.labels:
         return frozenset()
-    found = leaves(arguments.values, keys=every_key)
-    return frozenset(digest(task.root_id, value) for _, value in found if value is not None)
+    values = leaves(arguments.values, keys=every_key)
+    return frozenset(digest(task.root_id, value) for _, value in values if value is not None)
 
 
 def provenance_of(
     spec: ToolSpec, arguments: Arguments, task: TaskState, labels: Mapping[str, Iterable[Label]]
 ) -> dict[str, Provenance]:
-    """Say of each argument of the tool where its value came from; *labels* are by digest."""
-    found: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
+    """Return the provenance of each argument of the tool; *labels* are by digest."""
+    by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     unknown = unknown_provenance(task)
     for name, value in arguments.values.items():
-        each = [
+        parts = [
             (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown
             for _, leaf in leaves(value, keys=lambda key: key not in spec.declared)
         ]
-        found[name] = each[0] if len(each) == 1 else _together(each)
-    return found
+        by_argument[name] = parts[0] if len(parts) == 1 else _joined(parts)
+    return by_argument
 
 
 def unknown_provenance(task: TaskState) -> Provenance:
@@ -57,13 +58,14 @@ def unknown_provenance(task: TaskState) -> Provenance:
     return Provenance(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
 
 
-def _together(each: list[Provenance]) -> Provenance:
+def _joined(parts: list[Provenance]) -> Provenance:
+    """Return the provenance of a value with several parts: it is trusted only if all its parts are."""
     return Provenance(
-        sources=frozenset().union(*(one.sources for one in each)),
-        user=all(one.user for one in each),
-        trusted=all(one.trusted for one in each),
-        untrusted=any(one.untrusted for one in each),
-        sensitivity=max((one.sensitivity for one in each), default=Sensitivity.PUBLIC),
+        sources=frozenset().union(*(part.sources for part in parts)),
+        user=all(part.user for part in parts),
+        trusted=all(part.trusted for part in parts),
+        untrusted=any(part.untrusted for part in parts),
+        sensitivity=max((part.sensitivity for part in parts), default=Sensitivity.PUBLIC),
     )
 
 
@@ -74,31 +76,32 @@ def _leaf(
     task: TaskState,
     labels: Mapping[str, Iterable[Label]],
 ) -> Provenance | None:
-    found = tuple(labels.get(digest(task.root_id, value), ())) if labels else ()
+    """Return the provenance of one text, number or boolean, or None if nothing is known of it."""
+    labels_of_value = tuple(labels.get(digest(task.root_id, value), ())) if labels else ()
     vouching: set[str] = set()
     if task.mandate.args or task.mandate.counterparties is not None:
-        vouching |= _put_by(name, value, spec, task.mandate)
-    if task.words and said(task.words, value):
+        vouching |= _authors(name, value, spec, task.mandate)
+    if task.words and words_contain(task.words, value):
         vouching.add("user")
-    sources = vouching | {label.source for label in found}
+    sources = vouching | {label.source for label in labels_of_value}
     if not sources:
         return None
     user = "user" in vouching
-    trusted = bool(vouching) or any(label.trusted for label in found)
-    known = task.labels < LABELS
+    trusted = bool(vouching) or any(label.trusted for label in labels_of_value)
+    complete = task.labels < LABELS  # else a label of this value may be missing
     return Provenance(
         sources=frozenset(sources),
         user=user,
         trusted=trusted,
         untrusted=task.untrusted and not trusted,
-        sensitivity=max((label.sensitivity for label in found), default=Sensitivity.PUBLIC)
-        if known
+        sensitivity=max((label.sensitivity for label in labels_of_value), default=Sensitivity.PUBLIC)
+        if complete
         else task.sensitivity,
     )
 
 
-def _put_by(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
-    """Return who of user and application put this value into the mandate for this argument."""
+def _authors(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
+    """Return which of user and application put this value into the mandate for this argument."""
     places = [f"args.{name}", f"args.{spec.name}.{name}"] + ["counterparties"] * (name in spec.sinks)
-    who = (mandate.authors.get(place, {}).get(value, "").partition(" ")[0] for place in places)
-    return {_VOUCHES[each] for each in who if each in _VOUCHES}
+    authors = (mandate.authors.get(place, {}).get(value, "").partition(" ")[0] for place in places)
+    return {_VOUCHES[author] for author in authors if author in _VOUCHES}

@@ -1,17 +1,17 @@
-"""Labels on values: what a tool's result vouches for, and where the value of an argument came from.
+"""Labels on values: which values a tool's result vouches for, and in which field each of them stood.
 
-A model turns what it reads into arguments, and nobody can follow it doing so. What can be told is
-whether a value is one that the user wrote, that the application put into the mandate, or that a tool
-returned, and in which field. So values are recognized when they come back, whole and exactly as they
-were: a value that was changed on the way, if only in its case, is nobody's. Whatever is not recognized
-counts as the attacker's from the moment that the task has read anything of an attacker. That holds for a
-boolean as well, which names nobody, and for which the mandate alone can vouch.
+A model turns the texts that it reads into arguments, and nobody can follow how. But one can tell whether a
+value is one that the user wrote, that the application put into the mandate, or that a tool returned, and in
+which field. So a value is recognized when it comes back, whole and exactly as it was. A value that was
+changed on the way, even in its case only, is not recognized. A value that is not recognized counts as the
+attacker's as soon as the task has read anything untrusted. That holds for a boolean too: it names nobody, and
+only the mandate can vouch for it.
 
-A label holds a digest of its value, salted by the task, and not the value; whoever reads the store can
-still find a short one by trial. The store keeps labels for a task together with all that began in it, so
-that they survive an interrupt, another process, and parallel calls. There are at most `LABELS` for these
-tasks and `PER_RESULT` for a result: beyond, a value is not vouched for, and counts as sensitive as anything
-that was read.
+A label holds a digest of its value, salted by the task, and not the value. Someone who reads the store can
+still find a short value by trial. The store keeps the labels of a task and of all tasks that began in it
+together, so that they survive an interrupt, another process, and parallel calls. There are at most `LABELS`
+labels for these tasks and `PER_RESULT` for one result. A value beyond these limits has no label: nobody
+vouches for it, and it counts as sensitive as anything that the task has read.
 """
 
 from __future__ import annotations
@@ -37,14 +37,11 @@ PER_RESULT = 2_000
 _WHOLE = "*"
 BLOCK = frozenset({"type", "text", "id", "index", "annotations", "extras"})
 _BETWEEN = re.compile(r"[,;|\t]")
-_NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word that may be an address, an account or an id
-
-
-# --- what a result vouches for
+_NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word with one of these may be an address, an account or an id
 
 
 def observe_result(spec: ToolSpec | None, task: TaskState, result: object) -> ReadEffects:
-    """Say what a task has read by a call of this tool, from what the tool returned."""
+    """Return what a task has read by a call of this tool: the labels of the values in the tool's result."""
     if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity):
         return ReadEffects()
     labels: dict[tuple[str, str], Label] = {}
@@ -68,8 +65,9 @@ def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
 def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
     """Yield the path and the value of every text and number in a result; lists add nothing to a path.
 
-    A result is content and artifact, one content block, or the thing itself. A text that is all of it may be
-    the JSON of one; of a text beside others anybody may have written what it says of fields.
+    A result is a pair of content and artifact, one content block, or the value itself. If one text is the
+    whole result, it may be the JSON of a value. A text beside other texts is not read as JSON: anybody may
+    have written the names of fields in it.
     """
     parts = [part for part in _contents(result) if part is not None]
     alone = parts[0] if len(parts) == 1 else None
@@ -83,7 +81,7 @@ def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
 
 
 def _contents(result: object) -> Iterable[object]:
-    """Return what a result consists of; of an MCP server's, its content and what it says of the structure."""
+    """Return the parts of a result; of an MCP server's result, its content and its structured content."""
     if isinstance(result, BaseModel) and hasattr(result, "structuredContent"):
         blocks = [block.model_dump(exclude_none=True) for block in getattr(result, "content", ())]
         result = (blocks, result.structuredContent)
@@ -93,7 +91,7 @@ def _contents(result: object) -> Iterable[object]:
 
 
 def _unwrapped(part: object) -> object:
-    """Return what is in the artifact of langchain-mcp-adapters, and in the wrapper of a server for a list."""
+    """Return the value inside the artifact of langchain-mcp-adapters, or inside a server's list wrapper."""
     for name in ("structured_content", "result"):
         if isinstance(part, Mapping) and part.keys() == {name}:
             part = part[name]
@@ -101,7 +99,7 @@ def _unwrapped(part: object) -> object:
 
 
 def _is_block(value: object) -> bool:
-    """Whether this is a content block of text, and no record of the tool's with a text in it."""
+    """Return whether this is a content block of text, and not a record of the tool that has a text."""
     return (
         isinstance(value, Mapping)
         and value.get("type") == "text"
@@ -110,7 +108,7 @@ def _is_block(value: object) -> bool:
 
 
 def _structured(text: object) -> object:
-    """Return what a text says, if it is a JSON object or list."""
+    """Return the value of a text that is a JSON object or list, and any other value as it is."""
     if isinstance(text, str) and text.lstrip()[:1] in ("{", "["):
         try:
             return from_json(text)
@@ -127,7 +125,7 @@ def _words_of(value: str | int | float) -> Iterator[str]:
 
 
 def _listed(value: str | int | float) -> Iterator[str]:
-    """Yield what a text lists: its lines, what stands in one behind a colon, and what commas part."""
+    """Yield the items of a text: its lines, the part of a line after a colon, and parts between commas."""
     for line in value.splitlines() if isinstance(value, str) else ():
         for part in (
             line,

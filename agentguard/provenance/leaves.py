@@ -1,7 +1,7 @@
-"""The texts, numbers and booleans in a value, with their paths; of any value, in bounded time.
+"""The texts, numbers and booleans in any value, with their paths, in bounded time.
 
-A value may be the work of an attacker: nested without end, or a few hundred bytes of YAML whose anchors
-stand for more parts than anybody can look at.
+An attacker may have made the value: it may be nested without end, or be a few hundred bytes of YAML whose
+anchors stand for more parts than any program can visit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 __all__ = ["MOST", "Leaf", "digest", "leaves"]
 
-MOST = 100_000  # parts at which is looked
+MOST = 100_000  # parts of a value that are visited at most
 Leaf = str | int | float | None
 Parts = Iterator[tuple[str, object]]
 _BEYOND = object()
@@ -28,11 +28,11 @@ def _no_key(_name: str) -> bool:
 
 
 def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[tuple[str, Leaf]]:
-    """Yield each text, number and boolean in a value, with its path; lists add nothing to it, and "" is none.
+    """Yield each text, number and boolean in a value, with its path. Lists add nothing to a path.
 
-    Goes through JSON values, dataclasses and pydantic models; of anything else nothing is known. Of an object
-    the *keys* for which it is true are values too, in the place of the object: a table may be by name. None
-    stands for what nobody has looked at, as it lies behind too much.
+    An empty text is not yielded. JSON values, dataclasses and pydantic models are visited; other objects are
+    not. A key of an object for which *keys* is true is a value too, at the path of the object, since a table
+    may hold values as its keys. None stands for all parts beyond `MOST`, which are not visited.
     """
     if type(value) is str:  # the most frequent
         if value:
@@ -49,13 +49,13 @@ def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[
 
 def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
     """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
-    looked, within = 0, [("", iter((("", value),)))]
+    visited, within = 0, [("", iter((("", value),)))]
     while within:
         path, parts = within[-1]
         for name, part in parts:
-            looked += 1
+            visited += 1
             here = f"{path}.{name}" if path and name else name or path
-            if looked > MOST:
+            if visited > MOST:
                 yield path, name, here, _BEYOND
                 return
             plain = _plain(part)
@@ -74,7 +74,7 @@ def _plain(value: object) -> object:
 
 
 def _parts(value: object) -> Parts | None:
-    """Return the parts of a value by name, or None if it has none; those of a list have no name."""
+    """Return the parts of a value with their names ("" in a list), or None if it has no parts."""
     if isinstance(value, str | int | float):
         return None
     if isinstance(value, Mapping):
@@ -91,17 +91,18 @@ def _parts(value: object) -> Parts | None:
 
 
 def digest(task_id: str, value: str | int | float) -> str:
-    """Return the digest of a value: 128 bits, salted by the task, so that one table of digests reads none."""
+    """Return the digest of a value: 128 bits, salted by the task, so that no table fits two tasks."""
     content = f"{task_id}\n{_form(value)}"
     return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _form(value: str | int | float) -> str:
-    """Return a text that is the same for equal values alone: 10 is 10.0, and only a number is one."""
+    """Return a text that is the same for equal values only: 10 and 10.0 are equal, 1 and True are not."""
     if isinstance(value, bool):
         return f"b{value}"
     return f"s{value}" if isinstance(value, str) else f"n{Decimal(repr(value)).normalize()}"
 
 
 def every_key(_name: str) -> bool:
+    """Return True: for `leaves`, each key is a value."""
     return True

@@ -1,27 +1,27 @@
-"""TODO words."""
+"""Which values stand in the user's own words, and the numbers in them."""
 
 from __future__ import annotations
 
 import re
 from math import isfinite
 
-__all__ = ["number", "said"]
+__all__ = ["number", "words_contain"]
 
-# a comma stands before thousands alone: in "1,50" it is somebody's decimal point
+# a comma stands only before thousands: in "1,50" it may be a decimal point
 _DIGITS = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?")
 
 
 def number(text: str) -> int | float:
-    """Return the number that a text is, with a currency sign and commas before thousands at most.
+    """Return the number that a text spells; it may have a currency sign, and commas before thousands.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is no number.
     """
     bare = text.strip().lstrip("$€£¥").rstrip(".,")
-    if (found := _DIGITS.fullmatch(bare)) is None:
+    if (match := _DIGITS.fullmatch(bare)) is None:
         raise ValueError("this is no number")
     plain = bare.replace(",", "")
-    if found[1] is None:
+    if match[1] is None:
         return int(plain)
     if not isfinite(value := float(plain)):
         raise ValueError("this is no number")
@@ -34,8 +34,8 @@ _UP_TO = re.compile(rf"(?<!\S)[{re.escape(EDGE)}]*\Z")
 _FROM = re.compile(rf"[{re.escape(EDGE)}]*(?!\S)")
 
 
-def said(words: str, value: str | int | float) -> bool:
-    """Return whether a value stands in the user's words, as a whole: quoted or punctuated, never in part."""
+def words_contain(words: str, value: str | int | float) -> bool:
+    """Return whether a value stands in the user's words as a whole; it may be quoted or punctuated."""
     if isinstance(value, str):
         return _stands_in(words, value)
     return not isinstance(value, bool) and any(_equals(token, value) for token in words.split())

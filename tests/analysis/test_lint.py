@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agentguard.analysis.lint import overruled, ungiven, unmentioned, unsatisfiable, unvouched
+from agentguard.analysis.lint import (
+    find_overruled,
+    find_ungiven,
+    find_unmentioned,
+    find_unsatisfiable,
+    find_unvouched,
+)
 from agentguard.cli.lint import findings
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.source import read_text
@@ -38,19 +44,19 @@ HEAD = '@id("a") permit (principal, action == Action::"pay", resource)'
 )
 def test_a_rule_that_can_never_apply_is_found(when: str, why: str | None) -> None:
     rules = read_text(f"{HEAD} when {{ {when} }};", "rules")
-    found = [told for _, told in unsatisfiable(rules, TOOLS, ["refund"])]
+    found = [told for _, told in find_unsatisfiable(rules, TOOLS, ["refund"])]
     assert len(found) == (why is not None)
     assert all(why is not None and why in told for told in found)
 
 
 def test_an_exception_that_never_holds_makes_no_rule_impossible() -> None:
     rules = read_text(f"{HEAD} unless {{ false }};", "rules")
-    assert list(unsatisfiable(rules, TOOLS, [])) == []
+    assert list(find_unsatisfiable(rules, TOOLS, [])) == []
 
 
 def test_of_kinds_nothing_is_said_where_there_are_no_templates() -> None:
     rules = read_text(f'{HEAD} when {{ context.task.kinds.contains("x") }};', "rules")
-    assert list(unsatisfiable(rules, TOOLS, [])) == []
+    assert list(find_unsatisfiable(rules, TOOLS, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +73,7 @@ def test_of_kinds_nothing_is_said_where_there_are_no_templates() -> None:
 )
 def test_a_permit_of_what_is_always_forbidden_is_found(forbid: str, overruling: bool) -> None:
     rules = read_text(f'{HEAD};@id("b") forbid {forbid}', "rules")
-    assert [rule.id for rule in overruled(rules, TOOLS)] == (["a"] if overruling else [])
+    assert [rule.id for rule in find_overruled(rules, TOOLS)] == (["a"] if overruling else [])
 
 
 def test_a_permit_for_a_tool_that_no_task_gives_is_found() -> None:
@@ -76,13 +82,13 @@ def test_a_permit_for_a_tool_that_no_task_gives_is_found() -> None:
         '@id("f") forbid (principal, action == Action::"send", resource);',
         "rules",
     )
-    assert [(rule.id, name) for rule, name in ungiven(rules, TOOLS, {"look"})] == [("a", "pay")]
-    assert list(ungiven(rules, TOOLS, {"pay"})) == []
+    assert [(rule.id, name) for rule, name in find_ungiven(rules, TOOLS, {"look"})] == [("a", "pay")]
+    assert list(find_ungiven(rules, TOOLS, {"pay"})) == []
 
 
 def test_a_permit_for_one_resource_mentions_no_tool_of_another() -> None:
     rules = read_text('@id("a") permit (principal, action, resource == Resource::"bank");', "rules")
-    assert unmentioned(rules, TOOLS) == ("look", "send")
+    assert find_unmentioned(rules, TOOLS) == ("look", "send")
 
 
 @pytest.mark.parametrize(
@@ -105,12 +111,12 @@ def test_a_permit_that_relies_on_what_nobody_vouches_for_is_found(
         ToolSpec(name="look", path=ToolPath.READ, trusted=frozenset({"email"})),
         ToolSpec(name="whole", path=ToolPath.READ, trusted=frozenset({"*"})),
     ]
-    assert [name for _, name in unvouched(rules, tools)] == ([source] if found else [])
+    assert [name for _, name in find_unvouched(rules, tools)] == ([source] if found else [])
 
 
 def test_a_name_in_another_set_is_no_source() -> None:
     rules = read_text(f'{HEAD} when {{ context.history.contains("look.emial") }};', "rules")
-    assert list(unvouched(rules, TOOLS)) == []
+    assert list(find_unvouched(rules, TOOLS)) == []
 
 
 def test_lint_says_where_and_the_guides_policies_have_no_such_gap(tmp_path: Path) -> None:

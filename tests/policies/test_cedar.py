@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentguard.analysis.lint import unmentioned
+from agentguard.analysis.lint import find_unmentioned
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
@@ -463,11 +463,11 @@ def test_a_rule_about_a_path_without_tools_is_no_error() -> None:
 
 
 def test_tools_that_no_policy_mentions_are_listed(policy: CedarPolicy) -> None:
-    assert unmentioned(policy.rules, TOOLS) == ()
+    assert find_unmentioned(policy.rules, TOOLS) == ()
     rules = CedarPolicy.from_text(POLICIES.split("\n\n")[0]).rules
-    assert unmentioned(rules, TOOLS) == ("delete_account", "get_order")
+    assert find_unmentioned(rules, TOOLS) == ("delete_account", "get_order")
     open_permit = CedarPolicy.from_text('@id("all") permit (principal, action, resource);')
-    assert unmentioned(open_permit.rules, TOOLS) == ()
+    assert find_unmentioned(open_permit.rules, TOOLS) == ()
 
 
 json_values = st.recursive(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from agentguard.analysis.lint import unclassified, unseen_arguments
+from agentguard.analysis.lint import find_unclassified, find_unseen_arguments
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.schema import schema_text
@@ -89,7 +89,7 @@ def test_unseen_arguments_are_named_with_their_place() -> None:
         free: Any
 
     tool = ToolSpec(name="order", path=ToolPath.WRITE, schema=Order.model_json_schema())
-    assert unseen_arguments([tool, spec("plain")]) == {"order": ("items[].meta", "items[].*", "free")}
+    assert find_unseen_arguments([tool, spec("plain")]) == {"order": ("items[].meta", "items[].*", "free")}
     assert shape_of(tool).text == '{ "items": Set<{ "sku": String }> }'
 
 
@@ -206,7 +206,7 @@ def test_the_schema_does_not_depend_on_the_order_of_tools_or_properties() -> Non
 
 
 def test_unclassified_tools_are_listed() -> None:
-    assert unclassified(["known", "new", "newer", "new"], [spec("known")]) == ("new", "newer")
+    assert find_unclassified(["known", "new", "newer", "new"], [spec("known")]) == ("new", "newer")
 
 
 @given(json_values)

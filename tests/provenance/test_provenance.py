@@ -39,10 +39,10 @@ from agentguard.model import (
 )
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import Store
-from agentguard.provenance.arguments import provenance_of, wanted
+from agentguard.provenance.arguments import provenance_of, value_digests
 from agentguard.provenance.labels import PER_RESULT, observe_result
 from agentguard.provenance.leaves import MOST
-from agentguard.provenance.words import said
+from agentguard.provenance.words import words_contain
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit, ScriptedChatModel
@@ -87,7 +87,7 @@ def origin_of(
         for label in read.labels:
             labels.setdefault(label.digest, []).append(label)
     frozen = Arguments.of(arguments)
-    asked = {digest: labels[digest] for digest in wanted(state, frozen) if digest in labels}
+    asked = {digest: labels[digest] for digest in value_digests(state, frozen) if digest in labels}
     return provenance_of(PAY, frozen, state, asked)[name]
 
 
@@ -95,7 +95,7 @@ def origin_of(
     "value", ["GB29NWBK60161331926819", "Ada Byron", "Ada", "2024-05-19", 2200, 2200.0, "$2,200.00"]
 )
 def test_what_stands_in_the_users_words_is_the_users(value: str | float) -> None:
-    assert said(WORDS, value)
+    assert words_contain(WORDS, value)
 
 
 @pytest.mark.promise("value-of-user-exact")
@@ -121,23 +121,23 @@ def test_what_stands_in_the_users_words_is_the_users(value: str | float) -> None
     ],
 )
 def test_a_part_or_another_form_of_it_is_not(value: str | float) -> None:
-    assert not said(WORDS, value)
+    assert not words_contain(WORDS, value)
 
 
 @pytest.mark.promise("value-of-user-exact")
 @pytest.mark.parametrize("value", ["mark.davies@x.example", "davies@x.example", "x.example", "mark"])
 def test_an_address_is_said_as_a_whole_or_not_at_all(value: str) -> None:
-    assert said("Write to (mark.davies@x.example).", value) is (value == "mark.davies@x.example")
+    assert words_contain("Write to (mark.davies@x.example).", value) is (value == "mark.davies@x.example")
 
 
 def test_a_decimal_comma_is_not_taken_for_thousands() -> None:
-    assert not said("Pay 1,50 to Ada", 150)
-    assert said("Pay 1,500.25 to Ada", 1500.25)
+    assert not words_contain("Pay 1,50 to Ada", 150)
+    assert words_contain("Pay 1,500.25 to Ada", 1500.25)
 
 
 @given(st.text(), st.text())
 def test_nothing_is_said_that_does_not_stand_there(words: str, value: str) -> None:
-    assert not said(words, value) or value in words
+    assert not words_contain(words, value) or value in words
 
 
 @pytest.mark.promise("value-of-user-exact")
@@ -344,12 +344,12 @@ def test_a_boolean_is_nobodys_but_the_mandates() -> None:
 @pytest.mark.promise("value-of-user-exact")
 @pytest.mark.parametrize(("words", "value"), [("Pay .50 to Ada", 50), ("(.75)", 75), ("Pay 0 .50", 50)])
 def test_a_fraction_is_not_the_whole_number(words: str, value: int) -> None:
-    assert not said(words, value)
+    assert not words_contain(words, value)
 
 
 @pytest.mark.parametrize("words", ["Pay (50) to Ada", "Pay $50.", "'50'", "(50.00)."])
 def test_a_number_in_quotes_or_brackets_is_the_number(words: str) -> None:
-    assert said(words, 50)
+    assert words_contain(words, 50)
 
 
 def nested(leaf: object, deep: int, wide: int = 1) -> object:

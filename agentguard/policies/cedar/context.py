@@ -101,8 +101,8 @@ class ContextWriter:
         self._convert, self._environment, self._view = shape.convert, tuple(environment), view
         self._parts = _writer(row for row in in_group(inputs, "") if row.name in view.parts)
         self._task = _writer(row for row in in_group(inputs, "task") if row.name in (view.task or ()))
-        asked = "provenance" in view.parts
-        self._provenance = _writer(in_group(inputs, "provenance")) if asked else None
+        rows = in_group(inputs, "provenance")
+        self._provenance = _writer(rows) if "provenance" in view.parts else None
 
     def write(self, request: AccessRequest) -> dict[str, Json]:
         """Return the context of one request.

@@ -1,4 +1,4 @@
-"""The head of a Cedar policy, as far as it says for which tools the policy can hold at all."""
+"""The head of a Cedar policy: for which tools and for which resource the policy can hold at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cedarpy import pst
 __all__ = ["Head", "Opening", "head_of", "opening_in", "opening_of"]
 
 _GAP = r"[ \t\r\n]*"
-_TEXT = r'"[^"\\\x00-\x1f\x7f-\x9f]*"'  # without escapes it says what it spells
+_TEXT = r'"[^"\\\x00-\x1f\x7f-\x9f]*"'  # without escapes, the text is the name itself
 _UID = rf"(?:[A-Za-z_][A-Za-z0-9_]*::)+{_TEXT}"
 _NOTE = rf"@([A-Za-z_][A-Za-z0-9_]*){_GAP}\({_GAP}({_TEXT}){_GAP}\){_GAP}"
 _SIMPLE = re.compile(
@@ -26,8 +26,8 @@ _NOTES, _UIDS = re.compile(_NOTE), re.compile(_UID)
 class Head:
     """The actions (tools and paths) and the resource that a head names; None stands for any.
 
-    Rather too wide than too narrow: types are left out, ``==`` counts as ``in``, and what is not
-    understood is any. The principal is no part, for it is not known before a request.
+    A head is read too wide rather than too narrow: types are ignored, ``==`` counts as ``in``, and a part
+    that is not understood is any. The principal is no part of it, since it is not known before a request.
     """
 
     actions: tuple[str, ...] | None
@@ -36,7 +36,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What stands before a policy's conditions."""
+    """The part of a policy before its conditions: its effect, annotations and head."""
 
     effect: str
     annotations: Mapping[str, str | None]
@@ -44,18 +44,18 @@ class Opening:
 
 
 def opening_in(statement: str) -> Opening | None:
-    """Read the opening of one policy that Cedar has accepted, or nothing where it is not a simple one.
+    """Read the opening of one policy that Cedar has accepted, or return None if the opening is not simple.
 
-    Cedar's own answer to the same question takes fifty times as long. Simple is an opening without
-    comments, escapes, ``is`` and slots: Cedar reads the same tokens in it, in the same order.
+    Asking Cedar takes fifty times as long. A simple opening has no comments, no escapes, no ``is`` and no
+    slots: Cedar reads the same tokens in it, in the same order.
     """
-    found = _SIMPLE.match(statement)
-    if found is None:
+    match = _SIMPLE.match(statement)
+    if match is None:
         return None
-    notes, _, _, effect, actions, resource = found.groups()
-    named = None if actions is None else tuple(sorted({_name(uid) for uid in _UIDS.findall(actions)}))
+    notes, _, _, effect, actions, resource = match.groups()
+    names = None if actions is None else tuple(sorted({_name(uid) for uid in _UIDS.findall(actions)}))
     annotations = {name: text[1:-1] for name, text in _NOTES.findall(notes)}
-    return Opening(effect, annotations, Head(named, None if resource is None else _name(resource)))
+    return Opening(effect, annotations, Head(names, None if resource is None else _name(resource)))
 
 
 def _name(uid: str) -> str:

@@ -1,8 +1,8 @@
-"""Cedar in process: the policy that a guard uses unless it is given another.
+"""Cedar in this process: the policy that a guard uses by default.
 
-Policies are plain Cedar, read once, and type-checked against the agent's real tools whenever the
-catalog changes. A request that is denied is asked again with ``context.approval``; if that is
-permitted, the call needs a person. Annotations that mean something here:
+Policies are plain Cedar. They are read once, and type-checked against the agent's real tools whenever the
+catalog changes. A request that is denied is evaluated again with ``context.approval``; if that is permitted,
+the call needs a person's approval. These annotations have a meaning:
 
     @id("small-refunds")     required: decisions and records name it
     @advice("Ask first.")    on a forbid: told to the model when it refuses
@@ -49,7 +49,7 @@ _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows 
 
 @dataclass(frozen=True)
 class _Tool:
-    """A tool as evaluation needs it, prepared when it was bound, or when it is first called."""
+    """A tool as evaluation needs it. Its view and its context writer are made when it is first called."""
 
     spec: ToolSpec
     action: Mapping[str, str]
@@ -60,18 +60,18 @@ class _Tool:
 
     @cached_property
     def view(self) -> View:
-        """What its rules may look at."""
+        """The parts of a request that its rules may look at."""
         return view_of((rule.text for rule in self.slice.rules), self.shape.names)
 
     @cached_property
     def context(self) -> ContextWriter:
-        """What writes the context of a request, with what its rules may look at."""
+        """The writer of a request's context, with the parts that its rules may look at."""
         return ContextWriter(self.shape, self.environment, self.view)
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """What one catalog makes of the rules; replaced as a whole."""
+    """The rules as checked against one catalog; replaced as a whole."""
 
     version: str
     schema: str
@@ -80,12 +80,12 @@ class _Bound:
 
 
 class CedarPolicy:
-    """Answers requests by Cedar policies; knows a tool only after `bind`.
+    """Answers requests by Cedar policies. It denies each call of a tool that `check_tools` was not given.
 
-    An error in any policy, in the context, or in the answer is a deny: Cedar skips a policy that
-    errs, and a forbid must not be skipped. It keeps no state between requests, and its reasons name
-    arguments and policies, never values. `environment` lists the names that the application
-    promises to give with each request, as ``context.environment``.
+    An error in any policy, in the context, or in the answer is a deny: Cedar skips a policy that fails, and
+    a forbid must not be skipped. The policy keeps no state between requests. Its reasons name arguments and
+    policies, never values. `environment` lists the names that the application promises to give with each
+    request; rules see them as ``context.environment``.
     """
 
     inline = True
@@ -118,12 +118,12 @@ class CedarPolicy:
 
     @property
     def version(self) -> str:
-        """A digest of the policies and of the schema; the order of policies and files is no part."""
+        """A digest of the policies and of the schema, the same for any order of policies and files."""
         return self._bound.version
 
     @property
     def schema(self) -> str:
-        """The Cedar schema of the tools bound now, for editors and the Cedar command line."""
+        """The Cedar schema of the checked tools, for editors and the Cedar command line."""
         return self._bound.schema
 
     def check_tools(self, tools: Iterable[ToolSpec]) -> None:
@@ -131,7 +131,7 @@ class CedarPolicy:
 
         Raises:
             ConfigurationError: A rule names a tool, a resource or an argument that does not exist,
-                or uses one as what it is not: with file, line and @id. What was bound stays bound.
+                or uses one as another type: with file, line and @id. The former tools stay in force.
         """
         self._bound = self._bind(tuple(tools))
 
@@ -140,11 +140,13 @@ class CedarPolicy:
             if spec.name in set(ToolPath):
                 raise ConfigurationError(
                     f"a tool is named {spec.name}, like a path",
-                    hint='rename the tool: in Cedar, Action::"read" is all tools that read',
+                    hint='rename the tool: in Cedar, Action::"read" stands for all tools on the read path',
                 )
         shapes = {spec.name: shape_of(spec) for spec in specs}
         schema = schema_text(specs, shapes, self._environment)
-        if specs:  # without tools every rule about one would be an error: nothing is permitted anyway
+        if (
+            specs
+        ):  # without tools every rule that names one would be an error, and nothing is permitted anyway
             validate(self.rules, specs, shapes, self._environment)
         sliced = slices(self.rules, specs)
         content = json.dumps([sorted(rule.text for rule in self.rules), schema])
@@ -174,16 +176,16 @@ class CedarPolicy:
         )
 
     def decide(self, request: AccessRequest) -> Decision:
-        """Answer the request; never raises: what cannot be judged is denied, with the reason."""
+        """Answer the request. Never raises: a request that cannot be evaluated is denied, with the reason."""
         bound = self._bound
         try:
-            return self._judge(request, bound)
+            return self._evaluate(request, bound)
         except Refused as error:
             return _deny(bound, f"no policy can judge {request.tool.name}: {error}")
-        except Exception as error:  # noqa: BLE001  whatever went wrong, the call was not judged
+        except Exception as error:  # noqa: BLE001  whatever went wrong, the request was not evaluated
             return _deny(bound, f"policy_error: {type(error).__name__}")
 
-    def _judge(self, request: AccessRequest, bound: _Bound) -> Decision:
+    def _evaluate(self, request: AccessRequest, bound: _Bound) -> Decision:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
@@ -212,10 +214,10 @@ class CedarPolicy:
         return is_authorized(question, tool.slice.policies, bound.entities)
 
 
-def _failure(errors: Iterable[str], asked: Slice) -> str:
-    """Say which policies erred; Cedar's own words hold argument values, and stay here."""
+def _failure(errors: Iterable[str], rules: Slice) -> str:
+    """Return which policies failed. Cedar's own words may hold argument values, and are not passed on."""
     numbers = {match[1] for match in map(_NUMBERED.match, errors) if match}
-    ids = sorted(asked.rule(number).id for number in numbers)
+    ids = sorted(rules.rule(number).id for number in numbers)
     if not ids:
         return "policy_error: Cedar could not read the request"
     return f"policy_error: {', '.join(ids)} could not be evaluated"
@@ -240,7 +242,7 @@ def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_
 
 
 def _obligations(rules: list[Rule], needs_person: bool) -> Iterable[Obligation]:
-    """Yield what the permits demand; where several narrow, the narrowest holds."""
+    """Yield the obligations of the permits. If several narrow the same, the narrowest holds."""
     if needs_person:
         yield Obligation(kind="approve")
     scopes = [rule.scopes for rule in rules if rule.scopes is not None]

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class ReloadingCedar:
-    """A `CedarPolicy` that `reload` makes anew; a set that is wrong leaves the former one in force.
+    """A `CedarPolicy` that `reload` makes anew. If new rules are wrong, the former rules stay in force.
 
-    *read* makes the policy, such as ``lambda: CedarPolicy.from_files(files)``; it is called here
-    once, and whatever it raises is then raised. Nothing is watched: who changes the files calls
-    `reload`, in a thread where there are many rules, since reading blocks. Write a file beside the
-    old one and rename it: what is cut off at the end of a rule is a smaller set and no error. A call
-    is judged by one set from beginning to end. *alarm* is told what was wrong; it is logged as well.
+    *read* makes the policy, such as ``lambda: CedarPolicy.from_files(files)``. The constructor calls it once
+    and raises whatever it raises. No file is watched: call `reload` after changing the files. Reading blocks,
+    so call it in a thread if there are many rules. Write a new file beside the old one and rename it: a file
+    that is cut off at the end of a rule is a smaller set of rules and no error. One set decides a call from
+    beginning to end. *alarm* is called with the error of a failed reload, which is logged as well.
     """
 
     inline = True
@@ -44,7 +44,7 @@ class ReloadingCedar:
 
     @property
     def schema(self) -> str:
-        """The Cedar schema of the tools bound now."""
+        """The Cedar schema of the tools that the rules were last checked against."""
         return self._current.schema
 
     @property
@@ -56,7 +56,7 @@ class ReloadingCedar:
         """Check the rules against these tools, and those of each later `reload`.
 
         Raises:
-            ConfigurationError: A rule does not fit them. What was bound stays bound.
+            ConfigurationError: A rule does not fit them. The former tools stay in force.
         """
         specs = tuple(tools)
         with self._replacing:
@@ -64,14 +64,14 @@ class ReloadingCedar:
             self._tools = specs
 
     def decide(self, request: AccessRequest) -> Decision:
-        """Answer by the set in force at this moment; never raises."""
+        """Answer by the rules in force at this moment. Never raises."""
         return self._current.decide(request)
 
     def reload(self) -> bool:
-        """Read the rules again and put them in force; return whether they are.
+        """Read the rules again and put them in force; return whether the new rules are in force.
 
-        Never raises: rules that cannot be read, or that do not fit the tools, change nothing and
-        give the alarm. Of two reloads at once, the one that began last holds.
+        Never raises: rules that cannot be read, or that do not fit the tools, change nothing and call the
+        alarm. Of two reloads at the same time, the rules of the one that began last are in force.
         """
         ticket = next(self._tickets)
         try:
@@ -81,17 +81,17 @@ class ReloadingCedar:
                 if ticket < self._newest:
                     return False
                 self._current, self._newest = policy, ticket
-        except Exception as error:  # noqa: BLE001  whatever is wrong with the new, the old holds
-            self._tell(error)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with the new rules, the old ones stay
+            self._report(error)
             return False
         log.info("policies reloaded: version %s", policy.version)
         return True
 
-    def _tell(self, problem: Exception) -> None:
+    def _report(self, problem: Exception) -> None:
         log.error("policies not reloaded, version %s stays in force: %s", self.version, problem)
         if self._alarm is None:
             return
         try:
             self._alarm(problem)
-        except Exception as error:  # noqa: BLE001  who cannot be told has no say in what is in force
+        except Exception as error:  # noqa: BLE001  an alarm that fails must not change the rules in force
             log.error("the alarm failed: %s", type(error).__name__)

@@ -90,7 +90,7 @@ def _fields(inputs: Inputs) -> str:
 
 @cache
 def _request_type(inputs: Inputs) -> str:
-    """Return what each request for a tool has, with marks where the tool's arguments and their sources go."""
+    """Return the type of a request, with marks in the places of the tool's arguments and their provenance."""
     types = {row.name: _CEDAR[row.type] for row in in_group(inputs, "")}
     types |= {"args": _ARGS, "task": "Task"}
     types["provenance"] = f"{{ {_fields(in_group(inputs, 'provenance'))}, args: {{ {_ORIGINS} }} }}"

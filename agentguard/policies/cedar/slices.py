@@ -1,9 +1,9 @@
-"""The policies that can hold for a tool, apart from all others, so that a decision asks only these.
+"""For each tool, the policies that can hold for it, so that a decision evaluates only these.
 
 Cedar evaluates a policy as ``principal && action && resource && conditions`` and stops at the first
-that is false. A head compares entities and cannot err. So a policy whose head is false for a tool
-neither matches nor errs, whatever its conditions say, and the answer without it is the same: effect,
-determining policies and errors (https://docs.cedarpolicy.com/auth/authorization.html). The entities
+that is false. A head compares entities, which cannot fail. So a policy whose head is false for a tool
+neither matches nor fails, whatever its conditions say. The answer without it has the same effect, the same
+determining policies and the same errors (https://docs.cedarpolicy.com/auth/authorization.html). The entities
 of a request are one action, whose only parent is the tool's path, and one resource, which has none.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["Slice", "slices"]
 
 
 class Slice:
-    """Some rules in their order; Cedar parses them at the first use, once for all tools that share them."""
+    """Some rules in their order. Cedar parses them at their first use, once for all tools that share them."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -45,19 +45,19 @@ class Slice:
 def slices(rules: Sequence[Rule], tools: Iterable[ToolSpec]) -> dict[str, Slice]:
     """Return, for each tool by its name, the rules whose head can be true for it.
 
-    Tools with the same rules share one slice. A rule that is open to any tool is in each slice, so
-    memory grows with such rules times tools that have rules of their own.
+    Tools with the same rules share one slice. A rule that is open to any tool is in each slice. So memory
+    grows with the number of such rules times the number of tools that have rules of their own.
     """
     places: defaultdict[tuple[str | None, str | None], list[int]] = defaultdict(list)
     for place, rule in enumerate(rules):
         for action in (None,) if rule.head.actions is None else rule.head.actions:
             places[action, rule.head.resource].append(place)
     shared: dict[tuple[int, ...], Slice] = {}
-    found = {}
+    by_tool = {}
     for spec in tools:
         keys = [(a, r) for a in (spec.name, str(spec.path), None) for r in (resource_of(spec), None)]
-        chosen = tuple(sorted({place for key in keys for place in places.get(key, ())}))
-        if chosen not in shared:
-            shared[chosen] = Slice([rules[place] for place in chosen])
-        found[spec.name] = shared[chosen]
-    return found
+        places_of_tool = tuple(sorted({place for key in keys for place in places.get(key, ())}))
+        if places_of_tool not in shared:
+            shared[places_of_tool] = Slice([rules[place] for place in places_of_tool])
+        by_tool[spec.name] = shared[places_of_tool]
+    return by_tool

@@ -1,9 +1,9 @@
-"""Cedar files as rules that know where they stand.
+"""Cedar files as rules that know their file and line.
 
-cedarpy numbers policies (`policy0`) and gives no positions. So the text is cut into statements
-here. Cedar parses many at once, for that takes a fraction of the time, and a simple opening of a policy
-that it has accepted is read here; where either fails, each is parsed alone, and an error is placed in its
-file by the statement that holds it.
+cedarpy numbers policies (`policy0`) and gives no positions. So the text is cut into statements here. Cedar
+parses many statements at once, which takes a fraction of the time, and a simple opening of an accepted policy
+is read here. If either fails, Cedar parses each statement alone, and the statement that holds an error gives
+the error its place in the file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from agentguard.policies.cedar.head import Head, Opening, opening_in, opening_of
 
 __all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
 
-_TOGETHER = 500  # statements parsed at once: their nodes live no longer than that
-# a comment ends at \r too, for Cedar: read on, it would hide a rule from us that Cedar sees
+_TOGETHER = 500  # so many statements are parsed at once, so that few nodes are in memory
+# for Cedar a comment ends at \r too; else a comment could hide here a rule that Cedar sees
 _TOKEN = re.compile(r'//[^\n\r]*|"(?:\\.|[^"\\])*"|;', re.DOTALL)
 _BETWEEN = "\n//\\q\n"  # a comment; in a string left open by a cut it is a wrong escape, and no policy
 _CONDITIONS = re.compile(r"\)\s*(?:when|unless)\b.*", re.DOTALL)
@@ -50,15 +50,15 @@ class Rule:
 
     @property
     def node(self) -> pst.Template:
-        """The policy as Cedar parses it, each time anew: kept, it would take far more than the text."""
+        """The policy as Cedar parses it, anew each time: a node takes far more memory than the text."""
         (node,) = policies_to_pst(self.text).static_policies.values()
         return node
 
     def line_of(self, problem: str) -> int:
-        """Return the line of what *problem* quotes, or else of the rule."""
+        """Return the line of the name that *problem* quotes, or the rule's first line."""
         quoted = _QUOTED.search(problem)
-        found = -1 if quoted is None else self.text.find(quoted[1].rsplit(".", 1)[-1])
-        return self.line + self.text.count("\n", 0, max(found, 0))
+        offset = -1 if quoted is None else self.text.find(quoted[1].rsplit(".", 1)[-1])
+        return self.line + self.text.count("\n", 0, max(offset, 0))
 
 
 def read_file(path: Path) -> tuple[Rule, ...]:
@@ -90,9 +90,9 @@ def read_text(text: str, name: str) -> tuple[Rule, ...]:
 
 def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return the rules, of which no two have the same @id."""
-    known: dict[str, Rule] = {}
+    by_id: dict[str, Rule] = {}
     for rule in rules:
-        other = known.setdefault(rule.id, rule)
+        other = by_id.setdefault(rule.id, rule)
         if other is not rule:
             raise ConfigurationError(
                 f'another policy has @id("{rule.id}"): {other.file}:{other.line}',
@@ -100,11 +100,11 @@ def unique(rules: Iterable[Rule]) -> tuple[Rule, ...]:
                 file=rule.file,
                 line=rule.line,
             )
-    return tuple(known.values())
+    return tuple(by_id.values())
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Cut at each semicolon outside of strings and comments; what is left over counts too."""
+    """Cut at each semicolon outside of strings and comments. A rest without semicolon is a statement too."""
     ends = [token.end() for token in _TOKEN.finditer(text) if token[0] == ";"]
     start, counted, line = 0, 0, 1
     for end in (*ends, len(text)):
@@ -127,25 +127,26 @@ def _rules(text: str, file: str) -> Iterator[Rule]:
 
 
 def _together(statements: list[str]) -> list[Opening]:
-    """Return the opening of each statement's policy, or nothing if one is not exactly one policy.
+    """Return the opening of each statement's policy, or nothing if a statement is not exactly one policy.
 
-    Cedar reads all of it. The openings that are not simple it tells itself, without the conditions,
-    since nodes for these too would take most of the time. Where `_CONDITIONS` mistakes their place, in a
-    string or a comment, what stands before is no policy, and all are read alone; where it is one, Cedar
-    has read the same tokens in the same order as in the whole, hence the same opening. Each simple one
-    is at least one policy, so that where the sum is right each is exactly one.
+    Cedar parses all statements. It also gives the openings that are not simple. For that it is given these
+    statements without their conditions, since nodes for the conditions would take most of the time. If
+    `_CONDITIONS` mistakes a string or a comment for the begin of the conditions, the part before it is no
+    policy, and each statement is parsed alone. If that part is a policy, Cedar has read the same tokens in
+    the same order as in the whole statement, hence the same opening. Each simple statement is at least one
+    policy, so if the number of policies is right, each statement is exactly one.
     """
     openings = {place: opening_in(statement) for place, statement in enumerate(statements)}
     odd = [place for place, opening in openings.items() if opening is None]
     heads = (_CONDITIONS.sub(");", statements[place], 1) for place in odd)
     try:
         policies = PolicySet.from_str("\n".join(statements))
-        found = policies_to_pst(_BETWEEN.join(heads)).static_policies
+        parsed = policies_to_pst(_BETWEEN.join(heads)).static_policies
     except ValueError:
         return []
-    if len(policies) != len(statements) or len(found) != len(odd):
+    if len(policies) != len(statements) or len(parsed) != len(odd):
         return []
-    openings |= {place: opening_of(found[f"policy{number}"]) for number, place in enumerate(odd)}
+    openings |= {place: opening_of(parsed[f"policy{number}"]) for number, place in enumerate(odd)}
     return [opening for opening in openings.values() if opening is not None]
 
 
@@ -220,8 +221,8 @@ def _broken_at(text: str) -> int:
     return len(lines) - 1
 
 
-def closest(wrong: str, known: Iterable[str]) -> str:
-    """Say which name was probably meant, or which there are."""
-    names = sorted(set(known))
+def closest(wrong: str, names: Iterable[str]) -> str:
+    """Return a hint with the name that was probably meant, or with all names."""
+    names = sorted(set(names))
     close = get_close_matches(wrong, names, 1)
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"

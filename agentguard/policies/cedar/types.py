@@ -1,10 +1,10 @@
 """From a tool's JSON Schema to Cedar: the type that policies are checked against, and the value.
 
-Both come from one reading of the schema, so that what a policy was type-checked for is what it is
-given. Cedar has neither floats nor null: a ``number`` is a `decimal` of at most four places, what is
-null is left out, and a value that does not fit exactly is refused, never rounded. What Cedar cannot
-type (free objects, unions, tuples, recursion) is left out of the context; `ToolShape.unseen` says so,
-since no rule can then see it.
+The type and the converter of values come from one reading of the schema, so a policy is given values of the
+type that it was checked against. Cedar has neither floats nor null: a ``number`` is a `decimal` of at most
+four places, a null is left out, and a value that does not fit exactly is refused, never rounded. Cedar has no
+type for free objects, unions, tuples and recursion. Such a value is left out of the context, so no rule can
+see it; `ToolShape.unseen` names it.
 
     string, enum of strings → String      boolean → Bool      array of X → Set<X>
     integer → Long (64 bit)               number → decimal    object with properties → record
@@ -32,12 +32,12 @@ _ESCAPES = {"__entity", "__expr", "__extn"}  # as attribute names, Cedar's JSON 
 
 
 class Refused(ValueError):
-    """A value has no exact Cedar form; the message names the argument and never holds the value."""
+    """A value has no exact Cedar form. The message names the argument and never holds the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolShape:
-    """A tool's arguments in Cedar: type, converter, the names seen, and those that no rule can see."""
+    """A tool's arguments in Cedar: their type, converter, and the names that rules can and cannot see."""
 
     text: str
     convert: Convert
@@ -85,7 +85,7 @@ def _decimal(value: Json) -> Json:
         raise Refused("is outside the range of a Cedar decimal")
     exponent = exact.normalize().as_tuple().exponent
     if isinstance(exponent, str) or exponent < -4:
-        raise Refused("has more than four decimals, and rounding would judge another value")
+        raise Refused("has more than four decimals, and a rounded value would be another value")
     text = f"{exact:f}"
     return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
 
@@ -141,22 +141,22 @@ def _entry(name: str, convert: Convert, value: Json) -> Json:
 
 
 class _Reader:
-    """Reads one tool's schema; notes in `unseen` what it has to leave out."""
+    """Reads one tool's schema, and notes in `unseen` the arguments that it leaves out."""
 
     def __init__(self, root: Mapping[str, Json]) -> None:
         self._root = root
         self.unseen: list[str] = []
 
     def record(
-        self, schema: Mapping[str, Json], seen: frozenset[str], place: str, *, filled: bool
+        self, schema: Mapping[str, Json], references: frozenset[str], place: str, *, filled: bool
     ) -> tuple[_Type, tuple[str, ...]]:
-        """Read an object; *filled* says that the guard fills in its defaults."""
+        """Read an object at *place*; *filled* says that the guard fills in its defaults."""
         required = set(schema.get("required", ()))
         properties: Mapping[str, Json] = schema.get("properties", {})
         fields: dict[str, _Field] = {}
         for name, part in properties.items():
             where = f"{place}.{name}" if place else name
-            kind, nullable = (None, True) if name in _ESCAPES else self.type(part, seen, where)
+            kind, nullable = (None, True) if name in _ESCAPES else self.type(part, references, where)
             if kind is None:
                 self.unseen.append(where)
                 continue
@@ -167,40 +167,39 @@ class _Reader:
             self.unseen.append(f"{place}.*" if place else "*")
         return _record(fields, frozenset(properties) - fields.keys(), extra), tuple(sorted(fields))
 
-    def type(self, schema: Json, seen: frozenset[str], place: str) -> tuple[_Type | None, bool]:
+    def type(self, schema: Json, references: frozenset[str], place: str) -> tuple[_Type | None, bool]:
         """Return the Cedar type, or None for what has none, and whether the value may be null."""
         while isinstance(schema, Mapping) and "$ref" in schema:
             reference = str(schema["$ref"])
-            if reference in seen:
+            if reference in references:
                 return None, True
-            seen |= {reference}
+            references |= {reference}
             schema = self._resolve(reference)
         if not isinstance(schema, Mapping):
             return None, True
         branches = _branches(schema)
         if branches is None:
-            return self._single(schema, seen, place), False
+            return self._single(schema, references, place), False
         kinds = [branch for branch in branches if not _is_null(branch)]
-        read = [self.type(branch, seen, place) for branch in kinds]
-        nullable = len(kinds) < len(branches) or any(null for _, null in read)
-        return _common([kind for kind, _ in read]), nullable
+        types = [self.type(branch, references, place) for branch in kinds]
+        nullable = len(kinds) < len(branches) or any(null for _, null in types)
+        return _common([kind for kind, _ in types]), nullable
 
     def _resolve(self, reference: str) -> Json:
-        found: Json = self._root
+        target: Json = self._root
         if not reference.startswith("#"):
             return None
         for part in reference.lstrip("#").split("/")[1:]:
-            found = (
-                found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-            )
-        return found
+            name = part.replace("~1", "/").replace("~0", "~")
+            target = target.get(name) if isinstance(target, Mapping) else None
+        return target
 
-    def _single(self, schema: Mapping[str, Json], seen: frozenset[str], place: str) -> _Type | None:
+    def _single(self, schema: Mapping[str, Json], references: frozenset[str], place: str) -> _Type | None:
         kind = schema.get("type")
         if kind == "object" and schema.get("properties"):
-            return self.record(schema, seen, place, filled=False)[0]
+            return self.record(schema, references, place, filled=False)[0]
         if kind == "array" and "prefixItems" not in schema:
-            item, nullable = self.type(schema.get("items"), seen, f"{place}[]")
+            item, nullable = self.type(schema.get("items"), references, f"{place}[]")
             return None if item is None or nullable else _set(item)
         return _PLAIN.get(kind) if isinstance(kind, str) else None
 
@@ -234,7 +233,7 @@ def _is_null(schema: Json) -> bool:
 
 
 def _common(kinds: list[_Type | None]) -> _Type | None:
-    """Return the one type of all alternatives; an integer is a number, and nothing else mixes."""
+    """Return the one type of all alternatives, or None. An integer counts as a number; no other types mix."""
     texts = {None if kind is None else kind.text for kind in kinds}
     if texts == {"Long", "decimal"}:
         return _PLAIN["number"]
@@ -244,9 +243,9 @@ def _common(kinds: list[_Type | None]) -> _Type | None:
 def shape_of(spec: ToolSpec) -> ToolShape:
     """Read a tool's argument schema, once.
 
-    `convert` turns JSON arguments into the value of ``context.args``. It refuses a value that does
-    not fit, a required one that is missing, and an argument that the schema neither declares nor
-    says to accept. A tool without a schema takes no arguments, as far as rules can tell.
+    `convert` turns JSON arguments into the value of ``context.args``. It refuses a value that does not fit, a
+    required argument that is missing, and an argument that the schema neither declares nor accepts. For
+    rules, a tool without a schema takes no arguments.
 
     Raises:
         ConfigurationError: The schema is malformed.

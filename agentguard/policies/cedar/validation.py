@@ -1,6 +1,6 @@
-"""The type check of Cedar policies against the catalog, as errors that say where and how to correct it.
+"""The type check of Cedar policies against the catalog, with errors that say where and how to correct a rule.
 
-Cedar's validator names neither file nor line nor @id; all three are put back here.
+Cedar's validator names neither the file, nor the line, nor the @id of a rule. They are added here.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def validate(
 ) -> None:
     """Check the rules against the schema of the tools.
 
-    Cedar checks each rule for each tool, so that time would grow with their product. Rules whose
-    heads name none but a few tools are therefore first checked as if there were only *together*
-    tools: the other tools make their heads false, and Cedar finds nothing wrong behind a false head.
-    Fewer names can only make more errors, so what passes is right; the rest is checked for all tools.
+    Cedar checks each rule for each tool, so the time would grow with the number of rules times the number
+    of tools. A rule whose head names only a few tools is therefore first checked against a subset of
+    *together* tools. All other tools make its head false, and behind a false head Cedar finds no error.
+    Checking a rule against a subset can only report extra errors, never hide one. So a rule that passes is
+    correct; a rule that fails is checked again against all tools.
 
-    The arguments of a tool whose schema is not known yet are checked when it is, and until then
-    every call of it that has arguments is denied.
+    The arguments of a tool without a schema are checked as soon as its schema is known. Until then, every
+    call of the tool that has arguments is denied.
 
     Raises:
         ConfigurationError: For the first policy that is wrong, with file, line and @id.
@@ -55,24 +56,24 @@ def validate(
     untyped = {spec.name for spec in specs if spec.schema is None}
     remaining: set[int] = set()
     for part, places in _parts(rules, specs, together):
-        found = places if part is None else _errors(rules, places, schema_text(part, shapes, environment))
-        remaining.update(found)
-    judged = _errors(rules, sorted(remaining), schema_text(specs, shapes, environment))
+        failed = places if part is None else _errors(rules, places, schema_text(part, shapes, environment))
+        remaining.update(failed)
+    errors_by_place = _errors(rules, sorted(remaining), schema_text(specs, shapes, environment))
     errors = [
         (place, problem)
-        for place, problems in judged.items()
+        for place, problems in errors_by_place.items()
         for problem in problems
         if not _is_early(problem, untyped)
     ]
     if not errors:
         return
-    # of several in one rule always the same, and rather one that quotes what is wrong
+    # of several errors in one rule, always report the same one, and one that quotes a name if there is one
     place, problem = min(errors, key=lambda error: (error[0], "`" not in error[1], error[1]))
     rule = rules[place]
     others = len({place for place, _ in errors}) - 1
     raise ConfigurationError(
         f'policy "{rule.id}": {problem}' + (f" (other policies with errors: {others})" if others else ""),
-        hint=_mend(problem, shapes, specs),
+        hint=_hint(problem, shapes, specs),
         file=rule.file,
         line=rule.line_of(problem),
     )
@@ -81,31 +82,31 @@ def validate(
 def _parts(
     rules: Sequence[Rule], specs: Collection[ToolSpec], together: int
 ) -> Iterator[tuple[list[ToolSpec] | None, list[int]]]:
-    """Yield the places of rules with the few tools that they can be about; None stands for all tools."""
+    """Yield the places of rules, each with the few tools that its rules name; None stands for all tools."""
     tools = sorted(specs, key=lambda spec: spec.name)
     several = len(tools) > together
     part_of = {spec.name: place // together for place, spec in enumerate(tools)} if several else {}
     parts: dict[int | None, list[int]] = {}
     for place, rule in enumerate(rules):
-        found = {part_of.get(name) for name in rule.head.actions or ()}
-        parts.setdefault(found.pop() if len(found) == 1 else None, []).append(place)
+        numbers = {part_of.get(name) for name in rule.head.actions or ()}
+        parts.setdefault(numbers.pop() if len(numbers) == 1 else None, []).append(place)
     for part, places in parts.items():
         yield None if part is None else tools[part * together : (part + 1) * together], places
 
 
 def _errors(rules: Sequence[Rule], places: Sequence[int], schema: str) -> dict[int, list[str]]:
-    """Return what Cedar finds wrong with the rules at these places, by their places."""
+    """Return the errors that Cedar finds in the rules at these places, by place."""
     text = "\n".join(rules[place].text for place in places)
     try:
-        found = validate_policies(text, Schema.from_str(schema)).errors
+        problems = validate_policies(text, Schema.from_str(schema)).errors
     except ValueError as error:
         raise ConfigurationError(
             f"the tools have no Cedar schema: {error}", hint="rename the tool or argument that it names"
         ) from error
     errors: dict[int, list[str]] = {}
-    for wrong in found:
-        place = places[int(wrong.policy_id.removeprefix("policy"))]
-        errors.setdefault(place, []).append(_PREFIX.sub("", wrong.error))
+    for problem in problems:
+        place = places[int(problem.policy_id.removeprefix("policy"))]
+        errors.setdefault(place, []).append(_PREFIX.sub("", problem.error))
     return errors
 
 
@@ -114,14 +115,14 @@ def _is_early(problem: str, untyped: set[str]) -> bool:
     return attribute is not None and attribute[2] in untyped
 
 
-def _mend(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolSpec]) -> str:
-    if found := _ATTRIBUTE.search(problem):
-        shape = shapes.get(found[2])
-        if shape is not None and found[1] in shape.unseen:
-            return f"Cedar has no type for {found[1]}: give it a plain type, or judge another argument"
-        return closest(found[1], () if shape is None else shape.names)
-    if found := _ACTION.search(problem):
-        return closest(found[1], [*shapes, *ToolPath])
-    if found := _RESOURCE.search(problem):
-        return closest(found[1], [resource_of(spec) for spec in specs])
+def _hint(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolSpec]) -> str:
+    if attribute := _ATTRIBUTE.search(problem):
+        name, shape = attribute[1], shapes.get(attribute[2])
+        if shape is not None and name in shape.unseen:
+            return f"Cedar has no type for {name}: give it a plain type, or test another argument"
+        return closest(name, () if shape is None else shape.names)
+    if action := _ACTION.search(problem):
+        return closest(action[1], [*shapes, *ToolPath])
+    if resource := _RESOURCE.search(problem):
+        return closest(resource[1], [resource_of(spec) for spec in specs])
     return next((hint for word, hint in _HINTS if word in problem), "correct the rule, or the tool's schema")
