@@ -1,11 +1,14 @@
-"""agentguard.toml: `load` reads it, `build` makes of it the parts of a guard.
+"""agentguard.toml: `load` reads the file, and `build` makes the parts of a guard from it.
 
-    settings    what may be written, and what it means
-    loading     text → Settings, each mistake with its line and its hint
-    locate      where in the text a key stands
-    building    Settings → Parts, by the embedded adapters
-
-A package, since reading and building share nothing but the settings.
+settings          the tables and keys of the file, except those of the next three modules
+adapter_settings  ``[identity]``, ``[brokers.NAME]`` and ``[signals.NAME]``, each by its kind
+pdps              ``[pdps.NAME]``: policy decision points that are other services
+tasks             ``[tasks.NAME]``: templates of mandates
+tables            what all settings classes share
+load              from the file's text to `Settings`; each error has its line and a hint
+positions         in which line of the text a key stands
+build             from `Settings` to `Parts`
+adapters          from settings to identity sources, brokers and transmitters
 """
 
 from agentguard.config.build import Parts, build

@@ -1,7 +1,7 @@
-"""What agentguard.toml may say of identity sources and brokers, each by its kind.
+"""Settings of identity sources, brokers and transmitters.
 
-``[identity]`` and ``[brokers.NAME]`` have a `kind`; a resource names its broker, for all paths or for
-each. No secret stands here: where one is needed, the file or the source that holds it.
+``[identity]`` and ``[brokers.NAME]`` have a `kind`. A resource names one broker for all paths, or one
+for each path. The file holds no secret; it names the file or the source that holds it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agentguard.config.tables import Name, Origin, PathName, Scope, Table, listed
+from agentguard.config.tables import Name, Origin, PathName, Scope, Table, list_field
 
 __all__ = [
     "AwsSettings",
@@ -32,14 +32,14 @@ _REUSE = 'where a credential may serve a whole task, as in reuse = ["read"]'
 
 
 class LocalIdentitySettings(Table):
-    """``kind = "local"``: the name in ``[agent] id``, which nothing attests."""
+    """``kind = "local"``: the name in ``[agent] id``, which no platform attests."""
 
     kind: Literal["local"] = "local"
     key: Name | None = Field(default=None, description='a private key, as in key = ".agentguard/agent.pem"')
 
 
 class FileIdentitySettings(Table):
-    """``kind = "file"``: a token that the platform writes and rotates."""
+    """``kind = "file"``: a token file that the platform writes and replaces."""
 
     kind: Literal["file"]
     path: Name = Field(description='a file, as in path = "/var/run/secrets/tokens/agent"')
@@ -71,7 +71,7 @@ class TokenExchangeSettings(Table):
 
     kind: Literal["token_exchange"]
     issuer: Origin | Name = Field(description='the issuer\'s URL, as in issuer = "https://login.example"')
-    paths: tuple[PathName, ...] = listed(_PATHS, default=("read", "write", "escalation"))
+    paths: tuple[PathName, ...] = list_field(_PATHS, default=("read", "write", "escalation"))
     client_id: Name = Field(description="the client's id at the issuer")
     client_auth: Literal["private_key_jwt", "spiffe"] = Field(
         default="private_key_jwt", description='"private_key_jwt", with client_key, or "spiffe"'
@@ -85,10 +85,12 @@ class TokenExchangeSettings(Table):
     seal: Name | None = Field(
         default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
     )
-    bearer: bool = Field(default=False, description="true if the issuer knows no DPoP")
-    details: bool = Field(default=True, description="false if it knows no authorization details of ours")
-    introspect: bool = Field(default=True, description="false to take opaque tokens on trust")
-    reuse: tuple[PathName, ...] = listed(_REUSE)
+    bearer: bool = Field(default=False, description="true if the issuer does not support DPoP")
+    details: bool = Field(
+        default=True, description="false if the issuer does not know our authorization details"
+    )
+    introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
+    reuse: tuple[PathName, ...] = list_field(_REUSE)
 
 
 class OpenBaoSettings(Table):
@@ -96,21 +98,21 @@ class OpenBaoSettings(Table):
 
     kind: Literal["openbao"]
     address: Name = Field(description='its URL, as in address = "https://bao.example:8200"')
-    audience: Name = Field(description="the audience that its login roles ask for")
+    audience: Name = Field(description="the audience that its login roles require")
     mount: Name = Field(default="jwt", description='where JWT login is mounted, as in mount = "jwt"')
     namespace: Name | None = Field(default=None, description="its namespace, if it has several")
     roles: dict[PathName, Name] = Field(
         description='a login role for each path, as in { read = "reports-read" }'
     )
     creds: dict[PathName, Name] = Field(
-        description='where each path\'s are had, as in { read = "database/creds/reader" }'
+        description='the API path of each path\'s credentials, as in { read = "database/creds/reader" }'
     )
     revoker: Name | None = Field(default=None, description="a login role that may revoke by accessor")
     server: dict[Name, str] = Field(
         default_factory=dict, description='the database, as in { host = "db", port = "5432" }'
     )
-    wrap: bool = Field(default=False, description="true to have answers wrapped")
-    reuse: tuple[PathName, ...] = listed(_REUSE)
+    wrap: bool = Field(default=False, description="true for response wrapping")
+    reuse: tuple[PathName, ...] = list_field(_REUSE)
 
 
 class StatementSettings(Table):
@@ -133,7 +135,7 @@ class AwsSettings(Table):
     statements: dict[Scope, list[StatementSettings]] = Field(
         description='what a scope means, as in { "s3:read" = [{ actions = ["s3:GetObject"], … }] }'
     )
-    endpoint: Name | None = Field(default=None, description="in place of AWS's own")
+    endpoint: Name | None = Field(default=None, description="a URL in place of AWS's endpoints")
 
 
 class GitHubSettings(Table):
@@ -147,7 +149,7 @@ class GitHubSettings(Table):
         description='what each path may have, as in { read = { contents = "read" } }'
     )
     repositories: dict[Name, list[Name]] = Field(
-        description='those of each resource, as in { code = ["website"] }'
+        description='the repositories of each resource, as in { code = ["website"] }'
     )
     seal: Name = Field(description='a key file for handles, as in seal = ".agentguard/seal"')
 
@@ -157,7 +159,7 @@ class SecretSettings(Table):
 
     kind: Literal["secret"]
     source: Name = Field(description='where it is, as in source = "keyring:api/agent"')
-    paths: tuple[PathName, ...] = listed(_PATHS)
+    paths: tuple[PathName, ...] = list_field(_PATHS)
     header: Name = Field(default="Authorization", description='as in header = "X-Api-Key"')
     scheme: str = Field(default="Bearer ", description="what stands before the key in the header")
     refresh: float = Field(default=300.0, gt=0, description="seconds after which it is read again")
@@ -170,10 +172,10 @@ class SecretSettings(Table):
 
 
 class SignalSettings(Table):
-    """``[signals.NAME]``: who is told that a task is over (CAEP ``session-revoked``)."""
+    """``[signals.NAME]``: a receiver that is told when a task ends (CAEP ``session-revoked``)."""
 
-    url: Name = Field(description='where it listens, as in url = "https://orders.example/signals"')
-    audience: Name = Field(description='who it is, as in audience = "https://orders.example"')
+    url: Name = Field(description='the receiver\'s URL, as in url = "https://orders.example/signals"')
+    audience: Name = Field(description='the receiver\'s name, as in audience = "https://orders.example"')
     key: Name = Field(description='the key that signs, as in key = ".agentguard/signals.pem"')
     authorization: Name | None = Field(
         default=None, description='a source of the whole header, as in authorization = "env:SIGNALS"'

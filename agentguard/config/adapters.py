@@ -1,4 +1,7 @@
-"""From settings to identity sources and brokers; what an adapter needs is imported when it is named."""
+"""From settings to identity sources, brokers and transmitters.
+
+An adapter is imported only when the settings name its kind, since it may need an extra.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ ByPath = dict[ToolPath, Broker]
 def identity_of(
     settings: IdentitySettings, name: str, file_of: Callable[[str], Path], clock: Callable[[], float]
 ) -> IdentitySource:
-    """Make the identity source; *name* is the agent's own, *file_of* finds a file that is named."""
+    """Make the identity source. *name* is the agent's; *file_of* returns the path of a named file."""
     if isinstance(settings, FileIdentitySettings):
         from agentguard.identity.file import FileIdentity
 
@@ -57,7 +60,7 @@ def identity_of(
 
 
 class _extra:
-    """Says which extra is missing."""
+    """A context that turns an ImportError into a ConfigurationError with the name of the missing extra."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -74,7 +77,7 @@ class _extra:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFactory:
-    """Makes brokers, each kind for the paths that it is set up for."""
+    """Makes brokers and transmitters from their settings."""
 
     identity: IdentitySource
     store: Store
@@ -82,7 +85,7 @@ class AdapterFactory:
     clock: Callable[[], float]
 
     def brokers(self, settings: BrokerSettings) -> ByPath:
-        """Return a broker for each path.
+        """Return a broker for each path of the settings.
 
         Raises:
             ConfigurationError: A setting is wrong, or an extra is missing.
@@ -105,17 +108,17 @@ class AdapterFactory:
                     return self._secret(settings)
 
     def transmitter(self, settings: SignalSettings, issuer: str) -> Transmitter:
-        """Make what tells one receiver; *issuer* is whose tasks end.
+        """Make the transmitter for one receiver. *issuer* is the issuer of the tasks' tokens.
 
         Raises:
             ConfigurationError: A setting is wrong, or an extra is missing.
         """
         with _extra("issuers"):
             from agentguard.credentials.sources import source
-            from agentguard.signals.transmitter import Transmitter as Signals
+            from agentguard.signals.transmitter import Transmitter as SignalTransmitter
 
             header = None if settings.authorization is None else source(settings.authorization).read()
-            return Signals(
+            return SignalTransmitter(
                 settings.url,
                 audience=settings.audience,
                 issuer=issuer,
@@ -129,7 +132,7 @@ class AdapterFactory:
         from agentguard.credentials.sealing import SealingKey
 
         client, seal = self._client(settings), settings.seal
-        # a broker a path: the key that its tokens are bound to is never shared between two
+        # one broker for each path: two paths must not share the key that their tokens are bound to
         return {
             path: TokenExchange(
                 settings.issuer,
@@ -199,8 +202,8 @@ class AdapterFactory:
         broker = AwsRole(
             {ToolPath(path): role for path, role in settings.roles.items()},
             statements={
-                scope: [Statement(**each.model_dump()) for each in several]
-                for scope, several in settings.statements.items()
+                scope: [Statement(**statement.model_dump()) for statement in statements]
+                for scope, statements in settings.statements.items()
             },
             region=settings.region,
             identity=self.identity,
@@ -219,7 +222,7 @@ class AdapterFactory:
             settings.client_id,
             settings.installation,
             AppKey.from_file(self.file_of(settings.key)),
-            permissions={ToolPath(path): most for path, most in settings.permissions.items()},
+            permissions={ToolPath(path): levels for path, levels in settings.permissions.items()},
             repositories=settings.repositories,
             seal=SealingKey.from_file(self.file_of(settings.seal)),
             clock=self.clock,

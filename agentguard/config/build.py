@@ -1,4 +1,4 @@
-"""From Settings to the parts of a guard, by the embedded adapters: no server, no extra."""
+"""From `Settings` to the parts of a guard. Without further settings, they need no server and no extra."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, identity_of
-from agentguard.config.load import place
+from agentguard.config.load import position_of
 from agentguard.config.settings import Settings, schema_of
 from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
@@ -38,9 +38,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a guard is made of. `lifetime` and `approval_lifetime` are seconds.
+    """What a guard is made of. `lifetime` and `approval_lifetime` are in seconds.
 
-    A broker stands for each path; the key's first part is a resource, or None for all of them.
+    The key of a broker is a resource and a path; the resource is None for the broker of all others.
     """
 
     catalog: Catalog
@@ -60,43 +60,44 @@ class Parts:
     record_requests: bool
 
     def arguments(self) -> dict[str, Any]:
-        """Return the parts by name, as a guard's constructor takes them."""
+        """Return the parts by the names of the guard's parameters."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
-    """Make the parts: opens the store and the audit log, and makes keys and directories if absent.
+    """Make the parts: open the store and the audit log, and make missing keys and directories.
 
-    The policies are parsed here, and checked against the tools when the guard binds them.
+    The policies are parsed here. They are checked against the tools when the guard binds them.
 
     Raises:
-        ConfigurationError: A file is missing or wrong, with its place in agentguard.toml or its own.
+        ConfigurationError: A file is missing or wrong. The error has the line in agentguard.toml or in
+            the file itself.
     """
-    with _placed(settings, "tools"):
+    with _with_position(settings, "tools"):
         catalog = _catalog(settings)
-    with _placed(settings, "policy", "cedar"):
+    with _with_position(settings, "policy", "cedar"):
         policy = _policy(settings)
-    stated = settings.identity.kind == "local"
-    with _placed(settings, *(("agent", "id") if stated else ("identity",))):
+    keys = ("agent", "id") if settings.identity.kind == "local" else ("identity",)
+    with _with_position(settings, *keys):
         identity = identity_of(settings.identity, settings.agent.id, partial(_writable, settings), clock)
-    with _placed(settings, "issuer", "keys"):
-        keys = {path: _key(settings, path) for path in ToolPath}
-    with _placed(settings, "store", "path"):
+    with _with_position(settings, "issuer", "keys"):
+        signers = {path: _signer(settings, path) for path in ToolPath}
+    with _with_position(settings, "store", "path"):
         store = _store(settings, clock)
-    issuers = [_issuer(settings, path, keys[path], store, clock) for path in ToolPath]
-    with _placed(settings, "issuer", "jwks"):
+    issuers = [_issuer(settings, path, signers[path], store, clock) for path in ToolPath]
+    with _with_position(settings, "issuer", "jwks"):
         _publish(settings, issuers)
-    with _placed(settings, "audit", "path"):
+    with _with_position(settings, "audit", "path"):
         audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
-    minting = AdapterFactory(
+    adapters = AdapterFactory(
         identity=identity, store=store, file_of=partial(_writable, settings), clock=clock
     )
     return Parts(
         catalog=catalog,
         policy=policy,
         identity=identity,
-        brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, minting),
-        signals=_signals(settings, minting),
+        brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, adapters),
+        signals=_signals(settings, adapters),
         ceiling=settings.ceiling,
         store=store,
         audit=audit,
@@ -111,17 +112,17 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
 
 
 @contextmanager
-def _placed(settings: Settings, *keys: str) -> Iterator[None]:
-    """Give a mistake its place in agentguard.toml, unless it has one in a file of its own."""
+def _with_position(settings: Settings, *keys: str) -> Iterator[None]:
+    """Add the line in agentguard.toml to an error, unless it names another file already."""
     try:
         yield
     except ConfigurationError as error:
         if error.file is not None:
             raise
-        file, line = place(settings, *keys)
+        file, line = position_of(settings, *keys)
         raise ConfigurationError(error.problem, hint=error.hint, file=file, line=line) from error
     except (OSError, ValueError, StoreError, AuditError) as error:
-        file, line = place(settings, *keys)
+        file, line = position_of(settings, *keys)
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
             f"{'.'.join(keys)} cannot be used: {reason}",
@@ -132,7 +133,7 @@ def _placed(settings: Settings, *keys: str) -> Iterator[None]:
 
 
 def _catalog(settings: Settings) -> Catalog:
-    resources = [each.resource(name) for name, each in settings.resources.items()]
+    resources = [resource.resource(name) for name, resource in settings.resources.items()]
     specs = [
         spec_of(name, tool.model_dump(exclude={"args"}), schema_of(name, tool.args))
         for name, tool in settings.tools.items()
@@ -141,12 +142,12 @@ def _catalog(settings: Settings) -> Catalog:
 
 
 def _policy(settings: Settings) -> Policy:
-    """Return Cedar alone, one PDP alone, or all that are named, by the rule that combines them."""
+    """Return the one policy that the settings name, or all of them, combined by the rule."""
     policies: list[Policy] = []
     if settings.policy.cedar or not settings.policy.pdps:
         policies.append(ReloadingCedar(partial(_cedar, settings)))
     for name in settings.policy.pdps:
-        with _placed(settings, "pdps", name, "url"):
+        with _with_position(settings, "pdps", name, "url"):
             policies.append(settings.pdps[name].policy())
     return policies[0] if len(policies) == 1 else Combine(policies, settings.policy.rule)
 
@@ -154,7 +155,7 @@ def _policy(settings: Settings) -> Policy:
 def _cedar(settings: Settings) -> CedarPolicy:
     files: set[Path] = set()
     for pattern in settings.policy.cedar:
-        # a plain name stands for its file, also one that holds [ or *
+        # a name of a file is not a pattern, although it may contain [ or *
         plain = settings.file.parent / pattern
         names = [pattern] if plain.is_file() else glob(pattern, root_dir=settings.file.parent, recursive=True)
         if not names:
@@ -166,22 +167,22 @@ def _cedar(settings: Settings) -> CedarPolicy:
     return CedarPolicy.from_files(sorted(files), environment=settings.environment)
 
 
-def _brokers(settings: Settings, minting: AdapterFactory) -> dict[tuple[str | None, ToolPath], Broker]:
-    """Return what serves the resources that name a broker, each on the paths that it is set up for."""
-    made = {}
+def _brokers(settings: Settings, adapters: AdapterFactory) -> dict[tuple[str | None, ToolPath], Broker]:
+    """Return the brokers of the resources that name one, for the paths that the broker serves."""
+    by_name = {}
     for name, broker in settings.brokers.items():
-        with _placed(settings, "brokers", name):
-            made[name] = minting.brokers(broker)
+        with _with_position(settings, "brokers", name):
+            by_name[name] = adapters.brokers(broker)
     brokers: dict[tuple[str | None, ToolPath], Broker] = {
-        (resource, path): made[name][path]
-        for resource, each in settings.resources.items()
-        for path, name in ((ToolPath(path), name) for path, name in (each.broker or {}).items())
-        if path in made[name]
+        (resource, ToolPath(path)): by_name[name][ToolPath(path)]
+        for resource, table in settings.resources.items()
+        for path, name in (table.broker or {}).items()
+        if ToolPath(path) in by_name[name]
     }
     for tool, spec in settings.tools.items():
         resource = settings.resources.get(spec.resource or "")
         if resource is not None and resource.broker and (spec.resource, ToolPath(spec.path)) not in brokers:
-            with _placed(settings, "tools", tool, "path"):
+            with _with_position(settings, "tools", tool, "path"):
                 raise ConfigurationError(
                     f"the resource {spec.resource} has no broker that serves {spec.path}",
                     hint=f"name one in [resources.{spec.resource}] broker",
@@ -189,12 +190,12 @@ def _brokers(settings: Settings, minting: AdapterFactory) -> dict[tuple[str | No
     return brokers
 
 
-def _signals(settings: Settings, minting: AdapterFactory) -> dict[str, Transmitter]:
-    made = {}
-    for name, each in settings.signals.items():
-        with _placed(settings, "signals", name):
-            made[name] = minting.transmitter(each, settings.issuer.issuer)
-    return made
+def _signals(settings: Settings, adapters: AdapterFactory) -> dict[str, Transmitter]:
+    transmitters = {}
+    for name, receiver in settings.signals.items():
+        with _with_position(settings, "signals", name):
+            transmitters[name] = adapters.transmitter(receiver, settings.issuer.issuer)
+    return transmitters
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -214,7 +215,7 @@ def _issuer(settings: Settings, path: ToolPath, key: Signer, store: Store, clock
     )
 
 
-def _key(settings: Settings, path: ToolPath) -> Signer:
+def _signer(settings: Settings, path: ToolPath) -> Signer:
     if settings.issuer.keys is None:
         return Signer.generate(settings.issuer.algorithm)
     return load_key(
@@ -223,19 +224,19 @@ def _key(settings: Settings, path: ToolPath) -> Signer:
 
 
 def _writable(settings: Settings, name: str) -> Path:
-    """Return the path of a file of ours, whose directory exists; one made here is its owner's alone."""
+    """Return the path of a file that we write, and make its directory. Only the owner can enter that."""
     path = settings.file.parent / name
     missing = [directory for directory in path.parents if not directory.exists()]
-    for directory in reversed(missing):  # mkdir(parents=True) would let others into the outer ones
+    for directory in reversed(missing):  # mkdir(parents=True) would let other users into the outer ones
         directory.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def _publish(settings: Settings, issuers: Iterable[LocalIssuer]) -> None:
-    """Write the public keys, if they are wanted, so that a verifier never reads half a file."""
+    """Write the public keys if the settings name a file for them. A verifier never reads half a file."""
     content = jwks(*issuers)
     if settings.issuer.jwks is not None:
         path = _writable(settings, settings.issuer.jwks)
-        partial = path.with_name(f".{path.name}.{time.time_ns()}")
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        partial.replace(path)
+        temporary = path.with_name(f".{path.name}.{time.time_ns()}")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        temporary.replace(path)

@@ -1,4 +1,4 @@
-"""``[pdps.NAME]``: policy decision points (PDPs) elsewhere, each by its kind; ``policy.pdps`` names them."""
+"""``[pdps.NAME]``: policy decision points (PDPs) that are other services. ``policy.pdps`` names them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ __all__ = ["AuthZenSettings", "OpaSettings", "PdpSettings"]
 
 class _PdpSettings(Table):
     url: Origin = Field(description='https, or http on loopback, as in url = "https://pdp.example"')
-    version: Name = Field(description='names the rules in force there, as in version = "2026-11"')
+    version: Name = Field(description='the version of its rules, as in version = "2026-11"')
     timeout: Annotated[float, Field(gt=0, le=60)] = Field(
         default=1.0, description="seconds, as in timeout = 1.0"
     )
     limit: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=16, description="questions at once, as in limit = 16"
+        default=16, description="requests at the same time, as in limit = 16"
     )
 
 
 class AuthZenSettings(_PdpSettings):
-    """``kind = "authzen"``: whatever speaks the AuthZEN Authorization API 1.0."""
+    """``kind = "authzen"``: a PDP with the AuthZEN Authorization API 1.0."""
 
     kind: Literal["authzen"]
 
     def policy(self) -> Policy:
-        """Return the policy that asks it."""
-        from agentguard.policies.authzen import AuthZen  # what it needs for HTTP, no other does
+        """Return the policy that asks this PDP."""
+        from agentguard.policies.authzen import AuthZen  # needs an extra
 
         return AuthZen(self.url, version=self.version, timeout=self.timeout, limit=self.limit)
 
 
 class OpaSettings(_PdpSettings):
-    """``kind = "opa"``: Open Policy Agent, by its data API."""
+    """``kind = "opa"``: Open Policy Agent, with its data API."""
 
     kind: Literal["opa"]
     path: Name = Field(
@@ -44,8 +44,8 @@ class OpaSettings(_PdpSettings):
     )
 
     def policy(self) -> Policy:
-        """Return the policy that asks it."""
-        from agentguard.policies.opa import Opa  # as above
+        """Return the policy that asks this PDP."""
+        from agentguard.policies.opa import Opa  # needs an extra
 
         return Opa(self.url, version=self.version, path=self.path, timeout=self.timeout, limit=self.limit)
 

@@ -1,6 +1,6 @@
-"""What agentguard.toml may say. All of it has a default; an empty catalog permits nothing.
+"""The tables and keys of agentguard.toml. Each has a default; a file without tools permits nothing.
 
-Each field's description is also how a mistake in it is mended.
+The description of a field is also the hint in an error about it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from agentguard.config.adapter_settings import (
     SignalSettings,
 )
 from agentguard.config.pdps import PdpSettings
-from agentguard.config.tables import Misplaced, Name, Origin, PathName, Scope, Seconds, Table, listed
-from agentguard.config.tasks import TaskSettings, fits
+from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
+from agentguard.config.tasks import TaskSettings, validate_tasks
 from agentguard.model import Resource, ToolPath
 
-__all__ = ["Misplaced", "ResourceSettings", "Settings", "ToolSettings", "schema_of"]
+__all__ = ["ResourceSettings", "SettingError", "Settings", "ToolSettings", "schema_of"]
 
 Level = Literal["public", "internal", "confidential", "restricted"]
 _LEVELS = '{} = "public", "internal", "confidential" or "restricted"'
 _TYPES = ("string", "integer", "number", "boolean")
 
 
-def _on_every_path(value: object) -> object:
+def _for_every_path(value: object) -> object:
     return dict.fromkeys(ToolPath, value) if isinstance(value, str) else value
 
 
@@ -40,10 +40,10 @@ class AgentSettings(Table):
 
 
 class PolicySettings(Table):
-    """``[policy]``: the rules, here and at PDPs elsewhere. Without any, nothing is permitted."""
+    """``[policy]``: the rules, in Cedar files and at PDPs. Without rules, nothing is permitted."""
 
-    cedar: tuple[Name, ...] = listed('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
-    pdps: tuple[Name, ...] = listed('names from [pdps], asked after Cedar, as in pdps = ["central"]')
+    cedar: tuple[Name, ...] = list_field('a list of files or patterns, as in cedar = ["policies/*.cedar"]')
+    pdps: tuple[Name, ...] = list_field('names from [pdps], asked after Cedar, as in pdps = ["central"]')
     rule: Literal["unanimous", "deny-overrides", "first-applicable"] = Field(
         default="unanimous", description='"unanimous", "deny-overrides" or "first-applicable"'
     )
@@ -51,7 +51,7 @@ class PolicySettings(Table):
 
 
 class IssuerSettings(Table):
-    """``[issuer]``: the embedded issuer of credentials. Without `keys` its keys die with the process."""
+    """``[issuer]``: the embedded issuer of credentials. Without `keys`, its keys end with the process."""
 
     issuer: Name = Field(default="https://agentguard.local", description='the `iss` of tokens, a URL in ""')
     algorithm: Literal["ES256", "EdDSA"] = Field(default="ES256", description='"ES256" or "EdDSA"')
@@ -83,7 +83,7 @@ class TelemetrySettings(Table):
 
 
 class ApprovalSettings(Table):
-    """``[approval]``: for how many seconds a person's answer can be given and used."""
+    """``[approval]``: for how many seconds a person may answer, and the answer may be used."""
 
     expires: Seconds = Field(default=300.0, description="seconds from 1 to 86400, as in expires = 300")
 
@@ -91,32 +91,32 @@ class ApprovalSettings(Table):
 class ResourceSettings(Table):
     """``[resources.NAME]``: a protected service."""
 
-    origins: tuple[Origin, ...] = listed('scheme://host[:port], as in origins = ["https://api.example"]')
+    origins: tuple[Origin, ...] = list_field('scheme://host[:port], as in origins = ["https://api.example"]')
     audiences: dict[PathName, Name] = Field(
         default_factory=dict, description='one for each path, as in audiences = { read = "orders/read" }'
     )
-    broker: Annotated[dict[PathName, Name] | None, BeforeValidator(_on_every_path)] = Field(
+    broker: Annotated[dict[PathName, Name] | None, BeforeValidator(_for_every_path)] = Field(
         default=None,
         description='a name from [brokers], as in broker = "login", or one for each path: { read = "login" }',
     )
 
     def resource(self, name: str) -> Resource:
-        """Return it as the catalog's noun."""
+        """Return the resource with the name *name*, for the catalog."""
         audiences = {ToolPath(path): audience for path, audience in self.audiences.items()}
         return Resource(name=name, origins=self.origins, audiences=audiences)
 
 
 class ToolSettings(Table):
-    """``[tools.NAME]``: what one tool is. `args` is a shorthand or a whole JSON Schema."""
+    """``[tools.NAME]``: what one tool is. `args` is a shorthand or a complete JSON Schema."""
 
     path: PathName = Field(description='path = "read", "write" or "escalation"')
     resource: Name | None = Field(
         default=None, description='a name from [resources], as in resource = "orders"'
     )
-    scopes: tuple[Scope, ...] = listed('a list without spaces in it, as in scopes = ["orders:read"]')
-    sinks: tuple[Name, ...] = listed('names of arguments, as in sinks = ["recipient"]')
-    untrusted: bool = Field(default=False, description="true if its result may hold what an attacker wrote")
-    trusted: tuple[Name, ...] = listed('fields that only the owner can write, as in trusted = ["sender"]')
+    scopes: tuple[Scope, ...] = list_field('a list without spaces in it, as in scopes = ["orders:read"]')
+    sinks: tuple[Name, ...] = list_field('names of arguments, as in sinks = ["recipient"]')
+    untrusted: bool = Field(default=False, description="true if its result may contain text of an attacker")
+    trusted: tuple[Name, ...] = list_field('fields that only the owner can write, as in trusted = ["sender"]')
     sensitivity: Level = Field(default="public", description=_LEVELS.format("sensitivity"))
     clearance: Level = Field(default="restricted", description=_LEVELS.format("clearance"))
     args: dict[str, Any] | None = Field(
@@ -125,7 +125,7 @@ class ToolSettings(Table):
 
 
 class Settings(Table):
-    """A whole agentguard.toml; relative paths in it are relative to the directory of `file`."""
+    """A complete agentguard.toml. Its relative paths are relative to the directory of `file`."""
 
     file: Path = Path("agentguard.toml")
     agent: AgentSettings = Field(default=AgentSettings(), description="a table, as in [agent]")
@@ -135,13 +135,14 @@ class Settings(Table):
     )
     ceiling: dict[Name, list[Scope]] | None = Field(
         default=None,
-        description='what the agent may do at most, by resource, as in orders = ["orders:read"]',
+        description='the agent\'s largest scopes, by resource, as in orders = ["orders:read"]',
     )
     brokers: dict[Name, BrokerSettings] = Field(
         default_factory=dict, description='tables with a kind, as in [brokers.login] kind = "token_exchange"'
     )
     signals: dict[Name, SignalSettings] = Field(
-        default_factory=dict, description="who is told of a task's end: tables, as in [signals.orders]"
+        default_factory=dict,
+        description="receivers of the end of a task: tables, as in [signals.orders]",
     )
     policy: PolicySettings = Field(default=PolicySettings(), description="a table, as in [policy]")
     pdps: dict[Name, PdpSettings] = Field(
@@ -166,33 +167,36 @@ class Settings(Table):
     tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="tables, as in [tasks.refund]")
 
     @model_validator(mode="after")
-    def _whole(self) -> Settings:
-        """Check what no single field can.
+    def _validate(self) -> Settings:
+        """Check the settings against each other.
 
         Raises:
-            Misplaced: A tool's resource, arguments or sinks, a kind of task, or two audiences, do not fit.
+            SettingError: A PDP, a broker, or a tool's resource or sink does not exist, a task is wrong, or
+                two paths share an audience.
         """
         for pdp in self.policy.pdps:
             if pdp not in self.pdps:
-                raise Misplaced(
+                raise SettingError(
                     *("policy", "pdps"),
                     problem=f"there is no PDP {pdp!r}",
                     hint=f"add [pdps.{pdp}], or use one of: {', '.join(sorted(self.pdps)) or 'none yet'}",
                 )
         for name, resource in self.resources.items():
-            _brokered(name, resource, self.brokers)
+            _validate_brokers(name, resource, self.brokers)
         for name, tool in self.tools.items():
-            _fits(name, tool, self.resources)
+            _validate_tool(name, tool, self.resources)
         schemas = {name: schema_of(name, tool.args) for name, tool in self.tools.items()}
-        arguments = {name: None if each is None else each["properties"] for name, each in schemas.items()}
-        fits(self.tasks, arguments, self.resources)
-        seen: dict[str, ToolPath] = {}
+        arguments = {
+            name: None if schema is None else schema["properties"] for name, schema in schemas.items()
+        }
+        validate_tasks(self.tasks, arguments, self.resources)
+        paths: dict[str, ToolPath] = {}
         for keys, path, audience in self._audiences():
-            if seen.setdefault(audience, path) is not path:
-                raise Misplaced(
+            if paths.setdefault(audience, path) is not path:
+                raise SettingError(
                     *keys,
-                    problem=f"the audience {audience!r} serves {seen[audience]} and {path}",
-                    hint="give each path an audience of its own, or else its tokens pass on the other",
+                    problem=f"the audience {audience!r} serves {paths[audience]} and {path}",
+                    hint="give each path its own audience, or else the other path accepts its tokens",
                 )
         return self
 
@@ -203,20 +207,20 @@ class Settings(Table):
                 yield ("resources", name, "audiences", path.value), path, resource.audience(path)
 
 
-def _brokered(name: str, resource: ResourceSettings, brokers: Mapping[str, Any]) -> None:
+def _validate_brokers(name: str, resource: ResourceSettings, brokers: Mapping[str, Any]) -> None:
     for broker in (resource.broker or {}).values():
         if broker not in brokers:
-            raise Misplaced(
+            raise SettingError(
                 *("resources", name, "broker"),
                 problem=f"there is no broker {broker!r}",
                 hint=f"add [brokers.{broker}], or use one of: {', '.join(sorted(brokers)) or 'none yet'}",
             )
 
 
-def _fits(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSettings]) -> None:
+def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSettings]) -> None:
     if tool.resource is not None and tool.resource not in resources:
         known = ", ".join(sorted(resources)) or "none yet"
-        raise Misplaced(
+        raise SettingError(
             *("tools", name, "resource"),
             problem=f"there is no resource {tool.resource!r}",
             hint=f"add [resources.{tool.resource}], or use one of: {known}",
@@ -224,10 +228,10 @@ def _fits(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSetting
     schema = schema_of(name, tool.args)
     arguments = None if schema is None else sorted(schema["properties"])
     if arguments is not None and not set(tool.sinks) <= set(arguments):
-        raise Misplaced(
+        raise SettingError(
             *("tools", name, "sinks"),
-            problem=f"{min(set(tool.sinks) - set(arguments))!r} is no argument of the tool",
-            hint=f"use: {', '.join(arguments) or 'none, for it has no arguments'}",
+            problem=f"{min(set(tool.sinks) - set(arguments))!r} is not an argument of the tool",
+            hint=f"use: {', '.join(arguments) or 'none: it has no arguments'}",
         )
 
 
@@ -235,16 +239,16 @@ def schema_of(name: str, args: Mapping[str, Any] | None) -> dict[str, Any] | Non
     """Return the JSON Schema that `args` of the tool *name* stands for.
 
     Raises:
-        Misplaced: A type is none of string, integer, number, boolean, with ``?`` if optional.
+        SettingError: A type is not string, integer, number or boolean, with ``?`` if it is optional.
     """
     if args is None or isinstance(args.get("properties"), dict):
         return None if args is None else {"type": "object", **args}
     properties = {}
     for argument, kind in args.items():
         if not isinstance(kind, str) or kind.removesuffix("?") not in _TYPES:
-            raise Misplaced(
+            raise SettingError(
                 *("tools", name, "args", argument),
-                problem="this is no type",
+                problem="this is not a type",
                 hint=f'one of {", ".join(_TYPES)}, with ? if optional; or a JSON Schema with "properties"',
             )
         properties[argument] = {"type": kind.removesuffix("?")}

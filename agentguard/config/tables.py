@@ -1,4 +1,4 @@
-"""What every table of agentguard.toml is made of."""
+"""What all settings classes of agentguard.toml share: types of values, the base class, and the error."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentguard.errors import ConfigurationError
 
-__all__ = ["Misplaced", "Name", "Origin", "PathName", "Scope", "Seconds", "Table", "listed"]
+__all__ = ["Name", "Origin", "PathName", "Scope", "Seconds", "SettingError", "Table", "list_field"]
 
 PathName = Literal["read", "write", "escalation"]
-# RFC 6749 section 3.3; an origin is scheme://host[:port] and nothing more
+# a scope is that of RFC 6749 section 3.3; an origin is scheme://host[:port] and nothing more
 Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
 Origin = Annotated[str, Field(pattern=r"^https?://[^/?#@\s\\]+$")]
 Name = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=1, le=86_400)]
 
 
-class Misplaced(ConfigurationError):
-    """A mistake that stands at *keys*; whoever knows the text adds file and line."""
+class SettingError(ConfigurationError):
+    """An error in the setting at *keys*. `load` adds the file and the line."""
 
     def __init__(self, *keys: str, problem: str, hint: str) -> None:
         super().__init__(f"{'.'.join(keys)}: {problem}", hint=hint)
@@ -27,15 +27,14 @@ class Misplaced(ConfigurationError):
 
 
 class Table(BaseModel):
-    """A table that is read strictly: an unknown key is an error, and no error repeats a value."""
+    """A table of the file. An unknown key is an error, and no error message repeats a value."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
 
-def listed(description: str, default: tuple[str, ...] | None = ()) -> Any:
+def list_field(description: str, default: tuple[str, ...] | None = ()) -> Any:
     """Return a field for a list of texts."""
-    return Field(
-        default=default, strict=False, description=description
-    )  # TOML has arrays, and a frozen value tuples
+    # not strict: TOML has arrays, and a frozen value has tuples
+    return Field(default=default, strict=False, description=description)

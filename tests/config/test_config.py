@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentguard import Guard
 from agentguard.config import Parts, Settings, build, load
-from agentguard.config.positions import line_of, places
+from agentguard.config.positions import line_of, positions
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
@@ -233,12 +233,12 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
         ('amount = "number"', 'amount = "money"', "args =", "integer"),
         ('"http://127.0.0.1:8000"', '"http://127.0.0.1:8000/pay"', "origins", "scheme://host"),
         ('{ write = "payments-write" }', '{ wirte = "x" }', "audiences", "one for each path"),
-        ('{ write = "payments-write" }', '{ write = "a", read = "a" }', "audiences", "of its own"),
-        ('{ write = "payments-write" }', '{ write = "orders/read" }', "[resources.orders]", "of its own"),
+        ('{ write = "payments-write" }', '{ write = "a", read = "a" }', "audiences", "its own audience"),
+        ('{ write = "payments-write" }', '{ write = "orders/read" }', "[resources.orders]", "its own audience"),
         ('stage = "production"', "stage = 1", "stage", "strings"),
         ('"policies/*.cedar"', '"polices/*.cedar"', "cedar =", "relative to"),
         ('id = "agent://support"', 'id = "support"', "id =", "URI"),
-        ("[agent]", 'file = "x"\n[agent]', "[agent]", "known are"),
+        ("[agent]", 'file = "x"\n[agent]', "[agent]", "remove it, or use one of"),
         ("[approval]", "[approval.expires]\nx = 1\n[other]", "[approval]", "seconds"),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_mistake_has_its_line_and_its_mend(home: Path, right: str, wrong: str,
 )
 def test_what_is_no_toml_has_its_line(home: Path, right: str, wrong: str, at: str) -> None:
     error = mistake(home, right, wrong)
-    assert "no TOML" in error.problem
+    assert "is not TOML" in error.problem
     assert error.line is not None
     assert abs(error.line - line(at)) <= 1
 
@@ -392,7 +392,7 @@ def test_a_policy_file_may_have_a_name_that_looks_like_a_pattern(home: Path) -> 
 
 def test_keys_are_found_however_they_are_written() -> None:
     text = '[a."b.c"]\nd = 1\n[ e . \'f\' ]\ng.h = 2\n"i\\u006a" = 3\n[[k]]\nl = { m = 1 }\n# n = 1\n'
-    found = places(text)
+    found = positions(text)
     expected: dict[tuple[str, ...], int] = {
         ("a",): 1,
         ("a", "b.c"): 1,

@@ -321,7 +321,7 @@ def test_a_guard_derives_by_its_file_and_a_derivation_takes_effect(tmp_path: Pat
         ('"{order}"', '"no. {order}"', "tasks.refund.params", "alone"),
         ("'\\brefund\\b'", "'('", "tasks.refund.when", "single quotes"),
         ("'order (\\d+)'", "'*'", "tasks.refund.params", "single quotes"),
-        ("writes = 1", "writes = 1\notherwise = true", "tasks.other.otherwise", "leave it out"),
+        ("writes = 1", "writes = 1\notherwise = true", "tasks.other.otherwise", "remove it from one"),
         ("writes = 1", "writes = -1", "tasks.refund.writes", "how many calls that write"),
         ("writes = 1", "wirtes = 1", "tasks.refund.wirtes", "did you mean writes?"),
         ('"internal"', '"secret"', "tools.refund.sensitivity", "confidential"),
