@@ -30,7 +30,7 @@ main = typer.Typer(
 
 @main.callback()
 def _begin() -> None:
-    """Zero standing privilege for LangChain agents."""
+    """An authorization layer for LangChain agents: zero standing privilege."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # else a name that cannot be printed ends the command
 

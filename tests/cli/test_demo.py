@@ -61,18 +61,18 @@ def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Pa
     elapsed = time.monotonic() - begun
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert elapsed < LIMIT
-    *told, command = ran.stdout.strip().splitlines()
-    assert max(map(len, told)) <= 80
+    *lines, command = ran.stdout.strip().splitlines()
+    assert max(map(len, lines)) <= 80
     assert "promises kept" in ran.stdout
-    found = re.fullmatch(r"agentguard audit verify (.*) --head (.*)", command)
-    assert found is not None
-    assert CliRunner().invoke(main, ["audit", "verify", found[1], "--head", found[2]]).exit_code == 0
-    with Path(found[1]).open("rb") as lines:
-        assert verify(lines).sound
-    assert Path(found[1]).stat().st_mode & 0o077 == 0
+    match = re.fullmatch(r"agentguard audit verify (.*) --head (.*)", command)
+    assert match is not None
+    assert CliRunner().invoke(main, ["audit", "verify", match[1], "--head", match[2]]).exit_code == 0
+    with Path(match[1]).open("rb") as records:
+        assert verify(records).sound
+    assert Path(match[1]).stat().st_mode & 0o077 == 0
     # a token begins with {"alg" or {"typ", in base64url
-    seen = ran.stdout.encode() + b"".join(f.read_bytes() for f in (tmp_path / "kept").iterdir())
-    assert b"eyJ" not in seen
+    output = ran.stdout.encode() + b"".join(f.read_bytes() for f in (tmp_path / "kept").iterdir())
+    assert b"eyJ" not in output
     assert PICTURE.read_bytes() == (tmp_path / "picture.svg").read_bytes(), (
         f"the README's picture is out of date: agentguard demo --svg {PICTURE.relative_to(ROOT)}"
     )
@@ -114,7 +114,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(
         ) as demo,
     ):
         assert demo.stdout is not None
-        assert demo.stdout.readline(), errors.read_text()  # the shop has told its port
+        assert demo.stdout.readline(), errors.read_text()  # the shop has started
         started = children(demo.pid)
         assert len(started) == 2
         demo.send_signal(sent)
@@ -146,7 +146,8 @@ def test_the_story_covers_each_refusal_by_a_code_of_its_own() -> None:
     calls = {call.outcome for call in CALLS}
     assert calls == {"done", "mandate", "policy", "approval_refused", "task_ended"}
     answers = [
-        (each.status, each.error, each.reason) for each in (*STORY.early_attempts, *STORY.late_attempts)
+        (attempt.status, attempt.error, attempt.reason)
+        for attempt in (*STORY.early_attempts, *STORY.late_attempts)
     ]
     assert len(set(answers)) == len(answers) == 7
 

@@ -35,7 +35,7 @@ class Shop(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Seller)
-        self.seen: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
     @property
     def origin(self) -> str:
@@ -46,7 +46,7 @@ class Seller(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Shop)
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, self.headers["Authorization"].partition(" ")[0]))
+        self.server.requests.append((self.path, self.headers["Authorization"].partition(" ")[0]))
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"refunded")
@@ -84,7 +84,7 @@ def test_the_readmes_code_does_what_it_says(
     exec(compile(block(readme, "python"), "README.md", "exec"), names)  # noqa: S102  the README's own code
     names["guard"].close()
     names["shop"].close()
-    assert shop.seen == [("/orders/4711/refund", "DPoP")]
+    assert shop.requests == [("/orders/4711/refund", "DPoP")]
     assert timeless(capsys.readouterr().out) == timeless(block(README, "text"))
 
 
