@@ -1,9 +1,9 @@
 """What each tool is: its path, resource, scopes, and the arguments that a model may give.
 
-Facts come from agentguard.toml, from `@guard.tool(...)`, or from a tool's own metadata under the
-key ``agentguard``; what an MCP server writes there is no fact. A tool that is nowhere classified is
-known and denied. Two tools of one name are an error: policies go by name, and the last one would win
-in silence.
+A classification comes from agentguard.toml, from `@guard.tool(...)`, or from a tool's own metadata under the
+key ``agentguard``. Metadata that an MCP server writes does not count. Calls of a tool without classification
+are denied. Two tools of one name are an error: policies name tools, and the later tool would silently replace
+the earlier one.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
 
 
 def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity) -> Sensitivity:
-    given = facts.get(key)
-    if given is None or isinstance(given, Sensitivity):
-        return otherwise if given is None else given
+    level = facts.get(key)
+    if level is None or isinstance(level, Sensitivity):
+        return otherwise if level is None else level
     try:
-        return Sensitivity.named(str(given))
+        return Sensitivity.named(str(level))
     except ValueError as error:
         raise ConfigurationError(
             f"tool {tool} has no valid {key}", hint=str(error).replace("is none of", "should be one of")
@@ -69,11 +69,11 @@ RESERVED = frozenset({"user", "application"})
 
 
 class Catalog:
-    """All tools and resources that a guard knows. It grows while an application starts."""
+    """All tools and resources that a guard knows. An application adds tools while it starts."""
 
     def __init__(self, tools: Iterable[ToolSpec] = (), resources: Iterable[Resource] = ()) -> None:
         self._lock = threading.Lock()
-        self.changes = 0  # grows with each change, so that whoever has checked all of it knows
+        self.changes = 0  # grows with each change, so that a check of all tools knows whether it is current
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}
         self._attached: dict[str, object] = {}
@@ -87,7 +87,7 @@ class Catalog:
         return len(self._tools)
 
     def tool(self, name: str) -> ToolSpec | None:
-        """Return what the tool is, or None if it is nowhere classified."""
+        """Return the classification of a tool, or None if it has none."""
         return self._tools.get(name)
 
     def resource(self, name: str | None) -> Resource | None:
@@ -108,11 +108,12 @@ class Catalog:
             present = self._tools.get(tool.name)
             if present is not None and present != tool:
                 raise ConfigurationError(
-                    f"two tools are named {tool.name}", hint="rename one: policies go by name"
+                    f"two tools are named {tool.name}", hint="rename one of them: policies name tools"
                 )
             if tool.name in RESERVED:
                 raise ConfigurationError(
-                    f"a tool is named {tool.name}", hint="rename it: so are called who vouch for a value"
+                    f"a tool is named {tool.name}",
+                    hint='rename the tool; "user" and "application" are reserved names of value sources',
                 )
             if tool.resource is not None and tool.resource not in self._resources:
                 raise ConfigurationError(
@@ -123,17 +124,21 @@ class Catalog:
             self.changes += 1
 
     def untaken(self, mandate: Mandate) -> list[str]:
-        """Return limits of a mandate's `args` that hold for none of its tools, and so for nothing.
+        """Return the limits in a mandate's `args` that apply to none of its tools, and so to no call.
 
-        Of a mandate for ``"*"``, or for a tool whose arguments are not known yet, nothing can be said.
+        It returns nothing for a mandate for ``"*"``, or if the arguments of a tool are not known yet.
         """
-        named = [self._tools.get(name) for name in mandate.tools]
-        specs = [spec for spec in named if spec is not None and spec.schema is not None]
-        if len(specs) < len(named):
+        tools = [self._tools.get(name) for name in mandate.tools]
+        specs = [spec for spec in tools if spec is not None and spec.schema is not None]
+        if len(specs) < len(tools):
             return []
-        taken = {name for spec in specs for name in (spec.schema or {}).get("properties", {})}
-        own = tuple(f"{spec.name}." for spec in specs)  # held in any case: one that is mistyped refuses
-        return sorted(name for name in mandate.args if name not in taken and not name.startswith(own))
+        arguments = {name for spec in specs for name in (spec.schema or {}).get("properties", {})}
+        prefixes = tuple(
+            f"{spec.name}." for spec in specs
+        )  # such a limit always applies: a mistyped one refuses
+        return sorted(
+            name for name in mandate.args if name not in arguments and not name.startswith(prefixes)
+        )
 
     def attach(
         self,
@@ -143,40 +148,40 @@ class Catalog:
         schema: Mapping[str, Any],
         description: str,
     ) -> ToolSpec | None:
-        """Tie a real tool to its classification, and return it, or None if it has none.
+        """Connect a real tool with its classification; return the classification, or None if it has none.
 
-        *original* is what runs, or a tuple that says where: the same function in another wrapper is the
-        same tool. *facts* are those that the tool itself carries; agentguard.toml has precedence, since
-        it is the file that a security team reviews.
+        *original* is the object that runs, or a tuple that names its place: the same function in another
+        wrapper is the same tool. *facts* is the classification that the tool itself carries.
+        agentguard.toml has precedence, since it is the file that a security team reviews.
 
         Raises:
             ConfigurationError: Another tool has this name, or its arguments differ from the
                 schema that the catalog gives.
         """
         with self._lock:
-            known = self._attached.setdefault(name, original)
-            # a place and a name may be told anew; any other original is the same object, or another tool
-            if known is not original and not (isinstance(original, tuple) and known == original):
+            former = self._attached.setdefault(name, original)
+            # an equal tuple names the same place; any other original is the same object or another tool
+            if former is not original and not (isinstance(original, tuple) and former == original):
                 raise ConfigurationError(
                     f"two tools are named {name}",
-                    hint="rename one: policies go by name. To make one anew, take the same function",
+                    hint="rename one: policies name tools. To wrap a tool again, wrap the same function",
                 )
         present = self._tools.get(name)
         if present is None:
             if facts is None:
                 return None
             spec = replace(spec_of(name, facts, schema), description=description)
-            _hold(spec, schema)
+            _check_sinks(spec, schema)
             self.add(spec)
             return self._tools[name]
-        known = None if present.schema is None else set(present.schema.get("properties", {}))
+        expected = None if present.schema is None else set(present.schema.get("properties", {}))
         actual = set(schema.get("properties", {}))
-        if known is not None and known != actual:
+        if expected is not None and expected != actual:
             raise ConfigurationError(
-                f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(known)}",
+                f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
                 hint=f"correct [tools.{name}.args]",
             )
-        _hold(present, schema)
+        _check_sinks(present, schema)
         if present.schema != schema or present.description != description:
             with self._lock:
                 self._tools[name] = replace(present, schema=schema, description=description)
@@ -184,11 +189,11 @@ class Catalog:
         return self._tools[name]
 
 
-def _hold(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
-    """Refuse a sink that is no argument: nothing would be held to the counterparties."""
-    taken = schema.get("properties", {})
-    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(taken))):
+def _check_sinks(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
+    """Refuse a sink that is no argument: the limit on counterparties would apply to nothing."""
+    arguments = schema.get("properties", {})
+    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(arguments))):
         raise ConfigurationError(
-            f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(taken)}",
-            hint="name a sink as the argument that it is",
+            f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(arguments)}",
+            hint="a sink is the name of an argument",
         )

@@ -1,7 +1,7 @@
-"""The changes of a request that `explain` tries, each with the words that tell of it.
+"""The changes of a request that `explain` tries, each with the words that describe it.
 
-The values come from the request, and from the constants in the text of rules. Which facts of a request are
-tried, and in which words, the rows of `agentguard.model.inputs` say.
+The values come from the request and from the constants in the text of rules. The rows of
+`agentguard.model.inputs` say which inputs are changed and in which words.
 """
 
 from __future__ import annotations

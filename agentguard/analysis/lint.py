@@ -1,4 +1,4 @@
-"""What an author of policies should know and no type check says: gaps, not errors."""
+"""Gaps in a set of policies that are no errors, and that no type check finds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def find_unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, ...]]:
-    """Return, for each tool that has such, the arguments that no rule can see.
+    """Return the arguments that no rule can see, for each tool that has any.
 
     Cedar has no type for them; ``*`` stands for arguments that the schema accepts without naming.
     """
@@ -33,30 +33,30 @@ def find_unseen_arguments(tools: Iterable[ToolSpec]) -> Mapping[str, tuple[str, 
 
 
 def find_unmentioned(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
-    """Return the tools that no policy means: neither by name, nor by path, nor by permitting any."""
-    known, named = tuple(tools), set[str]()
+    """Return the tools that no policy mentions: by name, by path, or by a permit that is open to any tool."""
+    specs, mentioned = tuple(tools), set[str]()
     for rule in rules:
         actions = {
             uid.id for uid in pst.entity_uids(rule.node) if uid.type == pst.EntityType(basename="Action")
         }
         if not actions and rule.node.effect == "permit":
-            named |= {spec.name for spec in known if applies_to(rule, spec)}
-        named |= actions
-    return tuple(sorted(spec.name for spec in known if not {spec.name, str(spec.path)} & named))
+            mentioned |= {spec.name for spec in specs if applies_to(rule, spec)}
+        mentioned |= actions
+    return tuple(sorted(spec.name for spec in specs if not {spec.name, str(spec.path)} & mentioned))
 
 
 def find_unclassified(names: Iterable[str], tools: Iterable[ToolSpec]) -> tuple[str, ...]:
-    """Return which of these names are nowhere classified; a call to such a tool is denied."""
+    """Return the names that the catalog does not classify; a call to such a tool is denied."""
     return tuple(sorted(set(names) - {spec.name for spec in tools}))
 
 
 def find_unsatisfiable(
     rules: Iterable[Rule], tools: Iterable[ToolSpec], kinds: Collection[str]
 ) -> Iterator[tuple[Rule, str]]:
-    """Yield rules that can never apply, and why: they demand a kind, a tool or a source that there is not.
+    """Yield rules that can never apply, and why: they demand a kind, a tool or a source that does not exist.
 
-    Looks at what a ``when`` demands in any case, and finds no contradiction between two demands. *kinds* are
-    the names of all templates; of none, nothing is said.
+    Only demands that a ``when`` makes in any case are checked, and no contradiction between two demands is
+    found. *kinds* are the names of all templates; if there are none, demands of a kind are not checked.
     """
     specs = tuple(tools)
     names = {spec.name for spec in specs}
@@ -70,54 +70,56 @@ def find_unsatisfiable(
 
 
 def find_overruled(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> tuple[Rule, ...]:
-    """Return the permits of which each tool is forbidden in any case by a rule without conditions."""
-    known, several = tuple(tools), tuple(rules)
+    """Return the permits whose tools are all forbidden by rules without conditions."""
+    specs, all_rules = tuple(tools), tuple(rules)
     forbidden: set[str] = set()
-    for rule in several:
+    for rule in all_rules:
         node = rule.node
         if node.effect == "forbid" and not node.clauses and isinstance(node.principal, pst.ScopeAny):
-            forbidden |= {spec.name for spec in known if applies_to(rule, spec)}
-    meant = {rule: {spec.name for spec in known if applies_to(rule, spec)} for rule in several}
+            forbidden |= {spec.name for spec in specs if applies_to(rule, spec)}
+    tools_of = {rule: {spec.name for spec in specs if applies_to(rule, spec)} for rule in all_rules}
     return tuple(
-        rule for rule, names in meant.items() if names and names <= forbidden and rule.node.effect == "permit"
+        rule
+        for rule, names in tools_of.items()
+        if names and names <= forbidden and rule.node.effect == "permit"
     )
 
 
 def find_ungiven(
-    rules: Iterable[Rule], tools: Iterable[ToolSpec], given: Collection[str]
+    rules: Iterable[Rule], tools: Iterable[ToolSpec], in_templates: Collection[str]
 ) -> Iterator[tuple[Rule, str]]:
-    """Yield permits with a tool that they name, and that no mandate's template gives: they are wider."""
-    known = {spec.name for spec in tools}
+    """Yield permits, each with a tool that it names and that no template gives: the permit is too wide."""
+    names = {spec.name for spec in tools}
     for rule in rules:
         if rule.node.effect == "permit":
             for name in rule.head.actions or ():
-                if name in known and name not in given:
+                if name in names and name not in in_templates:
                     yield rule, name
 
 
 def find_unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator[tuple[Rule, str]]:
-    """Yield permits that rely on a field of a tool's result that its `trusted` does not list."""
+    """Yield permits that rely on a field of a tool's result that the tool's `trusted` does not list."""
     specs = tuple(tools)
-    named = {spec.name for spec in specs}
-    vouched = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted}
+    names = {spec.name for spec in specs}
+    trusted = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted}
     whole = {spec.name for spec in specs if "*" in spec.trusted}
     for rule in rules:
         node = rule.node
-        for what, source in map(_held, _demands(node)) if node.effect == "permit" else ():
+        for place, source in map(_membership, _demands(node)) if node.effect == "permit" else ():
             tool, _, field = source.partition(".")
-            if what == "sources" and tool in named and field and tool not in whole and source not in vouched:
+            if place == "sources" and tool in names and field and tool not in whole and source not in trusted:
                 yield rule, source
 
 
 def applies_to(rule: Rule, spec: ToolSpec) -> bool:
-    """Return whether the head of a rule allows that it is about this tool."""
+    """Return whether the head of a rule can be true for this tool."""
     actions, resource = rule.head.actions, rule.head.resource
-    named = actions is None or bool({spec.name, str(spec.path)} & set(actions))
-    return named and resource in (None, resource_of(spec))
+    by_action = actions is None or bool({spec.name, str(spec.path)} & set(actions))
+    return by_action and resource in (None, resource_of(spec))
 
 
 def _demands(node: pst.Template) -> Iterator[pst.Expr]:
-    """Yield what must hold for the policy to apply, each alone."""
+    """Yield the conditions that must all hold for the policy to apply."""
     waiting = [clause.expr for clause in node.clauses if isinstance(clause, pst.When)]
     while waiting:
         expr = waiting.pop()
@@ -130,18 +132,21 @@ def _demands(node: pst.Template) -> Iterator[pst.Expr]:
 def _unmet(demand: pst.Expr, known: Mapping[str, Collection[str]]) -> str | None:
     if isinstance(demand, pst.BoolLit) and not demand.value:
         return "it demands false"
-    what, name = _held(demand)
-    # a field stands for its tool: which fields a result has, only the tool knows
-    if what in known and {name, name.partition(".")[0]}.isdisjoint(known[what]):
-        return f"it demands {name!r}, and {_THERE_IS[what]}"
+    place, name = _membership(demand)
+    # a field stands for its tool: only the tool knows which fields its result has
+    if place in known and {name, name.partition(".")[0]}.isdisjoint(known[place]):
+        return f"it demands {name!r}, and {_THERE_IS[place]}"
     return None
 
 
-def _held(demand: pst.Expr) -> tuple[str, str]:
-    """Return which set must hold which name, by its path, or ``sources`` of any argument; else two empty."""
+def _membership(demand: pst.Expr) -> tuple[str, str]:
+    """Return the set that must contain a name, and the name; the set by its path, or ``sources``.
+
+    Both are empty for any other demand.
+    """
     match demand:
-        case pst.BinaryOp(op="contains", left=pst.GetAttr() as asked, right=pst.StringLit(value=name)):
-            path = _path(asked)
+        case pst.BinaryOp(op="contains", left=pst.GetAttr() as attribute, right=pst.StringLit(value=name)):
+            path = _path(attribute)
             return "sources" if path.startswith("context.provenance.args.") else path, name
     return "", ""
 

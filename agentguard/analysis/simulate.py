@@ -1,4 +1,4 @@
-"""What other rules would say to calls that an audit log has recorded."""
+"""What a guard would now decide on calls that an audit log has recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ASKED = frozenset({"approval_refused", "approval_unavailable"})
 
 
 class Verdict(StrEnum):
-    """What rules say to a call, with the question to a person apart."""
+    """A decision on a call. Asking a person is a verdict of its own."""
 
     PERMITTED = "permitted"
     ASKED = "asked"
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Turn:
-    """Recorded calls of one tool to which the rules would say something else; *example* is one of them."""
+    """Recorded calls of one tool that would be decided otherwise; *example* is the id of one of them."""
 
     tool: str
     before: Verdict
@@ -44,7 +44,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What came of all records: how many were asked again, which turned, and which cannot be told."""
+    """The result for all records: how many stay the same, which turn, and how many cannot be decided anew."""
 
     same: int
     turns: tuple[Turn, ...]
@@ -52,12 +52,12 @@ class Simulation:
 
     @property
     def asked_again(self) -> int:
-        """How many calls the rules were asked about."""
+        """How many calls were decided anew."""
         return self.same + sum(turn.count for turn in self.turns)
 
 
 def verdict(decision: Decision) -> Verdict:
-    """Return a decision as one of three."""
+    """Return the verdict of a decision."""
     if not decision.permitted:
         return Verdict.DENIED
     return Verdict.ASKED if decision.obliges("approve") else Verdict.PERMITTED
@@ -106,7 +106,7 @@ def simulate(
 
 
 def _before(record: Mapping[str, Any]) -> Verdict | None:
-    """Return what the rules have said, or None where something else has stopped the call."""
+    """Return the recorded verdict, or None if something else than rules has stopped the call."""
     code = record.get("code")
     if record.get("effect") == "permit":
         return Verdict.ASKED if record.get("approval") else Verdict.PERMITTED

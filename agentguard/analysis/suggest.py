@@ -1,12 +1,13 @@
 """The least that recorded runs needed: from an audit log to what a policy would have to permit.
 
-A call counts that has run: it was permitted, or the guard only observed. What was denied has shown no
-need. From the calls of each tool come the narrowest conditions under which all of them are permitted, and
-each stands beside its evidence. A call whose counterparty came from what an attacker may have written is
-set aside, and told in a comment: that it happened is no reason to permit it again. Of a tool that does more
-than read, and of which nobody has said what names a counterparty, each argument may be one.
+Only calls that ran count: they were permitted, or the guard only observed. A call that was denied has shown
+no need. The calls of each tool give the narrowest conditions under which all of them are permitted, and each
+condition stands beside its evidence. A call whose counterparty may come from an attacker's text is set aside
+and reported in a comment: that it happened is no reason to permit it again. If a tool does more than read,
+and its `sinks` are not named, each of its arguments counts as a counterparty.
 
-Nothing here knows what was right. Recorded runs may hold an attack, so what comes of it is to be read.
+This module does not know which calls were right. Recorded runs may hold an attack, so read a suggestion line
+by line before you use it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call that has run; `against` says which denial only observation let it pass."""
+    """One call that ran; `against` is the code of the denial that an observing guard has only recorded."""
 
     request: AccessRequest
     against: str
@@ -45,9 +46,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How a tool was used: `runs` are to be permitted, `aside` are not, with the reason.
+    """How a tool was used: calls in `runs` are to be permitted; those in `aside` are not, with the reason.
 
-    A tool that is not `classified` is taken for the worst: on the escalation path, each argument a sink.
+    A tool that is not `classified` counts as the worst: on the escalation path, with each argument a sink.
     """
 
     spec: ToolSpec
@@ -59,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the tasks of one kind have used: their tools, and the most calls and writes in one of them."""
+    """What the tasks of one kind have used: their tools, and the most calls and writes in one task."""
 
     name: str
     tools: tuple[str, ...]
@@ -71,7 +72,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What recorded runs have needed; `unread` counts records whose request is none, or was not recorded."""
+    """What recorded runs have needed; `unread` counts the records without a request that can be read."""
 
     usages: tuple[Usage, ...]
     kinds: tuple[Kind, ...]
@@ -83,27 +84,28 @@ def suggest(
     tools: Iterable[ToolSpec],
     schemas: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Suggestion:
-    """Say what the calls in *records*, of an audit log that holds requests, have needed.
+    """Return what the calls in *records*, of an audit log with requests, have needed.
 
-    *tools* are those of the catalog; *schemas* of arguments are for tools that it does not know.
+    *tools* are those of the catalog; *schemas* are the argument schemas of tools that are not in it.
     """
-    known, found, unread = {spec.name: spec for spec in tools}, dict[str, list[Record]](), 0
+    catalog, by_tool, unread = {spec.name: spec for spec in tools}, dict[str, list[Record]](), 0
     for record in records:
         if not _has_run(record):
             continue
-        if _sayable(record):
-            found.setdefault(record["tool"], []).append(record)
+        if _is_writable(record):
+            by_tool.setdefault(record["tool"], []).append(record)
         else:
             unread += 1
     usages = list[Usage]()
-    for name, each in sorted(found.items()):
-        spec = known.get(name) or ToolSpec(
+    for name, calls in sorted(by_tool.items()):
+        spec = catalog.get(name) or ToolSpec(
             name=name, path=ToolPath.ESCALATION, schema=(schemas or {}).get(name)
         )
-        runs = [run for record in each if (run := _run(record, spec)) is not None]
-        unread += len(each) - len(runs)
+        runs = [run for record in calls if (run := _run(record, spec)) is not None]
+        unread += len(calls) - len(runs)
         if runs:
-            usages.append(_usage(_filled(spec, runs, known=name in known), runs, known=name in known))
+            classified = name in catalog
+            usages.append(_usage(_completed(spec, runs, classified), runs, classified))
     return Suggestion(tuple(usages), tuple(_kinds(usages)), unread)
 
 
@@ -116,8 +118,8 @@ def _has_run(record: Record) -> bool:
     return record.get("effect") == "permit" or record.get("observed") is True
 
 
-def _sayable(record: Record) -> bool:
-    """Return whether a file can be written of it: a JSON string may hold half a character, and UTF-8 not."""
+def _is_writable(record: Record) -> bool:
+    """Return whether the record can be written as UTF-8 (a JSON string may hold an unpaired surrogate)."""
     tool = record.get("tool")
     if not isinstance(tool, str) or not tool or tool in set(ToolPath):
         return False
@@ -138,23 +140,25 @@ def _run(record: Record, spec: ToolSpec) -> Run | None:
     return Run(request, against, record.get("approval") is not None or against == "approval_unavailable")
 
 
-def _filled(spec: ToolSpec, runs: Sequence[Run], *, known: bool) -> ToolSpec:
-    """Return the tool with what the runs tell of it, where nothing else does."""
+def _completed(spec: ToolSpec, runs: Sequence[Run], classified: bool) -> ToolSpec:
+    """Return the tool with a schema: if it has none, with the one that its runs show."""
     if spec.schema is None:
         values = [run.request.arguments.values for run in runs]
-        names = sorted({name for each in values for name in each})
-        properties = {n: _type([v for each in values if (v := each.get(n)) is not None]) for n in names}
+        names = sorted({name for arguments in values for name in arguments})
+        properties = {n: _type([v for args in values if (v := args.get(n)) is not None]) for n in names}
         properties |= {sink: {"type": "string"} for sink in sorted(spec.sinks - properties.keys())}
-        required = [name for name in names if all(each.get(name) is not None for each in values)]
+        required = [name for name in names if all(args.get(name) is not None for args in values)]
         spec = replace(spec, schema={"type": "object", "properties": properties, "required": required})
-    if known:
+    if classified:
         return spec
     return replace(spec, sinks=frozenset((spec.schema or {}).get("properties", ())), untrusted=True)
 
 
 def _type(values: Iterable[Json]) -> dict[str, Any]:
     values = list(values)
-    kinds = {type(value) for value in values} or {str}  # what was never given: a type, so that rules see it
+    kinds = {type(value) for value in values} or {
+        str
+    }  # an argument that was never given has a type too, so that rules see it
     if kinds == {list}:
         return {"type": "array", "items": _type(item for value in values for item in value)}
     for accepted, name in (
@@ -168,7 +172,7 @@ def _type(values: Iterable[Json]) -> dict[str, Any]:
     return {}
 
 
-def _usage(spec: ToolSpec, runs: Iterable[Run], *, known: bool) -> Usage:
+def _usage(spec: ToolSpec, runs: Iterable[Run], classified: bool) -> Usage:
     shape, fit, aside = shape_of(spec), list[Run](), list[tuple[Run, str]]()
     for run in runs:
         try:
@@ -180,11 +184,11 @@ def _usage(spec: ToolSpec, runs: Iterable[Run], *, known: bool) -> Usage:
             aside.append((run, reason))
         else:
             fit.append(run)
-    return Usage(spec, known, shape, tuple(fit), tuple(aside))
+    return Usage(spec, classified, shape, tuple(fit), tuple(aside))
 
 
 def _doubt(run: Run, spec: ToolSpec, shape: ToolShape) -> str:
-    """Say why this call is not to be permitted again: its counterparty, for the most part. Or nothing."""
+    """Return why this call is not to be permitted again, or an empty text if it is."""
     if run.against == "approval_refused":
         return "a person has refused it"
     values = run.request.arguments.values
@@ -200,7 +204,7 @@ def _doubt(run: Run, spec: ToolSpec, shape: ToolShape) -> str:
 
 
 def counterparties(spec: ToolSpec) -> frozenset[str]:
-    """Return the arguments that name a counterparty, or may, where nobody has said which do."""
+    """Return the arguments that name a counterparty; all of them for a tool that writes and has no sinks."""
     if spec.sinks or spec.path is ToolPath.READ:
         return spec.sinks
     return frozenset((spec.schema or {}).get("properties", ()))
@@ -216,20 +220,20 @@ def _kinds(usages: Iterable[Usage]) -> Iterator[Kind]:
     kinds = dict[str, list[list[Run]]]()
     for runs in families.values():
         kinds.setdefault(_name(runs), []).append(runs)
-    for name, each in sorted(kinds.items()):
-        together = tuple(run for runs in each for run in runs)
+    for name, tasks in sorted(kinds.items()):
+        all_runs = tuple(run for runs in tasks for run in runs)
         yield Kind(
             name=name,
-            tools=tuple(sorted({run.request.tool.name for run in together})),
-            calls=max(map(len, each)),
-            writes=max(sum(run.request.tool.path is not ToolPath.READ for run in runs) for runs in each),
-            purposes=tuple(dict.fromkeys(run.request.task.purpose for run in together)),
-            runs=together,
+            tools=tuple(sorted({run.request.tool.name for run in all_runs})),
+            calls=max(map(len, tasks)),
+            writes=max(sum(run.request.tool.path is not ToolPath.READ for run in runs) for runs in tasks),
+            purposes=tuple(dict.fromkeys(run.request.task.purpose for run in all_runs)),
+            runs=all_runs,
         )
 
 
 def _name(runs: Sequence[Run]) -> str:
-    """Return the kinds of the task that the others are parts of, or else the words of its purpose."""
+    """Return the kinds of the oldest task of these runs, or else the words of its purpose."""
     task = min(runs, key=lambda run: len(run.request.task.lineage)).request.task
     words = re.sub(r"[\W\d_]+", "_", task.purpose.casefold()).strip("_")
     return " and ".join(task.kinds) or words[:LONG] or "task"
@@ -239,17 +243,17 @@ def _name(runs: Sequence[Run]) -> str:
 
 
 def evidence(runs: Sequence[Run]) -> str:
-    """Say how many calls in how many tasks, when, and which of them only observation let pass."""
+    """Return how many calls ran in how many tasks, when, and how many ran only since the guard observed."""
     times = sorted(run.request.at for run in runs)
-    told = f"{_many(len(runs), 'call')} in {_many(len({run.request.task.root_id for run in runs}), 'task')}"
-    told += f", {_utc(times[0])} to {_utc(times[-1])}"
+    tasks = {run.request.task.root_id for run in runs}
+    text = f"{_many(len(runs), 'call')} in {_many(len(tasks), 'task')}, {_utc(times[0])} to {_utc(times[-1])}"
     if against := [run.against for run in runs if run.against]:
-        told += f"; {len(against)} against what was in force: {', '.join(sorted(set(against)))}"
-    return printable(told)
+        text += f"; {len(against)} against the rules in force: {', '.join(sorted(set(against)))}"
+    return printable(text)
 
 
 def printable(text: str) -> str:
-    """Return a text of one line in which nothing moves the cursor, ends a comment, or hides."""
+    """Return a text in one line, in which no character moves the cursor, ends a comment, or is invisible."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -1,8 +1,9 @@
 """Cedar policies of recorded runs: the narrowest that permit them, each line beside its evidence.
 
-One permit for each tool. A number is at most what it was, and not below zero if it never was; a text with
-few values is one of these, unless somebody trusted has named it; a counterparty is the user's own, vouched
-for, or at least not from what an attacker may have written. An argument that was never given stays so.
+Each tool has one permit. It permits a number up to the highest recorded one, and below zero only if one was.
+It permits only the recorded texts of an argument with few of them, unless a trusted source has named it. It
+permits a counterparty that the user has named, one that is vouched for, or at least one that cannot come from
+an attacker. It does not permit an argument that was never given.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _RESERVED = frozenset({"else", "false", "has", "if", "in", "is", "like", "then",
 
 
 def policies_text(usages: Iterable[Usage]) -> str:
-    """Return the policies; what is set aside is a comment."""
+    """Return the policies. Each group of calls that were set aside is a comment."""
     return "\n".join("".join(_policy(usage)) for usage in usages)
 
 
@@ -37,7 +38,9 @@ def _policy(usage: Usage) -> Iterator[str]:
     resource = "resource" if spec.resource is None else f"resource == Resource::{quoted(spec.resource)}"
     yield _comment(evidence(usage.runs))
     if usage.shape.unseen:
-        yield _comment(f"whatever they hold, for no rule can see them: {', '.join(usage.shape.unseen)}")
+        yield _comment(
+            f"no rule can see these arguments, so they may have any value: {', '.join(usage.shape.unseen)}"
+        )
     yield f"@id({quoted(f'observed-{spec.name}')})\n"
     yield f"permit (principal, action == Action::{quoted(spec.name)}, {resource})"
     clauses = " &&\n".join(f"    {_comment(why)}    {condition}" for condition, why in _clauses(usage))
@@ -49,46 +52,53 @@ def _comment(text: str) -> str:
 
 
 def _clauses(usage: Usage) -> Iterator[tuple[str, str]]:
-    """Yield the conditions under which the runs are permitted, and what each was seen in."""
+    """Yield the conditions under which the runs are permitted, each with its evidence."""
     spec, runs = usage.spec, usage.runs
     required = set((spec.schema or {}).get("required", ()))
     for name in usage.shape.names:
-        given = [run for run in runs if name in run.args]
+        with_argument = [run for run in runs if name in run.args]
         has = f"context.args has {name if _plain(name) else quoted(name)}"
-        if not given:
+        if not with_argument:
             if name not in required:
                 yield f"!({has})", f"{name}: never given"
             continue
         if name in counterparties(spec):
-            yield _counterparty(name, given)
-        for condition, why in _limit(name, given):
+            yield _counterparty(name, with_argument)
+        for condition, why in _limit(name, with_argument):
             if name not in required:  # one of the forms that Cedar's validator follows
-                condition = f"(if {has} then {condition} else {str(len(given) < len(runs)).lower()})"
-            yield condition, f"{name}: {why} in {len(given)} of {len(runs)} calls{_doubtful(name, given)}"
+                condition = f"(if {has} then {condition} else {str(len(with_argument) < len(runs)).lower()})"
+            yield (
+                condition,
+                f"{name}: {why} in {len(with_argument)} of {len(runs)} calls{_doubtful(name, with_argument)}",
+            )
     asked = sum(run.person for run in runs)
     if asked or (spec.path is ToolPath.ESCALATION and any(run.against for run in runs)):
         why = f"a person was asked in {asked} of {len(runs)} calls"
-        yield "context has approval", why if asked else "it escalates, and no rule has permitted it"
+        yield (
+            "context has approval",
+            why if asked else "the tool is on the escalation path, and no rule has permitted a call",
+        )
 
 
-def _doubtful(name: str, given: Sequence[Run]) -> str:
-    count = sum(run.origin(name).untrusted for run in given)
+def _doubtful(name: str, runs: Sequence[Run]) -> str:
+    count = sum(run.origin(name).untrusted for run in runs)
     return f"; READ THIS: an attacker may have chosen it in {count}" if count else ""
 
 
-def _counterparty(name: str, given: Sequence[Run]) -> tuple[str, str]:
-    origins = [run.origin(name) for run in given]
+def _counterparty(name: str, runs: Sequence[Run]) -> tuple[str, str]:
+    origins = [run.origin(name) for run in runs]
     place = f"context.provenance.args{_attribute(name)}"
     if all(origin.user for origin in origins):
-        return f"{place}.user", f"{name}: the user's own in all {len(given)} calls"
+        return f"{place}.user", f"{name}: named by the user in all {len(runs)} calls"
     sources = ", ".join(sorted(frozenset().union(*(origin.sources for origin in origins)))) or "nobody known"
     if all(origin.trusted for origin in origins):
-        return f"{place}.trusted", f"{name}: vouched for in all {len(given)} calls, by {sources}"
-    return f"!{place}.untrusted", f"{name}: in {len(given)} calls from {sources}, before anything untrusted"
+        return f"{place}.trusted", f"{name}: vouched for in all {len(runs)} calls, by {sources}"
+    evidence = f"{name}: in {len(runs)} calls from {sources}, before the task read anything untrusted"
+    return f"!{place}.untrusted", evidence
 
 
-def _limit(name: str, given: Sequence[Run]) -> Iterator[tuple[str, str]]:
-    values, place = [run.args[name] for run in given], f"context.args{_attribute(name)}"
+def _limit(name: str, runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    values, place = [run.args[name] for run in runs], f"context.args{_attribute(name)}"
     kinds = {type(value) for value in values}
     if kinds == {int}:
         least, most = min(values), max(values)
@@ -97,7 +107,7 @@ def _limit(name: str, given: Sequence[Run]) -> Iterator[tuple[str, str]]:
         *_, most = ordered = sorted((value["__extn"]["arg"] for value in values), key=Decimal)
         below = f'{place}.greaterThanOrEqual(decimal("0.0")) && ' * (Decimal(ordered[0]) >= 0)
         yield f'{below}{place}.lessThanOrEqual(decimal("{most}"))', f"{ordered[0]} to {most}"
-    elif kinds <= {str, list} and not any(run.origin(name).trusted for run in given):
+    elif kinds <= {str, list} and not any(run.origin(name).trusted for run in runs):
         yield from _listed(place, values, "contains" if kinds == {str} else "containsAll")
 
 
@@ -105,7 +115,7 @@ def _listed(place: str, values: Iterable[Json], verb: str) -> Iterator[tuple[str
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     if all(isinstance(text, str) for text in texts) and 0 < len(set(texts)) <= FEW:
         listed = ", ".join(map(quoted, sorted(set(texts))))
-        yield f"[{listed}].{verb}({place})", "few values, of nobody who is trusted,"
+        yield f"[{listed}].{verb}({place})", "few values, which no trusted source has named,"
 
 
 def _attribute(name: str) -> str:

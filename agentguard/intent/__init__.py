@@ -1,4 +1,8 @@
-"""Mandates from templates: `templates` is what an application writes, `derivation` what is made of it."""
+"""Mandates from templates, filled by the application or by the user's words.
+
+templates   `Template` and `Parameter`: what an application writes for each kind of task
+derivation  `Intent`: chooses templates, fills them, and makes a mandate of them
+"""
 
 from agentguard.intent.derivation import Derivation, Intent
 from agentguard.intent.templates import Parameter, Template

@@ -7,12 +7,12 @@ r"""Mandates from intent: a template for each kind of task, filled by the applic
     writes = 1
     params = { order = { type = "string", pattern = 'order (\d+)' } }
 
-`Intent.derive` chooses by the words which kinds of task were meant, and unites their templates. It is
-deterministic, and what it gives can be read before it takes effect. It believes its words: they are the
-user's own, and never a result of a tool. A quoted file name that holds a keyword counts as the keyword.
-Templates only say what a task may touch at most; whether a call is right is for the policy to say. Of two
-kinds that give the same tool, each argument may have a value of either: who may be paid by the one, and how
-much by the other. Let kinds that must not mix have tools of their own, or say in a policy what goes together.
+`Intent.derive` chooses the kinds of task that the words mean, and unites their templates. It is
+deterministic, and its result can be read before it takes effect. It trusts the words: pass only the user's
+own words, never a tool's result. A keyword inside a quoted file name counts as the keyword. Templates only
+limit what a task may touch; the policy decides whether a call is right. If two kinds give the same tool, each
+argument may have a value of either kind: one kind may give the payee and the other the amount. Give kinds
+that must not mix tools of their own, or write a policy about which values go together.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["Derivation", "Intent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivation:
-    """A mandate made of templates, and why: to be read before it takes effect as `Guard.task`'s mandate.
+    """A mandate made of templates, with the reasons; read it before you pass the mandate to `Guard.task`.
 
-    `kinds` are the templates that it was made of, by which policies know the kind of task.
+    `kinds` are the names of the templates. Policies know the kind of task by them.
     """
 
     mandate: Mandate
@@ -45,19 +45,19 @@ class Derivation:
         lines = [*self.reasons, f"tools: {', '.join(sorted(self.mandate.tools)) or 'none'}"]
         for place, values in self.mandate.places():
             if place != "tools":
-                who = self.mandate.authors.get(place, {})
-                told = ", ".join(f"{value!r} ({who.get(value)})" for value in sorted(values, key=repr))
-                lines.append(f"{place}: {told or 'nothing, which refuses'}")
+                authors = self.mandate.authors.get(place, {})
+                listed = ", ".join(f"{value!r} ({authors.get(value)})" for value in sorted(values, key=repr))
+                lines.append(f"{place}: {listed or 'no value, so every call is refused'}")
         limits = (("calls", self.budget.calls), ("writes", self.budget.writes))
-        lines += [f"{what}: {limit}" for what, limit in limits if limit is not None]
-        return "\n".join(lines)  # what comes of the words is quoted: no control character is left in it
+        lines += [f"{name}: {limit}" for name, limit in limits if limit is not None]
+        return "\n".join(lines)  # values from the words are quoted, so they hold no control character
 
 
 class Intent:
     """Makes mandates by templates, for the tools of a catalog."""
 
     def __init__(self, templates: Iterable[Template], catalog: Catalog) -> None:
-        self._templates, self._catalog = {each.name: each for each in templates}, catalog
+        self._templates, self._catalog = {template.name: template for template in templates}, catalog
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -65,7 +65,7 @@ class Intent:
         return tuple(self._templates.values())
 
     def mandate(self, name: str, /, **values: Scalar | Sequence[Scalar]) -> Derivation:
-        """Fill one template; all of it is then the application's word.
+        """Fill one template. The application vouches for all values in it.
 
         Raises:
             ValueError: There is no such template, or a value is missing, unknown, or of another type.
@@ -75,55 +75,60 @@ class Intent:
         if unknown := values.keys() - template.params.keys():
             raise ValueError(f"[tasks.{name}] has no parameter {min(unknown)}")
         filled: dict[str, tuple[Scalar, ...]] = {}
-        for param, what in template.params.items():
-            given: Any = values.get(param, ())
-            filled[param] = tuple(given) if isinstance(given, list | tuple) else (given,)
-            if not all(map(what.fits, filled[param])):
-                raise ValueError(f"[tasks.{name}] {param} is no {what.type}")
-            if what.required and not filled[param]:
+        for param, parameter in template.params.items():
+            value: Any = values.get(param, ())
+            filled[param] = tuple(value) if isinstance(value, list | tuple) else (value,)
+            if not all(map(parameter.fits, filled[param])):
+                raise ValueError(f"[tasks.{name}] {param} is no {parameter.type}")
+            if parameter.required and not filled[param]:
                 raise ValueError(f"[tasks.{name}] needs {param}")
         return self._united([(template, filled)], "application", (f"{name}: by the application",))
 
     def derive(self, words: str) -> Derivation:
-        """Say which kinds of task the user's words mean, and what they need at most. Nothing, if none."""
+        """Return the mandate of the kinds of task that the user's words mean, or an empty one."""
         words, chosen, reasons = words[:WORDS], list[tuple[Template, Values]](), list[str]()
         for template in self._templates.values():
             if (sign := template.sign(words)) is None:
                 continue
-            values = {param: what.found(words) for param, what in template.params.items()}
-            missing = [p for p, what in template.params.items() if what.required and not values[p]]
+            values = {param: parameter.values_in(words) for param, parameter in template.params.items()}
+            missing = [p for p, parameter in template.params.items() if parameter.required and not values[p]]
             if missing:
-                reasons.append(f"{template.name}: not, for the words do not say its {', '.join(missing)}")
+                reasons.append(
+                    f"{template.name}: not chosen, since the words do not say its {', '.join(missing)}"
+                )
             else:
                 chosen.append((template, values))
                 reasons.append(f"{template.name}: by {sign!r}")
         if not chosen:
-            otherwise = [each for each in self._templates.values() if each.otherwise]
-            chosen = [(each, dict.fromkeys(each.params, ())) for each in otherwise]
-            reasons += [f"{each.name}: for want of another" for each in otherwise] or ["no kind of task"]
+            otherwise = [template for template in self._templates.values() if template.otherwise]
+            chosen = [(template, dict.fromkeys(template.params, ())) for template in otherwise]
+            names = [f"{template.name}: since no other kind was meant" for template in otherwise]
+            reasons += names or ["no kind of task"]
         return self._united(chosen, "user", tuple(reasons))
 
     def _united(
         self, chosen: Sequence[tuple[Template, Values]], by: str, reasons: tuple[str, ...]
     ) -> Derivation:
-        given = {template.name: template.given(self._catalog) for template, _ in chosen}
+        tools = {template.name: template.tools_in(self._catalog) for template, _ in chosen}
         for template, _ in chosen:
-            if left := [tool for tool in template.tools if tool not in given[template.name]]:
-                reasons += (f"{template.name}: without {', '.join(left)}, not classified so as to fit it",)
+            if missing := [tool for tool in template.tools if tool not in tools[template.name]]:
+                reasons += (
+                    f"{template.name}: without {', '.join(missing)}, whose classification does not fit",
+                )
         authors: dict[str, dict[Scalar, str]] = {
             "tools": {
                 tool: _author(template, by)
                 for template, _ in reversed(chosen)
-                for tool in given[template.name]
+                for tool in tools[template.name]
             },
             **self._limits(chosen, by),
         }
         if chosen and all(template.resources is not None for template, _ in chosen):
-            named = [(template, template.resources or ()) for template, _ in chosen]
-            authors["resources"] = {value: _author(each, by) for each, values in named for value in values}
+            limits = [(template, template.resources or ()) for template, _ in chosen]
+            authors["resources"] = {value: _author(t, by) for t, values in limits for value in values}
         if any(template.scopes is not None for template, _ in chosen):
-            named = [(template, self._scopes(template)) for template, _ in chosen]
-            authors["scopes"] = {value: _author(each, by) for each, values in named for value in values}
+            limits = [(template, self._scopes(template)) for template, _ in chosen]
+            authors["scopes"] = {value: _author(t, by) for t, values in limits for value in values}
         mandate = Mandate(
             tools=frozenset(map(str, authors["tools"])),
             resources=_names(authors.get("resources")),
@@ -138,30 +143,32 @@ class Intent:
         )
 
     def _budget(self, template: Template) -> Budget:
-        """Return its budget; a kind that only reads adds nothing to the writes of others."""
+        """Return its budget. A kind whose tools only read adds no writes to the budget of other kinds."""
         specs = [self._catalog.tool(tool) for tool in template.tools]
         reads = all(spec is not None and spec.path is ToolPath.READ for spec in specs)
         return replace(template.budget, writes=0) if reads else template.budget
 
     def _scopes(self, template: Template) -> tuple[str, ...]:
-        """Return its scopes; of one that does not limit them, all that its tools need."""
+        """Return its scopes; if it does not limit them, all that its tools need."""
         if template.scopes is not None:
             return template.scopes
         specs = (self._catalog.tool(tool) for tool in template.tools)
         return tuple(sorted({scope for spec in specs if spec is not None for scope in spec.scopes}))
 
     def _limits(self, chosen: Sequence[tuple[Template, Values]], by: str) -> dict[str, dict[Scalar, str]]:
-        """Return the limits that hold: each kind that gives a tool has them, since one alone permits it."""
-        givers = Counter(tool for template, _ in chosen for tool in template.given(self._catalog))
+        """Return the limits that every kind with the tool has, since each of these kinds alone permits it."""
+        givers = Counter(tool for template, _ in chosen for tool in template.tools_in(self._catalog))
         limits: defaultdict[tuple[str, str], list[dict[Scalar, str]]] = defaultdict(list)
         for template, values in chosen:
             for place, allowed in template.limits(self._catalog, values).items():
                 author = _author(template, by)
                 limits[place].append({value: by if filled else author for value, filled in allowed.items()})
         return {
-            f"args.{tool}.{argument}": {value: who for one in reversed(each) for value, who in one.items()}
-            for (tool, argument), each in limits.items()
-            if len(each) == givers[tool]
+            f"args.{tool}.{argument}": {
+                value: who for limit in reversed(parts) for value, who in limit.items()
+            }
+            for (tool, argument), parts in limits.items()
+            if len(parts) == givers[tool]
         }
 
 
@@ -174,8 +181,8 @@ def _names(values: Mapping[Scalar, str] | None) -> frozenset[str] | None:
 
 
 def _sum(budgets: Sequence[Budget]) -> Budget:
-    """Return what all may use together; without a limit in one there is none."""
-    calls, writes = [one.calls for one in budgets], [one.writes for one in budgets]
+    """Return the sum of all budgets. If one has no limit, the sum has none."""
+    calls, writes = [budget.calls for budget in budgets], [budget.writes for budget in budgets]
     return Budget(
         calls=None if None in calls else sum(n for n in calls if n is not None),
         writes=None if None in writes else sum(n for n in writes if n is not None),

@@ -1,4 +1,4 @@
-"""Blanks of a template: where the user's words fill them, and with what."""
+"""Templates of mandates, and the parameters that the user's words or the application fill."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ TYPES: Mapping[str, tuple[type | tuple[type, ...], Callable[[str], Scalar]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A blank of a template. `pattern` finds it in the user's words: its first group, or all of it.
+    """A parameter of a template. `pattern` finds its value in the words: its first group, or all of it.
 
-    Without a pattern only the application fills it. What is not `required` and not given leaves its
-    limit without a value, which refuses.
+    Without a pattern, only the application fills it. If a parameter is not `required` and not filled, its
+    limit has no value, so every call that the limit is for is refused.
     """
 
     type: str = "string"
     pattern: str | None = None
     required: bool = True
 
-    def found(self, words: str) -> tuple[Scalar, ...]:
-        """Return what the words say, each value once."""
+    def values_in(self, words: str) -> tuple[Scalar, ...]:
+        """Return the values that the words say, each once."""
         if self.pattern is None:
             return ()
         texts = (match[match.re.groups and 1] for match in re.finditer(self.pattern, words, re.IGNORECASE))
-        read, convert = list[Scalar](), TYPES[self.type][1]
-        for text in filter(None, texts):  # a group that stands for nothing says nothing
+        values, convert = list[Scalar](), TYPES[self.type][1]
+        for text in filter(None, texts):  # a group may match no text
             try:
-                read.append(convert(text))
+                values.append(convert(text))
             except ValueError:
-                continue  # no number: the words do not say it
-        return tuple(dict.fromkeys(read))
+                continue  # the text is no number
+        return tuple(dict.fromkeys(values))
 
     def fits(self, value: object) -> bool:
-        """Return whether the application may fill it with this value."""
+        """Return whether the application may fill the parameter with this value."""
         return isinstance(value, TYPES[self.type][0]) and not isinstance(value, bool)
 
 
 _HOLE = re.compile(r"\{(\w+)\}")
-ALONE = "let a parameter stand alone in its text, and let it have all of the value"
+ALONE = "write the parameter alone in its text: it gives the whole value"
 Values = Mapping[str, Sequence[Scalar]]
 
 
@@ -68,13 +68,14 @@ Values = Mapping[str, Sequence[Scalar]]
 class Template:
     """What a kind of task may touch at most; ``{name}`` in a limit stands for a parameter.
 
-    `when` are regular expressions, of which one must be found in the words, whatever their case, and
-    `otherwise` is for words in which none of any template is. Limits of `args` are by argument or by
-    ``tool.argument``; one that no tool takes was mistyped, and refuses all of them.
+    `when` are regular expressions. The template is chosen if one of them matches in the words, in any case. A
+    template with `otherwise` is chosen if no template's `when` matches. Limits of `args` are by argument or
+    by ``tool.argument``. A limit for an argument that no tool takes was mistyped: calls of all tools are
+    refused.
 
     Raises:
-        ConfigurationError: It gives ``"*"``, whose arguments and sinks nobody knows; or a ``{name}`` is no
-            parameter's, or stands beside other text.
+        ConfigurationError: It gives ``"*"``, whose arguments and sinks are not known; or a ``{name}`` is no
+            parameter, or stands beside other text.
     """
 
     name: str
@@ -91,7 +92,8 @@ class Template:
     def __post_init__(self) -> None:
         if "*" in self.tools:
             raise ConfigurationError(
-                f'the template {self.name} gives "*"', hint="name its tools: no limit could be held for all"
+                f'the template {self.name} gives "*"',
+                hint="name its tools: limits cannot be checked for every tool",
             )
         if wrong := sorted(holes(vars(self)) - self.params.keys()):
             raise ConfigurationError(f"the template {self.name} has no {wrong[0]}", hint="add it to params")
@@ -100,69 +102,71 @@ class Template:
 
     @cached_property
     def _when(self) -> tuple[re.Pattern[str], ...]:
-        return tuple(re.compile(each, re.I | re.S) for each in self.when)
+        return tuple(re.compile(pattern, re.I | re.S) for pattern in self.when)
 
     def sign(self, words: str) -> str | None:
-        """Return the part of the words by which this kind of task is known, if there is one."""
-        return next((found[0] for each in self._when if (found := each.search(words))), None)
+        """Return the part of the words that `when` matches, or None."""
+        return next((match[0] for pattern in self._when if (match := pattern.search(words))), None)
 
-    def given(self, catalog: Catalog) -> tuple[str, ...]:
-        """Return those of its tools for which its resources and counterparties can be held."""
+    def tools_in(self, catalog: Catalog) -> tuple[str, ...]:
+        """Return its tools, without those for which its resources and counterparties cannot be checked."""
         return tuple(tool for tool in dict.fromkeys(self.tools) if self._holds(catalog.tool(tool)))
 
     def _holds(self, spec: ToolSpec | None) -> bool:
-        if spec is None:  # nobody knows its sinks yet
+        if spec is None:  # its sinks are not known yet
             return self.resources is None and self.counterparties is None
         return self.resources is None or spec.resource in self.resources
 
     def limits(self, catalog: Catalog, values: Values) -> dict[tuple[str, str], dict[Scalar, bool]]:
-        """Return its limits by tool and argument; True marks a value that a parameter gave."""
+        """Return its limits by tool and argument; True marks a value that a parameter has filled in."""
         limits: dict[tuple[str, str], dict[Scalar, bool]] = {}
         for name, allowed in self.args.items():
             for place in self._places(name, catalog):
-                _both(limits, place, _filled(allowed, values))
+                _add_limit(limits, place, _filled(allowed, values))
         for tool in self.tools if self.counterparties is not None else ():
             spec = catalog.tool(tool)
             for sink in sorted(spec.sinks) if spec else ():
-                _both(limits, (tool, sink), _filled(self.counterparties or (), values))
-        given = self.given(catalog)
-        return {place: allowed for place, allowed in limits.items() if place[0] in given}
+                _add_limit(limits, (tool, sink), _filled(self.counterparties or (), values))
+        tools = self.tools_in(catalog)
+        return {place: allowed for place, allowed in limits.items() if place[0] in tools}
 
     def _places(self, name: str, catalog: Catalog) -> list[tuple[str, str]]:
         """Return the tools and arguments that a limit of `args` is for."""
-        own = [(tool, name.removeprefix(f"{tool}.")) for tool in self.tools if name.startswith(f"{tool}.")]
-        taken = [(tool, name) for tool in self.tools if _takes(catalog.tool(tool), name)]
-        return own or taken or [(tool, name) for tool in self.tools]
+        by_tool = [
+            (tool, name.removeprefix(f"{tool}.")) for tool in self.tools if name.startswith(f"{tool}.")
+        ]
+        by_argument = [(tool, name) for tool in self.tools if _takes(catalog.tool(tool), name)]
+        return by_tool or by_argument or [(tool, name) for tool in self.tools]
 
 
 def _takes(spec: ToolSpec | None, argument: str) -> bool:
     return spec is None or spec.schema is None or argument in spec.schema.get("properties", {})
 
 
-def _both(
+def _add_limit(
     limits: dict[tuple[str, str], dict[Scalar, bool]], place: tuple[str, str], allowed: dict[Scalar, bool]
 ) -> None:
-    """Add a limit: where there is one already, both hold."""
+    """Add a limit. If the place has a limit already, both hold."""
     former = limits.get(place, allowed)
     limits[place] = {value: filled for value, filled in former.items() if value in allowed}
 
 
 def _filled(allowed: Iterable[Scalar], values: Values) -> dict[Scalar, bool]:
-    """Return the values of a limit; a text that is one whole blank takes what its parameter has."""
+    """Return the values of a limit, with each ``{name}`` replaced by the values of its parameter."""
     filled: dict[Scalar, bool] = {}
-    for each in allowed:
-        hole = _HOLE.fullmatch(each) if isinstance(each, str) else None
-        filled |= {each: False} if hole is None else dict.fromkeys(values[hole[1]], True)
+    for value in allowed:
+        hole = _HOLE.fullmatch(value) if isinstance(value, str) else None
+        filled |= {value: False} if hole is None else dict.fromkeys(values[hole[1]], True)
     return filled
 
 
 def holes(template: Mapping[str, Any]) -> set[str]:
-    """Return the names of all blanks in the limits of a template."""
+    """Return the names in ``{name}`` in the limits of a template."""
     return {hole[1] for text in _texts(template) if (hole := _HOLE.fullmatch(text))}
 
 
 def mixed(template: Mapping[str, Any]) -> list[str]:
-    """Return the limits in which a parameter's blank stands beside other text: nothing would fill it."""
+    """Return the limits in which a parameter's ``{name}`` stands beside other text, and is not filled."""
     return [
         text
         for text in _texts(template)
@@ -172,4 +176,4 @@ def mixed(template: Mapping[str, Any]) -> list[str]:
 
 def _texts(template: Mapping[str, Any]) -> list[str]:
     limits = [*template["args"].values(), template["counterparties"] or ()]
-    return [each for values in limits for each in values if isinstance(each, str)]
+    return [text for values in limits for text in values if isinstance(text, str)]

@@ -368,7 +368,7 @@ def test_an_argument_that_no_rule_can_see_is_named(load: Load) -> None:
     spec = ToolSpec(name="file", path=ToolPath.WRITE, schema=schema)
     loaded = load(ran(request(spec, {"extra": {"a": 1}})), specs=[spec])
     assert loaded.permits(loaded.records[0])
-    assert "// whatever they hold, for no rule can see them: extra\n@id" in loaded.cedar
+    assert "// no rule can see these arguments, so they may have any value: extra\n@id" in loaded.cedar
 
 
 def test_a_negative_number_is_permitted_where_one_was_seen(load: Load) -> None:
@@ -417,7 +417,7 @@ def test_each_line_has_its_evidence(load: Load) -> None:
     observed = {"effect": "deny", "observed": True, "code": "mandate"}
     loaded = load(pay("ada", 5), pay("bob", 7.5, id="t2", record=observed))
     at = "2027-01-15T08:00:00Z"
-    told = f"2 calls in 2 tasks, {at} to {at}; 1 against what was in force: mandate"
+    told = f"2 calls in 2 tasks, {at} to {at}; 1 against the rules in force: mandate"
     assert f"# {told}\npay = " in loaded.toml
     assert f"# {told}; at most 1 in one: " in loaded.toml
     assert f'// {told}\n@id("observed-pay")' in loaded.cedar

@@ -89,7 +89,7 @@ def test_what_the_words_do_not_say_refuses() -> None:
     assert nothing.kinds == ()
     assert nothing.mandate.tools == frozenset()
     assert nothing.budget == Budget(calls=0, writes=0)
-    assert str(nothing).splitlines()[0] == "refund: not, for the words do not say its order"
+    assert str(nothing).splitlines()[0] == "refund: not chosen, since the words do not say its order"
 
 
 @pytest.mark.promise("derived-mandate")
@@ -242,7 +242,7 @@ def test_each_pattern_is_one_of_its_own(flagged: tuple[str, ...]) -> None:
     ],
 )
 def test_a_number_is_read_exactly_or_not_at_all(words: str, said: tuple[float, ...]) -> None:
-    assert Parameter(type="number", pattern=r"\S+").found(words) == said
+    assert Parameter(type="number", pattern=r"\S+").values_in(words) == said
 
 
 @pytest.mark.parametrize("value", [None, {"1": 2}, [["1"]], b"1"])
