@@ -20,14 +20,14 @@ from tests.benchmarks.tables import tables
 
 __all__ = ["main"]
 
-WIDTH = 150  # of a table where the output is no terminal
+WIDTH = 165  # of a table where the output is no terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument(
         "--calls", type=int, default=64, help="of a tool, in one round; an agent makes an eighth"
     )
