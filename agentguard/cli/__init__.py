@@ -44,7 +44,7 @@ main.command("suggest")(suggest.command)
 main.command(
     "exec",
     help=execute.HELP,
-    cls=execute.Divided,
+    cls=execute.SplitCommand,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(execute.command)
 main.add_typer(audit.app, name="audit")

@@ -22,8 +22,8 @@ from mcp.client.stdio import stdio_client
 
 import agentguard
 from agentguard.audit import verify
-from agentguard.cli.exec.arguments import Request, inherited
-from agentguard.cli.exec.secrets import Cell
+from agentguard.cli.exec.arguments import ExecArguments, child_environment
+from agentguard.cli.exec.secrets import SecretFile
 from agentguard.credentials.sources import Reference
 from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
@@ -251,17 +251,17 @@ def test_the_record_names_variables_and_sources_and_never_a_value(wrapped: Exec,
     ],
 )
 def test_the_wrappers_form_is_understood(arguments: list[str], environ: dict[str, str], wanted: str) -> None:
-    request = Request.of([], arguments, environ)
-    assert request.wanted == {"K": Reference.of(wanted)}
+    parsed = ExecArguments.of([], arguments, environ)
+    assert parsed.references == {"K": Reference.of(wanted)}
 
 
 def test_settings_are_found_however_they_are_spelled() -> None:
     arguments = ["--vault-type=aws", "--vault-accessKeyId=A", "--vault-secretAccessKey=k=="]
-    request = Request.of([], arguments, {"VAULT_REGION": "eu", "BAO_ADDR": "b", "VAULT_ADDR": "v"})
-    assert request.settings == {
+    parsed = ExecArguments.of([], arguments, {"VAULT_REGION": "eu", "BAO_ADDR": "b", "VAULT_ADDR": "v"})
+    assert parsed.settings == {
         "type": "aws", "accesskeyid": "A", "secretaccesskey": "k==", "region": "eu", "addr": "b"
     }  # fmt: skip
-    assert request.exposed == {"secretaccesskey"}
+    assert parsed.exposed == {"secretaccesskey"}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_settings_are_found_however_they_are_spelled() -> None:
 )
 def test_what_is_none_of_the_forms_is_refused(others: list[str]) -> None:
     with pytest.raises(ConfigurationError):
-        Request.of([], others, {})
+        ExecArguments.of([], others, {})
 
 
 @pytest.mark.promise("exec-secrets-alone")
@@ -286,12 +286,12 @@ def test_what_is_none_of_the_forms_is_refused(others: list[str]) -> None:
 )
 def test_what_opens_the_vault_is_never_kept(kind: str, name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        inherited({name: "x"}, [name], [kind])
-    assert inherited({name: "x"}, [], [kind]) == {}
+        child_environment({name: "x"}, [name], [kind])
+    assert child_environment({name: "x"}, [], [kind]) == {}
 
 
 def test_what_opens_another_vault_may_be_kept() -> None:
-    assert inherited({"AWS_PROFILE": "x"}, ["AWS_PROFILE"], ["gcp", "file"]) == {"AWS_PROFILE": "x"}
+    assert child_environment({"AWS_PROFILE": "x"}, ["AWS_PROFILE"], ["gcp", "file"]) == {"AWS_PROFILE": "x"}
 
 
 # --- renewal without a lease
@@ -342,24 +342,24 @@ def test_a_changed_secret_restarts_the_child_where_that_is_wanted(wrapped: Exec,
 
 
 def test_who_reads_under_a_lock_never_sees_half_of_a_value() -> None:
-    values, cell, seen = ["a" * 20_000, "b" * 9_000], Cell(), set[str]()
-    cell.put(Secret(values[0]))
+    values, file, seen = ["a" * 20_000, "b" * 9_000], SecretFile(), set[str]()
+    file.put(Secret(values[0]))
 
     def write() -> None:
         for number in range(100_000):  # until both were seen, however the threads take turns
-            cell.put(Secret(values[number % 2]))
+            file.put(Secret(values[number % 2]))
             if number > 400 and len(seen) > 1:
                 return
 
     writing = Thread(target=write)
     writing.start()
     while writing.is_alive():
-        fcntl.flock(cell.descriptor, fcntl.LOCK_SH)
-        seen.add(os.pread(cell.descriptor, 30_000, 0).decode())
-        fcntl.flock(cell.descriptor, fcntl.LOCK_UN)
+        fcntl.flock(file.descriptor, fcntl.LOCK_SH)
+        seen.add(os.pread(file.descriptor, 30_000, 0).decode())
+        fcntl.flock(file.descriptor, fcntl.LOCK_UN)
     writing.join()
     assert seen == set(values)
-    cell.close()
+    file.close()
 
 
 def test_a_source_that_fails_later_leaves_the_child_its_value(wrapped: Exec, key: Path) -> None:
@@ -445,7 +445,7 @@ def test_the_child_dies_when_we_are_killed(wrapped: Exec) -> None:
 
 CONCEALED = """
 import ctypes, os
-from agentguard.cli.exec.child import conceal
+from agentguard.cli.exec.child import hide_process
 def looks():
     if (pid := os.fork()) == 0:
         try:
@@ -459,7 +459,7 @@ if os.getuid() == 0:  # who may read everything
     os.setuid(65534)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 print(looks())
-conceal()
+hide_process()
 print(looks())
 """
 

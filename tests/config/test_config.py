@@ -234,7 +234,7 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
         ('"http://127.0.0.1:8000"', '"http://127.0.0.1:8000/pay"', "origins", "scheme://host"),
         ('{ write = "payments-write" }', '{ wirte = "x" }', "audiences", "one for each path"),
         ('{ write = "payments-write" }', '{ write = "a", read = "a" }', "audiences", "its own audience"),
-        ('{ write = "payments-write" }', '{ write = "orders/read" }', "[resources.orders]", "its own audience"),
+        ('{ write = "payments-write" }', '{ write = "orders/read" }', "[resources.orders]", "own audience"),
         ('stage = "production"', "stage = 1", "stage", "strings"),
         ('"policies/*.cedar"', '"polices/*.cedar"', "cedar =", "relative to"),
         ('id = "agent://support"', 'id = "support"', "id =", "URI"),

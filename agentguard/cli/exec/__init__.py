@@ -1,4 +1,11 @@
-"""`agentguard exec`: a command with secrets that it needs, and with nothing else of ours."""
+"""`agentguard exec`: run a command with the secrets that it needs, and without our other variables.
+
+arguments  the command line, and which variables the child inherits
+secrets    reads the secrets, renews them while the child lives, and revokes them at its end
+openbao    the login and the leases at OpenBao
+run        the audit record, the delivery of secrets to the child, and its restarts
+child      the child process and the signals
+"""
 
 from __future__ import annotations
 
@@ -13,30 +20,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from agentguard.cli.exec.arguments import BAO, Request, inherited
-from agentguard.cli.exec.child import Watch, conceal
-from agentguard.cli.exec.run import Delivery, Journal, Renew, attended, say
-from agentguard.cli.exec.secrets import Supply
+from agentguard.cli.exec.arguments import OPENBAO_KINDS, ExecArguments, child_environment
+from agentguard.cli.exec.child import SignalWatch, hide_process
+from agentguard.cli.exec.run import Delivery, Renew, RunRecord, run_child, warn
+from agentguard.cli.exec.secrets import Secrets
 from agentguard.credentials.sources import whole
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import Secret
 
 if TYPE_CHECKING:
-    from agentguard.cli.exec.openbao import Bao
+    from agentguard.cli.exec.openbao import OpenBaoClient
 
-__all__ = ["HELP", "Divided", "command"]
+__all__ = ["HELP", "SplitCommand", "command"]
 
-_FAILED = 125  # as env and timeout have it
+_FAILED = 125  # as in env and timeout
 
 
-class Divided(TyperCommand):
-    """A command whose arguments end at ``--``; what is behind it is not looked at."""
+class SplitCommand(TyperCommand):
+    """A command whose own arguments end at ``--``. The rest is the child's command line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the child's command away before options are looked for."""
-        at = args.index("--") if "--" in args else len(args)
-        ctx.meta["agentguard.argv"] = args[at + 1 :]
-        return list(super().parse_args(ctx, args[:at]))
+        """Remove the child's command line before options are parsed."""
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta["agentguard.argv"] = args[end + 1 :]
+        return list(super().parse_args(ctx, args[:end]))
 
 
 def command(
@@ -58,83 +65,87 @@ def command(
 ) -> None:
     """Run a command with secrets: agentguard exec --secret NAME=SOURCE -- COMMAND ARGUMENTS.
 
-    A SOURCE is openbao:PATH, aws:ID, gcp:ID, azure:NAME, keyring:SERVICE/NAME, file:PATH or env:NAME,
-    and #json.path picks a part: --secret PGUSER=openbao:database/creds/ro#username. Parts of one place
-    are read once. The form of MCP Secret Wrapper does as well: --vault-type=aws NAME=ID#path -- COMMAND.
+    A SOURCE is openbao:PATH, aws:ID, gcp:ID, azure:NAME, keyring:SERVICE/NAME, file:PATH or env:NAME.
+    #json.path picks a part: --secret PGUSER=openbao:database/creds/ro#username. Parts of one secret are
+    read together. The form of MCP Secret Wrapper works too: --vault-type=aws NAME=ID#path -- COMMAND.
 
-    There is no shell. The child inherits PATH, HOME, USER, SHELL, TERM, TMPDIR, TZ, the locale and what
-    --keep names; never what opens the vault. Its streams are ours, untouched, and its exit status is
-    passed on (128+n for signal n; 125: we failed, 126 and 127: it cannot be run, is not found). What
-    OpenBao mints is extended while the child lives and revoked when it ends; after a kill -9 by the next
-    run, and on Linux the child then dies at once.
+    There is no shell. The child inherits PATH, HOME, USER, SHELL, TERM, TMPDIR, TZ, the locale and the
+    variables of --keep, but never a variable that opens the vault. It uses our standard streams. Our exit
+    status is the child's (128+n for signal n; 125: agentguard failed, 126: the command cannot be run, 127:
+    it is not found). Leases of OpenBao are extended while the child lives, and revoked when it ends. After
+    a kill -9 of agentguard the next run revokes them, and on Linux the child is killed at once.
 
-    A NEW VALUE, when a lease cannot be extended or a stored secret was changed, reaches the child by
-    --renew=fd: AGENTGUARD_FD_NAME is the number of a descriptor whose content, from its start, is the
-    value (NAME_FILE is its path), to be read anew for each use. --renew=restart: the child is ended and
-    started again, which an MCP client does not expect. --renew=none: not at all.
+    If a lease cannot be extended or a stored secret has changed, there is a NEW VALUE. With --renew=fd the
+    child reads it from a descriptor: AGENTGUARD_FD_NAME is its number, NAME_FILE its path, and its content,
+    from the start, is the value. The child should read it again for each use. With --renew=restart the
+    child is ended and started again, which an MCP client does not expect. With --renew=none the child does
+    not get it.
 
-    PREFER fd: a secret in the environment is read from /proc/PID/environ by every program of the same
-    user, is inherited by all that the child starts, and is what crash reports collect. In a descriptor
-    it still is readable by programs of the same user that may look into the child; this is no sandbox.
+    PREFER fd. Every program of the same user can read a secret in the environment from /proc/PID/environ,
+    all programs that the child starts inherit it, and crash reports collect it. A secret in a descriptor
+    can still be read by programs of the same user that may inspect the child. This is no sandbox.
     """
     argv = context.meta["agentguard.argv"]
     try:
         if not argv:
             raise ConfigurationError("there is no command", hint="put it behind --")
-        request = Request.of(secret or (), context.args, os.environ)
-        status = _run(request, argv, set(keep or ()), renew, refresh, _state(state))
+        arguments = ExecArguments.of(secret or (), context.args, os.environ)
+        status = _run(arguments, argv, set(keep or ()), renew, refresh, _state_directory(state))
     except AgentGuardError as error:
-        say(str(error))
+        warn(str(error))
         status = _FAILED
     raise typer.Exit(status)
 
 
-HELP = "\n\n".join(" ".join(each.split()) for each in (command.__doc__ or "").split("\n\n"))
+HELP = "\n\n".join(" ".join(text.split()) for text in (command.__doc__ or "").split("\n\n"))
 
 
-def _run(request: Request, argv: list[str], keep: set[str], renew: Renew, refresh: float, state: Path) -> int:
-    conceal()
-    env = inherited(os.environ, keep, request.kinds)
-    for key in sorted(request.exposed):
-        say(f"--vault-{key} stands in the list of processes, for every user: use VAULT_{key.upper()}")
-    sources = {name: str(reference) for name, reference in request.wanted.items()}
+def _run(
+    arguments: ExecArguments, argv: list[str], keep: set[str], renew: Renew, refresh: float, state: Path
+) -> int:
+    hide_process()
+    env = child_environment(os.environ, keep, arguments.kinds)
+    for key in sorted(arguments.exposed):
+        warn(f"every user sees --vault-{key} in the list of processes: use VAULT_{key.upper()}")
+    sources = {name: str(reference) for name, reference in arguments.references.items()}
     with ExitStack() as stack:
-        journal = Journal(state / "audit.jsonl", program=argv[0], renew=renew.value, sources=sources)
-        stack.callback(journal.close)
-        watch = stack.enter_context(Watch())
+        record = RunRecord(state / "audit.jsonl", program=argv[0], renew=renew.value, sources=sources)
+        stack.callback(record.close)
+        watch = stack.enter_context(SignalWatch())
         stored = {
-            each.locator: whole(each, request.settings)
-            for each in request.wanted.values()
-            if each.kind not in BAO
+            reference.locator: whole(reference, arguments.settings)
+            for reference in arguments.references.values()
+            if reference.kind not in OPENBAO_KINDS
         }
-        lease = _bao(request.settings, state, stack).lease if request.kinds & BAO else None
-        refreshed = math.inf if renew is Renew.NONE else refresh
-        supply = Supply(request.wanted, stored, lease, refreshed, journal.tell)
-        stack.callback(_revoked, supply, journal)
-        supply.fetch()
-        asked = watch.ending()  # while we read
-        delivery = Delivery(env, supply, renew, stack)
-        journal.status = 128 + asked if asked is not None else attended(argv, delivery, watch)
-        return journal.status
+        needs_openbao = arguments.kinds & OPENBAO_KINDS
+        login = _openbao_client(arguments.settings, state, stack).login if needs_openbao else None
+        interval = math.inf if renew is Renew.NONE else refresh
+        secrets = Secrets(arguments.references, stored, login, interval, record.add)
+        stack.callback(_revoke, secrets, record)
+        secrets.fetch()
+        end_signal = watch.pending_end()  # it may have arrived during the fetch
+        delivery = Delivery(env, secrets, renew, stack)
+        record.status = 128 + end_signal if end_signal is not None else run_child(argv, delivery, watch)
+        return record.status
 
 
-def _revoked(supply: Supply, journal: Journal) -> None:
-    problems = supply.end()
+def _revoke(secrets: Secrets, record: RunRecord) -> None:
+    problems = secrets.revoke()
     for problem in problems:
-        say(f"not known to be revoked, and left to the next run: {problem}")
-    if problems or supply.leased:
-        journal.tell("not revoked" if problems else "revoked", supply.leased)
+        warn(f"not known to be revoked, and left to the next run: {problem}")
+    if problems or secrets.leased_names:
+        record.add("not revoked" if problems else "revoked", secrets.leased_names)
 
 
-def _bao(settings: Mapping[str, str], state: Path, stack: ExitStack) -> Bao:
-    # here, since they need extras that a key in a file does not
-    from agentguard.cli.exec.openbao import Bao, Outbox
+def _openbao_client(settings: Mapping[str, str], state: Path, stack: ExitStack) -> OpenBaoClient:
+    # imported here, since they need an extra that other sources do not need
+    from agentguard.cli.exec.openbao import OpenBaoClient, Outbox
     from agentguard.credentials.openbao.session import OpenBaoSession
     from agentguard.identity.file import FileIdentity
 
     address = settings.get("addr") or settings.get("address") or ""
-    given = Secret(settings["token"]) if settings.get("token") else None
-    if not address or not (given or settings.get("jwtfile")):
+    token = Secret(settings["token"]) if settings.get("token") else None
+    if not address or not (token or settings.get("jwtfile")):
         raise ConfigurationError(
             "OpenBao cannot be reached",
             hint="set BAO_ADDR, and BAO_JWT_FILE, BAO_ROLE, BAO_AUDIENCE to log in with, or BAO_TOKEN",
@@ -151,12 +162,12 @@ def _bao(settings: Mapping[str, str], state: Path, stack: ExitStack) -> Bao:
     stack.callback(session.close)
     outbox = Outbox(state, f"{address} {settings.get('namespace', '')}".strip())
     stack.callback(outbox.close)
-    bao = Bao(session, given, outbox)
-    for id in bao.sweep():
-        say(f"what the run {id} left at OpenBao is not revoked yet")
-    return bao
+    client = OpenBaoClient(session, token, outbox)
+    for id in client.sweep():
+        warn(f"what the run {id} left at OpenBao is not revoked yet")
+    return client
 
 
-def _state(given: Path | None) -> Path:
+def _state_directory(option: Path | None) -> Path:
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return given or Path(home).expanduser() / "agentguard"
+    return option or Path(home).expanduser() / "agentguard"

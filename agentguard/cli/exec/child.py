@@ -1,7 +1,7 @@
-"""A child process that has exactly what it is given, and the signals of a parent that waits for it.
+"""A child process with explicit environment and descriptors, and the signals of its waiting parent.
 
-Signals are not handled but taken, one by one, between which nothing else happens: so whatever
-arrives, what was begun for the child is ended.
+The parent has no signal handlers. It takes signals one by one, at one place in the code. So no signal
+interrupts the parent, and it can always revoke what it got for the child.
 """
 
 from __future__ import annotations
@@ -17,123 +17,123 @@ from contextlib import suppress
 from types import FrameType
 from typing import Self
 
-__all__ = ["Child", "Watch", "conceal"]
+__all__ = ["Child", "SignalWatch", "hide_process"]
 
-ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-_PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_FORWARDED = (*END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
 
 
-def conceal() -> None:
-    """Keep the memory and the environment of this process from others of its user (Linux, until exec)."""
+def hide_process() -> None:
+    """Hide this process's memory and environment from the user's other processes (Linux, until an exec)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-class Watch:
-    """Holds signals back for the length of a ``with`` block, to be taken by `take`.
+class SignalWatch:
+    """Blocks signals during a ``with`` block; `take` takes them one by one.
 
-    A signal that this program was started to ignore, as by nohup, stays ignored. What is not taken is
-    dropped at the end.
+    A signal that this program ignores from its start, such as under nohup, stays ignored. A signal that
+    was not taken is dropped at the end of the block.
     """
 
     def __enter__(self) -> Self:
-        """Hold them back."""
-        heeded = {each for each in _PASSED_ON if signal.getsignal(each) is not signal.SIG_IGN}
-        self._watched = {signal.SIGCHLD, signal.SIGALRM, *heeded}
+        """Block the signals."""
+        forwarded = {number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
+        self._watched = {signal.SIGCHLD, signal.SIGALRM, *forwarded}
         self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._watched)
         # with the default action, some systems drop a SIGCHLD although it is blocked
-        self._former = {each: signal.signal(each, _nothing) for each in self._watched}
+        self._actions = {number: signal.signal(number, _nothing) for number in self._watched}
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Let them through again."""
+        """Drop the signals that were not taken, and unblock them."""
         while signal.sigpending() & self._watched:
             signal.sigwait(self._watched)
-        for number, action in self._former.items():
+        for number, action in self._actions.items():
             signal.signal(number, action)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def take(self, seconds: float | None = None) -> signal.Signals | None:
-        """Wait for a signal; None when *seconds* are over."""
+        """Wait for a signal, for at most *seconds*. Return None after that time."""
         signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else max(seconds, 0.001))
         number = signal.Signals(signal.sigwait(self._watched))
         signal.setitimer(signal.ITIMER_REAL, 0)
         return None if number is signal.SIGALRM else number
 
-    def ending(self) -> signal.Signals | None:
-        """Return a signal that asks us to end and was not taken yet."""
+    def pending_end(self) -> signal.Signals | None:
+        """Return a signal that asks us to end and was not taken yet, or None."""
         pending = signal.sigpending() & self._watched
-        return next((each for each in ENDING if each in pending), None)
+        return next((number for number in END_SIGNALS if number in pending), None)
 
 
 class Child:
-    """A running command: *argv* as it stands, by no shell; *env* and nothing else; our three streams.
+    """A running command: *argv* without a shell, only the variables of *env*, and our standard streams.
 
-    On a terminal it shares our process group, so that what is typed there (Ctrl-C) reaches it once,
-    from the terminal. Elsewhere it has a group of its own, and what is passed on reaches its children
-    too. On Linux it is killed when we are, however that happens; its own children then are not.
+    On a terminal the child is in our process group, so Ctrl-C reaches it once, from the terminal.
+    Otherwise it has its own group, and forwarded signals reach its children too. On Linux the kernel
+    kills the child when this process dies; the child's own children are not killed.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The command cannot be started.
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], descriptors: Sequence[int], watch: Watch
+        self, argv: Sequence[str], env: Mapping[str, str], descriptors: Sequence[int], watch: SignalWatch
     ) -> None:
         self._watch, self._terminal = watch, _terminal()
-        self._child = subprocess.Popen(  # noqa: S603  no shell: what the user gave is what runs
+        self._child = subprocess.Popen(  # noqa: S603  no shell: the user's command runs as it stands
             argv,
             env=env,
             pass_fds=descriptors,
             process_group=None if self._terminal is not None else 0,
-            # safe where threads run: it takes no lock
-            preexec_fn=_prepared(os.getpid(), watch.mask),
+            # safe with threads: the function takes no lock
+            preexec_fn=_preparation(os.getpid(), watch.mask),
         )
 
-    def attend(self, due: Callable[[], float | None], renew: Callable[[], bool]) -> int | None:
-        """Wait for its end, and return its exit status (128 + n for signal n) as a shell would.
+    def wait(self, due: Callable[[], float | None], renew: Callable[[], bool]) -> int | None:
+        """Wait for the child's end, and return its exit status as a shell does (128 + n for signal n).
 
-        *renew* is called when *due*, in seconds from now, is over; if it returns True, that is what
-        this returns None for, and the child still runs.
+        After *due* seconds *renew* is called. If it returns True, this returns None while the child
+        still runs.
         """
         while (status := self._child.poll()) is None:
             number = self._watch.take(due())
             if number is not None:
-                self._pass_on(number)
+                self._forward(number)
             elif renew():
                 return None
         return status if status >= 0 else 128 - status
 
     def stop(self, grace: float) -> int | None:
-        """End it to start another: SIGTERM, and SIGKILL after *grace* seconds.
+        """End the child before a restart: SIGTERM, and SIGKILL after *grace* seconds.
 
-        Returns the status to end with, if meanwhile somebody asked us to end.
+        Return the exit status for this process if a signal asked it to end meanwhile, or else None.
         """
-        asked: signal.Signals | None = None
+        end_signal: signal.Signals | None = None
         self._send(signal.SIGTERM)
-        ends = time.monotonic() + grace
+        deadline = time.monotonic() + grace
         while self._child.poll() is None:
-            if time.monotonic() >= ends:
+            if time.monotonic() >= deadline:
                 self._send(signal.SIGKILL)
                 self._child.wait()
                 break
-            number = self._watch.take(ends - time.monotonic())
-            if number in ENDING:
-                asked = number
-        return None if asked is None else 128 + asked
+            number = self._watch.take(deadline - time.monotonic())
+            if number in END_SIGNALS:
+                end_signal = number
+        return None if end_signal is None else 128 + end_signal
 
     def close(self) -> None:
-        """Let the terminal go, and kill what should not be left when we fail."""
+        """Kill the child if it still runs, and close the terminal."""
         if self._child.poll() is None:
             self._send(signal.SIGKILL)
             self._child.wait()
         if self._terminal is not None:
             os.close(self._terminal)
 
-    def _pass_on(self, number: signal.Signals) -> None:
+    def _forward(self, number: signal.Signals) -> None:
         if number is signal.SIGCHLD or (number in _FROM_TERMINAL and self._in_foreground()):
             return
         self._send(number)
@@ -146,17 +146,17 @@ class Child:
                 self._child.send_signal(number)
 
     def _in_foreground(self) -> bool:
-        """Whether the terminal has sent it, to the child as well."""
+        """Return whether the terminal has sent the signal to the child too."""
         if self._terminal is None:
             return False
         try:
             return os.tcgetpgrp(self._terminal) == os.getpgrp()
-        except OSError:  # it has hung up
+        except OSError:  # the terminal has hung up
             return False
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """Never run: the signal is blocked."""
+    """Do nothing. This is never called, since the signal is blocked."""
 
 
 def _terminal() -> int | None:
@@ -166,11 +166,11 @@ def _terminal() -> int | None:
         return None
 
 
-def _prepared(parent: int, mask: set[signal.Signals | int]) -> Callable[[], None]:
+def _preparation(parent: int, mask: set[signal.Signals | int]) -> Callable[[], None]:
     def prepare() -> None:
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it died before it was asked for
+            if os.getppid() != parent:  # the parent died before the prctl call
                 os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -1,8 +1,8 @@
-"""What one run of a command holds at OpenBao: a login, what was minted with it, and its certain end.
+"""What one run of a command has at OpenBao: a login, its leases, and a record of what must be revoked.
 
-A token of our own is noted in the outbox, sealed, before anything is minted with it; it revokes
-itself, and what was minted ends with it, by whoever finds the note. A token that was given is not
-ours to end: its leases are noted one by one as they are minted.
+Our own token is written to the outbox, sealed, before anything is read with it. The token can revoke
+itself, and its leases end with it; every later run that finds the entry can do so. A token that the
+user passed is not ours to revoke: its leases are written to the outbox one by one.
 """
 
 from __future__ import annotations
@@ -24,192 +24,197 @@ from agentguard.errors import IssueError, TaskNotActive
 from agentguard.model import LiveCredential, Secret
 from agentguard.stores.sqlite import SqliteStore
 
-__all__ = ["Bao", "Leases", "Outbox"]
+__all__ = ["Leases", "OpenBaoClient", "Outbox"]
 
-_SHARE = 2 / 3  # of a lifetime, after which it is extended
+_RENEW_AFTER = 2 / 3  # of a lifetime
 
 
 class Outbox:
-    """Notes, in a directory of this user, of what is to be revoked at *place*."""
+    """What is to be revoked at the OpenBao *address*, in a directory of this user."""
 
-    def __init__(self, directory: Path, place: str) -> None:
+    def __init__(self, directory: Path, address: str) -> None:
         self._store = SqliteStore(directory / "exec.db")
-        self._seal, self._place = SealingKey.from_file(directory / "exec.key"), place
+        self._seal, self._address = SealingKey.from_file(directory / "exec.key"), address
 
-    def note(self, id: str, text: str, expires_at: float) -> None:
-        """Note it, or that it lives longer now.
+    def put(self, id: str, text: str, expires_at: float) -> None:
+        """Write an entry, or replace the one with this id.
 
         Raises:
-            StoreError: It is not noted.
+            StoreError: The entry is not written.
         """
-        held = LiveCredential(
+        entry = LiveCredential(
             call_id=id,
             task_id="exec",
-            broker=f"exec {self._place}",
-            handle=self._seal.seal(text, context=self._place),
+            broker=f"exec {self._address}",
+            handle=self._seal.seal(text, context=self._address),
             expires_at=expires_at,
             owner=owner(),
         )
-        self._store.forget(id)  # a sealed text is another each time
-        with suppress(TaskNotActive):  # it is recorded all the same; a command is no task
-            self._store.track(held)
+        self._store.forget(id)  # the same text has another handle each time
+        with suppress(TaskNotActive):  # the store records it all the same; a command is no task
+            self._store.track(entry)
 
-    def strike(self, id: str) -> None:
-        """Strike it out: it is revoked."""
+    def remove(self, id: str) -> None:
+        """Remove an entry, which is revoked now."""
         self._store.forget(id)
 
     def orphans(self) -> Iterator[tuple[str, str]]:
-        """Yield what processes that are gone have noted, by id."""
-        for held in self._store.live():
-            if held.broker == f"exec {self._place}" and gone(held.owner):
-                text = self._seal.open(held.handle, context=self._place)
+        """Yield id and text of the entries of processes that no longer run."""
+        for entry in self._store.live():
+            if entry.broker == f"exec {self._address}" and gone(entry.owner):
+                text = self._seal.open(entry.handle, context=self._address)
                 if text is not None:
-                    yield held.call_id, text
+                    yield entry.call_id, text
 
     def close(self) -> None:
         """Close the store."""
         self._store.close()
 
 
-class Bao:
-    """OpenBao, as one user of this machine reaches it: by logging in, or with a *token* that was given."""
+class OpenBaoClient:
+    """OpenBao, as this user reaches it: with a login of *session*, or with a *token* that the user passed."""
 
     def __init__(self, session: OpenBaoSession, token: Secret | None, outbox: Outbox) -> None:
         self.session, self.outbox = session, outbox
-        self.given = None if token is None else Login(token, "", math.inf)
+        self.user_login = None if token is None else Login(token, "", math.inf)
 
-    def ask(self, path: str, login: Login, **json: Any) -> Any:
-        """Send what may be sent twice.
+    def post(self, path: str, login: Login, **json: Any) -> Any:
+        """Send a POST that may be repeated.
 
         Raises:
-            IssueError: It was refused, or not answered.
+            IssueError: OpenBao refused or did not answer.
         """
         body = json or None
         return drive(self.session.sync.request("POST", path, login, json=body, repeatable=True))
 
-    def lease(self) -> Leases:
-        """Begin with a login, and nothing minted.
+    def login(self) -> Leases:
+        """Log in, and return the login without leases.
 
         Raises:
-            IssueError: The login was refused.
-            StoreError: It could not be noted; it ends by its expiry, and nothing was minted with it.
+            IssueError: OpenBao refused the login.
+            StoreError: The login could not be written to the outbox. It ends by its expiry, and nothing
+                was read with it.
         """
         return Leases(self)
 
     def sweep(self) -> list[str]:
-        """Revoke what runs that were killed have left; returns the ids of what is still left."""
-        left = []
+        """Revoke what killed runs have left. Return the ids of the entries that could not be revoked."""
+        failed = []
         for id, text in self.outbox.orphans():
             try:
                 self.revoke(text)
-                self.outbox.strike(id)
+                self.outbox.remove(id)
             except IssueError:
-                left.append(id)
-        return left
+                failed.append(id)
+        return failed
 
     def revoke(self, text: str) -> None:
-        """Revoke what a note is for; what has ended already is no error.
+        """Revoke the token or the lease of an entry. One that has ended already is no error.
 
         Raises:
             IssueError: It is not known to be revoked.
         """
-        kind, _, rest = text.partition(" ")
+        kind, _, id = text.partition(" ")
         if kind == "lease":
-            login = self.given or drive(self.session.sync.shared_login())
-            self.ask("sys/leases/revoke", login, lease_id=rest, sync=True)
+            login = self.user_login or drive(self.session.sync.shared_login())
+            self.post("sys/leases/revoke", login, lease_id=id, sync=True)
             return
         try:
-            self.ask("auth/token/revoke-self", Login(Secret(rest), "", 0.0))
-        except RequestRefused as refused:
-            if refused.status != FORBIDDEN:  # which is what OpenBao says to a token that is no more
+            self.post("auth/token/revoke-self", Login(Secret(id), "", 0.0))
+        except RequestRefused as refusal:
+            if refusal.status != FORBIDDEN:  # OpenBao's answer for a token that has ended
                 raise
 
 
 class Leases:
-    """One login and its leases. `due` is when, in seconds since the epoch, they should be extended."""
+    """One login and its leases. `due` says when to extend them, in seconds since the epoch."""
 
-    def __init__(self, bao: Bao) -> None:
-        self._bao, self._id = bao, secrets.token_urlsafe(12)
-        self._lives: dict[str, float] = {}  # what is to be extended, as in a note, and for how many seconds
-        self._ours = bao.given is None
+    def __init__(self, client: OpenBaoClient) -> None:
+        self._client, self._id = client, secrets.token_urlsafe(12)
+        self._lifetimes: dict[str, float] = {}  # seconds, by the text of the entry
+        self._is_our_token = client.user_login is None
         self.due = math.inf
-        self._login = bao.given or drive(bao.session.sync.login())
-        if self._ours:
-            self._live(f"token {self._login.token.reveal()}", self._login.expires_at - time.time())
+        self._login = client.user_login or drive(client.session.sync.login())
+        if self._is_our_token:
+            self._add(f"token {self._login.token.reveal()}", self._login.expires_at - time.time())
 
-    def mint(self, id: str) -> tuple[Secret, bool]:
-        """Read what is at the path; returns also whether it was minted, and ends with this.
+    def read(self, id: str) -> tuple[Secret, bool]:
+        """Read the secret at a path. Return it, and whether it has a lease, which `revoke` ends.
 
         Raises:
-            IssueError: It gave nothing.
-            StoreError: The lease could not be noted; it is known to `end`.
+            IssueError: OpenBao gave no secret.
+            StoreError: The lease could not be written to the outbox; `revoke` knows it.
         """
-        minted = OpenBaoSecret(id, self._bao.session, self._login).read_with_lease()
-        if minted.lease:
-            self._live(f"lease {minted.lease}", minted.seconds)
-        return minted.secret, bool(minted.lease)
+        leased = OpenBaoSecret(id, self._client.session, self._login).read_with_lease()
+        if leased.lease:
+            self._add(f"lease {leased.lease}", leased.seconds)
+        return leased.secret, bool(leased.lease)
 
     def extend(self) -> bool:
-        """Extend all of it; False if something nears the end of what OpenBao allows it.
+        """Extend the login and the leases. Return False if one nears the end of its longest life.
 
         Raises:
             IssueError: OpenBao did not answer.
-            StoreError: It could not be noted.
+            StoreError: An extension could not be written to the outbox.
         """
         self.due = math.inf
-        for text, wanted in self._lives.items():
+        for text, lifetime in self._lifetimes.items():
             try:
-                left = self._renewed(text, wanted)
+                seconds = self._renew(text, lifetime)
             except RequestRefused:
                 return False
-            if left < wanted / 2:
+            if seconds < lifetime / 2:
                 return False
-            self._live(text, wanted, left)
+            self._add(text, lifetime, seconds)
         return True
 
-    def end(self) -> None:
-        """Revoke all of it. What was minted is gone when this returns, if the policy lets us wait for it.
+    def revoke(self) -> None:
+        """Revoke the leases and our own token.
+
+        When this returns, the database has dropped the roles, if the policy lets us wait for that.
 
         Raises:
-            IssueError: Some of it is not known to be revoked; it stays in the outbox.
+            IssueError: Some are not known to be revoked; they stay in the outbox.
         """
-        failed: IssueError | None = None
-        for text in reversed(self._lives):  # the token last: it is what the leases are revoked with
+        failure: IssueError | None = None
+        for text in reversed(self._lifetimes):  # the token last, since it revokes the leases
             try:
                 self._revoke(text)
             except IssueError as error:
-                failed = error
-        if failed is not None:
-            raise failed
+                failure = error
+        if failure is not None:
+            raise failure
 
-    def _live(self, text: str, wanted: float, left: float | None = None) -> None:
-        seconds = wanted if left is None else left
-        self._lives[text] = wanted
-        self.due = min(self.due, time.time() + seconds * _SHARE)
-        if self._noted(text):
-            self._bao.outbox.note(self._note_id(text), text, time.time() + seconds)
+    def _add(self, text: str, lifetime: float, remaining: float | None = None) -> None:
+        seconds = lifetime if remaining is None else remaining
+        self._lifetimes[text] = lifetime
+        self.due = min(self.due, time.time() + seconds * _RENEW_AFTER)
+        if self._has_entry(text):
+            self._client.outbox.put(self._entry_id(text), text, time.time() + seconds)
 
-    def _renewed(self, text: str, wanted: float) -> float:
-        kind, _, rest = text.partition(" ")
+    def _renew(self, text: str, lifetime: float) -> float:
+        kind, _, id = text.partition(" ")
         if kind == "token":
-            answer = self._bao.ask("auth/token/renew-self", self._login)
-            found = (answer.get("auth") or {}).get("lease_duration")
+            answer = self._client.post("auth/token/renew-self", self._login)
+            seconds = (answer.get("auth") or {}).get("lease_duration")
         else:
-            answer = self._bao.ask("sys/leases/renew", self._login, lease_id=rest, increment=int(wanted))
-            found = answer.get("lease_duration")
-        return float(found) if isinstance(found, int) else 0.0
+            increment = int(lifetime)
+            answer = self._client.post("sys/leases/renew", self._login, lease_id=id, increment=increment)
+            seconds = answer.get("lease_duration")
+        return float(seconds) if isinstance(seconds, int) else 0.0
 
     def _revoke(self, text: str) -> None:
-        if self._noted(text):
-            self._bao.revoke(text)
-            self._bao.outbox.strike(self._note_id(text))
+        if self._has_entry(text):
+            self._client.revoke(text)
+            self._client.outbox.remove(self._entry_id(text))
         else:
-            with suppress(RequestRefused):  # no policy for this: it ends with the token
-                self._bao.ask("sys/leases/revoke", self._login, lease_id=text.partition(" ")[2], sync=True)
+            id = text.partition(" ")[2]
+            with suppress(RequestRefused):  # the policy does not permit it: the lease ends with the token
+                self._client.post("sys/leases/revoke", self._login, lease_id=id, sync=True)
 
-    def _noted(self, text: str) -> bool:
-        """Whether it has a note of its own, and does not end with our token."""
-        return not self._ours or text.startswith("token ")
+    def _has_entry(self, text: str) -> bool:
+        """Return whether it has its own entry in the outbox. A lease of our own token ends with the token."""
+        return not self._is_our_token or text.startswith("token ")
 
-    def _note_id(self, text: str) -> str:
-        return f"{self._id}/{[*self._lives].index(text)}"
+    def _entry_id(self, text: str) -> str:
+        return f"{self._id}/{[*self._lifetimes].index(text)}"

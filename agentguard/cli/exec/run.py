@@ -1,4 +1,4 @@
-"""One run of a command: its record, what it is given, and its restarts."""
+"""One run of a command: its audit record, how the child gets the secrets, and its restarts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.audit import JsonLinesAudit
-from agentguard.cli.exec.child import Child, Watch
-from agentguard.cli.exec.secrets import Cell, Supply
+from agentguard.cli.exec.child import Child, SignalWatch
+from agentguard.cli.exec.secrets import SecretFile, Secrets
 from agentguard.errors import ConfigurationError
 
-__all__ = ["Delivery", "Journal", "Renew", "attended", "say"]
+__all__ = ["Delivery", "Renew", "RunRecord", "run_child", "warn"]
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as env and timeout have them
 _GRACE = 5.0
@@ -30,13 +30,14 @@ class Renew(StrEnum):
     NONE = "none"
 
 
-class Journal:
-    """The record of one run: its start, before anything is read, and its end, however it comes.
+class RunRecord:
+    """The audit record of one run: its start, before any secret is read, and its end in every case.
 
-    It names variables and sources, and the program; neither values nor arguments, which may hold some.
+    It names the variables, their sources and the program. It has no values, and no arguments of the
+    program, which may hold secrets.
 
     Raises:
-        AuditError: The record cannot be written, and so nothing may happen; also from each method.
+        AuditError: The record cannot be written, so the run must not go on. Each method may raise it.
     """
 
     def __init__(self, file: Path, **start: Any) -> None:
@@ -45,89 +46,89 @@ class Journal:
         self._audit = JsonLinesAudit(file)
         self._append("started", pid=os.getpid(), uid=os.getuid(), **start)
 
-    def tell(self, what: str, names: Iterable[str]) -> None:
-        """Record what happened to which variables."""
-        self._append(what, secrets=sorted(names))
+    def add(self, event: str, names: Iterable[str]) -> None:
+        """Record an event and the variables that it concerns."""
+        self._append(event, secrets=sorted(names))
 
     def close(self) -> None:
-        """Record the end, with the status, if the child had one."""
+        """Record the end, and the exit status if there is one."""
         try:
             self._append("ended", status=self.status)
         finally:
             self._audit.close()
 
-    def _append(self, what: str, **facts: Any) -> None:
-        self._audit.append({**self._run, "what": what, **facts})
+    def _append(self, event: str, **facts: Any) -> None:
+        self._audit.append({**self._run, "what": event, **facts})
 
 
 class Delivery:
-    """What the child gets of *supply*: variables, or descriptors that are `descriptors`."""
+    """How the child gets *secrets*: in its environment, or in the files with the `descriptors`."""
 
-    def __init__(self, env: Mapping[str, str], supply: Supply, renew: Renew, stack: ExitStack) -> None:
-        self._env, self._supply, self._renew = env, supply, renew
-        self._cells = {name: Cell() for name in supply.values} if renew is Renew.FD else {}
-        for cell in self._cells.values():
-            stack.callback(cell.close)
-        self.descriptors = [cell.descriptor for cell in self._cells.values()]
+    def __init__(self, env: Mapping[str, str], secrets: Secrets, renew: Renew, stack: ExitStack) -> None:
+        self._env, self._secrets, self._renew = env, secrets, renew
+        self._files = {name: SecretFile() for name in secrets.values} if renew is Renew.FD else {}
+        for file in self._files.values():
+            stack.callback(file.close)
+        self.descriptors = [file.descriptor for file in self._files.values()]
 
     def env(self) -> dict[str, str]:
-        """Return the child's environment, with the values as they are now."""
+        """Return the child's environment, with the current values."""
         if self._renew is not Renew.FD:
-            return {**self._env, **{name: value.reveal() for name, value in self._supply.values.items()}}
+            return {**self._env, **{name: value.reveal() for name, value in self._secrets.values.items()}}
         self._fill()
-        places = {name: cell.descriptor for name, cell in self._cells.items()}
+        descriptors = {name: file.descriptor for name, file in self._files.items()}
         return {
             **self._env,
-            **{f"AGENTGUARD_FD_{name}": str(place) for name, place in places.items()},
-            **{f"{name}_FILE": f"/dev/fd/{place}" for name, place in places.items()},
+            **{f"AGENTGUARD_FD_{name}": str(number) for name, number in descriptors.items()},
+            **{f"{name}_FILE": f"/dev/fd/{number}" for name, number in descriptors.items()},
         }
 
-    def renewed(self) -> bool:
-        """Renew what is due; returns whether the child must be started again for it."""
-        if not self._supply.renew():
+    def renew(self) -> bool:
+        """Renew the secrets that are due. Return whether the child must be started again."""
+        if not self._secrets.renew():
             return False
         self._fill()
         return self._renew is Renew.RESTART
 
-    def superseded(self) -> list[str]:
-        """Revoke what the child had before, now that it has ended."""
-        return self._supply.drop()
+    def revoke_superseded(self) -> list[str]:
+        """Revoke the leases of the child that has ended. Return the errors."""
+        return self._secrets.revoke_superseded()
 
     def due(self) -> float | None:
-        """Return in how many seconds something is due, or None."""
-        return self._supply.due()
+        """Return in how many seconds a secret is due, or None for never."""
+        return self._secrets.due()
 
     def _fill(self) -> None:
-        for name, cell in self._cells.items():
-            cell.put(self._supply.values[name])
+        for name, file in self._files.items():
+            file.put(self._secrets.values[name])
 
 
-def attended(argv: list[str], delivery: Delivery, watch: Watch) -> int:
-    """Run the command to its end, through all its restarts, and return its exit status.
+def run_child(argv: list[str], delivery: Delivery, watch: SignalWatch) -> int:
+    """Run the command to its end, with all its restarts, and return its exit status.
 
     Raises:
-        ConfigurationError: An argument or a secret cannot be given to a child.
+        ConfigurationError: An argument or a secret holds a NUL, so no child can get it.
     """
     while True:
         try:
             child = Child(argv, delivery.env(), delivery.descriptors, watch)
         except OSError as error:
-            say(f"{argv[0]}: {error.strerror}")
+            warn(f"{argv[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-        except ValueError:  # its message holds neither
+        except ValueError:  # the message holds no value
             raise ConfigurationError("an argument or a secret holds a NUL, which no child can get") from None
         try:
-            status = child.attend(delivery.due, delivery.renewed)
+            status = child.wait(delivery.due, delivery.renew)
             if status is None:
                 status = child.stop(_GRACE)
         finally:
             child.close()
         if status is not None:
             return status
-        for problem in delivery.superseded():
-            say(f"not known to be revoked yet: {problem}")
+        for problem in delivery.revoke_superseded():
+            warn(f"not known to be revoked yet: {problem}")
 
 
-def say(text: str) -> None:
-    """Write a line to stderr: stdout is the child's."""
+def warn(text: str) -> None:
+    """Write a line to stderr; stdout belongs to the child."""
     print(f"agentguard: {text}", file=sys.stderr, flush=True)

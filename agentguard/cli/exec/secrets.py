@@ -1,4 +1,4 @@
-"""The secrets of one run: read once each, kept alive while the child lives, ended with it."""
+"""The secrets of one run: each is read once, renewed while the child lives, and revoked at its end."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from agentguard.credentials.sources import Reference, SecretSource, pick
 from agentguard.errors import IssueError, StoreError
 from agentguard.model import Secret
 
-if TYPE_CHECKING:  # it needs extras that a key in a file does not
+if TYPE_CHECKING:  # it needs an extra that other sources do not need
     from agentguard.cli.exec.openbao import Leases
 
-__all__ = ["Cell", "Supply"]
+__all__ = ["SecretFile", "Secrets"]
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  what is made there has no name by the time that it holds a secret
-_AGAIN = 5.0  # seconds after which a renewal that failed is tried again
+_MEMORY = Path("/dev/shm")  # noqa: S108  a file made there loses its name before it holds a secret
+_RETRY_AFTER = 5.0  # seconds after a failed renewal
 
 
-class Cell:
-    """A secret in a private file that has no name any more, in memory where the system has a place for it.
+class SecretFile:
+    """A secret in a private file without a name, in memory if the system has a place for that.
 
-    The child gets `descriptor`, which can only be read. It holds the secret and nothing else. It is
-    written under an exclusive `flock`; who reads from its start under a shared one never sees half.
+    The child gets `descriptor`, which is read-only. The file holds the secret and nothing else. It is
+    written under an exclusive `flock`. A reader that reads from the start under a shared lock never
+    sees half a secret.
     """
 
     def __init__(self) -> None:
-        place = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
-        self._writable, name = tempfile.mkstemp(dir=place, prefix="agentguard-")
+        directory = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
+        self._writable, name = tempfile.mkstemp(dir=directory, prefix="agentguard-")
         try:
             self.descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.unlink(name)
 
     def put(self, secret: Secret) -> None:
-        """Replace what it holds; a reader that keeps its lock is waited for a second, and no longer."""
+        """Replace the secret. Wait one second for a reader that holds its lock, and no longer."""
         for _ in range(100):
             try:
                 fcntl.flock(self._writable, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,44 +55,43 @@ class Cell:
             fcntl.flock(self._writable, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the file; it then no longer exists."""
         os.close(self._writable)
         os.close(self.descriptor)
 
 
-class Supply:
-    """The secrets that *wanted* names, by the names of their variables, in `values`.
+class Secrets:
+    """The values of *references*, by the names of their variables, in `values`.
 
-    Those of one place are read once, and so belong together: a username and its password. *stored*
-    has the sources by `Reference.locator`; what is not in it comes from a login that *lease*
-    makes. *refresh* is after how
-    many seconds what is stored is read again; infinity is never. *tell* is told what happened to
-    which variables.
+    Parts of one secret are read together, so a username fits its password. *stored* has the sources
+    by `Reference.locator`. A reference without a source there is read at OpenBao, with a login that
+    *login* makes. A stored secret is read again after *refresh* seconds; infinity means never.
+    *record* is called with what happened and the names of the variables.
     """
 
     def __init__(
         self,
-        wanted: Mapping[str, Reference],
+        references: Mapping[str, Reference],
         stored: Mapping[str, SecretSource],
-        lease: Callable[[], Leases] | None,
+        login: Callable[[], Leases] | None,
         refresh: float,
-        tell: Callable[[str, Iterable[str]], None],
+        record: Callable[[str, Iterable[str]], None],
     ) -> None:
         self.values: dict[str, Secret] = {}
-        self._wanted, self._stored, self._lease, self._tell = wanted, stored, lease, tell
+        self._references, self._stored, self._login, self._record = references, stored, login, record
         self._refresh, self._read_at = refresh, math.inf
         self._leases: list[Leases] = []  # the last is in use, those before it are superseded
-        self._minted: set[str] = set()
+        self._leased: set[str] = set()  # locators of secrets with a lease
         self._not_before = 0.0
 
     def fetch(self) -> None:
-        """Read all of them.
+        """Read all secrets.
 
         Raises:
-            IssueError: One of them cannot be had.
-            StoreError: What was minted cannot be noted.
+            IssueError: One of them cannot be read.
+            StoreError: A lease could not be noted.
         """
-        self._take(set(self._wanted.values()))
+        self._read(set(self._references.values()))
 
     def due(self) -> float | None:
         """Return in how many seconds `renew` has something to do, or None for never."""
@@ -99,82 +99,87 @@ class Supply:
         return None if at == math.inf else max(0.0, at - time.time())
 
     def renew(self) -> bool:
-        """Extend, replace or read again what is due; returns whether a value is now another."""
+        """Extend, replace or read again the secrets that are due. Return whether a value has changed."""
         if (self.due() or 0.0) > 0:
             return False
         before = dict(self.values)
         try:
             self._renew()
         except (IssueError, StoreError) as error:
-            self._not_before = time.time() + _AGAIN
-            self._tell(f"not renewed: {error}", self._wanted)
+            self._not_before = time.time() + _RETRY_AFTER
+            self._record(f"not renewed: {error}", self._references)
         changed = [name for name, value in self.values.items() if value.reveal() != before[name].reveal()]
         if changed:
-            self._tell("replaced", changed)
+            self._record("replaced", changed)
         return bool(changed)
 
     @property
-    def leased(self) -> list[str]:
-        """The variables whose values are minted, and end with the child."""
-        return [name for name, each in self._wanted.items() if each.locator in self._minted]
+    def leased_names(self) -> list[str]:
+        """The variables whose values have a lease, which ends with the child."""
+        return [name for name, reference in self._references.items() if reference.locator in self._leased]
 
-    def drop(self) -> list[str]:
-        """Revoke what is superseded; returns what went wrong, and is left to the outbox."""
-        return self._end(self._leases[:-1])
+    def revoke_superseded(self) -> list[str]:
+        """Revoke the leases that are no longer in use. Return the errors; the outbox keeps what failed."""
+        return self._revoke(self._leases[:-1])
 
-    def end(self) -> list[str]:
-        """Revoke all of it; returns what went wrong, and is left to the outbox."""
-        return self._end(list(self._leases))
+    def revoke(self) -> list[str]:
+        """Revoke all leases. Return the errors; the outbox keeps what failed."""
+        return self._revoke(list(self._leases))
 
     def _renew(self) -> None:
         now = time.time()
+        references = set(self._references.values())
         if self._leases and self._leases[-1].due <= now:
-            minted = {each for each in self._wanted.values() if each.locator in self._minted}
+            leased = {reference for reference in references if reference.locator in self._leased}
             if self._leases[-1].extend():
-                self._tell("extended", self.leased)
+                self._record("extended", self.leased_names)
             else:
-                self._take(minted)
-                self._end(self._leases[:-2])  # the last but one may still be in use
+                self._read(leased)
+                self._revoke(self._leases[:-2])  # the last but one may still be in use
         if self._read_at <= now:
-            self._take({each for each in self._wanted.values() if each.locator not in self._minted})
+            self._read({reference for reference in references if reference.locator not in self._leased})
 
-    def _take(self, references: set[Reference]) -> None:
-        wholes = {each.locator: Secret("") for each in references}
-        ids = {each.locator: each.id for each in references if each.locator not in self._stored}
-        for origin in wholes.keys() - ids.keys():
-            wholes[origin] = self._stored[origin].read()
+    def _read(self, references: set[Reference]) -> None:
+        wholes = {reference.locator: Secret("") for reference in references}
+        ids = {
+            reference.locator: reference.id
+            for reference in references
+            if reference.locator not in self._stored
+        }
+        for locator in wholes.keys() - ids.keys():
+            wholes[locator] = self._stored[locator].read()
         if ids:
-            wholes |= self._from_bao(ids)
-        for name, each in self._wanted.items():
-            if each in references:
-                whole = wholes[each.locator]
-                self.values[name] = whole if each.path is None else pick(whole, each.path, str(each))
-        if any(origin not in self._minted for origin in wholes):
+            wholes |= self._read_at_openbao(ids)
+        for name, reference in self._references.items():
+            if reference in references:
+                whole, path = wholes[reference.locator], reference.path
+                self.values[name] = whole if path is None else pick(whole, path, str(reference))
+        if any(locator not in self._leased for locator in wholes):
             self._read_at = time.time() + self._refresh
 
-    def _from_bao(self, ids: Mapping[str, str]) -> dict[str, Secret]:
-        assert self._lease is not None  # noqa: S101  whoever wants it has configured it
-        leases = self._lease()
-        self._leases.append(leases)  # from here on `end` knows it
+    def _read_at_openbao(self, ids: Mapping[str, str]) -> dict[str, Secret]:
+        assert self._login is not None  # noqa: S101  `command` passes it if a reference is OpenBao's
+        leases = self._login()
+        self._leases.append(leases)  # from here on `revoke` knows it
         wholes = {}
         try:
-            for origin, id in ids.items():
-                wholes[origin], minted = leases.mint(id)
-                if minted:
-                    self._minted.add(origin)
+            for locator, id in ids.items():
+                wholes[locator], is_leased = leases.read(id)
+                if is_leased:
+                    self._leased.add(locator)
         except BaseException:
-            self._end([leases])
+            self._revoke([leases])
             raise
-        if self._minted.isdisjoint(ids):  # a login that only read is over
-            self._end([leases])
+        if self._leased.isdisjoint(ids):  # a login that only read stored secrets is not needed any more
+            self._revoke([leases])
         return wholes
 
-    def _end(self, over: list[Leases]) -> list[str]:
+    def _revoke(self, several: list[Leases]) -> list[str]:
         problems = []
-        for each in over:
+        for leases in several:
             try:
-                each.end()
+                leases.revoke()
             except (IssueError, StoreError) as error:
                 problems.append(str(error))
-            self._leases.remove(each)
+            self._leases.remove(leases)
         return problems
