@@ -42,7 +42,7 @@ from agentguard.cli import exec as execute
 main = typer.Typer()
 main.callback()(lambda: None)
 settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-main.command("exec", cls=execute.Divided, context_settings=settings)(execute.command)
+main.command("exec", cls=execute.SplitCommand, context_settings=settings)(execute.command)
 del sys.argv[1]
 main()
 """
