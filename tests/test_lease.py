@@ -17,8 +17,8 @@ DATABASE = Resource(name="reports-db")
 
 
 @contextmanager
-def opened(held: Credential) -> Iterator[Lease]:
-    lease = Lease("read_report", DATABASE, held)
+def opened(secret: Credential) -> Iterator[Lease]:
+    lease = Lease("read_report", DATABASE, secret)
     token = lease.open()
     try:
         yield lease

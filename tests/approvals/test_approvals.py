@@ -109,11 +109,11 @@ class Runner:
     def __init__(self, agent: Any, config: RunnableConfig, mode: str) -> None:
         self.agent, self.config, self.mode = agent, config, mode
 
-    def go(self, given: Any) -> dict[str, Any]:
+    def go(self, message: Any) -> dict[str, Any]:
         if self.mode == "sync":
-            result = self.agent.invoke(given, self.config)
+            result = self.agent.invoke(message, self.config)
         else:
-            result = asyncio.run(self.agent.ainvoke(given, self.config))
+            result = asyncio.run(self.agent.ainvoke(message, self.config))
         return dict(result)
 
 
@@ -247,20 +247,25 @@ def test_an_approval_expires(shop: Shop, mode: str) -> None:
 @pytest.mark.promise("approval-for-one-call")
 def test_an_answer_is_for_what_was_shown_and_comes_once(shop: Shop, mode: str) -> None:
     _, result = started(shop, mode)
-    shown = waiting(result)[0].value
-    for forged in ({**shown, "digest": "x"}, {**shown, "tool": "get"}, {**shown, "approval_id": "y"}, {}):
+    request = waiting(result)[0].value
+    for forged in (
+        {**request, "digest": "x"},
+        {**request, "tool": "get"},
+        {**request, "approval_id": "y"},
+        {},
+    ):
         with pytest.raises(ApprovalError):
             shop.guard.answer(forged, approved=True, approver="eve")
-    shop.guard.answer(shown, approved=False, approver="carol")
+    shop.guard.answer(request, approved=False, approver="carol")
     with pytest.raises(ApprovalError):
-        shop.guard.answer(shown, approved=True, approver="eve")
+        shop.guard.answer(request, approved=True, approver="eve")
 
 
 def test_of_two_that_wait_the_approved_one_runs_and_the_other_goes_on_waiting(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode, ("bob", "c1"), ("eve", "c2"))
-    asked = {i.value["arguments"]["to"]: i for i in waiting(result)}
-    resume = shop.guard.answer(asked["bob"].value, approved=True, approver="carol")
-    result = runner.go(Command(resume={asked["bob"].id: resume}))
+    interrupts = {i.value["arguments"]["to"]: i for i in waiting(result)}
+    resume = shop.guard.answer(interrupts["bob"].value, approved=True, approver="carol")
+    result = runner.go(Command(resume={interrupts["bob"].id: resume}))
     assert shop.paid == ["bob"]
     (still,) = waiting(result)
     refusal = shop.guard.answer(still.value, approved=False, approver="carol")
@@ -271,9 +276,9 @@ def test_of_two_that_wait_the_approved_one_runs_and_the_other_goes_on_waiting(sh
 @pytest.mark.promise("only-the-store-approves")
 def test_an_answer_that_reaches_the_wrong_call_approves_nothing(shop: Shop, mode: str) -> None:
     runner, result = started(shop, mode, ("bob", "c1"), ("eve", "c2"))
-    asked = {i.value["arguments"]["to"]: i for i in waiting(result)}
-    resume = shop.guard.answer(asked["bob"].value, approved=True, approver="carol")
-    runner.go(Command(resume={asked["eve"].id: resume}))
+    interrupts = {i.value["arguments"]["to"]: i for i in waiting(result)}
+    resume = shop.guard.answer(interrupts["bob"].value, approved=True, approver="carol")
+    runner.go(Command(resume={interrupts["eve"].id: resume}))
     assert "eve" not in shop.paid
 
 
@@ -390,19 +395,19 @@ def _cells(database: sqlite3.Connection) -> Iterator[bytes]:
 
 
 @pytest.mark.promise("changed-rules-void-answer")
-@pytest.mark.parametrize("told", [True, False], ids=["in the decision", "by the policy alone"])
-def test_rules_that_change_while_a_person_thinks_void_the_answer(told: bool) -> None:
+@pytest.mark.parametrize("in_decision", [True, False], ids=["in the decision", "by the policy alone"])
+def test_rules_that_change_while_a_person_thinks_void_the_answer(in_decision: bool) -> None:
     class Versioned(Asking):
         def decide(self, request: AccessRequest) -> Decision:
-            return replace(super().decide(request), policy_version=rules[-1] if told else "")
+            return replace(super().decide(request), policy_version=rules[-1] if in_decision else "")
 
     def approve(_request: AccessRequest) -> bool:
         rules.append("2")
-        policy.version = "always the same" if told else "2"
+        policy.version = "always the same" if in_decision else "2"
         return True
 
     rules, policy, log, paid = ["1"], Versioned(), Log(), list[str]()
-    policy.version = "always the same" if told else "1"
+    policy.version = "always the same" if in_decision else "1"
     guard = Guard(
         catalog=Catalog([ToolSpec(name="pay", path=ToolPath.ESCALATION)]),
         policy=policy,

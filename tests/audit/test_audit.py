@@ -34,11 +34,11 @@ class TestJsonLinesAudit(AuditContract):
     @pytest.fixture(autouse=True)
     def _directory(self, tmp_path: Path) -> None:
         self.directory = tmp_path
-        self.made = 0
+        self.count = 0
 
     def make(self) -> JsonLinesAudit:
-        self.made += 1
-        return JsonLinesAudit(self.directory / f"{self.made}.jsonl")
+        self.count += 1
+        return JsonLinesAudit(self.directory / f"{self.count}.jsonl")
 
 
 class TestRecordingAudit(AuditContract):
@@ -175,11 +175,11 @@ def test_a_cut_end_is_found_by_a_head_that_was_kept_and_only_so(lines: Lines, au
 
 def test_a_chain_written_anew_is_found_by_a_head_that_was_kept(tmp_path: Path, audit: JsonLinesAudit) -> None:
     audit.append({"event": "real"})
-    other = JsonLinesAudit(tmp_path / "other")
-    other.append({"event": "forged"})
-    with other.path.open("rb") as file:
+    forgery = JsonLinesAudit(tmp_path / "other")
+    forgery.append({"event": "forged"})
+    with forgery.path.open("rb") as file:
         assert found(verify(file, audit.head())) == [(1, "cut")]
-    other.close()
+    forgery.close()
 
 
 @pytest.mark.parametrize("text", ["", "1", "1:ab", "x:" + "0" * 64, "1:" + "0" * 64 + "\n", "-1:" + "0" * 64])
@@ -204,8 +204,8 @@ def test_every_way_to_tear_the_last_line_is_torn_and_no_tampering(lines: Lines, 
             report = verify(file)
         assert report.sound, (length, report)
         assert report.torn == [8]
-        kept = [record["event"] for record in audit.records()][7 if length < len(lines[-1]) - 1 else 8 :]
-        assert kept == ["torn", "next", "after"]
+        events = [record["event"] for record in audit.records()][7 if length < len(lines[-1]) - 1 else 8 :]
+        assert events == ["torn", "next", "after"]
 
 
 def test_a_last_line_that_is_whole_but_no_record_is_not_torn(lines: Lines) -> None:
@@ -341,8 +341,8 @@ async def test_appends_that_were_abandoned_keep_the_chain_and_the_order(
 
 def _write(path: Path, name: str, number: int) -> None:
     audit = JsonLinesAudit(path)
-    for each in range(number):
-        audit.append({"task": name, "number": each})
+    for index in range(number):
+        audit.append({"task": name, "number": index})
     audit.close()
 
 
@@ -394,14 +394,14 @@ def test_a_log_that_was_killed_in_the_middle_goes_on(path: Path) -> None:
         "    print(number, flush=True)\n"
         "    number += 1\n"
     )
-    seen = -1
+    acknowledged = -1
     for delay in (0.0, 0.01):
         writer = subprocess.Popen(
             [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         for _ in range(20):
-            seen = int(writer.stdout.readline())
+            acknowledged = int(writer.stdout.readline())
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -411,6 +411,6 @@ def test_a_log_that_was_killed_in_the_middle_goes_on(path: Path) -> None:
     with path.open("rb") as file:
         assert verify(file).sound
     numbers = [record["number"] for record in audit.records() if record.get("event") != "torn"]
-    assert numbers.count(seen) == 2, "what was acknowledged is there, from both runs"
+    assert numbers.count(acknowledged) == 2, "what was acknowledged is there, from both runs"
     assert numbers[-1] == "after"
     audit.close()

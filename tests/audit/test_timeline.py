@@ -18,8 +18,8 @@ def decision(second: int, call: str, **facts: Any) -> dict[str, Any]:
 
 
 def outcome(call: str, seconds: float = 0.5, **facts: Any) -> dict[str, Any]:
-    ended = {"event": "outcome", "call": call, "outcome": "done", "credential": call, "revoked": True}
-    return ended | {"seconds": seconds, "task": "t", "lineage": []} | facts
+    end = {"event": "outcome", "call": call, "outcome": "done", "credential": call, "revoked": True}
+    return end | {"seconds": seconds, "task": "t", "lineage": []} | facts
 
 
 def ended(cause: str, lineage: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_each_call_has_a_line_with_what_came_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "said", "summed"),
+    ("records", "life", "total"),
     [
         ([], "kept for its task", "0 of 1"),
         ([{"event": "task", "task": "t", "unrevoked": 0, "cause": "completed"}], "ms", "1 of 1"),
@@ -58,13 +58,13 @@ def test_each_call_has_a_line_with_what_came_of_it() -> None:
     ],
 )
 def test_a_credential_that_serves_a_task_is_revoked_with_it(
-    after: list[dict[str, Any]], said: str, summed: str
+    records: list[dict[str, Any]], life: str, total: str
 ) -> None:
     end = {**outcome("1", revoked=False), "task": "t", "kept": True}
-    timeline = Timeline([decision(0, "1"), end, *after])
-    assert timeline.steps[0].lived.endswith(said)
-    assert f"{summed} credentials revoked" in timeline._repr_html_()
-    assert ("<b style='color:#e5534b'>" in timeline._repr_html_()) is (said == "NOT REVOKED")
+    timeline = Timeline([decision(0, "1"), end, *records])
+    assert timeline.steps[0].lived.endswith(life)
+    assert f"{total} credentials revoked" in timeline._repr_html_()
+    assert ("<b style='color:#e5534b'>" in timeline._repr_html_()) is (life == "NOT REVOKED")
 
 
 @pytest.mark.promise("timeline-as-text")

@@ -99,23 +99,23 @@ class World:
             tracer_provider=self.spans.tracer_provider,
         )
         stack.callback(self.guard.close)
-        made = [*returning(self.held), *telling(), calling(self.server.origin)]
-        self.tools = [classified(each, path="write", resource="orders") for each in made]
+        functions = [*returning(self.held), *telling(), calling(self.server.origin)]
+        self.tools = [classified(function, path="write", resource="orders") for function in functions]
         self.recorder, self.tracer, self.log = Recorder(), Tracer(), LogSink()
         self.seen: list[str] = []
         self.config: Any = {"callbacks": [self.recorder, self.tracer], "configurable": {"thread_id": "t"}}
 
     def secrets(self) -> list[str]:
-        found = [secret for issuer in self.issuers.values() for secret in issuer.secrets()]
-        assert len(found) > 2 * 3 * 4, "nothing was minted"
-        return found
+        secrets = [secret for issuer in self.issuers.values() for secret in issuer.secrets()]
+        assert len(secrets) > 2 * 3 * 4, "nothing was minted"
+        return secrets
 
     def agent(self, way: str, names: list[str], saver: Any) -> Any:
-        chosen = [each for each in self.tools if each.name in names]
+        tools = [tool for tool in self.tools if tool.name in names]
         wrapped = way == "wrap"
         return create_agent(
             scripted(*(tool_call(name, f"call-{name}") for name in names)),
-            self.guard.wrap(chosen) if wrapped else chosen,
+            self.guard.wrap(tools) if wrapped else tools,
             middleware=[] if wrapped else [self.guard.middleware()],
             state_schema=State,
             checkpointer=saver,
@@ -137,12 +137,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     with ExitStack() as stack:
-        made = World(tmp_path, stack)
+        world = World(tmp_path, stack)
         root = logging.getLogger()
         monkeypatch.setattr(root, "level", logging.DEBUG)
-        root.addHandler(made.log)
-        stack.callback(root.removeHandler, made.log)
-        yield made
+        root.addHandler(world.log)
+        stack.callback(root.removeHandler, world.log)
+        yield world
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
 
 
 def assert_no_secret(sinks: dict[str, str], secrets: list[str]) -> None:
-    held = [name for name, text in sinks.items() if any(secret in text for secret in secrets)]
-    assert not held, f"a secret is in {held}"
+    leaks = [name for name, text in sinks.items() if any(secret in text for secret in secrets)]
+    assert not leaks, f"a secret is in {leaks}"
 
 
 QUIET = ["value", "artifact", "command", "handled", "logged", "streamed", "worded", "called"]
@@ -229,10 +229,10 @@ async def test_the_memory_checkpoint_and_the_messages_hold_no_credential(
     }
     assert_no_secret(sinks, world.secrets())
     assert all(CANARY in text for text in sinks.values())
-    shown = {message.name: message for message in result["messages"] if message.type == "tool"}
-    assert set(shown) - {None} >= {"value", "artifact", "handled", "logged", "called"}
+    messages = {message.name: message for message in result["messages"] if message.type == "tool"}
+    assert set(messages) - {None} >= {"value", "artifact", "handled", "logged", "called"}
     for name in ("value", "artifact", "handled", "called"):
-        assert "[redacted]" in shown[name].content
+        assert "[redacted]" in messages[name].content
 
 
 @pytest.mark.promise("no-secret-in-exceptions")
@@ -271,11 +271,11 @@ async def test_nothing_that_an_application_holds_shows_a_credential(
         lease, (permit, *judged) = world.held
         minted = world.issuers[None, ToolPath.WRITE].minted
         wrapped = world.guard.wrap(classified(value_alone(), path="read"))
-        held = [world.guard, world.guard.enforcement, task, task.timeline(), world.guard.middleware()]
-        held += [lease, permit, permit.call, permit.grant, *judged, *minted, *(m.headers for m in minted)]
-        held += [*world.issuers.values(), *wrapped, wrapped[0].gate, *world.guard.callbacks()]
-        held += [agentguard.auth("orders"), list(held)]
-        texts = {f"{type(each).__name__} {n}": "\n".join(shown(each)) for n, each in enumerate(held)}
+        objects = [world.guard, world.guard.enforcement, task, task.timeline(), world.guard.middleware()]
+        objects += [lease, permit, permit.call, permit.grant, *judged, *minted, *(m.headers for m in minted)]
+        objects += [*world.issuers.values(), *wrapped, wrapped[0].gate, *world.guard.callbacks()]
+        objects += [agentguard.auth("orders"), list(objects)]
+        texts = {f"{type(value).__name__} {n}": "\n".join(shown(value)) for n, value in enumerate(objects)}
     texts["while it was live"] = "\n".join(while_live)
     assert len(while_live) > 20
     assert_no_secret(texts, world.secrets())
@@ -291,11 +291,11 @@ def looking(world: World, texts: list[str]) -> BaseTool:
     def look() -> str:
         """Write out all that there is to see while the credential is alive."""
         credential = world.issuers[None, ToolPath.WRITE].minted[-1]
-        found = running.get()
-        assert found is not None
+        call = running.get()
+        assert call is not None
         lease = agentguard.credential("orders")
-        for each in (lease, found, found[0], credential, credential.headers):
-            texts.extend(shown(each))
+        for value in (lease, call, call[0], credential, credential.headers):
+            texts.extend(shown(value))
         return "seen"
 
     return look

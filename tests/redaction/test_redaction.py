@@ -77,23 +77,23 @@ class Outer(BaseModel):
 
 def shows(root: object) -> bool:
     """Whether the secret can be reached, looked for by the garbage collector's own references."""
-    todo, seen = [root], {id(root): root}
+    todo, visited = [root], {id(root): root}
     while todo:
         value = todo.pop()
         text = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else str(value)
         if SECRET in (text if isinstance(text, str) else text.decode()) or SECRET in repr(value):
             return True
         for part in gc.get_referents(value):
-            if id(part) not in seen and not isinstance(part, UNSEEN):
-                seen[id(part)] = part
+            if id(part) not in visited and not isinstance(part, UNSEEN):
+                visited[id(part)] = part
                 todo.append(part)
     return False
 
 
 def inner() -> Inner:
-    made = Inner(token=SECRET, extra=f"Bearer {SECRET}")  # type: ignore[call-arg]  # an extra field
-    made._private = SECRET
-    return made
+    model = Inner(token=SECRET, extra=f"Bearer {SECRET}")  # type: ignore[call-arg]  # an extra field
+    model._private = SECRET
+    return model
 
 
 HOLDING: dict[str, Any] = {

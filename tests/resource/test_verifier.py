@@ -248,8 +248,8 @@ def test_a_token_with_other_claims_is_refused(changes: dict[str, Any]) -> None:
 def test_a_token_for_two_calls_is_refused() -> None:
     detail = ISSUERS[ToolPath.READ]._claims(GRANT, NOW)["authorization_details"][0]
     assert refused(minted({"authorization_details": [detail, detail]})) == ("invalid_token", 401)
-    other = {"type": "payment_initiation"}
-    assert verify(minted({"authorization_details": [other, detail]})).id == "call-1"
+    payment = {"type": "payment_initiation"}
+    assert verify(minted({"authorization_details": [payment, detail]})).id == "call-1"
 
 
 def test_the_same_token_with_a_single_audience_in_a_list_is_believed() -> None:
@@ -314,11 +314,11 @@ class Recording:
     """A store that answers what it is told to, and notes what it was asked."""
 
     def __init__(self, known: Any = False, remember: Any = True) -> None:
-        self.answers, self.asked = {"known": known, "remember": remember}, list[str]()
+        self.answers, self.keys = {"known": known, "remember": remember}, list[str]()
         self.until = 0.0
 
     def _answer(self, name: str, key: str) -> Any:
-        self.asked.append(key)
+        self.keys.append(key)
         answer = self.answers[name]
         if isinstance(answer, Exception):
             raise answer
@@ -357,12 +357,12 @@ def test_the_store_is_asked_by_issuer_and_jti_and_only_for_what_was_signed() -> 
     ):
         refused(bad, at)
     refused(headers, at, arguments={})
-    assert store.asked == []
+    assert store.keys == []
     claims = verify(headers, at)
-    assert store.asked[0] == revocation_key(ISSUER, "call-1")
-    assert store.asked[1].startswith(f"dpop:{claims.thumbprint}:")
-    assert headers["Authorization"][5:] not in str(store.asked)
-    assert len(store.asked) == 2
+    assert store.keys[0] == revocation_key(ISSUER, "call-1")
+    assert store.keys[1].startswith(f"dpop:{claims.thumbprint}:")
+    assert headers["Authorization"][5:] not in str(store.keys)
+    assert len(store.keys) == 2
 
 
 def test_a_required_nonce_is_asked_for() -> None:
@@ -535,8 +535,8 @@ def test_signed_claims_of_whatever_shape_raise_nothing_but_a_refusal(changes: di
 
 
 def test_a_grant_of_another_resource_has_another_audience() -> None:
-    other = replace(GRANT, resource=Resource(name="payments", origins=("https://api.example",)))
-    assert refused(presented(other)) == ("invalid_token", 401)
+    grant = replace(GRANT, resource=Resource(name="payments", origins=("https://api.example",)))
+    assert refused(presented(grant)) == ("invalid_token", 401)
 
 
 # an issuer of another make: its keys name no path, its tokens may be opaque
@@ -544,7 +544,7 @@ def test_a_grant_of_another_resource_has_another_audience() -> None:
 
 def unpinned(*issuers: LocalIssuer) -> dict[str, Any]:
     """Publish keys as another issuer does: without a path, and beside keys for other purposes."""
-    keys = [{k: v for k, v in each.public_jwk.items() if k != "agentguard_path"} for each in issuers]
+    keys = [{k: v for k, v in issuer.public_jwk.items() if k != "agentguard_path"} for issuer in issuers]
     return {"keys": [*keys, {"kty": "RSA", "kid": "rsa", "n": "AQAB", "e": "AQAB"}, {"kty": "EC"}]}
 
 
@@ -587,8 +587,8 @@ SAID = {
 }
 
 
-def opaque(said: Mapping[str, Any] = SAID, **changes: Any) -> Verifier:
-    source = introspection(lambda _: httpx.Response(200, json=dict(said)))
+def opaque(answer: Mapping[str, Any] = SAID, **changes: Any) -> Verifier:
+    source = introspection(lambda _: httpx.Response(200, json=dict(answer)))
     options = {"keys": {"keys": []}, "by_audience": [ToolPath.READ], "opaque": True, "introspection": source}
     return verifier(**(options | changes))
 
@@ -633,11 +633,11 @@ def test_an_opaque_token_is_what_its_issuer_says() -> None:
 async def test_an_opaque_token_of_which_anything_else_is_said_is_refused(
     changes: dict[str, Any], error: str
 ) -> None:
-    said = {name: value for name, value in (SAID | changes).items() if value is not ...}
-    assert refused(opaquely(), opaque(said))[0] == error
+    answer = {name: value for name, value in (SAID | changes).items() if value is not ...}
+    assert refused(opaquely(), opaque(answer))[0] == error
     call: Any = {"path": ToolPath.READ, "scope": "orders:read", "tool": "get_order", "arguments": ARGS}
     with pytest.raises(VerificationError) as caught:
-        await opaque(said).averify("GET", URL, opaquely(), **call)
+        await opaque(answer).averify("GET", URL, opaquely(), **call)
     assert caught.value.error == error
 
 
@@ -645,10 +645,10 @@ def test_an_opaque_token_is_asked_about_only_where_it_is_said_and_as_it_is_spell
     with pytest.raises(ConfigurationError, match="introspection"):
         opaque(introspection=None)
     assert refused(opaquely(), opaque(opaque=False)) == ("invalid_token", 401)
-    asked = introspection(lambda _: pytest.fail("it was asked"))
+    unused = introspection(lambda _: pytest.fail("it was asked"))
     for token in ("", "töken", "to ken", "x" * 20_000, "a=b"):
-        assert refused(opaquely(token), opaque(introspection=asked)) == ("invalid_token", 401)
-    assert refused(opaquely(), opaque(introspection=asked), path=ToolPath.WRITE) == ("invalid_token", 401)
+        assert refused(opaquely(token), opaque(introspection=unused)) == ("invalid_token", 401)
+    assert refused(opaquely(), opaque(introspection=unused), path=ToolPath.WRITE) == ("invalid_token", 401)
 
 
 def test_a_jwt_is_verified_also_where_opaque_tokens_are_taken() -> None:
@@ -658,16 +658,16 @@ def test_a_jwt_is_verified_also_where_opaque_tokens_are_taken() -> None:
 
 
 def test_a_resource_may_prove_itself_by_an_assertion_for_each_question() -> None:
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(200, json=SAID)
 
-    made = iter([({"client_assertion": "one"}, {"X-Header": "a"}), ({"client_assertion": "two"}, {})])
+    assertions = iter([({"client_assertion": "one"}, {"X-Header": "a"}), ({"client_assertion": "two"}, {})])
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    source = Introspection("https://as.example/introspect", client, proof=lambda: next(made))
+    source = Introspection("https://as.example/introspect", client, proof=lambda: next(assertions))
     for _ in range(2):
         assert source.claims("x") == SAID
-    assert [request.content.decode().rpartition("=")[2] for request in asked] == ["one", "two"]
-    assert asked[0].headers["X-Header"] == "a"
+    assert [request.content.decode().rpartition("=")[2] for request in requests] == ["one", "two"]
+    assert requests[0].headers["X-Header"] == "a"

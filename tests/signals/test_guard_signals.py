@@ -24,7 +24,7 @@ from tests.conftest import Mode
 TEAM, HERE = "https://soc.example", "https://guard.example"
 
 
-class Told:
+class StubTransmitter:
     """A transmitter that keeps what it was told to send, and can be down."""
 
     def __init__(self, *, failures: int = 0) -> None:
@@ -45,7 +45,7 @@ class Told:
 
 
 @pytest.fixture
-def made() -> Iterator[Callable[..., Guard]]:
+def make_guard() -> Iterator[Callable[..., Guard]]:
     guards: list[Guard] = []
 
     def make(**changes: Any) -> Guard:
@@ -75,43 +75,43 @@ def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
 @pytest.mark.promise("signal-arrives-once")
 @pytest.mark.parametrize("failures", [0, 1])
 async def test_each_end_of_a_task_is_told_once_and_again_until_it_arrives(
-    made: Callable[..., Guard], mode: Mode, failures: int
+    make_guard: Callable[..., Guard], mode: Mode, failures: int
 ) -> None:
-    told = Told(failures=failures)
-    guard = made(signals={"orders": told})
+    sender = StubTransmitter(failures=failures)
+    guard = make_guard(signals={"orders": sender})
     task = guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin()
     child = task.narrow("A part").begin()
     await mode.call(task, "revoke", "an operator said so")
-    assert until(lambda: told.tasks == {task.id, child.id})
+    assert until(lambda: sender.tasks == {task.id, child.id})
     assert until(lambda: guard.enforcement.store.live() == ())
-    assert len(told.handles) == 2
-    event = SessionRevoked.of(told.handles[0])
+    assert len(sender.handles) == 2
+    event = SessionRevoked.of(sender.handles[0])
     assert (event.user, event.reason) == (IssuedId(HERE, "user:ada"), "an operator said so")
     await mode.call(task, "revoke", "again")
     await asyncio.sleep(0.05)
-    assert len(told.handles) == 2
+    assert len(sender.handles) == 2
 
 
 @pytest.mark.promise("signal-arrives-once")
-def test_what_was_owed_when_a_guard_ended_is_told_by_the_next(made: Callable[..., Guard]) -> None:
-    store, down, up = MemoryStore(), Told(failures=1_000_000), Told()
-    first = made(store=store, signals={"orders": down})
+def test_what_was_owed_when_a_guard_ended_is_told_by_the_next(make_guard: Callable[..., Guard]) -> None:
+    store, down, up = MemoryStore(), StubTransmitter(failures=1_000_000), StubTransmitter()
+    first = make_guard(store=store, signals={"orders": down})
     task = first.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin()
     task.complete()
     first.close()
     assert len(store.live()) == 1
-    second = made(store=store, signals={"orders": up})
+    second = make_guard(store=store, signals={"orders": up})
     with second.task("Another", subject="user:bob", mandate={"tools": "*"}):
         assert until(lambda: up.tasks == {task.id})
 
 
-def test_without_signals_the_end_of_a_task_owes_nothing(made: Callable[..., Guard]) -> None:
-    guard = made()
+def test_without_signals_the_end_of_a_task_owes_nothing(make_guard: Callable[..., Guard]) -> None:
+    guard = make_guard()
     guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin().complete()
     assert guard.enforcement.store.live() == ()
 
 
-# --- heeding
+# --- receiving
 
 
 async def push(guard: Guard, event: SessionRevoked) -> httpx.Response:
@@ -127,20 +127,20 @@ async def push(guard: Guard, event: SessionRevoked) -> httpx.Response:
 @pytest.mark.promise("signal-ends-task")
 @pytest.mark.parametrize("by", ["task", "user"])
 async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
-    made: Callable[..., Guard], by: str
+    make_guard: Callable[..., Guard], by: str
 ) -> None:
-    guard = made()
+    guard = make_guard()
     tasks = [
         guard.task("Refund", subject=subject, mandate={"tools": "*"}).begin()
         for subject in ("user:ada", "user:ada", "user:bob")
     ]
     by_task: dict[str, Any] = {"task_id": tasks[0].id}
-    named = by_task if by == "task" else {"user": IssuedId(HERE, "user:ada")}
-    answer = await push(guard, SessionRevoked(at=time.time(), reason="stolen laptop", **named))
+    target = by_task if by == "task" else {"user": IssuedId(HERE, "user:ada")}
+    answer = await push(guard, SessionRevoked(at=time.time(), reason="stolen laptop", **target))
     assert answer.status_code == 202, answer.text
-    found = [task.state().status for task in tasks]
+    statuses = [task.state().status for task in tasks]
     revoked, active = TaskStatus.REVOKED, TaskStatus.ACTIVE
-    assert found == ([revoked, active, active] if by == "task" else [revoked, revoked, active])
+    assert statuses == ([revoked, active, active] if by == "task" else [revoked, revoked, active])
     audit = list(guard.enforcement.audit.records(tasks[0].id))
     assert "stolen laptop" in audit[-1]["cause"]
     with pytest.raises(TaskNotActive), tasks[0].active():
@@ -148,13 +148,13 @@ async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
 
 
 async def test_a_signal_for_what_is_unknown_here_is_done_and_ends_nothing(
-    made: Callable[..., Guard],
+    make_guard: Callable[..., Guard],
 ) -> None:
-    guard = made()
+    guard = make_guard()
     task = guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin()
     nobody = IssuedId(HERE, "nobody")
     unknown: list[dict[str, Any]] = [{"task_id": "unknown"}, {"token": nobody}, {"user": nobody}]
-    for named in unknown:
-        answer = await push(guard, SessionRevoked(at=time.time(), **named))
+    for target in unknown:
+        answer = await push(guard, SessionRevoked(at=time.time(), **target))
         assert answer.status_code == 202, answer.text
     assert task.state().status is TaskStatus.ACTIVE

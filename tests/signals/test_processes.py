@@ -82,16 +82,16 @@ def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[st
 @pytest.mark.promise("signal-arrives-once")
 def test_a_signal_that_a_killed_guard_owed_arrives_when_both_are_up_again(settings: dict[str, Any]) -> None:
     with shop(settings) as port:
-        known = {**settings, "port": port}
-        stolen = said("crash", known, code=-9)
-    assert said("recover", known) == {"left": 1}
+        config = {**settings, "port": port}
+        stolen = said("crash", config, code=-9)
+    assert said("recover", config) == {"left": 1}
 
     def works() -> int:
         headers = {"Authorization": f"DPoP {stolen['token']}", "DPoP": stolen["proofs"].pop()}
         url = f"http://127.0.0.1:{port}/orders/4711"
         return httpx.get(url, headers=headers, trust_env=False).status_code
 
-    with shop(known):
+    with shop(config):
         assert works() == 200  # nobody has told the server yet
-        assert said("recover", known) == {"left": 0}
+        assert said("recover", config) == {"left": 0}
         assert works() == 401

@@ -206,12 +206,12 @@ async def test_each_form_of_subject_is_read(subject: Json, expected: dict[str, A
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
 def test_what_is_written_is_what_is_read(algorithm: Any) -> None:
     key = Signer.generate(algorithm)
-    told = [
+    events = [
         ENDED,
         replace(ENDED, task_id=None, token=IssuedId(GUARD, "call-1"), user=None, initiating_entity="policy"),
         replace(ENDED, task_id=None, reason=""),
     ]
-    for event in told:
+    for event in events:
         heard = Heard()
         app = receiver(heard, sources=[Source(issuer=GUARD, keys=jwks(key))])
         token = Transmitter(URL, audience=AUDIENCE, issuer=GUARD, signer=key).sign(event)
@@ -223,10 +223,10 @@ def test_what_is_written_is_what_is_read(algorithm: Any) -> None:
 
 def test_a_set_has_no_claim_by_which_it_is_another_token() -> None:
     _, body, _ = transmitter().sign(ENDED).split(".")
-    said = json.loads(urlsafe_b64decode(body + "=="))
-    assert set(said) == {"iss", "jti", "iat", "aud", "txn", "sub_id", "events"}
-    assert said["txn"] == "task-1"
-    assert set(said["sub_id"]) == {"format", "session", "user"}
+    claims = json.loads(urlsafe_b64decode(body + "=="))
+    assert set(claims) == {"iss", "jti", "iat", "aud", "txn", "sub_id", "events"}
+    assert claims["txn"] == "task-1"
+    assert set(claims["sub_id"]) == {"format", "session", "user"}
 
 
 @pytest.mark.parametrize(
@@ -778,14 +778,14 @@ async def test_a_task_is_looked_up_only_where_signals_are_heard(
     mode: Mode, signals: bool, lookups: int
 ) -> None:
     class Counting(MemoryStore):
-        asked = 0
+        lookups = 0
 
         def known(self, key: str) -> bool:
-            Counting.asked += 1
+            Counting.lookups += 1
             return super().known(key)
 
     await ask(mode, verifier(Counting(clock=lambda: NOW), signals=signals), presented())
-    assert Counting.asked == lookups
+    assert Counting.lookups == lookups
 
 
 def test_signals_without_a_store_are_a_mistake() -> None:
@@ -899,7 +899,7 @@ def owed(task_id: str = "task-1") -> LiveCredential:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (400, b'{"err": "invalid_audience", "description": "s3cret"}', "answered 400 invalid_audience$"),
         (400, b'{"err": "s3cret", "description": "s3cret"}', "answered 400$"),
@@ -909,9 +909,9 @@ def owed(task_id: str = "task-1") -> LiveCredential:
         (302, b"", "answered 302$"),
     ],
 )
-async def test_anything_but_202_is_not_delivered(mode: Mode, status: int, body: bytes, told: str) -> None:
+async def test_anything_but_202_is_not_delivered(mode: Mode, status: int, body: bytes, message: str) -> None:
     sender = transmitter(lambda _request: httpx.Response(status, content=body))
-    with pytest.raises(IssueError, match=told):
+    with pytest.raises(IssueError, match=message):
         await mode.call(sender, "revoke", ENDED.handle(), NOW + 60)
 
 

@@ -170,13 +170,13 @@ def test_no_secret_and_no_argument_is_in_the_file(path: Path, store: SqliteStore
 
 
 def test_what_one_store_writes_another_reads_at_once(path: Path, store: SqliteStore) -> None:
-    other = SqliteStore(path)
+    second = SqliteStore(path)
     store.create_task(sample_task("child", deadline=FAR))
-    assert other.task("child") == store.task("child")
-    other.end_task("child", TaskStatus.REVOKED)
+    assert second.task("child") == store.task("child")
+    second.end_task("child", TaskStatus.REVOKED)
     with pytest.raises(TaskNotActive, match="revoked"):
         store.begin_call(call("1"), None)
-    other.close()
+    second.close()
 
 
 def test_short_lived_threads_leave_no_connections_behind(store: SqliteStore) -> None:
@@ -229,14 +229,14 @@ async def test_the_loop_goes_on_while_the_file_is_locked(path: Path, store: Sqli
 def _race(path: Path, name: str, ready: Any, answers: Queue[str]) -> None:
     store = SqliteStore(path)
     ready.wait()
-    begun = 0
+    count = 0
     for number in range(20):
         try:
             store.begin_call(call(f"{name}-{number}"), None)
-            begun += 1
+            count += 1
         except BudgetExhausted:
             continue
-    answers.put(str(begun))
+    answers.put(str(count))
     store.close()
 
 
@@ -247,11 +247,11 @@ def test_two_processes_race_for_a_budget_of_one(path: Path, store: SqliteStore) 
     racers = [SPAWN.Process(target=_race, args=(path, name, ready, answers)) for name in "ab"]
     for racer in racers:
         racer.start()
-    begun = [answers.get(timeout=30) for _ in racers]
+    counts = [answers.get(timeout=30) for _ in racers]
     for racer in racers:
         racer.join()
     answers.close()
-    assert sorted(begun) == ["0", "1"]
+    assert sorted(counts) == ["0", "1"]
     state = store.task("child")
     assert state is not None
     assert state.calls == 1
@@ -306,9 +306,9 @@ def test_what_was_written_survives_a_killed_process(path: Path, store: SqliteSto
     )
     writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
-    seen = [int(writer.stdout.readline()) for _ in range(50)]
+    numbers = [int(writer.stdout.readline()) for _ in range(50)]
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     writer.stdout.close()
-    assert all(store.known(str(number)) for number in seen)
+    assert all(store.known(str(number)) for number in numbers)
     assert store.remember("after", FAR)

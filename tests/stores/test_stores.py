@@ -28,11 +28,11 @@ class TestSqliteStore(StoreContract):
     @pytest.fixture(autouse=True)
     def _directory(self, tmp_path: Path) -> None:
         self.directory = tmp_path
-        self.made = 0
+        self.count = 0
 
     def make(self, clock: Callable[[], float]) -> SqliteStore:
-        self.made += 1
-        return SqliteStore(self.directory / f"{self.made}.db", clock=clock)
+        self.count += 1
+        return SqliteStore(self.directory / f"{self.count}.db", clock=clock)
 
 
 class Aging:
@@ -44,7 +44,7 @@ class Aging:
         self.sqlite = SqliteStore(directory / "s.db", clock=lambda: self.now)
         self.store: Store = self.memory if kind == "memory" else self.sqlite
 
-    def held(self) -> int:
+    def size(self) -> int:
         if self.store is self.memory:
             return sum(len(part) for part in vars(self.memory).values() if isinstance(part, dict))
         with self.sqlite._db.connection() as db:
@@ -78,12 +78,12 @@ def test_nothing_grows_without_bound(aging: Aging) -> None:
         store.end_call(f"{name}-suspended", Outcome.SUSPENDED)
         store.save_approval(pending_approval(name, task_id=name, call_key=name))
         store.remember(name, 2000.0)
-    assert aging.held() > 240
+    assert aging.size() > 240
     aging.now = LATER
     aging.tick()
     aging.now += 2.0
     aging.tick()
-    assert aging.held() <= _rules.PRUNE_EVERY
+    assert aging.size() <= _rules.PRUNE_EVERY
 
 
 def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Aging) -> None:
@@ -96,11 +96,11 @@ def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Agin
     store.end_task("over", TaskStatus.COMPLETED)
     aging.now += _rules.KEEP - 1.0
     aging.tick()
-    over, asked = store.task("over"), store.approval("a")
+    over, approval = store.task("over"), store.approval("a")
     assert over is not None
     assert over.status is TaskStatus.COMPLETED
-    assert asked is not None
-    assert asked.status is ApprovalStatus.PENDING
+    assert approval is not None
+    assert approval.status is ApprovalStatus.PENDING
     aging.now += 2.0
     aging.tick()
     assert store.task("over") is None
@@ -114,8 +114,8 @@ def test_a_task_with_something_to_revoke_is_kept(aging: Aging) -> None:
     store = aging.store
     store.create_task(sample_task("child"))
     store.create_task(sample_task("parent"))
-    held = live_credential("1")
-    store.track(type(held)(call_id="1", task_id="child", broker="b", handle="h", expires_at=LATER * 2))
+    example = live_credential("1")
+    store.track(type(example)(call_id="1", task_id="child", broker="b", handle="h", expires_at=LATER * 2))
     aging.now = LATER
     aging.tick()
     assert store.task("parent") is None

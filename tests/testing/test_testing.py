@@ -80,10 +80,10 @@ async def test_an_agent_follows_the_script_on_an_event_loop_and_as_a_stream(mode
 
 
 async def test_a_message_without_text_streams_its_tool_calls(model: ScriptedChatModel) -> None:
-    asked = [HumanMessage("go")]
-    whole = model.invoke(asked)
-    chunks = list(model.stream(asked))
-    later = [chunk async for chunk in model.astream(asked)]
+    messages = [HumanMessage("go")]
+    whole = model.invoke(messages)
+    chunks = list(model.stream(messages))
+    later = [chunk async for chunk in model.astream(messages)]
     for parts in (chunks, later):
         joined = parts[0]
         for part in parts[1:]:
@@ -107,10 +107,10 @@ def test_the_classic_executor_follows_the_script(model: ScriptedChatModel) -> No
 
 
 def test_tool_results_count_where_no_answers_are_kept(model: ScriptedChatModel) -> None:
-    one = ToolMessage("x", tool_call_id="call-9-9")
-    assert model.invoke([HumanMessage("go"), one, one]).content == "done"
-    answered = AIMessage("", tool_calls=[{"name": "get_order", "args": {}, "id": "call-9-9"}])
-    assert model.invoke([HumanMessage("go"), answered, one, one]).tool_calls[0]["args"] == {"order_id": "3"}
+    stray = ToolMessage("x", tool_call_id="call-9-9")
+    assert model.invoke([HumanMessage("go"), stray, stray]).content == "done"
+    answer = AIMessage("", tool_calls=[{"name": "get_order", "args": {}, "id": "call-9-9"}])
+    assert model.invoke([HumanMessage("go"), answer, stray, stray]).tool_calls[0]["args"] == {"order_id": "3"}
 
 
 def test_threads_share_a_model_and_nobody_changes_its_script(model: ScriptedChatModel) -> None:
@@ -285,11 +285,11 @@ def test_the_other_contracts_catch_what_breaks_them() -> None:
         version = ""
 
         def __init__(self) -> None:
-            self.asked = 0
+            self.count = 0
 
         def decide(self, request: AccessRequest) -> Decision:
-            self.asked += 1
-            return Decision(effect=Effect.PERMIT, policy_ids=(str(self.asked),))
+            self.count += 1
+            return Decision(effect=Effect.PERMIT, policy_ids=(str(self.count),))
 
     class Showy(RecordingBroker):
         def __init__(self) -> None:
