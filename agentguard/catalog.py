@@ -123,7 +123,7 @@ class Catalog:
             self._tools[tool.name] = tool
             self.changes += 1
 
-    def untaken(self, mandate: Mandate) -> list[str]:
+    def unused_limits(self, mandate: Mandate) -> list[str]:
         """Return the limits in a mandate's `args` that apply to none of its tools, and so to no call.
 
         It returns nothing for a mandate for ``"*"``, or if the arguments of a tool are not known yet.

@@ -1,8 +1,8 @@
-"""A request in JSON, and back: to ask other rules about what an audit log says has happened.
+"""Requests written as JSON and read back, so that other rules can decide on recorded calls.
 
-It holds the values of arguments and the user's words, so it is recorded only where an application says
-so. What a tool is stands in the catalog and not in the record: rules are asked about the tools of today.
-Which other values are recorded, and how, `agentguard.model.inputs` says.
+A recorded request holds the values of arguments and the user's words, so it is recorded only if the
+application says so. The classification of a tool is not recorded: a replayed request is about the tool as the
+catalog classifies it today. The table in `agentguard.model.inputs` says which other values are recorded.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _write_origin = _writer(ARGUMENT_INPUTS, "")
 
 
 def recorded(request: AccessRequest, inputs: Inputs = INPUTS) -> dict[str, Json]:
-    """Return all that a policy is asked by this request, but for the approval, which is another question."""
+    """Return the request as JSON, without the approval: a replayed request has none."""
     return {
         "arguments": request.arguments.values,
         "identity": _writer(inputs, "identity")(request),
@@ -69,7 +69,7 @@ def replayed(record: Mapping[str, Any], tool: ToolSpec, inputs: Inputs = INPUTS)
     """Return the request that *record* holds, about the tool as it is known now.
 
     Raises:
-        ValueError: The record is not one of `recorded`.
+        ValueError: The record was not made by `recorded`.
     """
     try:
         return _replayed(record, tool, inputs)

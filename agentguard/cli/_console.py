@@ -1,4 +1,4 @@
-"""What the commands print with, and how they load what a user names."""
+"""What all commands use to print, and to load the tools or the agent that a user names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ STYLES = {"error": "bold red", "warning": "yellow", "torn": "yellow", "ok": "bol
 
 
 def out() -> Console:
-    """Return the console of stdout as it is now. Lines are left whole, so that they can be searched."""
+    """Return a console of the present stdout. It does not break lines, so that they can be searched."""
     return Console(highlight=False, soft_wrap=True)
 
 
 def note(console: Console, word: str, text: str) -> None:
-    """Print one finding: a coloured word, and a text, whose further lines are indented as the first."""
+    """Print one finding: a colored word, and a text whose further lines are indented like the first."""
     body = text.replace("\n", "\n" + " " * 10)
     console.print(Text.assemble((f"{word:<10}", STYLES.get(word, "cyan")), body))
 
 
 def fail(problem: object, code: int = 1) -> NoReturn:
-    """Say on stderr what is wrong, and leave."""
+    """Print the problem on stderr, and exit with *code*."""
     note(Console(stderr=True, highlight=False, soft_wrap=True), "error", str(problem))
     raise typer.Exit(code)
 
@@ -45,23 +45,25 @@ def load_object(target: str) -> object:
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise ConfigurationError(f"{target!r} names nothing", hint="write module:attribute, as in app:tools")
+        raise ConfigurationError(
+            f"{target!r} is no module:attribute", hint="write module:attribute, as in app:tools"
+        )
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(module)
+        loaded: object = importlib.import_module(module)
         for name in attribute.split("."):
-            found = getattr(found, name)
+            loaded = getattr(loaded, name)
     except Exception as error:  # the user's own code runs here, and may raise anything
         raise ConfigurationError(
             f"{target} cannot be loaded: {type(error).__name__}: {error}",
             hint="correct the name, and run this where the module can be imported",
         ) from error
-    return found
+    return loaded
 
 
 def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
-    """Return the tools that *target* is, or that it holds as an agent or executor; not its sub-agents'.
+    """Return the tools of *target*: a tool, a list of tools, or an agent, without those of its sub-agents.
 
     Raises:
         ConfigurationError: It is neither.
@@ -69,15 +71,17 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
     if isinstance(target, BaseTool):
         return [target]
     if isinstance(target, list | tuple):
-        return [tool for tool in target if not isinstance(tool, dict)]  # a dict is for the provider
+        return [
+            tool for tool in target if not isinstance(tool, dict)
+        ]  # a dict is a tool that the model's provider runs
     nodes = getattr(target, "nodes", None)
     if isinstance(nodes, dict):
         bound = (getattr(node, "bound", None) for node in nodes.values())
         return [tool for node in bound for tool in getattr(node, "tools_by_name", {}).values()]
-    if isinstance(held := getattr(target, "tools", None), list | tuple):
-        return list(held)
+    if isinstance(tools := getattr(target, "tools", None), list | tuple):
+        return list(tools)
     if callable(target):
         return [target]
     raise ConfigurationError(
-        f"of type {type(target).__name__}, it holds no tools", hint="name an agent or a list of tools"
+        f"an object of type {type(target).__name__} holds no tools", hint="name an agent or a list of tools"
     )

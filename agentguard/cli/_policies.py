@@ -1,4 +1,4 @@
-"""What the commands about rules share: a guard that touches nothing of the application's, and its records."""
+"""What the commands about rules share: a guard with stores and keys of its own, and the records of a log."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSetti
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.identification import facts_of
 
-__all__ = ["attach", "facts_told", "guard_of", "plain", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "own_facts", "guard_of", "plain", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
 def guard_of(config: Path) -> Iterator[Guard]:
-    """Give a guard by the rules of *config*, whose state, keys and log are not the application's."""
+    """Yield a guard with the rules of *config*, but with a store, keys and a log of its own."""
     settings = load(config)
-    with TemporaryDirectory() as nowhere:
-        elsewhere = {
+    with TemporaryDirectory() as directory:
+        replaced = {
             "store": StoreSettings(kind="memory"),
             "issuer": IssuerSettings(),
-            "audit": AuditSettings(path=f"{nowhere}/audit.jsonl"),
+            "audit": AuditSettings(path=f"{directory}/audit.jsonl"),
         }
-        guard = Guard.from_parts(build(settings.model_copy(update=elsewhere)))
+        guard = Guard.from_parts(build(settings.model_copy(update=replaced)))
         try:
             yield guard
         finally:
             guard.close()
 
 
-def facts_told(tool: BaseTool) -> Mapping[str, Any] | None:
-    """Return how a tool classifies itself; one that is guarded, as its own guard has believed it."""
+def own_facts(tool: BaseTool) -> Mapping[str, Any] | None:
+    """Return the classification that a tool carries; none for a guarded tool that its own guard denies."""
     return None if isinstance(tool, GuardedTool) and tool.gate.spec is None else facts_of(tool)
 
 
 def attach(guard: Guard, tools: list[Any]) -> None:
-    """Tell the guard of the tools' own arguments, so that the policies are checked against them."""
+    """Give the guard the tools' own arguments, so that the policies are checked against them."""
     for tool in tools:
-        if isinstance(tool, GuardedTool):  # by a guard of its own: this one knows it by name alone
-            guard.catalog.attach(tool.name, tool, facts_told(tool), tool.gate.shape.schema, tool.description)
+        if isinstance(
+            tool, GuardedTool
+        ):  # it belongs to another guard: this one only learns its name and arguments
+            guard.catalog.attach(tool.name, tool, own_facts(tool), tool.gate.shape.schema, tool.description)
     try:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema
@@ -57,28 +59,30 @@ def attach(guard: Guard, tools: list[Any]) -> None:
 
 
 def warn_of_unknown_arguments(guard: Guard) -> None:
-    """Say of which tools no rule can judge a call, since their arguments are told neither here nor there."""
+    """Warn of tools whose arguments are not known, so that every call of them is denied."""
     if names := [spec.name for spec in guard.catalog if spec.schema is None]:
-        told = plain(", ".join(sorted(names)))
+        tools = plain(", ".join(sorted(names)))
         note(
-            out(), "warning", f"the arguments of {told} are not known; name the tools (--tools), or give args"
+            out(),
+            "warning",
+            f"the arguments of {tools} are not known; name the tools (--tools), or give args",
         )
 
 
 def records_of(log: Path) -> list[dict[str, Any]]:
-    """Return the records of an audit log, or leave with 2 where it is altered or not readable."""
+    """Return the records of an audit log. Exits with code 2 if the log is altered or not readable."""
     try:
         with log.open("rb") as lines:
             faults = verify(lines).faults
             lines.seek(0)
-            read = [record for line in lines if (record := parse(line)) is not None]
+            records = [record for line in lines if (record := parse(line)) is not None]
     except OSError as error:
         fail(f"{log}: {error.strerror}", 2)
     if faults:
-        fail(f"{log}:{faults[0].line}: {faults[0].detail}: this log was altered, and is no evidence", 2)
-    return read
+        fail(f"{log}:{faults[0].line}: {faults[0].detail}: this log was altered, so it proves nothing", 2)
+    return records
 
 
 def plain(text: object) -> str:
-    """Return a recorded text without what a terminal would obey."""
+    """Return a recorded text in which no character controls the terminal."""
     return printable(str(text))

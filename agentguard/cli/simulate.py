@@ -1,4 +1,4 @@
-"""`agentguard simulate`: what other rules would have said to calls that were recorded."""
+"""`agentguard simulate`: how recorded calls would be decided by the rules of a file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def command(
     ] = None,
     to: Annotated[Path | None, typer.Option("--json", help="Where to write what has turned.")] = None,
 ) -> None:
-    """Ask the rules of a file about every call that was recorded with `[audit] requests = true`.
+    """Decide every call that was recorded with `[audit] requests = true` by the rules of a file.
 
-    Exit codes: 0 none would turn, or only as allowed; 1 some would, or the file is wrong; 2 a log is altered
-    or not readable, or no call could be asked about.
+    Exit codes: 0 no decision would turn, or only as allowed; 1 some would, or the file is wrong; 2 a log is
+    altered or not readable, or no call could be decided.
     """
     records = [record for log in logs for record in records_of(log)]
     try:
@@ -51,13 +51,13 @@ def command(
         fail(error)
     if to is not None:
         to.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
-    _tell(found)
+    _report(found)
     if not found.asked_again:
         raise typer.Exit(2)
     raise typer.Exit(1 if any(turn.after not in (allow or ()) for turn in found.turns) else 0)
 
 
-def _tell(found: Simulation) -> None:
+def _report(found: Simulation) -> None:
     console = out()
     if found.turns:
         table = Table("tool", "was", "would be", "calls", "by", "such as")
@@ -67,7 +67,7 @@ def _tell(found: Simulation) -> None:
             table.add_row(*(plain(each) for each in shown))
         console.print(table)
     if found.untold:
-        note(console, "warning", f"{found.untold} calls cannot be told: their requests were not recorded")
+        note(console, "warning", f"{found.untold} calls cannot be decided: their requests were not recorded")
     word = "warning" if found.turns else "ok"
     turned = sum(turn.count for turn in found.turns)
     note(console, word, f"{turned} of {found.asked_again} calls would turn")

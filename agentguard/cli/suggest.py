@@ -15,7 +15,7 @@ from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, print
 from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._policies import facts_told, records_of
+from agentguard.cli._policies import own_facts, records_of
 from agentguard.cli.init.texts import Draft, key_of, toml
 from agentguard.config import load
 from agentguard.config.settings import schema_of
@@ -43,69 +43,75 @@ def command(
 ) -> None:
     """Write the catalog, mandate templates and Cedar policies that recorded runs have needed.
 
-    Run the agent with policy.mode = "observe" and audit.requests = true first. Read what comes of it
-    line by line: runs may hold an attack. Exit codes: 0 done; 1 the configuration is wrong, or
-    there is no run; 2 a log is altered or not readable.
+    First run the agent with policy.mode = "observe" and audit.requests = true. Read the result line by
+    line: runs may hold an attack. Exit codes: 0 done; 1 the configuration is wrong, or there is no
+    run; 2 a log is altered or not readable.
     """
     records = [record for log in logs for record in records_of(log)]
     try:
-        catalog, schemas = _known(config, tools)
-        found = suggest(records, catalog, schemas)
-        texts = {"agentguard.toml": settings_text(found, catalog, schemas), "policy.cedar": _cedar(found)}
+        catalog, schemas = _read_catalog(config, tools)
+        suggestion = suggest(records, catalog, schemas)
+        texts = {
+            "agentguard.toml": settings_text(suggestion, catalog, schemas),
+            "policy.cedar": _cedar(suggestion),
+        }
     except ConfigurationError as error:
         fail(error)
-    if not found.usages:
-        fail(f"no call has run in these records whose request was recorded ({found.unread} have none)")
-    _give(texts, directory)
-    _tell(found)
+    if not suggestion.usages:
+        fail(f"these records hold no call that ran with its request ({suggestion.unread} have no request)")
+    _write(texts, directory)
+    _report(suggestion)
 
 
-def settings_text(found: Suggestion, catalog: Catalog, attached: Mapping[str, object]) -> str:
-    """Return agentguard.toml; of tools that are *attached*, the arguments are left out."""
-    lines = [*_HEADER.splitlines(), *_heading(found), 'policy.cedar = ["policy.cedar"]']
-    usages = [usage for usage in found.usages if usage.runs]
+def settings_text(suggestion: Suggestion, catalog: Catalog, attached: Mapping[str, object]) -> str:
+    """Return the text of agentguard.toml, without the arguments of *attached* tools."""
+    lines = [*_HEADER.splitlines(), *_heading(suggestion), 'policy.cedar = ["policy.cedar"]']
+    usages = [usage for usage in suggestion.usages if usage.runs]
     for name in sorted({usage.spec.resource for usage in usages if usage.spec.resource is not None}):
         if (resource := catalog.resource(name)) is not None:
             lines += ["", *_resource(resource)]
     lines += ["", "[tools]"]
-    for usage in found.usages:
+    for usage in suggestion.usages:
         lines += _tool(usage, known_arguments=usage.spec.name in attached)
     lines += ["", "[tasks]"]
-    for kind in found.kinds:
+    for kind in suggestion.kinds:
         lines += _task(kind)
-    # what is left stands in strings, where an escape says the same
+    # all other characters stand in strings, where an escape means the same
     return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in "\n".join(lines) + "\n")
 
 
-def _known(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
-    """Return what the configuration and the tools say of themselves, and the arguments of the tools."""
+def _read_catalog(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
+    """Return the catalog of the configuration and of the tools, and the argument schemas of the tools."""
     settings = load(config)
     catalog = Catalog(
         [
             spec_of(name, tool.model_dump(exclude={"args"}), schema_of(name, tool.args))
             for name, tool in settings.tools.items()
         ],
-        [each.resource(name) for name, each in settings.resources.items()],
+        [resource.resource(name) for name, resource in settings.resources.items()],
     )
     schemas: Schemas = {}
     for tool in () if target is None else tools_of(load_object(target)):
         try:
-            made = tool if isinstance(tool, BaseTool) else as_tool(tool)
+            attached_tool = tool if isinstance(tool, BaseTool) else as_tool(tool)
         except ValueError as error:  # a function without docstring or with types that have no schema
             raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
-        schema = made.gate.shape.schema if isinstance(made, GuardedTool) else ArgumentSchema(made).schema
-        schemas[made.name] = schema
-        catalog.attach(made.name, tool, facts_told(made), schema, made.description)
+        if isinstance(attached_tool, GuardedTool):
+            schema = attached_tool.gate.shape.schema
+        else:
+            schema = ArgumentSchema(attached_tool).schema
+        schemas[attached_tool.name] = schema
+        catalog.attach(attached_tool.name, tool, own_facts(attached_tool), schema, attached_tool.description)
     return catalog, schemas
 
 
-def _give(texts: Mapping[str, str], directory: Path | None) -> None:
+def _write(texts: Mapping[str, str], directory: Path | None) -> None:
     if directory is None:
         typer.echo("\n".join(texts.values()), nl=False)
         return
     files = {directory / name: text for name, text in texts.items()}
-    if there := [file for file in files if file.exists()]:
-        fail(f"{there[0]} exists, and nothing was written\n  hint: remove it, or write elsewhere: --out")
+    if existing := [file for file in files if file.exists()]:
+        fail(f"{existing[0]} exists, so nothing was written\n  hint: remove it, or write elsewhere: --out")
     directory.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         with file.open("x", encoding="utf-8", newline="") as stream:
@@ -113,23 +119,23 @@ def _give(texts: Mapping[str, str], directory: Path | None) -> None:
         note(out(), "wrote", str(file))
 
 
-def _tell(found: Suggestion) -> None:
+def _report(suggestion: Suggestion) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if found.unread:
+    if suggestion.unread:
         note(
             console,
             "warning",
-            f"{found.unread} of the calls left out: their requests were not recorded, or are none",
+            f"{suggestion.unread} calls are left out: they have no request that can be read",
         )
-    if aside := sum(len(usage.aside) for usage in found.usages):
-        note(console, "warning", f"{aside} of the calls would not be permitted: see NOT SUGGESTED")
+    if aside := sum(len(usage.aside) for usage in suggestion.usages):
+        note(console, "warning", f"{aside} calls would not be permitted: see NOT SUGGESTED")
 
 
 # --- the lines of agentguard.toml
 
 
-def _heading(found: Suggestion) -> Iterator[str]:
-    if runs := [run for usage in found.usages for run in usage.runs]:
+def _heading(suggestion: Suggestion) -> Iterator[str]:
+    if runs := [run for usage in suggestion.usages for run in usage.runs]:
         yield f"# {evidence(runs)}"
 
 
@@ -148,12 +154,12 @@ def _tool(usage: Usage, *, known_arguments: bool) -> Iterator[str]:
         return
     yield f"# {evidence(usage.runs)}"
     if not usage.classified:
-        yield f"# nowhere classified, so taken for the worst: say what {printable(spec.name)} is"
+        yield f"# not classified, so it counts as the worst: write what {printable(spec.name)} is"
     yield f"{key_of(spec.name)} = {toml(_facts(spec, with_arguments=not known_arguments))}"
 
 
 def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
-    """Return what agentguard.toml says of a tool, without what is the default."""
+    """Return the classification of a tool for agentguard.toml, without defaults."""
     facts: dict[str, Any] = {"path": spec.path.value, "resource": spec.resource}
     facts |= {name: sorted(getattr(spec, name)) for name in ("scopes", "sinks", "trusted")}
     facts["untrusted"] = spec.untrusted
@@ -168,7 +174,7 @@ def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
 
 
 def _task(kind: Kind) -> Iterable[str]:
-    purposes = ", ".join(toml(each) for each in kind.purposes[:3])
+    purposes = ", ".join(toml(purpose) for purpose in kind.purposes[:3])
     more = " and more" if len(kind.purposes) > 3 else ""
     limits = {"tools": list(kind.tools), "calls": kind.calls, "writes": kind.writes}
     return (
@@ -182,13 +188,12 @@ def _escaped(character: str) -> str:
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-def _cedar(found: Suggestion) -> str:
-    return (
-        f"// Suggested by `agentguard suggest`: what was not seen is denied.\n\n{policies_text(found.usages)}"
-    )
+def _cedar(suggestion: Suggestion) -> str:
+    heading = "// Suggested by `agentguard suggest`: it permits only calls like the recorded ones."
+    return f"{heading}\n\n{policies_text(suggestion.usages)}"
 
 
 _HEADER = """\
-# Suggested by `agentguard suggest`: the least that recorded runs have needed. Read it line by line, for a run
-# may hold an attack. Keep [agent], [brokers], [store] and the rest of your own; give each kind of task its
-# `when`, by which the user's words mean it, and limit its values by `args` and `params`."""
+# Suggested by `agentguard suggest`: the least that recorded runs have needed. Read it line by line: a run may
+# hold an attack. Keep [agent], [brokers], [store] and all else of your own file. Give each kind of task its
+# `when`, the patterns that the user's words match, and limit its values by `args` and `params`."""

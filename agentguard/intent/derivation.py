@@ -136,7 +136,7 @@ class Intent:
             scopes=_names(authors.get("scopes")),
         )
         return Derivation(
-            mandate=mandate.said(authors),
+            mandate=mandate.with_authors(authors),
             kinds=tuple(template.name for template, _ in chosen),
             budget=_sum([self._budget(template) for template, _ in chosen]),
             reasons=reasons,

@@ -1,8 +1,14 @@
-"""The nouns: frozen values without I/O.
+"""The nouns: frozen values without I/O. Times are seconds since the epoch, lifetimes are seconds.
 
-Who acts (`Identity`), within which bounds (`Task`, `Mandate`, `Budget`), what is asked
-(`AccessRequest`), what was answered (`Decision`), what may be issued (`Grant`), and what came of it
-(`Credential`, `Call`). Times are seconds since the epoch, lifetimes are seconds.
+identity    `Identity`: who acts, and for whom
+mandate     `Mandate`: what a task may touch at most
+task        `TaskState`, `Budget`: a task as the store holds it
+tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
+arguments   `Arguments`: the validated arguments of a call, frozen
+provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
+decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
+inputs      the table of what rules can see of a request
+credential  `Grant`, `Credential`, `Call`: what may be issued for a call, what was issued, how the call ended
 """
 
 from agentguard.model.arguments import Arguments, Json

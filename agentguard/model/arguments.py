@@ -14,7 +14,7 @@ from pydantic_core import from_json
 __all__ = ["Arguments", "Json"]
 
 
-FLAT = 100  # so many brackets nest no deeper than a reader of JSON goes
+FLAT = 100  # with so few brackets, no value nests deeper than a JSON reader goes
 Json = Any  # a JSON value: mypy has no recursive alias that json.loads would satisfy
 
 
@@ -22,8 +22,8 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 class Arguments:
     """Validated tool arguments, frozen as RFC 8785 canonical JSON.
 
-    `digest` is base64url(SHA-256(canonical)), without padding. `values` is a fresh copy each time,
-    so that whoever changes it changes nothing that was judged.
+    `digest` is base64url(SHA-256(canonical)), without padding. `values` is a fresh copy each time: changing
+    it does not change the arguments that were decided on.
     """
 
     canonical: bytes
@@ -35,7 +35,7 @@ class Arguments:
 
         Raises:
             ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite; or it is
-                nested so deeply that nobody could read it again.
+                nested so deeply that a JSON reader would refuse it.
         """
         canonical = rfc8785.dumps(dict(values))
         if canonical.count(b"[") + canonical.count(b"{") > FLAT:

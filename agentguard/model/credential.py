@@ -1,4 +1,4 @@
-"""What may be issued for a call, what was, and how the call ended."""
+"""What may be issued for a call, what was issued, and how the call ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["DETAIL_TYPE", "Call", "Credential", "Grant", "LiveCredential", "Outc
 
 
 DETAIL_TYPE = "agentguard_tool_call"
-"""The RFC 9396 type, ours, of the authorization detail that names one exact call."""
+"""The type (RFC 9396, section 2) of the authorization detail that names one exact call."""
 
 
 class Secret:
-    """A secret that shows nothing of itself: `repr`, `str`, pickling, copying and JSON refuse."""
+    """A secret text. `repr` and `str` do not show it; pickling, copying and JSON refuse it."""
 
     __slots__ = ("__value",)
 
@@ -28,7 +28,7 @@ class Secret:
         self.__value = value
 
     def reveal(self) -> str:
-        """Return the secret itself."""
+        """Return the secret text."""
         return self.__value
 
     def __repr__(self) -> str:
@@ -40,11 +40,11 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What may be issued for one permitted call, and no more.
+    """What may be issued at most for one permitted call.
 
-    `id` is the `jti` of a token that a broker signs itself, and the correlation id elsewhere.
-    `scopes` is what user, agent and task may do together. `lifetime` is in seconds. `subject_token`
-    proves the user to an issuer, where the application gave one.
+    `id` is the `jti` of a token that a broker signs itself, and the correlation id elsewhere. `scopes` are
+    those that user, agent and task all have. `lifetime` is in seconds. `subject_token` proves the user to an
+    issuer, if the application gave one.
     """
 
     id: str
@@ -86,13 +86,12 @@ def _no_headers(_method: str, _url: str, _nonce: str | None) -> Mapping[str, str
 class Credential:
     """A secret with an expiry, for one resource.
 
-    It shows nothing: `repr`, `str`, `format` are redacted, and pickling, copying and JSON refuse.
-    `handle` is what a broker needs to revoke it and is no secret. `headers(method, url, nonce)`
-    gives what authenticates one HTTP request, and refuses where it is no HTTP credential. `fields` are the
-    parts of one that is more than a text, such as ``username`` and ``password``; `env` is what an
-    SDK or a client reads from its environment, by variable; `secrets` are those of these values
-    that nobody may see, beside *secret* itself. `legacy` marks what is long-lived: it is attached
-    to requests, and never handed to a tool.
+    `repr`, `str` and `format` do not show the secret; pickling, copying and JSON refuse it. `handle` is what
+    a broker needs to revoke it, and is no secret. `headers(method, url, nonce)` gives the headers that
+    authenticate one HTTP request, and refuses if this is no HTTP credential. `fields` are the parts of a
+    credential with several, such as ``username`` and ``password``. `env` holds the environment variables that
+    an SDK or a client reads. `secrets` are those of these values that nobody may see, besides *secret*
+    itself. `legacy` marks a long-lived key: it is attached to requests, and never handed to a tool.
     """
 
     __slots__ = (
@@ -126,11 +125,11 @@ class Credential:
         self.handle = id if handle is None else handle
 
     def reveal(self) -> str:
-        """Return the secret itself: for the transport that sends it, and for redaction."""
+        """Return the secret text, for the transport that sends it and for redaction."""
         return self.__secret
 
     def secrets(self) -> tuple[str, ...]:
-        """Return all that must not leave the call, for redaction."""
+        """Return all values that must not leave the call, for redaction."""
         return self.__secrets
 
     def fields(self) -> dict[str, str]:
@@ -149,7 +148,7 @@ class Credential:
 
 
 class Outcome(StrEnum):
-    """How an executed call ended; SUSPENDED is neither failed nor done."""
+    """How an executed call ended. A SUSPENDED call has neither failed nor is it done: it may be resumed."""
 
     DONE = "done"
     FAILED = "failed"
@@ -161,7 +160,7 @@ class Outcome(StrEnum):
 class Call:
     """A call that is about to run, as the store records it before anything is minted.
 
-    `key` is the same when a suspended call is resumed: it is then not counted again.
+    `key` stays the same when a suspended call is resumed, so the call is not counted again.
     """
 
     id: str
@@ -178,7 +177,7 @@ class Call:
 class LiveCredential:
     """A credential that was, or may have been, minted and is not yet known to be revoked.
 
-    `owner` names the process whose call it is for; when that is gone, another revokes it.
+    `owner` names the process whose call it is for. If that process is gone, another one revokes it.
     """
 
     call_id: str

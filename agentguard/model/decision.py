@@ -1,4 +1,4 @@
-"""What is asked of a policy and of a person, and what they answer."""
+"""The request to a policy and to a person, and their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
 
 
 class Effect(StrEnum):
-    """The two answers of a policy; needing a person is a permit with an approval obligation."""
+    """The two answers of a policy. A call that needs a person is a permit with an `approve` obligation."""
 
     PERMIT = "permit"
     DENY = "deny"
@@ -27,11 +27,10 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obligation:
-    """What the guard must do for a permit to hold; one that it does not understand is a deny.
+    """What the guard must do for a permit to hold. The guard denies for a kind that it does not understand.
 
-    Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime`
-    {"seconds": n}. A policy that still obliges to `approve` when `AccessRequest.approval` is set is
-    never satisfied, and so denies.
+    Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime` {"seconds": n}. If a
+    policy still obliges to `approve` when `AccessRequest.approval` is set, the guard denies.
     """
 
     kind: str
@@ -39,7 +38,7 @@ class Obligation:
 
 
 class ApprovalStatus(StrEnum):
-    """An approval is asked, answered, and used once."""
+    """The states of an approval: it is asked for, answered, and used once."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -76,9 +75,10 @@ class Approval:
 class AccessRequest:
     """One question to a policy, after AuthZEN 1.0: subject, action, resource, context.
 
-    `approval` is set when a person has approved this exact call; `environment` holds what the
-    application says of where it runs; `legacy` says that the call would use a long-lived key; `origins`
-    tell where the value of each argument came from; `at` is the time, in seconds since the epoch.
+    `approval` is set when a person has approved this exact call. `environment` holds the application's facts
+    about the place where it runs. `legacy` is True if the call would use a long-lived key. `provenance` says
+    where the value of each argument came from. `at` is the time, in seconds since the epoch. What rules can
+    see of a request is in the table of `agentguard.model.inputs`.
     """
 
     identity: Identity
@@ -96,10 +96,10 @@ class AccessRequest:
 class Decision:
     """A policy's answer.
 
-    `policy_ids` determined it; `reason` is for the operator, `advice` for the model; `decision_id` is
-    the name that a policy decision point elsewhere has for it in its own log. A deny that is not
-    `applicable` says that no rule is about this request; alone it denies, and beside other policies it
-    has no opinion.
+    `policy_ids` are the policies that determined it. `reason` is for the operator, `advice` for the model.
+    `decision_id` is the id of the decision in the log of a remote policy decision point. A deny that is not
+    `applicable` says that no rule is about this request: alone it denies; beside other policies it is no
+    opinion.
     """
 
     effect: Effect
@@ -113,12 +113,12 @@ class Decision:
 
     @property
     def permitted(self) -> bool:
-        """Whether the effect is permit; obligations may still stand in the way."""
+        """Whether the effect is permit. Its obligations may still lead to a deny."""
         return self.effect is Effect.PERMIT
 
     @property
     def not_understood(self) -> str | None:
-        """The first kind of its obligations that no guard can meet, for which a permit is a deny."""
+        """The first kind of obligation that the guard does not understand, so that it denies; or None."""
         return next((o.kind for o in self.obligations if o.kind not in _UNDERSTOOD), None)
 
     def obliges(self, kind: str) -> Obligation | None:

@@ -22,15 +22,15 @@ Scalar = str | int | float | bool
 class Mandate:
     """What a task may touch at most; given by the application or a person, never by the model.
 
-    `tools` is required: no tool is allowed by omission, and ``"*"`` says all aloud. The other
-    limits apply where given: `resources` by name; `args` by argument, or by ``tool.argument``, each a set
-    of values of which the argument must be one (a list: all of them; absent or null: refused);
-    `counterparties` for the arguments that the catalog calls sinks; and `scopes` for what is asked of an
-    issuer.
+    `tools` is required: no tool is allowed by omission, and ``"*"`` allows all. The other limits apply if
+    they are given. `resources` are names. `args` are by argument, or by ``tool.argument``: the argument must
+    be one of these values; of a list, each item must be; an absent argument or null is refused.
+    `counterparties` are the values of the arguments that the catalog calls sinks. `scopes` limit what an
+    issuer is asked for.
 
     `authors` says who put each value there, by place (``tools``, ``args.order_id``, ...) and value:
-    ``application``, ``user``, ``template NAME``, ``model``, or ``granted by NAME``. It is no part of what the
-    mandate allows, and of equality.
+    ``application``, ``user``, ``template NAME``, ``model``, or ``granted by NAME``. It does not change what
+    the mandate allows, and equality ignores it.
     """
 
     tools: frozenset[str]
@@ -42,11 +42,11 @@ class Mandate:
 
     @classmethod
     def of(cls, value: Mapping[str, Any] | Mandate, *, by: str = "application") -> Mandate:
-        """Read a mandate from its literal form, all of which was said by *by*.
+        """Read a mandate from its literal form. *by* is the author of all its values.
 
         Raises:
-            ValueError: `tools` is missing, a key is unknown, a value has the wrong shape, or nobody is
-                called *by*.
+            ValueError: `tools` is missing, a key is unknown, a value has the wrong shape, or *by* is no
+                author.
         """
         if by.partition(" ")[0] not in AUTHORS:
             raise ValueError(f"a mandate is by one of {', '.join(sorted(AUTHORS))}, and not by {by}")
@@ -65,23 +65,23 @@ class Mandate:
             counterparties=_optional(value.get("counterparties")),
             scopes=_optional(value.get("scopes")),
         )
-        return mandate.said({place: dict.fromkeys(values, by) for place, values in mandate.places()})
+        return mandate.with_authors({place: dict.fromkeys(values, by) for place, values in mandate.places()})
 
-    def said(self, authors: Mapping[str, Mapping[Scalar, str]]) -> Mandate:
-        """Return this mandate with a record of who put each value there."""
+    def with_authors(self, authors: Mapping[str, Mapping[Scalar, str]]) -> Mandate:
+        """Return this mandate with the authors of its values, by place and value."""
         return replace(self, authors=MappingProxyType(dict(authors)))
 
     def granted(self, by: str) -> Mandate:
-        """Return it with what a model has proposed as granted by a person, or by the application."""
+        """Return it with all that a model proposed as granted by *by*, a person or the application."""
         granted = {
             place: {value: f"granted by {by}" if _is_model(who) else who for value, who in values.items()}
             for place, values in self.authors.items()
         }
-        return self.said(granted)
+        return self.with_authors(granted)
 
     @property
     def proposed(self) -> bool:
-        """Whether any of it was put there by a model, and granted by nobody."""
+        """Whether it holds a value that a model has proposed and that nobody has granted."""
         return any(_is_model(who) for values in self.authors.values() for who in values.values())
 
     def places(self) -> Iterator[tuple[str, frozenset[Any]]]:
@@ -109,7 +109,7 @@ class Mandate:
         return form
 
     def objection(self, tool: ToolSpec, arguments: Arguments) -> str | None:
-        """Say what of this call lies outside the mandate, or None."""
+        """Return what of this call is outside the mandate, or None if the mandate allows the call."""
         if ANY not in self.tools and tool.name not in self.tools:
             return f"tool {tool.name} is outside the mandate"
         if self.resources is not None and tool.resource not in self.resources:
@@ -120,7 +120,7 @@ class Mandate:
         known = set((tool.schema or {}).get("properties", {})) | set(values)
         for key, allowed in self.args.items():
             name = key.removeprefix(f"{tool.name}.")
-            # a limit for this very tool holds also where the tool takes no such argument: it was mistyped
+            # a limit for this very tool also applies if the tool takes no such argument: it was mistyped
             if (name in known or name != key) and not _within(values.get(name), allowed):
                 return f"argument {name} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
@@ -129,7 +129,7 @@ class Mandate:
         return None
 
     def narrow(self, other: Mandate) -> Mandate:
-        """Return the intersection: what both allow. *other* can vouch for no value: it only narrows."""
+        """Return the intersection: what both allow. *other* vouches for no value; it only narrows."""
         args = {
             name: _both(self.args.get(name), other.args.get(name)) or frozenset()
             for name in {*self.args, *other.args}
@@ -148,7 +148,7 @@ class Mandate:
             counterparties=_both(self.counterparties, other.counterparties),
             scopes=_both(self.scopes, other.scopes),
         )
-        return narrowed.said(
+        return narrowed.with_authors(
             {
                 place: {value: self.authors.get(place, {}).get(value, "narrowing") for value in values}
                 for place, values in narrowed.places()

@@ -12,7 +12,7 @@ LABELS = 10_000
 
 
 class Sensitivity(IntEnum):
-    """How much harm it does when others learn a value, the least first."""
+    """How much harm the disclosure of a value does, the least first."""
 
     PUBLIC = 0
     INTERNAL = 1
@@ -24,7 +24,7 @@ class Sensitivity(IntEnum):
         """Return the level of that name, in any case.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no such level.
         """
         try:
             return cls[name.upper()]
@@ -35,10 +35,10 @@ class Sensitivity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """That a value was in a tool's result, by the value's digest; the value itself is not kept.
+    """A note that a value was in a tool's result. It holds a digest of the value, not the value.
 
-    `source` is the tool, or ``tool.field``. `trusted` says that nobody but the owner of the data could
-    have written it there.
+    `source` is the tool, or ``tool.field``. `trusted` says that only the owner of the data can write that
+    field.
     """
 
     digest: str
@@ -61,14 +61,14 @@ NO_READ_EFFECTS = ReadEffects()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where the value of one argument came from, as far as can be told from the value alone.
+    """Where the value of one argument came from, as far as the value alone shows it.
 
-    `user`: all of it stands in the user's own words, or the user put it into the mandate. `trusted`: all
-    of it was vouched for, by the user, by the application in the mandate, or by a trusted part of a
-    tool's result. `untrusted`: some of it was not, and the task has read what an attacker may have
-    written. `sensitivity` is that of where it was read; of a text of the model's own, which may hold
-    anything that it has read, it is the highest so far. `sources` are ``user``, ``application``, a tool,
-    or ``tool.field``. Of an absent argument, all was said by the user.
+    `user`: all of it stands in the user's own words, or the user put it into the mandate. `trusted`: all of
+    it is vouched for, by the user, by the application in the mandate, or by a trusted part of a tool's
+    result. `untrusted`: a part of it is not, and the task has read text that an attacker may have written.
+    `sensitivity` is that of the result in which it was read. The model's own text may hold anything that the
+    task has read, so its sensitivity is the highest so far. `sources` are ``user``, ``application``, a tool,
+    or ``tool.field``. An absent argument counts as named by the user.
     """
 
     sources: frozenset[str] = frozenset()

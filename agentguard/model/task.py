@@ -12,12 +12,12 @@ from agentguard.model.provenance import Sensitivity
 __all__ = ["WORDS", "Budget", "TaskState", "TaskStatus"]
 
 WORDS = 16_384
-"""How many characters of the user's words count: what stands behind them was not said."""
+"""How many characters of the user's words count; later words are ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How many calls, and how many of them on WRITE and ESCALATION paths; None is no limit."""
+    """The most calls, and the most calls on WRITE and ESCALATION paths; None is no limit."""
 
     calls: int | None = None
     writes: int | None = None
@@ -28,7 +28,7 @@ class Budget:
 
 
 class TaskStatus(StrEnum):
-    """Where a task is in its life; only an ACTIVE one carries calls, and none comes back."""
+    """The states of a task. Only an ACTIVE task can make calls; an ended task never becomes active again."""
 
     ACTIVE = "active"
     COMPLETED = "completed"
@@ -40,12 +40,12 @@ class TaskStatus(StrEnum):
 class TaskState:
     """A task as the store holds it at one moment.
 
-    `lineage` lists the tasks that it descends from, nearest first: it is active only while all of
-    them are, and its calls count against the budgets of all. `history` holds the names of the tools
-    that were called, each once, in the order of their first call; `untrusted` is True once a tool's
-    untrusted result was read, and `sensitivity` the highest that was read. `words` are the user's own,
-    from which a value may come; `kinds` the templates that its mandate was made of; `labels` counts the
-    labels on values that it and its family have read.
+    `lineage` lists its parent tasks, nearest first: the task is active only while all of them are, and its
+    calls count against the budgets of all. `history` holds the names of the called tools, each once, in the
+    order of their first call. `untrusted` is True once the task has read an untrusted result, and
+    `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
+    values in them. `kinds` are the templates that its mandate was made of. `labels` counts the labels on
+    values that the task and its family have read.
     """
 
     id: str
@@ -74,10 +74,10 @@ class TaskState:
         return self.lineage[-1] if self.lineage else self.id
 
     def within(self, root: TaskState) -> TaskState:
-        """Return it as rules see it: with what its whole family, that of *root*, has done and read.
+        """Return the task as rules see it: with all that its family, that of *root*, has done and read.
 
-        What one task of a family has read can come into the arguments of any other; and a limit by what
-        was called so far would else begin anew in each child.
+        A value that one task of a family has read may be an argument in any other. And a limit by the calls
+        so far would otherwise begin anew in each child.
         """
         return replace(
             self,

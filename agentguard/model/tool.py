@@ -47,7 +47,7 @@ def _properties(schema: object) -> Iterator[str]:
             properties = part.get("properties")
             yield from properties if isinstance(properties, Mapping) else ()
             for name, inner in part.items():
-                # by names of the schema's author, of which one may be "properties" as well
+                # its keys are names that the schema's author chose; one of them may be "properties"
                 waiting += inner.values() if name in NAMED and isinstance(inner, Mapping) else [inner]
         elif isinstance(part, list):
             waiting += part
@@ -55,14 +55,14 @@ def _properties(schema: object) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """What one tool is, as the catalog knows it.
+    """The classification of one tool in the catalog.
 
-    `schema` is the JSON Schema of the arguments that the model may give. `sinks` are the arguments
-    that name a counterparty (a recipient, an account, a URL). A tool without a resource obtains no
-    credential. `untrusted` says that its result may carry text which an attacker wrote; `trusted` lists
-    the fields of its structured result that nobody but the owner of the data can write, as paths without
-    list indices (``event.participants``; ``*`` is all of it). `sensitivity` is that of its result, and
-    `clearance` that of whatever it sends its arguments to.
+    `schema` is the JSON Schema of the arguments that the model may give. `sinks` are the arguments that name
+    a counterparty (a recipient, an account, a URL). A tool without a resource obtains no credential.
+    `untrusted` says that an attacker may have written text in its result. `trusted` lists the fields of its
+    structured result that only the owner of the data can write, as paths without list indices
+    (``event.participants``; ``*`` is the whole result). `sensitivity` is that of its result, and `clearance`
+    is the highest sensitivity that the receiver of its arguments may learn.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ToolSpec:
     clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""
     declared: frozenset[str] = field(init=False, repr=False, compare=False)
-    """The names of all properties in `schema`, at any depth; other keys of an argument a model has chosen."""
+    """The names of all properties in `schema`, at any depth. A model chose all other keys of an argument."""
 
     def __post_init__(self) -> None:
         """Read the schema once, for each call asks."""

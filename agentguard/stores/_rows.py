@@ -50,7 +50,9 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
         id=id_,
         purpose=form["purpose"],
         identity=Identity(subject=subject, actor=actor, chain=tuple(chain)),
-        mandate=Mandate.of(form["mandate"]).said({place: dict(pairs) for place, pairs in form["origins"]}),
+        mandate=Mandate.of(form["mandate"]).with_authors(
+            {place: dict(pairs) for place, pairs in form["origins"]}
+        ),
         deadline=deadline,
         budget=Budget(calls=calls, writes=writes),
         lineage=tuple(form["lineage"]),

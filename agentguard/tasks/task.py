@@ -259,7 +259,7 @@ def _in_a_tool() -> bool:
 
 
 def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:
-    if untaken := enforcement.catalog.untaken(mandate):
+    if untaken := enforcement.catalog.unused_limits(mandate):
         raise ValueError(f"the mandate limits {untaken[0]}, which none of its tools takes")
     return mandate
 

@@ -127,14 +127,14 @@ def test_an_altered_log_is_no_evidence(run: Run, recording: Path) -> None:
     assert run(recording.with_name("nowhere.jsonl")).exit_code == 2
 
 
-def test_records_without_requests_cannot_be_told(run: Run, tmp_path: Path) -> None:
+def test_records_without_requests_cannot_be_decided(run: Run, tmp_path: Path) -> None:
     log = JsonLinesAudit(tmp_path / "bare.jsonl")
     log.append({"event": "decision", "effect": "permit", "tool": "pay", "call": "c"})
     log.append({"event": "decision", "effect": "permit", "tool": "pay", "call": "d", "request": {"x": 1}})
     log.close()
     result = run(tmp_path / "bare.jsonl")
     assert result.exit_code == 2
-    assert "2 calls cannot be told" in result.output
+    assert "2 calls cannot be decided" in result.output
 
 
 @pytest.mark.promise("explain-turns-decision")

@@ -513,7 +513,7 @@ def test_without_a_directory_both_texts_are_printed(project: str) -> None:
     ended = run("audit.jsonl", "--tools", project)
     assert "[tools]" in ended.stdout
     assert '@id("observed-send_money")' in ended.stdout
-    assert "1 of the calls" in ended.stderr
+    assert "1 calls would not be permitted" in ended.stderr
 
 
 def test_nothing_is_overwritten(project: str) -> None:
@@ -535,5 +535,5 @@ def test_a_log_without_requests_says_so(project: str) -> None:
     JsonLinesAudit("bare.jsonl").append({"event": "decision", "effect": "permit", "tool": "contacts"})
     ended = run("bare.jsonl")
     assert ended.exit_code == 1
-    assert "1 have none" in ended.stderr
+    assert "1 have no request" in ended.stderr
     assert json.loads(Path("bare.jsonl").read_text())["seq"] == 1

@@ -303,10 +303,10 @@ def test_init_without_tools_writes_a_configuration_that_permits_nothing(
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        ("tools", "names nothing"),
+        ("tools", "is no module:attribute"),
         ("no_such_module:tools", "ModuleNotFoundError"),
         ("{module}:nothing", "AttributeError"),
-        ("{module}:number", "of type int, it holds no tools"),
+        ("{module}:number", "of type int holds no tools"),
         ("{module}:undocumented", "this is no tool"),
     ],
 )
