@@ -1,8 +1,8 @@
-"""Compact JWS (RFC 7515), the strict way: the one front door for tokens and proofs.
+"""Strict compact JWS (RFC 7515): all tokens and proofs are signed and verified here.
 
-A signature says who wrote a token, and little of how it may be spelled: libraries accept padding,
-let the last of two equal keys win, never look at `typ`, and follow the token's own word on its
-algorithm. Here each token has one spelling, each key one algorithm, each use one `typ`.
+A signature proves who wrote a token, but libraries accept several spellings of it. They accept padding,
+let the last of two equal keys win, ignore `typ`, and use the algorithm that the token itself names.
+Here a token has exactly one spelling, a key one algorithm, and a use one `typ`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class _Refusal(ValueError):
-    """Says what is wrong in words of our own, so that nothing of the token is repeated."""
+    """Says what is wrong with a token. The message repeats nothing of the token."""
 
 
 class Jws(NamedTuple):
@@ -74,7 +74,7 @@ class Jws(NamedTuple):
 
 
 class Signer:
-    """An ES256 (P-256) or EdDSA (Ed25519) private key that signs and never shows itself."""
+    """An ES256 (P-256) or EdDSA (Ed25519) private key. It signs, and cannot be read back."""
 
     __slots__ = ("__key", "algorithm", "kid", "public_jwk")
 
@@ -86,19 +86,19 @@ class Signer:
 
     @classmethod
     def generate(cls, algorithm: Algorithm = "ES256") -> Signer:
-        """Make a signer with a new key."""
+        """Return a signer with a new key."""
         return cls(
             Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(ec.SECP256R1())
         )
 
     def head(self, **members: Json) -> str:
-        """Return the encoded header, to be made once and given to each `sign`."""
+        """Return the encoded header. Make it once, and pass it to each `sign`."""
         return b64url(_encode({"alg": self.algorithm, **members}).encode())
 
     def sign(self, head: str, claims: Mapping[str, Json]) -> str:
         """Return the compact serialization.
 
-        PyJWT's `encode` costs 134 us where this costs 88, 47 of which are the signature alone.
+        This takes 88 us, 47 of them for the signature; PyJWT's `encode` takes 134 us.
         """
         message = f"{head}.{b64url(to_json(claims))}"
         if isinstance(self.__key, Ed25519PrivateKey):
@@ -114,28 +114,28 @@ class Signer:
 
 
 def decode(token: str, key: KeyOf | None, *, typ: frozenset[str], error: str = "invalid_token") -> Jws:
-    """Verify spelling, header and signature, in this order; claims are the caller's to judge.
+    """Verify the spelling, the header and the signature, in this order. The caller checks the claims.
 
-    *key* finds the key for a header, and the key fixes the algorithm. None means the key that the
-    header embeds (a DPoP proof); only then may a header embed one. *typ* lists what is accepted,
-    in lower case and without "application/".
+    *key* returns the key for a header; the key determines the algorithm. If *key* is None, the key is
+    the one that the header embeds (a DPoP proof); otherwise no header may embed a key. *typ* lists the
+    accepted types, in lower case and without "application/".
 
     Raises:
-        VerificationError: With *error* as its code. *key* may raise its own.
+        VerificationError: The token is not valid; its code is *error*. *key* may raise another one.
     """
     try:
         header, claims = _parts(token)
-        _judge(header, typ, embedded=key is None)
-        pinned = public_key(header.get("jwk")) if key is None else key(header)
-        if header["alg"] != pinned.algorithm_name:
+        _check_header(header, typ, may_embed_key=key is None)
+        jwk = public_key(header.get("jwk")) if key is None else key(header)
+        if header["alg"] != jwk.algorithm_name:
             raise _Refusal("the algorithm is not the one of its key")
-        # PyJWT's algorithm on the very bytes that were judged; its `decode` would read the token anew
+        # PyJWT's algorithm, on the same bytes that were checked: its `decode` would parse the token again
         message, _, signature = token.rpartition(".")
-        if not pinned.Algorithm.verify(message.encode(), pinned.key, unb64url(signature)):
+        if not jwk.Algorithm.verify(message.encode(), jwk.key, unb64url(signature)):
             raise _Refusal("the signature is not valid")
     except _Refusal as refusal:
         raise VerificationError(error, str(refusal)) from None
-    return Jws(header, claims, pinned)
+    return Jws(header, claims, jwk)
 
 
 def _parts(token: str) -> tuple[dict[str, Json], dict[str, Json]]:
@@ -153,21 +153,21 @@ def _parts(token: str) -> tuple[dict[str, Json], dict[str, Json]]:
     return header, claims
 
 
-def _judge(header: Mapping[str, Json], typ: frozenset[str], *, embedded: bool) -> None:
-    declared = header.get("typ")
-    if not isinstance(declared, str) or declared.lower().removeprefix("application/") not in typ:
+def _check_header(header: Mapping[str, Json], typ: frozenset[str], *, may_embed_key: bool) -> None:
+    value = header.get("typ")
+    if not isinstance(value, str) or value.lower().removeprefix("application/") not in typ:
         raise _Refusal("it is of another type")
     if header.get("alg") not in ALGORITHMS:
         raise _Refusal("its algorithm is not accepted")
-    if not _REFUSED.isdisjoint(header) or ("jwk" in header and not embedded):
+    if not _REFUSED.isdisjoint(header) or ("jwk" in header and not may_embed_key):
         raise _Refusal("its header has a member that is not accepted")
 
 
 def strict_json(data: bytes) -> Json:
-    """Parse UTF-8 JSON, without duplicate keys, NaN, infinities, or nesting without end.
+    """Parse JSON in UTF-8. Duplicate keys, NaN, infinities and too deep nesting are refused.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: *data* is not such JSON.
     """
     try:
         return json.loads(
@@ -191,15 +191,15 @@ def _unknown(_constant: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError("a number beyond all bounds")
+        raise ValueError("a number is too large")
     return value
 
 
 def public_key(jwk: Json) -> PyJWK:
-    """Read a public JWK; its kind fixes the algorithm: P-256 is ES256, Ed25519 is EdDSA.
+    """Read a public JWK. Its curve determines the algorithm: ES256 for P-256, EdDSA for Ed25519.
 
     Raises:
-        ValueError: It is another kind, names another algorithm, or holds a private part.
+        ValueError: The key is of another kind, names another algorithm, or has a private part.
     """
     if not isinstance(jwk, Mapping) or not _PRIVATE.isdisjoint(jwk):
         raise _Refusal("the key is not a public JWK")
@@ -218,7 +218,7 @@ def _public_jwk(key: PrivateKey) -> dict[str, str]:
     public = key.public_key()
     if isinstance(public, ec.EllipticCurvePublicKey):
         if not isinstance(public.curve, ec.SECP256R1):
-            raise ValueError("an elliptic-curve key is on P-256, for ES256")
+            raise ValueError("an elliptic-curve key must be on P-256, for ES256")
         point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -231,10 +231,10 @@ def b64url(data: bytes) -> str:
 
 
 def unb64url(text: str) -> bytes:
-    """Decode base64url in its one spelling: no padding, no stray bits.
+    """Decode base64url without padding and without unused bits.
 
     Raises:
-        ValueError: It is spelled in any other way.
+        ValueError: *text* has another spelling.
     """
     data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if b64url(data) != text:
@@ -258,7 +258,7 @@ def token_hash(token: str) -> str:
 
 
 def revocation_key(issuer: str, jti: str) -> str:
-    """Return the store's key for a revoked token: issuer and jti, never a hash of its spelling."""
+    """Return the store's key for a revoked token: its issuer and `jti`, and never a hash of its text."""
     return f"revoked:{issuer}#{jti}"
 
 

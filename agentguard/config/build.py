@@ -156,8 +156,8 @@ def _cedar(settings: Settings) -> CedarPolicy:
     files: set[Path] = set()
     for pattern in settings.policy.cedar:
         # a name of a file is not a pattern, although it may contain [ or *
-        plain = settings.file.parent / pattern
-        names = [pattern] if plain.is_file() else glob(pattern, root_dir=settings.file.parent, recursive=True)
+        file = settings.file.parent / pattern
+        names = [pattern] if file.is_file() else glob(pattern, root_dir=settings.file.parent, recursive=True)
         if not names:
             raise ConfigurationError(
                 f"no policy file matches {pattern!r}",
@@ -226,8 +226,8 @@ def _signer(settings: Settings, path: ToolPath) -> Signer:
 def _writable(settings: Settings, name: str) -> Path:
     """Return the path of a file that we write, and make its directory. Only the owner can enter that."""
     path = settings.file.parent / name
-    missing = [directory for directory in path.parents if not directory.exists()]
-    for directory in reversed(missing):  # mkdir(parents=True) would let other users into the outer ones
+    directories = [directory for directory in path.parents if not directory.exists()]
+    for directory in reversed(directories):  # mkdir(parents=True) would let other users into the outer ones
         directory.mkdir(mode=0o700, exist_ok=True)
     return path
 

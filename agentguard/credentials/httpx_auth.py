@@ -82,17 +82,17 @@ class _Exchange:
 
     def flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Attach the credential, send the request, and repeat it once if a new proof may help."""
-        sent = [request]
+        requests = [request]
         try:
             self._attach(request, None)
             response = yield request
-            self._check_sent(response, sent)
+            self._check_sent(response, requests)
             if _repeatable(response):
                 self._attach(response.request, response.headers.get("DPoP-Nonce"))
                 response = yield response.request
-                self._check_sent(response, sent)
+                self._check_sent(response, requests)
         finally:
-            for message in sent:
+            for message in requests:
                 for name in self._header_names:
                     message.headers.pop(name, None)
 
@@ -105,13 +105,13 @@ class _Exchange:
         self._header_names.update(headers)
         request.headers.update(headers)
 
-    def _check_sent(self, response: httpx.Response, sent: list[httpx.Request]) -> None:
+    def _check_sent(self, response: httpx.Response, requests: list[httpx.Request]) -> None:
         """Note which requests were sent, and refuse the response if one of them went to another origin."""
-        sent += [*(redirect.request for redirect in response.history), response.request]
-        for request in sent:
+        requests += [*(redirect.request for redirect in response.history), response.request]
+        for request in requests:
             self._require_url(request.url)
         if response.next_request is not None:
-            sent.append(response.next_request)
+            requests.append(response.next_request)
 
     def _require_url(self, url: httpx.URL) -> None:
         if url.userinfo:

@@ -72,7 +72,7 @@ class LegacySecret:
             operation_pair(source, "read", timeout=timeout),
             SingleFlight(timeout=timeout).share,
         )
-        self._cached: tuple[Secret, float] | None = None
+        self._cache: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
         self._anomalies: Counter[str] = Counter()
         self._lock = Lock()
@@ -134,13 +134,13 @@ class LegacySecret:
         )
 
     async def _key(self, read: Operation, share: Share) -> Secret:
-        cached = self._cached
-        if cached is None or self._clock() >= cached[1]:
-            cached = await share("key", lambda: self._fetch(read))
-        return cached[0]
+        entry = self._cache
+        if entry is None or self._clock() >= entry[1]:
+            entry = await share("key", lambda: self._fetch(read))
+        return entry[0]
 
     async def _fetch(self, read: Operation) -> tuple[Secret, float]:
-        name, started = self._source.name, self._clock()
+        name, now = self._source.name, self._clock()
         try:
             key: Any = await read()
         except IssueError:
@@ -150,8 +150,8 @@ class LegacySecret:
         if not isinstance(key, Secret) or not _FIELD_VALUE.fullmatch(key.reveal()):
             # an HTTP library would refuse the value with a message that shows it
             raise IssueError(f"{name}: the secret is empty, or cannot stand in a header")
-        self._cached = key, started + self._refresh
-        return self._cached
+        self._cache = key, now + self._refresh
+        return self._cache
 
     def present(self, key: Secret) -> dict[str, str]:
         """Return the header that carries *key*."""

@@ -134,13 +134,13 @@ class Tokens:
 
     def _add(self, cache: dict[str, Any], audience: str, token: Token) -> None:
         now = self._clock()
-        for name in [name for name, (cached, _) in list(cache.items()) if cached.expires_at <= now]:
+        for name in [name for name, (other, _) in list(cache.items()) if other.expires_at <= now]:
             cache.pop(name, None)
         cache[audience] = _CachedToken(token, now + (token.expires_at - now) / 2)
 
     def _fresh(self, audience: str) -> Token | None:
-        cached, now = self._cache.get(audience), self._clock()
+        entry, now = self._cache.get(audience), self._clock()
         # a postponed renewal must not be later than the token's expiry
-        if cached is None or now >= min(cached.renew_at, cached.token.expires_at):
+        if entry is None or now >= min(entry.renew_at, entry.token.expires_at):
             return None
-        return cached.token
+        return entry.token

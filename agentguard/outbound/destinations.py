@@ -54,7 +54,7 @@ def htu(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
         raise ValueError("not an absolute http(s) URL without user information")
-    path = _ENCODED.sub(_normalized, parts.path) or "/"
+    path = _ENCODED.sub(_normalize, parts.path) or "/"
     if not {".", ".."}.isdisjoint(path.split("/")):
         raise ValueError("the path has dot segments")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -62,6 +62,6 @@ def htu(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{path}"
 
 
-def _normalized(encoded: re.Match[str]) -> str:
-    character = chr(int(encoded[1], 16))
-    return character if _UNRESERVED.fullmatch(character) else encoded[0].upper()
+def _normalize(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else match[0].upper()

@@ -174,9 +174,9 @@ class Secrets:
             self._revoke([leases])
         return wholes
 
-    def _revoke(self, several: list[Leases]) -> list[str]:
+    def _revoke(self, logins: list[Leases]) -> list[str]:
         problems = []
-        for leases in several:
+        for leases in logins:
             try:
                 leases.revoke()
             except (IssueError, StoreError) as error:

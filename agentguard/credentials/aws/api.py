@@ -82,7 +82,7 @@ class Api:
         failure: IssueError | IdentityError
         try:
             with self._breaker:
-                answer: Mapping[str, Any] = getattr(self._client, operation)(**_revealed(parameters))
+                answer: Mapping[str, Any] = getattr(self._client, operation)(**_reveal(parameters))
                 return answer
         except ClientError as error:
             failure = Refusal(self._service, operation, _code(error))
@@ -129,7 +129,7 @@ class _FixedCredentials:
         return self._credentials
 
 
-def _revealed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _reveal(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value.reveal() if isinstance(value, Secret) else value for name, value in parameters.items()
     }

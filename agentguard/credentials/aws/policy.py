@@ -108,8 +108,8 @@ def source_identity(subject: str) -> str:
     Other characters are written as in quoted-printable: ``=3A`` for a colon. A hash begins with
     ``=sha256-``, which no quoted text can begin with.
     """
-    quoted = _QUOTED.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), subject)
-    return quoted if _NAME.fullmatch(quoted) else f"=sha256-{b64url(sha256(subject.encode()).digest())}"
+    text = _QUOTED.sub(lambda match: "".join(f"={byte:02X}" for byte in match[0].encode()), subject)
+    return text if _NAME.fullmatch(text) else f"=sha256-{b64url(sha256(subject.encode()).digest())}"
 
 
 def session_tags(grant: Grant, more: Mapping[str, str]) -> list[dict[str, str]]:

@@ -102,10 +102,10 @@ def _validate_scope(expected: ExpectedToken, members: Mapping[str, Json]) -> Non
 
 def _validate_details(detail: Mapping[str, Json], members: Mapping[str, Json]) -> None:
     """Check the authorization details. A server may add members (RFC 9396 section 7.1), not remove any."""
-    granted = members.get("authorization_details")
-    if not isinstance(granted, list) or len(granted) != 1 or not isinstance(granted[0], dict):
+    details = members.get("authorization_details")
+    if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
         raise InvalidResponse("the token is not for exactly one call")
-    if any(granted[0].get(name) != value for name, value in detail.items()):
+    if any(details[0].get(name) != value for name, value in detail.items()):
         raise InvalidResponse("the token is for another call")
 
 

@@ -113,7 +113,7 @@ class AuthorizationServer:
         def attempt() -> Proof:
             fields, headers = prove()
             proof = {} if dpop is None else {"DPoP": dpop("POST", url, self._nonce)}
-            return Proof({**_revealed(form), **fields}, {**headers, **proof, "Accept": "application/json"})
+            return Proof({**_reveal(form), **fields}, {**headers, **proof, "Accept": "application/json"})
 
         try:
             answer = await self._post(operations, url, attempt, repeatable)
@@ -177,12 +177,12 @@ class AuthorizationServer:
     def _read(self, members: Mapping[str, Json]) -> Metadata:
         if members.get("issuer") != self.issuer:
             raise self.issue_error("its metadata is another issuer's")
-        token, *others = (
+        token, revocation, introspection = (
             self._endpoint(members, f"{name}_endpoint") for name in ("token", "revocation", "introspection")
         )
         if token is None:
             raise self.issue_error("its metadata has no token_endpoint")
-        return Metadata(token, *others)
+        return Metadata(token, revocation, introspection)
 
     def _endpoint(self, members: Mapping[str, Json], name: str) -> str | None:
         url = members.get(name)
@@ -201,15 +201,15 @@ class _NewProofAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         form, headers = self._attempt()
-        merged = request.headers.copy()
-        del merged["Content-Length"]  # of the empty body that the form replaces
-        merged.update(headers)
+        all_headers = request.headers.copy()
+        del all_headers["Content-Length"]  # of the empty body that the form replaces
+        all_headers.update(headers)
         yield httpx.Request(
-            request.method, request.url, headers=merged, data=form, extensions=request.extensions
+            request.method, request.url, headers=all_headers, data=form, extensions=request.extensions
         )
 
 
-def _revealed(form: Form) -> dict[str, str]:
+def _reveal(form: Form) -> dict[str, str]:
     return {name: value if isinstance(value, str) else value.reveal() for name, value in form.items()}
 
 

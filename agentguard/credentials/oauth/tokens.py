@@ -78,9 +78,9 @@ class LiveTokens:
     def find(self, handle: str) -> LiveToken | None:
         """Return the token of *handle*, or None if this process cannot find it."""
         with self._lock:
-            stored = self._tokens.get(handle)
-        if stored is not None:
-            return stored
+            live = self._tokens.get(handle)
+        if live is not None:
+            return live
         if self._seal is not None and (text := self._seal.open(handle, context=self._context)):
             expires_at, _, token = text.partition(" ")
             return LiveToken.of(Secret(token), float(expires_at))

@@ -8,7 +8,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from agentguard.credentials.sources.base import TIMEOUT, Settings, unlogged
+from agentguard.credentials.sources.base import TIMEOUT, Settings, mute
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 
@@ -30,7 +30,7 @@ class AwsSecret:
         """Call GetSecretValue."""
         failure = "nothing"
         try:
-            with unlogged("botocore.parsers", "botocore.endpoint"):
+            with mute("botocore.parsers", "botocore.endpoint"):
                 answer = self._client().get_secret_value(SecretId=self._id)
                 if (secret := _secret(answer)) is not None:
                     return secret

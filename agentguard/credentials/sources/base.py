@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol, Self
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
 
-__all__ = ["TIMEOUT", "Part", "Reference", "SecretSource", "Settings", "pick", "unlogged"]
+__all__ = ["TIMEOUT", "Part", "Reference", "SecretSource", "Settings", "mute", "pick"]
 
 TIMEOUT = 4.5
 """How many seconds a source waits for an answer by default."""
@@ -120,7 +120,7 @@ def _no_number(_text: str) -> NoReturn:
 
 
 @contextmanager
-def unlogged(*loggers: str) -> Iterator[None]:
+def mute(*loggers: str) -> Iterator[None]:
     """Keep this thread's answers out of *loggers*, which write complete answers at the level DEBUG."""
     thread = get_ident()
 

@@ -10,7 +10,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.secretmanager_v1 import SecretManagerServiceClient
 from google.oauth2 import service_account
 
-from agentguard.credentials.sources.base import TIMEOUT, Settings, unlogged
+from agentguard.credentials.sources.base import TIMEOUT, Settings, mute
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
 
@@ -43,7 +43,7 @@ class GcpSecret:
         """Call accessSecretVersion."""
         failure = "nothing"
         try:
-            with unlogged(_TRANSPORT, "google.auth.transport.requests"):
+            with mute(_TRANSPORT, "google.auth.transport.requests"):
                 secret = _secret(self._client(), self._version, self._timeout)
                 if secret is not None:
                     return secret
