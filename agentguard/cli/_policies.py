@@ -20,7 +20,7 @@ from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSetti
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.identification import facts_of
 
-__all__ = ["attach", "own_facts", "guard_of", "plain", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "guard_of", "own_facts", "plain", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
