@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK, PyJWTError
@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "htu",
     "number_claim",
+    "public_jwk",
     "public_key",
     "revocation_key",
     "strict_json",
@@ -80,7 +81,7 @@ class Signer:
 
     def __init__(self, key: PrivateKey) -> None:
         self.__key = key
-        self.public_jwk: Mapping[str, str] = _public_jwk(key)
+        self.public_jwk: Mapping[str, str] = public_jwk(key.public_key())
         self.algorithm: Algorithm = "EdDSA" if isinstance(key, Ed25519PrivateKey) else "ES256"
         self.kid = thumbprint(self.public_jwk)
 
@@ -214,14 +215,18 @@ def public_key(jwk: Json) -> PyJWK:
         raise _Refusal("the key is malformed") from None
 
 
-def _public_jwk(key: PrivateKey) -> dict[str, str]:
-    public = key.public_key()
-    if isinstance(public, ec.EllipticCurvePublicKey):
-        if not isinstance(public.curve, ec.SECP256R1):
+def public_jwk(key: ec.EllipticCurvePublicKey | Ed25519PublicKey) -> dict[str, str]:
+    """Return a public key as a JWK (RFC 7518 section 6.2.1, RFC 8037 section 2).
+
+    Raises:
+        ValueError: It is an elliptic-curve key on another curve than P-256.
+    """
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, ec.SECP256R1):
             raise ValueError("an elliptic-curve key must be on P-256, for ES256")
-        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
-    raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return {"kty": "OKP", "crv": "Ed25519", "x": b64url(raw)}
 
 

@@ -29,8 +29,8 @@ from agentguard.model import ToolPath
 from agentguard.ports import Broker, IdentitySource, Store, Transmitter
 
 if TYPE_CHECKING:  # each needs an extra
-    from agentguard.credentials.oauth.client_auth import ClientAuth
-    from agentguard.credentials.openbao.session import OpenBaoSession
+    from agentguard.credentials.oauth import ClientAuth
+    from agentguard.credentials.openbao import OpenBaoSession
 
 __all__ = ["AdapterFactory", "identity_of"]
 
@@ -128,7 +128,7 @@ class AdapterFactory:
             )
 
     def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
-        from agentguard.credentials.oauth.token_exchange import TokenExchange
+        from agentguard.credentials.oauth import TokenExchange
         from agentguard.credentials.sealing import SealingKey
 
         client, seal = self._client(settings), settings.seal
@@ -152,7 +152,7 @@ class AdapterFactory:
         }
 
     def _client(self, settings: TokenExchangeSettings) -> ClientAuth:
-        from agentguard.credentials.oauth.client_auth import PrivateKeyJwt, SpiffeJwt
+        from agentguard.credentials.oauth import PrivateKeyJwt, SpiffeJwt
 
         if settings.client_auth == "spiffe":
             return SpiffeJwt(settings.client_id, self.identity)
@@ -163,7 +163,7 @@ class AdapterFactory:
         )
 
     def _openbao(self, settings: OpenBaoSettings) -> ByPath:
-        from agentguard.credentials.openbao.broker import OpenBao
+        from agentguard.credentials.openbao import OpenBao
 
         if settings.roles.keys() != settings.creds.keys():
             raise ConfigurationError(
@@ -184,7 +184,7 @@ class AdapterFactory:
         }
 
     def _session(self, settings: OpenBaoSettings, role: str) -> OpenBaoSession:
-        from agentguard.credentials.openbao.session import OpenBaoSession
+        from agentguard.credentials.openbao import OpenBaoSession
 
         return OpenBaoSession(
             settings.address,
@@ -197,7 +197,7 @@ class AdapterFactory:
         )
 
     def _aws(self, settings: AwsSettings) -> ByPath:
-        from agentguard.credentials.aws.broker import AwsRole, Statement
+        from agentguard.credentials.aws import AwsRole, Statement
 
         broker = AwsRole(
             {ToolPath(path): role for path, role in settings.roles.items()},
@@ -214,8 +214,7 @@ class AdapterFactory:
         return dict.fromkeys(broker.paths, broker)
 
     def _github(self, settings: GitHubSettings) -> ByPath:
-        from agentguard.credentials.github.broker import GitHubApp
-        from agentguard.credentials.github.key import AppKey
+        from agentguard.credentials.github import AppKey, GitHubApp
         from agentguard.credentials.sealing import SealingKey
 
         broker = GitHubApp(
@@ -231,7 +230,7 @@ class AdapterFactory:
 
     def _secret(self, settings: SecretSettings) -> ByPath:
         from agentguard.credentials.long_lived import LegacySecret
-        from agentguard.credentials.openbao.session import OpenBaoSession
+        from agentguard.credentials.openbao import OpenBaoSession
         from agentguard.credentials.sources import source
 
         session = None

@@ -55,6 +55,18 @@ def leaks(error: BaseException | None) -> bool:
     return False
 
 
+# --- imports
+
+
+def test_a_source_imports_no_broker_and_no_library_of_one() -> None:
+    code = "import sys, agentguard.credentials.sources.aws; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(ran.stdout.split())
+    brokers = {f"agentguard.credentials.{name}" for name in ("aws", "github", "oauth", "openbao")}
+    assert "boto3" in modules
+    assert not modules & {*brokers, "agentguard.credentials.long_lived", "circuitbreaker", "grpc"}
+
+
 # --- names
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic_core import to_json
 
 from agentguard.concurrency.drive import drive
 from agentguard.credentials.openbao.session import OpenBaoOperations, OpenBaoSession
 from agentguard.errors import IssueError
-from agentguard.jose import Algorithm, b64url, thumbprint, unb64url
+from agentguard.jose import Algorithm, b64url, public_jwk, thumbprint, unb64url
 
 __all__ = ["TransitSigner"]
 
@@ -100,12 +100,9 @@ def _jwk(key: object) -> dict[str, str] | None:
             return None
     try:
         public = load_pem_public_key(pem.encode())
-    except ValueError:
+        return public_jwk(public) if isinstance(public, ec.EllipticCurvePublicKey) else None
+    except ValueError:  # not a key in PEM, or on another curve
         return None
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
-        return None
-    point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
 
 
 def _is_signature(text: str) -> bool:
