@@ -1,4 +1,4 @@
-"""What a running tool is handed: parts of a credential, an environment, and never a long-lived key."""
+"""What a lease gives to a running tool: its credential or an environment, and never a long-lived key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def role(**changes: object) -> Credential:
         expires_at=60.0,
         fields={"username": "v-reader", "password": "pa55word"},
         env={"PGUSER": "v-reader", "PGPASSWORD": "pa55word"},
-        **changes,  # type: ignore[arg-type]  # each fits
+        **changes,  # type: ignore[arg-type]  # each change is a field of its type
     )
 
 

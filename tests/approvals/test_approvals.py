@@ -1,4 +1,4 @@
-"""A person's consent: to one exact call, once, as the store holds it."""
+"""A person's approval is for one exact call, is used once, and counts only as the store holds it."""
 
 import asyncio
 import sqlite3
@@ -104,7 +104,7 @@ HELLO = {"messages": [("user", "pay")]}
 
 
 class Runner:
-    """Runs an agent sync or async, and tells what it waits for and what its tools said."""
+    """Runs an agent with sync or async calls."""
 
     def __init__(self, agent: Any, config: RunnableConfig, mode: str) -> None:
         self.agent, self.config, self.mode = agent, config, mode
@@ -133,9 +133,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["middleware", "wrapped"])
 def shop(request: pytest.FixtureRequest) -> Shop:
-    made = Shop()
-    made.by_middleware = request.param == "middleware"  # type: ignore[attr-defined]  # for `started`
-    return made
+    shop = Shop()
+    shop.by_middleware = request.param == "middleware"  # type: ignore[attr-defined]  # for `started`
+    return shop
 
 
 def started(

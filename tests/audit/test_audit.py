@@ -1,4 +1,4 @@
-"""Whoever alters the record is found out; whatever crashes, it goes on."""
+"""The audit log shows every alteration, and continues after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timeline of a task: what it says, and what it does not."""
+"""The timeline of a task: what it shows, and what it must not show."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""No secret in any sink: every tool here gives its credential away, in every way that it can.
+"""No sink holds a secret, although every tool here gives its credential away, in every way that it can.
 
-Each echo is written beside a canary, which nobody redacts. A sink that holds the canary would have
-held the credential too: that is how these tests know that they look in the right places.
+Each tool writes a canary beside its credential, and nothing redacts the canary. A sink that has the canary
+would have the credential too without redaction. So the tests know that they look in the right places.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MODES = ["updates", "values", "debug", "tasks", "checkpoints", "messages", "cust
 
 
 class Watched(LocalIssuer):
-    """The embedded issuer; it keeps what it mints where only the test looks."""
+    """The embedded issuer; it keeps the credentials that it mints where only the test reads them."""
 
     def __init__(self, path: ToolPath, store: SqliteStore) -> None:
         super().__init__(path, issuer="https://guard.example", store=store)
@@ -65,7 +65,7 @@ class Watched(LocalIssuer):
         return self.minted[-1]
 
     def secrets(self) -> Iterator[str]:
-        """Yield all that no sink may hold: tokens, their signatures, and the private keys."""
+        """Yield the texts that no sink may hold: tokens, their signatures, and the private keys."""
         for credential in self.minted:
             yield credential.reveal()
             yield credential.reveal().rpartition(".")[2]
@@ -81,10 +81,10 @@ class State(AgentState[Any]):
 
 
 class World:
-    """One guarded agent, and every sink that looks at it."""
+    """One guarded agent, and every sink that records its runs."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.directory, self.held = directory, list[Any]()
+        self.directory, self.captured = directory, list[Any]()
         self.server: Server = stack.enter_context(serving())
         self.spans: CapturedSpans = stack.enter_context(captured_spans())
         self.store = SqliteStore(directory / "store.db")
@@ -99,7 +99,7 @@ class World:
             tracer_provider=self.spans.tracer_provider,
         )
         stack.callback(self.guard.close)
-        functions = [*returning(self.held), *telling(), calling(self.server.origin)]
+        functions = [*returning(self.captured), *telling(), calling(self.server.origin)]
         self.tools = [classified(function, path="write", resource="orders") for function in functions]
         self.recorder, self.tracer, self.log = Recorder(), Tracer(), LogSink()
         self.seen: list[str] = []
@@ -122,7 +122,7 @@ class World:
         )
 
     def sinks(self) -> dict[str, str]:
-        """Return all that was recorded outside of the tools."""
+        """Return the content of every sink, by its name."""
         files = {path.name: path.read_bytes().decode("latin-1") for path in self.directory.iterdir()}
         return {
             **files,
@@ -147,7 +147,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 @pytest.fixture
 def langsmith(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Trace to a local sink by the real client, as LANGSMITH_TRACING does; returns what was sent."""
+    """Trace to a local sink with the real client, as LANGSMITH_TRACING does; return what was sent."""
     forget: Callable[[], None] = utils.get_env_var.cache_clear  # type: ignore[attr-defined]  # an lru_cache
     with serving() as server:
         client = langsmith_client(server)
@@ -268,7 +268,7 @@ async def test_nothing_that_an_application_holds_shows_a_credential(
         while_live: list[str] = []
         world.tools.append(classified(looking(world, while_live), path="write", resource="orders"))
         await mode.invoke(world.agent(way, ["value", "look"], InMemorySaver()), GO, world.config)
-        lease, (permit, *judged) = world.held
+        lease, (permit, *judged) = world.captured
         minted = world.issuers[None, ToolPath.WRITE].minted
         wrapped = world.guard.wrap(classified(value_alone(), path="read"))
         objects = [world.guard, world.guard.enforcement, task, task.timeline(), world.guard.middleware()]
@@ -289,7 +289,7 @@ async def test_nothing_that_an_application_holds_shows_a_credential(
 def looking(world: World, texts: list[str]) -> BaseTool:
     @tool
     def look() -> str:
-        """Write out all that there is to see while the credential is alive."""
+        """Write out everything that can be inspected while the credential is live."""
         credential = world.issuers[None, ToolPath.WRITE].minted[-1]
         call = running.get()
         assert call is not None

@@ -1,4 +1,4 @@
-"""A tool echoes its secret in every way that Python offers; nothing of it may come out."""
+"""A tool returns, raises or logs its secret in every way that Python offers. The secret must not come out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Outer(BaseModel):
 
 
 def shows(root: object) -> bool:
-    """Whether the secret can be reached, looked for by the garbage collector's own references."""
+    """Return whether the secret can be reached through the references that the garbage collector knows."""
     todo, visited = [root], {id(root): root}
     while todo:
         value = todo.pop()
@@ -208,7 +208,7 @@ def test_a_class_that_resists_is_replaced_as_a_whole() -> None:
 
 
 class Worded:
-    """Shows by its text what it does not hold."""
+    """Its text shows a secret that is in none of its attributes."""
 
     def __str__(self) -> str:
         return f"by word {SECRET}"
@@ -319,7 +319,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 def suspended() -> Iterator[BaseException]:
-    """Hold the secret, and go on after an error that somebody else has meanwhile."""
+    """Hold the secret, yield the caught error, and continue after somebody else has raised it."""
     token = SECRET  # noqa: F841  a local that a debugger would capture
     try:
         raise ConnectionError("reset")

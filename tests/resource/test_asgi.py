@@ -1,4 +1,4 @@
-"""A resource server that is closed by default, and opens for the exact call alone."""
+"""The middleware refuses by default, and lets only the exact call through."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COUNTER = iter(range(10_000))
 
 
 class Slow:
-    """A store that lets a moment pass, and must never be asked on the event loop."""
+    """A store that must never be called on the event loop."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error

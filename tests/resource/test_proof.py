@@ -1,4 +1,4 @@
-"""A token alone is worth nothing: proofs of possession after RFC 9449."""
+"""A token is useless without its key: proofs of possession (RFC 9449)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def refused(proof: str, error: str = "invalid_dpop_proof", **changes: Any) -> st
 
 
 def forged(changes: dict[str, Any], *, header: dict[str, Any] | None = None) -> tuple[str, str]:
-    """A proof by a key of the attacker's, with claims of his choice; the second is its thumbprint."""
+    """Return a proof signed with an attacker's key over these claims, and the key's thumbprint."""
     signer = Signer.generate()
     claims = {"jti": "j" * 22, "htm": "GET", "htu": URL, "iat": int(NOW), "ath": token_hash(TOKEN), **changes}
     head = {"typ": "dpop+jwt", "jwk": signer.public_jwk, **(header or {})}

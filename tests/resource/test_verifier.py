@@ -1,4 +1,4 @@
-"""The resource believes nothing that it has not verified: each theft and each mix-up is refused."""
+"""The verifier refuses every stolen, forged or wrongly used token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def presented(grant: Grant = GRANT, *, method: str = "GET", url: str = URL) -> d
 def minted(
     changes: Mapping[str, Any], *, key: Signer | None = None, header: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
-    """Headers with a token that the true READ key (or another) signed over claims of our choice."""
+    """Return headers with a token of these claims, signed with the real READ key or with *key*."""
     key = key or KEYS[ToolPath.READ]
     claims = {**ISSUERS[ToolPath.READ]._claims(GRANT, NOW), **changes}
     head = key.head(**{"typ": "at+jwt", "kid": key.kid, **(header or {})})
@@ -119,7 +119,7 @@ def test_both_algorithms_are_believed(algorithm: Any) -> None:
     assert verify(by.issue(GRANT).headers("GET", URL, None), verifier(keys=jwks(by))).id == "call-1"
 
 
-# what a thief, or an agent that was talked into it, may try
+# what a thief, or an agent that follows planted instructions, may try
 
 
 @pytest.mark.promise("read-refused-at-write")
@@ -290,7 +290,7 @@ def test_an_expired_token_is_refused_after_the_leeway() -> None:
     assert verify(presented(), verifier(clock=lambda: NOW + 64, proof_lifetime=120)).id == "call-1"
 
 
-# revocation, and what is asked of others
+# revocation, and the answers of the store and the introspection
 
 
 @pytest.mark.promise("revoked-is-refused")
@@ -311,7 +311,7 @@ def test_a_revoked_token_is_refused() -> None:
 
 
 class Recording:
-    """A store that answers what it is told to, and notes what it was asked."""
+    """A store with fixed answers, which records the keys that it was asked for."""
 
     def __init__(self, known: Any = False, remember: Any = True) -> None:
         self.answers, self.keys = {"known": known, "remember": remember}, list[str]()
@@ -427,7 +427,7 @@ async def test_introspection_is_one_logic_for_both_clients() -> None:
     assert refused(presented(), at) == ("temporarily_unavailable", 503)
 
 
-# answers and configuration
+# challenges and configuration
 
 
 def test_a_challenge_says_what_is_wrong_in_the_words_of_the_rfcs() -> None:
@@ -539,11 +539,11 @@ def test_a_grant_of_another_resource_has_another_audience() -> None:
     assert refused(presented(grant)) == ("invalid_token", 401)
 
 
-# an issuer of another make: its keys name no path, its tokens may be opaque
+# another issuer: its keys name no path, and its tokens may be opaque
 
 
 def unpinned(*issuers: LocalIssuer) -> dict[str, Any]:
-    """Publish keys as another issuer does: without a path, and beside keys for other purposes."""
+    """Return a key set as another issuer publishes it: without paths, and with keys for other purposes."""
     keys = [{k: v for k, v in issuer.public_jwk.items() if k != "agentguard_path"} for issuer in issuers]
     return {"keys": [*keys, {"kty": "RSA", "kid": "rsa", "n": "AQAB", "e": "AQAB"}, {"kty": "EC"}]}
 

@@ -1,4 +1,4 @@
-"""A guard tells resource servers that a task is over, and ends one when a security team says so."""
+"""A guard tells resource servers that a task has ended, and ends a task when a security team says so."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEAM, HERE = "https://soc.example", "https://guard.example"
 
 
 class StubTransmitter:
-    """A transmitter that keeps what it was told to send, and can be down."""
+    """A transmitter that keeps the handles that it should send, and can fail."""
 
     def __init__(self, *, failures: int = 0) -> None:
         self.handles, self.failures = list[str](), failures

@@ -1,4 +1,4 @@
-"""A dead task's token is refused by a server in another process that shares no store with the guard."""
+"""A server in another process, without the guard's store, refuses the token of a task that has ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def started(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def said(part: str, settings: dict[str, Any], *, code: int = 0) -> dict[str, Any]:
-    """Run an agent to its end, and return all that it said."""
+    """Run an agent in another process to its end, and return what it printed."""
     process = started(part, settings)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err

@@ -1,4 +1,4 @@
-"""A signal ends a session if it is true, and nothing if it is not; and it arrives."""
+"""A genuine signal ends a session, any other signal ends nothing, and a sent signal arrives."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Json = Any
 
 
 class Heard:
-    """A *revoke* that remembers what it was told, and fails if it is to."""
+    """A *revoke* that records the events that it receives, and raises *error* if it is set."""
 
     def __init__(self) -> None:
         self.events: list[SessionRevoked] = []
@@ -93,7 +93,7 @@ class Heard:
 
 
 class Down:
-    """A store that does not answer, or answers nonsense."""
+    """A store that does not answer, or gives an invalid answer."""
 
     inline = True
 
@@ -146,7 +146,7 @@ def of_soc(**changes: Any) -> str:
 
 
 def spelled(text: str) -> str:
-    """Sign claims that no JSON writer would write."""
+    """Sign claims in a spelling that no JSON encoder would write."""
     headers = {"typ": "secevent+jwt", "kid": KEYS[GUARD].kid}
     return PyJWS().encode(text.encode(), PRIVATE, algorithm="ES256", headers=headers)
 
@@ -158,12 +158,12 @@ def unsigned(signature: str = "") -> str:
 
 
 def access_token(txn: str = "task-1") -> str:
-    """A true access token, by the very key that signs signals too."""
+    """Return a genuine access token, signed with the key that also signs signals."""
     issuer = LocalIssuer(ToolPath.READ, issuer=GUARD, store=MemoryStore(), key=KEYS[GUARD], clock=lambda: NOW)
     return issuer.issue(replace(GRANT, task_id=txn)).reveal()
 
 
-# --- what is believed
+# --- accepted signals
 
 
 async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() -> None:
@@ -243,7 +243,7 @@ async def test_an_event_of_another_type_is_acknowledged_and_ends_nothing(type_: 
     assert heard.events == []
 
 
-# --- what is not
+# --- refused signals
 
 
 KEY = KEYS[GUARD]
@@ -546,7 +546,7 @@ async def test_while_a_key_is_replaced_both_are_believed() -> None:
     assert len(heard.events) == 2
 
 
-# --- acknowledged is done
+# --- a signal is acknowledged only after it was processed
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
@@ -604,7 +604,7 @@ async def test_what_can_never_be_done_here_is_refused_for_good() -> None:
     assert (answer.status_code, answer.json()["err"]) == (400, "invalid_request")
 
 
-# --- whatever is sent
+# --- arbitrary input
 
 
 def _sound(answer: httpx.Response, heard: Heard) -> None:

@@ -1,4 +1,4 @@
-"""What a file shared by threads and processes must hold, beyond the contract of all stores."""
+"""What the SQLite store must do, beyond the contract of all stores, for threads and processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both stores keep one contract; what is particular to the one in memory is here too."""
+"""Both stores fulfill the contract, forget what is over, and are safe between threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestSqliteStore(StoreContract):
 
 
 class Aging:
-    """A store, its clock, and a count of all that it holds."""
+    """A store, its clock, and the number of rows that it holds."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""What we hand to our users' tests must itself be true, and must catch what it claims to catch."""
+"""The tools of `agentguard.testing` work, and each contract suite fails for an adapter that breaks it."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class TestRecordingPolicy(PolicyContract):
 
 
 class NativeStore:
-    """An adapter with asynchronous methods alone."""
+    """An adapter that has only async methods."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._store = MemoryStore(clock)
@@ -239,7 +239,7 @@ def test_importing_the_room_imports_no_framework_and_no_test_runner() -> None:
 
 
 class Forgetful(MemoryStore):
-    """Each of its mistakes is one that a contract has to catch."""
+    """A store with a mistake that the contract must catch: it forgets the descendants of a task."""
 
     def end_task(self, task_id: str, status: Any, owed: Any = ()) -> tuple[str, ...]:
         self._descendants.clear()
