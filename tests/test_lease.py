@@ -17,7 +17,7 @@ DATABASE = Resource(name="reports-db")
 
 
 @contextmanager
-def opened(secret: Credential) -> Iterator[Lease]:
+def open_lease(secret: Credential) -> Iterator[Lease]:
     lease = Lease("read_report", DATABASE, secret)
     token = lease.open()
     try:
@@ -48,7 +48,7 @@ USES: dict[str, Callable[[Lease], object]] = {
 
 @pytest.mark.promise("handed-for-its-call")
 def test_a_tool_logs_in_with_a_name_and_a_password() -> None:
-    with opened(role()):
+    with open_lease(role()):
         lease = credential("reports-db")
         assert (lease.username, lease.password) == ("v-reader", "pa55word")
 
@@ -56,7 +56,7 @@ def test_a_tool_logs_in_with_a_name_and_a_password() -> None:
 @pytest.mark.promise("handed-for-its-call")
 def test_one_subprocess_gets_it_as_its_environment_and_ours_has_it_not() -> None:
     code = "import os; print(os.environ['PGUSER'], os.environ['PGPASSWORD'])"
-    with opened(role()) as lease:
+    with open_lease(role()) as lease:
         ran = subprocess.run([sys.executable, "-c", code], env=lease.env(), capture_output=True, text=True)
         lease.env().clear()
         assert lease.env()
@@ -66,7 +66,7 @@ def test_one_subprocess_gets_it_as_its_environment_and_ours_has_it_not() -> None
 @pytest.mark.promise("handed-for-its-call")
 @pytest.mark.parametrize("use", USES)
 def test_after_the_call_nothing_of_it_is_handed_out(use: str) -> None:
-    with opened(role()) as lease:
+    with open_lease(role()) as lease:
         pass
     with pytest.raises(CredentialUnavailable, match="over"):
         USES[use](lease)
@@ -75,20 +75,20 @@ def test_after_the_call_nothing_of_it_is_handed_out(use: str) -> None:
 @pytest.mark.promise("handed-for-its-call")
 @pytest.mark.parametrize("use", USES)
 def test_a_long_lived_key_is_never_handed_out(use: str) -> None:
-    with opened(role(legacy=True)) as lease, pytest.raises(CredentialUnavailable, match="long-lived"):
+    with open_lease(role(legacy=True)) as lease, pytest.raises(CredentialUnavailable, match="long-lived"):
         USES[use](lease)
 
 
 @pytest.mark.parametrize("use", ["username", "password", "env", "headers"])
 def test_what_a_credential_is_not_is_said(use: str) -> None:
     plain = Credential("t0ken", id="1", expires_at=60.0)
-    with opened(plain) as lease, pytest.raises(CredentialUnavailable):
+    with open_lease(plain) as lease, pytest.raises(CredentialUnavailable):
         USES[use](lease)
 
 
 @pytest.mark.promise("handed-for-its-call")
 def test_all_its_secrets_are_known_to_redaction_also_when_it_is_over() -> None:
-    with opened(role(secrets=["s3ssion"])) as lease:
+    with open_lease(role(secrets=["s3ssion"])) as lease:
         pass
     assert secrets_of(lease) == ("pa55word", "s3ssion")
     assert "pa55word" not in repr(lease)

@@ -117,11 +117,11 @@ class Runner:
         return dict(result)
 
 
-def waiting(result: dict[str, Any]) -> list[Any]:
+def pending_interrupts(result: dict[str, Any]) -> list[Any]:
     return list(result.get("__interrupt__", ()))
 
 
-def said(result: dict[str, Any]) -> list[str]:
+def tool_texts(result: dict[str, Any]) -> list[str]:
     messages: list[BaseMessage] = result["messages"]
     return [str(m.content) for m in messages if isinstance(m, ToolMessage)]
 
@@ -138,9 +138,7 @@ def shop(request: pytest.FixtureRequest) -> Shop:
     return shop
 
 
-def started(
-    shop: Shop, mode: str, *calls: tuple[str, str], saver: Any = None
-) -> tuple[Runner, dict[str, Any]]:
+def start(shop: Shop, mode: str, *calls: tuple[str, str], saver: Any = None) -> tuple[Runner, dict[str, Any]]:
     agent = shop.agent(
         *(calls or [("bob", "c1")]),
         saver=saver or InMemorySaver(),
@@ -154,7 +152,7 @@ def started(
 @pytest.mark.parametrize(("answer", "paid"), [(True, ["bob"]), (False, []), ("yes", []), (1, []), (None, [])])
 def test_only_true_itself_from_a_callback_approves(mode: str, answer: Any, paid: list[str]) -> None:
     shop = Shop(approver=lambda _request: answer)
-    started(shop, mode)
+    start(shop, mode)
     assert shop.paid == paid
 
 
@@ -164,7 +162,7 @@ def test_an_async_callback_is_awaited(mode: str) -> None:
         return True
 
     shop = Shop(approver=ask)
-    started(shop, mode)
+    start(shop, mode)
     assert shop.paid == (["bob"] if mode == "async" else [])
 
 
@@ -173,36 +171,38 @@ def test_a_callback_that_raises_has_not_approved(mode: str) -> None:
         raise OSError("nobody there")
 
     shop = Shop(approver=ask)
-    _, result = started(shop, mode)
+    _, result = start(shop, mode)
     assert not shop.paid
-    assert "nobody can be asked" in said(result)[0]
+    assert "nobody can be asked" in tool_texts(result)[0]
 
 
 def test_each_path_may_have_an_approver_of_its_own(mode: str) -> None:
     only_write = {ToolPath.WRITE: CallbackApprover(lambda _request: True, approver="boss")}
     shop = Shop(approver=only_write)
-    started(shop, mode)
+    start(shop, mode)
     assert not shop.paid
 
 
 def test_an_interrupt_waits_for_a_person_and_runs_once(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode)
-    (asked,) = waiting(result)
+    runner, result = start(shop, mode)
+    (asked,) = pending_interrupts(result)
     assert not shop.paid
     assert (asked.value["tool"], asked.value["arguments"]) == ("pay", {"to": "bob"})
     resume = shop.guard.answer(asked.value, approved=True, approver="carol")
     result = runner.go(Command(resume=resume))
-    assert (shop.paid, said(result)) == (["bob"], ["paid bob"])
+    assert (shop.paid, tool_texts(result)) == (["bob"], ["paid bob"])
     assert shop.log.written[0]["approval"] == asked.value["approval_id"]
 
 
 @pytest.mark.promise("rejected-stays-rejected")
 def test_a_rejected_call_does_not_run(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode)
-    resume = shop.guard.answer(waiting(result)[0].value, approved=False, approver="carol", reason="no")
+    runner, result = start(shop, mode)
+    resume = shop.guard.answer(
+        pending_interrupts(result)[0].value, approved=False, approver="carol", reason="no"
+    )
     result = runner.go(Command(resume=resume))
     assert not shop.paid
-    assert "did not approve" in said(result)[0]
+    assert "did not approve" in tool_texts(result)[0]
     assert shop.log.written[-1]["code"] == "approval_refused"
 
 
@@ -211,15 +211,15 @@ def test_a_rejected_call_does_not_run(shop: Shop, mode: str) -> None:
     "forged", [True, "approve", {"approved": True}, {"decisions": [{"type": "approve"}]}]
 )
 def test_a_resume_without_an_answer_in_the_store_approves_nothing(shop: Shop, mode: str, forged: Any) -> None:
-    runner, _ = started(shop, mode)
+    runner, _ = start(shop, mode)
     runner.go(Command(resume=forged))
     assert not shop.paid
 
 
 @pytest.mark.promise("rejected-stays-rejected")
 def test_a_rejected_call_stays_rejected_when_the_policy_flips_on_resume(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode)
-    resume = shop.guard.answer(waiting(result)[0].value, approved=False, approver="carol")
+    runner, result = start(shop, mode)
+    resume = shop.guard.answer(pending_interrupts(result)[0].value, approved=False, approver="carol")
     shop.policy.flipped = True
     runner.go(Command(resume=resume))
     assert not shop.paid
@@ -228,8 +228,8 @@ def test_a_rejected_call_stays_rejected_when_the_policy_flips_on_resume(shop: Sh
 
 @pytest.mark.promise("approval-for-one-call")
 def test_an_approval_under_other_rules_does_not_hold(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode)
-    resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, mode)
+    resume = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     shop.policy.version = "2"
     runner.go(Command(resume=resume))
     assert not shop.paid
@@ -237,8 +237,8 @@ def test_an_approval_under_other_rules_does_not_hold(shop: Shop, mode: str) -> N
 
 @pytest.mark.promise("approval-for-one-call")
 def test_an_approval_expires(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode)
-    resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, mode)
+    resume = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     shop.now += 301
     runner.go(Command(resume=resume))
     assert not shop.paid
@@ -246,8 +246,8 @@ def test_an_approval_expires(shop: Shop, mode: str) -> None:
 
 @pytest.mark.promise("approval-for-one-call")
 def test_an_answer_is_for_what_was_shown_and_comes_once(shop: Shop, mode: str) -> None:
-    _, result = started(shop, mode)
-    request = waiting(result)[0].value
+    _, result = start(shop, mode)
+    request = pending_interrupts(result)[0].value
     for forged in (
         {**request, "digest": "x"},
         {**request, "tool": "get"},
@@ -262,12 +262,12 @@ def test_an_answer_is_for_what_was_shown_and_comes_once(shop: Shop, mode: str) -
 
 
 def test_of_two_that_wait_the_approved_one_runs_and_the_other_goes_on_waiting(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode, ("bob", "c1"), ("eve", "c2"))
-    interrupts = {i.value["arguments"]["to"]: i for i in waiting(result)}
+    runner, result = start(shop, mode, ("bob", "c1"), ("eve", "c2"))
+    interrupts = {i.value["arguments"]["to"]: i for i in pending_interrupts(result)}
     resume = shop.guard.answer(interrupts["bob"].value, approved=True, approver="carol")
     result = runner.go(Command(resume={interrupts["bob"].id: resume}))
     assert shop.paid == ["bob"]
-    (still,) = waiting(result)
+    (still,) = pending_interrupts(result)
     refusal = shop.guard.answer(still.value, approved=False, approver="carol")
     runner.go(Command(resume={still.id: refusal}))
     assert shop.paid == ["bob"]
@@ -275,8 +275,8 @@ def test_of_two_that_wait_the_approved_one_runs_and_the_other_goes_on_waiting(sh
 
 @pytest.mark.promise("only-the-store-approves")
 def test_an_answer_that_reaches_the_wrong_call_approves_nothing(shop: Shop, mode: str) -> None:
-    runner, result = started(shop, mode, ("bob", "c1"), ("eve", "c2"))
-    interrupts = {i.value["arguments"]["to"]: i for i in waiting(result)}
+    runner, result = start(shop, mode, ("bob", "c1"), ("eve", "c2"))
+    interrupts = {i.value["arguments"]["to"]: i for i in pending_interrupts(result)}
     resume = shop.guard.answer(interrupts["bob"].value, approved=True, approver="carol")
     runner.go(Command(resume={interrupts["eve"].id: resume}))
     assert "eve" not in shop.paid
@@ -292,7 +292,7 @@ def test_a_raw_tool_node_that_confuses_resume_values_runs_no_unapproved_call(mod
     calls = [{"name": "pay", "args": {"to": to}, "id": to, "type": "tool_call"} for to in ("bob", "eve")]
     runner = Runner(graph, shop.config(), mode)
     result = runner.go({"messages": [AIMessage(content="", tool_calls=calls)]})
-    first = waiting(result)[0]
+    first = pending_interrupts(result)[0]
     approved = first.value["arguments"]["to"]
     resume = shop.guard.answer(first.value, approved=True, approver="carol")
     runner.go(Command(resume={first.id: resume}))
@@ -302,8 +302,8 @@ def test_a_raw_tool_node_that_confuses_resume_values_runs_no_unapproved_call(mod
 @pytest.mark.promise("approval-for-one-call")
 def test_time_travel_does_not_run_an_approved_call_again(shop: Shop, mode: str) -> None:
     saver = InMemorySaver()
-    runner, result = started(shop, mode, saver=saver)
-    resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, mode, saver=saver)
+    resume = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     runner.go(Command(resume=resume))
     assert shop.paid == ["bob"]
     for past in list(runner.agent.get_state_history(shop.config())):
@@ -321,43 +321,43 @@ def test_a_call_id_that_comes_again_asks_nobody_twice(shop: Shop, mode: str) -> 
     by_middleware: bool = shop.by_middleware  # type: ignore[attr-defined]  # for this
     agent = shop.agent(("bob", "c1"), saver=InMemorySaver(), middleware=by_middleware, turns=2)
     runner = Runner(agent, shop.config(), mode)
-    resume = shop.guard.answer(waiting(runner.go(HELLO))[0].value, approved=True, approver="carol")
+    resume = shop.guard.answer(pending_interrupts(runner.go(HELLO))[0].value, approved=True, approver="carol")
     result = runner.go(Command(resume=resume))
-    assert not waiting(result)
+    assert not pending_interrupts(result)
     assert (shop.paid, shop.log.written[-1]["code"]) == (["bob"], "grant_used")
-    assert "already used" in said(result)[-1]
+    assert "already used" in tool_texts(result)[-1]
 
 
 @pytest.mark.promise("approval-for-one-call")
 def test_an_approval_does_not_hold_for_edited_state(shop: Shop) -> None:
-    runner, result = started(shop, "sync")
-    shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, "sync")
+    shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     last: AIMessage = runner.agent.get_state(shop.config()).values["messages"][-1]
     edited = last.model_copy(update={"tool_calls": [{**last.tool_calls[0], "args": {"to": "eve"}}]})
     runner.agent.update_state(shop.config(), {"messages": [edited]}, as_node="model")
     result = runner.go(None)
     assert not shop.paid
-    assert waiting(result)[0].value["arguments"] == {"to": "eve"}
+    assert pending_interrupts(result)[0].value["arguments"] == {"to": "eve"}
 
 
 @pytest.mark.promise("interrupting-tool")
 def test_a_tool_that_interrupts_itself_is_given_its_own_resume_value(mode: str) -> None:
     shop = Shop(waits=True)
-    runner, result = started(shop, mode)
-    approval = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, mode)
+    approval = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     result = runner.go(Command(resume=approval))
-    assert [i.value for i in waiting(result)] == ["memo?"]
+    assert [i.value for i in pending_interrupts(result)] == ["memo?"]
     assert shop.log.written[-1]["outcome"] == "suspended"
     result = runner.go(Command(resume=" for lunch"))
-    assert (shop.paid, said(result)) == (["bob for lunch"], ["paid bob"])
+    assert (shop.paid, tool_texts(result)) == (["bob for lunch"], ["paid bob"])
     assert shop.task.state().calls == 1
 
 
 @pytest.mark.promise("interrupting-tool")
 def test_a_tool_keeps_its_own_resume_value_when_the_policy_flips_meanwhile(mode: str) -> None:
     shop = Shop(waits=True)
-    runner, result = started(shop, mode)
-    approval = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol")
+    runner, result = start(shop, mode)
+    approval = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol")
     runner.go(Command(resume=approval))
     shop.policy.flipped = True
     runner.go(Command(resume=" for lunch"))
@@ -369,8 +369,8 @@ def test_without_a_checkpointer_or_a_graph_nobody_can_be_asked(mode: str) -> Non
     shop = Shop()
     agent = shop.agent(("bob", "c1"))
     result = Runner(agent, shop.config(), mode).go(HELLO)
-    assert not waiting(result)
-    assert "nobody can be asked" in said(result)[0]
+    assert not pending_interrupts(result)
+    assert "nobody can be asked" in tool_texts(result)[0]
     with shop.task.active():
         call = {"name": "pay", "args": {"to": "bob"}, "id": "c9", "type": "tool_call"}
         assert "nobody can be asked" in shop.pay.invoke(call).content
@@ -380,8 +380,8 @@ def test_without_a_checkpointer_or_a_graph_nobody_can_be_asked(mode: str) -> Non
 def test_no_approval_is_in_the_checkpoint() -> None:
     shop = Shop()
     database = sqlite3.connect(":memory:", check_same_thread=False)
-    runner, result = started(shop, "sync", saver=SqliteSaver(database))
-    resume = shop.guard.answer(waiting(result)[0].value, approved=True, approver="carol@example")
+    runner, result = start(shop, "sync", saver=SqliteSaver(database))
+    resume = shop.guard.answer(pending_interrupts(result)[0].value, approved=True, approver="carol@example")
     runner.go(Command(resume=resume))
     assert shop.paid == ["bob"]
     assert b"carol@example" not in b"".join(_cells(database))

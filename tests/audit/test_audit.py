@@ -65,7 +65,7 @@ def lines(path: Path, audit: JsonLinesAudit) -> Lines:
     return path.read_bytes().splitlines(keepends=True)
 
 
-def found(report: Report) -> list[tuple[int, str]]:
+def fault_kinds(report: Report) -> list[tuple[int, str]]:
     return [(fault.line, fault.kind) for fault in report.faults]
 
 
@@ -108,31 +108,31 @@ def test_any_changed_byte_is_found_on_its_line(lines: Lines) -> None:
             if changed[place] == ord("\n"):
                 continue
             report = verify([*lines[:line], bytes(changed), *lines[line + 1 :]])
-            assert (line + 1, "changed") in found(report), changed
-            assert {number for number, _ in found(report)} == {line + 1}
+            assert (line + 1, "changed") in fault_kinds(report), changed
+            assert {number for number, _ in fault_kinds(report)} == {line + 1}
 
 
 @pytest.mark.parametrize("line", range(7))
 def test_a_record_changed_with_its_hash_is_found_by_the_next(lines: Lines, line: int) -> None:
     lines[line] = rehashed(lines[line], effect="permit")
-    assert found(verify(lines)) == [(line + 1, "changed")]
+    assert fault_kinds(verify(lines)) == [(line + 1, "changed")]
 
 
 @pytest.mark.promise("audit-chain")
 @pytest.mark.parametrize("line", range(7))
 def test_a_removed_record_is_found(lines: Lines, line: int) -> None:
     del lines[line]
-    assert found(verify(lines)) == [(line + 1, "removed")]
+    assert fault_kinds(verify(lines)) == [(line + 1, "removed")]
 
 
 def test_several_removed_records_are_found_where_they_were(lines: Lines) -> None:
     del lines[5], lines[1:3]
-    assert found(verify(lines)) == [(2, "removed"), (4, "removed")]
+    assert fault_kinds(verify(lines)) == [(2, "removed"), (4, "removed")]
 
 
 def test_a_repeated_record_is_found(lines: Lines) -> None:
     lines.insert(5, lines[2])
-    assert found(verify(lines)) == [(6, "inserted")]
+    assert fault_kinds(verify(lines)) == [(6, "inserted")]
 
 
 @pytest.mark.promise("audit-chain")
@@ -140,20 +140,20 @@ def test_a_forged_record_is_found(lines: Lines) -> None:
     last = json.loads(lines[3])
     forged = rehashed(lines[4], effect="permit", seq=5, prev=last["hash"])
     lines.insert(4, forged)
-    assert {kind for _, kind in found(verify(lines))} >= {"inserted"}
-    assert min(found(verify(lines)))[0] in (5, 6)
+    assert {kind for _, kind in fault_kinds(verify(lines))} >= {"inserted"}
+    assert min(fault_kinds(verify(lines)))[0] in (5, 6)
 
 
 def test_garbage_between_records_is_found(lines: Lines) -> None:
     for garbage in (b"garbage\n", b"{}\n", b"\n", b'{"seq":5}\n', b"[" * 100_000 + b"\n", b"\xff\xfe\n"):
-        assert found(verify([*lines[:4], garbage, *lines[4:]])) == [(5, "changed")]
+        assert fault_kinds(verify([*lines[:4], garbage, *lines[4:]])) == [(5, "changed")]
 
 
 @pytest.mark.promise("audit-chain")
 @pytest.mark.parametrize(("one", "two"), [(0, 1), (3, 4), (2, 5)])
 def test_reordered_records_are_found(lines: Lines, one: int, two: int) -> None:
     lines[one], lines[two] = lines[two], lines[one]
-    kinds = found(verify(lines))
+    kinds = fault_kinds(verify(lines))
     assert {kind for _, kind in kinds} == {"reordered"}
     assert kinds[0][0] == one + 1
 
@@ -167,8 +167,8 @@ def test_a_huge_number_does_not_exhaust_the_verifier(lines: Lines) -> None:
 def test_a_cut_end_is_found_by_a_head_that_was_kept_and_only_so(lines: Lines, audit: JsonLinesAudit) -> None:
     head = Head.of(str(audit.head()))
     assert verify(lines[:6]).sound
-    assert found(verify(lines[:6], head)) == [(6, "cut")]
-    assert found(verify([], head)) == [(0, "cut")]
+    assert fault_kinds(verify(lines[:6], head)) == [(6, "cut")]
+    assert fault_kinds(verify([], head)) == [(0, "cut")]
     audit.append({"event": "later"})
     assert verify(audit.path.read_bytes().splitlines(keepends=True), head).sound
 
@@ -178,7 +178,7 @@ def test_a_chain_written_anew_is_found_by_a_head_that_was_kept(tmp_path: Path, a
     forgery = JsonLinesAudit(tmp_path / "other")
     forgery.append({"event": "forged"})
     with forgery.path.open("rb") as file:
-        assert found(verify(file, audit.head())) == [(1, "cut")]
+        assert fault_kinds(verify(file, audit.head())) == [(1, "cut")]
     forgery.close()
 
 
@@ -211,7 +211,7 @@ def test_every_way_to_tear_the_last_line_is_torn_and_no_tampering(lines: Lines, 
 def test_a_last_line_that_is_whole_but_no_record_is_not_torn(lines: Lines) -> None:
     for line in (b"{}\n", b"7\n", b'{"seq":9,"prev":"x"}\n', b"{}"):
         report = verify([*lines, line])
-        assert (found(report), report.torn) == ([(9, "changed")], [])
+        assert (fault_kinds(report), report.torn) == ([(9, "changed")], [])
 
 
 def test_tearing_does_not_launder_a_changed_record(lines: Lines, path: Path) -> None:
@@ -221,7 +221,7 @@ def test_tearing_does_not_launder_a_changed_record(lines: Lines, path: Path) -> 
         audit.append({"event": "next"})
         audit.close()
         with path.open("rb") as file:
-            assert (8, "changed") in found(verify(file))
+            assert (8, "changed") in fault_kinds(verify(file))
 
 
 def test_a_file_that_was_torn_in_its_first_line_goes_on(path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.doubles.signal_parts import ISSUER
 ROOT = Path(__file__).parents[2]
 
 
-def started(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
+def start_part(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.doubles.signal_parts", part]
     process = subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -35,9 +35,9 @@ def started(part: str, settings: dict[str, Any]) -> subprocess.Popen[str]:
     return process
 
 
-def said(part: str, settings: dict[str, Any], *, code: int = 0) -> dict[str, Any]:
+def run_part(part: str, settings: dict[str, Any], *, code: int = 0) -> dict[str, Any]:
     """Run an agent in another process to its end, and return what it printed."""
-    process = started(part, settings)
+    process = start_part(part, settings)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     return {name: fact for line in out.splitlines() for name, fact in json.loads(line).items()}
@@ -57,7 +57,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 @contextmanager
 def shop(settings: dict[str, Any]) -> Iterator[int]:
-    process = started("shop", settings)
+    process = start_part("shop", settings)
     assert process.stdout is not None
     try:
         yield json.loads(process.stdout.readline())["port"]
@@ -69,7 +69,7 @@ def shop(settings: dict[str, Any]) -> Iterator[int]:
 @pytest.mark.promise("signal-without-shared-store")
 def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[str, Any]) -> None:
     with shop(settings) as port:
-        facts = said("complete", {**settings, "port": port})
+        facts = run_part("complete", {**settings, "port": port})
     assert facts == {
         "tool": "200",
         "after_the_call": 200,  # the guard has revoked it, and the server shares no store with the guard
@@ -83,8 +83,8 @@ def test_a_stolen_token_with_its_key_is_refused_after_the_task(settings: dict[st
 def test_a_signal_that_a_killed_guard_owed_arrives_when_both_are_up_again(settings: dict[str, Any]) -> None:
     with shop(settings) as port:
         config = {**settings, "port": port}
-        stolen = said("crash", config, code=-9)
-    assert said("recover", config) == {"left": 1}
+        stolen = run_part("crash", config, code=-9)
+    assert run_part("recover", config) == {"left": 1}
 
     def works() -> int:
         headers = {"Authorization": f"DPoP {stolen['token']}", "DPoP": stolen["proofs"].pop()}
@@ -93,5 +93,5 @@ def test_a_signal_that_a_killed_guard_owed_arrives_when_both_are_up_again(settin
 
     with shop(config):
         assert works() == 200  # nobody has told the server yet
-        assert said("recover", config) == {"left": 0}
+        assert run_part("recover", config) == {"left": 0}
         assert works() == 401
