@@ -114,28 +114,28 @@ def _values(request: AccessRequest, strings: Sequence[str], numbers: Sequence[st
     properties = (request.tool.schema or {}).get("properties", {})
     values = request.arguments.values
     for name in sorted({*properties, *values}):
-        given = values.get(name)
-        for value in _others(given, properties.get(name, {}), strings, numbers):
+        present = values.get(name)
+        for value in _others(present, properties.get(name, {}), strings, numbers):
             yield Change(f"argument {name}", f"{name} were {value!r}", _setting_value(name, value))
-        if given is not None and name not in (request.tool.schema or {}).get("required", ()):
+        if present is not None and name not in (request.tool.schema or {}).get("required", ()):
             yield Change(f"argument {name}", f"{name} were left out", _leaving_out(name))
 
 
 def _others(
-    given: Json, schema: Any, strings: Sequence[str], numbers: Sequence[str]
+    present: Json, schema: Any, strings: Sequence[str], numbers: Sequence[str]
 ) -> Iterator[str | int | float | bool]:
     kind = schema.get("type") if isinstance(schema, dict) else None
-    if isinstance(given, bool) or kind == "boolean":
-        yield not given
-    elif isinstance(given, str) or kind == "string":
-        yield from (text for text in strings if text != given)
-    elif isinstance(given, int | float) or kind in ("integer", "number"):
-        whole = kind == "integer" or (kind is None and isinstance(given, int))
+    if isinstance(present, bool) or kind == "boolean":
+        yield not present
+    elif isinstance(present, str) or kind == "string":
+        yield from (text for text in strings if text != present)
+    elif isinstance(present, int | float) or kind in ("integer", "number"):
+        whole = kind == "integer" or (kind is None and isinstance(present, int))
         step = Decimal(1) if whole else Decimal("0.01")
         near = {n + by for n in map(Decimal, numbers) for by in (-step, Decimal(0), step)}
         for number in sorted(n for n in near if not whole or n == n.to_integral_value()):
             value = int(number) if whole else float(number)
-            if value != given:
+            if value != present:
                 yield value
 
 

@@ -52,27 +52,27 @@ def turning(
     """
     before = verdict(decide(request))
     candidates = list(changes(request, rules))
-    found: list[Turned] = []
-    for tried in _sets(candidates, found, before):
-        if asks <= 0 or len(found) >= most:
+    turns: list[Turned] = []
+    for combination in _sets(candidates, turns, before):
+        if asks <= 0 or len(turns) >= most:
             break
         asks -= 1
         changed = request
-        for change in tried:
+        for change in combination:
             changed = change.make(changed)
         decision = decide(changed)
         if verdict(decision) is not before:
-            found.append(Turned(tried, decision))
-    return tuple(found)
+            turns.append(Turned(combination, decision))
+    return tuple(turns)
 
 
 def _sets(
-    candidates: Sequence[Change], found: Sequence[Turned], before: Verdict
+    candidates: Sequence[Change], turns: Sequence[Turned], before: Verdict
 ) -> Iterator[tuple[Change, ...]]:
     """Yield single changes, then pairs of which neither turns the decision alone."""
     for change in candidates:
         yield (change,)
-    alone = {turned.changes[0] for turned in found}
+    alone = {turned.changes[0] for turned in turns}
     for pair in combinations([each for each in candidates if each not in alone], 2):
         if pair[0].place != pair[1].place:
             yield pair

@@ -101,8 +101,8 @@ def simulate(
             turn = (str(record.get("tool")), before, after, decision.policy_ids, decision.reason)
             turns[turn] += 1
             examples.setdefault(turn, str(record.get("call") or record.get("digest")))
-    found = (Turn(*turn, count, examples[turn]) for turn, count in turns.items())
-    return Simulation(same, tuple(sorted(found)), untold)
+    counted = (Turn(*turn, count, examples[turn]) for turn, count in turns.items())
+    return Simulation(same, tuple(sorted(counted)), untold)
 
 
 def _before(record: Mapping[str, Any]) -> Verdict | None:

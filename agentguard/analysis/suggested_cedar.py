@@ -71,12 +71,12 @@ def _clauses(usage: Usage) -> Iterator[tuple[str, str]]:
                 condition,
                 f"{name}: {why} in {len(with_argument)} of {len(runs)} calls{_doubtful(name, with_argument)}",
             )
-    asked = sum(run.person for run in runs)
-    if asked or (spec.path is ToolPath.ESCALATION and any(run.against for run in runs)):
-        why = f"a person was asked in {asked} of {len(runs)} calls"
+    count = sum(run.person for run in runs)
+    if count or (spec.path is ToolPath.ESCALATION and any(run.against for run in runs)):
+        why = f"a person was asked in {count} of {len(runs)} calls"
         yield (
             "context has approval",
-            why if asked else "the tool is on the escalation path, and no rule has permitted a call",
+            why if count else "the tool is on the escalation path, and no rule has permitted a call",
         )
 
 

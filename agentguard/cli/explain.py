@@ -1,4 +1,4 @@
-"""`agentguard explain`: why a call is judged as it is, and what would turn the decision."""
+"""`agentguard explain`: the decision on a call, its reasons, and what would turn it."""
 
 from __future__ import annotations
 
@@ -49,17 +49,18 @@ def command(
     ] = None,
     args: Annotated[str, typer.Option(metavar="JSON", help="The arguments of the imagined call.")] = "{}",
     purpose: Annotated[str, typer.Option(help="The purpose of its task.")] = "",
-    subject: Annotated[str, typer.Option(help="For whom it would be made.")] = "user",
+    subject: Annotated[str, typer.Option(help="The user for whom it would be made.")] = "user",
     words: Annotated[str, typer.Option(help="What the user has said.")] = "",
     history: Annotated[list[str] | None, typer.Option(help="A tool that was called before.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="A kind that its task is of.")] = None,
     trusted: Annotated[list[str] | None, typer.Option(help="An argument from a trusted source.")] = None,
     untrusted: Annotated[bool, typer.Option(help="Something untrusted was read before.")] = False,
 ) -> None:
-    """Say how a call is judged, by which rules, and the smallest changes that would turn the decision.
+    """Print the decision on a call, the rules that determine it, and the smallest changes that would turn it.
 
-    The task of an imagined call may do what the kinds of task allow that its words mean, or all without
-    words. Exit codes: 0 explained; 1 the file or the call is wrong; 2 the log is altered or not readable.
+    The mandate of an imagined call's task comes from its words, by the [tasks] of the file; without words, it
+    allows all. Exit codes: 0 explained; 1 the file or the call is wrong; 2 the log is altered or not
+    readable.
     """
     records = [] if audit is None else records_of(audit)
     try:
@@ -72,17 +73,17 @@ def command(
                 before, kinds = tuple(history or ()), tuple(kind or ())
                 task = _task(guard, purpose, subject, words, before, kinds, untrusted=untrusted)
                 request = _imagined(guard, tool or "", args, task, frozenset(trusted or ()))
-            _tell(guard, request)
+            _report(guard, request)
     except ConfigurationError as error:
         fail(error)
 
 
 def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessRequest:
     decisions = [record for record in records if record.get("event") == "decision"]
-    named = [r for r in decisions if not call or call in (r.get("call"), r.get("digest"))]
-    if not named:
+    matches = [r for r in decisions if not call or call in (r.get("call"), r.get("digest"))]
+    if not matches:
         raise ConfigurationError(f"no call {plain(call)!r} is recorded", hint="give its id or its digest")
-    record: Mapping[str, Any] = named[-1]
+    record: Mapping[str, Any] = matches[-1]
     if not isinstance(request := record.get("request"), Mapping):
         raise ConfigurationError(
             "this call was recorded without its request",
@@ -93,7 +94,7 @@ def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessR
     try:
         return replayed(request, spec)
     except ValueError as error:
-        raise ConfigurationError(plain(error), hint="this record cannot be asked about") from None
+        raise ConfigurationError(plain(error), hint="this record cannot be explained") from None
 
 
 def _task(
@@ -129,24 +130,26 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
         raise ConfigurationError(
             f"the arguments are no JSON object: {error}", hint="--args '{...}'"
         ) from None
-    found = provenance_of(spec, arguments, task, {})
+    provenance = provenance_of(spec, arguments, task, {})
     vouched = Provenance(sources=frozenset({"trusted"}), user=False, sensitivity=Sensitivity.PUBLIC)
     return AccessRequest(
         identity=task.identity,
         tool=spec,
         arguments=arguments,
         task=task,
-        provenance={**found, **dict.fromkeys(trusted, vouched)},
+        provenance={**provenance, **dict.fromkeys(trusted, vouched)},
         environment=guard.enforcement.environment,
         at=guard.enforcement.clock(),
     )
 
 
 def _unclassified(tool: str) -> ConfigurationError:
-    return ConfigurationError(f"{plain(tool)!r} is classified nowhere, so denied", hint="add it to [tools]")
+    return ConfigurationError(
+        f"{plain(tool)!r} is not classified, so its calls are denied", hint="add it to [tools]"
+    )
 
 
-def _tell(guard: Guard, request: AccessRequest) -> None:
+def _report(guard: Guard, request: AccessRequest) -> None:
     console, policy = out(), guard.enforcement.policy
     decide = partial(judge, policy)
     decision = decide(request)
@@ -154,10 +157,10 @@ def _tell(guard: Guard, request: AccessRequest) -> None:
     note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))
     for name, origin in sorted(request.provenance.items()):
         if name in request.arguments.values:
-            whose = ", ".join(sorted(origin.sources)) or "nobody knows whom"
-            note(console, "argument", plain(f"{name} by {whose}"))
+            sources = ", ".join(sorted(origin.sources)) or "no known source"
+            note(console, "argument", plain(f"{name} by {sources}"))
     _rules(console, decision, rules)
-    # of all rules, those about other tools cannot turn this, and would use up what may be asked
+    # rules about other tools cannot turn the decision, and their constants would use up the attempts
     near = [rule.text for rule in rules.values() if applies_to(rule, request.tool)]
     for turned in turning(decide, request, rules=near):
         note(console, "turns", plain(turned))

@@ -1,4 +1,4 @@
-"""`agentguard lint`: errors in the rules, and what is no error and yet worth knowing."""
+"""`agentguard lint`: errors in the rules, and gaps that are no errors."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ def command(
     ] = None,
     config: Annotated[Path, typer.Option(help="The file to check.")] = Path("agentguard.toml"),
 ) -> None:
-    """Check agentguard.toml and its policies, and which tools of an agent are judged at all.
+    """Check agentguard.toml and its policies, and which tools of an agent are guarded.
 
     Exit codes: 0 no errors, though there may be warnings; 1 errors.
     """
     console = out()
     try:
-        found = list(findings(config, None if target is None else load_object(target)))
+        report = list(findings(config, None if target is None else load_object(target)))
     except ConfigurationError as error:
-        found = [Finding("error", str(error))]
-    for finding in found:
+        report = [Finding("error", str(error))]
+    for finding in report:
         note(console, *finding)
-    errors, warnings = (sum(f.word == word for f in found) for word in ("error", "warning"))
+    errors, warnings = (sum(f.word == word for f in report) for word in ("error", "warning"))
     note(console, "error" if errors else "ok", f"{_many(errors, 'error')}, {_many(warnings, 'warning')}")
     raise typer.Exit(1 if errors else 0)
 
 
 def findings(config: Path, target: object = None) -> Iterator[Finding]:
-    """Yield what is to be said of a configuration, and of an agent or tools; runs and writes nothing.
+    """Yield the findings about a configuration, and about an agent or tools; runs and writes nothing.
 
     Raises:
         ConfigurationError: The configuration, a policy, or the fit of either to the tools is wrong.
@@ -79,18 +79,18 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _gaps(guard: Guard, names: set[str], seen: bool) -> Iterator[Finding]:
+def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
     catalog, policy = guard.catalog, guard.enforcement.policy
     for name in find_unclassified(names, catalog):
-        yield Finding("warning", f"{name}: nowhere classified, so its calls are denied; add [tools.{name}]")
+        yield Finding("warning", f"{name}: not classified, so its calls are denied; add [tools.{name}]")
     if (rules := getattr(policy, "rules", None)) is not None:  # Cedar's, alone or among others
         yield from _rules(rules, guard)
     for name, places in find_unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:
-        if seen and spec.name not in names:
-            yield Finding("warning", f"{spec.name}: classified, and not among the tools")
-        elif not seen and spec.schema is None:
+        if complete and spec.name not in names:
+            yield Finding("warning", f"{spec.name}: classified, but not among the tools")
+        elif not complete and spec.schema is None:
             yield Finding(
                 "warning", f"{spec.name}: its arguments are not known; name the tools, or give args"
             )
@@ -100,23 +100,24 @@ def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
     catalog, templates = guard.catalog, guard.intent.templates
     for name in find_unmentioned(rules, catalog):
         yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
-    for rule, why in find_unsatisfiable(rules, catalog, [each.name for each in templates]):
+    for rule, why in find_unsatisfiable(rules, catalog, [template.name for template in templates]):
         yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" can never apply: {why}')
     for rule, source in find_unvouched(rules, catalog):
         place = f"{rule.file}:{rule.line}"
         yield Finding(
-            "warning", f'{place}: policy "{rule.id}" relies on {source}, which nothing says is trusted'
+            "warning", f'{place}: policy "{rule.id}" relies on {source}, which is not listed as trusted'
         )
     for rule in find_overruled(rules, catalog):
         yield Finding(
-            "warning", f'{rule.file}:{rule.line}: policy "{rule.id}" permits only what others always forbid'
+            "warning",
+            f'{rule.file}:{rule.line}: policy "{rule.id}" permits only what other rules always forbid',
         )
-    given = {tool for each in templates for tool in each.tools}
-    for rule, name in find_ungiven(rules, catalog, given) if templates else ():
+    in_templates = {tool for template in templates for tool in template.tools}
+    for rule, name in find_ungiven(rules, catalog, in_templates) if templates else ():
         place = f"{rule.file}:{rule.line}"
         yield Finding(
             "warning",
-            f'{place}: policy "{rule.id}" permits {name}, and no [tasks] gives it: wider than needed',
+            f'{place}: policy "{rule.id}" permits {name}, which no [tasks] gives: it is wider than needed',
         )
 
 
@@ -132,6 +133,8 @@ def _coverage(guard: Guard, target: object, tools: list[Any]) -> Iterator[Findin
         elif not plain:
             yield Finding("error", f"{place}: NOT GATED; wrap it, or use guard.middleware()")
     if plain and (bare := [tool for tool in tools if not isinstance(tool, GuardedTool)]):
-        yield Finding("warning", f"{len(bare)} tools are not wrapped: judged only behind guard.middleware()")
+        yield Finding(
+            "warning", f"{len(bare)} tools are not wrapped: they are guarded only behind guard.middleware()"
+        )
     if not coverage.complete:
-        yield Finding("warning", "the agent is too large: not all of it was seen")
+        yield Finding("warning", "the agent is too large: not all of it was checked")

@@ -46,28 +46,32 @@ def command(
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
             warn_of_unknown_arguments(guard)
-            found = simulate(partial(judge, guard.enforcement.policy), records, guard.catalog.tool)
+            simulation = simulate(partial(judge, guard.enforcement.policy), records, guard.catalog.tool)
     except ConfigurationError as error:
         fail(error)
     if to is not None:
-        to.write_text(json.dumps(asdict(found), indent=1) + "\n", "utf-8")
-    _report(found)
-    if not found.asked_again:
+        to.write_text(json.dumps(asdict(simulation), indent=1) + "\n", "utf-8")
+    _report(simulation)
+    if not simulation.asked_again:
         raise typer.Exit(2)
-    raise typer.Exit(1 if any(turn.after not in (allow or ()) for turn in found.turns) else 0)
+    raise typer.Exit(1 if any(turn.after not in (allow or ()) for turn in simulation.turns) else 0)
 
 
-def _report(found: Simulation) -> None:
+def _report(simulation: Simulation) -> None:
     console = out()
-    if found.turns:
+    if simulation.turns:
         table = Table("tool", "was", "would be", "calls", "by", "such as")
-        for turn in found.turns:
+        for turn in simulation.turns:
             by = ", ".join(turn.policies) or turn.reason
-            shown = (turn.tool, turn.before, turn.after, turn.count, by, turn.example)
-            table.add_row(*(plain(each) for each in shown))
+            row = (turn.tool, turn.before, turn.after, turn.count, by, turn.example)
+            table.add_row(*(plain(cell) for cell in row))
         console.print(table)
-    if found.untold:
-        note(console, "warning", f"{found.untold} calls cannot be decided: their requests were not recorded")
-    word = "warning" if found.turns else "ok"
-    turned = sum(turn.count for turn in found.turns)
-    note(console, word, f"{turned} of {found.asked_again} calls would turn")
+    if simulation.untold:
+        note(
+            console,
+            "warning",
+            f"{simulation.untold} calls cannot be decided: their requests were not recorded",
+        )
+    word = "warning" if simulation.turns else "ok"
+    turned = sum(turn.count for turn in simulation.turns)
+    note(console, word, f"{turned} of {simulation.asked_again} calls would turn")

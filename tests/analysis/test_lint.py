@@ -133,8 +133,8 @@ def test_lint_says_where_and_the_guides_policies_have_no_such_gap(tmp_path: Path
     texts = [finding.text for finding in findings(tmp_path / "agentguard.toml")]
     at = f"{tmp_path / 'p.cedar'}"
     assert f"{at}:2: policy \"p\" can never apply: it demands 'sea', and there is no such [tasks]" in texts
-    assert f'{at}:1: policy "r" permits only what others always forbid' in texts
-    assert f'{at}:2: policy "p" permits pay, and no [tasks] gives it: wider than needed' in texts
+    assert f'{at}:1: policy "r" permits only what other rules always forbid' in texts
+    assert f'{at}:2: policy "p" permits pay, which no [tasks] gives: it is wider than needed' in texts
     for suite in ("banking", "workspace"):
         file = Path(__file__).parents[2] / "examples" / "policies" / suite / "agentguard.toml"
         assert all("not known" in finding.text for finding in findings(file))

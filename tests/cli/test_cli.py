@@ -342,10 +342,10 @@ def test_gaps_are_warnings(run: Run, module: str, tmp_path: Path) -> None:
     result = run("lint", f"{module}:tools")
     assert result.exit_code == 0
     for gap in (
-        "place_order: nowhere classified",
+        "place_order: not classified",
         "ponder: no policy mentions it",
         "ponder: no rule can see thoughts",
-        "gone: classified, and not among the tools",
+        "gone: classified, but not among the tools",
         "4 tools are not wrapped",
     ):
         assert gap in result.output
