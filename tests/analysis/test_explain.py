@@ -264,7 +264,7 @@ def test_an_altered_log_is_no_evidence(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("refund",), "classified nowhere"),
+        (("refund",), "is not classified"),
         (("pay", "--args", "{"), "no JSON object"),
         (("pay", "--args", "[1]"), "no JSON object"),
     ],
