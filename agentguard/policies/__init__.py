@@ -7,7 +7,7 @@ authzen   `AuthZen`: a policy decision point (PDP) beyond this process, by OpenI
 opa       `Opa`: an Open Policy Agent beyond this process, by its data API
 _remote   what `authzen` and `opa` share: the question, its limits, and the reading of answers
 
-What rules can see of a request is one table, `agentguard.model.inputs`. Tools for the authors of policies
+For a new input of rules: add a row to the table in `agentguard.model.inputs`. Tools for authors of policies
 are in `agentguard.analysis`.
 """
 

@@ -32,7 +32,7 @@ from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["TEXT", "Remote", "RemoteOperations", "asking", "content", "obligations", "question"]
+__all__ = ["TEXT", "Remote", "RemoteOperations", "content", "question", "read_obligations", "with_approval"]
 
 TEXT = 500
 """How many characters of a PDP's own words are kept."""
@@ -172,7 +172,7 @@ def question(request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS) -> 
     }
 
 
-def asking(question: Mapping[str, Json]) -> dict[str, Json]:
+def with_approval(question: Mapping[str, Json]) -> dict[str, Json]:
     """Return the same question as if a person had approved the call."""
     return {**question, "context": {**question["context"], "approval": dict(APPROVED)}}
 
@@ -229,7 +229,7 @@ def content(answer: Answer) -> dict[str, Json]:
     return body
 
 
-def obligations(items: Json) -> list[Obligation]:
+def read_obligations(items: Json) -> list[Obligation]:
     """Return the obligations in a list of ``{"type": ..., "properties": {...}}``.
 
     Raises:

@@ -15,8 +15,16 @@ from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
 from agentguard.outbound.destinations import is_confidential_url
-from agentguard.policies._remote import TEXT, Remote, RemoteOperations, asking, content, obligations, question
-from agentguard.policies.combine import merged
+from agentguard.policies._remote import (
+    TEXT,
+    Remote,
+    RemoteOperations,
+    content,
+    question,
+    read_obligations,
+    with_approval,
+)
+from agentguard.policies.combine import merge_obligations
 
 __all__ = ["AuthZen", "AuthZenError"]
 
@@ -97,7 +105,7 @@ class AuthZen(Remote):
         else:
             first = second = self._decision(await self._post(operations, endpoints.evaluation, body))
             if not first.permitted:
-                answer = await self._post(operations, endpoints.evaluation, asking(body))
+                answer = await self._post(operations, endpoints.evaluation, with_approval(body))
                 second = self._decision(answer, person=True)
         return second if second.permitted and not first.permitted else first
 
@@ -105,7 +113,7 @@ class AuthZen(Remote):
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
     ) -> tuple[Decision, Decision]:
         common = {name: value for name, value in body.items() if name != "context"}
-        contexts = [{"context": variant["context"]} for variant in (body, asking(body))]
+        contexts = [{"context": variant["context"]} for variant in (body, with_approval(body))]
         options = {"evaluations_semantic": "permit_on_first_permit"}
         answer = await self._post(operations, url, {**common, "evaluations": contexts, "options": options})
         items = answer.get("evaluations")
@@ -154,7 +162,9 @@ class AuthZen(Remote):
             policy_ids=_ids(context) or (self._url,),
             reason=_reason(context.get("reason_admin")) or f"{verb} by {self._url}",
             advice=_reason(context.get("reason_user")),
-            obligations=merged([*approve, *obligations(context.get("obligations", []))]) if permitted else (),
+            obligations=merge_obligations([*approve, *read_obligations(context.get("obligations", []))])
+            if permitted
+            else (),
             policy_version=self.version,
         )
 

@@ -17,7 +17,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
 from agentguard.ports import CatalogAware, Policy
 
-__all__ = ["Combine", "Rule", "merged"]
+__all__ = ["Combine", "Rule", "merge_obligations"]
 
 
 class Rule(StrEnum):
@@ -141,13 +141,15 @@ def _joined(decisions: Sequence[Decision], tool: str) -> Decision:
         policy_ids=tuple(dict.fromkeys(id for decision in decisive for id in decision.policy_ids)),
         reason="; ".join(dict.fromkeys(decision.reason for decision in decisive if decision.reason)),
         advice=" ".join(dict.fromkeys(decision.advice for decision in decisive if decision.advice)),
-        obligations=merged(o for decision in decisive for o in decision.obligations) if permitted else (),
+        obligations=merge_obligations(o for decision in decisive for o in decision.obligations)
+        if permitted
+        else (),
         decision_id=" ".join(decision.decision_id for decision in decisive if decision.decision_id),
         applicable=any(map(_has_opinion, decisive)),
     )
 
 
-def merged(obligations: Iterable[Obligation]) -> tuple[Obligation, ...]:
+def merge_obligations(obligations: Iterable[Obligation]) -> tuple[Obligation, ...]:
     """Return obligations that demand the same, with at most one of each kind that narrows.
 
     Raises:

@@ -12,8 +12,16 @@ import httpx
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
-from agentguard.policies._remote import TEXT, Remote, RemoteOperations, asking, content, obligations, question
-from agentguard.policies.combine import merged
+from agentguard.policies._remote import (
+    TEXT,
+    Remote,
+    RemoteOperations,
+    content,
+    question,
+    read_obligations,
+    with_approval,
+)
+from agentguard.policies.combine import merge_obligations
 
 __all__ = ["Opa", "OpaError"]
 
@@ -89,7 +97,7 @@ class Opa(Remote):
         first = await self._ask(operations, body)
         if first.permitted or request.approval is not None:
             return first
-        second = await self._ask(operations, asking(body), person=True)
+        second = await self._ask(operations, with_approval(body), person=True)
         return second if second.permitted else first
 
     async def _ask(
@@ -103,7 +111,7 @@ class Opa(Remote):
         if not _FIELDS.issuperset(result):
             raise ValueError("the result has fields that mean nothing here")
         permitted: bool = result["allow"]
-        obliged = obligations(result.get("obligations", []))
+        obliged = read_obligations(result.get("obligations", []))
         if person:
             obliged = [Obligation(kind="approve"), *obliged]
         verb = "permitted" if permitted else "denied"
@@ -112,7 +120,7 @@ class Opa(Remote):
             policy_ids=_ids(result) or (f"{self._url} {self._path}",),
             reason=_text(result, "reason")[:TEXT] or f"{verb} by {self._path} at {self._url}",
             advice=_text(result, "advice")[:TEXT],
-            obligations=merged(obliged) if permitted else (),
+            obligations=merge_obligations(obliged) if permitted else (),
             policy_version=self.version + _revisions(answer),
             decision_id=_text(answer, "decision_id"),
             applicable="result" in answer,
