@@ -155,7 +155,8 @@ class AuthZen(Remote):
         if not isinstance(context, dict) or "error" in context:
             raise ValueError("the context is no object, or tells of an error")
         permitted: bool = answer["decision"]
-        approve = [Obligation(kind="approve")] if person else []
+        required = [Obligation(kind="approve")] if person else []
+        required += read_obligations(context.get("obligations", [])) if permitted else []
         verb = "permitted" if permitted else "denied"
         return Decision(
             effect=Effect.PERMIT if permitted else Effect.DENY,

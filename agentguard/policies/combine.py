@@ -136,6 +136,7 @@ def _joined(decisions: Sequence[Decision], tool: str) -> Decision:
         reason = f"no policy permits {tool} here"
         return Decision(effect=Effect.DENY, reason=reason, applicable=False)
     permitted = decisive[0].permitted
+    obligations = [obligation for decision in decisive for obligation in decision.obligations]
     return Decision(
         effect=decisive[0].effect,
         policy_ids=tuple(dict.fromkeys(id for decision in decisive for id in decision.policy_ids)),
