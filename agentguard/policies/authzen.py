@@ -163,9 +163,7 @@ class AuthZen(Remote):
             policy_ids=_ids(context) or (self._url,),
             reason=_reason(context.get("reason_admin")) or f"{verb} by {self._url}",
             advice=_reason(context.get("reason_user")),
-            obligations=merge_obligations([*approve, *read_obligations(context.get("obligations", []))])
-            if permitted
-            else (),
+            obligations=merge_obligations(required) if permitted else (),
             policy_version=self.version,
         )
 

@@ -142,9 +142,7 @@ def _joined(decisions: Sequence[Decision], tool: str) -> Decision:
         policy_ids=tuple(dict.fromkeys(id for decision in decisive for id in decision.policy_ids)),
         reason="; ".join(dict.fromkeys(decision.reason for decision in decisive if decision.reason)),
         advice=" ".join(dict.fromkeys(decision.advice for decision in decisive if decision.advice)),
-        obligations=merge_obligations(o for decision in decisive for o in decision.obligations)
-        if permitted
-        else (),
+        obligations=merge_obligations(obligations) if permitted else (),
         decision_id=" ".join(decision.decision_id for decision in decisive if decision.decision_id),
         applicable=any(map(_has_opinion, decisive)),
     )
