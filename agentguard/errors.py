@@ -201,7 +201,7 @@ ADVICE = {
     DenialCode.NOT_EXECUTED: (
         "Something else answered in place of the tool, and that answer is withheld. Tell the user."
     ),
-    DenialCode.WITHHELD: "The call ran, but its result is withheld. Do not repeat the call; tell the user.",
+    DenialCode.WITHHELD: "The call was made, but its result is withheld. Do not repeat it; tell the user.",
     DenialCode.MANDATE: "This is outside the current task. Continue with the task, or tell the user.",
     DenialCode.POLICY: "This is not permitted here. Continue without it, or tell the user.",
     DenialCode.POLICY_ERROR: _UNDETERMINED,
