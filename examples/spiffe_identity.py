@@ -5,7 +5,7 @@ import os
 from agentguard import AccessRequest, Guard, Resource, ToolPath, credential
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog
-from agentguard.credentials.oauth import SpiffeJwt, TokenExchange
+from agentguard.credentials.oauth import AuthorizationServer, IssuerProfile, SpiffeJwt, TokenExchange
 from agentguard.errors import IdentityError
 from agentguard.identity.spiffe import SpiffeIdentity
 from agentguard.stores import SqliteStore
@@ -15,12 +15,12 @@ identity = SpiffeIdentity()  # the Workload API at SPIFFE_ENDPOINT_SOCKET; rotat
 print("agent: ", identity.actor())
 store = SqliteStore(".agentguard/state.db")
 broker = TokenExchange(
-    os.environ["ISSUER"],
+    # its JWT-SVID in place of a client secret
+    AuthorizationServer(os.environ["ISSUER"], SpiffeJwt(identity.actor(), identity)),
     paths=[ToolPath.READ],
     identity=identity,
-    client_auth=SpiffeJwt(identity.actor(), identity),  # its JWT-SVID in place of a client secret
     store=store,
-    resource_uris={"orders/read": URI},
+    profile=IssuerProfile(resource_uris={"orders/read": URI}),
 )
 
 

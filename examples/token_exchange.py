@@ -8,7 +8,7 @@ from langchain.agents import create_agent
 
 from agentguard import Guard, Resource, ToolPath, auth
 from agentguard.credentials.local_issuer import load_key
-from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
+from agentguard.credentials.oauth import AuthorizationServer, IssuerProfile, PrivateKeyJwt, TokenExchange
 from agentguard.credentials.sealing import SealingKey
 from agentguard.identity.local import LocalIdentity
 from agentguard.resource import Verifier
@@ -32,13 +32,12 @@ def serve(request: httpx.Request) -> httpx.Response:
 # --- the agent; its key is registered with the issuer, and proves the agent and the client
 key = load_key(KEYS / "agent.pem")
 broker = TokenExchange(
-    ISSUER,
+    AuthorizationServer(ISSUER, PrivateKeyJwt("agent://support", key)),
     paths={ToolPath.READ},
     identity=(identity := LocalIdentity("agent://support", key)),
-    client_auth=PrivateKeyJwt("agent://support", key),
     store=store,
     seal=SealingKey.from_file(KEYS / "handles.key"),  # another process can revoke after a crash
-    resource_uris={"orders/read": URI},
+    profile=IssuerProfile(resource_uris={"orders/read": URI}),
 )
 
 

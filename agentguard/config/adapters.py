@@ -128,24 +128,26 @@ class AdapterFactory:
             )
 
     def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
-        from agentguard.credentials.oauth import TokenExchange
+        from agentguard.credentials.oauth import AuthorizationServer, IssuerProfile, TokenExchange
         from agentguard.credentials.sealing import SealingKey
 
         client, seal = self._client(settings), settings.seal
+        profile = IssuerProfile(
+            resource_uris=settings.resource_uris,
+            bearer=settings.bearer,
+            details=settings.details,
+            introspect=settings.introspect,
+        )
         # one broker for each path: two paths must not share the key that their tokens are bound to
         return {
             path: TokenExchange(
-                settings.issuer,
+                AuthorizationServer(settings.issuer, client),
                 paths=[path],
                 identity=self.identity,
-                client_auth=client,
                 store=self.store,
                 seal=None if seal is None else SealingKey.from_file(self.file_of(seal)),
                 reuse=[path] if path.value in settings.reuse else [],
-                resource_uris=settings.resource_uris,
-                bearer=settings.bearer,
-                details=settings.details,
-                introspect=settings.introspect,
+                profile=profile,
                 clock=self.clock,
             )
             for path in map(ToolPath, settings.paths)
@@ -197,18 +199,21 @@ class AdapterFactory:
         )
 
     def _aws(self, settings: AwsSettings) -> ByPath:
-        from agentguard.credentials.aws import AwsRole, Statement
+        from agentguard.credentials.aws import AwsConnection, AwsRole, Statement
 
-        broker = AwsRole(
-            {ToolPath(path): role for path, role in settings.roles.items()},
-            statements={
-                scope: [Statement(**statement.model_dump()) for statement in statements]
-                for scope, statements in settings.statements.items()
-            },
+        connection = AwsConnection(
             region=settings.region,
             identity=self.identity,
             revoker=settings.revoker,
             endpoint=settings.endpoint,
+        )
+        broker = AwsRole(
+            {ToolPath(path): role for path, role in settings.roles.items()},
+            connection,
+            statements={
+                scope: [Statement(**statement.model_dump()) for statement in statements]
+                for scope, statements in settings.statements.items()
+            },
             clock=self.clock,
         )
         return dict.fromkeys(broker.paths, broker)

@@ -33,12 +33,30 @@ from tenacity.wait import wait_random_exponential
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.errors import AgentGuardError, IssueError
 
-__all__ = ["Answer", "Outbound"]
+__all__ = ["Answer", "Limits", "Outbound"]
 
 
 _NO_EFFECT = frozenset({429, 503})  # with these statuses the service says that it did nothing
 _SERVER_ERROR = 500
 _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of the requests to one service.
+
+    All attempts of a request together take at most *timeout* seconds, and an answer has at most *size*
+    bytes. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
+    """
+
+    timeout: float = 4.5
+    attempts: int = 3
+    size: int = 1_048_576
+    threshold: int = 5
+    cooldown: float = 10.0
+
+
+_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +104,9 @@ class Outbound:
     request is repeated if no connection was made, or if the status is 429 or 503; with *repeatable*,
     after every failure.
 
-    All attempts together take at most *timeout* seconds. On the synchronous path they take twice that
-    if an answer stops midway, and longer if its headers arrive byte by byte, since each byte may take
-    *timeout*. An answer of more than *limit* bytes is refused, and so is a compressed one, which could
-    hide its size. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
+    On the synchronous path a request may take twice its time limit if an answer stops midway, and longer
+    if its headers arrive byte by byte, since each byte may take that time. A compressed answer is
+    refused, since it could hide its size.
     """
 
     def __init__(
@@ -98,19 +115,15 @@ class Outbound:
         base_url: str,
         *,
         error: type[AgentGuardError] = IssueError,
-        timeout: float = 4.5,
-        attempts: int = 3,
-        threshold: int = 5,
-        cooldown: float = 10.0,
-        limit: int = 1_048_576,
+        limits: Limits = _LIMITS,
         verify: ssl.SSLContext | bool = True,
         transport: httpx.BaseTransport | None = None,
         async_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name, self.base_url = name, base_url.rstrip("/")
-        self._error, self._timeout, self._limit = error, timeout, limit
-        self._stop = stop_after_attempt(attempts) | stop_before_delay(timeout)
-        self._breaker = CircuitBreaker(threshold, cooldown, _Failure, name)
+        self._error, self._limits = error, limits
+        self._stop = stop_after_attempt(limits.attempts) | stop_before_delay(limits.timeout)
+        self._breaker = CircuitBreaker(limits.threshold, limits.cooldown, _Failure, name)
         self._options: dict[str, Any] = {
             "base_url": self.base_url,
             "verify": verify,
@@ -142,7 +155,7 @@ class Outbound:
 
     def _asking(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
         async def ask(method: str, url: str, *, repeatable: bool = False, **options: Any) -> Answer:
-            deadline = time.monotonic() + self._timeout
+            deadline = time.monotonic() + self._limits.timeout
             try:
                 async for attempt in AsyncRetrying(
                     sleep=sleep,
@@ -220,7 +233,7 @@ class Outbound:
         return bytearray()
 
     def _check_limits(self, content: bytearray, deadline: float) -> None:
-        if len(content) > self._limit:
+        if len(content) > self._limits.size:
             raise ValueError("the answer is too long")
         _remaining(deadline)
 

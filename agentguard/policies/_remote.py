@@ -28,7 +28,7 @@ from agentguard.model.inputs import (
     approval_json,
     writer_of,
 )
-from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.provenance.arguments import unknown_provenance
 
@@ -37,7 +37,7 @@ __all__ = ["TEXT", "Remote", "RemoteOperations", "content", "question", "read_ob
 TEXT = 500
 """How many characters of a PDP's own words are kept."""
 
-_OK, _LIMIT = 200, 65_536  # status, bytes
+_OK, _SIZE = 200, 65_536  # status, bytes
 
 
 class RemoteOperations(NamedTuple):
@@ -80,8 +80,7 @@ class Remote(ABC):
             name,
             self._url,
             error=error,
-            timeout=timeout,
-            limit=_LIMIT,
+            limits=Limits(timeout=timeout, size=_SIZE),
             verify=verify,
             transport=transport,
             async_transport=async_transport,

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentguard.concurrency.drive import operation_pair
-from agentguard.credentials.aws import AwsRole, Statement
+from agentguard.credentials.aws import AwsConnection, AwsRole, Statement
 from agentguard.credentials.aws.api import Api, Refusal, bare_session
 from agentguard.credentials.aws.policy import session_policy, session_tags, source_identity
 from agentguard.credentials.aws.revocation import Revocations
@@ -75,12 +75,14 @@ def brokers() -> Iterator[list[AwsRole]]:
 def make(aws: Aws, brokers: list[AwsRole]) -> Callable[..., AwsRole]:
     def make(**changes: Any) -> AwsRole:
         options: dict[str, Any] = {
-            "statements": STATEMENTS,
             "region": "eu-central-1",
             "session": keyed(),
             "endpoint": aws.url,
         }
-        brokers.append(AwsRole(changes.pop("roles", ROLES), **(options | changes)))
+        names = AwsConnection.__dataclass_fields__.keys() & changes.keys()
+        connection = AwsConnection(**(options | {name: changes.pop(name) for name in names}))
+        roles = changes.pop("roles", ROLES)
+        brokers.append(AwsRole(roles, connection, **({"statements": STATEMENTS} | changes)))
         return brokers[-1]
 
     return make
@@ -427,7 +429,12 @@ def test_an_identity_without_a_token_is_told_as_such(make: Callable[..., AwsRole
 
 
 def test_a_service_that_keeps_failing_is_left_alone() -> None:
-    api = Api("sts", keyed(), region="eu-central-1", endpoint=closed_port(), timeout=0.1)
+    session = keyed()
+    api = Api(
+        "sts",
+        session,
+        AwsConnection(region="eu-central-1", session=session, endpoint=closed_port(), timeout=0.1),
+    )
     for _ in range(5):
         with pytest.raises(IssueError, match="no answer"):
             api.ask("get_caller_identity")
@@ -437,7 +444,8 @@ def test_a_service_that_keeps_failing_is_left_alone() -> None:
 
 
 def test_what_botocore_reads_as_an_error_is_told_by_its_code_alone() -> None:
-    api = Api("sts", keyed(), region="eu-central-1", endpoint=None, timeout=1.0)
+    session = keyed()
+    api = Api("sts", session, AwsConnection(region="eu-central-1", session=session, timeout=1.0))
     with Stubber(api._client) as stub:
         stub.add_client_error("assume_role", "ExpiredTokenException", "the token abc.def is expired", 400)
         with pytest.raises(Refusal, match="assume_role with ExpiredTokenException") as caught:

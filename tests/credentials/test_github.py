@@ -23,7 +23,7 @@ from agentguard.credentials.github import AppKey, GitHubApp
 from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, Resource, ToolPath
-from agentguard.outbound.client import Outbound
+from agentguard.outbound.client import Limits, Outbound
 from agentguard.ports import Broker
 from agentguard.testing import BrokerContract
 from agentguard.testing.samples import sample_grant
@@ -49,7 +49,11 @@ def served(**changes: Any) -> GitHub:
 def app(github: Callable[[httpx.Request], httpx.Response], **changes: Any) -> GitHubApp:
     transport = httpx.MockTransport(github)
     http = Outbound(
-        "github", "https://api.github.com", transport=transport, async_transport=transport, timeout=1.0
+        "github",
+        "https://api.github.com",
+        limits=Limits(timeout=1.0),
+        transport=transport,
+        async_transport=transport,
     )
     options: dict[str, Any] = {
         "permissions": PERMISSIONS,

@@ -25,6 +25,7 @@ from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import ConfigurationError, CredentialUnavailable, IdentityError, IssueError
 from agentguard.jose import b64url, decode, public_key
 from agentguard.model import Credential, Secret, ToolPath
+from agentguard.outbound.client import Outbound
 from agentguard.ports import Broker
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import BrokerContract
@@ -33,6 +34,7 @@ from agentguard.testing.scenarios import AwaitedPort
 from tests.conftest import Mode
 
 NOW = 1_700_000_000.0
+ADDRESS = "https://bao.example.test"
 CREDS = "database/creds/reports-write"
 DENIED = httpx.Response(403, json={"errors": ["1 error occurred:\n\t* permission denied\n\n"]})
 Answers = Callable[[httpx.Request], httpx.Response]
@@ -128,10 +130,11 @@ class Double:
 
 
 def session(double: Double, **changes: Any) -> OpenBaoSession:
-    options = {"identity": Proofs(), "role": "reports-write", "audience": "openbao/write", **changes}
     transport = httpx.MockTransport(double)
-    options = {"transport": transport, "async_transport": transport, "clock": lambda: NOW, **options}
-    return OpenBaoSession("https://bao.example.test", **options)
+    waiting = changes.pop("async_transport", transport)
+    http = Outbound("openbao", f"{ADDRESS}/v1", transport=transport, async_transport=waiting)
+    options: dict[str, Any] = {"identity": Proofs(), "role": "reports-write", "audience": "openbao/write"}
+    return OpenBaoSession(ADDRESS, **(options | {"http": http, "clock": lambda: NOW} | changes))
 
 
 def broker(double: Double, **changes: Any) -> OpenBao:

@@ -29,6 +29,7 @@ from agentguard.credentials.sources.gcp import GcpSecret
 from agentguard.credentials.sources.keychain import KeyringSecret
 from agentguard.errors import AgentGuardError, ConfigurationError, IssueError
 from agentguard.model import Secret
+from agentguard.outbound.client import Outbound
 from tests.doubles import clouds
 
 VALUE = "s3cr3t-of-the-source"
@@ -376,9 +377,9 @@ def bao(answers: dict[str, Any], asked: list[tuple[str, str]]) -> OpenBaoSession
 
     login = {"auth": {"client_token": "t", "accessor": "a", "lease_duration": 60}}
     answers = {"auth/jwt/login": login, **answers}
-    return OpenBaoSession(
-        "http://127.0.0.1:1", identity=Nobody(), role="r", audience="a", transport=httpx.MockTransport(answer)
-    )
+    address = "http://127.0.0.1:1"
+    http = Outbound("openbao", f"{address}/v1", transport=httpx.MockTransport(answer))
+    return OpenBaoSession(address, identity=Nobody(), role="r", audience="a", http=http)
 
 
 @pytest.mark.parametrize("kind", ["openbao", "vault", "hashicorp"])

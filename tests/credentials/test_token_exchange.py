@@ -16,14 +16,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange
+from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, tokens
 from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import decode, public_key, revocation_key
 from agentguard.model import Credential, Grant, Identity, Resource, Secret, ToolPath
-from agentguard.outbound.client import Outbound
+from agentguard.outbound.client import Limits, Outbound
 from agentguard.ports import Broker, Store
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing.contracts import BrokerContract
@@ -475,9 +475,12 @@ async def test_a_store_that_fails_is_an_error_for_a_jwt(mode: Mode) -> None:
         await mode.call(broker, "revoke", credential.handle, credential.expires_at)
 
 
-async def test_the_tokens_that_are_kept_are_bounded(opaque: AuthorizationServer, mode: Mode) -> None:
+async def test_the_tokens_that_are_kept_are_bounded(
+    opaque: AuthorizationServer, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "LIMIT", 2)
     now = [NOW]
-    broker = opaque.broker(limit=2, clock=lambda: now[0])
+    broker = opaque.broker(clock=lambda: now[0])
     for number in range(2):
         await mode.call(broker, "issue", grant(f"call-{number}"))
     assert "too many" in await refused(mode, broker, grant("call-2"))
@@ -572,7 +575,9 @@ async def test_an_issuer_that_is_down_or_half_open_is_an_error_in_time_and_block
     request: pytest.FixtureRequest, mode: Mode, kind: str, reason: str
 ) -> None:
     issuer: str = request.getfixturevalue(kind)
-    broker = AuthorizationServer().broker(http=Outbound(issuer, issuer, timeout=0.3), issuer=issuer)
+    broker = AuthorizationServer().broker(
+        http=Outbound(issuer, issuer, limits=Limits(timeout=0.3)), issuer=issuer
+    )
     ticks = 0
 
     async def tick() -> None:

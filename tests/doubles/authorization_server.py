@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 
+from agentguard.credentials import oauth
 from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
 from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
@@ -203,17 +204,20 @@ class AuthorizationServer:
 
     def http(self) -> Outbound:
         transport = httpx.MockTransport(self.handle)
-        return Outbound(ISSUER, ISSUER, transport=transport, async_transport=transport, timeout=2.0)
+        return Outbound(ISSUER, ISSUER, transport=transport, async_transport=transport)
 
     def broker(self, *, issuer: str = ISSUER, **changes: Any) -> TokenExchange:
+        """Make a broker; *changes* are options of the broker, its profile or the server."""
+        auth = changes.pop("client_auth", PrivateKeyJwt("client-1", CLIENT, clock=lambda: NOW))
+        server = oauth.AuthorizationServer(issuer, auth, changes.pop("http", None) or self.http())
+        names = oauth.IssuerProfile.__dataclass_fields__.keys() & changes.keys()
         options: dict[str, Any] = {
             "paths": {ToolPath.READ},
             "identity": LocalIdentity(AGENT, AGENTS, clock=lambda: NOW),
-            "client_auth": PrivateKeyJwt("client-1", CLIENT, clock=lambda: NOW),
             "store": MemoryStore(clock=lambda: NOW),
             "proof_key": ProofKey(clock=lambda: NOW),
-            "http": self.http(),
+            "profile": oauth.IssuerProfile(**{name: changes.pop(name) for name in names}),
             "clock": lambda: NOW,
             **changes,
         }
-        return TokenExchange(issuer, **options)
+        return TokenExchange(server, **options)

@@ -20,12 +20,18 @@ import pytest
 
 from agentguard.concurrency.drive import drive
 from agentguard.errors import IdentityError, IssueError
-from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.client import Answer, Limits, Outbound
 from tests.conftest import Mode
 from tests.doubles.loopback import Connection, Respond, certificate, response, serving
 
 SECRET, QUERY = "secret-of-the-request", "query-of-the-request"
 Make = Callable[..., Outbound]
+
+
+def limited(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with those of `Limits` in one value."""
+    limits = {name: options.pop(name) for name in Limits.__dataclass_fields__.keys() & options.keys()}
+    return {**options, "limits": Limits(**{"timeout": 2.0, **limits})}
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def make() -> Iterator[Make]:
     made: list[Outbound] = []
 
     def make(base_url: str, **options: Any) -> Outbound:
-        made.append(Outbound("issuer", base_url, **{"timeout": 2.0, **options}))
+        made.append(Outbound("issuer", base_url, **limited(options)))
         return made[-1]
 
     yield make
@@ -57,8 +63,8 @@ class Service:
 
     def outbound(self, **options: Any) -> Outbound:
         transport = httpx.MockTransport(self)
-        options = {"transport": transport, "async_transport": transport, "timeout": 2.0, **options}
-        return Outbound("issuer", "https://issuer.example", **options)
+        options = {"transport": transport, "async_transport": transport, **options}
+        return Outbound("issuer", "https://issuer.example", **limited(options))
 
 
 async def ask(outbound: Outbound, mode: Mode, **options: Any) -> Answer:
@@ -277,7 +283,7 @@ async def test_too_long_an_answer_is_refused_without_holding_it(make: Make, mode
     with serving(endless) as server:
         tracemalloc.start()
         try:
-            await fails(make(server.url, limit=100_000), mode, r"no answer \(ValueError\)")
+            await fails(make(server.url, size=100_000), mode, r"no answer \(ValueError\)")
             assert tracemalloc.get_traced_memory()[1] < 4_000_000
         finally:
             tracemalloc.stop()
@@ -413,7 +419,9 @@ async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
         return httpx.Response(500)
 
     transport = httpx.MockTransport(answer)
-    outbound = Outbound("issuer", "https://issuer.example", threshold=2, async_transport=transport)
+    outbound = Outbound(
+        "issuer", "https://issuer.example", limits=Limits(threshold=2), async_transport=transport
+    )
     hanging = False
     await fails(outbound, Mode("async"), "answered 500")
     hanging = True

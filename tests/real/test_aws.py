@@ -19,7 +19,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from agentguard.credentials.aws import AwsRole, Statement
+from agentguard.credentials.aws import AwsConnection, AwsRole, Statement
 from agentguard.credentials.aws.api import bare_session
 from agentguard.errors import IssueError
 from agentguard.identity.local import LocalIdentity
@@ -76,9 +76,8 @@ class Account:
         proof: dict[str, Any] = {"session": session or self.guard}
         if identity:
             proof = {"identity": source, "revoker": REVOKER}
-        return AwsRole(
-            {ToolPath.READ: ROLE}, statements=STATEMENTS, region=REGION, endpoint=self.endpoint, **proof
-        )
+        connection = AwsConnection(region=REGION, endpoint=self.endpoint, **proof)
+        return AwsRole({ToolPath.READ: ROLE}, connection, statements=STATEMENTS)
 
     def denials(self) -> list[dict[str, Any]]:
         """Return the statements that are on the reader beside its own policy."""

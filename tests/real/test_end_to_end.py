@@ -25,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 import agentguard
 from agentguard import Guard, Resource, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.credentials.oauth import SpiffeJwt, TokenExchange
+from agentguard.credentials.oauth import AuthorizationServer, IssuerProfile, SpiffeJwt, TokenExchange
 from agentguard.credentials.openbao import OpenBao
 from agentguard.credentials.openbao.session import OpenBaoSession
 from agentguard.identity.spiffe import SpiffeIdentity
@@ -106,12 +106,11 @@ def guard(
         ToolPath.READ, session, creds=f"{DATABASE}/creds/read", server=reports.server, reuse=True
     )
     issuer = TokenExchange(
-        oidc,
+        AuthorizationServer(oidc, SpiffeJwt(SUPPORT, identity)),
         paths=[ToolPath.READ],
         identity=identity,
-        client_auth=SpiffeJwt(SUPPORT, identity),
         store=store,
-        resource_uris={"orders/read": API},
+        profile=IssuerProfile(resource_uris={"orders/read": API}),
     )
     made = Guard(
         catalog=Catalog(resources=[Resource(name="reports-db"), Resource(name="orders", origins=(API,))]),

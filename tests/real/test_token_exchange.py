@@ -28,7 +28,7 @@ import agentguard
 from agentguard import Guard
 from agentguard.catalog import Catalog
 from agentguard.credentials.local_issuer import load_key
-from agentguard.credentials.oauth import PrivateKeyJwt, TokenExchange
+from agentguard.credentials.oauth import AuthorizationServer, PrivateKeyJwt, TokenExchange
 from agentguard.credentials.oauth.response import claims_of
 from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import SealingKey
@@ -86,15 +86,15 @@ class World:
         trust("clients", AGENT, {"jwks": own})
         trust("clients", ORIGIN, {"jwks": {"keys": [{**self.orders.public_jwk, "kid": self.orders.kid}]}})
 
-    def broker(self, **changes: Any) -> Kept:
+    def broker(self, *, client_auth: PrivateKeyJwt | None = None, **changes: Any) -> Kept:
         options: dict[str, Any] = {
             "paths": {ToolPath.READ},
             "identity": LocalIdentity(AGENT, self.agent),
-            "client_auth": PrivateKeyJwt(AGENT, self.agent),
             "store": self.store,
             **changes,
         }
-        return self.opened.enter_context(closing(Kept(self.issuer, **options)))
+        server = AuthorizationServer(self.issuer, client_auth or PrivateKeyJwt(AGENT, self.agent))
+        return self.opened.enter_context(closing(Kept(server, **options)))
 
     def user_token(self, name: str = "user:ada") -> Secret:
         claims = {"iss": USERS, "sub": name, "aud": self.issuer, "exp": int(time.time()) + 60}

@@ -41,7 +41,7 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
-from agentguard.outbound.client import Outbound
+from agentguard.outbound.client import Limits, Outbound
 from agentguard.ports import Store
 from agentguard.resource import Verifier
 from agentguard.signals import IssuedId, Receiver, Revocations, SessionRevoked, Source, Transmitter, jwks
@@ -811,8 +811,7 @@ def transmitter(
         options["http"] = Outbound(
             "signals/orders",
             AUDIENCE,
-            attempts=1,
-            threshold=100,
+            limits=Limits(attempts=1, threshold=100),
             transport=transport,
             async_transport=transport,
         )

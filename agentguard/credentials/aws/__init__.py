@@ -6,7 +6,8 @@ revocation  writes the denying policies to the role
 api         calls to AWS, with time limits and explicit credentials only
 """
 
+from agentguard.credentials.aws.api import AwsConnection
 from agentguard.credentials.aws.broker import AUDIENCE, AwsRole
 from agentguard.credentials.aws.policy import Statement
 
-__all__ = ["AUDIENCE", "AwsRole", "Statement"]
+__all__ = ["AUDIENCE", "AwsConnection", "AwsRole", "Statement"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -21,12 +22,41 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from circuitbreaker import CircuitBreaker
 
-from agentguard.errors import IdentityError, IssueError
+from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.model import Secret
+from agentguard.ports import IdentitySource
 
-__all__ = ["Api", "Refusal", "bare_session"]
+__all__ = ["Api", "AwsConnection", "Refusal", "bare_session"]
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsConnection:
+    """How a broker reaches AWS: with *identity* and *revoker*, or with *session*.
+
+    *identity* proves the workload to STS, and *revoker* is the ARN of the role that writes the denying
+    policies; the broker then holds no key of AWS. *session* signs all requests, with a standing
+    privilege. *endpoint* replaces AWS's endpoints, for STS and IAM. *timeout* is in seconds.
+
+    Raises:
+        ConfigurationError: The arguments are neither *identity* with *revoker* nor *session* alone.
+    """
+
+    region: str
+    identity: IdentitySource | None = None
+    revoker: str | None = None
+    session: boto3.Session | None = field(default=None, repr=False)
+    endpoint: str | None = None
+    timeout: float = 2.0
+
+    def __post_init__(self) -> None:
+        has_identity = self.identity is not None
+        if has_identity == (self.session is not None) or has_identity != (self.revoker is not None):
+            raise ConfigurationError(
+                "an AWS broker needs an identity and a revoker, or else a session",
+                hint="give identity= and revoker=, which need no standing key, or give session=",
+            )
 
 
 class Refusal(IssueError):
@@ -40,7 +70,7 @@ class Refusal(IssueError):
 class Api:
     """One service of AWS, such as ``sts``. Requests are signed with the session's keys, or unsigned.
 
-    *timeout* is in seconds, for connecting and for each read. A request that certainly had no effect,
+    The connection's timeout holds for connecting and for each read. A request that certainly had no effect,
     or that may be repeated, is sent twice, with jitter (botocore's standard mode). After five failures
     in a row nothing is sent for ten seconds.
     """
@@ -49,15 +79,13 @@ class Api:
         self,
         service: str,
         session: boto3.Session,
+        connection: AwsConnection,
         *,
-        region: str,
-        endpoint: str | None,
-        timeout: float,
         unsigned: bool = False,
     ) -> None:
         config = Config(
-            connect_timeout=timeout,
-            read_timeout=timeout,
+            connect_timeout=connection.timeout,
+            read_timeout=connection.timeout,
             retries={"mode": "standard", "total_max_attempts": 2},
             proxies={},
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # its stubs are older
@@ -65,7 +93,13 @@ class Api:
         if unsigned:
             config = config.merge(Config(signature_version=UNSIGNED))
         make: Any = session.client  # its stubs know each service by a package of its own
-        self._client = make(service, region_name=region, endpoint_url=endpoint, config=config, verify=True)
+        self._client = make(
+            service,
+            region_name=connection.region,
+            endpoint_url=connection.endpoint,
+            config=config,
+            verify=True,
+        )
         self._service = service
         self._breaker = CircuitBreaker(5, 10.0, BotoCoreError, f"aws {service}")
 

@@ -29,11 +29,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
-import boto3
 from botocore.credentials import RefreshableCredentials
 
 from agentguard.concurrency.drive import drive, operation_pair
-from agentguard.credentials.aws.api import Api, bare_session
+from agentguard.credentials.aws.api import Api, AwsConnection, bare_session
 from agentguard.credentials.aws.policy import (
     Statement,
     session_name,
@@ -44,7 +43,6 @@ from agentguard.credentials.aws.policy import (
 from agentguard.credentials.aws.revocation import Revocations
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, Secret, ToolPath
-from agentguard.ports import IdentitySource
 
 __all__ = ["AUDIENCE", "AwsRole", "Statement"]
 
@@ -60,9 +58,7 @@ _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 class AwsRole:
     """A `Broker` for the paths of *roles*, which assumes another role for each path.
 
-    *statements* says what each scope allows at AWS. Give *identity* and *revoker*, or *session*:
-    *identity* proves the workload to STS, and *revoker* is the role that writes the denying policies,
-    assumed in the same way; *session* signs all requests. The revoker, or the session, needs
+    *statements* says what each scope allows at AWS. The revoker or the session of *connection* needs
     ``iam:PutRolePolicy``, ``iam:ListRolePolicies`` and ``iam:DeleteRolePolicy`` on *roles*. These
     rights can also widen the roles, so limit the roles by a permissions boundary.
 
@@ -75,42 +71,42 @@ class AwsRole:
 
     If this machine's clock is more than *skew* seconds behind AWS's, `issue` raises an error, since a
     revocation could be dated before the session. *tags* are added to each session; that needs
-    *session*. *endpoint* replaces AWS's endpoints for STS and IAM. botocore is synchronous, so on an
-    event loop the guard calls the broker in a thread.
+    a connection with a session. botocore is synchronous, so on an event loop the guard calls the broker
+    in a thread.
 
     Raises:
-        ConfigurationError: Two paths share a role, a role is not an ARN, or the arguments are neither
-            *identity* with *revoker* nor *session* alone.
+        ConfigurationError: Two paths share a role, a role is not an ARN, or *longest* is not 900 to
+            43,200.
     """
 
     def __init__(
         self,
         roles: Mapping[ToolPath, str],
+        connection: AwsConnection,
         *,
         statements: Mapping[str, Sequence[Statement]],
-        region: str,
-        identity: IdentitySource | None = None,
-        revoker: str | None = None,
-        session: boto3.Session | None = None,
         tags: Mapping[str, str] = _NO_TAGS,
         longest: int = FLOOR,
         skew: float = 60.0,
-        timeout: float = 2.0,
-        endpoint: str | None = None,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        _check_arguments(roles, identity, revoker, session, longest)
+        _check_arguments(roles, connection.revoker, longest)
         self._roles, self.paths = dict(roles), frozenset(roles)
         self._statements, self._tags = dict(statements), dict(tags)
         self._longest, self._skew, self._clock = longest, skew, clock
-        self._revoker = revoker or ""
+        self._revoker, identity = connection.revoker or "", connection.identity
         self._identity = None if identity is None else operation_pair(identity, "token").sync
-        options: dict[str, Any] = {"region": region, "endpoint": endpoint, "timeout": timeout}
-        self._sts = Api("sts", session or bare_session(), **options, unsigned=session is None)
-        self._iam = Api("iam", session or bare_session(self._revoker_credentials()), **options)
+        session = connection.session
+        self._sts = Api("sts", session or bare_session(), connection, unsigned=session is None)
+        self._iam = Api("iam", session or bare_session(self._revoker_credentials()), connection)
         self._revocations = Revocations(
-            self._iam.ask, longest=longest, skew=skew, patience=8 * timeout, clock=clock, entropy=entropy
+            self._iam.ask,
+            longest=longest,
+            skew=skew,
+            patience=8 * connection.timeout,
+            clock=clock,
+            entropy=entropy,
         )
 
     def prepare(self, grant: Grant) -> str:
@@ -238,18 +234,7 @@ class AwsRole:
         return f"<AwsRole {', '.join(sorted(self.paths))}>"
 
 
-def _check_arguments(
-    roles: Mapping[ToolPath, str],
-    identity: IdentitySource | None,
-    revoker: str | None,
-    session: boto3.Session | None,
-    longest: int,
-) -> None:
-    if (identity is None) == (session is None) or (identity is None) != (revoker is None):
-        raise ConfigurationError(
-            "an AWS broker needs an identity and a revoker, or else a session",
-            hint="give identity= and revoker=, which need no standing key, or give session=",
-        )
+def _check_arguments(roles: Mapping[ToolPath, str], revoker: str | None, longest: int) -> None:
     arns = [*roles.values(), *([revoker] if revoker else [])]
     if not roles or len(set(arns)) != len(arns):
         raise ConfigurationError("two paths share a role", hint="give each path a role of its own")

@@ -2,6 +2,7 @@
 
 token_exchange  the broker: asks for a token, checks it, and keeps what is needed to revoke it
 client_auth     how the broker authenticates itself to the server
+profile         what a server supports, and how it names things
 server          where the server's endpoints are (RFC 8414), and requests to them
 response        whether a token is the one that the broker asked for
 tokens          the tokens that are issued and not yet revoked
@@ -9,6 +10,17 @@ revocation      the revocation of a token (RFC 7009)
 """
 
 from agentguard.credentials.oauth.client_auth import ClientAuth, ClientSecretBasic, PrivateKeyJwt, SpiffeJwt
-from agentguard.credentials.oauth.token_exchange import JWT, TokenExchange
+from agentguard.credentials.oauth.profile import JWT, IssuerProfile
+from agentguard.credentials.oauth.server import AuthorizationServer
+from agentguard.credentials.oauth.token_exchange import TokenExchange
 
-__all__ = ["JWT", "ClientAuth", "ClientSecretBasic", "PrivateKeyJwt", "SpiffeJwt", "TokenExchange"]
+__all__ = [
+    "JWT",
+    "AuthorizationServer",
+    "ClientAuth",
+    "ClientSecretBasic",
+    "IssuerProfile",
+    "PrivateKeyJwt",
+    "SpiffeJwt",
+    "TokenExchange",
+]

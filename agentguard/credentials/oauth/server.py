@@ -16,7 +16,7 @@ from agentguard.credentials.oauth.client_auth import ClientAuth, Proof
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
-from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 
 __all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations"]
@@ -64,22 +64,27 @@ class AuthorizationServer:
 
     The metadata is fetched once, and again after a request to one of its endpoints had no answer. The
     endpoints must be https; a server on loopback may use http. Give ``server.sync`` or
-    ``server.async_`` to the other methods.
+    ``server.async_`` to the other methods. *http* sends the requests.
 
     Raises:
         ConfigurationError: *issuer* is not an https URL, or has a query or a fragment.
     """
 
-    def __init__(self, issuer: str, client_auth: ClientAuth, http: Outbound) -> None:
+    def __init__(self, issuer: str, client_auth: ClientAuth, http: Outbound | None = None) -> None:
         if "?" in issuer or "#" in issuer or not _is_endpoint(issuer, allow_http=True):
             raise ConfigurationError("an issuer is an https URL", hint="leave out query and fragment")
         self.issuer = issuer
+        self._http = http = http or Outbound(issuer, issuer, limits=Limits(timeout=2.0))
         self._allow_http = issuer.startswith("http:")
         self._metadata: Metadata | None = None
         self._nonce: str | None = None
         share, prove = SingleFlight().share, operation_pair(client_auth, "prove")
         self.sync = ServerOperations(http.ask.sync, share.sync, prove.sync)
         self.async_ = ServerOperations(http.ask.async_, share.async_, prove.async_)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     async def metadata(self, operations: ServerOperations) -> Metadata:
         """Return the URLs of the server's endpoints.

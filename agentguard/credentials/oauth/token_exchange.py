@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
-from agentguard.credentials.oauth.client_auth import ClientAuth
+from agentguard.credentials.oauth.profile import JWT, IssuerProfile
 from agentguard.credentials.oauth.response import (
     ACCESS_TOKEN,
     ExpectedToken,
@@ -30,13 +30,12 @@ from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.model.credential import Headers
-from agentguard.outbound.client import Outbound
 from agentguard.ports import IdentitySource, Store
 
-__all__ = ["JWT", "TokenExchange"]
+__all__ = ["TokenExchange"]
 
-JWT = "urn:ietf:params:oauth:token-type:jwt"
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_PROFILE = IssuerProfile()
 _ASSUMED_LIFETIME = 86_400.0  # seconds, for a token that does not say when it expires
 
 
@@ -49,72 +48,55 @@ class _Operations(NamedTuple):
 
 
 class TokenExchange:
-    """A `Broker` for *paths* that asks the authorization server *issuer* for each token.
+    """A `Broker` for *paths* that asks the authorization server *server* for each token.
 
-    The grant's subject token, of type *subject_token_type*, proves the user. If it is a JWT and is not
-    the task's subject's, nothing is sent. *identity* proves the agent. An agent that acts for itself
-    has no user, and its tokens have no `act`. *party_name* turns our name of a user or an agent into
-    the issuer's name.
+    The grant's subject token proves the user. If it is a JWT and is not the task's subject's, nothing is
+    sent. *identity* proves the agent. An agent that acts for itself has no user, and its tokens have no
+    `act`. *profile* says what the server supports, and how it names things.
 
     The broker uses a token only if it is the one that was asked for: scopes, audience, call, key,
-    subject and actor. It introspects an opaque token (RFC 7662), which costs one request for each;
-    with ``introspect=False`` it trusts the issuer for subject and actor. A token that it refuses is
-    revoked. If the issuer lets a token live longer than granted, the broker uses it for the granted
-    lifetime, and it is then revoked.
+    subject and actor. An opaque token is introspected for this (RFC 7662). A token that the broker
+    refuses is revoked. If the issuer lets a token live longer than granted, the broker uses it for the
+    granted lifetime, and it is then revoked.
 
     A token is revoked at the issuer if the issuer can do so (RFC 7009). A JWT is also written to
     *store*, because resource servers verify it by themselves; the entry is kept until *leeway*
     seconds after the token's expiry. With *seal*, every process that has its key can revoke after a
     crash. Without *seal*, another process can still write a JWT to the store, but it cannot find an
     opaque token. Nobody can use that token after the crash, since the key that it is bound to is gone
-    too. *bearer* tokens are bound to no key, so they require *seal*.
+    too. Bearer tokens are bound to no key, so they require *seal*.
 
-    *resource_uris* gives the URI of an audience for the issuer; an audience that is a URI needs none.
-    ``details=False`` is for an issuer that does not know our authorization details: its tokens are
-    then valid for every call with their scopes. *http* sends the requests to the issuer. Two paths
-    must not share a *proof_key*.
+    Two paths must not share a *proof_key*; by default each broker generates its own.
 
     Raises:
-        ConfigurationError: The issuer is not an https URL, or bearer tokens have no seal.
+        ConfigurationError: The profile says bearer tokens, and there is no seal.
     """
 
     def __init__(
         self,
-        issuer: str,
+        server: AuthorizationServer,
         *,
         paths: Iterable[ToolPath],
         identity: IdentitySource,
-        client_auth: ClientAuth,
         store: Store,
         proof_key: ProofKey | None = None,
         seal: SealingKey | None = None,
         reuse: Iterable[ToolPath] = (),
-        resource_uris: Mapping[str, str] | None = None,
-        subject_token_type: str = JWT,
-        bearer: bool = False,
-        details: bool = True,
-        introspect: bool = True,
-        party_name: Callable[[str], str] = str,
+        profile: IssuerProfile = _PROFILE,
         leeway: float = 60.0,
-        limit: int = 10_000,
-        http: Outbound | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if bearer and seal is None:
+        if profile.bearer and seal is None:
             raise ConfigurationError("bearer tokens outlive a crash", hint="give their handles a seal")
-        self.issuer, self.paths, self.reuse = issuer, frozenset(paths), frozenset(reuse)
-        self.binds_arguments = details
-        self._http = http or Outbound(issuer, issuer, timeout=2.0)
-        self._server = AuthorizationServer(issuer, client_auth, self._http)
-        self._proofs = None if bearer else proof_key or ProofKey(clock=clock)
-        self._tokens = LiveTokens(seal, context=f"token_exchange {issuer}", limit=limit)
-        self._revoker = TokenRevoker(self._server, self._tokens, leeway=leeway, clock=clock)
-        self._resource_uris = dict(resource_uris or {})
-        self._subject_token_type, self._party_name = subject_token_type, party_name
-        self._details, self._introspect, self._clock = details, introspect, clock
+        self.issuer, self.paths, self.reuse = server.issuer, frozenset(paths), frozenset(reuse)
+        self.binds_arguments = profile.details
+        self._server, self._profile, self._clock = server, profile, clock
+        self._proofs = None if profile.bearer else proof_key or ProofKey(clock=clock)
+        self._tokens = LiveTokens(seal, context=f"token_exchange {server.issuer}")
+        self._revoker = TokenRevoker(server, self._tokens, leeway=leeway, clock=clock)
         token, remember = operation_pair(identity, "token"), operation_pair(store, "remember", shielded=True)
-        self._sync = _Operations(token.sync, self._server.sync, remember.sync)
-        self._async = _Operations(token.async_, self._server.async_, remember.async_)
+        self._sync = _Operations(token.sync, server.sync, remember.sync)
+        self._async = _Operations(token.async_, server.async_, remember.async_)
 
     def issue(self, grant: Grant) -> Credential:
         """Get a token for exactly this call.
@@ -142,8 +124,8 @@ class TokenExchange:
         await self._revoker.revoke(handle, self._async.server, self._async.remember)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the server's connections."""
+        self._server.close()
 
     # --- the request
 
@@ -179,34 +161,30 @@ class TokenExchange:
             )
         if token is not None:
             claims = claims_of(token)
-            if claims is None and self._subject_token_type == JWT:
+            if claims is None and self._profile.subject_token_type == JWT:
                 raise self._server.issue_error("the token of the user is no JWT")
-            if claims is not None and claims.get("sub") != self._party_name(identity.subject):
+            if claims is not None and claims.get("sub") != self._profile.party_name(identity.subject):
                 raise self._server.issue_error("the token of the user is not of the task's subject")
         return token
 
     async def _form(self, grant: Grant, subject_token: Secret | None, operations: _Operations) -> Form:
         agent: Secret = await operations.token(self.issuer)
         subject = agent if subject_token is None else subject_token
-        uri = self._resource_uri(grant)
+        uri = self._profile.resource_uri(grant.audience)
         form: dict[str, str | Secret] = {
             "grant_type": _GRANT_TYPE,
             "requested_token_type": ACCESS_TOKEN,
             "subject_token": subject,
-            "subject_token_type": JWT if subject_token is None else self._subject_token_type,
+            "subject_token_type": JWT if subject_token is None else self._profile.subject_token_type,
             **({"audience": grant.audience} if uri is None else {"resource": uri}),
         }
         if subject_token is not None:
             form |= {"actor_token": agent, "actor_token_type": JWT}
         if grant.scopes:
             form["scope"] = " ".join(sorted(grant.scopes))
-        if self._details:
+        if self._profile.details:
             form["authorization_details"] = json.dumps([grant.detail()])
         return form
-
-    def _resource_uri(self, grant: Grant) -> str | None:
-        default = grant.audience if "://" in grant.audience else None
-        return self._resource_uris.get(grant.audience, default)
 
     def _proof(self, method: str, url: str, nonce: str | None) -> str:
         assert self._proofs is not None  # noqa: S101  `_issue` passes this method only if there is a key
@@ -246,7 +224,7 @@ class TokenExchange:
             return claims
         if metadata.revocation is None:
             raise InvalidResponse("the token is opaque, and there is no revocation_endpoint")
-        if not self._introspect:
+        if not self._profile.introspect:
             return None
         if metadata.introspection is None:
             raise InvalidResponse("the token is opaque, and there is no introspection_endpoint")
@@ -258,14 +236,14 @@ class TokenExchange:
         return {"iss": self.issuer, **introspection}
 
     def _expected(self, grant: Grant) -> ExpectedToken:
-        identity, uri = grant.identity, self._resource_uri(grant)
+        identity, uri = grant.identity, self._profile.resource_uri(grant.audience)
         return ExpectedToken(
             issuer=self.issuer,
-            subject=self._party_name(identity.subject),
-            actor=None if identity.subject == identity.actor else self._party_name(identity.actor),
+            subject=self._profile.party_name(identity.subject),
+            actor=None if identity.subject == identity.actor else self._profile.party_name(identity.actor),
             scopes=grant.scopes,
             audiences=frozenset({grant.audience} if uri is None else {grant.audience, uri}),
-            detail=grant.detail() if self._details else None,
+            detail=grant.detail() if self._profile.details else None,
             thumbprint=None if self._proofs is None else self._proofs.thumbprint,
         )
 

@@ -11,7 +11,9 @@ from agentguard.credentials.sealing import SealingKey
 from agentguard.jose import number_claim, text_claim
 from agentguard.model import Secret
 
-__all__ = ["LiveToken", "LiveTokens"]
+__all__ = ["LIMIT", "LiveToken", "LiveTokens"]
+
+LIMIT = 10_000  # tokens of one broker in this process
 
 _JWT_HANDLE = re.compile(r"(\d{1,16})\.([ -~]{1,512})")
 
@@ -41,19 +43,19 @@ class LiveTokens:
     then the grant's id, and only this process finds the token by it.
     """
 
-    def __init__(self, seal: SealingKey | None, *, context: str, limit: int) -> None:
-        self._seal, self._context, self._limit = seal, context, limit
+    def __init__(self, seal: SealingKey | None, *, context: str) -> None:
+        self._seal, self._context = seal, context
         self._tokens: dict[str, LiveToken] = {}
         self._lock = Lock()
 
     def is_full(self, now: float) -> bool:
         """Drop the tokens that have expired at *now*, and return whether the limit is still reached."""
         with self._lock:
-            if len(self._tokens) >= self._limit:
+            if len(self._tokens) >= LIMIT:
                 self._tokens = {
                     handle: token for handle, token in self._tokens.items() if token.expires_at > now
                 }
-            return len(self._tokens) >= self._limit
+            return len(self._tokens) >= LIMIT
 
     def add(self, handle: str, token: LiveToken) -> None:
         """Store the token under *handle* in this process."""

@@ -155,7 +155,7 @@ class OpenBaoSession:
     with it at the JWT auth method that is mounted at ``auth/<mount>``. *address* is https, or http on
     this machine. The session does not follow a standby's redirect, so *address* names the active node
     or a proxy that forwards to it. *verify* is an `ssl.SSLContext` for a certificate authority of your
-    own. *timeout* is in seconds.
+    own. *http* sends the requests; by default it is made from *address* and *verify*.
     """
 
     def __init__(
@@ -168,9 +168,7 @@ class OpenBaoSession:
         mount: str = "jwt",
         namespace: str | None = None,
         verify: ssl.SSLContext | None = None,
-        timeout: float = 4.5,
-        transport: httpx.BaseTransport | None = None,
-        async_transport: httpx.AsyncBaseTransport | None = None,
+        http: Outbound | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name, self.role, self.audience, self.mount, self.clock = "openbao", role, audience, mount, clock
@@ -178,14 +176,8 @@ class OpenBaoSession:
         if namespace is not None:
             self.headers["X-Vault-Namespace"] = namespace
         self.shared_login: Login | None = None
-        self._http = Outbound(
-            self.name,
-            f"{_require_confidential(address)}/v1",
-            timeout=timeout,
-            verify=verify or True,
-            transport=transport,
-            async_transport=async_transport,
-        )
+        url = f"{_require_confidential(address)}/v1"
+        self._http = http or Outbound(self.name, url, verify=verify or True)
         ask, prove, share = self._http.ask, operation_pair(identity, "token"), SingleFlight().share
         self.sync = OpenBaoOperations(self, ask.sync, prove.sync, share.sync)
         self.async_ = OpenBaoOperations(self, ask.async_, prove.async_, share.async_)
