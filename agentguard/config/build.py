@@ -77,16 +77,10 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         catalog = _catalog(settings)
     with _with_position(settings, "policy", "cedar"):
         policy = _policy(settings)
-    keys = ("agent", "id") if settings.identity.kind == "local" else ("identity",)
-    with _with_position(settings, *keys):
-        identity = identity_of(settings.identity, settings.agent.id, partial(_writable, settings), clock)
-    with _with_position(settings, "issuer", "keys"):
-        signers = {path: _signer(settings, path) for path in ToolPath}
+    identity = _identity(settings, clock)
     with _with_position(settings, "store", "path"):
         store = _store(settings, clock)
-    issuers = [_issuer(settings, path, signers[path], store, clock) for path in ToolPath]
-    with _with_position(settings, "issuer", "jwks"):
-        _publish(settings, issuers)
+    issuers = _issuers(settings, store, clock)
     with _with_position(settings, "audit", "path"):
         audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
     adapters = AdapterFactory(
@@ -202,6 +196,21 @@ def _store(settings: Settings, clock: Clock) -> Store:
     if settings.store.kind == "memory":
         return MemoryStore(clock)
     return SqliteStore(_writable(settings, settings.store.path), clock=clock)
+
+
+def _identity(settings: Settings, clock: Clock) -> IdentitySource:
+    keys = ("agent", "id") if settings.identity.kind == "local" else ("identity",)
+    with _with_position(settings, *keys):
+        return identity_of(settings.identity, settings.agent.id, partial(_writable, settings), clock)
+
+
+def _issuers(settings: Settings, store: Store, clock: Clock) -> list[LocalIssuer]:
+    with _with_position(settings, "issuer", "keys"):
+        signers = {path: _signer(settings, path) for path in ToolPath}
+    issuers = [_issuer(settings, path, signer, store, clock) for path, signer in signers.items()]
+    with _with_position(settings, "issuer", "jwks"):
+        _publish(settings, issuers)
+    return issuers
 
 
 def _issuer(settings: Settings, path: ToolPath, key: Signer, store: Store, clock: Clock) -> LocalIssuer:

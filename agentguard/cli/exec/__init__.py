@@ -36,6 +36,32 @@ __all__ = ["HELP", "SplitCommand", "command"]
 _FAILED = 125  # as in env and timeout
 
 
+_HELP = """Run a command with secrets: agentguard exec --secret NAME=SOURCE -- COMMAND ARGUMENTS.
+
+A SOURCE is openbao:PATH, aws:ID, gcp:ID, azure:NAME, keyring:SERVICE/NAME, file:PATH or env:NAME.
+#json.path picks a part: --secret PGUSER=openbao:database/creds/ro#username. Parts of one secret are
+read together. The form of MCP Secret Wrapper works too: --vault-type=aws NAME=ID#path -- COMMAND.
+
+There is no shell. The child inherits PATH, HOME, USER, SHELL, TERM, TMPDIR, TZ, the locale and the
+variables of --keep, but never a variable that opens the vault. It uses our standard streams. Our exit
+status is the child's (128+n for signal n; 125: agentguard failed, 126: the command cannot be run, 127:
+it is not found). Leases of OpenBao are extended while the child lives, and revoked when it ends. After
+a kill -9 of agentguard the next run revokes them, and on Linux the child is killed at once.
+
+If a lease cannot be extended or a stored secret has changed, there is a NEW VALUE. With --renew=fd the
+child reads it from a descriptor: AGENTGUARD_FD_NAME is its number, NAME_FILE its path, and its content,
+from the start, is the value. The child should read it again for each use. With --renew=restart the
+child is ended and started again, which an MCP client does not expect. With --renew=none the child does
+not get it.
+
+PREFER fd. Every program of the same user can read a secret in the environment from /proc/PID/environ,
+all programs that the child starts inherit it, and crash reports collect it. A secret in a descriptor
+can still be read by programs of the same user that may inspect the child. This is no sandbox.
+"""
+HELP = "\n\n".join(" ".join(text.split()) for text in _HELP.split("\n\n"))
+"""The help of the command, a line for each paragraph."""
+
+
 class SplitCommand(TyperCommand):
     """A command whose own arguments end at ``--``. The rest is the child's command line."""
 
@@ -63,28 +89,7 @@ def command(
         Path | None, typer.Option(help="Where the record is.", show_default="~/.local/state/agentguard")
     ] = None,
 ) -> None:
-    """Run a command with secrets: agentguard exec --secret NAME=SOURCE -- COMMAND ARGUMENTS.
-
-    A SOURCE is openbao:PATH, aws:ID, gcp:ID, azure:NAME, keyring:SERVICE/NAME, file:PATH or env:NAME.
-    #json.path picks a part: --secret PGUSER=openbao:database/creds/ro#username. Parts of one secret are
-    read together. The form of MCP Secret Wrapper works too: --vault-type=aws NAME=ID#path -- COMMAND.
-
-    There is no shell. The child inherits PATH, HOME, USER, SHELL, TERM, TMPDIR, TZ, the locale and the
-    variables of --keep, but never a variable that opens the vault. It uses our standard streams. Our exit
-    status is the child's (128+n for signal n; 125: agentguard failed, 126: the command cannot be run, 127:
-    it is not found). Leases of OpenBao are extended while the child lives, and revoked when it ends. After
-    a kill -9 of agentguard the next run revokes them, and on Linux the child is killed at once.
-
-    If a lease cannot be extended or a stored secret has changed, there is a NEW VALUE. With --renew=fd the
-    child reads it from a descriptor: AGENTGUARD_FD_NAME is its number, NAME_FILE its path, and its content,
-    from the start, is the value. The child should read it again for each use. With --renew=restart the
-    child is ended and started again, which an MCP client does not expect. With --renew=none the child does
-    not get it.
-
-    PREFER fd. Every program of the same user can read a secret in the environment from /proc/PID/environ,
-    all programs that the child starts inherit it, and crash reports collect it. A secret in a descriptor
-    can still be read by programs of the same user that may inspect the child. This is no sandbox.
-    """
+    """Run a command with secrets; `HELP` is the text for the user."""
     argv = context.meta["agentguard.argv"]
     try:
         if not argv:
@@ -95,9 +100,6 @@ def command(
         warn(str(error))
         status = _FAILED
     raise typer.Exit(status)
-
-
-HELP = "\n\n".join(" ".join(text.split()) for text in (command.__doc__ or "").split("\n\n"))
 
 
 def _run(
