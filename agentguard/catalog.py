@@ -158,14 +158,7 @@ class Catalog:
             ConfigurationError: Another tool has this name, or its arguments differ from the
                 schema that the catalog gives.
         """
-        with self._lock:
-            former = self._attached.setdefault(name, original)
-            # an equal tuple names the same place; any other original is the same object or another tool
-            if former is not original and not (isinstance(original, tuple) and former == original):
-                raise ConfigurationError(
-                    f"two tools are named {name}",
-                    hint="rename one: policies name tools. To wrap a tool again, wrap the same function",
-                )
+        self._connect(name, original)
         present = self._tools.get(name)
         if present is None:
             if facts is None:
@@ -174,19 +167,34 @@ class Catalog:
             _check_sinks(spec, schema)
             self.add(spec)
             return self._tools[name]
-        expected = None if present.schema is None else set(present.schema.get("properties", {}))
-        actual = set(schema.get("properties", {}))
-        if expected is not None and expected != actual:
-            raise ConfigurationError(
-                f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
-                hint=f"correct [tools.{name}.args]",
-            )
+        _check_arguments(present, schema)
         _check_sinks(present, schema)
         if present.schema != schema or present.description != description:
             with self._lock:
                 self._tools[name] = replace(present, schema=schema, description=description)
                 self.changes += 1
         return self._tools[name]
+
+    def _connect(self, name: str, original: object) -> None:
+        with self._lock:
+            former = self._attached.setdefault(name, original)
+            # an equal tuple names the same place; any other original is the same object or another tool
+            if former is not original and not (isinstance(original, tuple) and former == original):
+                raise ConfigurationError(
+                    f"two tools are named {name}",
+                    hint="rename one: policies name tools. To wrap a tool again, wrap the same function",
+                )
+
+
+def _check_arguments(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
+    """Refuse a tool whose arguments are others than those that agentguard.toml gives it."""
+    expected = None if spec.schema is None else set(spec.schema.get("properties", {}))
+    actual = set(schema.get("properties", {}))
+    if expected is not None and expected != actual:
+        raise ConfigurationError(
+            f"tool {spec.name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
+            hint=f"correct [tools.{spec.name}.args]",
+        )
 
 
 def _check_sinks(spec: ToolSpec, schema: Mapping[str, Any]) -> None:

@@ -53,25 +53,34 @@ def validate(
     Raises:
         ConfigurationError: For the first policy that is wrong, with file, line and @id.
     """
-    untyped = {spec.name for spec in specs if spec.schema is None}
     remaining: set[int] = set()
     for part, places in _parts(rules, specs, together):
         failed = places if part is None else _errors(rules, places, schema_text(part, shapes, environment))
         remaining.update(failed)
     errors_by_place = _errors(rules, sorted(remaining), schema_text(specs, shapes, environment))
+    untyped = {spec.name for spec in specs if spec.schema is None}
     errors = [
         (place, problem)
         for place, problems in errors_by_place.items()
         for problem in problems
         if not _is_early(problem, untyped)
     ]
-    if not errors:
-        return
+    if errors:
+        raise _first(errors, rules, shapes, specs)
+
+
+def _first(
+    errors: Sequence[tuple[int, str]],
+    rules: Sequence[Rule],
+    shapes: Mapping[str, ToolShape],
+    specs: Collection[ToolSpec],
+) -> ConfigurationError:
+    """Return the error of the first rule that has one, by its place, with the number of the others."""
     # of several errors in one rule, always report the same one, and one that quotes a name if there is one
     place, problem = min(errors, key=lambda error: (error[0], "`" not in error[1], error[1]))
     rule = rules[place]
     others = len({place for place, _ in errors}) - 1
-    raise ConfigurationError(
+    return ConfigurationError(
         f'policy "{rule.id}": {problem}' + (f" (other policies with errors: {others})" if others else ""),
         hint=_hint(problem, shapes, specs),
         file=rule.file,
