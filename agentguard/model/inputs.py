@@ -1,16 +1,17 @@
 """What rules can see of a request: one table, from which each written form of a request is made.
 
-A new input of rules is one new row of `INPUTS`, or of `ARGUMENT_INPUTS` where each argument has it. These are
-made from the rows:
+For a new input of rules, add a row to `INPUTS`, or to `ARGUMENT_INPUTS` if each argument has its own value.
+The row names a field of `AccessRequest`, `TaskState`, `ToolSpec` or `Provenance`. These are made from the
+rows:
 
     policies/cedar/schema.py   the Cedar types of the context
     policies/cedar/context.py  the context of one call
     policies/_remote.py        the JSON that other policy decision points (PDPs) are sent
     audit/requests.py          the recorded request, and the request that is read back from it
-    analysis/explain.py        the other values that `explain` tries
+    analysis/changes.py        the other values that `explain` tries
 
-Arguments, where each came from, and the approval of a person are in all of these as well. They are no rows,
-since their names come from the tool, or since they are the question itself.
+The arguments and a person's approval are no rows: the names of arguments come from each tool, and the
+approval is the answer to the question itself.
 """
 
 from __future__ import annotations
@@ -66,18 +67,20 @@ class RuleInput:
     """One value of a request, and its place in each written form of the request.
 
     `source` is the path of attributes from the `AccessRequest` to the value (in `ARGUMENT_INPUTS`, from the
-    `Provenance`), and its place in the record. `cedar` is the place in Cedar's context: a name, or a name
-    in ``task`` or ``provenance``. `remote` is the place in the context that other PDPs are sent. None says
-    that the value is not there. What is in ``tool`` is never recorded: the catalog says what a tool is.
+    `Provenance`), and its place in the recorded request. `cedar` is its place in Cedar's context: a name, or
+    a name in ``task`` or ``provenance``. `remote` is its place in the context that other PDPs are sent. None
+    says that the value is not there. Values in ``tool`` are never recorded: they come from the catalog.
 
-    `phrases` say how `explain` tells that the value were another; they are formatted with `value`, and with
-    `name` in a TABLE. A FLAG has two: for true and for false. TEXTS have two: for one more and for one less.
-    An empty phrase stands for a change that is not tried. None stands for the usual phrases of the type.
+    `phrases` are the words with which `explain` describes another value. They are formatted with `value`, and
+    in a TABLE with `name`. A FLAG has two phrases: for true and for false. TEXTS have two: for one text more
+    and for one less. `explain` does not try a change whose phrase is empty or missing. None stands for the
+    usual phrases of the type.
 
-    `absent` is what replay takes where a record from before this row has no such value, in its JSON form.
+    `absent` is the value, in JSON, for records that were written before the row existed. Without it, such
+    records are refused.
 
     Raises:
-        ValueError: The place in Cedar's context is in no record that the context has.
+        ValueError: Cedar's context has no such record as `cedar` names.
     """
 
     source: str
