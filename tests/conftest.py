@@ -25,6 +25,8 @@ from agentguard.identity.local import LocalIdentity
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import RecordingAudit, RecordingBroker, ScriptedChatModel
 
+pytest_plugins = ["tests.tiers"]
+
 ORDERS = Resource(name="orders", origins=("https://orders.example",))
 FACTS = {"path": "read", "resource": "orders"}
 PERMIT = Decision(effect=Effect.PERMIT, policy_ids=("allow",))

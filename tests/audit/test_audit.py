@@ -346,6 +346,7 @@ def _write(path: Path, name: str, number: int) -> None:
     audit.close()
 
 
+@pytest.mark.process
 def test_two_processes_write_one_chain(path: Path) -> None:
     writers = [SPAWN.Process(target=_write, args=(path, name, 200)) for name in "ab"]
     for writer in writers:
@@ -382,6 +383,7 @@ def test_a_forked_child_and_threads_write_the_same_chain(path: Path, audit: Json
     assert report.records == 201
 
 
+@pytest.mark.process
 @pytest.mark.promise("audit-chain")
 def test_a_log_that_was_killed_in_the_middle_goes_on(path: Path) -> None:
     program = (

@@ -1,12 +1,11 @@
 """The AgentDojo harness: a toy suite shows what it counts, and a few real cases show that it runs.
 
-The real package is in the cache once `python -m tests.benchmarks.agentdojo` has run; in CI it must be.
+`pytest -m real` runs the real cases; the first time, it installs the real package into a cache.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from agentguard import Guard
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Policy
-from tests.benchmarks.agentdojo import package
 from tests.benchmarks.agentdojo.__main__ import main
 from tests.benchmarks.agentdojo.adaptive import campaign, moved, reachable, variations
 from tests.benchmarks.agentdojo.bench import Bench, Run, Witness
@@ -306,10 +304,7 @@ def test_lines_of_policy_are_those_that_say_something(tmp_path: Path) -> None:
     assert lines_of(file) == {"cedar": 2, "templates": 0, "catalog": 2, "rest": 2}
 
 
-@pytest.mark.skipif(
-    not (package.installed() or os.environ.get("CI")),
-    reason="AgentDojo is not in the cache: python -m tests.benchmarks.agentdojo --suite banking installs it",
-)
+@pytest.mark.real
 def test_real_cases_come_out_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
     command = [

@@ -65,6 +65,7 @@ def stage(tmp_path: Path, exporter: InMemorySpanExporter) -> Iterator[Guarded]:
         yield stage
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize(("what", "bound"), RATIOS.items())
 def test_no_ratio_is_beyond_its_generous_bound(run: Run, store: str, what: str, bound: float) -> None:
@@ -73,12 +74,14 @@ def test_no_ratio_is_beyond_its_generous_bound(run: Run, store: str, what: str, 
     assert all(0.0 < figure["ratio"]["cpu"] < bound for figure in ways.values())
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize(("floor", "bound"), OVER_FLOOR.items())
 def test_no_overhead_is_beyond_its_generous_bound(run: Run, store: str, floor: str, bound: float) -> None:
     assert 0.0 < run.figures["floor"]["overhead"][store][floor]["cpu"] < bound
 
 
+@pytest.mark.timing
 def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
     tool = {"bare"} | WRAPPED
     # a package of the field that is installed here is measured too
@@ -103,6 +106,7 @@ def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
             assert figure["calls"] == ROUNDS * (CALLS if what.startswith("tool") else CALLS // 8)
 
 
+@pytest.mark.timing
 def test_the_floor_has_as_many_spans_as_the_guard_makes(
     run: Run, stage: Guarded, exporter: InMemorySpanExporter
 ) -> None:
@@ -114,6 +118,7 @@ def test_the_floor_has_as_many_spans_as_the_guard_makes(
     assert parts["one chained append"]["times"] == 2
 
 
+@pytest.mark.timing
 def test_each_goal_stands_with_its_figure_and_whether_it_is_met(run: Run) -> None:
     assert run.figures["goals"].keys() == GOALS.keys()
     for name, goal in run.figures["goals"].items():
@@ -123,6 +128,7 @@ def test_each_goal_stands_with_its_figure_and_whether_it_is_met(run: Run) -> Non
     assert all(peer in run.printed for peer in PEERS)
 
 
+@pytest.mark.timing
 def test_thread_hops_are_those_beyond_the_bare_call(run: Run) -> None:
     hops = run.figures["thread_hops"]
     assert hops["tool.ainvoke"].keys() == WRAPPED
@@ -171,6 +177,7 @@ def test_what_is_handed_to_a_thread_is_counted_whichever_way_it_is_handed_over()
     asyncio.run(work())
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("kind", ["tool", "agent"])
 def test_a_profile_gives_the_time_of_a_call_to_its_stages(kind: str) -> None:
     ways = profile(kind, 8, 1)["ways"]

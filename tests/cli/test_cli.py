@@ -146,6 +146,7 @@ def configure(directory: Path, config: str = CONFIG, policy: str = POLICY) -> No
 # --- the program itself
 
 
+@pytest.mark.process
 def test_without_typer_there_is_one_sentence_and_no_traceback() -> None:
     program = "import sys; sys.modules['typer'] = None; import agentguard.cli"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -240,6 +241,7 @@ def test_a_file_that_cannot_be_read_and_a_head_that_is_none_are_said(run: Run, t
 # --- init
 
 
+@pytest.mark.process
 def test_what_init_writes_passes_lint_and_its_own_test(run: Run, module: str, tmp_path: Path) -> None:
     assert run("init", f"{module}:tools").exit_code == 0
     linted = run("lint", f"{module}:tools")

@@ -47,6 +47,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.process
 @pytest.mark.promise("demo-keeps-its-promises")
 def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Path) -> None:
     begun = time.monotonic()
@@ -78,6 +79,7 @@ def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Pa
     )
 
 
+@pytest.mark.process
 @pytest.mark.promise("demo-keeps-its-promises")
 def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -99,6 +101,7 @@ def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
     assert sorted(named) == ["get_order: promised", "the shop has carried out", "thief, bearer: promised"]
 
 
+@pytest.mark.process
 @pytest.mark.promise("demo-keeps-its-promises")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.usefixtures("heard")
@@ -134,6 +137,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.process
 def test_without_its_extra_the_demo_says_so() -> None:
     program = "import sys; sys.modules['uvicorn'] = None; from agentguard.cli import main; main(['demo'])"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -167,6 +171,7 @@ def test_the_picture_has_both_color_schemes_and_a_text_for_those_who_cannot_see_
     assert not re.search(r"https?://|\d\d:\d\d|127\.0", shown)
 
 
+@pytest.mark.process
 def test_a_picture_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     file = tmp_path / "missing" / "picture.svg"
     result = CliRunner().invoke(main, ["demo", "--keep", str(tmp_path / "kept"), "--svg", str(file)])

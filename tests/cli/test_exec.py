@@ -29,6 +29,8 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
 from tests.doubles.bao import __file__ as bao_program
 
+pytestmark = pytest.mark.process
+
 ARN = "arn:aws:secretsmanager:eu-west-1:1:secret:x=y="
 COMMAND = [sys.executable, "-c", "from agentguard.cli import main; main()", "exec"]
 # the same command, without what other commands and the library import: each test starts it anew

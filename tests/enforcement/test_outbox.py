@@ -56,6 +56,7 @@ def left_behind(world: World, **changes: Any) -> LiveCredential:
 # --- whose it is
 
 
+@pytest.mark.process
 @pytest.mark.promise("revoked-after-kill")
 def test_a_process_that_is_gone_is_known_by_when_it_started() -> None:
     child = subprocess.Popen(
@@ -85,6 +86,7 @@ def test_a_process_id_that_came_back_is_another_process() -> None:
     assert gone(f"{place}|{os.getpid()}@1")
 
 
+@pytest.mark.process
 def test_a_forked_process_has_a_name_of_its_own() -> None:
     code = (
         "import os; from agentguard.enforcement.process import owner; before = owner(); child = os.fork();"
@@ -320,6 +322,7 @@ with guard.task("Refund", subject="alice", mandate={"tools": ["refund"]}):
 """
 
 
+@pytest.mark.process
 @pytest.mark.promise("revoked-after-kill")
 def test_after_a_kill_between_issue_and_revoke_the_next_start_revokes(
     tmp_path: Path, guarded: Callable[[Any], Guard]

@@ -66,7 +66,11 @@ def test_every_example_is_run() -> None:
         assert f'{name}.py"' in (Path(__file__).parents[1] / "real" / file).read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize(
+    "name",
+    # an example that is a test is run by a pytest of its own
+    [pytest.param(name, marks=[pytest.mark.process] * name.startswith("test_")) for name in SHOWN],
+)
 def test_an_example_shows_what_it_is_about(name: str, copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = copy / f"{name}.py"
     if name.startswith("test_"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64decode
 from typing import Any
 
 import pytest
 
-from tests.benchmarks.agentdojo import package
 from tests.doubles.notebooks import FOLDER, committed, drawn, outputs, run_notebook, texts
 
 TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}")  # what every JWT begins with, a proof too
@@ -40,10 +38,7 @@ def test_a_changed_policy_shows_what_has_turned() -> None:
     assert text["run"].startswith("pay: by 'Pay'")
 
 
-@pytest.mark.skipif(
-    not (package.installed() or os.environ.get("CI")),
-    reason="AgentDojo is not in the cache: python -m tests.benchmarks.agentdojo --suite banking installs it",
-)
+@pytest.mark.real
 def test_agentdojos_table_and_plots_are_drawn_from_a_run() -> None:
     shown = drawn(run_notebook("agentdojo"))
     rows = re.findall(r"<tr>(.*?)</tr>", shown["table"]["text/html"])

@@ -11,24 +11,10 @@ from tests.promises import PAGE, PROMISES, marked, mistakes, page
 LIST = {"Calls": {"no-call": "Without a task no call runs."}}
 
 
-def test_each_promise_has_a_test_and_each_mark_names_a_promise_and_is_on_a_test() -> None:
-    assert not mistakes(list(marked()), PROMISES)
-
-
-def test_the_page_of_promises_is_current() -> None:
-    current = page(list(marked()), PROMISES)
-    assert PAGE.read_text("utf-8") == current, "python -m tests.promises writes the page"
-
-
-def test_a_marked_test_is_one_that_pytest_collects(request: pytest.FixtureRequest) -> None:
-    """A later definition of the same name would hide a test from pytest."""
-    collected: dict[str, set[str]] = {}
-    for item in request.session.items:
-        file = item.path.relative_to(PAGE.parent).as_posix() if item.path.is_relative_to(PAGE.parent) else ""
-        collected.setdefault(file, set()).add(getattr(item, "originalname", None) or item.name)
-    for path, name, _ in marked():
-        if path in collected:
-            assert name.rpartition("::")[2] in collected[path], f"{path}::{name}"
+def test_each_promise_has_a_test_each_mark_names_a_promise_and_the_page_is_current() -> None:
+    marks = list(marked())
+    assert not mistakes(marks, PROMISES)
+    assert PAGE.read_text("utf-8") == page(marks, PROMISES), "python -m tests.promises writes the page"
 
 
 @pytest.mark.parametrize(

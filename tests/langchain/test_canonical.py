@@ -154,6 +154,7 @@ SET = (
 )
 
 
+@pytest.mark.process
 def test_a_set_is_the_same_in_every_process() -> None:
     ran = [
         subprocess.run(

@@ -301,6 +301,7 @@ async def test_a_call_in_a_session_that_was_opened_before_is_denied(world: World
     assert any("opened before" in str(record.get("reason")) for record in world.kit.audit.records())
 
 
+@pytest.mark.process
 @pytest.mark.promise("mcp-undelivered-denies")
 async def test_a_call_over_stdio_is_denied_unless_it_needs_no_credential(world: World) -> None:
     servers: Any = {"shop": STDIO}

@@ -526,6 +526,7 @@ def test_a_failed_bind_is_raised_and_forgotten(files: tuple[Path, Path]) -> None
     assert ask(policy).effect is Effect.PERMIT
 
 
+@pytest.mark.timing
 def test_a_decision_takes_no_longer_among_the_policies_of_many_other_tools() -> None:
     figures = measure(most=2_000, rounds=3, calls=20)
     micro = figures["microseconds"]

@@ -20,6 +20,8 @@ from agentguard.signals import jwks
 from agentguard.stores.memory import MemoryStore
 from tests.doubles.signal_parts import ISSUER
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -240,6 +240,7 @@ def _race(path: Path, name: str, ready: Any, answers: Queue[str]) -> None:
     store.close()
 
 
+@pytest.mark.process
 @pytest.mark.promise("parallel-budget")
 def test_two_processes_race_for_a_budget_of_one(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR, budget=Budget(calls=1)))
@@ -293,6 +294,7 @@ def test_a_forked_child_has_connections_and_a_thread_of_its_own(store: SqliteSto
     assert state.calls == 2
 
 
+@pytest.mark.process
 def test_what_was_written_survives_a_killed_process(path: Path, store: SqliteStore) -> None:
     program = (
         "import sys\n"

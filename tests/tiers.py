@@ -1,0 +1,98 @@
+"""Which tests a run takes, and in how many processes.
+
+- ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
+- ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
+- ``pytest -m timing``: tests that compare times. They run one after the other, so that none disturbs another.
+- ``python -m tests.servers -- pytest -m real``: tests that need a real server or package. Where no server is
+  there, one skipped item stands for all of them. Where CI is true, each of them runs, and a missing server is
+  a failure.
+- ``pytest PATH`` takes all tests of that path, of each tier, in this process: for work on one file.
+
+``.ci/run`` runs all tiers.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_xdist_auto_num_workers",
+]
+
+TESTS = Path(__file__).parent
+DEFAULT = "not process and not timing"
+SERVERS = "python -m tests.servers -- pytest -m real"
+SPARE = 1
+"""Workers beyond the number of cores: some tests wait for a child or a clock."""
+
+
+def takes_all(config: pytest.Config) -> bool:
+    """Return whether this run names no path and no test."""
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    return not (named or config.option.keyword or config.option.collectonly)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of worker processes; 0 runs the tests in this process."""
+    chosen = config.option.markexpr
+    if not takes_all(config) or "timing" in chosen or "real" in chosen:
+        return 0
+    return len(os.sched_getaffinity(0)) + SPARE
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the default tier; workers are given the choice with the other options."""
+    if takes_all(config) and not config.option.markexpr:
+        config.option.markexpr = DEFAULT
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Mark the tests of `tests.real`, start the longest tests first, and fold what cannot run."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "real"):
+            item.add_marker("real")
+    # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
+    items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
+    real = [item for item in items if item.get_closest_marker("real")]
+    if real and not _reaches_servers(config):
+        items[:] = [item for item in items if not item.get_closest_marker("real")]
+        folded = _Folded.from_parent(session, name="real servers")
+        folded.reason = f"{len(real)} tests need real servers, and none is there; run: {SERVERS}"
+        items.append(folded)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what exists now out of later collections of garbage: each would look through 0.25 s of it."""
+    gc.collect()
+    gc.freeze()
+
+
+def _reaches_servers(config: pytest.Config) -> bool:
+    return (
+        os.environ.get("CI") == "true"
+        or any(name.startswith("AGENTGUARD_TEST_") for name in os.environ)
+        or "real" in config.option.markexpr
+    )
+
+
+class _Folded(pytest.Item):
+    """One skipped item in place of many tests."""
+
+    reason = ""
+
+    def runtest(self) -> None:
+        pytest.skip(self.reason)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return TESTS / "real", None, self.name
