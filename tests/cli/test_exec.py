@@ -105,20 +105,20 @@ class Exec:
         return subprocess.CompletedProcess(arguments, running.returncode, out, err)
 
     def environment(self, *arguments: str, **options: Any) -> dict[str, str]:
-        ran = self.run(*arguments, "--", sys.executable, "-c", ENVIRON, **options)
-        assert ran.returncode == 0, ran.stderr
-        found: dict[str, str] = json.loads(ran.stdout)[0]
-        return found
+        result = self.run(*arguments, "--", sys.executable, "-c", ENVIRON, **options)
+        assert result.returncode == 0, result.stderr
+        variables: dict[str, str] = json.loads(result.stdout)[0]
+        return variables
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
 
     def close(self) -> None:
-        for each in self.started:
-            if each.poll() is None:
-                each.kill()
-            each.wait()
-            for stream in (each.stdin, each.stdout, each.stderr):
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
 
@@ -162,10 +162,10 @@ def test_a_child_gets_its_secret_and_of_ours_what_is_harmless(wrapped: Exec, key
         "FOO": "f",
     }
     wrapped.environ |= secret
-    found = wrapped.environment("--secret", f"KEY=file:{key}#a", "--keep", "FOO")
-    assert found == {
-        "PATH": found["PATH"],
-        "HOME": found["HOME"],
+    variables = wrapped.environment("--secret", f"KEY=file:{key}#a", "--keep", "FOO")
+    assert variables == {
+        "PATH": variables["PATH"],
+        "HOME": variables["HOME"],
         "LC_ALL": "C.UTF-8",
         "FOO": "f",
         "KEY": VALUE,
@@ -175,8 +175,8 @@ def test_a_child_gets_its_secret_and_of_ours_what_is_harmless(wrapped: Exec, key
 @pytest.mark.promise("exec-secrets-alone")
 def test_arguments_reach_the_command_as_they_are_by_no_shell(wrapped: Exec, tmp_path: Path) -> None:
     odd = ["$(touch pwned)", "a b", "", "; touch pwned", "--vault-type=aws", "X=y", "--", "*", "'\"\\"]
-    ran = wrapped.run("--", sys.executable, "-c", ENVIRON, *odd, cwd=tmp_path)
-    assert json.loads(ran.stdout)[1] == odd
+    result = wrapped.run("--", sys.executable, "-c", ENVIRON, *odd, cwd=tmp_path)
+    assert json.loads(result.stdout)[1] == odd
     assert not (tmp_path / "pwned").exists()
 
 
@@ -187,8 +187,8 @@ def test_our_arguments_and_output_hold_no_secret_and_the_childs_streams_are_unto
     quiet = wrapped.run("--secret", f"KEY=file:{key}#a", "--", sys.executable, "-c", program)
     assert (quiet.stdout, quiet.stderr) == ("", "e")
     argv = wrapped.argv("--", sys.executable, "-c", program)
-    ran = subprocess.run(argv, env=wrapped.environ, input=b"\x00\xff\n\r\n", capture_output=True)
-    assert ran.stdout == b"\n\r\n\xff\x00"
+    result = subprocess.run(argv, env=wrapped.environ, input=b"\x00\xff\n\r\n", capture_output=True)
+    assert result.stdout == b"\n\r\n\xff\x00"
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,8 @@ def test_our_arguments_and_output_hold_no_secret_and_the_childs_streams_are_unto
     [("sys.exit(0)", 0), ("sys.exit(7)", 7), ("os.kill(os.getpid(), 9)", 137), ("os.abort()", 134)],
 )
 def test_the_childs_exit_status_is_ours(wrapped: Exec, program: str, status: int) -> None:
-    ran = wrapped.run("--", sys.executable, "-c", f"import os, sys; {program}")
-    assert ran.returncode == status
+    result = wrapped.run("--", sys.executable, "-c", f"import os, sys; {program}")
+    assert result.returncode == status
     assert wrapped.records()[-1]["status"] == status
 
 
@@ -213,18 +213,18 @@ def test_what_cannot_be_started_is_told_as_env_tells_it(wrapped: Exec, tmp_path:
         ["--secret", f"K=file:{key}", "--secret", f"K=file:{key}", "--", "true"],
         ["--secret", f"K=file:{tmp_path}/nul", "--", "true"],
     ):
-        ran = wrapped.run(*wrong)
-        assert (ran.returncode, ran.stdout) == (125, ""), wrong
-        assert ran.stderr.startswith("agentguard: ")
-        assert "Traceback" not in ran.stderr
-        assert VALUE not in ran.stderr
+        result = wrapped.run(*wrong)
+        assert (result.returncode, result.stdout) == (125, ""), wrong
+        assert result.stderr.startswith("agentguard: ")
+        assert "Traceback" not in result.stderr
+        assert VALUE not in result.stderr
 
 
 @pytest.mark.promise("exec-recorded")
 def test_nothing_runs_that_cannot_be_recorded(wrapped: Exec, tmp_path: Path) -> None:
     wrapped.state.touch()
-    ran = wrapped.run("--", "touch", str(tmp_path / "ran"))
-    assert ran.returncode == 125
+    result = wrapped.run("--", "touch", str(tmp_path / "ran"))
+    assert result.returncode == 125
     assert not (tmp_path / "ran").exists()
 
 
@@ -243,7 +243,7 @@ def test_the_record_names_variables_and_sources_and_never_a_value(wrapped: Exec,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "wanted"),
+    ("arguments", "environ", "expected"),
     [
         (["--vault-type=aws", "--vault-region=eu", f"K={ARN}#a.b"], {}, f"aws:{ARN}#a.b"),
         (["K=projects/p/secrets/s"], {"VAULT_TYPE": "gcp"}, "gcp:projects/p/secrets/s"),
@@ -252,9 +252,11 @@ def test_the_record_names_variables_and_sources_and_never_a_value(wrapped: Exec,
         (["--vault-type=openbao", "K=my#secret#a"], {}, "openbao:my#secret#a"),
     ],
 )
-def test_the_wrappers_form_is_understood(arguments: list[str], environ: dict[str, str], wanted: str) -> None:
+def test_the_wrappers_form_is_understood(
+    arguments: list[str], environ: dict[str, str], expected: str
+) -> None:
     parsed = ExecArguments.of([], arguments, environ)
-    assert parsed.references == {"K": Reference.of(wanted)}
+    assert parsed.references == {"K": Reference.of(expected)}
 
 
 def test_settings_are_found_however_they_are_spelled() -> None:
@@ -326,7 +328,7 @@ except OSError:
     assert line(running) == "short"
     assert line(running) == "read-only"
     assert running.wait(10) == 0
-    assert [each["what"] for each in wrapped.records()] == ["started", "replaced", "ended"]
+    assert [record["what"] for record in wrapped.records()] == ["started", "replaced", "ended"]
 
 
 def test_a_changed_secret_restarts_the_child_where_that_is_wanted(wrapped: Exec, key: Path) -> None:
@@ -344,23 +346,23 @@ def test_a_changed_secret_restarts_the_child_where_that_is_wanted(wrapped: Exec,
 
 
 def test_who_reads_under_a_lock_never_sees_half_of_a_value() -> None:
-    values, file, seen = ["a" * 20_000, "b" * 9_000], SecretFile(), set[str]()
+    values, file, contents = ["a" * 20_000, "b" * 9_000], SecretFile(), set[str]()
     file.put(Secret(values[0]))
 
     def write() -> None:
         for number in range(100_000):  # until both were seen, however the threads take turns
             file.put(Secret(values[number % 2]))
-            if number > 400 and len(seen) > 1:
+            if number > 400 and len(contents) > 1:
                 return
 
     writing = Thread(target=write)
     writing.start()
     while writing.is_alive():
         fcntl.flock(file.descriptor, fcntl.LOCK_SH)
-        seen.add(os.pread(file.descriptor, 30_000, 0).decode())
+        contents.add(os.pread(file.descriptor, 30_000, 0).decode())
         fcntl.flock(file.descriptor, fcntl.LOCK_UN)
     writing.join()
-    assert seen == set(values)
+    assert contents == set(values)
     file.close()
 
 
@@ -372,7 +374,7 @@ def test_a_source_that_fails_later_leaves_the_child_its_value(wrapped: Exec, key
     key.unlink()
     assert line(running) == "7"
     assert running.wait(10) == 0
-    assert any(each["what"].startswith("not renewed: ") for each in wrapped.records())
+    assert any(record["what"].startswith("not renewed: ") for record in wrapped.records())
 
 
 # --- signals
@@ -410,25 +412,25 @@ def test_ctrl_c_on_a_terminal_reaches_the_child_once(wrapped: Exec) -> None:
     if pid == 0:
         os.execve(sys.executable, wrapped.argv("--", sys.executable, "-c", PATIENT), wrapped.environ)  # noqa: S606  it is ours
     with os.fdopen(terminal, "r+b", buffering=0) as screen:
-        shown = b""
-        while not shown.endswith(b"\n"):  # ready
-            shown += screen.read(100)
+        screen_text = b""
+        while not screen_text.endswith(b"\n"):  # ready
+            screen_text += screen.read(100)
         screen.write(b"\x03")
-        while b"SIGINT" not in shown:
-            shown += screen.read(100)
+        while b"SIGINT" not in screen_text:
+            screen_text += screen.read(100)
         time.sleep(0.3)
         os.kill(pid, signal.SIGTERM)
-        while b"SIGTERM" not in shown:
-            shown += screen.read(100)
-        assert shown.count(b"SIGINT") == 1
+        while b"SIGTERM" not in screen_text:
+            screen_text += screen.read(100)
+        assert screen_text.count(b"SIGINT") == 1
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
 def test_a_signal_that_was_ignored_stays_ignored(wrapped: Exec) -> None:
     program = "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, flush=True)"
     argv = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *wrapped.argv("--", sys.executable, "-c", program)]
-    ran = subprocess.run(argv, env=wrapped.environ, capture_output=True, text=True)
-    assert ran.stdout == "True\n"
+    result = subprocess.run(argv, env=wrapped.environ, capture_output=True, text=True)
+    assert result.stdout == "True\n"
 
 
 def test_a_child_blocks_and_ignores_no_signal_because_of_us(wrapped: Exec) -> None:
@@ -469,8 +471,8 @@ print(looks())
 @pytest.mark.promise("exec-secrets-alone")
 @LINUX
 def test_a_child_cannot_read_our_environment(wrapped: Exec) -> None:
-    ran = subprocess.run([sys.executable, "-c", CONCEALED], capture_output=True, text=True)
-    assert ran.stdout.split() == ["0", "1"], ran.stderr
+    result = subprocess.run([sys.executable, "-c", CONCEALED], capture_output=True, text=True)
+    assert result.stdout.split() == ["0", "1"], result.stderr
 
 
 # --- what is minted at OpenBao
@@ -492,16 +494,16 @@ def bao(request: pytest.FixtureRequest, wrapped: Exec, tmp_path: Path) -> Iterat
     program = [sys.executable, bao_program, *map(str, request.param)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as server:
         try:
-            found = Bao(line(server))
+            server_double = Bao(line(server))
             (tmp_path / "jwt").write_text(_token())
             settings = {
-                "ADDR": found.url,
+                "ADDR": server_double.url,
                 "JWT_FILE": str(tmp_path / "jwt"),
                 "ROLE": "exec",
                 "AUDIENCE": "openbao",
             }
             wrapped.environ |= {f"BAO_{name}": value for name, value in settings.items()}
-            yield found
+            yield server_double
         finally:
             server.kill()
 
@@ -519,13 +521,13 @@ PAIR = ["--secret", f"PGUSER={ROLE}#username", "--secret", f"PGPASSWORD={ROLE}#p
 
 
 def test_two_parts_of_one_lease_belong_together_and_end_with_the_child(wrapped: Exec, bao: Bao) -> None:
-    found = wrapped.environment(*PAIR)
-    assert found["PGUSER"].partition("-")[2] == found["PGPASSWORD"].partition("-")[2]
-    assert not {name for name in found if name.startswith(("BAO_", "VAULT_"))}
+    variables = wrapped.environment(*PAIR)
+    assert variables["PGUSER"].partition("-")[2] == variables["PGPASSWORD"].partition("-")[2]
+    assert not {name for name in variables if name.startswith(("BAO_", "VAULT_"))}
     state = bao.state()
     assert (state["tokens"], state["leases"]) == ([], [])
     assert state["asked"].count("database/creds/ro") == 1
-    assert [each["what"] for each in wrapped.records()] == ["started", "revoked", "ended"]
+    assert [record["what"] for record in wrapped.records()] == ["started", "revoked", "ended"]
 
 
 @pytest.mark.promise("exec-lease-ends")
@@ -573,12 +575,12 @@ def test_after_kill_9_the_next_run_revokes_what_was_left(wrapped: Exec, bao: Bao
     line(running)
     running.kill()
     running.wait()
-    left = bao.state()["leases"]
-    assert len(left) == 1
+    leases = bao.state()["leases"]
+    assert len(leases) == 1
     assert wrapped.run("--secret", "K=openbao:secret/data/api#key", "--", "true").returncode == 0
     state = bao.state()
     assert (state["tokens"], state["leases"]) == ([], [])
-    assert left[0] in state["revoked"]
+    assert leases[0] in state["revoked"]
     for file in wrapped.state.iterdir():
         assert b"token-" not in file.read_bytes(), file
 
@@ -638,13 +640,13 @@ def test_a_login_that_only_reads_does_not_outlive_the_reading(wrapped: Exec, bao
 @pytest.mark.parametrize("bao", [(3, 3600)], indirect=True)
 def test_a_lease_is_extended_while_the_child_lives(wrapped: Exec, bao: Bao) -> None:
     program = "import os, time; time.sleep(5); print(os.environ['PGUSER'])"
-    ran = wrapped.run(*PAIR, "--", sys.executable, "-c", program)
-    assert ran.stdout == "user-2\n"
+    result = wrapped.run(*PAIR, "--", sys.executable, "-c", program)
+    assert result.stdout == "user-2\n"
     state = bao.state()
     assert state["asked"].count("sys/leases/renew") >= 1
     assert state["asked"].count("database/creds/ro") == 1
     assert (state["tokens"], state["leases"]) == ([], [])
-    assert "extended" in [each["what"] for each in wrapped.records()]
+    assert "extended" in [record["what"] for record in wrapped.records()]
 
 
 @pytest.mark.parametrize("bao", [(2, 2)], indirect=True)
@@ -669,7 +671,7 @@ time.sleep(60)
     assert running.wait(10) == 143
     state = bao.state()
     assert (state["tokens"], state["leases"]) == ([], [])
-    assert "replaced" in [each["what"] for each in wrapped.records()]
+    assert "replaced" in [record["what"] for record in wrapped.records()]
 
 
 # --- MCP
@@ -701,9 +703,9 @@ async def test_an_mcp_server_is_spoken_to_through_exec_and_its_lease_ends_with_i
             await session.initialize()
             answer = await session.call_tool("user")
             assert answer.content[0].text == "user-2"  # type: ignore[union-attr]  # it answers in text
-            seen = str((await session.call_tool("visible")).content)
-            assert "PGPASSWORD" in seen
-            assert "BAO_" not in seen
+            content = str((await session.call_tool("visible")).content)
+            assert "PGPASSWORD" in content
+            assert "BAO_" not in content
             assert len(bao.state()["leases"]) == 1
     eventually(lambda: bao.state()["leases"] == [])
-    assert [each["what"] for each in wrapped.records()][-2:] == ["revoked", "ended"]
+    assert [record["what"] for record in wrapped.records()][-2:] == ["revoked", "ended"]

@@ -125,11 +125,11 @@ async def test_when_the_one_who_fetches_is_cancelled_another_goes_on() -> None:
 @pytest.mark.promise("single-flight")
 async def test_when_one_who_waits_is_cancelled_the_others_are_not() -> None:
     flight, fetch = SingleFlight(), Fetch()
-    leader, gone, other = [ashared(flight, fetch) for _ in range(3)]
+    leader, cancelled, other = [ashared(flight, fetch) for _ in range(3)]
     await asyncio.sleep(0.02)
-    gone.cancel()
+    cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await gone
+        await cancelled
     fetch.go.set()
     assert await leader == await other == "answer 1"
 
@@ -145,12 +145,12 @@ def test_an_interrupted_thread_leaves_no_flight_behind() -> None:
 
 @pytest.mark.promise("single-flight")
 async def test_a_thread_of_the_loop_does_not_wait_for_its_own_loop() -> None:
-    flight, fetch, own = SingleFlight(timeout=2.0), Fetch(), Fetch()
+    flight, fetch, other_fetch = SingleFlight(timeout=2.0), Fetch(), Fetch()
     waiting = ashared(flight, fetch)
     await asyncio.sleep(0.02)
-    own.go.set()
+    other_fetch.go.set()
     started = time.monotonic()
-    assert shared(flight, own) == "answer 1"  # blocks the loop on which the other flies
+    assert shared(flight, other_fetch) == "answer 1"  # blocks the loop on which the other flies
     assert time.monotonic() - started < 1.0
     fetch.go.set()
     assert await waiting == "answer 1"

@@ -92,7 +92,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(home: Path) -> Parts:
+def build_parts(home: Path) -> Parts:
     parts = build(load(home / "agentguard.toml"))
     assert isinstance(parts.policy, ReloadingCedar)
     parts.policy.check_tools(parts.catalog)
@@ -115,7 +115,7 @@ def line(text: str) -> int:
 
 
 def test_it_builds_what_it_says(home: Path) -> None:
-    parts = made(home)
+    parts = build_parts(home)
     refund = parts.catalog.tool("refund_order")
     assert refund is not None
     assert (refund.path, refund.resource, refund.sinks) == (
@@ -140,7 +140,7 @@ def test_it_builds_what_it_says(home: Path) -> None:
 
 
 def test_policies_see_the_arguments_and_the_environment(home: Path) -> None:
-    parts = made(home)
+    parts = build_parts(home)
     tool = parts.catalog.tool("refund_order")
     assert tool is not None
     identity = Identity(subject="user:ada", actor=parts.identity.actor())
@@ -156,7 +156,7 @@ def test_policies_see_the_arguments_and_the_environment(home: Path) -> None:
 
 @pytest.mark.promise("paths-apart")
 def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
-    parts = made(home)
+    parts = build_parts(home)
     assert {key: broker.paths for key, broker in parts.brokers.items()} == {
         (None, path): frozenset({path}) for path in ToolPath
     }
@@ -168,24 +168,28 @@ def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
     assert {key["agentguard_path"] for key in keys} == set(ToolPath)
     assert len({key["kid"] for key in keys}) == 3
     assert all("d" not in key for key in keys)
-    made(home)
+    build_parts(home)
     assert json.loads((home / "state" / "jwks.json").read_text("utf-8"))["keys"] == keys
 
 
 def test_keys_are_new_each_time_when_none_are_kept(home: Path) -> None:
     (home / "agentguard.toml").write_text(TOML.replace('keys = "state/keys"\n', ""), "utf-8")
-    seen = []
+    key_sets = []
     for _ in range(2):
-        made(home)
-        seen.append((home / "state" / "jwks.json").read_text("utf-8"))
-    assert seen[0] != seen[1]
+        build_parts(home)
+        key_sets.append((home / "state" / "jwks.json").read_text("utf-8"))
+    assert key_sets[0] != key_sets[1]
 
 
 def test_an_empty_file_has_every_default(tmp_path: Path) -> None:
     (tmp_path / "agentguard.toml").write_text("", "utf-8")
-    found = load(tmp_path / "agentguard.toml")
-    assert found == Settings(file=tmp_path / "agentguard.toml")
-    assert (found.store.kind, found.issuer.lifetime, found.policy.cedar) == ("sqlite", 60.0, ())
+    settings_read = load(tmp_path / "agentguard.toml")
+    assert settings_read == Settings(file=tmp_path / "agentguard.toml")
+    assert (settings_read.store.kind, settings_read.issuer.lifetime, settings_read.policy.cedar) == (
+        "sqlite",
+        60.0,
+        (),
+    )
 
 
 def test_loading_touches_no_other_file(home: Path) -> None:
@@ -195,9 +199,9 @@ def test_loading_touches_no_other_file(home: Path) -> None:
 
 
 def test_settings_are_frozen(home: Path) -> None:
-    found = load(home / "agentguard.toml")
+    settings_read = load(home / "agentguard.toml")
     with pytest.raises(ValidationError):
-        found.issuer.lifetime = 3600
+        settings_read.issuer.lifetime = 3600
 
 
 def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
@@ -283,14 +287,14 @@ def test_a_policy_mistake_names_the_policy_file(home: Path) -> None:
     file = home / "policies" / "refunds.cedar"
     file.write_text(CEDAR.replace("when {", "wehn {"), "utf-8")
     with pytest.raises(ConfigurationError) as caught:
-        made(home)
+        build_parts(home)
     assert (caught.value.file, caught.value.line) == (str(file), 3)
 
 
 def test_a_policy_is_checked_against_the_tools_of_the_file(home: Path) -> None:
     (home / "policies" / "refunds.cedar").write_text(CEDAR.replace("amount", "amonut"), "utf-8")
     with pytest.raises(ConfigurationError, match="amonut"):
-        made(home)
+        build_parts(home)
 
 
 PDPS = """\
@@ -364,10 +368,10 @@ def test_a_guard_reads_its_policies_again_whole_or_not_at_all(home: Path) -> Non
 
 
 def test_a_key_that_others_may_read_is_refused(home: Path) -> None:
-    made(home)
+    build_parts(home)
     (home / "state" / "keys" / "read.pem").chmod(0o644)
     with pytest.raises(ConfigurationError, match="other users may read"):
-        made(home)
+        build_parts(home)
 
 
 @pytest.mark.parametrize(
@@ -387,12 +391,12 @@ def test_a_path_that_cannot_be_used_has_its_line(home: Path, right: str, wrong: 
 def test_a_policy_file_may_have_a_name_that_looks_like_a_pattern(home: Path) -> None:
     (home / "policies" / "[1].cedar").write_text(CEDAR.replace("small", "more"), "utf-8")
     (home / "agentguard.toml").write_text(TOML.replace("*.cedar", "[1].cedar"), "utf-8")
-    assert [rule.id for rule in made(home).policy.rules] == ["more-refunds"]  # type: ignore[attr-defined]  # Cedar
+    assert [rule.id for rule in build_parts(home).policy.rules] == ["more-refunds"]  # type: ignore[attr-defined]  # Cedar
 
 
 def test_keys_are_found_however_they_are_written() -> None:
     text = '[a."b.c"]\nd = 1\n[ e . \'f\' ]\ng.h = 2\n"i\\u006a" = 3\n[[k]]\nl = { m = 1 }\n# n = 1\n'
-    found = positions(text)
+    lines = positions(text)
     expected: dict[tuple[str, ...], int] = {
         ("a",): 1,
         ("a", "b.c"): 1,
@@ -401,20 +405,20 @@ def test_keys_are_found_however_they_are_written() -> None:
         ("e", "f", "ij"): 5,
         ("k", "l"): 7,
     }
-    assert {keys: found[keys] for keys in expected} == expected
-    assert line_of(found, ("k", "l", "m")) == 7
-    assert line_of(found, ("nowhere",)) == 1
+    assert {keys: lines[keys] for keys in expected} == expected
+    assert line_of(lines, ("k", "l", "m")) == 7
+    assert line_of(lines, ("nowhere",)) == 1
 
 
 def loaded(file: Path, content: bytes) -> None:
     """Load it: whatever the content, nothing but a ConfigurationError comes out."""
     file.write_bytes(content)
     try:
-        found = load(file)
+        parsed = load(file)
     except ConfigurationError as error:
         found_error = error
     else:
-        assert isinstance(found, Settings)
+        assert isinstance(parsed, Settings)
         return
     assert found_error.file == str(file)
     assert found_error.hint

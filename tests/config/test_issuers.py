@@ -75,7 +75,7 @@ def write(tmp_path: Path) -> Any:
 @pytest.mark.promise("resource-has-own-broker")
 @pytest.mark.parametrize("kind", BROKERS)
 def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, write: Any) -> None:
-    text, made, paths = BROKERS[kind]
+    text, kind_of_broker, paths = BROKERS[kind]
     toml = f'[brokers.named]\nkind = "{kind}"\n{text}\n[resources.code]\nbroker = "named"\n'
     parts = build(load(write(toml)))
     routes = Routes(parts.brokers, parts.store)
@@ -83,7 +83,7 @@ def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, w
         route = routes.find(Resource(name="code"), path)
         if path in paths:
             assert route is not None
-            assert isinstance(route.broker, made)
+            assert isinstance(route.broker, kind_of_broker)
             assert path in route.broker.paths
         else:
             assert route is None
@@ -97,10 +97,10 @@ def test_a_broker_of_one_path_shares_no_key_with_that_of_another(write: Any) -> 
     text, _, _ = BROKERS["token_exchange"]
     toml = f'[brokers.named]\nkind = "token_exchange"\n{text}\n[resources.code]\nbroker = "named"\n'
     brokers = build(load(write(toml))).brokers
-    made = [brokers["code", path] for path in ToolPath]
-    assert len({id(broker) for broker in made}) == 3
-    assert [broker.paths for broker in made] == [{path} for path in ToolPath]
-    assert [getattr(broker, "reuse", None) for broker in made] == [{READ}, frozenset(), frozenset()]
+    built = [brokers["code", path] for path in ToolPath]
+    assert len({id(broker) for broker in built}) == 3
+    assert [broker.paths for broker in built] == [{path} for path in ToolPath]
+    assert [getattr(broker, "reuse", None) for broker in built] == [{READ}, frozenset(), frozenset()]
 
 
 @pytest.mark.promise("resource-has-own-broker")
@@ -116,7 +116,7 @@ def test_a_tool_on_a_path_that_its_resources_broker_does_not_serve_is_an_error(w
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ('[identity]\nkind = "spiffe"\nsokcet = "x"\n', 3, "did you mean socket"),
         ('[identity]\nkind = "spife"\n', 2, '"spiffe"'),
@@ -127,25 +127,27 @@ def test_a_tool_on_a_path_that_its_resources_broker_does_not_serve_is_an_error(w
         ('[ceiling]\na = "x"\n', 2, "ceiling"),
     ],
 )
-def test_a_mistake_has_its_line_and_its_mend(text: str, line: int, said: str, write: Any) -> None:
+def test_a_mistake_has_its_line_and_its_mend(text: str, line: int, message: str, write: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(write(text))
     assert caught.value.line == line
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (('\nclient_key = "client.pem"', ""), "client_key is missing"),
         (('issuer = "https://login.example"', 'issuer = "http://login.example"'), "https"),
     ],
 )
-def test_what_an_adapter_refuses_has_its_place_too(changes: tuple[str, str], said: str, write: Any) -> None:
+def test_what_an_adapter_refuses_has_its_place_too(
+    changes: tuple[str, str], message: str, write: Any
+) -> None:
     text, _, _ = BROKERS["token_exchange"]
     toml = f'\n[brokers.named]\nkind = "token_exchange"\n{text.replace(*changes)}\n'
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         build(load(write(toml)))
     assert caught.value.line == 2
 

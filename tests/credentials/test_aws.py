@@ -65,9 +65,9 @@ def aws() -> Iterator[Aws]:
 
 @pytest.fixture
 def brokers() -> Iterator[list[AwsRole]]:
-    made: list[AwsRole] = []
-    yield made
-    for broker in made:
+    instances: list[AwsRole] = []
+    yield instances
+    for broker in instances:
         broker.close()
 
 
@@ -130,8 +130,8 @@ def test_a_request_names_the_call_in_all_that_aws_records(make: Callable[..., Aw
     aws.clock = lambda: 1_800_000_000.0
     broker = make(clock=aws.clock, tags={"team": "payments"})
     credential = broker.issue(grant("call-1", "orders:read", lifetime=30.5))
-    (sent,) = aws.requests
-    tags = {sent[f"Tags.member.{n}.Key"]: sent[f"Tags.member.{n}.Value"] for n in range(1, 7)}
+    (request,) = aws.requests
+    tags = {request[f"Tags.member.{n}.Key"]: request[f"Tags.member.{n}.Value"] for n in range(1, 7)}
     assert tags == {
         "team": "payments",
         "agentguard:task": "task-1",
@@ -140,7 +140,7 @@ def test_a_request_names_the_call_in_all_that_aws_records(make: Callable[..., Aw
         "agentguard:resource": "payments",
         "agentguard:actor": "spiffe://example.test/agent",
     }
-    rest = {name: value for name, value in sent.items() if not name.startswith("Tags.")}
+    rest = {name: value for name, value in request.items() if not name.startswith("Tags.")}
     assert json.loads(rest.pop("Policy")) == {
         "Version": "2012-10-17",
         "Statement": [
@@ -177,11 +177,11 @@ def test_with_an_identity_the_token_is_exchanged_and_nothing_is_signed(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     broker = make(**workload())
     credential = broker.issue(grant())
-    (sent,), (headers,) = aws.requests, aws.headers
-    assert (sent["Action"], sent["RoleSessionName"]) == ("AssumeRoleWithWebIdentity", "call-1")
-    assert '"aud":"sts.amazonaws.com"' in decoded(sent["WebIdentityToken"])
+    (request,), (headers,) = aws.requests, aws.headers
+    assert (request["Action"], request["RoleSessionName"]) == ("AssumeRoleWithWebIdentity", "call-1")
+    assert '"aud":"sts.amazonaws.com"' in decoded(request["WebIdentityToken"])
     assert "Authorization" not in headers
-    assert not [name for name in sent if name.startswith(("Tags", "SourceIdentity"))]
+    assert not [name for name in request if name.startswith(("Tags", "SourceIdentity"))]
     broker.revoke(credential.handle, credential.expires_at)
     assert "AKIA" not in str(aws.headers)
     fetched = aws.of("AssumeRoleWithWebIdentity")[1]
@@ -283,20 +283,22 @@ def test_a_policy_never_has_a_statement_of_a_scope_that_is_not_granted(
 ) -> None:
     broker = brokers[0] if brokers else make(statements={**STATEMENTS, "long": LONG})
     aws.requests.clear()
-    asked = grant(id, scopes=frozenset(scopes), tool=tool, identity=Identity(subject=subject, actor="a://b"))
+    long_grant = grant(
+        id, scopes=frozenset(scopes), tool=tool, identity=Identity(subject=subject, actor="a://b")
+    )
     try:
-        broker.issue(asked)
+        broker.issue(long_grant)
     except IssueError:
         assert not aws.requests
         return
-    (sent,) = aws.requests
-    granted = [each.allow() for scope in scopes for each in STATEMENTS[scope]]
-    *allowed, last = json.loads(sent["Policy"])["Statement"]
+    (request,) = aws.requests
+    granted = [statement.allow() for scope in scopes for statement in STATEMENTS[scope]]
+    *allowed, last = json.loads(request["Policy"])["Statement"]
     assert last["Effect"] == "Deny"
     assert sorted(map(str, allowed)) == sorted(map(str, granted))
-    assert len(sent["Policy"]) <= 2048
-    assert re.fullmatch(r"[\w+=,.@-]{2,64}", sent["RoleSessionName"], re.ASCII)
-    assert re.fullmatch(r"[\w+=,.@-]{2,64}", sent["SourceIdentity"], re.ASCII)
+    assert len(request["Policy"]) <= 2048
+    assert re.fullmatch(r"[\w+=,.@-]{2,64}", request["RoleSessionName"], re.ASCII)
+    assert re.fullmatch(r"[\w+=,.@-]{2,64}", request["SourceIdentity"], re.ASCII)
 
 
 @given(st.text(max_size=90), st.text(max_size=90))
@@ -563,11 +565,11 @@ def test_a_policy_is_deleted_by_anybody_once_its_sessions_have_ended(
 def test_no_policy_is_deleted_while_a_session_that_it_names_can_live(aws: Aws) -> None:
     """The last second of a span, the longest session, a writer whose clock is behind by the skew."""
     longest, skew, now = 900, 60.0, 1_800_000_000.0 - 1
-    sent: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
 
-    def ask(operation: str, **asked: Any) -> Mapping[str, Any]:
-        sent.append((operation, asked.get("PolicyName", "")))
-        return {"PolicyNames": [sent[0][1]]}
+    def ask(operation: str, **parameters: Any) -> Mapping[str, Any]:
+        calls.append((operation, parameters.get("PolicyName", "")))
+        return {"PolicyNames": [calls[0][1]]}
 
     def revocations(at: float) -> Revocations:
         options: dict[str, Any] = {"clock": lambda: at, "entropy": lambda count: b"\0" * count}
@@ -575,9 +577,9 @@ def test_no_policy_is_deleted_while_a_session_that_it_names_can_live(aws: Aws) -
 
     revocations(now).deny("read", "call-1")
     revocations(now + skew + longest).deny("read", "call-2")
-    assert "delete_role_policy" not in [operation for operation, _ in sent]
+    assert "delete_role_policy" not in [operation for operation, _ in calls]
     revocations(now + 2 * skew + 2 * longest + 5).deny("read", "call-3")
-    assert ("delete_role_policy", sent[0][1]) in sent
+    assert ("delete_role_policy", calls[0][1]) in calls
 
 
 ACTIONS = {"put_role_policy": "PutRolePolicy", "delete_role_policy": "DeleteRolePolicy"}
@@ -587,11 +589,11 @@ ACTIONS = {"put_role_policy": "PutRolePolicy", "delete_role_policy": "DeleteRole
 def test_when_the_policies_are_full_every_session_until_now_is_denied() -> None:
     aws, now = Aws(), 1_800_000_000.0
 
-    def ask(operation: str, **asked: Any) -> Mapping[str, Any]:
-        status, _ = aws.answer({"Action": ACTIONS.get(operation, ""), **asked})
+    def ask(operation: str, **parameters: Any) -> Mapping[str, Any]:
+        status, _ = aws.answer({"Action": ACTIONS.get(operation, ""), **parameters})
         if status != 200:
             raise Refusal("iam", operation, "LimitExceeded")
-        return {"PolicyNames": list(aws.policies[asked["RoleName"]])}
+        return {"PolicyNames": list(aws.policies[parameters["RoleName"]])}
 
     def process(number: int) -> Revocations:
         options: dict[str, Any] = {"clock": lambda: now, "entropy": lambda count: bytes([number]) * count}
@@ -610,8 +612,8 @@ def test_when_the_policies_are_full_every_session_until_now_is_denied() -> None:
 def test_a_process_alone_with_too_many_revocations_denies_every_session_until_now() -> None:
     documents: list[str] = []
 
-    def ask(_operation: str, **asked: Any) -> Mapping[str, Any]:
-        documents.append(asked.get("PolicyDocument", documents[-1] if documents else ""))
+    def ask(_operation: str, **parameters: Any) -> Mapping[str, Any]:
+        documents.append(parameters.get("PolicyDocument", documents[-1] if documents else ""))
         return {}
 
     lone = Revocations(
@@ -634,8 +636,8 @@ def test_a_process_alone_with_too_many_revocations_denies_every_session_until_no
 def test_a_write_that_takes_effect_after_a_later_one_undoes_no_revocation(answer: str) -> None:
     aws, now, late = Aws(), 1_800_000_000.0, list[dict[str, str]]()
 
-    def ask(operation: str, **asked: str) -> Mapping[str, Any]:
-        request = {"Action": ACTIONS.get(operation, ""), **asked}
+    def ask(operation: str, **parameters: str) -> Mapping[str, Any]:
+        request = {"Action": ACTIONS.get(operation, ""), **parameters}
         if operation == "put_role_policy" and not late:
             late.append(request)
             if answer == "lost":

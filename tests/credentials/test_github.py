@@ -96,9 +96,9 @@ async def test_a_request_names_the_calls_repositories_and_permissions_alone(mode
     broker = app(github, clock=lambda: 1_800_000_000.9)
     credential = await mode.call(broker, "issue", grant("c", "issues:write", path=ToolPath.WRITE))
     assert github.asked == [{"repositories": ["docs", "website"], "permissions": {"issues": "write"}}]
-    sent = github.seen[0].headers
-    assert sent["x-github-api-version"] == "2022-11-28"
-    token = sent["authorization"].removeprefix("Bearer ")
+    headers = github.seen[0].headers
+    assert headers["x-github-api-version"] == "2022-11-28"
+    token = headers["authorization"].removeprefix("Bearer ")
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims == {"iat": 1_799_999_940, "exp": 1_800_000_120, "iss": "Iv1.app"}
     assert (credential.id, credential.expires_at) == ("c", 1_800_003_600.0)
@@ -166,10 +166,10 @@ def test_what_is_asked_is_never_more_than_scopes_and_path_permit(scopes: set[str
     except IssueError:
         assert not github.asked
         return
-    (asked,) = github.asked
-    assert {f"{name}:{level}" for name, level in asked["permissions"].items()} <= scopes
-    assert path is not ToolPath.READ or set(asked["permissions"].values()) == {"read"}
-    assert set(asked["permissions"]) <= set(PERMISSIONS[path])
+    (body,) = github.asked
+    assert {f"{name}:{level}" for name, level in body["permissions"].items()} <= scopes
+    assert path is not ToolPath.READ or set(body["permissions"].values()) == {"read"}
+    assert set(body["permissions"]) <= set(PERMISSIONS[path])
 
 
 def without(name: str) -> Callable[[dict[str, Any]], Any]:

@@ -111,11 +111,11 @@ def minted(resource: Resource) -> Credential:
 def running(*origins: str, credential: Credential | None = None) -> Iterator[Credential]:
     """Stand inside a guarded call of the tool `pay`, which holds a credential for `payments`."""
     resource = Resource(name="payments", origins=origins)
-    held = credential or minted(resource)
-    lease = Lease("pay", resource, held)
+    value = credential or minted(resource)
+    lease = Lease("pay", resource, value)
     token = lease.open()
     try:
-        yield held
+        yield value
     finally:
         lease.release(token)
 
@@ -362,31 +362,31 @@ def test_a_transport_that_ignores_the_trace_is_found_out_afterwards() -> None:
 
 
 def test_the_applications_own_trace_still_sees_everything() -> None:
-    seen: list[str] = []
+    events: list[str] = []
     with serving(fine) as server, running(server.origin), httpx.Client(auth=auth("payments")) as client:
-        client.get(server.origin, extensions={"trace": lambda event, _info: seen.append(event)})
-    assert "connection.connect_tcp.started" in seen
-    assert "http11.response_closed.complete" in seen
+        client.get(server.origin, extensions={"trace": lambda event, _info: events.append(event)})
+    assert "connection.connect_tcp.started" in events
+    assert "http11.response_closed.complete" in events
 
 
 async def test_the_applications_own_asynchronous_trace_still_sees_everything() -> None:
-    seen: list[str] = []
+    events: list[str] = []
 
     async def trace(event: str, _info: object) -> None:
-        seen.append(event)
+        events.append(event)
 
     with serving(fine) as server, running(server.origin):
         async with httpx.AsyncClient(auth=auth("payments")) as client:
             await client.get(server.origin, extensions={"trace": trace})
-    assert "connection.connect_tcp.started" in seen
+    assert "connection.connect_tcp.started" in events
 
 
 def test_a_proxy_sees_a_tunnel_to_the_own_origin_only() -> None:
     """The proxy learns the target of the CONNECT, and of a plain request nothing at all."""
-    asked: list[tuple[str, str]] = []
+    connects: list[tuple[str, str]] = []
 
     def refuse(_server: Server, request: BaseHTTPRequestHandler, path: str) -> tuple[int, dict[str, str]]:
-        asked.append((request.command, path))
+        connects.append((request.command, path))
         return 403, {}
 
     setattr(_Respond, "do_CONNECT", _Respond._serve)  # noqa: B010  http.server finds its methods by name
@@ -395,7 +395,7 @@ def test_a_proxy_sees_a_tunnel_to_the_own_origin_only() -> None:
             client.get("https://api.example/x")
         with running("http://127.0.0.1:9"), pytest.raises(DestinationRefused):
             client.get("http://127.0.0.1:9/x")
-        assert asked == [("CONNECT", "api.example:443")]
+        assert connects == [("CONNECT", "api.example:443")]
         assert "authorization" not in proxy.requests[0][2]
 
 
@@ -453,14 +453,14 @@ async def test_no_exception_and_no_log_holds_the_secret(
 
 def _shown(thing: object) -> str:
     """All that a log, or an error tracker that captures the locals of all frames, would show."""
-    shown = [repr(thing), repr(vars(thing))]
+    texts = [repr(thing), repr(vars(thing))]
     if isinstance(thing, BaseException):
         walked = [
             step for step in traceback.walk_tb(thing.__traceback__) if step[0].f_globals is not globals()
         ]
         summary = traceback.StackSummary.extract(iter(walked), capture_locals=True)
-        shown += [str(frame.locals) for frame in summary] + traceback.format_exception(thing)
-    return "\n".join(shown)
+        texts += [str(frame.locals) for frame in summary] + traceback.format_exception(thing)
+    return "\n".join(texts)
 
 
 def test_an_auth_holds_no_secret_itself() -> None:

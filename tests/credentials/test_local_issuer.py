@@ -144,16 +144,16 @@ def test_two_paths_with_one_key_are_a_configuration_error() -> None:
 
 
 def test_no_proof_is_made_before_a_request_is_sent() -> None:
-    made: list[int] = []
+    sizes: list[int] = []
 
     def entropy(count: int) -> bytes:
-        made.append(count)
+        sizes.append(count)
         return b"\0" * count
 
     credential = issuer(proof_key=ProofKey(entropy=entropy)).issue(GRANT)
-    assert made == []
+    assert sizes == []
     headers = credential.headers("GET", "https://api.example/orders/4711?q=1", "n-1")
-    assert made == [16]
+    assert sizes == [16]
     assert headers["Authorization"] == f"DPoP {credential.reveal()}"
     claims = decode(headers["DPoP"], None, typ=frozenset({"dpop+jwt"})).claims
     assert (claims["htu"], claims["nonce"]) == ("https://api.example/orders/4711", "n-1")

@@ -89,8 +89,8 @@ class TestContract(BrokerContract):
 def test_the_key_is_attached_to_a_request_of_the_call(issued: Any) -> None:
     credential = issued(broker(), GRANT)
     assert credential.headers("POST", URL, None) == {"Authorization": f"Bearer {KEY}"}
-    named = issued(broker(header="X-Api-Key", scheme=""), GRANT)
-    assert named.headers("GET", f"{URL}?q=1", None) == {"X-Api-Key": KEY}
+    plain = issued(broker(header="X-Api-Key", scheme=""), GRANT)
+    assert plain.headers("GET", f"{URL}?q=1", None) == {"X-Api-Key": KEY}
     assert (credential.legacy, credential.expires_at, credential.handle) == (True, 1060.0, GRANT.id)
 
 
@@ -123,8 +123,8 @@ def test_nothing_around_it_shows_or_copies_the_key() -> None:
 
 @pytest.mark.promise("long-lived-key-never-handed")
 def test_after_the_call_the_key_is_attached_to_nothing(issued: Any) -> None:
-    seen: list[str] = []
-    by = broker(on_anomaly=seen.append)
+    anomalies: list[str] = []
+    by = broker(on_anomaly=anomalies.append)
     credential = issued(by, GRANT)
     by.revoke(credential.handle, credential.expires_at)
     for _ in range(2):
@@ -132,7 +132,7 @@ def test_after_the_call_the_key_is_attached_to_nothing(issued: Any) -> None:
             credential.headers("POST", URL, None)
         assert KEY not in str(traceback.format_exception(caught.value))
     assert by.anomalies == {"late": 2}
-    assert seen == ["late", "late"]
+    assert anomalies == ["late", "late"]
 
 
 @pytest.mark.promise("long-lived-key-never-handed")
@@ -150,12 +150,12 @@ def test_after_the_call_the_key_is_attached_to_nothing(issued: Any) -> None:
     ],
 )
 def test_for_another_origin_the_key_is_not_attached_even_if_it_is_asked_for_directly(url: str) -> None:
-    seen: list[str] = []
-    by = broker(on_anomaly=seen.append)
+    anomalies: list[str] = []
+    by = broker(on_anomaly=anomalies.append)
     with pytest.raises(DestinationRefused):
         by.issue(GRANT).headers("POST", url, None)
     assert by.anomalies == {"destination": 1}
-    assert seen == ["destination"]
+    assert anomalies == ["destination"]
 
 
 def test_a_grant_for_another_path_is_refused_before_the_key_is_read(issued: Any) -> None:
@@ -311,16 +311,16 @@ def behind() -> tuple[Kit, LegacySecret, Payments]:
 def test_a_guarded_tool_uses_the_key_that_it_never_sees(behind: Any, asynchronous: bool, caplog: Any) -> None:
     kit, _, api = behind
     caplog.set_level(logging.DEBUG)
-    kept: list[Any] = []
+    leases: list[Any] = []
 
     @tool
     def charge() -> str:
         """Charge."""
-        kept.append(agentguard.credential("orders"))
+        leases.append(agentguard.credential("orders"))
         with httpx.Client(transport=httpx.MockTransport(api)) as client:
             answer = client.get("https://orders.example/x", auth=agentguard.auth("orders"))
         with pytest.raises(CredentialUnavailable):
-            kept[0].reveal()
+            leases[0].reveal()
         return answer.text
 
     guarded = kit.wrap(charge)
@@ -331,7 +331,7 @@ def test_a_guarded_tool_uses_the_key_that_it_never_sees(behind: Any, asynchronou
     assert KEY not in everything
     assert base64.b64encode(KEY.encode()).decode() not in everything
     with pytest.raises(CredentialUnavailable):
-        kept[0].transport_headers("GET", "https://orders.example/x")
+        leases[0].transport_headers("GET", "https://orders.example/x")
 
 
 def test_a_redirect_away_carries_no_key(behind: Any) -> None:

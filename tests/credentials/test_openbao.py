@@ -355,8 +355,8 @@ async def test_no_log_shows_what_was_sent(
     by = broker(double, wrap=True)
     credential = await face(by, mode).issue(sample_grant())
     await face(by, mode).revoke(credential.handle, credential.expires_at)
-    shown = f"{caplog.text} {by!r} {by._session!r} {vars(by._session)!r}"
-    assert not [secret for secret in ("s.token", "s.wrap", "pass-", "proof-for") if secret in shown]
+    text = f"{caplog.text} {by!r} {by._session!r} {vars(by._session)!r}"
+    assert not [secret for secret in ("s.token", "s.wrap", "pass-", "proof-for") if secret in text]
 
 
 # --- what is revoked
@@ -394,10 +394,12 @@ async def test_the_revoker_has_a_role_of_its_own(double: Double, mode: Mode) -> 
 async def test_a_token_that_may_not_revoke_itself_is_revoked_by_accessor(double: Double, mode: Mode) -> None:
     by = face(broker(double), mode)
     credential = await by.issue(sample_grant())
-    own = double.headers[-1]["x-vault-token"]
+    login_token = double.headers[-1]["x-vault-token"]
 
     def refuse(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(403) if request.headers["x-vault-token"] == own else double.answer(request)
+        return (
+            httpx.Response(403) if request.headers["x-vault-token"] == login_token else double.answer(request)
+        )
 
     double.faults |= {"auth/token/revoke-self": refuse, "sys/leases/revoke": DENIED}
     await by.revoke(credential.handle, credential.expires_at)
@@ -518,9 +520,9 @@ async def test_each_request_names_the_namespace(double: Double, mode: Mode) -> N
 
 @pytest.mark.parametrize("path", ["database/../sys/seal", "a//b", "/sys/seal", "./a", ""])
 async def test_a_path_leads_where_it_says(double: Double, path: str) -> None:
-    asked = session(double).async_
+    operations = session(double).async_
     with pytest.raises(IssueError, match="is no path"):
-        await asked.request("GET", path)
+        await operations.request("GET", path)
     assert double.asked in ([], [LOGIN])
 
 

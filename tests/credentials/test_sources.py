@@ -49,8 +49,8 @@ def leaks(error: BaseException | None) -> bool:
     """Whether an error, what it came from, or a frame that it passed, holds the secret."""
     while error is not None:
         frames = traceback.walk_tb(error.__traceback__)
-        kept = [frame.f_locals for frame, _ in frames if "agentguard" in frame.f_code.co_filename]
-        if VALUE in f"{error}{error!r}{vars(error)}{kept}":
+        frame_locals = [frame.f_locals for frame, _ in frames if "agentguard" in frame.f_code.co_filename]
+        if VALUE in f"{error}{error!r}{vars(error)}{frame_locals}":
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -61,8 +61,8 @@ def leaks(error: BaseException | None) -> bool:
 
 def test_a_source_imports_no_broker_and_no_library_of_one() -> None:
     code = "import sys, agentguard.credentials.sources.aws; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(ran.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(result.stdout.split())
     brokers = {f"agentguard.credentials.{name}" for name in ("aws", "github", "oauth", "openbao")}
     assert "boto3" in modules
     assert not modules & {*brokers, "agentguard.credentials.long_lived", "circuitbreaker", "grpc"}
@@ -105,18 +105,18 @@ def test_a_source_that_cannot_be_is_a_configuration_error(text: str, monkeypatch
 def test_naming_sources_imports_no_vendors_library() -> None:
     modules = "agentguard.credentials.long_lived, agentguard.credentials.sources"
     code = f"import sys, {modules}; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"boto3", "google.cloud", "azure", "keyring", "circuitbreaker"} & set(ran.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"boto3", "google.cloud", "azure", "keyring", "circuitbreaker"} & set(result.stdout.split())
 
 
 # --- JSON paths
 
 
 @pytest.mark.parametrize(
-    ("path", "found"), [("db.user", "ada"), ("db.port", "5432"), ("db.on", "true"), ("key", VALUE)]
+    ("path", "expected"), [("db.user", "ada"), ("db.port", "5432"), ("db.on", "true"), ("key", VALUE)]
 )
-def test_a_json_path_gives_texts_numbers_and_booleans(path: str, found: str) -> None:
-    assert pick(Secret(OBJECT), path, "x").reveal() == found
+def test_a_json_path_gives_texts_numbers_and_booleans(path: str, expected: str) -> None:
+    assert pick(Secret(OBJECT), path, "x").reveal() == expected
 
 
 def test_a_number_keeps_the_digits_that_it_was_written_with() -> None:
@@ -184,14 +184,14 @@ def test_what_is_no_private_text_file_is_refused_at_once(tmp_path: Path) -> None
 
 
 def test_a_variable_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = source("env:API_KEY")
+    environment_source = source("env:API_KEY")
     for unset in (None, ""):
         if unset is not None:
             monkeypatch.setenv("API_KEY", unset)
         with pytest.raises(IssueError, match="not set"):
-            held.read()
+            environment_source.read()
     monkeypatch.setenv("API_KEY", VALUE)
-    assert held.read().reveal() == VALUE
+    assert environment_source.read().reveal() == VALUE
 
 
 class Keyring(keyring.backend.KeyringBackend):
@@ -223,7 +223,7 @@ def test_a_keyring_is_asked_by_service_and_name(keys: Any) -> None:
     keys(
         {("https://api.example/v1", "ada"): VALUE}.get
         if False
-        else lambda *asked: {("https://api.example/v1", "ada"): VALUE}.get(asked)
+        else lambda *key: {("https://api.example/v1", "ada"): VALUE}.get(key)
     )
     assert source("keyring:https://api.example/v1/ada").read().reveal() == VALUE
     for refuses in ("keyring:https://api.example/v1/bob", "keyring:other/ada"):
@@ -246,12 +246,12 @@ def test_a_locked_keyring_is_not_waited_for(keys: Any) -> None:
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[clouds.Cloud]:
-    held = clouds.Cloud()
+    cloud_double = clouds.Cloud()
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
         monkeypatch.delenv(name)
-    with clouds.running(held, tmp_path, monkeypatch) as endpoint:
+    with clouds.running(cloud_double, tmp_path, monkeypatch) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        yield held
+        yield cloud_double
 
 
 @pytest.fixture(scope="module")
@@ -284,11 +284,11 @@ def vault(request: pytest.FixtureRequest, cloud: clouds.Cloud, account: str) -> 
 
 @pytest.fixture(params=["sync", "async"])
 def read(request: pytest.FixtureRequest) -> Callable[[SecretSource], str]:
-    def ask(held: SecretSource) -> str:
-        pair = operation_pair(held, "read")
+    def ask(secret_source: SecretSource) -> str:
+        pair = operation_pair(secret_source, "read")
 
-        async def reveal(asked: Operation) -> str:
-            return str((await asked()).reveal())
+        async def reveal(operation: Operation) -> str:
+            return str((await operation()).reveal())
 
         return drive(reveal(pair.sync)) if request.param == "sync" else asyncio.run(reveal(pair.async_))
 
@@ -338,10 +338,10 @@ def test_a_cloud_that_does_not_answer_is_not_waited_for(
         "goo": GcpSecret("projects/p/secrets/x", {"credentials": account}, timeout=0.2),
         "azu": AzureSecret("x", azure, timeout=0.2),
     }
-    held = sources["aws" if "aws" in stalls else "goo" if "google" in stalls else "azu"]
+    stalled = sources["aws" if "aws" in stalls else "goo" if "google" in stalls else "azu"]
     started = time.monotonic()
     with pytest.raises(IssueError, match="gave"):
-        held.read()
+        stalled.read()
     assert time.monotonic() - started < 5
 
 
@@ -361,12 +361,14 @@ def test_the_local_aws_defaults_are_used_where_no_setting_is_given(
 # --- OpenBao
 
 
-def bao(answers: dict[str, Any], asked: list[tuple[str, str]]) -> OpenBaoSession:
+def bao(answers: dict[str, Any], requests: list[tuple[str, str]]) -> OpenBaoSession:
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/v1/")
-        asked.append((request.method, path))
-        found = answers.get(path)
-        return httpx.Response(404, json={"errors": []}) if found is None else httpx.Response(200, json=found)
+        requests.append((request.method, path))
+        members = answers.get(path)
+        return (
+            httpx.Response(404, json={"errors": []}) if members is None else httpx.Response(200, json=members)
+        )
 
     class Nobody:
         def actor(self) -> str:
@@ -403,28 +405,28 @@ def test_openbao_gives_what_is_stored_in_either_version_of_its_engine(kind: str)
 
 
 def test_what_is_minted_for_a_reader_who_would_not_end_it_is_revoked_and_refused() -> None:
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
     minted = {
         "lease_id": "database/creds/ro/1",
         "lease_duration": 60,
         "data": {"username": "u", "password": VALUE},
     }
-    session = bao({"database/creds/ro": minted, "sys/leases/revoke": {}}, asked)
+    session = bao({"database/creds/ro": minted, "sys/leases/revoke": {}}, requests)
     with pytest.raises(IssueError, match="a dynamic secret") as caught:
         source("openbao:database/creds/ro#password", session=session).read()
-    assert ("POST", "sys/leases/revoke") in asked
+    assert ("POST", "sys/leases/revoke") in requests
     assert not leaks(caught.value)
     session.close()
 
 
 def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_minted() -> None:
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
     data = {"username": "u", "password": VALUE}
     minted = {"lease_id": "database/creds/ro/1", "lease_duration": 60, "data": data}
-    session = bao({"database/creds/ro": minted, "auth/token/revoke-self": {}}, asked)  # else 404
+    session = bao({"database/creds/ro": minted, "auth/token/revoke-self": {}}, requests)  # else 404
     with pytest.raises(IssueError, match="a dynamic secret; use"):
         source("openbao:database/creds/ro#password", session=session).read()
-    assert asked[-1] == ("POST", "auth/token/revoke-self")
+    assert requests[-1] == ("POST", "auth/token/revoke-self")
     assert session.shared_login is None
     session.close()
 

@@ -223,9 +223,9 @@ async def test_an_agent_that_acts_for_itself_is_its_own_subject_and_has_no_actor
 
 @pytest.mark.promise("wrong-answer-revoked")
 async def test_exactly_the_grant_is_asked_for(server: AuthorizationServer, mode: Mode) -> None:
-    wanted = grant(scopes=frozenset({"orders:read", "items:read"}))
+    wide_grant = grant(scopes=frozenset({"orders:read", "items:read"}))
     proofs = ProofKey(clock=lambda: NOW)
-    credential: Credential = await mode.call(server.broker(proof_key=proofs), "issue", wanted)
+    credential: Credential = await mode.call(server.broker(proof_key=proofs), "issue", wide_grant)
     form = server.calls("token")[-1]
     token, actor = form.pop("subject_token"), form.pop("actor_token")
     assert {**form, "client_assertion": "", "authorization_details": ""} == {
@@ -240,9 +240,9 @@ async def test_exactly_the_grant_is_asked_for(server: AuthorizationServer, mode:
         "client_assertion": "",
         "authorization_details": "",
     }
-    assert json.loads(form["authorization_details"]) == [wanted.detail()]
-    assert wanted.subject_token is not None
-    assert token == wanted.subject_token.reveal()
+    assert json.loads(form["authorization_details"]) == [wide_grant.detail()]
+    assert wide_grant.subject_token is not None
+    assert token == wide_grant.subject_token.reveal()
     assert (
         decode(actor, lambda _: public_key(AGENTS.public_jwk), typ=frozenset({"jwt"})).claims["aud"] == ISSUER
     )
@@ -255,10 +255,10 @@ async def test_exactly_the_grant_is_asked_for(server: AuthorizationServer, mode:
 async def test_a_resource_is_named_by_its_uri_where_it_has_one(
     server: AuthorizationServer, mode: Mode
 ) -> None:
-    own = Resource(name="orders", audiences={ToolPath.READ: "https://orders.example/read"})
+    uri_resource = Resource(name="orders", audiences={ToolPath.READ: "https://orders.example/read"})
     uri = {"orders/read": "https://api.example/orders"}
     for what, uris, resource in (
-        (grant(resource=own), {}, "https://orders.example/read"),
+        (grant(resource=uri_resource), {}, "https://orders.example/read"),
         (grant(), uri, "https://api.example/orders"),
     ):
         await mode.call(server.broker(resource_uris=uris), "issue", what)
@@ -279,9 +279,9 @@ async def test_another_type_of_subject_token_may_be_opaque_but_never_anothers(
     broker = server.broker(subject_token_type=f"{TYPE}access_token")
     assert "400 invalid_request" in await refused(mode, broker, grant(subject_token=Secret("opaque")))
     assert server.calls("token")[0]["subject_token_type"] == f"{TYPE}access_token"
-    sent = len(server.sent)
+    count = len(server.sent)
     assert "subject" in await refused(mode, broker, grant(subject_token=user_token("user:bob")))
-    assert len(server.sent) == sent
+    assert len(server.sent) == count
 
 
 async def test_a_nonce_is_asked_for_once_and_remembered(server: AuthorizationServer, mode: Mode) -> None:
@@ -298,7 +298,7 @@ async def test_a_nonce_is_asked_for_once_and_remembered(server: AuthorizationSer
 
 
 async def test_an_issuer_that_gives_longer_is_cut_and_the_note_outlives_the_token(mode: Mode) -> None:
-    kept: dict[str, float] = {}
+    entries: dict[str, float] = {}
     server = AuthorizationServer("jwt")
     server.lifetime = 3600.0
 
@@ -306,17 +306,17 @@ async def test_an_issuer_that_gives_longer_is_cut_and_the_note_outlives_the_toke
         inline = True
 
         def remember(self, key: str, until: float) -> bool:
-            kept[key] = until
+            entries[key] = until
             return True
 
     broker = server.broker(store=cast(Store, Noting()))
     credential = await mode.call(broker, "issue", grant(lifetime=30.0))
     assert credential.expires_at == NOW + 30
     await mode.call(broker, "revoke", credential.handle, credential.expires_at)
-    assert list(kept.values()) == [NOW + 3600 + 60]
+    assert list(entries.values()) == [NOW + 3600 + 60]
     server.lifetime, server.claims = 7 * 86_400.0, {"sub": "user:bob"}
     assert "another subject" in await refused(mode, broker, grant())
-    assert list(kept.values())[1:] == [NOW + 7 * 86_400 + 60]
+    assert list(entries.values())[1:] == [NOW + 7 * 86_400 + 60]
 
 
 async def test_a_shorter_token_or_a_narrower_scope_is_taken(server: AuthorizationServer, mode: Mode) -> None:
@@ -522,7 +522,7 @@ async def test_an_issuer_that_answers_nonsense_is_an_error_in_our_words(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         ("invalid_scope", "answered 400 invalid_scope"),
         ("invalid_target", "answered 400 invalid_target"),
@@ -531,29 +531,29 @@ async def test_an_issuer_that_answers_nonsense_is_an_error_in_our_words(
     ],
 )
 async def test_the_errors_of_the_rfcs_are_told_and_no_other_text(
-    opaque: AuthorizationServer, mode: Mode, error: Any, told: str
+    opaque: AuthorizationServer, mode: Mode, error: Any, message: str
 ) -> None:
-    said = {"error": error, "error_description": "s3cret"}
-    opaque.faults["/token"] = lambda _: httpx.Response(400, json=said)
-    assert await refused(mode, opaque.broker(), grant()) == told
+    body = {"error": error, "error_description": "s3cret"}
+    opaque.faults["/token"] = lambda _: httpx.Response(400, json=body)
+    assert await refused(mode, opaque.broker(), grant()) == message
 
 
 @pytest.mark.promise("issuer-nonsense-is-error")
 async def test_no_frame_of_a_failure_holds_a_token(server: AuthorizationServer, mode: Mode) -> None:
-    asked = grant()
-    assert asked.subject_token is not None
+    secret_grant = grant()
+    assert secret_grant.subject_token is not None
     for place in ("/token", "/introspection", "/revocation"):
         server.claims = {"sub": "user:bob"}
         server.faults = {place: lambda _: httpx.Response(500)}
         with pytest.raises(IssueError) as caught:
-            await mode.call(server.broker(), "issue", asked)
-        shown = "".join(
+            await mode.call(server.broker(), "issue", secret_grant)
+        text = "".join(
             str(frame.locals)
             for frame in traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
             if "/agentguard/" in frame.filename
         )
-        for secret in (asked.subject_token.reveal(), *server.alive, "client_assertion"):
-            assert secret not in shown
+        for secret in (secret_grant.subject_token.reveal(), *server.alive, "client_assertion"):
+            assert secret not in text
 
 
 @pytest.fixture
@@ -667,11 +667,11 @@ async def test_metadata_is_fetched_once_for_all_and_again_after_a_failure() -> N
 
 
 async def test_a_client_proves_itself_by_its_svid_or_by_a_secret(mode: Mode) -> None:
-    seen: list[tuple[dict[str, str], httpx.Headers]] = []
+    proofs: list[tuple[dict[str, str], httpx.Headers]] = []
     server = AuthorizationServer()
 
     def look(request: httpx.Request) -> httpx.Response:
-        seen.append((server.calls("token")[-1], request.headers))
+        proofs.append((server.calls("token")[-1], request.headers))
         return httpx.Response(401, json={"error": "invalid_client"})
 
     server.faults["/token"] = look
@@ -681,7 +681,7 @@ async def test_a_client_proves_itself_by_its_svid_or_by_a_secret(mode: Mode) -> 
         ClientSecretBasic("cl:ient", Secret("p ss")),
     ):
         assert "401 invalid_client" in await refused(mode, server.broker(client_auth=auth), grant())
-    (form, _), (basic, headers) = seen
+    (form, _), (basic, headers) = proofs
     assert form["client_assertion_type"].endswith(":jwt-spiffe")
     assert (
         decode(

@@ -105,8 +105,8 @@ class AuthorizationServer:
             return httpx.Response(200, json=answers[path](form, request), headers={"DPoP-Nonce": self.nonce})
         except Refusal as refusal:
             status = 401 if str(refusal) == "invalid_client" else 400
-            said = {"error": str(refusal), "error_description": "s3cret-of-the-server"}
-            return httpx.Response(status, json=said, headers={"DPoP-Nonce": self.nonce})
+            members = {"error": str(refusal), "error_description": "s3cret-of-the-server"}
+            return httpx.Response(status, json=members, headers={"DPoP-Nonce": self.nonce})
 
     def _once(self, jti: str, refusal: str) -> None:
         if jti in self._seen:
@@ -167,7 +167,7 @@ class AuthorizationServer:
         claims = {name: value for name, value in (claims | self.claims).items() if value is not ...}
         token = self._minted(claims)
         self.alive[token] = claims
-        said = {
+        members = {
             "access_token": token,
             "issued_token_type": f"{TYPE}access_token",
             "token_type": "DPoP",
@@ -175,7 +175,7 @@ class AuthorizationServer:
             "scope": claims.get("scope"),
             "authorization_details": claims.get("authorization_details"),
         }
-        return {name: value for name, value in (said | self.says).items() if value is not ...}
+        return {name: value for name, value in (members | self.says).items() if value is not ...}
 
     def _minted(self, claims: dict[str, Any]) -> str:
         if self.jwt:
@@ -191,13 +191,13 @@ class AuthorizationServer:
     def _introspect(self, form: dict[str, str], _request: httpx.Request) -> dict[str, Any]:
         if self.jwt:
             raise Refusal("unsupported_token_type")
-        found = self.alive.get(form["token"])
-        if found is None:
+        claims = self.alive.get(form["token"])
+        if claims is None:
             return {"active": False}
         return {
             "active": True,
             "token_type": "DPoP",
-            **{k: v for k, v in found.items() if k not in {"jti", "iss"}},
+            **{k: v for k, v in claims.items() if k not in {"jti", "iss"}},
         }
 
     # --- its client

@@ -49,32 +49,35 @@ class Aws:
             documents = list(self.policies.get(role, {}).values())
         return any(denies(json.loads(document), context) for document in documents)
 
-    def answer(self, asked: dict[str, str]) -> tuple[int, bytes]:
-        action = asked["Action"]
+    def answer(self, parameters: dict[str, str]) -> tuple[int, bytes]:
+        action = parameters["Action"]
         if (fault := self.fault(action)) is not None:
             return fault
         if action.startswith("AssumeRole"):
-            return 200, self._assumed(action, asked)
-        policies = self.policies.setdefault(asked["RoleName"], {})
+            return 200, self._assumed(action, parameters)
+        policies = self.policies.setdefault(parameters["RoleName"], {})
         with self.lock:
             if action == "PutRolePolicy":
-                others = sum(len(d) for name, d in policies.items() if name != asked["PolicyName"])
-                if others + len(asked["PolicyDocument"]) > 10_240:
+                others = sum(len(d) for name, d in policies.items() if name != parameters["PolicyName"])
+                if others + len(parameters["PolicyDocument"]) > 10_240:
                     return error(409, "LimitExceeded")
-                policies[asked["PolicyName"]] = asked["PolicyDocument"]
+                policies[parameters["PolicyName"]] = parameters["PolicyDocument"]
             elif action == "DeleteRolePolicy":
-                policies.pop(asked["PolicyName"], None)
+                policies.pop(parameters["PolicyName"], None)
             members = "".join(f"<member>{name}</member>" for name in policies)
         return 200, xml(action, f"<PolicyNames>{members}</PolicyNames><IsTruncated>false</IsTruncated>")
 
-    def _assumed(self, action: str, asked: dict[str, str]) -> bytes:
+    def _assumed(self, action: str, parameters: dict[str, str]) -> bytes:
         self.number += 1
-        ends = datetime.fromtimestamp(self.clock() + float(asked["DurationSeconds"]) + self.longer, UTC)
-        role = asked["RoleArn"].rpartition("/")[2]
-        arn = f"arn:aws:sts::123456789012:assumed-role/{role}/{asked['RoleSessionName']}"
+        ends = datetime.fromtimestamp(self.clock() + float(parameters["DurationSeconds"]) + self.longer, UTC)
+        role = parameters["RoleArn"].rpartition("/")[2]
+        arn = f"arn:aws:sts::123456789012:assumed-role/{role}/{parameters['RoleSessionName']}"
         keys = {"AccessKeyId": f"ASIA{self.number:016}", "SecretAccessKey": f"secret-{self.number:030}"}
         keys |= {"SessionToken": f"token-{self.number:030}", "Expiration": ends.isoformat()}
-        user = {"AssumedRoleId": f"AROAEXAMPLE:{asked['RoleSessionName']}", "Arn": self.session_arn or arn}
+        user = {
+            "AssumedRoleId": f"AROAEXAMPLE:{parameters['RoleSessionName']}",
+            "Arn": self.session_arn or arn,
+        }
         parts = "".join(f"<{name}>{value}</{name}>" for name, value in keys.items())
         who = "".join(f"<{name}>{value}</{name}>" for name, value in user.items())
         return xml(action, f"<Credentials>{parts}</Credentials><AssumedRoleUser>{who}</AssumedRoleUser>")
@@ -86,18 +89,18 @@ def denies(policy: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
         statement["Effect"] == "Deny"
         and (statement["Action"], statement["Resource"]) == ("*", "*")
         and all(
-            _met(operator, context[key], wanted)
+            _met(operator, context[key], limit)
             for operator, keys in statement["Condition"].items()
-            for key, wanted in keys.items()
+            for key, limit in keys.items()
         )
         for statement in policy["Statement"]
     )
 
 
-def _met(operator: str, value: Any, wanted: Any) -> bool:
+def _met(operator: str, value: Any, limit: Any) -> bool:
     if operator == "StringLike":
-        return any(fnmatchcase(value, pattern) for pattern in wanted)
-    instant = datetime.fromisoformat(wanted).timestamp()
+        return any(fnmatchcase(value, pattern) for pattern in limit)
+    instant = datetime.fromisoformat(limit).timestamp()
     return bool({"DateLessThan": value < instant, "DateGreaterThan": value > instant}[operator])
 
 
@@ -122,10 +125,10 @@ def serving(aws: Aws) -> Iterator[Aws]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            asked = {name: values[0] for name, values in parse_qs(body, keep_blank_values=True).items()}
-            aws.requests.append(asked)
+            parameters = {name: values[0] for name, values in parse_qs(body, keep_blank_values=True).items()}
+            aws.requests.append(parameters)
             aws.headers.append(dict(self.headers))
-            status, content = aws.answer(asked)
+            status, content = aws.answer(parameters)
             self.send_response(status)
             self.send_header("Content-Type", "text/xml")
             self.send_header("Content-Length", str(len(content)))

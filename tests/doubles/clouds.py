@@ -96,12 +96,12 @@ def running(cloud: Cloud, directory: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server.socket = context.wrap_socket(server.socket, server_side=True)
     port, find = server.server_address[1], socket.getaddrinfo
 
-    def found(host: Any, asked: Any, *args: Any, **kwargs: Any) -> Any:
+    def resolve(host: Any, requested: Any, *args: Any, **kwargs: Any) -> Any:
         if host in HOSTS_AND_AWS:
             return find("127.0.0.1", port, *args, **kwargs)
-        return find(host, asked, *args, **kwargs)
+        return find(host, requested, *args, **kwargs)
 
-    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     for variable in ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"):
         monkeypatch.setenv(variable, str(directory / "ca.pem"))
     thread = Thread(target=server.serve_forever, args=(0.05,))
@@ -138,8 +138,8 @@ def _answering(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
 
         def _reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            host, given = self.headers["Host"].partition(":")[0], bool(self.headers.get("Authorization"))
-            status, answer = cloud.answer(host, self.command, self.path, body, given)
+            host, is_signed = self.headers["Host"].partition(":")[0], bool(self.headers.get("Authorization"))
+            status, answer = cloud.answer(host, self.command, self.path, body, is_signed)
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -47,13 +47,13 @@ class GitHub:
     def _mint(self, request: httpx.Request, bearer: str) -> httpx.Response:
         if not self._is_app(bearer) or request.headers["accept"] != "application/vnd.github+json":
             return httpx.Response(401, json={"message": "A JSON web token could not be decoded"})
-        asked = json.loads(request.content)
-        self.asked.append(asked)
-        permissions = asked.get("permissions") or APP
+        body = json.loads(request.content)
+        self.asked.append(body)
+        permissions = body.get("permissions") or APP
         beyond = any(LEVELS.index(APP[n]) < LEVELS.index(v) for n, v in permissions.items() if n in APP)
         if beyond or not set(permissions) <= set(APP):
             return httpx.Response(422, json={"message": "The permissions requested are not granted"})
-        names = asked.get("repositories") or REPOSITORIES
+        names = body.get("repositories") or REPOSITORIES
         if not set(names) <= set(REPOSITORIES):
             return httpx.Response(422, json={"message": "There is at least one repository that is gone"})
         token = f"ghs_APPID_eyJ{len(self.seen):06}.{'x' * 300}.sig-_"
@@ -63,7 +63,7 @@ class GitHub:
             "token": token,
             "expires_at": ends,
             "permissions": {**permissions, "metadata": "read"},
-            "repository_selection": "selected" if asked.get("repositories") else "all",
+            "repository_selection": "selected" if body.get("repositories") else "all",
             "repositories": [{"id": 1, "name": name, "full_name": f"acme/{name}"} for name in names],
         }
         return httpx.Response(201, json=self.distort(answer))

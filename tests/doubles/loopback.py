@@ -34,8 +34,8 @@ class Connection:
             if not more:
                 break
             received += more
-            if said := re.search(rb"content-length: (\d+)", received, re.IGNORECASE):
-                length = received.index(b"\r\n\r\n") + 4 + int(said[1]) if b"\r\n\r\n" in received else 0
+            if match := re.search(rb"content-length: (\d+)", received, re.IGNORECASE):
+                length = received.index(b"\r\n\r\n") + 4 + int(match[1]) if b"\r\n\r\n" in received else 0
         self.requests.append(received)
         return received
 
@@ -97,7 +97,7 @@ def certificate(directory: Path, *, expires: timedelta) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now = datetime.now(UTC)
-    made = (
+    builder = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=2))
         .not_valid_after(now + expires)
@@ -107,5 +107,5 @@ def certificate(directory: Path, *, expires: timedelta) -> Path:
     )
     file = directory / "server.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private + made.public_bytes(Encoding.PEM))
+    file.write_bytes(private + builder.public_bytes(Encoding.PEM))
     return file

@@ -58,10 +58,10 @@ class WorkloadApi(stubs.SpiffeWorkloadAPIServicer):
     def FetchX509SVID(self, request: Any, context: Any) -> Iterator[Any]:
         while context.is_active():
             self._admit(context)
-            told = self._version
+            version = self._version
             yield messages.X509SVIDResponse(svids=[svid(str(self.spiffe_id), self.x509_lifetime)])
             with self._changed:
-                while context.is_active() and self._version == told:
+                while context.is_active() and self._version == version:
                     self._changed.wait(0.05)
 
     def _admit(self, context: Any) -> None:

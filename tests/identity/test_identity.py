@@ -58,7 +58,7 @@ class Clock:
         return self.now
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return all that a log would say of *error*."""
     return f"{error!r} {''.join(traceback.format_exception(error))}"
 
@@ -177,11 +177,11 @@ async def test_a_denial_ends_all_tokens_also_the_one_that_it_does_not_renew(cloc
         raise IdentityDenied("no identity")
 
     for audience, later in ((OTHER, 0), (ONE, 31)):
-        kept = await tokens.get(ONE, fetched, tokens.share.async_)
+        first = await tokens.get(ONE, fetched, tokens.share.async_)
         clock.now += later
         with pytest.raises(IdentityDenied):
             await tokens.get(audience, denied, tokens.share.async_)
-        assert await tokens.get(ONE, fetched, tokens.share.async_) is not kept
+        assert await tokens.get(ONE, fetched, tokens.share.async_) is not first
 
 
 async def test_a_token_that_arrives_after_all_were_forgotten_is_not_kept(clock: Clock) -> None:
@@ -342,7 +342,7 @@ def test_a_file_s_token_is_never_sent_to_another_audience(
     volume.write(token)
     with pytest.raises(IdentityError, match="is not for the audience") as raised:
         FileIdentity(volume.token, clock=clock).token(audience)
-    assert not any(part in told(raised.value) for part in token.split("."))
+    assert not any(part in error_text(raised.value) for part in token.split("."))
 
 
 def test_a_token_for_several_audiences_is_refused_where_one_is_demanded(volume: Volume, clock: Clock) -> None:
@@ -407,7 +407,7 @@ def test_what_is_no_token_is_refused_and_not_repeated(tmp_path: Path, clock: Clo
     file.write_text(content)
     with pytest.raises(IdentityError, match="its token is no") as raised:
         FileIdentity(file, clock=clock).actor()
-    assert len(content) < 6 or content not in told(raised.value)
+    assert len(content) < 6 or content not in error_text(raised.value)
 
 
 # --- GitHub Actions
@@ -562,8 +562,8 @@ async def test_an_answer_that_holds_no_token_is_refused_and_not_repeated(
     github.answer = lambda _request: httpx.Response(200, content=body)
     with pytest.raises(IdentityError, match=r"^GitHub Actions: its answer holds no token$") as raised:
         await mode.call(source, "token", ONE)
-    assert REQUEST_TOKEN not in told(raised.value)
-    assert "api-version" not in told(raised.value)
+    assert REQUEST_TOKEN not in error_text(raised.value)
+    assert "api-version" not in error_text(raised.value)
 
 
 async def test_a_token_is_kept_for_its_audience_until_half_of_its_life(
@@ -675,8 +675,10 @@ class TestSpiffeIdentity(IdentityContract):
 
 def test_only_its_own_room_imports_grpc() -> None:
     code = "import sys, agentguard.identity.file; print({'grpc', 'spiffe'} & {*sys.modules})"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ran.stdout == "set()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"
 
 
 def test_the_address_is_the_environment_s_unless_given(
@@ -700,12 +702,12 @@ def test_a_closed_identity_leaves_no_call_to_the_interpreters_end(
     """There its finalizer can wait for ever, for a lock of a thread that is no more."""
 
     def calls() -> set[int]:
-        return {id(each) for each in gc.get_objects() if isinstance(each, Rendezvous)}
+        return {id(entry) for entry in gc.get_objects() if isinstance(entry, Rendezvous)}
 
-    told = threading.Event()
+    closed = threading.Event()
 
     def slow(_context: object) -> None:
-        told.set()
+        closed.set()
         time.sleep(0.3)
 
     gc.collect()
@@ -716,7 +718,7 @@ def test_a_closed_identity_leaves_no_call_to_the_interpreters_end(
         source.token(ONE)
         monkeypatch.setattr(source, "_update", slow)
         api.change(spiffe_id="spiffe://td.example/other")
-        assert told.wait(5)
+        assert closed.wait(5)
         assert calls() - before
         source.close()  # while the stream's thread is about to tell of a change
         assert not calls() - before

@@ -37,15 +37,15 @@ def limited(options: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Make outbounds that are closed at the end."""
-    made: list[Outbound] = []
+    outbounds: list[Outbound] = []
 
     def make(base_url: str, **options: Any) -> Outbound:
-        made.append(Outbound("issuer", base_url, **limited(options)))
-        return made[-1]
+        outbounds.append(Outbound("issuer", base_url, **limited(options)))
+        return outbounds[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for outbound in outbounds:
+        outbound.close()
 
 
 class Service:
@@ -75,11 +75,11 @@ async def ask(outbound: Outbound, mode: Mode, **options: Any) -> Answer:
         answer: Answer = await outbound.ask.async_("POST", url, **options)
         return answer
 
-    async def asked() -> Answer:
+    async def coroutine() -> Answer:
         answer: Answer = await outbound.ask.sync("POST", url, **options)
         return answer
 
-    return drive(asked())
+    return drive(coroutine())
 
 
 async def fails(outbound: Outbound, mode: Mode, reason: str, **options: Any) -> IssueError:
@@ -89,9 +89,9 @@ async def fails(outbound: Outbound, mode: Mode, reason: str, **options: Any) -> 
     error = raised.value
     assert error.__cause__ is None
     assert error.__context__ is None
-    said = f"{error!r} {''.join(traceback.format_exception(error))} {outbound!r}"
-    assert SECRET not in said
-    assert QUERY not in said
+    text = f"{error!r} {''.join(traceback.format_exception(error))} {outbound!r}"
+    assert SECRET not in text
+    assert QUERY not in text
     return error
 
 
@@ -165,11 +165,11 @@ async def test_headers_that_drip_hold_no_coroutine(make: Make) -> None:
         assert time.monotonic() - started < 1.2
 
 
-@pytest.mark.parametrize("said", [b"garbage\r\n\r\n", b"\x00" * 100, b"", b"HTTP/1.1 999999 X\r\n\r\n"])
-async def test_garbage_is_no_answer(make: Make, mode: Mode, said: bytes) -> None:
+@pytest.mark.parametrize("content", [b"garbage\r\n\r\n", b"\x00" * 100, b"", b"HTTP/1.1 999999 X\r\n\r\n"])
+async def test_garbage_is_no_answer(make: Make, mode: Mode, content: bytes) -> None:
     def garbage(connection: Connection) -> None:
         connection.request()
-        connection.send(said)
+        connection.send(content)
 
     with serving(garbage) as server:
         await fails(make(server.url), mode, r"no answer \(RemoteProtocolError\)")
@@ -409,7 +409,7 @@ async def test_the_circuit_keeps_nothing_of_a_request_that_failed(mode: Mode) ->
     outbound = Service(httpx.Response(500)).outbound()
     await fails(outbound, mode, "answered 500", data=Body(token=SECRET))
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, Body)]
+    assert not [body for body in gc.get_objects() if isinstance(body, Body)]
 
 
 @pytest.mark.promise("service-failures-bounded")
