@@ -1,1 +1,5 @@
-"""Sync from async, written once (`drive`), and one fetch for many waiters (`single_flight`)."""
+"""One implementation for the synchronous and the asynchronous path, and one fetch for several callers.
+
+drive          runs a coroutine without an event loop, and makes both forms of a port's method
+single_flight  when several callers need the same value at once, one of them fetches it for all
+"""
