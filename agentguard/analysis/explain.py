@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from agentguard.analysis.changes import Change, changes
-from agentguard.analysis.simulate import Decide, Verdict, verdict
+from agentguard.analysis.decide import Decide, Verdict, verdict
 from agentguard.model import AccessRequest, Decision
 
 __all__ = ["Turned", "turning"]

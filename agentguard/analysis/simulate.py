@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
+from agentguard.analysis.decide import Decide, Verdict, verdict
 from agentguard.audit.requests import replayed
-from agentguard.model import AccessRequest, Decision, Effect, ToolSpec
-from agentguard.ports import Policy
+from agentguard.model import Decision, Effect, ToolSpec
 
-__all__ = ["Decide", "Simulation", "Turn", "Verdict", "judge", "simulate", "verdict"]
+__all__ = ["Simulation", "Turn", "simulate"]
 
-Decide = Callable[[AccessRequest], Decision]
-"""Gives the whole decision of a guard (mandate, rights, policy, obligations), and carries out nothing."""
-
-_OF_RULES = frozenset({"unknown_tool", "mandate", "policy", "policy_error", "obligation"})
+_OF_RULES = frozenset(
+    {"unknown_tool", "mandate", "policy", "policy_error", "obligation", "no_rights", "no_credential"}
+)
 _ASKED = frozenset({"approval_refused", "approval_unavailable"})
-
-
-class Verdict(StrEnum):
-    """A decision on a call. Asking a person is a verdict of its own."""
-
-    PERMITTED = "permitted"
-    ASKED = "asked"
-    DENIED = "denied"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,28 +44,6 @@ class Simulation:
     def asked_again(self) -> int:
         """How many calls were decided anew."""
         return self.same + sum(turn.count for turn in self.turns)
-
-
-def verdict(decision: Decision) -> Verdict:
-    """Return the verdict of a decision."""
-    if not decision.permitted:
-        return Verdict.DENIED
-    return Verdict.ASKED if decision.obliges("approve") else Verdict.PERMITTED
-
-
-def judge(policy: Policy, request: AccessRequest) -> Decision:
-    """Answer as a guard does: the mandate first; what errs, lies or obliges to the unknown is a deny."""
-    if objection := request.task.mandate.objection(request.tool, request.arguments):
-        return Decision(effect=Effect.DENY, reason=f"mandate: {objection}")
-    try:
-        decision = policy.decide(request)
-    except Exception as error:  # noqa: BLE001  a policy that errs, in whatever way, is a deny
-        return Decision(effect=Effect.DENY, reason=f"policy failed: {type(error).__name__}")
-    if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
-        return Decision(effect=Effect.DENY, reason=f"policy answered with {type(decision).__name__}")
-    if decision.permitted and (kind := decision.not_understood) is not None:
-        return replace(decision, effect=Effect.DENY, reason=f"{kind} is not understood", obligations=())
-    return decision
 
 
 def simulate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from agentguard import ConfigurationError, Guard
+from agentguard.analysis.decide import decider, request_for, verdict
 from agentguard.analysis.explain import turning
 from agentguard.analysis.lint import applies_to
-from agentguard.analysis.simulate import judge, verdict
 from agentguard.audit.requests import replayed
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._policies import (
@@ -31,12 +31,12 @@ from agentguard.model import (
     Identity,
     Mandate,
     Provenance,
-    Sensitivity,
     TaskState,
 )
-from agentguard.provenance.arguments import provenance_of
 
 __all__ = ["command"]
+
+_TRUSTED = Provenance(sources=frozenset({"trusted"}), user=False)
 
 
 def command(
@@ -130,17 +130,8 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
         raise ConfigurationError(
             f"the arguments are no JSON object: {error}", hint="--args '{...}'"
         ) from None
-    provenance = provenance_of(spec, arguments, task, {})
-    vouched = Provenance(sources=frozenset({"trusted"}), user=False, sensitivity=Sensitivity.PUBLIC)
-    return AccessRequest(
-        identity=task.identity,
-        tool=spec,
-        arguments=arguments,
-        task=task,
-        provenance={**provenance, **dict.fromkeys(trusted, vouched)},
-        environment=guard.enforcement.environment,
-        at=guard.enforcement.clock(),
-    )
+    request = request_for(guard.enforcement, spec, arguments, task)
+    return replace(request, provenance={**request.provenance, **dict.fromkeys(trusted, _TRUSTED)})
 
 
 def _unclassified(tool: str) -> ConfigurationError:
@@ -151,7 +142,7 @@ def _unclassified(tool: str) -> ConfigurationError:
 
 def _report(guard: Guard, request: AccessRequest) -> None:
     console, policy = out(), guard.enforcement.policy
-    decide = partial(judge, policy)
+    decide = decider(guard.enforcement)
     decision = decide(request)
     rules = {rule.id: rule for rule in getattr(policy, "rules", ())}
     note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,8 @@ import typer
 from rich.table import Table
 
 from agentguard import ConfigurationError
-from agentguard.analysis.simulate import Simulation, Verdict, judge, simulate
+from agentguard.analysis.decide import Verdict, decider
+from agentguard.analysis.simulate import Simulation, simulate
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._policies import (
     attach,
@@ -46,7 +46,7 @@ def command(
         with guard_of(config) as guard:
             attach(guard, [] if tools is None else tools_of(load_object(tools)))
             warn_of_unknown_arguments(guard)
-            simulation = simulate(partial(judge, guard.enforcement.policy), records, guard.catalog.tool)
+            simulation = simulate(decider(guard.enforcement), records, guard.catalog.tool)
     except ConfigurationError as error:
         fail(error)
     if to is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from agentguard.analysis.changes import changes
+from agentguard.analysis.decide import verdict
 from agentguard.analysis.explain import ASKS, turning
-from agentguard.analysis.simulate import judge, verdict
 from agentguard.audit import JsonLinesAudit
 from agentguard.audit.requests import recorded
 from agentguard.cli import main
@@ -34,6 +33,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
+from tests.doubles.deciding import deciding
 
 PAY = ToolSpec(
     name="pay",
@@ -82,7 +82,7 @@ def policy() -> CedarPolicy:
 def told(policy: CedarPolicy, asked: AccessRequest) -> list[str]:
     return [
         str(turned)
-        for turned in turning(partial(judge, policy), asked, rules=[rule.text for rule in policy.rules])
+        for turned in turning(deciding(policy, PAY), asked, rules=[rule.text for rule in policy.rules])
     ]
 
 
@@ -122,14 +122,15 @@ def test_what_is_shown_turns_the_decision_and_no_part_of_it_does(
 ) -> None:
     origin = Provenance(sources=frozenset({"user"})) if named else UNKNOWN
     asked = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
-    before = verdict(judge(policy, asked))
-    for turned in turning(partial(judge, policy), asked, rules=[rule.text for rule in policy.rules]):
+    decide = deciding(policy, PAY)
+    before = verdict(decide(asked))
+    for turned in turning(deciding(policy, PAY), asked, rules=[rule.text for rule in policy.rules]):
         changed = asked
         for change in turned.changes:
             changed = change.make(changed)
-            alone = verdict(judge(policy, change.make(asked)))
+            alone = verdict(decide(change.make(asked)))
             assert len(turned.changes) == 1 or alone is before
-        assert verdict(judge(policy, changed)) is turned.verdict is not before
+        assert verdict(decide(changed)) is turned.verdict is not before
 
 
 def test_no_more_is_asked_than_was_said(policy: CedarPolicy) -> None:
@@ -142,7 +143,7 @@ def test_no_more_is_asked_than_was_said(policy: CedarPolicy) -> None:
 
     counting = Counting()
     constants = [f'"text {n}" {n}' for n in range(200)]
-    assert turning(partial(judge, counting), request(), rules=constants, asks=300) == ()
+    assert turning(deciding(counting, PAY), request(), rules=constants, asks=300) == ()
     assert counting.asked == 301
     assert len(list(changes(request(), constants))) < ASKS
 
@@ -154,7 +155,7 @@ def test_a_policy_that_shows_no_rules_is_asked_all_the_same() -> None:
         def decide(self, asked: AccessRequest) -> Decision:
             return Decision(effect=Effect.PERMIT if asked.provenance["to"].trusted else Effect.DENY)
 
-    assert [str(each) for each in turning(partial(judge, Careful()), request())] == [
+    assert [str(each) for each in turning(deciding(Careful(), PAY), request())] == [
         "permitted if to was named by the user",
         "permitted if to came from a trusted source",
         "permitted if to were left out",

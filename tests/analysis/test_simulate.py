@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from langchain_core.tools import tool
 from typer.testing import CliRunner, Result
 
 from agentguard import Denied, Guard
+from agentguard.analysis.decide import Verdict, verdict
 from agentguard.analysis.explain import turning
-from agentguard.analysis.simulate import Verdict, judge, simulate, verdict
+from agentguard.analysis.simulate import simulate
 from agentguard.audit import JsonLinesAudit
 from agentguard.audit.requests import recorded, replayed
 from agentguard.cli import main
 from agentguard.model import AccessRequest, Decision, Effect, Mandate, Obligation, ToolPath, ToolSpec
 from agentguard.testing.samples import sample_request
+from tests.doubles.deciding import deciding
 
 POLICY = """
 @id("small") permit (principal, action == Action::"pay", resource) when { context.args.amount <= 100 };
@@ -37,6 +38,7 @@ requests = true
 path = "write"
 args = { amount = "integer" }
 """
+TOOL = sample_request().tool
 Run = Callable[..., Result]
 
 
@@ -160,15 +162,20 @@ def test_a_policy_that_errs_denies() -> None:
 
     record = {"event": "decision", "effect": "permit", "tool": "refund_order", "call": "c"}
     record["request"] = recorded(sample_request())  # type: ignore[assignment]  # JSON
-    found = simulate(partial(judge, Erring()), [record], lambda _name: sample_request().tool)
-    assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, "policy failed: OSError")]
+    found = simulate(deciding(Erring(), TOOL), [record], lambda _name: sample_request().tool)
+    assert [(turn.after, turn.reason) for turn in found.turns] == [
+        (Verdict.DENIED, "policy_error: policy failed: OSError")
+    ]
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (None, "policy answered with NoneType"),
-        (Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),)), "sing is not understood"),
+        (None, "policy_error: policy answered with NoneType"),
+        (
+            Decision(effect=Effect.PERMIT, obligations=(Obligation(kind="sing"),)),
+            "obligation: sing is not understood",
+        ),
     ],
 )
 def test_what_a_guard_would_not_accept_is_denied(answer: Decision | None, reason: str) -> None:
@@ -180,11 +187,11 @@ def test_what_a_guard_would_not_accept_is_denied(answer: Decision | None, reason
 
     record = {"event": "decision", "tool": "refund_order", "call": "c", "request": recorded(sample_request())}
     tool = sample_request().tool
-    found = simulate(partial(judge, Lying()), [{**record, "effect": "permit"}], lambda _name: tool)
+    found = simulate(deciding(Lying(), TOOL), [{**record, "effect": "permit"}], lambda _name: tool)
     assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, reason)]
     denied = {**record, "effect": "deny", "code": "obligation"}
-    assert simulate(partial(judge, Lying()), [denied], lambda _name: tool).same == 1
-    assert turning(partial(judge, Lying()), sample_request()) == ()
+    assert simulate(deciding(Lying(), TOOL), [denied], lambda _name: tool).same == 1
+    assert turning(deciding(Lying(), TOOL), sample_request()) == ()
 
 
 def test_arguments_that_are_not_known_are_told(run: Run, recording: Path) -> None:
