@@ -21,24 +21,24 @@ from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive
 from agentguard.config import Parts, build, load
-from agentguard.enforcement.approval import answer
 from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
-from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.routing import Brokers
-from agentguard.errors import TaskNotActive
+from agentguard.enforcement.setup import Options, Ports
+from agentguard.errors import Denied, TaskNotActive
 from agentguard.intent import Derivation, Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.identification import METADATA_KEY
 from agentguard.langchain.interrupts import interrupt
-from agentguard.langchain.messages import suspends
+from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.registry import GateRegistry, ToolLike
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
-from agentguard.model import AccessRequest, Budget, Identity, Mandate, Secret, ToolPath
+from agentguard.model import AccessRequest, Budget, Decision, Effect, Identity, Mandate, Secret, ToolPath
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
 from agentguard.redaction import install_log_redaction
-from agentguard.tasks.ending import Ending
+from agentguard.tasks.ending import Endings
 from agentguard.tasks.task import Task
 from agentguard.telemetry import Telemetry
 
@@ -79,6 +79,7 @@ class Guard:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         trace_arguments: bool = False,
+        trace_stages: bool = False,
         environment: Mapping[str, str] | None = None,
         ceiling: Ceiling | None = None,
         entitlements: Entitlements | Mapping[str, Ceiling] | None = None,
@@ -93,7 +94,7 @@ class Guard:
     ) -> None:
         if isinstance(entitlements, Mapping):
             entitlements = FixedEntitlements(entitlements)
-        self.enforcement = Enforcement(
+        ports = Ports(
             catalog=catalog,
             policy=policy if isinstance(policy, Policy) else FunctionPolicy(policy),
             identity=identity,
@@ -101,21 +102,24 @@ class Guard:
             store=store,
             audit=audit,
             approvers=for_each_path(InterruptApprover(interrupt) if approver is None else approver),
-            telemetry=Telemetry(tracer_provider, meter_provider, arguments=trace_arguments),
-            environment=environment,
-            ceiling=ceiling,
             entitlements=entitlements,
-            signals=signals,
+            signals=signals or {},
+        )
+        options = Options(
+            environment=environment or {},
+            ceiling=ceiling,
             lifetime=lifetime,
             approval_lifetime=approval_lifetime,
             timeout=timeout,
             clock=clock,
-            suspends=suspends,
             observe=observe,
             record_requests=record_requests,
+            outcome_of=outcome_of,
         )
-        self.enforcement.on_unrevoked = self.enforcement.outbox.watch
-        self._ending = Ending(self.enforcement)
+        telemetry = Telemetry(tracer_provider, meter_provider, arguments=trace_arguments, stages=trace_stages)
+        self.enforcement = Enforcement(ports, options, telemetry)
+        self.enforcement.on_unrevoked = self.enforcement.outbox_thread.watch
+        self._endings = Endings.of(self.enforcement)
         self.intent = Intent(templates, catalog)
         self._parts: list[object] = [store, audit]
         self._gates = GateRegistry(self.enforcement)
@@ -134,14 +138,15 @@ class Guard:
     def from_parts(cls, parts: Parts, **changes: Any) -> Self:
         """Build a guard from what `config.build` made, which it closes with itself."""
         guard = cls(**{**parts.arguments(), **changes})
-        made = (*parts.brokers.values(), *parts.signals.values(), parts.identity, parts.policy)
-        guard._parts = [*made, *guard._parts]
+        ports = parts.ports
+        adapters = (*ports.brokers.values(), *ports.signals.values(), ports.identity, ports.policy)
+        guard._parts = [*adapters, *guard._parts]
         return guard
 
     @property
     def catalog(self) -> Catalog:
         """What each tool is."""
-        return self.enforcement.catalog
+        return self.enforcement.ports.catalog
 
     # --- tasks
 
@@ -171,15 +176,14 @@ class Guard:
         """
         if self._gates.mistake is not None:
             raise self._gates.mistake
-        identity = Identity(subject=subject, actor=self.enforcement.identity.actor())
+        identity = Identity(subject=subject, actor=self.enforcement.ports.identity.actor())
         derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
         if derived.mandate.proposed:
             raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
         budget = derived.budget.within(Budget(calls=calls, writes=writes))
         token = None if subject_token is None else Secret(subject_token)
         return Task.new(
-            self.enforcement,
-            self._ending,
+            self._endings,
             purpose,
             identity,
             derived.mandate,
@@ -208,12 +212,12 @@ class Guard:
         Raises:
             TaskNotActive: The store knows no such task.
         """
-        state = self.enforcement.store.task(task_id)
+        state = self.enforcement.ports.store.task(task_id)
         if state is None:
             raise TaskNotActive(f"task {task_id} is unknown to the store")
         if subject_token is not None:
             self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
-        return Task(self.enforcement, self._ending, state, begun=True)
+        return Task(self._endings, state, begun=True)
 
     def recover(self) -> int:
         """Revoke what processes that are gone, or ended tasks, have left alive; returns what is left.
@@ -223,11 +227,11 @@ class Guard:
         Raises:
             StoreError: The outbox cannot be read.
         """
-        return drive(self.enforcement.outbox.sweep(self.enforcement.sync))
+        return drive(self.enforcement.sync.outbox.sweep())
 
     async def arecover(self) -> int:
         """Do as `recover`, on an event loop."""
-        return await self.enforcement.outbox.sweep(self.enforcement.async_)
+        return await self.enforcement.async_.outbox.sweep()
 
     def reload(self) -> bool:
         """Read the policy files of agentguard.toml again; return whether they are in force now.
@@ -235,8 +239,39 @@ class Guard:
         All of them are, or none: what is wrong leaves the old in force, and is logged as an error. An
         approval that was asked under the old does not hold under the new.
         """
-        reload: Callable[[], bool] | None = getattr(self.enforcement.policy, "reload", None)
+        reload: Callable[[], bool] | None = getattr(self.enforcement.ports.policy, "reload", None)
         return reload is not None and reload()
+
+    # --- decisions
+
+    def decide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
+        """Return what would be decided about a call now, without carrying anything out.
+
+        The call is judged as a real one: by the tool's schema, the mandate, the rights of user and agent,
+        and the policy. Nothing is recorded or minted, no budget is used, and no person is asked: where one
+        would be asked, the decision permits with the obligation ``approve``. *task* is the task of this
+        context, unless given. A denial says why in `reason`.
+        """
+        return drive(self._decide(self.enforcement.sync, tool, arguments, task))
+
+    async def adecide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
+        """Do as `decide`, on an event loop."""
+        return await self._decide(self.enforcement.async_, tool, arguments, task)
+
+    async def _decide(
+        self, flow: Flow, tool: str, arguments: Mapping[str, Any], task: Task | None
+    ) -> Decision:
+        invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
+        try:
+            return (await flow.decide(invocation)).decision
+        except Denied as denied:
+            return Decision(
+                effect=Effect.DENY,
+                policy_ids=denied.policy_ids,
+                reason=f"{denied.code}: {denied.reason}",
+                advice=denied.advice,
+                decision_id=denied.decision_id,
+            )
 
     # --- approvals
 
@@ -249,13 +284,17 @@ class Guard:
         Raises:
             ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
         """
-        return drive(answer(self.enforcement.sync, pending, approved, approver, reason))
+        return drive(
+            self.enforcement.sync.authorization.approvals.answer(pending, approved, approver, reason)
+        )
 
     async def aanswer(
         self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
     ) -> Any:
         """Do as `answer`, on an event loop."""
-        return await answer(self.enforcement.async_, pending, approved, approver, reason)
+        return await self.enforcement.async_.authorization.approvals.answer(
+            pending, approved, approver, reason
+        )
 
     # --- signals
 
@@ -267,14 +306,12 @@ class Guard:
         """
         from agentguard.signals import Receiver
 
-        flow = self.enforcement
-
-        async def heed(event: SessionRevoked) -> None:
-            named = {name: each.name for name in ("token", "user") if (each := getattr(event, name))}
+        async def end(event: SessionRevoked) -> None:
+            names = {kind: name.name for kind in ("token", "user") if (name := getattr(event, kind))}
             cause = f"signal of {event.issuer}: {event.reason}"
-            await self._ending.heed(cause, flow.async_, task=event.task_id, **named)
+            await self._endings.async_.end_by_signal(cause, task=event.task_id, **names)
 
-        return Receiver(sources, audience=audience, store=flow.store, revoke=heed)
+        return Receiver(sources, audience=audience, store=self.enforcement.ports.store, revoke=end)
 
     # --- langchain
 
@@ -332,7 +369,7 @@ class Guard:
 
     def close(self) -> None:
         """Close the store and the audit log, and of a file's guard all else that was made for it."""
-        self.enforcement.outbox.close()
+        self.enforcement.close()
         for part in self._parts:
             with suppress(AttributeError):
                 part.close()  # type: ignore[attr-defined]  # not every adapter has one

@@ -9,6 +9,7 @@ raises, or a late answer, is a denied call. Each Protocol has a contract suite i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from agentguard.model import (
@@ -34,6 +35,7 @@ __all__ = [
     "Approver",
     "AuditLog",
     "Broker",
+    "BrokerTraits",
     "CatalogAware",
     "Entitlements",
     "IdentitySource",
@@ -71,22 +73,36 @@ class CatalogAware(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerTraits:
+    """What a broker says of itself; a broker without ``traits`` has the defaults.
+
+    - `legacy`: its credentials are long-lived, and are not minted for a call.
+    - `reuse`: the paths on which one credential may serve several calls of one task. It is then revoked
+      when the task ends.
+    - `binds_arguments`: a credential is for one set of arguments, and so is a reused one.
+    - `notes_in`: an optional fast path. If revoking only means to `remember` one key in this store, the
+      broker returns the key and its time by ``note``. A guard on the same store writes them in the
+      transaction that ends the call, and does not call `revoke`.
+    """
+
+    legacy: bool = False
+    reuse: frozenset[ToolPath] = frozenset()
+    binds_arguments: bool = True
+    notes_in: Store | None = None
+
+
 @runtime_checkable
 class Broker(Protocol):
     """Turns a grant into a credential, and revokes it. One broker serves the paths it says.
 
     `paths` is structure and not a hint: a guard refuses at start to use a broker for a path that it
-    does not list. A broker may say more of itself; a guard reads it once:
+    does not list. A broker may have more, which a guard reads once:
 
-    - ``prepare(grant) -> str``: the handle of what is about to be minted. It is recorded before
-      `issue` is called, so that a crash in between loses track of nothing.
-    - ``legacy`` (bool): what it gives is long-lived and was not minted for the call.
-    - ``reuse`` (paths): where a credential may serve several calls of one task. It is then revoked
-      when the task ends. Nowhere, unless said.
-    - ``binds_arguments`` (bool): a credential is for one set of arguments, so that a reused one is
-      too. True, unless said.
-    - ``note(handle, expires_at) -> (key, until)``: to revoke is no more than to `remember` this in its
-      ``store``. Where that is the guard's own, it is done in one step with the end of the call.
+    - ``traits``: what it says of itself, as `BrokerTraits`.
+    - ``prepare(grant) -> str``: returns the handle of what is about to be minted. The guard records it before
+      it calls `issue`, so that a crash in between loses track of nothing.
+    - ``note(handle, expires_at) -> (key, until)``: see `BrokerTraits.notes_in`.
     """
 
     @property

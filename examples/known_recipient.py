@@ -53,7 +53,7 @@ with guard.task("Payments", subject="user://alice", mandate={"tools": "*"}, word
         except Denied as denied:
             print("denied:  ", denied)
 
-for record in guard.enforcement.audit.records(task.id):
+for record in guard.enforcement.ports.audit.records(task.id):
     if record.get("tool") == "pay" and "sources" in record:
         print("recipient by", record["sources"]["recipient"], "->", record["effect"])
 guard.close()

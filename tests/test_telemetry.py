@@ -45,7 +45,7 @@ def guarded(kit: Kit, captured: CapturedSpans, **changes: Any) -> tuple[Guard, B
             raise ToolException(f"failed at {VALUE}")
         return f"{get_current_span().get_span_context().span_id:x}"
 
-    guard = kit.another(tracer_provider=captured.tracer_provider, **changes)
+    guard = kit.another(tracer_provider=captured.tracer_provider, **{"trace_stages": True, **changes})
     return guard, guard.wrap(classified(look_up))[0]
 
 
@@ -259,7 +259,7 @@ async def test_a_tracer_that_fails_changes_nothing_of_a_call(
 ) -> None:
     provider = TracerProvider()
     provider.add_span_processor(FailingProcessor(name, moment))
-    guard = kit.another(tracer_provider=provider, approver=lambda _request: True)
+    guard = kit.another(tracer_provider=provider, trace_stages=True, approver=lambda _request: True)
     kit.rule.answer = lambda request: ASK if request.approval is None else PERMIT
     (look_up,) = guard.wrap(classified(echo()))
     with guard.task("test", subject="alice", mandate={"tools": "*"}):
@@ -344,3 +344,15 @@ async def test_questions_to_a_person_are_counted(kit: Kit, captured: CapturedSpa
     metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
     (point,) = metrics["agentguard.questions"].data.data_points
     assert (point.value, dict(point.attributes)) == (2, {"tool": "look_up", "path": "read"})
+
+
+async def test_a_guard_makes_no_spans_for_stages_unless_told_to_and_times_them_all_the_same(
+    kit: Kit, captured: CapturedSpans, mode: Mode
+) -> None:
+    guard, look_up = guarded(kit, captured, trace_stages=False)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, {"text": "x"})
+    (root,) = roots(captured)
+    assert beneath(captured, root) == {}
+    durations = {name for name in facts(root) if name.endswith(".duration")}
+    assert durations == {f"{stage}.duration" for stage in STAGES}

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from agentguard.analysis.changes import approved
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.entitlements import effective
+from agentguard.enforcement.evaluation import grant_of
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Arguments, Decision, Effect, TaskState, ToolSpec
@@ -47,7 +47,7 @@ def request_for(
     Raises:
         Denied: The store does not tell where the arguments came from.
     """
-    return drive(enforcement._authorisation._request(spec, arguments, task, enforcement.sync))
+    return drive(enforcement.sync.authorization.request_for(spec, arguments, task))
 
 
 def decider(enforcement: Enforcement) -> Decide:
@@ -85,12 +85,6 @@ def _evaluated(enforcement: Enforcement, request: AccessRequest) -> Decision:
     Raises:
         Denied: The guard denies the request, or its obligations leave no scope.
     """
-    authorization, operations, task = enforcement._authorisation, enforcement.sync, request.task
-    if objection := task.mandate.objection(request.tool, request.arguments):
-        raise Denied.of(DenialCode.MANDATE, objection)
-    scopes = drive(effective(request.tool, task, authorization._ceiling, operations.entitled))
-    route = authorization._route(request.tool)
-    decision = drive(authorization._decide(request, operations))
-    if route is not None:
-        authorization._grant("", request, decision, scopes)
-    return decision
+    evaluation = drive(enforcement.sync.evaluate(request))
+    grant_of(evaluation, "", enforcement.options.lifetime, None)
+    return evaluation.decision

@@ -51,7 +51,7 @@ def attach(guard: Guard, tools: list[Any]) -> None:
         if isinstance(
             tool, GuardedTool
         ):  # it belongs to another guard: this one only learns its name and arguments
-            guard.catalog.attach(tool.name, tool, own_facts(tool), tool.gate.shape.schema, tool.description)
+            guard.catalog.attach(tool.name, tool, own_facts(tool), tool.gate.schema.schema, tool.description)
     try:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema

@@ -111,7 +111,7 @@ def _task(
     return TaskState(
         id="imagined",
         purpose=purpose,
-        identity=Identity(subject=subject, actor=guard.enforcement.identity.actor()),
+        identity=Identity(subject=subject, actor=guard.enforcement.ports.identity.actor()),
         mandate=Mandate.of({"tools": "*"}) if derived is None else derived.mandate,
         deadline=float("inf"),
         words=words,
@@ -141,7 +141,7 @@ def _unclassified(tool: str) -> ConfigurationError:
 
 
 def _report(guard: Guard, request: AccessRequest) -> None:
-    console, policy = out(), guard.enforcement.policy
+    console, policy = out(), guard.enforcement.ports.policy
     decide = decider(guard.enforcement)
     decision = decide(request)
     rules = {rule.id: rule for rule in getattr(policy, "rules", ())}

@@ -80,7 +80,7 @@ def _many(count: int, noun: str) -> str:
 
 
 def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
-    catalog, policy = guard.catalog, guard.enforcement.policy
+    catalog, policy = guard.catalog, guard.enforcement.ports.policy
     for name in find_unclassified(names, catalog):
         yield Finding("warning", f"{name}: not classified, so its calls are denied; add [tools.{name}]")
     if (rules := getattr(policy, "rules", None)) is not None:  # Cedar's, alone or among others

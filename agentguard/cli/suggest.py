@@ -97,7 +97,7 @@ def _read_catalog(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
         except ValueError as error:  # a function without docstring or with types that have no schema
             raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
         if isinstance(attached_tool, GuardedTool):
-            schema = attached_tool.gate.shape.schema
+            schema = attached_tool.gate.schema.schema
         else:
             schema = ArgumentSchema(attached_tool).schema
         schemas[attached_tool.name] = schema

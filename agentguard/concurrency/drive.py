@@ -1,11 +1,11 @@
 """The one place that knows sync from async.
 
-All logic is written once, as an `async def` that is handed its I/O. On an event loop it is
-awaited as usual; on the synchronous path `drive` steps it, which works because every awaitable it
-was handed (`lift`) finishes without suspending. No asyncio primitive may appear in such a coroutine.
+All logic is written once, as an `async def` that is given its operations. On an event loop it is awaited as
+usual. On the synchronous path `drive` steps it: that works because each operation that it was given (`lift`)
+finishes without suspending. Such a coroutine may use no asyncio primitive.
 
-`twins` makes the pair for one method of a port, from whichever of `name` and `aname` the adapter
-has written. It is where time-outs and protection from cancellation are added.
+`operation_pair` makes both forms of one method of a port, from the method, its ``a…`` twin, or both. It
+also adds time-outs and protection from cancellation.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
+__all__ = ["Operation", "OperationPair", "capturing_result", "drive", "finish", "lift", "operation_pair"]
+
 T = TypeVar("T")
 Operation = Callable[..., Awaitable[Any]]
 
 
 def lift(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    """Give a blocking function the shape of a coroutine function; it still blocks."""
+    """Give a blocking function the form of a coroutine function. It still blocks."""
 
     async def lifted(*args: Any, **kwargs: Any) -> T:
         return function(*args, **kwargs)
@@ -32,7 +34,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine whose awaits never suspend, also inside a running event loop.
 
     Raises:
-        RuntimeError: The coroutine awaited real I/O; it belongs on an event loop.
+        RuntimeError: The coroutine awaited real I/O, which needs an event loop.
     """
     try:
         coroutine.send(None)
@@ -45,9 +47,9 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def finish(awaitable: Awaitable[T]) -> T:
-    """Await to the very end, even when cancelled meanwhile; the cancellation is raised after.
+    """Await to the very end, even if the caller is cancelled meanwhile; then raise the cancellation.
 
-    State that must be known (was it minted, was it revoked?) is known when this returns or raises.
+    The caller knows what happened (was it minted, was it revoked?) when this returns or raises.
     """
     inner = asyncio.ensure_future(awaitable)
     cancelled: asyncio.CancelledError | None = None
@@ -73,22 +75,24 @@ class OperationPair(NamedTuple):
 def operation_pair(
     port: object, name: str, *, timeout: float | None = None, shielded: bool = False
 ) -> OperationPair:
-    """Make both shapes of `port.name`, from `name`, `aname`, or both.
+    """Make both forms of `port.name`, from `name`, `aname`, or both.
 
-    A port with a true `inline` attribute answers from memory or CPU alone: its sync method is then
-    called on the event loop too, without a thread. Otherwise a missing `aname` becomes
-    `asyncio.to_thread`, and a missing `name` an error that says which method to call instead.
+    A port with a true `inline` attribute answers from memory or CPU alone. Its sync method is then called on
+    the event loop too, without a thread. For any other port a missing `aname` becomes `asyncio.to_thread`,
+    and a missing `name` becomes an error that says which method to call instead.
 
-    `timeout` is in seconds. A synchronous call cannot be interrupted: an answer that comes too late
-    raises TimeoutError all the same, and an adapter that waits for others sets its own time-out.
-    `shielded` keeps the call going to its end when the caller is cancelled.
+    `timeout` is in seconds. A synchronous call cannot be interrupted: an answer that comes too late raises
+    TimeoutError all the same, and an adapter that waits for others sets its own time-out. With `shielded`,
+    an asynchronous call goes on to its end when its caller is cancelled.
+
+    Raises:
+        TypeError: The port has neither method.
     """
     plain = getattr(port, name, None)
     native = getattr(port, f"a{name}", None)
     if plain is None and native is None:
         raise TypeError(f"{type(port).__name__} has neither {name} nor a{name}")
-    inline = bool(getattr(port, "inline", False))
-    if inline and plain is not None:
+    if plain is not None and getattr(port, "inline", False):
         lifted = lift(plain)
         return OperationPair(lifted, lifted if native is None else _with_timeout(native, timeout, shielded))
     blocking = _missing(port, name) if plain is None else plain
@@ -97,22 +101,23 @@ def operation_pair(
 
 
 def capturing_result(pair: OperationPair) -> OperationPair:
-    """Hand the result of *pair* to a function given first, also when the caller is cancelled.
+    """Make of *pair* operations that hand their result to a function, which is their first argument.
 
-    A credential that was minted while its call was cancelled is known all the same, and revoked.
+    The function gets the result also when the caller was cancelled: a credential that was minted while its
+    call was cancelled is known all the same, and is revoked.
     """
 
-    def delivered(asked: Operation, *, suspends: bool) -> Operation:
-        async def ask(deliver: Callable[[Any], None], *args: Any) -> None:
+    def captured(operation: Operation, *, suspends: bool) -> Operation:
+        async def capture(deliver: Callable[[Any], None], *args: Any) -> None:
             async def answer() -> None:
-                deliver(await asked(*args))
+                deliver(await operation(*args))
 
             await (finish(answer()) if suspends else answer())
 
-        return ask
+        return capture
 
     suspends = pair.async_ is not pair.sync
-    return OperationPair(delivered(pair.sync, suspends=False), delivered(pair.async_, suspends=suspends))
+    return OperationPair(captured(pair.sync, suspends=False), captured(pair.async_, suspends=suspends))
 
 
 def _missing(port: object, name: str) -> Callable[..., Any]:
@@ -134,7 +139,7 @@ def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..
 
 
 def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
-    assert function is not None  # noqa: S101  twins has checked that one of the two exists
+    assert function is not None  # noqa: S101  operation_pair has checked that one of the two exists
 
     async def threaded(*args: Any, **kwargs: Any) -> T:
         return await asyncio.to_thread(function, *args, **kwargs)
@@ -142,12 +147,12 @@ def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
     return threaded
 
 
-def _with_timeout(asked: Operation, timeout: float | None, shielded: bool) -> Operation:
+def _with_timeout(operation: Operation, timeout: float | None, shielded: bool) -> Operation:
     async def timed(*args: Any, **kwargs: Any) -> Any:
         async with asyncio.timeout(timeout):
-            return await asked(*args, **kwargs)
+            return await operation(*args, **kwargs)
 
-    limited = asked if timeout is None else timed
+    limited = operation if timeout is None else timed
     if not shielded:
         return limited
 

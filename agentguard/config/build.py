@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -19,7 +19,7 @@ from agentguard.config.load import position_of
 from agentguard.config.settings import Settings, schema_of
 from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
-from agentguard.enforcement.entitlements import Ceiling
+from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import AuditError, ConfigurationError, StoreError
 from agentguard.intent.templates import Template
 from agentguard.jose import Signer
@@ -27,7 +27,7 @@ from agentguard.model import ToolPath
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.reload import ReloadingCedar
 from agentguard.policies.combine import Combine
-from agentguard.ports import AuditLog, Broker, IdentitySource, Policy, Store, Transmitter
+from agentguard.ports import Broker, IdentitySource, Policy, Store, Transmitter
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 
@@ -38,30 +38,24 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a guard is made of. `lifetime` and `approval_lifetime` are in seconds.
+    """What agentguard.toml makes of a guard: its adapters, its options, and its templates and tracing."""
 
-    The key of a broker is a resource and a path; the resource is None for the broker of all others.
-    """
-
-    catalog: Catalog
-    policy: Policy
-    identity: IdentitySource
-    brokers: Mapping[tuple[str | None, ToolPath], Broker]
-    signals: Mapping[str, Transmitter]
-    ceiling: Ceiling | None
-    store: Store
-    audit: AuditLog
-    lifetime: float
-    approval_lifetime: float
-    environment: Mapping[str, str]
-    trace_arguments: bool
-    templates: tuple[Template, ...]
-    observe: bool
-    record_requests: bool
+    ports: Ports
+    options: Options
+    templates: tuple[Template, ...] = ()
+    trace_arguments: bool = False
+    trace_stages: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """Return the parts by the names of the guard's parameters."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the parts by name, as a guard's constructor takes them."""
+        ports = {name: getattr(self.ports, name) for name in _names(Ports) - {"approvers", "entitlements"}}
+        options = {name: getattr(self.options, name) for name in _names(Options) - {"new_id", "outcome_of"}}
+        rest = {name: getattr(self, name) for name in _names(Parts) - {"ports", "options"}}
+        return {**ports, **options, **rest}
+
+
+def _names(kind: type[Ports | Options | Parts]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
@@ -86,22 +80,30 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
     adapters = AdapterFactory(
         identity=identity, store=store, file_of=partial(_writable, settings), clock=clock
     )
-    return Parts(
+    ports = Ports(
         catalog=catalog,
         policy=policy,
         identity=identity,
         brokers={(None, issuer.path): issuer for issuer in issuers} | _brokers(settings, adapters),
-        signals=_signals(settings, adapters),
-        ceiling=settings.ceiling,
         store=store,
         audit=audit,
+        signals=_signals(settings, adapters),
+    )
+    options = Options(
+        environment=dict(settings.environment),
+        ceiling=settings.ceiling,
         lifetime=settings.issuer.lifetime,
         approval_lifetime=settings.approval.expires,
-        environment=dict(settings.environment),
-        trace_arguments=settings.telemetry.arguments,
-        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
+        clock=clock,
         observe=settings.policy.mode == "observe",
         record_requests=settings.audit.requests,
+    )
+    return Parts(
+        ports=ports,
+        options=options,
+        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
+        trace_arguments=settings.telemetry.arguments,
+        trace_stages=settings.telemetry.stages == "spans",
     )
 
 

@@ -77,9 +77,16 @@ class AuditSettings(Table):
 
 
 class TelemetrySettings(Table):
-    """``[telemetry]``: whether spans hold the values of arguments."""
+    """``[telemetry]``: whether spans hold the values of arguments, and whether each stage has its own span.
+
+    `stages` is ``"attributes"``, the seconds of each stage on the one span of a call, or ``"spans"``, which
+    makes a child span for each stage besides.
+    """
 
     arguments: bool = Field(default=False, description="true or false")
+    stages: Literal["attributes", "spans"] = Field(
+        default="attributes", description='"attributes" or "spans", as in stages = "spans"'
+    )
 
 
 class ApprovalSettings(Table):

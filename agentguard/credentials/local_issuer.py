@@ -29,7 +29,7 @@ from agentguard.credentials.presentation import Presentation, ProofKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key
 from agentguard.model import Credential, Grant, ToolPath
-from agentguard.ports import Store
+from agentguard.ports import BrokerTraits, Store
 
 __all__ = ["LocalIssuer", "TokenSigner", "jwks", "load_key"]
 
@@ -84,7 +84,8 @@ class LocalIssuer:
         self.inline = isinstance(self._signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
-        self.store, self._remember = store, operation_pair(store, "remember", shielded=True)
+        self.traits = BrokerTraits(notes_in=store)
+        self._remember = operation_pair(store, "remember", shielded=True)
         self._head = self._signer.head(typ="at+jwt", kid=self._signer.kid)
         self._cnf = {"jkt": self._proofs.thumbprint}
 

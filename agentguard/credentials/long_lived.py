@@ -23,6 +23,7 @@ from agentguard.credentials.sources.base import SecretSource
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.outbound.destinations import origin_of
+from agentguard.ports import BrokerTraits
 
 __all__ = ["LegacySecret"]
 
@@ -46,7 +47,7 @@ class LegacySecret:
         ConfigurationError: The header cannot stand in a request, or there is no path.
     """
 
-    legacy = True
+    traits = BrokerTraits(legacy=True)
 
     def __init__(
         self,

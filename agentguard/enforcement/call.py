@@ -1,14 +1,15 @@
-"""A tool call on its way through the guard, and the port operations that carry it.
+"""A tool call on its way through the guard.
 
-`Invocation` is what a framework brings, `Permit` what it gets back when the call may run, `Io` every
-port operation in the shape of one path, so that the flow is written once for sync and async.
+`Invocation` is what a framework brings, and `Permit` what it gets back when the call may run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
@@ -24,13 +25,15 @@ active_task: ContextVar[str | None] = ContextVar("agentguard_task", default=None
 class Invocation:
     """A tool call as a framework brings it; `problem` is what was wrong before it came this far.
 
-    `call_id` is the model's; `thread_id` is set where the call can be suspended and resumed.
-    `named_task` is what the run's config names, for where no ContextVar reaches.
+    `arguments` is the frozen form of `values`, which are what the tool gets. `call_id` is the model's.
+    `thread_id` is set where the call can be suspended and resumed. `named_task` is the task that the run's
+    config names, for code that no ContextVar reaches.
     """
 
     tool: str
     spec: ToolSpec | None
     arguments: Arguments | None
+    values: Mapping[str, Any] = field(default_factory=dict)
     problem: Denied | None = None
     call_id: str | None = None
     thread_id: str | None = None
@@ -91,7 +94,7 @@ class Permit:
         self.lease = Lease(invocation.tool, None, None)
         self.begun = False
         self.result: object = None
-        self._entrance = [True]  # taken by a pop, which is atomic, so that of two threads one is first
+        self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in
 
     @property
     def entered(self) -> bool:
@@ -99,7 +102,7 @@ class Permit:
         return not self._entrance
 
     def end(self) -> None:
-        """Let the tool begin no more; one that still runs finds a dead lease."""
+        """Let the tool begin no more; a tool that still runs finds a dead lease."""
         self._entrance.clear()
         self.lease.close()
 
@@ -107,7 +110,7 @@ class Permit:
         """Let the tool itself begin, once, with the arguments that were judged.
 
         Raises:
-            Denied: They are others, or the permit was used.
+            Denied: The arguments are others, or the permit was used.
         """
         judged = self.invocation.arguments
         if judged is None or digest != judged.digest:
@@ -115,5 +118,6 @@ class Permit:
         try:
             self._entrance.pop()
         except IndexError:
-            raise Denied.of(DenialCode.GRANT_USED, "a permit is good for one execution in its call") from None
+            reason = "a permit is good for one execution in its call"
+            raise Denied.of(DenialCode.GRANT_USED, reason) from None
         return self.lease

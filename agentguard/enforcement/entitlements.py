@@ -13,7 +13,7 @@ from agentguard.concurrency.drive import Operation
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import TaskState, ToolSpec
 
-__all__ = ["Ceiling", "FixedEntitlements", "effective"]
+__all__ = ["Ceiling", "FixedEntitlements", "effective_scopes"]
 
 Ceiling = Mapping[str, Collection[str]]
 
@@ -34,7 +34,7 @@ class FixedEntitlements:
         return self._table.get(subject, {}).get(resource)
 
 
-async def effective(
+async def effective_scopes(
     spec: ToolSpec, task: TaskState, ceiling: Ceiling | None, entitled: Operation | None
 ) -> frozenset[str]:
     """Return the scopes to ask for; *entitled* answers with the user's scopes on a resource, or None.

@@ -1,134 +1,187 @@
-"""TODO operations."""
+"""Every operation that a guard asks of its ports, typed, in the form of one of the two paths.
+
+There are two `Operations` for each guard: one whose operations block, for `drive`, and one for event
+loops. All rooms of this package get the object of their path once, when they are made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from agentguard.concurrency.drive import Operation, capturing_result, finish, operation_pair
+from agentguard.concurrency.drive import OperationPair, capturing_result, finish, operation_pair
 from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.enforcement.routing import Route
+from agentguard.enforcement.setup import Ports
 from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive
-from agentguard.model import ToolPath
-from agentguard.ports import Approver, AuditLog, Entitlements, Policy, Store, Transmitter
-
-__all__ = ["Io", "stored"]
-
-
-_STORE = (
-    "task",
-    "create_task",
-    "begin_call",
-    "track",
-    "end_call",
-    "labels",
-    "forget",
-    "live",
-    "end_task",
-    "active",
-    "save_approval",
-    "answer_approval",
-    "approval",
-    "approval_for",
+from agentguard.model import (
+    NO_READ_EFFECTS,
+    AccessRequest,
+    Approval,
+    Call,
+    Credential,
+    Decision,
+    Grant,
+    Label,
+    LiveCredential,
+    Outcome,
+    ReadEffects,
+    TaskState,
+    TaskStatus,
+    ToolPath,
 )
-# what changes state goes on to its end when the caller is cancelled, so that the state is known
-_SETTLED = {"create_task", "begin_call", "track", "end_call", "forget", "end_task"}
+from agentguard.ports import Transmitter
+
+__all__ = ["Operations", "OperationsPair", "operations_of", "stored"]
+
+T = TypeVar("T")
+Approve = Callable[[Approval, AccessRequest], Awaitable[Approval]]
+Prepare = Callable[[Callable[[str], None], Grant], Awaitable[None]]
+Issue = Callable[[Callable[[Credential], None], Grant], Awaitable[None]]
+Revoke = Callable[[str, float], Awaitable[None]]
+
+
+class EndCall(Protocol):
+    """`ports.Store.end_call`."""
+
+    def __call__(
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        effects: ReadEffects = NO_READ_EFFECTS,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
+    ) -> Awaitable[None]:
+        """Note how the call ended."""
+
+
+class Live(Protocol):
+    """`ports.Store.live`."""
+
+    def __call__(self, task_id: str | None = None) -> Awaitable[tuple[LiveCredential, ...]]:
+        """Return what is not yet known to be revoked."""
+
+
+class ToTheEnd(Protocol):
+    """Awaits a coroutine to its end, although the caller is cancelled meanwhile."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> Awaitable[T]:
+        """Await it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Io:
-    """Every port operation, as coroutine functions for either `drive` or an event loop.
+class Operations:
+    """The operations of one path. Those of brokers go by the name of their route."""
 
-    `to_the_end` awaits a coroutine to its end although the caller is cancelled meanwhile.
-    """
-
-    to_the_end: Operation
-    task: Operation
-    create_task: Operation
-    begin_call: Operation
-    track: Operation
-    end_call: Operation
-    labels: Operation
-    forget: Operation
-    live: Operation
-    end_task: Operation
-    active: Operation
-    save_approval: Operation
-    answer_approval: Operation
-    approval: Operation
-    approval_for: Operation
-    decide: Operation
-    append: Operation
-    approve: Mapping[ToolPath, Operation]
-    entitled: Operation | None
+    to_the_end: ToTheEnd
+    # the store
+    task: Callable[[str], Awaitable[TaskState | None]]
+    create_task: Callable[[TaskState], Awaitable[None]]
+    begin_call: Callable[[Call, LiveCredential | None], Awaitable[None]]
+    track: Callable[[LiveCredential], Awaitable[None]]
+    end_call: EndCall
+    labels: Callable[[str, Collection[str]], Awaitable[Iterable[Label]]]
+    forget: Callable[[str], Awaitable[None]]
+    live: Live
+    end_task: Callable[[str, TaskStatus, Iterable[LiveCredential]], Awaitable[tuple[str, ...]]]
+    active: Callable[[str], Awaitable[tuple[str, ...]]]
+    save_approval: Callable[[Approval], Awaitable[Approval]]
+    answer_approval: Callable[[Approval], Awaitable[None]]
+    approval: Callable[[str], Awaitable[Approval | None]]
+    approval_for: Callable[[str], Awaitable[Approval | None]]
+    # the other ports
+    decide: Callable[[AccessRequest], Awaitable[Decision]]
+    append: Callable[[Mapping[str, Any]], Awaitable[None]]
+    entitled: Callable[[str, str], Awaitable[Collection[str] | None]] | None
     share: Share
-    prepare: Mapping[str, Operation]
-    issue: Mapping[str, Operation]
-    revoke: Mapping[str, Operation]
-
-    @classmethod
-    def pair(
-        cls,
-        policy: Policy,
-        store: Store,
-        audit: AuditLog,
-        routes: Iterable[Route],
-        approvers: Mapping[ToolPath, Approver],
-        entitlements: Entitlements | None,
-        transmitters: Mapping[str, Transmitter],
-        flights: ShareOperations,
-        timeout: float,
-    ) -> tuple[Self, Self]:
-        """Make both shapes, the synchronous one first; *timeout* in seconds holds for each operation."""
-        brokers = {route.name: route.broker for route in routes}
-        revoking: dict[str, Any] = {**brokers, **transmitters}
-        preparing = {route.name: route.broker for route in routes if route.prepares}
-        flat: dict[str, Any] = {
-            name: operation_pair(store, name, timeout=timeout, shielded=name in _SETTLED) for name in _STORE
-        }
-        flat["decide"] = operation_pair(policy, "decide", timeout=timeout)
-        flat["append"] = operation_pair(audit, "append", timeout=timeout, shielded=True)
-        flat["entitled"] = (None, None)
-        if entitlements is not None:
-            flat["entitled"] = operation_pair(entitlements, "scopes", timeout=timeout)
-        flat["share"] = flights
-        nested: dict[str, dict[Any, Any]] = {
-            "approve": {path: operation_pair(approver, "approve") for path, approver in approvers.items()},
-            "prepare": {
-                n: capturing_result(operation_pair(b, "prepare", timeout=timeout))
-                for n, b in preparing.items()
-            },
-            "issue": {
-                n: capturing_result(operation_pair(b, "issue", timeout=timeout)) for n, b in brokers.items()
-            },
-            "revoke": {
-                n: operation_pair(b, "revoke", timeout=timeout, shielded=True) for n, b in revoking.items()
-            },
-        }
-        shapes: list[Self] = []
-        for shape in (0, 1):
-            parts: dict[str, Any] = {name: pair[shape] for name, pair in flat.items()}
-            parts |= {name: {k: pair[shape] for k, pair in table.items()} for name, table in nested.items()}
-            shapes.append(cls(to_the_end=(_awaited, finish)[shape], **parts))
-        return shapes[0], shapes[1]
+    approve: Mapping[ToolPath, Approve]
+    prepare: Mapping[str, Prepare]
+    issue: Mapping[str, Issue]
+    revoke: Mapping[str, Revoke]
 
 
-async def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+class OperationsPair(NamedTuple):
+    """The operations of a guard, for the synchronous and for the asynchronous path."""
+
+    sync: Operations
+    async_: Operations
+
+
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[1:15]
+# what changes state goes on to its end when the caller is cancelled, so that the state is known
+_SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task"})
+
+
+def operations_of(
+    ports: Ports,
+    routes: Iterable[Route],
+    transmitters: Mapping[str, Transmitter],
+    flights: ShareOperations,
+    timeout: float,
+) -> OperationsPair:
+    """Make the operations of both paths; *timeout* in seconds holds for each operation."""
+    brokers = {route.name: route.broker for route in routes}
+    preparing = {route.name: route.broker for route in routes if route.prepares}
+    revoking: dict[str, Any] = {**brokers, **transmitters}
+    single: dict[str, OperationPair] = {
+        name: operation_pair(ports.store, name, timeout=timeout, shielded=name in _SHIELDED)
+        for name in _OF_THE_STORE
+    }
+    single["decide"] = operation_pair(ports.policy, "decide", timeout=timeout)
+    single["append"] = operation_pair(ports.audit, "append", timeout=timeout, shielded=True)
+    by_name: dict[str, dict[Any, OperationPair]] = {
+        "approve": {path: operation_pair(port, "approve") for path, port in ports.approvers.items()},
+        "prepare": {
+            name: capturing_result(operation_pair(broker, "prepare", timeout=timeout))
+            for name, broker in preparing.items()
+        },
+        "issue": {
+            name: capturing_result(operation_pair(broker, "issue", timeout=timeout))
+            for name, broker in brokers.items()
+        },
+        "revoke": {
+            name: operation_pair(port, "revoke", timeout=timeout, shielded=True)
+            for name, port in revoking.items()
+        },
+    }
+    entitled = None
+    if ports.entitlements is not None:
+        entitled = operation_pair(ports.entitlements, "scopes", timeout=timeout)
+    return OperationsPair(
+        sync=Operations(
+            to_the_end=_awaited,
+            entitled=None if entitled is None else entitled.sync,
+            share=flights.sync,
+            **{name: pair.sync for name, pair in single.items()},  # type: ignore[arg-type]  # by these names
+            **{name: {key: pair.sync for key, pair in pairs.items()} for name, pairs in by_name.items()},  # type: ignore[arg-type]  # the same
+        ),
+        async_=Operations(
+            to_the_end=finish,
+            entitled=None if entitled is None else entitled.async_,
+            share=flights.async_,
+            **{name: pair.async_ for name, pair in single.items()},  # type: ignore[arg-type]  # by these names
+            **{name: {key: pair.async_ for key, pair in pairs.items()} for name, pairs in by_name.items()},  # type: ignore[arg-type]  # the same
+        ),
+    )
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
-async def stored(asked: Operation, *args: Any) -> Any:
-    """Ask the store, for whose failure a call is denied.
+async def stored(answer: Awaitable[T]) -> T:
+    """Await an operation of the store; the call is denied if it fails.
 
     Raises:
-        Denied: It failed, an approval does not hold, or the task is over.
+        Denied: The store failed, an approval does not hold, or the task is over.
     """
     try:
-        return await asked(*args)
+        return await answer
     except TaskNotActive as error:
         raise Denied.of(DenialCode.TASK_ENDED, str(error)) from None
     except ApprovalError as error:
         raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
-    except Exception as error:  # noqa: BLE001  shared state that errs is a deny
+    except Exception as error:  # noqa: BLE001  a call without known shared state is denied
         raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None

@@ -1,74 +1,106 @@
 """The outbox: what is not known to be revoked is revoked again, until it is, across a crash.
 
-The store lists what was, or may have been, minted. Here it is worked off: at a task's end, when a
-guard first begins a task after a start, and by a thread of its own while anything is left.
+The store lists what was, or may have been, minted. This room works the list off: at a task's end, when a
+guard first begins a task after a start, and in a thread of its own while anything is left.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
 from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement import recording as records
-from agentguard.enforcement.issuance import attempt
-from agentguard.enforcement.operations import Io
+from agentguard.enforcement.issuance import best_effort
+from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
+from agentguard.enforcement.records import recovery_record
 from agentguard.model import LiveCredential
 
-__all__ = ["Outbox"]
+__all__ = ["CallsHere", "Outbox", "OutboxThread"]
 
 log = logging.getLogger("agentguard")
 
 
+@dataclass(slots=True)
+class CallsHere:
+    """The ids of this process's calls: those that run, and those whose revocation has failed."""
+
+    running: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+
+
 class Outbox:
-    """Revokes what nobody else will: of processes that are gone, of ended tasks, past its expiry."""
+    """Revokes, on one path, what nobody else will: of gone processes, of ended tasks, past its expiry."""
 
-    def __init__(self, io: Io, clock: Callable[[], float]) -> None:
-        self._io, self._clock = io, clock
-        self.running, self.failed = set[str](), set[str]()
-        """The ids of this process's calls: those that run, and those whose revocation failed."""
-        self._thread: Thread | None = None
-        self._lock, self._stop, self._wake = Lock(), Event(), Event()
+    def __init__(self, operations: Operations, calls: CallsHere, clock: Callable[[], float]) -> None:
+        self._operations, self._calls, self._clock = operations, calls, clock
 
-    async def revoke(self, live: Iterable[LiveCredential], io: Io) -> list[LiveCredential]:
-        """Revoke these at their issuers; returns those that are not known to be revoked."""
-        listed = list(live)
-        left = [held for held in listed if not await self._revoked(held, io)]
+    async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
+        """Revoke these at their issuers; return those that are not known to be revoked."""
+        credentials = list(live)
+        left = [credential for credential in credentials if not await self._revoked(credential)]
         # one call may have two: what was to be minted, and what the broker then called it
-        for call_id in {held.call_id for held in listed} - {held.call_id for held in left}:
-            await attempt("forget", io.forget, call_id)
-            self.failed.discard(call_id)
+        done = {credential.call_id for credential in credentials} - {one.call_id for one in left}
+        for call_id in done:
+            await best_effort("forget", self._operations.forget, call_id)
+            self._calls.failed.discard(call_id)
         return left
 
-    async def sweep(self, io: Io) -> int:
-        """Revoke what is orphaned; returns how much is left that no call of this process holds.
+    async def sweep(self) -> int:
+        """Revoke what is orphaned; return how much is left that no call of this process holds.
 
         Raises:
             StoreError: The outbox cannot be read.
         """
-        live = await io.live()
-        orphans = [held for held in live if await self._orphaned(held, io)]
-        left = await self.revoke(orphans, io)
-        for held in orphans:
-            if held not in left:
-                await attempt("record", io.append, records.recovered(held))
-        return len(left) + sum(held.call_id not in self.running for held in live if held not in orphans)
+        live = await self._operations.live()
+        orphans = [credential for credential in live if await self._orphaned(credential)]
+        left = await self.revoke(orphans)
+        for credential in orphans:
+            if credential not in left:
+                await best_effort("record", self._operations.append, recovery_record(credential))
+        held = [credential for credential in live if credential not in orphans]
+        return len(left) + sum(credential.call_id not in self._calls.running for credential in held)
 
-    async def pending(self, io: Io) -> bool:
-        """Whether the outbox holds anything that no call of this process holds.
+    async def pending(self) -> bool:
+        """Return whether the outbox holds anything that no call of this process holds.
 
         Raises:
             StoreError: It cannot be read.
         """
-        return any(held.call_id not in self.running for held in await io.live())
+        live = await self._operations.live()
+        return any(credential.call_id not in self._calls.running for credential in live)
+
+    async def _orphaned(self, credential: LiveCredential) -> bool:
+        if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:
+            return True
+        if gone(credential.owner):
+            return True
+        state = await self._operations.task(credential.task_id)
+        return state is None or state.ended(self._clock()) is not None
+
+    async def _revoked(self, credential: LiveCredential) -> bool:
+        revoke = self._operations.revoke.get(credential.broker)
+        if revoke is None:
+            log.error("no broker %s to revoke with", credential.broker)
+            return False
+        return await best_effort("revoke", revoke, credential.handle, credential.expires_at)
+
+
+class OutboxThread:
+    """Sweeps an outbox in a thread, with growing pauses of up to a minute, while anything is left."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._thread: Thread | None = None
+        self._lock, self._stop, self._wake = Lock(), Event(), Event()
 
     def watch(self) -> None:
-        """Sweep in a thread, now and with growing pauses of up to a minute, while anything is left."""
+        """Sweep now, and again while anything is left."""
         with self._lock:
             self._wake.set()
             if not self._stop.is_set() and self._thread is None:
@@ -76,7 +108,7 @@ class Outbox:
                 self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread; what is left stays in the store, for the next start."""
+        """Stop the thread. What is left stays in the store, for the next start."""
         with self._lock:
             self._stop.set()
             self._wake.set()
@@ -92,7 +124,7 @@ class Outbox:
                 wait=wait_random_exponential(multiplier=1.0, max=60.0),
                 sleep=self._pause,
                 retry_error_callback=lambda _state: None,
-            )(self._swept)
+            )(self._sweep)
             with self._lock:
                 if self._stop.is_set() or not self._wake.is_set():
                     self._thread = None
@@ -101,22 +133,6 @@ class Outbox:
     def _pause(self, seconds: float) -> None:
         self._wake.wait(seconds)
 
-    def _swept(self) -> int:
-        self._wake.clear()  # before, so that what comes meanwhile is seen
-        return drive(self.sweep(self._io))
-
-    async def _orphaned(self, held: LiveCredential, io: Io) -> bool:
-        if held.expires_at <= self._clock() or held.call_id in self.failed or gone(held.owner):
-            return True
-        return await self._ended(held, io)
-
-    async def _ended(self, held: LiveCredential, io: Io) -> bool:
-        state = await io.task(held.task_id)
-        return state is None or state.ended(self._clock()) is not None
-
-    async def _revoked(self, held: LiveCredential, io: Io) -> bool:
-        revoke = io.revoke.get(held.broker)
-        if revoke is None:
-            log.error("no broker %s to revoke with", held.broker)
-            return False
-        return await attempt("revoke", revoke, held.handle, held.expires_at)
+    def _sweep(self) -> int:
+        self._wake.clear()  # before the sweep, so that what comes meanwhile is seen
+        return drive(self._outbox.sweep())

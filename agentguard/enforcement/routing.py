@@ -1,4 +1,4 @@
-"""Which broker serves a resource on a path, and what it says of itself, read once."""
+"""Which broker serves a resource on a path, and what that broker says of itself, read once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Self
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import Resource, ToolPath
-from agentguard.ports import Broker, Store
+from agentguard.ports import Broker, BrokerTraits, Store
 
 __all__ = ["Brokers", "Route", "Routes"]
 
 Brokers = Mapping[tuple[str | None, ToolPath], Broker]
 Note = Callable[[str, float], tuple[str, float]]
+DEFAULT_TRAITS = BrokerTraits()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A broker on one path; the fields are those of `ports.Broker`, `reused` for this path alone."""
+    """A broker on one path, and what its `ports.BrokerTraits` mean for that path.
+
+    `note` is set where a note in the guard's own store is all that the broker's `revoke` does.
+    """
 
     name: str
     broker: Broker
@@ -40,46 +44,48 @@ class Route:
                 f"the broker for {path} mints only for {sorted(broker.paths)}",
                 hint="give each path a broker of its own",
             )
+        traits: BrokerTraits = getattr(broker, "traits", DEFAULT_TRAITS)
         return cls(
             name=f"{resource or '*'}/{path}",
             broker=broker,
-            legacy=bool(getattr(broker, "legacy", False)),
+            legacy=traits.legacy,
             prepares=hasattr(broker, "prepare") or hasattr(broker, "aprepare"),
-            reused=path in getattr(broker, "reuse", ()),
-            binds_arguments=bool(getattr(broker, "binds_arguments", True)),
-            note=_note_of(broker, store),
+            reused=path in traits.reuse,
+            binds_arguments=traits.binds_arguments,
+            note=_note_of(broker) if traits.notes_in is store else None,
         )
 
 
-def _note_of(broker: Broker, store: Store) -> Note | None:
-    """Return the broker's `note`, if a note in this store is all that its `revoke` does.
+def _note_of(broker: Broker) -> Note | None:
+    """Return the broker's `note`, unless its `revoke` may do more than to note.
 
-    Of one whose class has a `revoke` of its own above an inherited `note`, nobody knows.
+    If a subclass overrides `revoke` but inherits `note`, the note may no longer be all that revoke does, so
+    it is not used.
     """
     note: Note | None = getattr(broker, "note", None)
-    if note is None or getattr(broker, "store", None) is not store:
+    if note is None:
         return None
-    own = [name for name in ("note", "revoke", "arevoke") if hasattr(broker, name)]
-    homes = {next((each for each in type(broker).__mro__ if name in vars(each)), None) for name in own}
-    return note if len(homes) == 1 else None
+    methods = [name for name in ("note", "revoke", "arevoke") if hasattr(broker, name)]
+    definers = {next((kind for kind in type(broker).__mro__ if name in vars(kind)), None) for name in methods}
+    return note if len(definers) == 1 else None
 
 
 class Routes:
-    """All routes of a guard; *brokers* are keyed by resource name (None for any) and path."""
+    """All routes of a guard. *brokers* are keyed by resource name (None for any) and path."""
 
     def __init__(self, brokers: Brokers, store: Store) -> None:
         self._routes = {
             (resource, path): Route.to(broker, resource, path, store)
             for (resource, path), broker in brokers.items()
         }
-        self._own = {resource for resource, _ in brokers if resource is not None}
+        self._with_brokers = {resource for resource, _ in brokers if resource is not None}
 
     def find(self, resource: Resource, path: ToolPath) -> Route | None:
         """Return the route of a resource on a path, or None.
 
-        A resource that has any of its own is never served by those for all resources.
+        A resource that has a broker of its own is never served by those for all resources.
         """
-        return self._routes.get((resource.name if resource.name in self._own else None, path))
+        return self._routes.get((resource.name if resource.name in self._with_brokers else None, path))
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes.values())

@@ -16,7 +16,7 @@ from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.seal import running
+from agentguard.langchain.seal import running_call
 
 __all__ = ["Tripwire"]
 
@@ -48,12 +48,12 @@ class Tripwire(BaseCallbackHandler):
     ) -> None:
         """Stop a tool that starts without a permit."""
         name = str((serialized or {}).get("name") or kwargs.get("name") or "unknown")
-        found = running.get()
-        if found is not None and found.permit.invocation.tool == name and not found.permit.entered:
+        call = running_call.get()
+        if call is not None and call.permit.invocation.tool == name and not call.permit.entered:
             return
-        spec = self._enforcement.catalog.tool(name)
+        spec = self._enforcement.ports.catalog.tool(name)
         call_id = kwargs.get("tool_call_id")
         stopped = Invocation(tool=name, spec=spec, arguments=None, call_id=call_id)
         denied = Denied.of(DenialCode.UNGUARDED, f"{name} started without a permit")
-        drive(self._enforcement.refuse(stopped, denied, self._enforcement.sync))
+        drive(self._enforcement.sync.refuse(stopped, denied))
         raise denied

@@ -22,14 +22,14 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import Arguments
 
-__all__ = ["frozen"]
+__all__ = ["canonicalize"]
 
 ATOMS = frozenset((str, int, float, bool, NoneType))
 Pairs = Iterable[tuple[Any, Any]]
 
 
-def frozen(values: Mapping[str, Any]) -> Arguments:
-    """Freeze Python values as canonical JSON.
+def canonicalize(values: Mapping[str, Any]) -> Arguments:
+    """Return Python values as canonical JSON, frozen.
 
     A set is a sorted list. A secret of pydantic's is the SHA-256 of it, so that another one is another
     call; one that is short can be guessed from it.

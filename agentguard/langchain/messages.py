@@ -1,4 +1,4 @@
-"""How a denial looks to whoever called the tool."""
+"""What langchain and langgraph hand over, read; and how a denial looks to the caller of a tool."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 from langchain_core.messages import ToolMessage
 
+from agentguard.enforcement.setup import outcome_of_error
 from agentguard.errors import Denied
+from agentguard.model import Outcome
 
-__all__ = ["is_tool_call", "refusal", "suspends"]
+__all__ = ["configurable", "is_tool_call", "outcome_of", "refusal"]
 
 
 def is_tool_call(value: object) -> bool:
@@ -24,22 +26,23 @@ def refusal(denied: Denied, tool: str, call_id: str | None) -> ToolMessage:
     )
 
 
-def suspends(error: BaseException) -> bool:
-    """Whether this is LangGraph's control flow, which waits and has not failed.
+def outcome_of(error: BaseException) -> Outcome:
+    """Return how a call ended that left its tool by this exception.
 
-    By name, so that langgraph need not be there. `ParentCommand`, a hand-over to a parent graph, is
-    no suspension: the tool is done.
+    LangGraph's control flow is no failure: a run that waits is suspended, and a tool that hands over to a
+    parent graph (`ParentCommand`) is done. Both are known by the names of their classes, so that langgraph
+    need not be installed.
     """
-    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "langgraph.errors"}
-    return "GraphBubbleUp" in names and "ParentCommand" not in names
-
-
-def hands_over(error: BaseException) -> bool:
-    """Whether this is LangGraph's hand-over to a parent graph, raised by a tool that is done."""
-    return type(error).__name__ == "ParentCommand" and type(error).__module__ == "langgraph.errors"
+    if isinstance(error, Exception):
+        names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "langgraph.errors"}
+        if "ParentCommand" in names:
+            return Outcome.DONE
+        if "GraphBubbleUp" in names:
+            return Outcome.SUSPENDED
+    return outcome_of_error(error)
 
 
 def configurable(config: Any) -> Mapping[str, Any]:
     """Return the `configurable` part of a run config, or nothing."""
-    found = (config or {}).get("configurable")
-    return found if isinstance(found, Mapping) else {}
+    names = (config or {}).get("configurable")
+    return names if isinstance(names, Mapping) else {}

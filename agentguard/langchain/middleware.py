@@ -19,11 +19,10 @@ from langchain_core.tools import BaseTool
 from langgraph.types import Command
 
 from agentguard.concurrency.drive import drive, lift
-from agentguard.enforcement.call import Invocation, Permit
-from agentguard.enforcement.flow import Enforcement
-from agentguard.enforcement.operations import Io
+from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import ConfigurationError, DenialCode, Denied
-from agentguard.langchain.gate import PrejudgedCall, ToolInput, pending
+from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
 from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
@@ -51,49 +50,45 @@ class GuardMiddleware(AgentMiddleware):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
     ) -> Result:
         """Judge the call; `handler` runs only with a permit."""
-        return drive(self.__judge(request, lift(handler), attrgetter("sync")))
+        return drive(self.__call_tool(attrgetter("sync"), request, lift(handler)))
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         """Do as `wrap_tool_call`, on an event loop."""
-        return await self.__judge(request, handler, attrgetter("async_"))
+        return await self.__call_tool(attrgetter("async_"), request, handler)
 
-    async def __judge(
+    async def __call_tool(
         self,
+        flow_of: Callable[[Enforcement], Flow],
         request: ToolCallRequest,
         handler: Callable[[ToolCallRequest], Awaitable[Result]],
-        io_of: Callable[[Enforcement], Io],
     ) -> Result:
         call = request.tool_call
         name, call_id = call["name"], call.get("id")
         config = getattr(request.runtime, "config", None)
         try:
-            gate = (guarded := self.__guarded(request.tool, name, call_id)).gate
+            guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:
             task = configurable(config).get(CONFIG_KEY)
             unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
-            await self.__enforcement.refuse(unknown, denied, io_of(self.__enforcement))
+            await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
-        raw = deepcopy(call["args"])  # what an inner middleware changes in place is then seen
-        invocation, judged, _ = gate.invocation(ToolInput(raw, {}, call_id, config))
-
-        async def execute(permit: Permit) -> Result:
-            assert judged is not None  # noqa: S101  without it the flow had refused
-            token = pending.set(PrejudgedCall(gate, permit, judged, raw))
-            try:
-                result = await handler(request.override(tool=guarded))
-            finally:
-                pending.reset(token)
-            if not permit.entered:
-                raise Denied.of(DenialCode.NOT_EXECUTED, "something else answered in place of the tool")
-            return result
-
+        raw = deepcopy(call["args"])  # so that a change in place by an inner middleware is noticed
+        invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config))
         try:
-            result: Result = await gate.judge(invocation, execute, io_of(gate.enforcement))
+            # a tool that another guard has wrapped is judged by that guard
+            async with flow_of(guarded.gate.enforcement).call(invocation) as permit:
+                token = prejudged_call.set(PrejudgedCall(guarded.gate, permit, raw))
+                try:
+                    result = await handler(request.override(tool=guarded))
+                finally:
+                    prejudged_call.reset(token)
+                if not permit.entered:
+                    raise Denied.of(DenialCode.NOT_EXECUTED, "something else answered in place of the tool")
+                return result
         except (Denied, ToolDenied) as error:
             return refusal(error.denied if isinstance(error, ToolDenied) else error, name, call_id)
-        return result
 
     def __guarded(self, tool: BaseTool | None, name: str, call_id: str | None) -> GuardedTool:
         if call_id is None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 
+from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import ConfigurationError
-from agentguard.langchain.gate import Gate
+from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.gate import Gate, ToolInput
 from agentguard.langchain.tools import GuardedTool, OnDeny, guarded
 from agentguard.ports import CatalogAware
 
@@ -30,7 +33,8 @@ class GateRegistry:
 
     def __init__(self, enforcement: Enforcement) -> None:
         self._enforcement = enforcement
-        self._complete = len(enforcement.catalog) > 0
+        self._complete = len(enforcement.ports.catalog) > 0
+        self._by_name: dict[str, Gate] = {}
         self._seen: dict[int, tuple[BaseTool, GuardedTool]] = {}
         self._binding, self._bound = threading.Lock(), -1
         self.mistake: ConfigurationError | None = None
@@ -62,9 +66,21 @@ class GateRegistry:
             known = self._seen.setdefault(id(tool), (tool, made))
         return known[1]
 
+    def invocation(self, tool: str, arguments: Mapping[str, Any], named_task: str | None) -> Invocation:
+        """Return a call that nobody makes, with its arguments validated as the tool's schema says.
+
+        A tool that this guard has not wrapped is known by the catalog alone, and its arguments are taken as
+        they are.
+        """
+        gate = self._by_name.get(tool)
+        if gate is not None:
+            return replace(gate.invocation(ToolInput(arguments, {}, None, None)), named_task=named_task)
+        spec = self._enforcement.ports.catalog.tool(tool)
+        return Invocation(tool=tool, spec=spec, arguments=canonicalize(arguments), named_task=named_task)
+
     def check_policies(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied."""
-        policy, catalog = self._enforcement.policy, self._enforcement.catalog
+        policy, catalog = self._enforcement.ports.policy, self._enforcement.ports.catalog
         if not isinstance(policy, CatalogAware):
             return
         with self._binding:
@@ -83,7 +99,8 @@ class GateRegistry:
     def _guarded(self, tool: BaseTool, on_deny: OnDeny | None) -> GuardedTool:
         if isinstance(tool, GuardedTool):
             return tool
-        return guarded(Gate(self._enforcement, tool), tool, on_deny)
+        gate = self._by_name[tool.name] = Gate(self._enforcement, tool)
+        return guarded(gate, tool, on_deny)
 
 
 def _distinct(tools: Iterable[BaseTool]) -> None:

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create
 from pydantic.fields import FieldInfo
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
-from agentguard.langchain.canonical import frozen
+from agentguard.langchain.canonical import canonicalize
 from agentguard.model import Arguments
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
@@ -51,7 +51,7 @@ class ArgumentSchema:
         self.takes_call_id = compiled.takes_call_id
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
 
-    def judge(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
+    def validate(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
         """Validate what the model gave.
 
         Raises:
@@ -66,24 +66,30 @@ class ArgumentSchema:
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
         values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
-        return ValidatedArguments(values, frozen(values))
+        return ValidatedArguments(values, canonicalize(values))
 
-    def unchanged(self, judged: ValidatedArguments, values: Mapping[str, Any]) -> bool:
-        """Whether *values* are the judged ones, without a new digest where identity shows it."""
-        return len(values) == len(judged.values) and all(
-            isinstance(value, _SCALARS) and value is judged.values.get(name, judged)
+    @staticmethod
+    def unchanged(judged: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+        """Return whether *values* are the judged ones, as far as identity shows it without a new digest."""
+        return len(values) == len(judged) and all(
+            isinstance(value, _SCALARS) and value is judged.get(name, judged)
             for name, value in values.items()
         )
 
 
 def schema_error(error: Exception) -> Denied:
-    """Make of a validation error a denial that tells the model which argument to correct."""
+    """Make of a validation error a denial that tells the model which argument to correct.
+
+    Its `__cause__` is pydantic's error, which a tool's `handle_validation_error` is given.
+    """
     if isinstance(error, ValidationError):
-        found = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:5]]
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:5]]
     else:
-        found = [str(getattr(error, "message", type(error).__name__))[:200]]
-    advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(found)}"
-    return Denied.of(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+        problems = [str(getattr(error, "message", type(error).__name__))[:200]]
+    advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(problems)}"
+    denied = Denied.of(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+    denied.__cause__ = error if isinstance(error, ValidationError) else None
+    return denied
 
 
 Validate = Callable[[Values], Values]

@@ -24,26 +24,25 @@ from langchain_core.tools.base import _get_runnable_config_param
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.canonical import frozen
-from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments
+from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["RunningCall", "ToolDenied", "enter", "running", "seal", "set_private"]
+__all__ = ["RunningCall", "ToolDenied", "enter", "running_call", "seal", "set_private"]
 
 Body = Callable[..., Awaitable[Any]]
 
 
 class RunningCall(NamedTuple):
-    """The permit of a call on its way to the tool of this shape, and the values it was given for."""
+    """A permitted call on its way to the one tool that has this schema."""
 
     permit: Permit
-    judged: ValidatedArguments
-    shape: ArgumentSchema
+    schema: ArgumentSchema
 
 
-running: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
+running_call: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
 
 
 class ToolDenied(Exception):
@@ -55,44 +54,53 @@ class ToolDenied(Exception):
 
 
 async def enter(
-    shape: ArgumentSchema,
+    schema: ArgumentSchema,
     tool: str,
     body: Body,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     extra: dict[str, Any],
 ) -> Any:
-    """Open the lease, run the tool's own code, and let nothing of the secret out."""
-    found = running.get()
-    if found is None or found.shape is not shape:
+    """Open the lease, run the tool's own code, and let nothing of the secret out.
+
+    Raises:
+        Denied: There is no permit for this tool here, it was used, or the arguments are other ones.
+    """
+    call = running_call.get()
+    if call is None or call.schema is not schema:
         raise Denied.of(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
-    permit, judged = found.permit, found.judged
-    values = {n: v for n, v in kwargs.items() if n not in shape.injected}
-    for position, value in enumerate(args):
-        values[shape.names[position] if position < len(shape.names) else f"*{position}"] = value
-    digest = judged.arguments.digest if shape.unchanged(judged, values) else frozen(values).digest
-    lease = permit.enter(digest)
-    secrets = secrets_of(lease)
+    permit = call.permit
+    lease = permit.enter(_digest(permit, schema, args, kwargs))
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
-        given = {**kwargs, **extra}
-        if secrets:
-            with clearing(secrets):
-                result = redact(await body(*args, **cleared(given, secrets)), secrets)
+        arguments = {**kwargs, **extra}
+        if lease.resource is None:
+            result = await body(*args, **arguments)
         else:
-            result = await body(*args, **given)
+            with clearing(lease):
+                result = redact(await body(*args, **cleared(arguments, lease)), secrets_of(lease))
         permit.result = result
         return result
     except BaseException as error:
-        failure = _outward(error, secrets)
+        failure = _outward(error, secrets_of(lease))
         if failure is error:
             raise
     finally:
-        del secrets
         lease.release(token)
     # outside of the block above, where Python would make the original its context
     raise failure
+
+
+def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the digest of the arguments with which the tool is entered."""
+    values = {name: value for name, value in kwargs.items() if name not in schema.injected}
+    for position, value in enumerate(args):
+        values[schema.names[position] if position < len(schema.names) else f"*{position}"] = value
+    judged = permit.invocation
+    if judged.arguments is not None and schema.unchanged(judged.values, values):
+        return judged.arguments.digest
+    return canonicalize(values).digest
 
 
 def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:
@@ -104,7 +112,7 @@ def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:
 class _SealedFunction(BaseTool):
     """A plain function tool, with nothing left to inspect when it is called."""
 
-    _shape: ArgumentSchema
+    _schema: ArgumentSchema
     _func: Callable[..., Any] | None
     _coroutine: Callable[..., Awaitable[Any]] | None
     _original: str
@@ -121,7 +129,7 @@ class _SealedFunction(BaseTool):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if isinstance(tool_input, str):
             return (tool_input,), {}
-        if self._shape.positional:
+        if self._schema.positional:
             if len(tool_input) != 1:  # as `Tool` itself
                 raise ToolException(f"{self.name} takes one argument, and got {len(tool_input)}")
             return tuple(tool_input.values()), {}
@@ -137,7 +145,7 @@ class _SealedFunction(BaseTool):
         if self._func is None:
             raise NotImplementedError(f"{self._original} does not support sync invocation.")
         extra = _wanted(self._takes, config, run_manager)
-        return drive(enter(self._shape, self.name, lift(self._func), args, kwargs, extra))
+        return drive(enter(self._schema, self.name, lift(self._func), args, kwargs, extra))
 
     async def _arun(
         self,
@@ -149,7 +157,7 @@ class _SealedFunction(BaseTool):
         if self._coroutine is None:
             return await super()._arun(*args, config=config, run_manager=run_manager, **kwargs)
         extra = _wanted(self._atakes, config, run_manager)
-        return await enter(self._shape, self.name, self._coroutine, args, kwargs, extra)
+        return await enter(self._schema, self.name, self._coroutine, args, kwargs, extra)
 
 
 def _described(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,21 +190,21 @@ def _takes(function: Callable[..., Any] | None) -> tuple[bool, str | None]:
     return "callbacks" in inspect.signature(function).parameters, _get_runnable_config_param(function)
 
 
-def seal(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
+def seal(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
     """Return the private, executable form of *tool*, which leaves *tool* itself unchanged."""
     if type(tool) in (StructuredTool, Tool):
-        return _sealed_function(tool, shape)
-    return _sealed_twin(tool, shape)
+        return _sealed_function(tool, schema)
+    return _sealed_twin(tool, schema)
 
 
-def _sealed_function(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
+def _sealed_function(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
     assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
     kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
     sealed = _SealedFunction.model_construct(args_schema=None, **kept)
     set_private(
         sealed,
-        _shape=shape,
-        _injected=shape.injected,
+        _schema=schema,
+        _injected=schema.injected,
         _func=tool.func,
         _coroutine=tool.coroutine,
         _original=type(tool).__name__,
@@ -214,25 +222,25 @@ def set_private(tool: BaseTool, **attributes: Any) -> None:
         object.__setattr__(tool, name, value)
 
 
-def _sealed_twin(tool: BaseTool, shape: ArgumentSchema) -> BaseTool:
+def _sealed_twin(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
     kind = type(tool)
     framework = {"run_manager", "callbacks", _get_runnable_config_param(kind._run)}
     aframework = framework | {_get_runnable_config_param(kind._arun)}
 
     @functools.wraps(kind._run)
     def _run(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return drive(enter(shape, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
+        return drive(enter(schema, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
 
     @functools.wraps(kind._arun)
     async def _arun(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return await enter(shape, tool.name, tool._arun, args, *_parted(kwargs, aframework))
+        return await enter(schema, tool.name, tool._arun, args, *_parted(kwargs, aframework))
 
     members: dict[str, Any] = {"_run": _run, "__module__": kind.__module__}
     if kind._arun is not BaseTool._arun:  # the default goes to _run, and so to the seal already
         members["_arun"] = _arun
     sealed_kind = types.new_class(f"Sealed{kind.__name__}", (kind,), {}, lambda space: space.update(members))
     # validated already, and with values that a second validation might change
-    for name, value in (("args_schema", None), ("_injected_args_keys", shape.injected)):
+    for name, value in (("args_schema", None), ("_injected_args_keys", schema.injected)):
         setattr(sealed_kind, name, property(functools.partial(_always, value)))
     sealed: BaseTool = object.__new__(sealed_kind)
     for state in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):

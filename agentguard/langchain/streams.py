@@ -2,19 +2,20 @@
 
 A tool has three ways there: the writer of its ToolRuntime, that runtime's `emit_output_delta`, and
 `get_stream_writer`, which looks into the config of the run. Each is given a writer that clears what it
-passes on. Not cleared is what the tool gives to a run of its own, or to `dispatch_custom_event`: those are
-told to callbacks by langchain itself.
+passes on of the secret that the lease holds by then. What the tool gives to a run of its own, or to
+`dispatch_custom_event`, is not cleared: langchain itself tells those to callbacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from agentguard.lease import Lease, secrets_of
 from agentguard.redaction import redact
 
 __all__ = ["cleared", "clearing", "is_runtime"]
@@ -29,10 +30,10 @@ def is_runtime(value: object) -> bool:
 
 
 @contextmanager
-def clearing(secrets: Sequence[str]) -> Iterator[None]:
+def clearing(lease: Lease) -> Iterator[None]:
     """Have `get_stream_writer` give a writer that clears, as long as this lasts."""
     config = var_child_runnable_config.get()
-    quiet = _config(config, secrets)
+    quiet = _config(config, lease)
     if quiet is config:
         yield
         return
@@ -43,37 +44,37 @@ def clearing(secrets: Sequence[str]) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
-def cleared(given: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+def cleared(given: Mapping[str, Any], lease: Lease) -> dict[str, Any]:
     """Return a tool's arguments, in which each runtime and config has writers that clear."""
-    return {name: _cleared(value, secrets) for name, value in given.items()}
+    return {name: _cleared(value, lease) for name, value in given.items()}
 
 
-def _cleared(value: Any, secrets: Sequence[str]) -> Any:
+def _cleared(value: Any, lease: Lease) -> Any:
     if is_runtime(value):
-        more: dict[str, Any] = {"config": _config(value.config, secrets)}
+        more: dict[str, Any] = {"config": _config(value.config, lease)}
         if (emit := getattr(value, "emit_output_delta", None)) is not None:
-            more["emit_output_delta"] = _clearing(emit, secrets)
-        return _runtime(value, secrets, **more)
-    return _config(value, secrets) if isinstance(value, dict) else value
+            more["emit_output_delta"] = _clearing(emit, lease)
+        return _runtime(value, lease, **more)
+    return _config(value, lease) if isinstance(value, dict) else value
 
 
-def _config(config: Any, secrets: Sequence[str]) -> Any:
+def _config(config: Any, lease: Lease) -> Any:
     configurable: Any = None if config is None else config.get("configurable")
     runtime = configurable.get(RUNTIME) if isinstance(configurable, dict) else None
     if not callable(getattr(runtime, "stream_writer", None)):
         return config
-    return {**config, "configurable": {**configurable, RUNTIME: _runtime(runtime, secrets)}}
+    return {**config, "configurable": {**configurable, RUNTIME: _runtime(runtime, lease)}}
 
 
-def _runtime(runtime: Any, secrets: Sequence[str], **more: Any) -> Any:
+def _runtime(runtime: Any, lease: Lease, **more: Any) -> Any:
     quiet = copy(runtime)
-    for name, value in {"stream_writer": _clearing(runtime.stream_writer, secrets), **more}.items():
+    for name, value in {"stream_writer": _clearing(runtime.stream_writer, lease), **more}.items():
         object.__setattr__(quiet, name, value)  # it may be frozen
     return quiet
 
 
-def _clearing(write: Write, secrets: Sequence[str]) -> Write:
+def _clearing(write: Write, lease: Lease) -> Write:
     def clear(chunk: Any) -> None:
-        write(redact(chunk, secrets))
+        write(redact(chunk, secrets_of(lease)))
 
     return clear

@@ -18,12 +18,11 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, ValidationError
 
-from agentguard.concurrency.drive import drive, lift
-from agentguard.enforcement.operations import Io
+from agentguard.concurrency.drive import drive
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.gate import PROOF, Gate, ToolInput
+from agentguard.langchain.gate import PROOF, Entrance, Gate, SealedPath
 from agentguard.langchain.messages import is_tool_call, refusal
-from agentguard.langchain.seal import set_private
+from agentguard.langchain.seal import ToolDenied, set_private
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
 
@@ -57,7 +56,7 @@ class GuardedTool(BaseTool):
 
     @property
     def _injected_args_keys(self) -> frozenset[str]:
-        return self._gate.shape.injected
+        return self._gate.schema.injected
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """Return the original's input schema."""
@@ -66,80 +65,75 @@ class GuardedTool(BaseTool):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Judge the call, and run the original if it is permitted."""
-        return drive(self._invoke(input, config, self._gate.enforcement.sync, "invoke", kwargs))
+        return drive(self._invoke(self._gate.sync, input, config, kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Do as `invoke`, on an event loop."""
-        return await self._invoke(input, config, self._gate.enforcement.async_, "ainvoke", kwargs)
+        return await self._invoke(self._gate.async_, input, config, kwargs)
 
     async def _invoke(
-        self, input: Any, config: RunnableConfig | None, io: Io, method: str, kwargs: dict[str, Any]
+        self, path: SealedPath, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> Any:
         called = is_tool_call(input)
         call_id = input.get("id") if called else None
-        given = self._gate.part(input["args"] if called else input, call_id, config)
+        tool_input = self._gate.part(input["args"] if called else input, call_id, config)
         if called and call_id is None:
-            given = given._replace(problem=Denied.of(DenialCode.NO_CALL_ID, "a model's call without id"))
-
-        async def call(sealed: BaseTool, values: Any) -> Any:
-            form = {**input, "args": values} if called else values
-            return await _calling(sealed, method)(form, config, **kwargs)
-
-        return await self._answer(given, io, call, "message" if called else "raise")
+            problem = Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
+            tool_input = tool_input._replace(problem=problem)
+        entrance = self._gate.entrance(path.flow, tool_input)
+        try:
+            async with entrance as values:
+                return await path.invoke({**input, "args": values} if called else values, config, **kwargs)
+        except (Denied, ToolDenied) as error:
+            return self._answer(error, entrance, call_id, "message" if called else "raise")
 
     def run(self, tool_input: Any, *args: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Judge the call, and run the original if it is permitted; what executors call."""
-        io = self._gate.enforcement.sync
-        return drive(self._run_judged(tool_input, config, io, "run", args, kwargs))
+        """Judge the call, and run the original if it is permitted; executors call this."""
+        return drive(self._run_guarded(self._gate.sync, tool_input, config, args, kwargs))
 
     async def arun(
         self, tool_input: Any, *args: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Do as `run`, on an event loop."""
-        io = self._gate.enforcement.async_
-        return await self._run_judged(tool_input, config, io, "arun", args, kwargs)
+        return await self._run_guarded(self._gate.async_, tool_input, config, args, kwargs)
 
-    async def _run_judged(
+    async def _run_guarded(
         self,
+        path: SealedPath,
         tool_input: Any,
         config: RunnableConfig | None,
-        io: Io,
-        method: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        given = self._gate.part(tool_input, kwargs.get("tool_call_id"), config)
-
-        async def call(sealed: BaseTool, values: Any) -> Any:
-            return await _calling(sealed, method)(values, *args, config=config, **kwargs)
-
-        return await self._answer(given, io, call, "message")
-
-    async def _answer(self, given: ToolInput, io: Io, call: Any, otherwise: OnDeny) -> Any:
+        call_id = kwargs.get("tool_call_id")
+        entrance = self._gate.entrance(path.flow, self._gate.part(tool_input, call_id, config))
         try:
-            return await self._gate.through(given, io, call)
-        except Denied as denied:
-            if self._gate.waiting(given.call_id) is not None:
-                raise  # the middleware, whose permit it was, answers and records
-            cause = denied.__cause__
-            if isinstance(cause, ValidationError):
-                return self._invalid(cause, denied, given, otherwise)
-            return self._denied(denied, given, otherwise)
+            async with entrance as values:
+                return await path.run(values, *args, config=config, **kwargs)
+        except (Denied, ToolDenied) as error:
+            return self._answer(error, entrance, call_id, "message")
 
-    def _denied(self, denied: Denied, given: ToolInput, otherwise: OnDeny) -> Any:
-        if (self._on_deny or otherwise) == "raise":
-            raise denied
-        message = refusal(denied, self.name, given.call_id)
-        return message.content if given.call_id is None else message
-
-    def _invalid(self, cause: ValidationError, denied: Denied, given: ToolInput, otherwise: OnDeny) -> Any:
-        flag = self.handle_validation_error
-        if not flag:
-            if (self._on_deny or otherwise) == "raise":
+    def _answer(
+        self, error: Denied | ToolDenied, entrance: Entrance, call_id: str | None, otherwise: OnDeny
+    ) -> Any:
+        """Answer a call that was denied, or in which a call that the tool made was denied."""
+        if entrance.prejudged is not None and (
+            isinstance(error, ToolDenied) or not entrance.prejudged.permit.entered
+        ):
+            raise error  # the middleware, whose permit it was, answers and records
+        denied = error.denied if isinstance(error, ToolDenied) else error
+        on_deny = self._on_deny or otherwise
+        if isinstance(cause := denied.__cause__, ValidationError):
+            if flag := self.handle_validation_error:
+                text = flag if isinstance(flag, str) else flag(cause) if callable(flag) else str(denied)
+                denied = Denied(denied.code, denied.reason, advice=text)
+                return text if call_id is None else refusal(denied, self.name, call_id)
+            if on_deny == "raise":
                 raise cause
-            return self._denied(denied, given, otherwise)
-        text = flag if isinstance(flag, str) else flag(cause) if callable(flag) else str(denied)
-        return text if given.call_id is None else refusal(_saying(denied, text), self.name, given.call_id)
+        if on_deny == "raise":
+            raise denied from None
+        message = refusal(denied, self.name, call_id)
+        return message.content if call_id is None else message
 
     def _run(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise PermissionError(f"{self.name} is guarded: use invoke, ainvoke, run or arun")
@@ -148,23 +142,14 @@ class GuardedTool(BaseTool):
         raise PermissionError(f"{self.name} is guarded: use invoke, ainvoke, run or arun")
 
 
-def _saying(denied: Denied, text: str) -> Denied:
-    return Denied(denied.code, denied.reason, advice=text)
-
-
-def _calling(sealed: BaseTool, method: str) -> Callable[..., Any]:
-    bound = getattr(sealed, method)
-    return bound if method.startswith("a") else lift(bound)
-
-
 def guarded(gate: Gate, tool: BaseTool, on_deny: OnDeny | None = None) -> GuardedTool:
     """Put *gate* around *tool*, which stays as it was."""
-    kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "callbacks"}
-    if gate.shape.single:
-        kept["args_schema"] = dict(gate.shape.schema)
-    elif kept["args_schema"] is None:
-        kept["args_schema"] = tool.get_input_schema()
-    guard = GuardedTool.model_construct(**kept)
+    fields = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "callbacks"}
+    if gate.schema.single:
+        fields["args_schema"] = dict(gate.schema.schema)
+    elif fields["args_schema"] is None:
+        fields["args_schema"] = tool.get_input_schema()
+    guard = GuardedTool.model_construct(**fields)
     set_private(
         guard,
         _gate=gate,
@@ -188,7 +173,7 @@ def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
         refused.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # what inspect reads
     else:
         refused.__annotations__ = {}
-    if gate.shape.injected and not any(
+    if gate.schema.injected and not any(
         getattr(hint, "__name__", "") == "ToolRuntime" for hint in refused.__annotations__.values()
     ):
         refused.__annotations__ |= _proof_of_injection()

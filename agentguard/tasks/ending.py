@@ -1,57 +1,53 @@
 """How a task ends, whoever ends it: its block, its deadline, an operator, a security team's signal.
 
-Completion, expiry and revocation end alike: the end is recorded, every live credential of the task and
-of its descendants is revoked at its issuer, and whoever is to be told is owed a signal. What cannot be
-done now is in the store's outbox.
+Completion, expiry and revocation end alike. The end is recorded, every live credential of the task and of
+its descendants is revoked at its issuer, and each receiver of signals is owed one. What cannot be done now
+stays in the store's outbox.
 """
 
 from __future__ import annotations
 
-from agentguard.enforcement import recording as records
-from agentguard.enforcement.flow import Enforcement
-from agentguard.enforcement.operations import Io
+from typing import NamedTuple, Self
+
+from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
+from agentguard.enforcement.records import task_end_record
 from agentguard.model import LiveCredential, TaskStatus
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "Endings"]
 
 
 class Ending:
-    """Ends the tasks of one guard."""
+    """Ends the tasks of one guard, on one path."""
 
-    def __init__(self, enforcement: Enforcement) -> None:
-        self._enforcement, self._outbox = enforcement, enforcement.outbox
-        self._started = False
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self._enforcement, self._operations = flow.enforcement, flow.operations
+        self._swept = False
 
-    async def started(self, io: Io) -> None:
+    async def sweep_once(self) -> None:
         """Look once, before the first task, for what a process that is gone has left alive.
 
         Raises:
             StoreError: The outbox cannot be read.
         """
-        if self._started:
+        if self._swept:
             return
-        self._started = True
-        if await self._outbox.pending(io):
+        self._swept = True
+        if await self.flow.outbox.pending():
             self._enforcement.on_unrevoked()
 
-    async def end(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
+    async def end(self, task_id: str, status: TaskStatus, cause: str) -> None:
         """End a task and its descendants.
 
         Raises:
             StoreError: The end could not be recorded; credentials end by their expiry.
             AuditError: It could not be written down.
         """
-        await io.to_the_end(self._end(task_id, status, cause, io))
+        await self._operations.to_the_end(self._end(task_id, status, cause))
 
-    async def heed(
-        self,
-        cause: str,
-        io: Io,
-        *,
-        task: str | None = None,
-        token: str | None = None,
-        user: str | None = None,
+    async def end_by_signal(
+        self, cause: str, *, task: str | None = None, token: str | None = None, user: str | None = None
     ) -> None:
         """End a task, or that of a token, or all active ones of a user; what is unknown is over already.
 
@@ -61,33 +57,37 @@ class Ending:
         """
         tasks = [] if task is None else [task]
         if token is not None:
-            tasks += [held.task_id for held in await io.live() if token in (held.call_id, held.handle)]
+            live = await self._operations.live()
+            tasks += [one.task_id for one in live if token in (one.call_id, one.handle)]
         elif user is not None and task is None:
-            tasks += await io.active(user)
-        for each in dict.fromkeys(tasks):
-            await self.end(each, TaskStatus.REVOKED, cause, io)
+            tasks += await self._operations.active(user)
+        for task_id in dict.fromkeys(tasks):
+            await self.end(task_id, TaskStatus.REVOKED, cause)
 
-    async def _end(self, task_id: str, status: TaskStatus, cause: str, io: Io) -> None:
-        ended = await io.end_task(task_id, status, await self._owed(task_id, cause, io))
-        self._enforcement.reuse.drop(ended)
-        self._enforcement.subject_tokens.drop(ended)
+    async def _end(self, task_id: str, status: TaskStatus, cause: str) -> None:
+        enforcement, operations = self._enforcement, self._operations
+        ended = await operations.end_task(task_id, status, await self._owed(task_id, cause))
+        enforcement.reuse.drop(ended)
+        enforcement.subject_tokens.drop(ended)
         # signals are sent by the outbox, for nobody here waits for them
-        live = [held for held in await io.live(task_id) if held.broker not in self._enforcement.transmitters]
-        left = await self._outbox.revoke(live, io)
-        for name in ended:
-            state = await io.task(name)
+        live = [one for one in await operations.live(task_id) if one.broker not in enforcement.transmitters]
+        left = await self.flow.outbox.revoke(live)
+        for ended_id in ended:
+            state = await operations.task(ended_id)
             lineage = [] if state is None else list(state.lineage)
-            await io.append(records.task_ended(name, lineage, status.value, cause, len(left)))
-        if left or (ended and self._enforcement.transmitters):
-            self._enforcement.on_unrevoked()
+            await operations.append(task_end_record(ended_id, lineage, status.value, cause, len(left)))
+        if left or (ended and enforcement.transmitters):
+            enforcement.on_unrevoked()
 
-    async def _owed(self, task_id: str, cause: str, io: Io) -> list[LiveCredential]:
-        """Return what each end is to tell, as the outbox carries it: once for each who is told."""
-        state = await io.task(task_id) if self._enforcement.transmitters else None
+    async def _owed(self, task_id: str, cause: str) -> list[LiveCredential]:
+        """Return what each end is to tell, as the outbox carries it: once for each receiver."""
+        enforcement = self._enforcement
+        state = await self._operations.task(task_id) if enforcement.transmitters else None
         if state is None:
             return []
-        now = self._enforcement.clock()
-        last = max([now + self._enforcement.lifetime, *(held.expires_at for held in await io.live(task_id))])
+        now = enforcement.options.clock()
+        live = await self._operations.live(task_id)
+        last = max([now + enforcement.options.lifetime, *(one.expires_at for one in live)])
         return [
             LiveCredential(
                 call_id=f"{name}:",
@@ -97,5 +97,17 @@ class Ending:
                 expires_at=last,
                 owner=owner(),
             )
-            for name, transmitter in self._enforcement.transmitters.items()
+            for name, transmitter in enforcement.transmitters.items()
         ]
+
+
+class Endings(NamedTuple):
+    """The ends of a guard's tasks, on either path."""
+
+    sync: Ending
+    async_: Ending
+
+    @classmethod
+    def of(cls, enforcement: Enforcement) -> Self:
+        """Make both."""
+        return cls(Ending(enforcement.sync), Ending(enforcement.async_))

@@ -19,12 +19,10 @@ from typing import Any, Self
 from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import active_task
-from agentguard.enforcement.flow import Enforcement
-from agentguard.enforcement.operations import Io
 from agentguard.errors import TaskNotActive
 from agentguard.lease import current
 from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
-from agentguard.tasks.ending import Ending
+from agentguard.tasks.ending import Ending, Endings
 
 __all__ = ["CONFIG_KEY", "Task"]
 
@@ -41,14 +39,14 @@ class Task:
 
     def __init__(
         self,
-        enforcement: Enforcement,
-        ending: Ending,
+        endings: Endings,
         state: TaskState,
         *,
         begun: bool = False,
         subject_token: Secret | None = None,
     ) -> None:
-        self._enforcement, self._ending = enforcement, ending
+        self._endings, self._enforcement = endings, endings.sync.flow.enforcement
+        self._options = self._enforcement.options
         self._state, self._begun = state, begun
         self._subject_token = subject_token
         self._token: Token[str | None] | None = None
@@ -56,8 +54,7 @@ class Task:
     @classmethod
     def new(
         cls,
-        enforcement: Enforcement,
-        ending: Ending,
+        endings: Endings,
         purpose: str,
         identity: Identity,
         mandate: Mandate,
@@ -72,18 +69,19 @@ class Task:
         Raises:
             ValueError: A limit of the mandate is for none of its tools.
         """
-        _hold(mandate, enforcement)
+        _hold(mandate, endings)
+        options = endings.sync.flow.enforcement.options
         state = TaskState(
-            id=enforcement.new_id(),
+            id=options.new_id(),
             purpose=purpose,
             identity=identity,
             mandate=mandate,
             budget=budget,
-            deadline=enforcement.clock() + ttl,
+            deadline=options.clock() + ttl,
             words=words[:WORDS],
             kinds=kinds,
         )
-        return cls(enforcement, ending, state, subject_token=subject_token)
+        return cls(endings, state, subject_token=subject_token)
 
     @property
     def id(self) -> str:
@@ -105,27 +103,27 @@ class Task:
             ValueError: It is for another subject than the active one.
             StoreError: It could not be recorded.
         """
-        drive(self._begin(self._enforcement.sync))
+        drive(self._begin(self._endings.sync))
         return self
 
     async def abegin(self) -> Self:
         """Do as `begin`, on an event loop."""
-        await self._begin(self._enforcement.async_)
+        await self._begin(self._endings.async_)
         return self
 
-    async def _begin(self, io: Io) -> None:
+    async def _begin(self, ending: Ending) -> None:
         if self._begun:
             return
         derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
         parent_id = derived[0] if derived else active_task.get()
         if parent_id is not None:
-            parent = await io.task(parent_id)
-            if parent is None or parent.ended(self._enforcement.clock()) is not None:
+            parent = await ending.flow.operations.task(parent_id)
+            if parent is None or parent.ended(self._options.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
             state = self._state if derived else _adopted(self._state, parent)
             self._state = _within(state, parent)
-        await self._ending.started(io)
-        await io.create_task(self._state)
+        await ending.sweep_once()
+        await ending.flow.operations.create_task(self._state)
         if self._subject_token is not None:
             self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
         self._begun = True
@@ -145,16 +143,16 @@ class Task:
         Raises:
             ValueError: The mandate is malformed, or a limit of it is for none of its tools.
         """
-        narrower = self._state.mandate if mandate is None else _hold(Mandate.of(mandate), self._enforcement)
+        narrower = self._state.mandate if mandate is None else _hold(Mandate.of(mandate), self._endings)
         child = replace(
             self._state,
-            id=self._enforcement.new_id(),
+            id=self._options.new_id(),
             purpose=self._state.purpose if not purpose or _in_a_tool() else purpose,
             mandate=narrower,
             budget=budget or Budget(),
-            deadline=self._state.deadline if ttl is None else self._enforcement.clock() + ttl,
+            deadline=self._state.deadline if ttl is None else self._options.clock() + ttl,
         )
-        return Task(self._enforcement, self._ending, _within(child, self._state))
+        return Task(self._endings, _within(child, self._state))
 
     def delegate(self, actor: str, purpose: str | None = None, **narrower: Any) -> Task:
         """Return a child in which *actor*, another agent, acts for the same subject.
@@ -197,7 +195,7 @@ class Task:
         _traceback: TracebackType | None,
     ) -> None:
         self._leave()
-        drive(self._end(*_ending(kind), self._enforcement.sync))
+        drive(self._end(self._endings.sync, *_ending(kind)))
 
     async def __aenter__(self) -> Self:
         await self.abegin()
@@ -211,7 +209,7 @@ class Task:
         _traceback: TracebackType | None,
     ) -> None:
         self._leave()
-        await self._end(*_ending(kind), self._enforcement.async_)
+        await self._end(self._endings.async_, *_ending(kind))
 
     def _leave(self) -> None:
         if self._token is not None:
@@ -222,33 +220,33 @@ class Task:
 
     def complete(self) -> None:
         """End it as done, and revoke what is alive; the first end stands."""
-        drive(self._end(TaskStatus.COMPLETED, "completed", self._enforcement.sync))
+        drive(self._end(self._endings.sync, TaskStatus.COMPLETED, "completed"))
 
     async def acomplete(self) -> None:
         """Do as `complete`, on an event loop."""
-        await self._end(TaskStatus.COMPLETED, "completed", self._enforcement.async_)
+        await self._end(self._endings.async_, TaskStatus.COMPLETED, "completed")
 
     def revoke(self, cause: str = "revoked") -> None:
         """End it as revoked, here and in every process that shares the store."""
-        drive(self._end(TaskStatus.REVOKED, cause, self._enforcement.sync))
+        drive(self._end(self._endings.sync, TaskStatus.REVOKED, cause))
 
     async def arevoke(self, cause: str = "revoked") -> None:
         """Do as `revoke`, on an event loop."""
-        await self._end(TaskStatus.REVOKED, cause, self._enforcement.async_)
+        await self._end(self._endings.async_, TaskStatus.REVOKED, cause)
 
-    async def _end(self, status: TaskStatus, cause: str, io: Io) -> None:
-        await self._ending.end(self.id, status, cause, io)
+    async def _end(self, ending: Ending, status: TaskStatus, cause: str) -> None:
+        await ending.end(self.id, status, cause)
 
     # --- look
 
     def state(self) -> TaskState:
         """Return the task as the store holds it now."""
-        state: TaskState | None = drive(self._enforcement.sync.task(self.id))  # type: ignore[arg-type]  # Operation
+        state = self._enforcement.ports.store.task(self.id)
         return self._state if state is None else state
 
     def timeline(self) -> Timeline:
         """Return what happened in this task and its children, as the audit log has it."""
-        return Timeline(self._enforcement.audit.records(self.id))
+        return Timeline(self._enforcement.ports.audit.records(self.id))
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self._state.purpose!r}>"
@@ -258,8 +256,8 @@ def _in_a_tool() -> bool:
     return current() is not None
 
 
-def _hold(mandate: Mandate, enforcement: Enforcement) -> Mandate:
-    if untaken := enforcement.catalog.unused_limits(mandate):
+def _hold(mandate: Mandate, endings: Endings) -> Mandate:
+    if untaken := endings.sync.flow.enforcement.ports.catalog.unused_limits(mandate):
         raise ValueError(f"the mandate limits {untaken[0]}, which none of its tools takes")
     return mandate
 

@@ -150,7 +150,7 @@ def test_explain_and_simulate_agree_with_the_real_call(
     call = Call(guard, tool, {"to": to, "amount": amount}, mandate)
     call.asked = bool(questions)
     decide = decider(guard.enforcement)
-    records = list(guard.enforcement.audit.records())
+    records = list(guard.enforcement.ports.audit.records())
     (decision,) = (record for record in records if record["event"] == "decision")
     request = replayed(decision["request"], next(spec for spec in guard.catalog if spec.name == tool))
     issued = len(records)
@@ -160,7 +160,7 @@ def test_explain_and_simulate_agree_with_the_real_call(
     for turned in turning(decide, request):
         assert turned.verdict is not call.verdict
     # deciding has left no trace
-    assert len(list(guard.enforcement.audit.records())) == issued
+    assert len(list(guard.enforcement.ports.audit.records())) == issued
     assert len(questions) <= 1
     guard.close()
 
@@ -188,5 +188,5 @@ def _request(guard: Guard) -> AccessRequest:
         pytest.raises(Denied),
     ):
         guarded.invoke({"to": "ada", "amount": 200})
-    *_, record = (r for r in guard.enforcement.audit.records() if r["event"] == "decision")
+    *_, record = (r for r in guard.enforcement.ports.audit.records() if r["event"] == "decision")
     return replayed(record["request"], next(spec for spec in guard.catalog if spec.name == "pay"))

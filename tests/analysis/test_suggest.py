@@ -110,7 +110,7 @@ class Loaded:
     def decide(self, record: Record) -> Decision:
         spec = self.guard.catalog.tool(record["tool"])
         assert spec is not None
-        return self.guard.enforcement.policy.decide(replayed(record["request"], spec))
+        return self.guard.enforcement.ports.policy.decide(replayed(record["request"], spec))
 
     def permits(self, record: Record) -> bool:
         return self.guard.catalog.tool(record["tool"]) is not None and self.decide(record).permitted
@@ -503,7 +503,7 @@ def test_observed_runs_become_files_that_permit_them(project: str, named: bool) 
     requests = [
         replayed(r["request"], spec) for r, spec in zip(asked, specs, strict=True) if spec is not None
     ]
-    decided = [guard.enforcement.policy.decide(each).permitted for each in requests]
+    decided = [guard.enforcement.ports.policy.decide(each).permitted for each in requests]
     assert decided == [True, True, True, True, False]
     assert guard.mandate("pay").budget.writes == 2
     guard.close()

@@ -94,8 +94,8 @@ def home(tmp_path: Path) -> Path:
 
 def build_parts(home: Path) -> Parts:
     parts = build(load(home / "agentguard.toml"))
-    assert isinstance(parts.policy, ReloadingCedar)
-    parts.policy.check_tools(parts.catalog)
+    assert isinstance(parts.ports.policy, ReloadingCedar)
+    parts.ports.policy.check_tools(parts.ports.catalog)
     return parts
 
 
@@ -116,7 +116,7 @@ def line(text: str) -> int:
 
 def test_it_builds_what_it_says(home: Path) -> None:
     parts = build_parts(home)
-    refund = parts.catalog.tool("refund_order")
+    refund = parts.ports.catalog.tool("refund_order")
     assert refund is not None
     assert (refund.path, refund.resource, refund.sinks) == (
         ToolPath.WRITE,
@@ -125,39 +125,39 @@ def test_it_builds_what_it_says(home: Path) -> None:
     )
     assert (refund.schema or {})["required"] == ["order_id", "amount", "recipient"]
     assert (refund.schema or {})["properties"]["note"] == {"type": "string"}
-    order = parts.catalog.tool("get order")
+    order = parts.ports.catalog.tool("get order")
     assert order is not None
     assert order.untrusted
     assert order.schema is None
-    payments = parts.catalog.resource("payments")
+    payments = parts.ports.catalog.resource("payments")
     assert payments is not None
     assert payments.audience(ToolPath.WRITE) == "payments-write"
     assert payments.audience(ToolPath.READ) == "payments/read"
-    assert parts.identity.actor() == "agent://support"
-    assert (parts.lifetime, parts.approval_lifetime, parts.trace_arguments) == (30, 120, True)
-    assert parts.environment == {"stage": "production"}
-    assert isinstance(parts.store, MemoryStore)
+    assert parts.ports.identity.actor() == "agent://support"
+    assert (parts.options.lifetime, parts.options.approval_lifetime, parts.trace_arguments) == (30, 120, True)
+    assert parts.options.environment == {"stage": "production"}
+    assert isinstance(parts.ports.store, MemoryStore)
 
 
 def test_policies_see_the_arguments_and_the_environment(home: Path) -> None:
     parts = build_parts(home)
-    tool = parts.catalog.tool("refund_order")
+    tool = parts.ports.catalog.tool("refund_order")
     assert tool is not None
-    identity = Identity(subject="user:ada", actor=parts.identity.actor())
+    identity = Identity(subject="user:ada", actor=parts.ports.identity.actor())
     task = TaskState(
         id="t", purpose="p", identity=identity, mandate=Mandate(tools=frozenset("*")), deadline=2e9
     )
     arguments = Arguments.of({"order_id": "1", "amount": 99.5, "recipient": "x", "note": None})
     request = AccessRequest(
-        identity=identity, tool=tool, arguments=arguments, task=task, environment=parts.environment
+        identity=identity, tool=tool, arguments=arguments, task=task, environment=parts.options.environment
     )
-    assert parts.policy.decide(request).policy_ids == ("small-refunds",)
+    assert parts.ports.policy.decide(request).policy_ids == ("small-refunds",)
 
 
 @pytest.mark.promise("paths-apart")
 def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
     parts = build_parts(home)
-    assert {key: broker.paths for key, broker in parts.brokers.items()} == {
+    assert {key: broker.paths for key, broker in parts.ports.brokers.items()} == {
         (None, path): frozenset({path}) for path in ToolPath
     }
     files = sorted((home / "state" / "keys").iterdir())
@@ -210,7 +210,7 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
     (home / "agentguard.toml").write_text(text, "utf-8")
     tool = build(
         load(home / "agentguard.toml").model_copy(update={"policy": Settings().policy})
-    ).catalog.tool("refund_order")
+    ).ports.catalog.tool("refund_order")
     assert tool is not None
     assert (tool.schema or {})["properties"]["ids"]["type"] == "array"
 
@@ -322,15 +322,15 @@ def test_the_rules_may_stand_elsewhere_and_be_combined(home: Path) -> None:
     file = home / "agentguard.toml"
     head = '[policy]\ncedar = ["policies/*.cedar"]\n'
     file.write_text(TOML.replace(head, PDPS), "utf-8")
-    policy = build(load(file)).policy
+    policy = build(load(file)).ports.policy
     assert isinstance(policy, Combine)
     before = policy.version
     file.write_text(TOML.replace(head, PDPS.replace('"deny-overrides"', '"unanimous"')), "utf-8")
-    assert build(load(file)).policy.version != before
+    assert build(load(file)).ports.policy.version != before
     for name, kind in (("central", Opa), ("house", AuthZen)):
         alone = PDPS.replace('cedar = ["policies/*.cedar"]\n', "").replace('"central", "house"', f'"{name}"')
         file.write_text(TOML.replace(head, alone), "utf-8")
-        assert isinstance(build(load(file)).policy, kind)
+        assert isinstance(build(load(file)).ports.policy, kind)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_mistake_about_a_pdp_has_its_line(home: Path, right: str, wrong: str, 
 
 def test_a_guard_reads_its_policies_again_whole_or_not_at_all(home: Path) -> None:
     guard = Guard.from_file(home / "agentguard.toml")
-    file, policy = next((home / "policies").glob("*.cedar")), guard.enforcement.policy
+    file, policy = next((home / "policies").glob("*.cedar")), guard.enforcement.ports.policy
     before, text = policy.version, file.read_text("utf-8")
     file.write_text(text + '@id("new") permit (principal, action in Action::"read", resource);', "utf-8")
     assert guard.reload()
@@ -391,7 +391,7 @@ def test_a_path_that_cannot_be_used_has_its_line(home: Path, right: str, wrong: 
 def test_a_policy_file_may_have_a_name_that_looks_like_a_pattern(home: Path) -> None:
     (home / "policies" / "[1].cedar").write_text(CEDAR.replace("small", "more"), "utf-8")
     (home / "agentguard.toml").write_text(TOML.replace("*.cedar", "[1].cedar"), "utf-8")
-    assert [rule.id for rule in build_parts(home).policy.rules] == ["more-refunds"]  # type: ignore[attr-defined]  # Cedar
+    assert [rule.id for rule in build_parts(home).ports.policy.rules] == ["more-refunds"]  # type: ignore[attr-defined]  # Cedar
 
 
 def test_keys_are_found_however_they_are_written() -> None:

@@ -78,7 +78,7 @@ def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, w
     text, kind_of_broker, paths = BROKERS[kind]
     toml = f'[brokers.named]\nkind = "{kind}"\n{text}\n[resources.code]\nbroker = "named"\n'
     parts = build(load(write(toml)))
-    routes = Routes(parts.brokers, parts.store)
+    routes = Routes(parts.ports.brokers, parts.ports.store)
     for path in ToolPath:
         route = routes.find(Resource(name="code"), path)
         if path in paths:
@@ -96,11 +96,11 @@ def test_each_kind_of_broker_serves_its_own_paths_and_no_other_does(kind: str, w
 def test_a_broker_of_one_path_shares_no_key_with_that_of_another(write: Any) -> None:
     text, _, _ = BROKERS["token_exchange"]
     toml = f'[brokers.named]\nkind = "token_exchange"\n{text}\n[resources.code]\nbroker = "named"\n'
-    brokers = build(load(write(toml))).brokers
+    brokers = build(load(write(toml))).ports.brokers
     built = [brokers["code", path] for path in ToolPath]
     assert len({id(broker) for broker in built}) == 3
     assert [broker.paths for broker in built] == [{path} for path in ToolPath]
-    assert [getattr(broker, "reuse", None) for broker in built] == [{READ}, frozenset(), frozenset()]
+    assert [broker.traits.reuse for broker in built] == [{READ}, frozenset(), frozenset()]
 
 
 @pytest.mark.promise("resource-has-own-broker")
@@ -159,21 +159,21 @@ def test_an_identity_comes_from_a_file_that_the_platform_writes(write: Any, tmp_
     token.write_text(signer.sign(signer.head(typ="JWT"), claims))
     token.chmod(0o600)
     parts = build(load(write('[identity]\nkind = "file"\npath = "token"\n')))
-    assert isinstance(parts.identity, FileIdentity)
-    assert parts.identity.actor() == "system:serviceaccount:prod:agent"
+    assert isinstance(parts.ports.identity, FileIdentity)
+    assert parts.ports.identity.actor() == "system:serviceaccount:prod:agent"
 
 
 def test_a_local_identity_proves_itself_by_a_key_of_its_own(write: Any, tmp_path: Path) -> None:
     toml = '[agent]\nid = "agent://support"\n[identity]\nkind = "local"\nkey = "agent.pem"\n'
     parts = build(load(write(toml)))
-    assert parts.identity.token("https://login.example").reveal().count(".") == 2
+    assert parts.ports.identity.token("https://login.example").reveal().count(".") == 2
     assert (tmp_path / "agent.pem").stat().st_mode & 0o077 == 0
 
 
 def test_a_ceiling_in_the_file_limits_the_agent(write: Any) -> None:
     guard = Guard.from_file(write('[ceiling]\norders = ["orders:read"]\n'))
     try:
-        ceiling = guard.enforcement._authorisation._ceiling
+        ceiling = guard.enforcement.options.ceiling
         assert ceiling is not None
         assert {name: list(scopes) for name, scopes in ceiling.items()} == {"orders": ["orders:read"]}
         assert json.dumps(list(ceiling))

@@ -232,9 +232,9 @@ async def test_less_than_a_second_is_refused(double: Double, mode: Mode) -> None
 
 
 def test_it_is_reused_only_where_that_is_said(double: Double) -> None:
-    assert broker(double).reuse == frozenset()
-    assert broker(double, reuse=True).reuse == {ToolPath.WRITE}
-    assert broker(double).binds_arguments is False
+    assert broker(double).traits.reuse == frozenset()
+    assert broker(double, reuse=True).traits.reuse == {ToolPath.WRITE}
+    assert broker(double).traits.binds_arguments is False
 
 
 # --- what errs

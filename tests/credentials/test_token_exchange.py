@@ -340,7 +340,7 @@ async def test_details_may_be_enriched_or_left_out_of_the_request(
     broker = server.broker(details=False)
     await mode.call(broker, "issue", grant())
     assert "authorization_details" not in server.calls("token")[-1]
-    assert (broker.binds_arguments, server.broker().binds_arguments) == (False, True)
+    assert (broker.traits.binds_arguments, server.broker().traits.binds_arguments) == (False, True)
 
 
 # the end
@@ -719,7 +719,7 @@ async def test_bearer_tokens_need_a_seal_and_are_presented_as_such(
 def test_it_is_a_broker_for_its_paths_and_shows_nothing(opaque: AuthorizationServer) -> None:
     broker = opaque.broker(reuse={ToolPath.READ})
     assert isinstance(broker, Broker)
-    assert (broker.paths, broker.reuse) == (frozenset({ToolPath.READ}), frozenset({ToolPath.READ}))
+    assert (broker.paths, broker.traits.reuse) == (frozenset({ToolPath.READ}), frozenset({ToolPath.READ}))
     assert repr(broker) == f"<TokenExchange {ISSUER} read>"
     with pytest.raises(IssueError, match="less than one second"):
         broker.issue(replace(grant(), lifetime=0.5))

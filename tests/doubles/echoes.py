@@ -18,7 +18,7 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 
 import agentguard
-from agentguard.langchain.seal import running
+from agentguard.langchain.seal import running_call
 
 __all__ = ["CANARY", "calling", "log", "returning", "telling"]
 
@@ -36,7 +36,7 @@ def returning(held: list[Any]) -> list[BaseTool]:
     @tool
     def value() -> dict[str, Any]:
         """Echo it in what is returned."""
-        held.extend([agentguard.credential(), running.get()])
+        held.extend([agentguard.credential(), running_call.get()])
         return {"text": echo(), "list": [echo(), {echo(): 1}], "bytes": repr(echo().encode())}
 
     @tool(response_format="content_and_artifact")

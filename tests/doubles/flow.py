@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation, Permit
-from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import Denied
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import (
@@ -23,16 +25,19 @@ from agentguard.model import (
     Mandate,
     Resource,
     TaskState,
+    TaskStatus,
     ToolPath,
     ToolSpec,
 )
+from agentguard.ports import BrokerTraits
 from agentguard.stores.memory import MemoryStore
-from agentguard.tasks.ending import Ending
+from agentguard.tasks.ending import Endings
 
 PAYMENTS = Resource(name="payments", origins=("https://pay.example",))
 REFUND = ToolSpec(name="refund", path=ToolPath.WRITE, resource="payments", scopes=frozenset({"a", "b"}))
 LOOKUP = ToolSpec(name="lookup", path=ToolPath.READ, untrusted=True)
 ARGUMENTS = Arguments.of({"order_id": "4711"})
+PORTS = {field.name for field in fields(Ports)}
 PERMIT = Decision(effect=Effect.PERMIT, policy_ids=("p",))
 
 
@@ -59,6 +64,7 @@ class Mint:
         self.paths = frozenset(paths or ToolPath)
         self.issued, self.revoked = list[Grant](), list[str]()
         self.fail, self.returns = fail, returns
+        self.traits = BrokerTraits()
 
     def issue(self, grant: Grant) -> Credential:
         if self.fail == "issue":
@@ -92,6 +98,11 @@ class Log:
         return self.written
 
 
+async def carry_out(flow: Flow, invocation: Invocation, body: Callable[[Permit], Awaitable[Any]]) -> Any:
+    async with flow.call(invocation) as permit:
+        return await body(permit)
+
+
 class World:
     """A guard's flow with everything around it in view."""
 
@@ -107,10 +118,13 @@ class World:
             "store": self.store,
             "audit": self.log,
             "clock": lambda: self.now,
+            **changes,
         }
-        self.flow = Enforcement(**{**parts, **changes})
-        self.ending = Ending(self.flow)
-        self.store, self.ran = self.flow.store, list[Permit]()
+        telemetry = parts.pop("telemetry", None)
+        ports = {name: parts.pop(name) for name in PORTS & parts.keys()}
+        self.flow = Enforcement(Ports(**ports), Options(**parts), telemetry)
+        self.endings = Endings.of(self.flow)
+        self.store, self.ran = self.flow.ports.store, list[Permit]()
 
     def begin(self, **changes: Any) -> TaskState:
         state: dict[str, Any] = {
@@ -139,8 +153,11 @@ class World:
         invocation = Invocation(**{"named_task": "t1", "call_id": "c1", **facts, **changes})
         execute: Callable[[Permit], Awaitable[Any]] = lift(body or self.body)
         if mode == "sync":
-            return drive(self.flow.run(invocation, execute, self.flow.sync))
-        return asyncio.run(self.flow.run(invocation, execute, self.flow.async_))
+            return drive(carry_out(self.flow.sync, invocation, execute))
+        return asyncio.run(carry_out(self.flow.async_, invocation, execute))
+
+    def end(self, task_id: str, status: TaskStatus, cause: str) -> None:
+        drive(self.endings.sync.end(task_id, status, cause))
 
     def denied(self, mode: str, **changes: Any) -> Denied:
         with pytest.raises(Denied) as caught:

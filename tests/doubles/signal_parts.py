@@ -21,7 +21,7 @@ import uvicorn
 import agentguard
 from agentguard import Guard, Resource, ToolPath
 from agentguard.catalog import Catalog
-from agentguard.concurrency.drive import drive, operation_pair
+from agentguard.concurrency.drive import operation_pair
 from agentguard.credentials import LocalIssuer, ProofKey, load_key
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import LiveCredential, TaskStatus
@@ -98,7 +98,7 @@ class Agent:
             issuer=ISSUER,
             signer=load_key(home / "signals.pem"),
         )
-        self.guard.enforcement.sync.revoke[BROKER] = operation_pair(transmitter, "revoke").sync  # type: ignore[index]  # a dict
+        self.guard.enforcement.sync.operations.revoke[BROKER] = operation_pair(transmitter, "revoke").sync  # type: ignore[index]  # a dict
         self.stolen = ""
 
     def works(self, order_id: str) -> int:
@@ -168,8 +168,7 @@ def crash(settings: dict[str, Any]) -> None:
 def recover(settings: dict[str, Any]) -> None:
     """Start again, and work off what was left; say how much still is."""
     agent = Agent(settings)
-    io = agent.guard.enforcement.sync
-    drive(agent.guard.enforcement.outbox.sweep(io))
+    agent.guard.recover()
     say(left=len(agent.store.live()))
     agent.guard.close()
 

@@ -14,11 +14,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
-from agentguard.enforcement.entitlements import FixedEntitlements, effective
+from agentguard.enforcement.entitlements import FixedEntitlements, effective_scopes
 from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied, IdentityError
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import Decision, Effect, Mandate, Obligation, Secret, TaskStatus, ToolPath
+from agentguard.ports import BrokerTraits
 from agentguard.telemetry import Telemetry
 from agentguard.testing import captured_spans, sample_task
 from tests.doubles.flow import LOOKUP, REFUND, Mint, Rule, World
@@ -135,7 +136,7 @@ def test_whatever_the_sides_say_no_scope_is_asked_for_that_one_of_them_lacks(
         return user
 
     common = needs & agent & user & task
-    asking = effective(spec, state, {"payments": agent}, entitled)
+    asking = effective_scopes(spec, state, {"payments": agent}, entitled)
     if needs and not common:
         with pytest.raises(Denied) as caught:
             drive(asking)
@@ -186,7 +187,7 @@ def test_ending_a_task_forgets_its_users_token() -> None:
     world = World()
     state = world.begin()
     world.flow.subject_tokens.keep("t1", Secret("t"), state.deadline)
-    drive(world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    world.end("t1", TaskStatus.COMPLETED, "done")
     assert world.flow.subject_tokens.of(state) is None
 
 
@@ -211,7 +212,7 @@ def test_an_agent_that_cannot_say_who_it_is_does_nothing(mode: str) -> None:
 @pytest.mark.promise("long-lived-key-known")
 def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
     world = World()
-    world.mint.legacy = True  # type: ignore[attr-defined]  # read once, when a guard is built
+    world.mint.traits = BrokerTraits(legacy=True)  # read once, when a guard is built
     legacy = World(brokers={(None, path): world.mint for path in ToolPath})
     legacy.begin()
     legacy.call(mode)
@@ -227,7 +228,7 @@ def test_a_policy_is_told_that_a_key_is_long_lived(mode: str) -> None:
 @pytest.mark.promise("long-lived-key-known")
 def test_a_span_is_told_that_a_key_is_long_lived(mode: str) -> None:
     mint = Mint()
-    mint.legacy = True  # type: ignore[attr-defined]  # read once, when a guard is built
+    mint.traits = BrokerTraits(legacy=True)  # read once, when a guard is built
     brokers = {(None, path): mint for path in ToolPath}
     with captured_spans() as spans:
         world = World(brokers=brokers, telemetry=Telemetry(spans.tracer_provider))

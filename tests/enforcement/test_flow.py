@@ -32,8 +32,9 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
+from agentguard.ports import BrokerTraits
 from agentguard.stores.memory import MemoryStore
-from tests.doubles.flow import ARGUMENTS, LOOKUP, PERMIT, REFUND, Log, Mint, Rule, World
+from tests.doubles.flow import ARGUMENTS, LOOKUP, PERMIT, REFUND, Log, Mint, Rule, World, carry_out
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -140,7 +141,7 @@ def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
 def test_a_task_that_has_ended_carries_no_call(mode: str, status: TaskStatus) -> None:
     world = World()
     world.begin()
-    drive(world.ending.end("t1", status, "test", world.flow.sync))
+    world.end("t1", status, "test")
     assert world.denied(mode).code is DenialCode.TASK_ENDED
 
 
@@ -172,7 +173,7 @@ def test_ending_a_task_revokes_what_a_running_call_holds(mode: str) -> None:
     world.begin()
 
     def body(permit: Permit) -> list[str]:
-        drive(world.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+        world.end("t1", TaskStatus.REVOKED, "anomaly")
         return list(world.mint.revoked)
 
     revoked = world.call(mode, body)
@@ -185,7 +186,7 @@ def test_a_task_that_ends_while_a_credential_is_minted_gets_no_use_of_it(mode: s
     class Interrupted(Mint):
         def issue(self, grant: Grant) -> Credential:
             credential = super().issue(grant)
-            drive(world.ending.end("t1", TaskStatus.REVOKED, "anomaly", world.flow.sync))
+            world.end("t1", TaskStatus.REVOKED, "anomaly")
             return credential
 
     mint = Interrupted()
@@ -271,7 +272,7 @@ class Noted(Mint):
 
     def __init__(self, store: MemoryStore) -> None:
         super().__init__()
-        self.store = store
+        self.store, self.traits = store, BrokerTraits(notes_in=store)
 
     def note(self, handle: str, expires_at: float) -> tuple[str, float]:
         return f"revoked:{handle}", expires_at
@@ -320,7 +321,7 @@ def test_a_note_that_could_not_be_made_is_told_and_made_by_the_outbox(mode: str)
     handle = f"h-{world.mint.issued[0].id}"
     assert world.log.written[-1]["revoked"] is False
     assert not store.known(f"revoked:{handle}")
-    drive(world.flow.outbox.sweep(world.flow.sync))
+    drive(world.flow.sync.outbox.sweep())
     assert handle in world.mint.revoked
     assert store.known(f"revoked:{handle}")
     assert store.live() == ()
@@ -512,7 +513,7 @@ def test_a_revocation_that_fails_is_tried_again_when_the_task_ends(mode: str) ->
     assert world.log.written[-1]["revoked"] is False
     assert world.store.live()
     world.mint.fail = ""
-    drive(world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.sync))
+    world.end("t1", TaskStatus.COMPLETED, "done")
     assert f"h-{world.mint.issued[0].id}" in world.mint.revoked
     assert world.store.live() == ()
 
@@ -529,11 +530,11 @@ def test_a_call_is_forgotten_only_when_all_that_was_minted_for_it_is_revoked(mod
     world = World(brokers={(None, ToolPath.WRITE): mint})
     world.begin()
     assert world.call(mode) == "done"
-    drive(world.ending.end("t1", TaskStatus.REVOKED, "test", world.flow.sync))
+    world.end("t1", TaskStatus.REVOKED, "test")
     assert f"h-{mint.issued[0].id}" in {credential.handle for credential in world.store.live()}
     assert world.log.written[-1]["unrevoked"] == 1
     mint.fail = ""
-    drive(world.ending.end("t1", TaskStatus.REVOKED, "again", world.flow.sync))
+    world.end("t1", TaskStatus.REVOKED, "again")
     assert world.store.live() == ()
 
 
@@ -629,7 +630,7 @@ async def cancelled_after(steps: int, world: World) -> bool:
         return "done"
 
     invocation = Invocation(tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id="c1")
-    running = asyncio.ensure_future(world.flow.run(invocation, body, world.flow.async_))
+    running = asyncio.ensure_future(carry_out(world.flow.async_, invocation, body))
     for _ in range(steps):
         await asyncio.sleep(0)
         if running.done():
@@ -674,7 +675,7 @@ async def test_of_three_gathered_calls_against_a_limit_of_one_one_runs() -> None
             tool="refund", spec=REFUND, arguments=ARGUMENTS, named_task="t1", call_id=f"c{number}"
         )
         try:
-            return str(await world.flow.run(invocation, lift(world.body), world.flow.async_))
+            return str(await carry_out(world.flow.async_, invocation, lift(world.body)))
         except Denied as denied:
             return denied.code
 
@@ -735,7 +736,10 @@ def test_a_suspended_call_is_neither_failed_nor_done_and_counts_once(mode: str) 
     class Wait(Exception):
         pass
 
-    world = World(suspends=lambda error: isinstance(error, Wait))
+    def outcome_of(error: BaseException) -> Outcome:
+        return Outcome.SUSPENDED if isinstance(error, Wait) else Outcome.FAILED
+
+    world = World(outcome_of=outcome_of)
     world.begin(budget=Budget(calls=1))
 
     def body(permit: Permit) -> str:

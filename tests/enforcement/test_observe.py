@@ -433,7 +433,7 @@ async def test_a_file_makes_a_guard_observe(
     (tool,) = guard.wrap(shop.tool("refund"))
     assert await observed(guard, tool, mode) == "done 7"
     assert shop.calls == [("7", "none")]
-    told = [r for r in guard.enforcement.audit.records() if r["event"] == "decision"]
+    told = [r for r in guard.enforcement.ports.audit.records() if r["event"] == "decision"]
     assert [(r["observed"], r["request"]["arguments"]) for r in told] == [(True, {"order": "7"})]
     guard.close()
     file.write_text(CONFIG.replace("observe", "enforce"))

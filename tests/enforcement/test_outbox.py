@@ -34,8 +34,8 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 def sweep(world: World, mode: str = "sync") -> int:
     if mode == "sync":
-        return drive(world.flow.outbox.sweep(world.flow.sync))
-    return asyncio.run(world.flow.outbox.sweep(world.flow.async_))
+        return drive(world.flow.sync.outbox.sweep())
+    return asyncio.run(world.flow.async_.outbox.sweep())
 
 
 def left_behind(world: World, **changes: Any) -> LiveCredential:
@@ -290,7 +290,7 @@ def test_a_revocation_that_fails_is_tried_until_it_succeeds_without_another_call
     with guard.task("Refund", subject="alice", mandate={"tools": ["refund"]}):
         assert tool.invoke({"order_id": "4711"}) == "4711"
         assert until(lambda: len(broker.revoked) == 1)
-        assert until(lambda: guard.enforcement.store.live() == ())
+        assert until(lambda: guard.enforcement.ports.store.live() == ())
     assert broker.attempts == 3
 
 
@@ -338,7 +338,7 @@ def test_after_a_kill_between_issue_and_revoke_the_next_start_revokes(
     broker = Stubborn()
     broker.attempts = 2
     guard = guarded(broker)
-    assert [held.handle for held in guard.enforcement.store.live()] == [minted.read_text()]
+    assert [held.handle for held in guard.enforcement.ports.store.live()] == [minted.read_text()]
     with guard.task("Another", subject="alice", mandate={"tools": ["refund"]}):
         assert until(lambda: broker.revoked == [minted.read_text()])
     assert guard.recover() == 0
@@ -351,12 +351,12 @@ async def test_recovery_can_be_awaited(guarded: Callable[[Any], Guard]) -> None:
 
 def test_closing_a_guard_ends_its_thread(guarded: Callable[[Any], Guard]) -> None:
     guard = guarded(Stubborn())
-    guard.enforcement.outbox.watch()
+    guard.enforcement.outbox_thread.watch()
     guard.close()
-    thread = guard.enforcement.outbox._thread
+    thread = guard.enforcement.outbox_thread._thread
     assert thread is None or not thread.is_alive()
-    guard.enforcement.outbox.watch()
-    assert guard.enforcement.outbox._thread is thread
+    guard.enforcement.outbox_thread.watch()
+    assert guard.enforcement.outbox_thread._thread is thread
 
 
 def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> None:
@@ -367,6 +367,6 @@ def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> Non
     world.denied(mode, call_id="c2")
     world.begin(id="t2", budget=Budget(calls=0))
     world.denied(mode, named_task="t2", call_id="c3")
-    assert world.flow.outbox.running == set()
+    assert world.flow.calls.running == set()
     assert world.store.live() == ()
     assert Outcome.DONE.value in {record.get("outcome") for record in world.log.written}

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from agentguard.concurrency.drive import drive, lift
+from agentguard.concurrency.drive import lift
 from agentguard.enforcement import task_credentials as reuse
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.identity.local import LocalIdentity
 from agentguard.model import Arguments, Credential, Grant, Identity, TaskStatus, ToolPath
-from tests.doubles.flow import ARGUMENTS, REFUND, Mint, World
+from agentguard.ports import BrokerTraits
+from tests.doubles.flow import ARGUMENTS, REFUND, Mint, World, carry_out
 
 READ = replace(REFUND, name="read_payment", path=ToolPath.READ)
 OTHER = Arguments.of({"order_id": "4712"})
@@ -26,11 +27,10 @@ OTHER = Arguments.of({"order_id": "4712"})
 class Lasting(Mint):
     """A broker whose credentials may serve a whole task."""
 
-    binds_arguments = False
-
     def __init__(self, *reuse_on: ToolPath, lifetime: float = 60.0, pause: float = 0.0) -> None:
         super().__init__()
-        self.reuse, self.lifetime, self.pause = frozenset(reuse_on or {ToolPath.READ}), lifetime, pause
+        self.traits = BrokerTraits(reuse=frozenset(reuse_on or {ToolPath.READ}), binds_arguments=False)
+        self.lifetime, self.pause = lifetime, pause
         self.inline = not pause
 
     def issue(self, grant: Grant) -> Credential:
@@ -61,7 +61,7 @@ def read(world: World, mode: str, **changes: Any) -> Any:
 
 
 def end(world: World, task: str = "t1") -> None:
-    drive(world.ending.end(task, TaskStatus.COMPLETED, "done", world.flow.sync))
+    world.end(task, TaskStatus.COMPLETED, "done")
 
 
 @pytest.mark.promise("reuse-within-task")
@@ -114,7 +114,7 @@ def test_a_broker_that_says_nothing_has_its_credentials_used_once(mode: str) -> 
 @pytest.mark.promise("reuse-within-task")
 def test_a_credential_for_some_arguments_is_not_used_for_others(mode: str) -> None:
     mint = Lasting()
-    mint.binds_arguments = True
+    mint.traits = replace(mint.traits, binds_arguments=True)
     world = world_of(mint)
     read(world, mode)
     read(world, mode, arguments=OTHER, call_id="c2")
@@ -205,7 +205,7 @@ def test_parallel_threads_mint_one_between_them() -> None:
 
 def arun(world: World, call_id: str) -> Any:
     invocation = Invocation(tool=READ.name, spec=READ, arguments=ARGUMENTS, named_task="t1", call_id=call_id)
-    return world.flow.run(invocation, lift(world.body), world.flow.async_)
+    return carry_out(world.flow.async_, invocation, lift(world.body))
 
 
 @pytest.mark.promise("single-flight")
@@ -220,7 +220,7 @@ async def test_parallel_coroutines_mint_one_and_a_cancelled_one_takes_nobody_alo
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(world.mint.issued) <= 2
-    await world.ending.end("t1", TaskStatus.COMPLETED, "done", world.flow.async_)
+    await world.endings.async_.end("t1", TaskStatus.COMPLETED, "done")
     assert world.store.live() == ()
     assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
 
@@ -231,7 +231,7 @@ def test_no_more_are_kept_than_the_bound_and_the_rest_still_end(
 ) -> None:
     monkeypatch.setattr(reuse, "MOST", 2)
     mint = Lasting()
-    mint.binds_arguments = True
+    mint.traits = replace(mint.traits, binds_arguments=True)
     world = world_of(mint)
     for number in range(5):
         read(world, "sync", arguments=Arguments.of({"order_id": str(number)}), call_id=f"c{number}")

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as checked
 
 from agentguard.errors import Denied
-from agentguard.langchain.canonical import frozen
+from agentguard.langchain.canonical import canonicalize
 from agentguard.policies import CedarPolicy
 from tests.conftest import Kit, Mode, classified, tool_call
 
@@ -120,7 +120,7 @@ HIDING: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.promise("nothing-hidden-from-policy")
 @pytest.mark.parametrize("hiding", HIDING)
 def test_nothing_that_the_tool_gets_is_hidden(hiding: str) -> None:
-    one, same, other = (frozen({"x": HIDING[hiding](value)}) for value in ("a", "a", "b"))
+    one, same, other = (canonicalize({"x": HIDING[hiding](value)}) for value in ("a", "a", "b"))
     assert one.digest == same.digest != other.digest
     if hiding != "secret":
         assert '"a"' in one.canonical.decode()
@@ -128,7 +128,7 @@ def test_nothing_that_the_tool_gets_is_hidden(hiding: str) -> None:
 
 @pytest.mark.promise("nothing-hidden-from-policy")
 def test_a_secret_is_told_apart_and_not_told() -> None:
-    text = frozen({"x": SecretStr("pa55word")}).canonical.decode()
+    text = canonicalize({"x": SecretStr("pa55word")}).canonical.decode()
     assert "pa55word" not in text
     assert "sha256:" in text
 
@@ -141,16 +141,16 @@ def test_the_names_are_those_of_the_schema_that_validates() -> None:
         d: int = Field(validation_alias=AliasPath("q", 0), default=1)
         e: int = Field(serialization_alias="se", default=1)
 
-    assert frozen({"x": Named()}).values["x"].keys() == Named.model_json_schema()["properties"].keys()
+    assert canonicalize({"x": Named()}).values["x"].keys() == Named.model_json_schema()["properties"].keys()
 
 
 def test_a_model_of_one_value_is_that_value() -> None:
-    assert frozen({"x": Root([1])}).values == {"x": [1]}
+    assert canonicalize({"x": Root([1])}).values == {"x": [1]}
 
 
 SET = (
-    "from agentguard.langchain.canonical import frozen; "
-    "print(frozen({'x': {'a', 'b', 'c', 'd', 'e'}}).digest)"
+    "from agentguard.langchain.canonical import canonicalize; "
+    "print(canonicalize({'x': {'a', 'b', 'c', 'd', 'e'}}).digest)"
 )
 
 
@@ -194,7 +194,7 @@ def _cycle() -> list[Any]:
 )
 def test_what_has_no_one_form_is_refused(value: Any) -> None:
     with pytest.raises(Denied) as denied:
-        frozen({"x": value})
+        canonicalize({"x": value})
     assert denied.value.code == "invalid_arguments"
 
 

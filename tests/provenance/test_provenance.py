@@ -559,7 +559,7 @@ def test_the_recipient_of_a_payment_is_known_or_a_person_is_asked(
         for unknown in ("eve@x.example", "ADA@x.example", "ada@x.example "):
             with pytest.raises(Denied, match="person"):
                 call(tools["pay"], to=unknown)
-    sources = [r.get("sources", {}).get("to") for r in guard.enforcement.audit.records(running.id)]
+    sources = [r.get("sources", {}).get("to") for r in guard.enforcement.ports.audit.records(running.id)]
     assert ["contacts.email"] in sources
     assert ["user"] in sources
 
@@ -625,7 +625,7 @@ def test_what_was_read_does_not_go_where_it_may_not(store: Store, call: Callable
         call(tools["secrets"])
         with pytest.raises(Denied):
             call(tools["pay"], to="Ada")
-    refused = [r for r in guard.enforcement.audit.records(running.id) if r.get("effect") == "deny"]
+    refused = [r for r in guard.enforcement.ports.audit.records(running.id) if r.get("effect") == "deny"]
     assert refused[-1]["policies"] == ["no-leak"]
 
 

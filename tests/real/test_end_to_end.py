@@ -189,9 +189,9 @@ async def test_an_agent_proves_who_it_is_and_holds_nothing_one_second_after_its_
     texts = [message.text for message in answer["messages"] if message.type == "tool"]
     assert texts == ["all is well", "shipped", "all is well"]
     assert seen.alive == [1, 1]  # it was one role, and it was there
-    assert made.enforcement.store.live() == ()
+    assert made.enforcement.ports.store.live() == ()
     assert seen.headers["Authorization"].startswith("DPoP ")
-    revoked = [r for r in made.enforcement.audit.records() if r["event"] == "task"]
+    revoked = [r for r in made.enforcement.ports.audit.records() if r["event"] == "task"]
     assert [record["unrevoked"] for record in revoked] == [0]
 
 

@@ -32,7 +32,7 @@ from agentguard.audit.jsonl import JsonLinesAudit
 from agentguard.catalog import Catalog
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.identity.local import LocalIdentity
-from agentguard.langchain.seal import running
+from agentguard.langchain.seal import running_call
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import CapturedSpans, captured_spans
@@ -291,7 +291,7 @@ def looking(world: World, texts: list[str]) -> BaseTool:
     def look() -> str:
         """Write out everything that can be inspected while the credential is live."""
         credential = world.issuers[None, ToolPath.WRITE].minted[-1]
-        call = running.get()
+        call = running_call.get()
         assert call is not None
         lease = agentguard.credential("orders")
         for value in (lease, call, call[0], credential, credential.headers):

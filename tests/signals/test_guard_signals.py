@@ -83,7 +83,7 @@ async def test_each_end_of_a_task_is_told_once_and_again_until_it_arrives(
     child = task.narrow("A part").begin()
     await mode.call(task, "revoke", "an operator said so")
     assert until(lambda: sender.tasks == {task.id, child.id})
-    assert until(lambda: guard.enforcement.store.live() == ())
+    assert until(lambda: guard.enforcement.ports.store.live() == ())
     assert len(sender.handles) == 2
     event = SessionRevoked.of(sender.handles[0])
     assert (event.user, event.reason) == (IssuedId(HERE, "user:ada"), "an operator said so")
@@ -108,7 +108,7 @@ def test_what_was_owed_when_a_guard_ended_is_told_by_the_next(make_guard: Callab
 def test_without_signals_the_end_of_a_task_owes_nothing(make_guard: Callable[..., Guard]) -> None:
     guard = make_guard()
     guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin().complete()
-    assert guard.enforcement.store.live() == ()
+    assert guard.enforcement.ports.store.live() == ()
 
 
 # --- receiving
@@ -141,7 +141,7 @@ async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
     statuses = [task.state().status for task in tasks]
     revoked, active = TaskStatus.REVOKED, TaskStatus.ACTIVE
     assert statuses == ([revoked, active, active] if by == "task" else [revoked, revoked, active])
-    audit = list(guard.enforcement.audit.records(tasks[0].id))
+    audit = list(guard.enforcement.ports.audit.records(tasks[0].id))
     assert "stolen laptop" in audit[-1]["cause"]
     with pytest.raises(TaskNotActive), tasks[0].active():
         guard.task("More", subject="user:ada", mandate={"tools": "*"}).begin()

@@ -19,7 +19,7 @@ ANY_TOOL = {"tools": "*"}
 def task(world: World, mandate: Any = None, ttl: float = 600, **budget: Any) -> Task:
     identity = Identity(subject="alice", actor="agent://a")
     return Task.new(
-        world.flow, world.ending, "purpose", identity, Mandate.of(mandate or ANY_TOOL), Budget(**budget), ttl
+        world.endings, "purpose", identity, Mandate.of(mandate or ANY_TOOL), Budget(**budget), ttl
     )
 
 

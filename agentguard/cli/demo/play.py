@@ -156,7 +156,7 @@ class Play:
 
     def _epilogue(self, guard: Guard, shop: ChildProcess, evil: ForbiddenOrigin) -> None:
         self._promise(not evil.was_reached(), "something was sent to another origin")
-        self._promise(not guard.enforcement.store.live(), "a credential is still alive")
+        self._promise(not guard.enforcement.ports.store.live(), "a credential is still alive")
         deeds = tuple(json.loads(shop.finish()))
         self._promise(deeds == self._story.deeds, f"the shop has carried out {deeds}")
         with self._log.open("rb") as lines:

@@ -288,7 +288,7 @@ def ask(guard: Guard, tool: str, *, untrusted: bool = False) -> Decision:
     spec = guard.catalog.tool(tool)
     assert spec is not None, f"{{tool}} is not classified in agentguard.toml"
     request = AccessRequest(identity=identity, tool=spec, arguments=Arguments.of(CALLS[tool]), task=task)
-    return guard.enforcement.policy.decide(request)
+    return guard.enforcement.ports.policy.decide(request)
 
 
 @pytest.mark.parametrize("tool", CALLS)

@@ -30,7 +30,7 @@ from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.model.credential import Headers
-from agentguard.ports import IdentitySource, Store
+from agentguard.ports import BrokerTraits, IdentitySource, Store
 
 __all__ = ["TokenExchange"]
 
@@ -88,8 +88,8 @@ class TokenExchange:
     ) -> None:
         if profile.bearer and seal is None:
             raise ConfigurationError("bearer tokens outlive a crash", hint="give their handles a seal")
-        self.issuer, self.paths, self.reuse = server.issuer, frozenset(paths), frozenset(reuse)
-        self.binds_arguments = profile.details
+        self.issuer, self.paths = server.issuer, frozenset(paths)
+        self.traits = BrokerTraits(reuse=frozenset(reuse), binds_arguments=profile.details)
         self._server, self._profile, self._clock = server, profile, clock
         self._proofs = None if profile.bearer else proof_key or ProofKey(clock=clock)
         self._tokens = LiveTokens(seal, context=f"token_exchange {server.issuer}")

@@ -19,6 +19,7 @@ from agentguard.credentials.openbao.logins import Logins
 from agentguard.credentials.openbao.session import Login, OpenBaoOperations, OpenBaoSession, RequestRefused
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, ToolPath
+from agentguard.ports import BrokerTraits
 
 __all__ = ["OpenBao"]
 
@@ -67,8 +68,6 @@ class OpenBao:
     ``pg_terminate_backend`` in the role's ``revocation_statements`` for that.
     """
 
-    binds_arguments = False
-
     def __init__(
         self,
         path: ToolPath,
@@ -81,7 +80,8 @@ class OpenBao:
         wrap: bool = False,
     ) -> None:
         self.path, self.paths = path, frozenset({path})
-        self.reuse = self.paths if reuse else frozenset[ToolPath]()
+        reused = self.paths if reuse else frozenset[ToolPath]()
+        self.traits = BrokerTraits(reuse=reused, binds_arguments=False)
         self._session, self._creds, self._wrap = session, creds, wrap
         self._server = dict(server or {})
         if unknown := self._server.keys() - _VARIABLES.keys():

@@ -25,11 +25,11 @@ from mcp.types import CallToolResult, TextContent
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.canonical import frozen
+from agentguard.langchain.canonical import canonicalize
 from agentguard.langchain.mcp.session import Way
 from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
-from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running
+from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_call
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
 from agentguard.model import Resource, ToolSpec
@@ -40,7 +40,7 @@ __all__ = ["McpInterceptor"]
 Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
 
 
-class _Asked(NamedTuple):
+class _McpCall(NamedTuple):
     """A call, with what an injector is proved to have told of the run around it."""
 
     request: MCPToolCallRequest
@@ -56,24 +56,24 @@ class _Asked(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """What a permitted call needs: its way, and the arguments that were judged."""
+    """What a permitted call needs: its way to the server, and the schema and values of its arguments."""
 
     way: Way
     resource: Resource | None
-    shape: ArgumentSchema
-    judged: ValidatedArguments
+    schema: ArgumentSchema
+    validated: ValidatedArguments
 
-    async def run(self, permit: Permit, asked: _Asked) -> MCPToolCallResult:
+    async def run(self, permit: Permit, call: _McpCall) -> MCPToolCallResult:
         async def body(**values: Any) -> MCPToolCallResult:
-            return await self.way.call(asked.request.override(args=values), self.resource)
+            return await self.way.call(call.request.override(args=values), self.resource)
 
-        token = running.set(RunningCall(permit, self.judged, self.shape))
+        token = running_call.set(RunningCall(permit, self.schema))
         try:
-            values = self.judged.values
-            result: MCPToolCallResult = await enter(self.shape, asked.name, body, (), values, {})
+            values = self.validated.values
+            result: MCPToolCallResult = await enter(self.schema, call.name, body, (), values, {})
             return result
         finally:
-            running.reset(token)
+            running_call.reset(token)
 
 
 class McpInterceptor:
@@ -90,86 +90,85 @@ class McpInterceptor:
 
     def __init__(self, enforcement: Enforcement, on_deny: OnDeny | None = None) -> None:
         self._enforcement, self._on_deny = enforcement, on_deny
-        self._shapes: dict[str, tuple[ToolSpec, ArgumentSchema]] = {}
+        self._schemas: dict[str, tuple[ToolSpec, ArgumentSchema]] = {}
         self._servers: dict[str, str] = {}
 
     async def __call__(self, request: MCPToolCallRequest, handler: Handler) -> MCPToolCallResult:
         """Judge the call, unless a gate around it has, and make it with its own credential."""
-        found = _around(request)
-        if found is not None:
-            return await self._within(found, request, handler)
-        asked = self._asked(request, handler)
+        around = _around(request)
+        if around is not None:
+            return await self._within(around, request, handler)
+        call = self._read(request, handler)
         try:
-            return await self._judged(asked)
+            return await self._call(call)
         except ToolDenied as inner:
-            return self._denied(inner.denied, asked)
+            return self._denied(inner.denied, call)
         except Denied as denied:
-            return self._denied(denied, asked)
+            return self._denied(denied, call)
 
     # --- behind a gate
 
     async def _within(
-        self, found: RunningCall, request: MCPToolCallRequest, handler: Handler
+        self, around: RunningCall, request: MCPToolCallRequest, handler: Handler
     ) -> MCPToolCallResult:
-        permit = found.permit
+        permit = around.permit
         try:
-            if frozen(request.args).digest != found.judged.arguments.digest:
+            if _changed(permit, request.args):
                 raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
             resource = None if permit.grant is None else permit.grant.resource
             way = Way.of(handler, resource)
         except Denied as denied:
-            await self._enforcement.refuse(permit.invocation, denied, self._enforcement.async_)
+            await self._enforcement.async_.refuse(permit.invocation, denied)
             raise
         return await way.call(request, resource)
 
     # --- alone
 
-    def _asked(self, request: MCPToolCallRequest, handler: Handler) -> _Asked:
-        catalog = self._enforcement.catalog
+    def _read(self, request: MCPToolCallRequest, handler: Handler) -> _McpCall:
+        catalog = self._enforcement.ports.catalog
         name = next((n for n in _names(request) if catalog.tool(n) is not None), request.name)
         # by its name, so that langgraph need not be there; no JSON of a model has this class
         proved = type(request.runtime).__name__ == "ToolRuntime"
-        return _Asked(request, handler, name, catalog.tool(name), request.runtime if proved else None)
+        return _McpCall(request, handler, name, catalog.tool(name), request.runtime if proved else None)
 
-    async def _judged(self, asked: _Asked) -> MCPToolCallResult:
+    async def _call(self, call: _McpCall) -> MCPToolCallResult:
         ready: _Ready | None = None
         problem: Denied | None = None
         try:
-            ready = self._ready(asked)
+            ready = self._ready(call)
         except Denied as denied:
             problem = denied
+        flow = self._enforcement.async_
+        async with flow.call(
+            _invocation(call, None if ready is None else ready.validated, problem)
+        ) as permit:
+            assert ready is not None  # noqa: S101  without it the flow has refused
+            return await ready.run(permit, call)
 
-        async def execute(permit: Permit) -> MCPToolCallResult:
-            assert ready is not None  # noqa: S101  without it the flow had refused
-            return await ready.run(permit, asked)
-
-        judged = None if ready is None else ready.judged
-        invocation = _invocation(asked, judged, problem)
-        return await self._enforcement.run(invocation, execute, self._enforcement.async_)
-
-    def _ready(self, asked: _Asked) -> _Ready | None:
-        if asked.spec is None:
+    def _ready(self, call: _McpCall) -> _Ready | None:
+        if call.spec is None:
             return None
-        self._require(asked)
-        resource = self._enforcement.catalog.resource(asked.spec.resource)
-        shape = self._shape(asked.spec)
-        return _Ready(Way.of(asked.handler, resource), resource, shape, _judge(shape, asked.request.args))
+        self._require(call)
+        resource = self._enforcement.ports.catalog.resource(call.spec.resource)
+        schema = self._schema(call.spec)
+        validated = _validate(schema, call.request.args)
+        return _Ready(Way.of(call.handler, resource), resource, schema, validated)
 
-    def _require(self, asked: _Asked) -> None:
-        request = asked.request
-        if request.runtime is not None and asked.runtime is None:
+    def _require(self, call: _McpCall) -> None:
+        request = call.request
+        if request.runtime is not None and call.runtime is None:
             raise Denied.of(DenialCode.FORGED_ARGUMENT, "runtime may not come from the model")
-        if asked.runtime is not None and asked.call_id is None:
+        if call.runtime is not None and call.call_id is None:
             raise Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
-        server = self._servers.setdefault(asked.name, request.server_name)
+        server = self._servers.setdefault(call.name, request.server_name)
         if server != request.server_name:
             raise Denied.of(
                 DenialCode.UNKNOWN_TOOL,
-                f"{asked.name} is a tool of {server}, and not of {request.server_name}: use tool_name_prefix",
+                f"{call.name} is a tool of {server}, and not of {request.server_name}: use tool_name_prefix",
             )
 
-    def _shape(self, spec: ToolSpec) -> ArgumentSchema:
-        known = self._shapes.get(spec.name)
+    def _schema(self, spec: ToolSpec) -> ArgumentSchema:
+        known = self._schemas.get(spec.name)
         if known is None or known[0] is not spec:
             if spec.schema is None:
                 reason = f"the catalog gives no schema for {spec.name}: add [tools.{spec.name}.args]"
@@ -181,15 +180,15 @@ class McpInterceptor:
                 args_schema={"additionalProperties": False, **spec.schema},
                 coroutine=_schema_only,
             )
-            known = self._shapes[spec.name] = spec, ArgumentSchema(form)
+            known = self._schemas[spec.name] = spec, ArgumentSchema(form)
         return known[1]
 
-    def _denied(self, denied: Denied, asked: _Asked) -> MCPToolCallResult:
-        otherwise: OnDeny = "raise" if asked.call_id is None else "message"
+    def _denied(self, denied: Denied, call: _McpCall) -> MCPToolCallResult:
+        otherwise: OnDeny = "raise" if call.call_id is None else "message"
         if (self._on_deny or otherwise) == "raise":
             raise denied
-        if asked.call_id is not None:
-            return refusal(denied, asked.name, asked.call_id)
+        if call.call_id is not None:
+            return refusal(denied, call.name, call.call_id)
         text = TextContent(type="text", text=f"Denied: {denied.advice}")
         return CallToolResult(content=[text], isError=True)
 
@@ -204,31 +203,37 @@ def _names(request: MCPToolCallRequest) -> tuple[str, str]:
 
 def _around(request: MCPToolCallRequest) -> RunningCall | None:
     """Return the permit of a gate that this very call has passed."""
-    found = running.get()
-    if found is None or found.permit.invocation.tool not in _names(request):
+    call = running_call.get()
+    if call is None or call.permit.invocation.tool not in _names(request):
         return None
-    return found if found.permit.entered and current() is found.permit.lease else None
+    return call if call.permit.entered and current() is call.permit.lease else None
 
 
-def _judge(shape: ArgumentSchema, args: dict[str, Any]) -> ValidatedArguments:
+def _changed(permit: Permit, args: dict[str, Any]) -> bool:
+    judged = permit.invocation.arguments
+    return judged is None or canonicalize(args).digest != judged.digest
+
+
+def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArguments:
     try:
-        return shape.judge(args)
+        return schema.validate(args)
     except Denied:
         raise
     except Exception as error:  # noqa: BLE001  whatever a schema makes of it, the arguments do not fit
         raise schema_error(error) from None
 
 
-def _invocation(asked: _Asked, judged: ValidatedArguments | None, problem: Denied | None) -> Invocation:
-    config = getattr(asked.runtime, "config", None)
+def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: Denied | None) -> Invocation:
+    config = getattr(call.runtime, "config", None)
     names = {**configurable(var_child_runnable_config.get()), **configurable(config)}
     thread, task = names.get("thread_id"), names.get(CONFIG_KEY)
     return Invocation(
-        tool=asked.name,
-        spec=asked.spec,
-        arguments=None if judged is None else judged.arguments,
+        tool=call.name,
+        spec=call.spec,
+        arguments=None if validated is None else validated.arguments,
+        values={} if validated is None else validated.values,
         problem=problem,
-        call_id=asked.call_id,
+        call_id=call.call_id,
         thread_id=None if thread is None else str(thread),
         named_task=task if isinstance(task, str) else None,
     )

@@ -104,9 +104,12 @@ def of_file(path: Path, folder: str, witness: Witness) -> Guard:
     store = settings.store.model_copy(update={"kind": "memory"})
     audit = settings.audit.model_copy(update={"path": f"{folder}/audit.jsonl"})
     parts = build(settings.model_copy(update={"store": store, "audit": audit}))
-    parts.audit.close()  # type: ignore[attr-defined]  # the log that build() makes has `close`; it is replaced here
-    policy = witness.timed(parts.policy)
-    return Guard.from_parts(replace(parts, policy=policy, audit=witness.journal), approver=witness.person)
+    parts.ports.audit.close()  # type: ignore[attr-defined]  # the log that build() makes has `close`; it is replaced here
+    policy = witness.timed(parts.ports.policy)
+    return Guard.from_parts(
+        replace(parts, ports=replace(parts.ports, policy=policy, audit=witness.journal)),
+        approver=witness.person,
+    )
 
 
 @cache

@@ -1,0 +1,68 @@
+"""What was decided about a request, and what may be issued for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentguard.enforcement.routing import Route
+from agentguard.errors import DenialCode, Denied
+from agentguard.model import AccessRequest, Approval, Decision, Grant, Resource, Secret
+
+__all__ = ["Evaluation", "grant_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A request that the mandate, the rights and the policy permit, by itself or with a person's approval.
+
+    `key` names the call (`Invocation.key`). `scopes` are what user, agent and task may do together.
+    `approval` is set once a person has approved. `question` says whether a person is to be asked, and
+    `repeated` whether this question was asked before, by the same call.
+    """
+
+    request: AccessRequest
+    decision: Decision
+    scopes: frozenset[str]
+    resource: Resource | None
+    route: Route | None
+    key: str = ""
+    approval: Approval | None = None
+    repeated: bool = False
+
+    @property
+    def question(self) -> bool:
+        """Whether a person has to be asked before the call may run."""
+        return self.approval is None and (self.repeated or self.decision.obliges("approve") is not None)
+
+
+def grant_of(
+    evaluation: Evaluation, grant_id: str, lifetime: float, subject_token: Secret | None
+) -> Grant | None:
+    """Return what may be issued, within the obligations of the decision; None if no credential is needed.
+
+    Raises:
+        Denied: The policy leaves no scope.
+    """
+    request, decision, scopes = evaluation.request, evaluation.decision, evaluation.scopes
+    spec, resource = request.tool, evaluation.resource
+    if evaluation.route is None or resource is None:
+        return None
+    if narrower := decision.obliges("narrow_scopes"):
+        scopes &= frozenset(narrower.parameters.get("scopes", ()))
+        if spec.scopes and not scopes:
+            reason = "the policy leaves no scope"
+            raise Denied.of(DenialCode.NO_RIGHTS, reason, policy_ids=decision.policy_ids)
+    if shorter := decision.obliges("shorten_lifetime"):
+        lifetime = min(lifetime, float(shorter.parameters.get("seconds", 0)))
+    return Grant(
+        id=grant_id,
+        task_id=request.task.id,
+        identity=request.identity,
+        tool=spec.name,
+        path=spec.path,
+        resource=resource,
+        scopes=scopes,
+        digest=request.arguments.digest,
+        lifetime=lifetime,
+        subject_token=subject_token,
+    )

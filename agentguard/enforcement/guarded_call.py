@@ -1,0 +1,260 @@
+"""One call, from its interception to its record: what `Flow.call` returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentguard.enforcement.call import Invocation, Permit
+from agentguard.enforcement.evaluation import Evaluation
+from agentguard.enforcement.issuance import Issuance, best_effort
+from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive
+from agentguard.lease import Lease
+from agentguard.model import NO_READ_EFFECTS, AccessRequest, Effect, Outcome, ReadEffects
+from agentguard.provenance.labels import observe_result
+
+if TYPE_CHECKING:  # the flow makes these
+    from agentguard.enforcement.flow import Flow
+    from agentguard.telemetry import Stage
+
+__all__ = ["GuardedCall"]
+
+T = TypeVar("T")
+ANSWERS = frozenset({Outcome.DONE, Outcome.FAILED})  # with a result or an error, which may hold what was read
+REFUSED = {
+    TaskNotActive: DenialCode.TASK_ENDED,
+    BudgetExhausted: DenialCode.BUDGET,
+    ApprovalError: DenialCode.APPROVAL_REFUSED,
+}
+"""What a store raises that has not begun the call."""
+log = logging.getLogger("agentguard")
+
+
+class GuardedCall:
+    """A call as an asynchronous context manager; its block is the execution of the tool.
+
+    Entering raises Denied if the call is not permitted. Leaving raises Denied if the store could not note
+    what the tool has read: rules would not know what the model has read, so the answer is withheld.
+    """
+
+    __slots__ = ("_abandoned", "_flow", "_invocation", "_issuance", "_permit", "_request", "_span", "_stage")
+    _issuance: Issuance
+    _stage: Stage
+
+    def __init__(self, flow: Flow, invocation: Invocation) -> None:
+        self._flow, self._invocation = flow, invocation
+        self._request: AccessRequest | None = None
+        self._permit: Permit | None = None
+        self._abandoned = False
+        telemetry = flow.enforcement.telemetry
+        self._span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
+
+    async def __aenter__(self) -> Permit:
+        self._span.__enter__()
+        try:
+            permit = await self._start()
+            await self._issue(permit)
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        self._stage = self._span.stage("execute")
+        self._stage.__enter__()
+        return permit
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._stage.__exit__()
+        await self._leave(error)
+
+    # --- entering
+
+    async def _start(self) -> Permit:
+        """Judge the call and begin it; where a person has to be asked, that is done in between."""
+        judged = await self._in_one_go(self._judge)
+        if isinstance(judged, Permit):
+            return judged
+        permit = await self._approve(judged)
+        return await self._in_one_go(partial(self._begin, permit))
+
+    async def _judge(self, flow: Flow) -> Permit | Evaluation:
+        """Judge the call, and begin it if it is permitted without a person."""
+        authorization = flow.authorization
+        request = self._request = await authorization.request(self._invocation, self._span)
+        try:
+            evaluation = await authorization.judge(self._invocation, request, self._span)
+            if evaluation.question:
+                return evaluation
+            permit = authorization.permit(self._invocation, evaluation)
+        except Denied as denied:
+            permit = authorization.observed(self._invocation, request, denied)
+        return await self._begin(permit, flow)
+
+    async def _approve(self, evaluation: Evaluation) -> Permit:
+        authorization = self._flow.authorization
+        try:
+            approved = await authorization.approve(self._invocation, evaluation, self._span)
+            return authorization.permit(self._invocation, approved)
+        except Denied as denied:
+            return authorization.observed(self._invocation, evaluation.request, denied)
+
+    async def _begin(self, permit: Permit, flow: Flow) -> Permit:
+        """Count the call, record what is about to be minted for it, and write down that it is permitted."""
+        if self._abandoned:
+            raise TimeoutError("the call was given up before it began")
+        enforcement, call = self._flow.enforcement, permit.call
+        self._issuance = Issuance(permit, enforcement.reuse, self._flow.operations)
+        enforcement.calls.running.add(call.id)
+        permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
+        self._permit = permit
+        try:
+            await flow.operations.begin_call(call, self._issuance.planned())
+        except tuple(REFUSED) as error:
+            permit.begun = False
+            raise Denied.of(REFUSED[type(error)], str(error)) from None
+        except Exception as error:  # noqa: BLE001  a call without known shared state is denied
+            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
+        if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
+            await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
+            enforcement.calls.running.discard(call.id)
+            raise TimeoutError("the call was given up while it began")
+        await flow.recording.permit(permit, self._span)
+        return permit
+
+    async def _in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
+        """Take steps on this path, and give the call up if a thread does not finish them in time.
+
+        The thread goes on. So each side first says what it has done (`_permit`, `_abandoned`) and then looks
+        at what the other has said: at least one of them knows that the call has begun, and ends it.
+        """
+        try:
+            return await self._flow.in_one_go(steps)
+        except TimeoutError:
+            self._abandoned = True
+            raise Denied.of(DenialCode.STORE_ERROR, "store failed: TimeoutError") from None
+
+    async def _issue(self, permit: Permit) -> None:
+        grant, route, span = permit.grant, permit.route, self._span
+        if grant is None or route is None:
+            return
+        with span.stage("issue"):
+            credential = await self._issuance.obtain()
+        if route.legacy:
+            span.describe(**{"credential.legacy": True})
+        # the closure must not hold the lease: a cycle would keep the secret until it is collected
+        tool, resource, legacy = grant.tool, grant.resource, route.legacy
+        telemetry, anomalies = self._flow.enforcement.telemetry, self._issuance.anomalies
+
+        def anomaly(kind: str) -> None:
+            log.warning("anomaly: %s used the credential of %s: %s", tool, resource.name, kind)
+            telemetry.anomaly(kind, resource.name, legacy=legacy)
+            anomalies.append(kind)
+
+        permit.lease = Lease(tool, resource, credential, anomaly)
+
+    # --- leaving
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """End the call and record how it ended, whatever *error* it is left by.
+
+        Raises:
+            Denied: What was read is not noted.
+        """
+        withheld: Denied | None = None
+        try:
+            withheld = await self._end(self._outcome(error))
+            error = withheld or error
+        except BaseException as cancellation:
+            error = cancellation
+            raise
+        finally:
+            await self._record(error)
+            self._span.__exit__()
+        if withheld is not None:
+            raise withheld from None
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        return Outcome.DONE if error is None else self._flow.enforcement.options.outcome_of(error)
+
+    async def _end(self, outcome: Outcome) -> Denied | None:
+        permit = self._permit
+        if permit is None:
+            return None
+        permit.end()
+        calls = self._flow.enforcement.calls
+        if not permit.begun:
+            calls.running.discard(permit.call.id)
+            return None
+        noted = await self._flow.operations.to_the_end(self._finish(permit, outcome))
+        calls.running.discard(permit.call.id)
+        if noted or outcome not in ANSWERS:
+            return None
+        return Denied.of(DenialCode.WITHHELD, "the store does not know what was read")
+
+    async def _finish(self, permit: Permit, outcome: Outcome) -> bool:
+        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
+
+        Returns whether the task knows what was read, or nothing was read.
+        """
+        effects, note, revoked = _effects(permit), self._issuance.note(), False
+        if permit.route is not None and note is None:
+            with self._span.stage("revoke"):
+                revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
+        steps = partial(self._note_end, permit, outcome, effects, note, revoked)
+        try:
+            noted = await self._flow.in_one_go(steps)
+        except TimeoutError:
+            log.error("the end of a call of %s is not yet on record: TimeoutError", permit.call.tool)
+            noted = False
+        return noted or effects == NO_READ_EFFECTS
+
+    async def _note_end(
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        effects: ReadEffects,
+        note: tuple[str, float] | None,
+        revoked: bool,
+        flow: Flow,
+    ) -> bool:
+        """Note in the store how the call ended, which may revoke its credential, and write it down."""
+        enforcement, call_id, issuance = self._flow.enforcement, permit.call.id, self._issuance
+        end = partial(best_effort, "end", flow.operations.end_call, call_id, outcome, effects=effects)
+        if note is None:
+            noted = await end(revoked=revoked)
+        else:
+            with self._span.stage("revoke"):
+                noted = revoked = await end(revoked=True, remember=note)
+        unrevoked = permit.route is not None and not revoked
+        if unrevoked and not issuance.kept:
+            enforcement.calls.failed.add(call_id)
+        # before the outbox looks, or it takes what is kept for held
+        enforcement.calls.running.discard(call_id)
+        if unrevoked:
+            enforcement.on_unrevoked()
+        await flow.recording.outcome(permit, outcome, enforcement.options.clock(), issuance, revoked=revoked)
+        return noted
+
+    async def _record(self, error: BaseException | None) -> None:
+        invocation, permit = self._invocation, self._permit
+        if isinstance(error, Denied):
+            await self._flow.recording.denial(invocation, error, self._span, self._request)
+            return
+        effect = Effect.PERMIT if permit is None else permit.decision.effect
+        self._span.ended(invocation.path, effect, self._outcome(error))
+
+
+def _effects(permit: Permit) -> ReadEffects:
+    """Return what the task has read; of a result that cannot be looked through, the worst."""
+    spec = permit.request.tool
+    try:
+        return observe_result(spec, permit.task, permit.result)
+    except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
+        log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
+        return ReadEffects(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))
