@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.process
+@pytest.mark.timing
 @pytest.mark.promise("demo-keeps-its-promises")
 def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Path) -> None:
     begun = time.monotonic()

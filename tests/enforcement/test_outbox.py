@@ -90,7 +90,7 @@ def test_a_process_id_that_came_back_is_another_process() -> None:
 def test_a_forked_process_has_a_name_of_its_own() -> None:
     code = (
         "import os; from agentguard.enforcement.process import owner; before = owner(); child = os.fork();"
-        " print(before == owner(), flush=True); child and os.wait()"
+        " os.write(1, f'{before == owner()}\\n'.encode()); child and os.wait()"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert sorted(ran.stdout.split()) == ["False", "True"]
