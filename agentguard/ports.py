@@ -1,7 +1,9 @@
 """The Protocols: what a guard needs from the world, and may be given by anyone.
 
 Write the method, its `a…` twin, or both. An adapter that answers without waiting for anything
-sets ``inline = True`` and is then called on the event loop without a thread. Whatever an adapter
+sets ``inline = True`` and is then called on the event loop without a thread. One whose ``a…`` twins only
+hand the blocking methods to a thread sets ``blocking = True``: a guard may then ask it several things in one
+thread of its own. Whatever an adapter
 raises, or a late answer, is a denied call. Each Protocol has a contract suite in
 `agentguard.testing`.
 """

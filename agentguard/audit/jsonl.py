@@ -45,6 +45,8 @@ class JsonLinesAudit:
         AuditError: The file cannot be opened.
     """
 
+    blocking = True  # `aappend` only hands `append` to a thread
+
     def __init__(
         self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, fsync: bool = False
     ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from agentguard.credentials.keyfile import read_or_make
 from agentguard.credentials.presentation import Presentation, ProofKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key
-from agentguard.model import Credential, Grant, ToolPath
+from agentguard.model import Credential, DeferredSecret, Grant, ToolPath
 from agentguard.ports import BrokerTraits, Store
 
 __all__ = ["LocalIssuer", "TokenSigner", "jwks", "load_key"]
@@ -113,7 +114,11 @@ class LocalIssuer:
         claims = self._claims(grant, now)
         if claims["exp"] <= now:
             raise IssueError("a lifetime of less than one second is over before it begins")
-        token = self._signer.sign(self._head, claims)
+        token: str | DeferredSecret
+        if self.inline:  # the key is here: the token is signed when the tool first wants it
+            token = DeferredSecret(partial(self._signer.sign, self._head, claims))
+        else:
+            token = self._signer.sign(self._head, claims)
         return Credential(
             token, id=grant.id, expires_at=float(claims["exp"]), headers=Presentation(token, self._proofs)
         )

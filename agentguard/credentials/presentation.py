@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from agentguard.jose import Algorithm, Json, Signer, b64url, htu, token_hash
+from agentguard.model import DeferredSecret
 
 __all__ = ["Bearer", "Presentation", "ProofKey"]
 
@@ -77,13 +78,16 @@ class Presentation:
 
     __slots__ = ("__proofs", "__token")
 
-    def __init__(self, token: str, proofs: ProofKey) -> None:
+    def __init__(self, token: str | DeferredSecret, proofs: ProofKey) -> None:
         self.__token, self.__proofs = token, proofs
 
     def __call__(self, method: str, url: str, nonce: str | None) -> Mapping[str, str]:
         """Return the headers of one request (RFC 9449 section 7.1)."""
-        proof = self.__proofs.proof(method, url, ath=token_hash(self.__token), nonce=nonce)
-        return {"Authorization": f"DPoP {self.__token}", "DPoP": proof}
+        proof = self.__proofs.proof(method, url, ath=token_hash(self.__text()), nonce=nonce)
+        return {"Authorization": f"DPoP {self.__text()}", "DPoP": proof}
+
+    def __text(self) -> str:
+        return self.__token if isinstance(self.__token, str) else self.__token.reveal()
 
     def __repr__(self) -> str:
         return "<presentation redacted>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Lock
 from typing import NoReturn
 
 from agentguard.errors import CredentialUnavailable
@@ -12,7 +13,16 @@ from agentguard.model.arguments import Json
 from agentguard.model.identity import Identity
 from agentguard.model.tool import Resource, ToolPath
 
-__all__ = ["DETAIL_TYPE", "Call", "Credential", "Grant", "LiveCredential", "Outcome", "Secret"]
+__all__ = [
+    "DETAIL_TYPE",
+    "Call",
+    "Credential",
+    "DeferredSecret",
+    "Grant",
+    "LiveCredential",
+    "Outcome",
+    "Secret",
+]
 
 
 DETAIL_TYPE = "agentguard_tool_call"
@@ -33,6 +43,37 @@ class Secret:
 
     def __repr__(self) -> str:
         return "<Secret redacted>"
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a secret cannot be pickled or copied")
+
+
+class DeferredSecret:
+    """A secret that is made when it is first wanted, and once only, whichever thread wants it first.
+
+    Until then there is nothing that could leave a call: a tool that sends no request pays for no signature.
+    """
+
+    __slots__ = ("__lock", "__make", "__value")
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self.__make, self.__lock = make, Lock()
+        self.__value: str | None = None
+
+    def reveal(self) -> str:
+        """Return the secret, made now if it was not made before."""
+        if self.__value is None:
+            with self.__lock:
+                if self.__value is None:
+                    self.__value = self.__make()
+        return self.__value
+
+    def revealed(self) -> tuple[str, ...]:
+        """Return the secret if it was made, for redaction."""
+        return () if self.__value is None else (self.__value,)
+
+    def __repr__(self) -> str:
+        return "<DeferredSecret redacted>"
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a secret cannot be pickled or copied")
@@ -91,7 +132,8 @@ class Credential:
     authenticate one HTTP request, and refuses if this is no HTTP credential. `fields` are the parts of a
     credential with several, such as ``username`` and ``password``. `env` holds the environment variables that
     an SDK or a client reads. `secrets` are those of these values that nobody may see, besides *secret*
-    itself. `legacy` marks a long-lived key: it is attached to requests, and never handed to a tool.
+    itself. `legacy` marks a long-lived key: it is attached to requests, and never handed to a tool. A
+    *secret* may be a `DeferredSecret`, which is made when a tool first wants it.
     """
 
     __slots__ = (
@@ -108,7 +150,7 @@ class Credential:
 
     def __init__(
         self,
-        secret: str,
+        secret: str | DeferredSecret,
         *,
         id: str,
         expires_at: float,
@@ -119,18 +161,19 @@ class Credential:
         secrets: Iterable[str] = (),
         legacy: bool = False,
     ) -> None:
-        self.__secret, self.__secrets = secret, (secret, *secrets)
+        self.__secret, self.__secrets = secret, tuple(secrets)
         self.__fields, self.__env = dict(fields or {}), dict(env or {})
         self.id, self.expires_at, self.headers, self.legacy = id, expires_at, headers, legacy
         self.handle = id if handle is None else handle
 
     def reveal(self) -> str:
         """Return the secret text, for the transport that sends it and for redaction."""
-        return self.__secret
+        return self.__secret if isinstance(self.__secret, str) else self.__secret.reveal()
 
     def secrets(self) -> tuple[str, ...]:
         """Return all values that must not leave the call, for redaction."""
-        return self.__secrets
+        shown = (self.__secret,) if isinstance(self.__secret, str) else self.__secret.revealed()
+        return (*shown, *self.__secrets)
 
     def fields(self) -> dict[str, str]:
         """Return the parts by name."""

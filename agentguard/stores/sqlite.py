@@ -56,6 +56,8 @@ class SqliteStore:
         StoreError: SQLite reported an error. Each method can raise this too.
     """
 
+    blocking = True  # its asynchronous methods only hand the others to a thread
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -25,10 +25,11 @@ from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.identity.local import LocalIdentity
-from agentguard.jose import Algorithm, Jws, Signer, decode, public_key, revocation_key, thumbprint
+from agentguard.jose import Algorithm, Json, Jws, Signer, decode, public_key, revocation_key, thumbprint
 from agentguard.model import Arguments, Credential, Grant, Identity, Resource, ToolPath
 from agentguard.ports import Broker, IdentitySource, Store
 from agentguard.stores.memory import MemoryStore
+from agentguard.testing import sample_grant
 
 NOW = 1_700_000_000.75
 ISSUER = "https://guard.example"
@@ -286,3 +287,20 @@ def test_a_key_file_of_another_kind_is_a_configuration_error(tmp_path: Path) -> 
         load_key(tmp_path / "absent" / "read.pem")
     with pytest.raises(ConfigurationError):
         load_key(tmp_path)
+
+
+def test_a_token_is_signed_when_it_is_first_wanted_and_once_by_however_many_threads() -> None:
+    signatures = list[str]()
+
+    class Counting(Signer):
+        def sign(self, head: str, claims: Mapping[str, Json]) -> str:
+            signatures.append(super().sign(head, claims))
+            return signatures[-1]
+
+    signer = Counting(ec.generate_private_key(ec.SECP256R1()))
+    by = LocalIssuer(ToolPath.WRITE, issuer="https://guard.example", store=MemoryStore(), key=signer)
+    credential = by.issue(sample_grant(path=ToolPath.WRITE))
+    assert (signatures, credential.secrets()) == ([], ())
+    with ThreadPoolExecutor(8) as pool:
+        tokens = set(pool.map(lambda _: credential.reveal(), range(64)))
+    assert (signatures, credential.secrets()) == ([*tokens], (*tokens,))
