@@ -12,6 +12,7 @@ import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from agentguard.concurrency.drive import drive
@@ -52,10 +53,16 @@ class Worker:
         future = loop.run_in_executor(self._executor(), context.run, drive, coroutine)
         deadline, cancelled = loop.time() + self._timeout, False
         while not future.done():
+            # a waiter and a timer by hand: asyncio.wait costs half as much as the whole hand-over
+            waiter = loop.create_future()
+            future.add_done_callback(partial(_wake, waiter))
+            timer = loop.call_at(deadline, _wake, waiter)
             try:
-                await asyncio.wait([future], timeout=max(0.0, deadline - loop.time()))
+                await waiter
             except asyncio.CancelledError:
                 cancelled = True
+            finally:
+                timer.cancel()
             if not future.done() and loop.time() >= deadline:
                 future.add_done_callback(_retrieve)
                 raise TimeoutError(f"not done within {self._timeout} s")
@@ -73,6 +80,11 @@ class Worker:
         """Finish what was handed over, and end this process's thread."""
         if (executor := self._executors.pop(os.getpid(), None)) is not None:
             executor.shutdown()
+
+
+def _wake(waiter: asyncio.Future[None], _future: object = None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
