@@ -1,53 +1,76 @@
 """agentguard gives a LangChain agent zero standing privilege.
 
-Each tool call is intercepted; a policy decides on this action, for this task, now; if it is
-permitted, a credential is minted for it alone, bound to the agent's own key; the call runs; the
-credential dies; a span and an audit record say what happened.
+Each tool call is intercepted. A policy judges this call for the task it serves. A permitted call gets a
+credential of its own, the call runs, and the credential is revoked. A span and an audit record say what
+happened.
 
     identify → classify → decide → (approve) → issue → execute → revoke → record
 
-    errors, _drive         the tree of exceptions; sync from async, written once
-    model, ports           the nouns, and the Protocols that adapters implement
-    jose                   strict JWS, for who signs and who verifies
-    catalog, lease         what each tool is; how a credential reaches a running tool
-    intent, parameter      mandates from templates, and from the user's own words
-    provenance, replay     where the values of arguments came from; a request in JSON, and back
-    leaves                 the texts and numbers in any value, in bounded time
-    outbound, flight       HTTP to one service, bounded; one fetches for all
-    transport              what a connection may carry
-    owner                  which process holds a credential, and whether it is gone
-    policies identity credentials approvals stores audit telemetry redaction
-                           adapters: they know neither each other nor the guard
-    resource, signals      the resource server's side; the end of a task, told and heard
-    routes, call, records  which broker serves; a call on its way; what the audit log says of it
-    rights, subjects       user ∩ agent ∩ mandate; the users' tokens
-    authorization, consent what is asked and decided; a person's answer to one exact call
-    issuance, reuse        a call's credential, from its record to its revocation
-    recovery, ending       the outbox, across a crash; how a task ends
-    recording              what is written of a call, in span and audit log, and when
-    enforcement, task      the one flow; a task's life
-    timeline               what happened, drawn
-    config                 agentguard.toml → the parts of a guard
-    langchain              the only rooms that know the framework
-    guard                  the public face
-    cli, testing           commands; fakes and contract suites for our users' tests
+The way of a call
+    langchain.tools, langchain.middleware, langchain.mcp
+                         receive the call and find the gate of its tool
+    langchain.gate       validates the arguments and makes an `Invocation`; later runs the sealed tool
+    enforcement.flow     `Flow.call` is the one flow, on either path; `guarded_call` is one call in it
+    enforcement.authorization
+                         `request` says what is asked, `judge` decides. A call is judged HERE: mandate,
+                         rights, policy, then approval. Nothing here has a side effect but the question to
+                         a person
+    enforcement.issuance
+                         has the broker mint what is on record by then, and revokes it at the end
+    langchain.seal       opens the lease around the tool's own code, and clears secrets from what comes
+                         out
+    enforcement.recording
+                         writes the span and the audit record
 
-Imports go one way, downwards in this list to the adapters' ports. Where this differs from the first
-sketch: the flow is `enforcement` and its public face `guard`, since the face needs `config` and
-`langchain`, which need the flow; `lease` stands beside the ports, since the flow opens what
-`credentials.ambient` attaches; `call` and `records` are the flow's nouns, `timeline` and `redaction`
-have each one task; `jose` is what issuer and verifier must spell alike. `outbound` and `flight` lie
-below the ports, since identities, brokers and signals all speak HTTP and know not each other. The flow's
-own rooms are many, since each holds one promise: what is asked for (`rights`), what is on record before
-it is minted (`issuance`), what outlives a call (`reuse`), a crash (`recovery`), a task (`ending`).
+Where a secret lives and where it dies
+    `credentials/` mints it as a `model.Credential`, which refuses `str`, JSON and pickle. `lease.Lease`
+    holds it in a ContextVar while the tool runs; `credentials.httpx_auth` (`auth`) and `credential()`
+    read it there. It is never an argument, a message or a record. `enforcement.guarded_call` closes the
+    lease and revokes the credential at its issuer (`issuance.revoke`). If that fails or the process dies,
+    the store still lists the credential, and `enforcement.outbox` revokes it again. `tasks.ending`
+    revokes all that is left when a task ends. `redaction` removes secrets from results, errors and logs.
+    Long-lived secrets: `credentials.sources`, `credentials.long_lived`.
+
+Rooms, from the public face down; imports go downwards only (pyproject.toml, import-linter)
+    cli                  commands, one module or package each; no other room imports them
+    guard                `Guard`, the public face
+    langchain, config    the only rooms that know the framework; agentguard.toml → the parts of a guard
+    analysis, tasks      explain, suggest, simulate, lint for authors of policies; a task's life and its
+                         end
+    enforcement          one call, from the interception to the record, and the outbox
+    policies identity credentials approvals stores audit resource signals telemetry redaction testing
+                         adapters: each implements a Protocol of `ports`, and knows neither another
+                         adapter nor the guard. `resource` is the API's side, `testing` is for the tests
+                         of users
+    intent, catalog, lease, provenance
+                         mandates from templates and the user's words; what each tool is; how a running
+                         tool gets its credential; where the values of arguments came from
+    ports                the Protocols
+    model, jose, outbound   nouns, frozen and without I/O; strict JWS; HTTP to one service, bounded
+    errors, concurrency  the tree of exceptions; sync from async, and one fetch for many callers
+
+To add                   touch
+    a broker             `credentials/NAME/` (implements `ports.Broker`; test: `testing.BrokerContract`),
+                         its settings in `config.adapter_settings`, a case in
+                         `config.adapters.AdapterFactory.brokers`, an extra
+    a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
+                         `testing.StoreContract`), `config.settings.StoreSettings`, `config.build._store`
+    a rule input         a field of `model.AccessRequest` or `TaskState`, filled in
+                         `enforcement.authorization`, and one row of `model.inputs`: the Cedar schema and
+                         context, the JSON for other PDPs, the recorded request, its replay and `explain`
+                         are made of the rows
+    a command            `cli/NAME.py` with `command`, registered in `cli/__init__.py`; a test in
+                         `tests/cli`
+    a policy engine      `policies/NAME.py` (`ports.Policy`; `testing.PolicyContract`), its kind in
+                         `config.pdps`
 
 In Cedar the tool chain is ``context.history``, and where an argument came from is
-``context.provenance.args.<name>``, so that no argument's name can hide ``context.provenance.untrusted``.
-What a task has read, called and counted there is that of its whole family, children and siblings included.
-Policies are combined by ``[policy] pdps`` and ``rule``, which name tables as resources name brokers.
+``context.provenance.args.<name>``. What a task has read, called and counted there is that of its whole
+family, children and siblings included. A tool's path (READ, WRITE, ESCALATION) is its access tier.
 
-What it does not do: it is no sandbox. Python code in the same process can reach what Python can
-reach; what makes a stray reference harmless is that it obtains no credential.
+What it does not do: it is no sandbox. Python code in the same process can reach what Python can reach,
+also the token of a running call. A copy of the token is useless without its key, and the token is revoked
+when the call ends.
 """
 
 from agentguard.credentials.httpx_auth import auth

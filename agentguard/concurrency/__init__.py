@@ -1,5 +1,6 @@
 """One implementation for the synchronous and the asynchronous path, and one fetch for several callers.
 
 drive          runs a coroutine without an event loop, and makes both forms of a port's method
+worker         runs several blocking operations of an event loop in one thread
 single_flight  when several callers need the same value at once, one of them fetches it for all
 """

@@ -1,1 +1,22 @@
-"""One tool call, from its interception to its record."""
+"""One tool call, from its interception to its record.
+
+    setup             what a guard is made of: its adapters (`Ports`) and how it works (`Options`)
+    flow              `Enforcement` holds what both paths share; `Flow` is the flow on one path
+    guarded_call      one call: judged and begun on the way in, ended and recorded on the way out
+    authorization     judges a call by mandate, rights and policy; a call is judged here and nowhere else
+    evaluation        what was decided, and what may be issued for it
+    approval          asks a person about one exact call
+    entitlements      what user, agent and task may do together
+    routing           which broker serves a resource on a path
+    issuance          the call's credential: recorded, minted, revoked
+    task_credentials  credentials that serve one task, and the users' tokens
+    recording         what is written, and when; `records` says what stands in the audit log
+    outbox            revokes what is left alive, also after a crash; `process` knows which process lives
+    operations        every operation that is asked of a port, typed, for either path
+    call              a call on its way: `Invocation` and `Permit`
+
+No room here knows a framework or an adapter. Where this differs from the plan: `guarded_call` and
+`evaluation` were parts of the flow and of the authorization; `records` stands apart from `recording`,
+because the outbox and the end of a task write records too; `setup` holds the values that four
+constructors repeated.
+"""
