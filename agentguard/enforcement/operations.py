@@ -31,7 +31,7 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
-from agentguard.ports import Transmitter
+from agentguard.ports import Broker, Transmitter
 
 __all__ = ["Operations", "OperationsPair", "operations_of", "stored"]
 
@@ -122,33 +122,16 @@ def operations_of(
     timeout: float,
 ) -> OperationsPair:
     """Make the operations of both paths; *timeout* in seconds holds for each operation."""
-    brokers = {route.name: route.broker for route in routes}
-    preparing = {route.name: route.broker for route in routes if route.prepares}
-    revoking: dict[str, Any] = {**brokers, **transmitters}
-    single: dict[str, OperationPair] = {
+    single = {
         name: operation_pair(ports.store, name, timeout=timeout, shielded=name in _SHIELDED)
         for name in _OF_THE_STORE
     }
     single["decide"] = operation_pair(ports.policy, "decide", timeout=timeout)
     single["append"] = operation_pair(ports.audit, "append", timeout=timeout, shielded=True)
-    by_name: dict[str, dict[Any, OperationPair]] = {
-        "approve": {path: operation_pair(port, "approve") for path, port in ports.approvers.items()},
-        "prepare": {
-            name: capturing_result(operation_pair(broker, "prepare", timeout=timeout))
-            for name, broker in preparing.items()
-        },
-        "issue": {
-            name: capturing_result(operation_pair(broker, "issue", timeout=timeout))
-            for name, broker in brokers.items()
-        },
-        "revoke": {
-            name: operation_pair(port, "revoke", timeout=timeout, shielded=True)
-            for name, port in revoking.items()
-        },
-    }
     entitled = None
     if ports.entitlements is not None:
         entitled = operation_pair(ports.entitlements, "scopes", timeout=timeout)
+    by_name = _by_name(ports, list(routes), transmitters, timeout)
     return OperationsPair(
         sync=Operations(
             to_the_end=_awaited,
@@ -165,6 +148,28 @@ def operations_of(
             **{name: {key: pair.async_ for key, pair in pairs.items()} for name, pairs in by_name.items()},  # type: ignore[arg-type]  # the same
         ),
     )
+
+
+def _by_name(
+    ports: Ports, routes: Collection[Route], transmitters: Mapping[str, Transmitter], timeout: float
+) -> dict[str, dict[Any, OperationPair]]:
+    """Return the operations of approvers by path, and those of brokers and transmitters by their names."""
+    brokers = {route.name: route.broker for route in routes}
+    preparing = {route.name: route.broker for route in routes if route.prepares}
+    revoking: dict[str, Any] = {**brokers, **transmitters}
+
+    def minting(broker: Broker, verb: str) -> OperationPair:
+        return capturing_result(operation_pair(broker, verb, timeout=timeout))
+
+    return {
+        "approve": {path: operation_pair(port, "approve") for path, port in ports.approvers.items()},
+        "prepare": {name: minting(broker, "prepare") for name, broker in preparing.items()},
+        "issue": {name: minting(broker, "issue") for name, broker in brokers.items()},
+        "revoke": {
+            name: operation_pair(port, "revoke", timeout=timeout, shielded=True)
+            for name, port in revoking.items()
+        },
+    }
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -17,6 +17,6 @@ from __future__ import annotations
 from agentguard.resource.claims import Claims
 from agentguard.resource.introspection import Introspection
 from agentguard.resource.proof import Nonces
-from agentguard.resource.verifier import Verifier, challenge
+from agentguard.resource.verifier import Limits, Verifier, challenge
 
-__all__ = ["Claims", "Introspection", "Nonces", "Verifier", "challenge"]
+__all__ = ["Claims", "Introspection", "Limits", "Nonces", "Verifier", "challenge"]

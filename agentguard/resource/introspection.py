@@ -23,7 +23,8 @@ class Introspection:
     authenticates with *auth*, or with *proof*: a function that returns more form members and headers for
     each request, such as a client assertion (RFC 7523) of ``PrivateKeyJwt(…).prove(issuer)``. An
     `httpx.Client` works for sync and async calls (for async ones, in a thread). An `httpx.AsyncClient`
-    works only for async calls.
+    works only for async calls. With *opaque*, the verifier also accepts tokens that are not JWTs: what this
+    server says of one is then all that is known of it.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Introspection:
         *,
         auth: httpx.Auth | tuple[str, str] | None = None,
         proof: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]] = lambda: ({}, {}),
+        opaque: bool = False,
     ) -> None:
+        self.opaque = opaque
         self._url, self._client, self._auth, self._proof = url, client, auth, proof
 
     def claims(self, token: str) -> Mapping[str, Json] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
@@ -21,7 +22,7 @@ from agentguard.resource.introspection import Introspection
 from agentguard.resource.keys import Keys
 from agentguard.resource.proof import Nonces, verify_proof
 
-__all__ = ["Headers", "Verifier", "challenge"]
+__all__ = ["Headers", "Limits", "Verifier", "challenge"]
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -38,6 +39,22 @@ class _Operations(NamedTuple):
     introspect: Operation | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The seconds that a verifier allows.
+
+    `leeway` is for clocks that differ, `proof_lifetime` for the age of a proof, and `timeout` for an answer
+    of the store or of the introspection.
+    """
+
+    leeway: float = 5.0
+    proof_lifetime: float = 60.0
+    timeout: float = 5.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
 class Verifier:
     """Verifies requests whose tokens one issuer made for one resource.
 
@@ -45,19 +62,18 @@ class Verifier:
     remembers proofs and knows which tokens are revoked; with ``None``, a replayed proof and a revoked
     token are accepted. With *signals*, the verifier refuses a token of a task that a signal has ended
     (see `signals.Revocations`), and a token that names no task (`txn`). *introspection* also asks the
-    issuer about each token. With *nonces*, each proof must have one. *leeway*, *proof_lifetime* and
-    *timeout* are seconds; a store that does not answer within *timeout* causes a refusal.
+    issuer about each token. With *nonces*, each proof must have one. A store that is late causes a refusal.
 
     *by_audience* is for an issuer whose keys name no path. It lists the paths that are told apart by the
     audience alone; each needs its own audience, and the issuer's tokens are accepted on no other path.
-    *opaque* also accepts tokens that are not JWTs; the introspection, which is then required, says what
-    they mean. For an issuer of opaque tokens only, *keys* is ``{"keys": []}``.
+    For an issuer of opaque tokens only, *keys* is ``{"keys": []}``, and the introspection says that it is for
+    opaque tokens.
 
     The verifier does not fetch keys. When they change, make a new verifier.
 
     Raises:
         ConfigurationError: A key is not a public P-256 or Ed25519 key of one path; *signals* without a
-            store; two paths share an audience; *opaque* without an introspection.
+            store; two paths share an audience.
     """
 
     def __init__(
@@ -69,25 +85,19 @@ class Verifier:
         store: Store | None,
         introspection: Introspection | None = None,
         by_audience: Iterable[ToolPath] = (),
-        opaque: bool = False,
         nonces: Nonces | None = None,
         signals: bool = False,
-        leeway: float = 5.0,
-        proof_lifetime: float = 60.0,
-        timeout: float = 5.0,
+        limits: Limits = DEFAULT_LIMITS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.resource, self.nonces = resource, nonces
-        self._issuer, self._signals, self._opaque = issuer, signals, opaque
+        self._issuer, self._signals = issuer, signals
+        self._opaque = introspection is not None and introspection.opaque
         self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
-        if opaque and introspection is None:
-            raise ConfigurationError(
-                "opaque tokens cannot be verified without an introspection",
-                hint="pass introspection=Introspection(...) to the verifier",
-            )
         if signals and store is None:
             raise ConfigurationError("signals need a store", hint="give the verifier the receiver's store")
-        self._leeway, self._proof_lifetime, self._clock = leeway, proof_lifetime, clock
+        self._leeway, self._proof_lifetime, self._clock = limits.leeway, limits.proof_lifetime, clock
+        timeout = limits.timeout
         pairs = (
             None if store is None else operation_pair(store, "known", timeout=timeout),
             None if store is None else operation_pair(store, "remember", timeout=timeout),

@@ -136,6 +136,7 @@ class World:
             self.metadata["introspection_endpoint"],
             self.http,
             proof=PrivateKeyJwt(ORIGIN, self.orders).prove(self.issuer),
+            opaque=True,
         )
         return Verifier(
             issuer=self.issuer,
@@ -143,7 +144,6 @@ class World:
             resource=ORDERS,
             store=self.store,
             by_audience=(ToolPath.READ, ToolPath.WRITE),
-            opaque=not self.signs,
             introspection=None if self.signs else introspection,
         )
 

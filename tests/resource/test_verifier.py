@@ -17,7 +17,7 @@ from agentguard.errors import ConfigurationError, StoreError, VerificationError
 from agentguard.jose import Signer, revocation_key, token_hash
 from agentguard.model import Arguments, Grant, Identity, Resource, ToolPath
 from agentguard.ports import Store
-from agentguard.resource import Claims, Introspection, Nonces, Verifier, challenge
+from agentguard.resource import Claims, Introspection, Limits, Nonces, Verifier, challenge
 from agentguard.stores.memory import MemoryStore
 
 NOW = 1_700_000_000.0
@@ -285,9 +285,12 @@ def test_a_padded_token_is_refused() -> None:
 
 
 def test_an_expired_token_is_refused_after_the_leeway() -> None:
-    late = verifier(clock=lambda: NOW + 65, proof_lifetime=120)
+    late = verifier(clock=lambda: NOW + 65, limits=Limits(proof_lifetime=120))
     assert refused(presented(), late) == ("invalid_token", 401)
-    assert verify(presented(), verifier(clock=lambda: NOW + 64, proof_lifetime=120)).id == "call-1"
+    assert (
+        verify(presented(), verifier(clock=lambda: NOW + 64, limits=Limits(proof_lifetime=120))).id
+        == "call-1"
+    )
 
 
 # revocation, and the answers of the store and the introspection
@@ -374,9 +377,11 @@ def test_a_required_nonce_is_asked_for() -> None:
     assert verify(credential.headers("GET", URL, nonces.current()), at).id == "call-1"
 
 
-def introspection(answer: Callable[[httpx.Request], httpx.Response]) -> Introspection:
+def introspection(
+    answer: Callable[[httpx.Request], httpx.Response], *, opaque: bool = False
+) -> Introspection:
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    return Introspection("https://as.example/introspect", client, auth=("orders", "secret"))
+    return Introspection("https://as.example/introspect", client, auth=("orders", "secret"), opaque=opaque)
 
 
 def unreachable(request: httpx.Request) -> httpx.Response:
@@ -588,8 +593,8 @@ SAID = {
 
 
 def opaque(answer: Mapping[str, Any] = SAID, **changes: Any) -> Verifier:
-    source = introspection(lambda _: httpx.Response(200, json=dict(answer)))
-    options = {"keys": {"keys": []}, "by_audience": [ToolPath.READ], "opaque": True, "introspection": source}
+    source = introspection(lambda _: httpx.Response(200, json=dict(answer)), opaque=True)
+    options = {"keys": {"keys": []}, "by_audience": [ToolPath.READ], "introspection": source}
     return verifier(**(options | changes))
 
 
@@ -642,10 +647,10 @@ async def test_an_opaque_token_of_which_anything_else_is_said_is_refused(
 
 
 def test_an_opaque_token_is_asked_about_only_where_it_is_said_and_as_it_is_spelled() -> None:
-    with pytest.raises(ConfigurationError, match="introspection"):
-        opaque(introspection=None)
-    assert refused(opaquely(), opaque(opaque=False)) == ("invalid_token", 401)
-    unused = introspection(lambda _: pytest.fail("it was asked"))
+    assert refused(opaquely(), opaque(introspection=None)) == ("invalid_token", 401)
+    unasked = introspection(lambda _: pytest.fail("it was asked"))
+    assert refused(opaquely(), opaque(introspection=unasked)) == ("invalid_token", 401)
+    unused = introspection(lambda _: pytest.fail("it was asked"), opaque=True)
     for token in ("", "töken", "to ken", "x" * 20_000, "a=b"):
         assert refused(opaquely(token), opaque(introspection=unused)) == ("invalid_token", 401)
     assert refused(opaquely(), opaque(introspection=unused), path=ToolPath.WRITE) == ("invalid_token", 401)

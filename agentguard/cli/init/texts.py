@@ -296,6 +296,5 @@ def test_after_untrusted_text_only_reads_need_no_person(guard: Guard, tool: str)
     decision = ask(guard, tool, untrusted=True)
     assert decision.permitted, decision.reason
     spec = guard.catalog.tool(tool)
-    reads = spec is not None and spec.path is ToolPath.READ
-    assert (decision.obliges("approve") is None) == reads
+    assert (decision.obliges("approve") is None) == (spec is not None and spec.path is ToolPath.READ)
 '''
