@@ -244,3 +244,13 @@ def safe_text(error: Exception) -> str:
     """
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name
+
+
+def denial(
+    code: DenialCode, reason: str, *, advice: str = "", ids: tuple[str, ...] = (), decision_id: str = ""
+) -> Denied:
+    """Return `Denied.of(...)`, by the name that it had before."""
+    return Denied.of(code, reason, advice=advice, policy_ids=ids, decision_id=decision_id)
+
+
+told = safe_text  # the name that it had before

@@ -36,9 +36,13 @@ from agentguard.model.provenance import LABELS, NO_READ_EFFECTS, Label, Provenan
 from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
+# the names that these had before; nothing in this package uses them
+Origin, Seen, NOTHING_SEEN = Provenance, ReadEffects, NO_READ_EFFECTS
+
 __all__ = [
     "DETAIL_TYPE",
     "LABELS",
+    "NOTHING_SEEN",
     "NO_READ_EFFECTS",
     "WORDS",
     "AccessRequest",
@@ -58,12 +62,14 @@ __all__ = [
     "LiveCredential",
     "Mandate",
     "Obligation",
+    "Origin",
     "Outcome",
     "Provenance",
     "ReadEffects",
     "Resource",
     "Scalar",
     "Secret",
+    "Seen",
     "Sensitivity",
     "TaskState",
     "TaskStatus",

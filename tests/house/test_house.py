@@ -62,3 +62,19 @@ def test_every_ignore_has_its_reason_beside_it() -> None:
             if found and not found[2].strip():
                 bare.append(f"{path.relative_to(ROOT)}:{number}")
     assert not bare
+
+
+FORMER = {
+    "agentguard.errors": ["denial", "told"],
+    "agentguard.model": ["NOTHING_SEEN", "Origin", "Seen"],
+}
+
+
+@pytest.mark.parametrize("module", FORMER)
+def test_names_that_users_import_go_on_working_where_they_were_renamed(module: str) -> None:
+    for name in FORMER[module]:
+        assert hasattr(importlib.import_module(module), name)
+    for path in ROOT.glob("agentguard/**/*.py"):
+        text = path.read_text()
+        uses = [name for name in FORMER[module] if re.search(rf"import .*\b{name}\b", text)]
+        assert not uses, f"{path.relative_to(ROOT)} uses a former name"
