@@ -40,7 +40,9 @@ __all__ = [
     "TaskError",
     "TaskNotActive",
     "VerificationError",
+    "denial",
     "safe_text",
+    "told",
 ]
 
 

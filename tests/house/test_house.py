@@ -1,5 +1,6 @@
 """The house itself: types, lint, direction of imports, the public names."""
 
+import importlib
 import re
 import subprocess
 import sys
