@@ -77,5 +77,5 @@ def test_names_that_users_import_go_on_working_where_they_were_renamed(module: s
         assert hasattr(importlib.import_module(module), name)
     for path in ROOT.glob("agentguard/**/*.py"):
         text = path.read_text()
-        uses = [name for name in FORMER[module] if re.search(rf"import .*\b{name}\b", text)]
+        uses = [name for name in FORMER[module] if re.search(rf"from {module} import .*\b{name}\b", text)]
         assert not uses, f"{path.relative_to(ROOT)} uses a former name"
