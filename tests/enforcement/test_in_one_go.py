@@ -1,0 +1,206 @@
+"""What an event loop has done in a guard's own thread: two hand-overs for a call, and none of them lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard.concurrency.drive import lift
+from agentguard.concurrency.worker import Worker, blocks
+from agentguard.enforcement.call import Invocation, Permit
+from agentguard.errors import DenialCode, Denied
+from agentguard.model import Credential, Grant, TaskStatus, ToolPath
+from agentguard.stores.memory import MemoryStore
+from agentguard.stores.sqlite import SqliteStore
+from tests.doubles.flow import ARGUMENTS, LOOKUP, REFUND, Log, Mint, World, carry_out
+
+
+class BlockingLog(Log):
+    """A log whose one method blocks."""
+
+    inline = False
+
+
+class LocalMint(Mint):
+    """A broker whose handle is the grant's id, as the embedded issuer's is."""
+
+    def issue(self, grant: Grant) -> Credential:
+        self.issued.append(grant)
+        return Credential("s3cret", id=grant.id, expires_at=1e12)
+
+
+class SlowStore(SqliteStore):
+    """A SQLite store in which one method of one call takes a while."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.slow, self.seconds, self.late = "", 0.0, threading.Event()
+
+    def begin_call(self, *args: Any, **kwargs: Any) -> None:
+        self._wait("before begin_call")
+        super().begin_call(*args, **kwargs)
+        self._wait("begin_call")
+
+    def end_call(self, *args: Any, **kwargs: Any) -> None:
+        super().end_call(*args, **kwargs)
+        self._wait("end_call")
+
+    def _wait(self, moment: str) -> None:
+        if self.slow == moment:
+            self.slow = ""
+            time.sleep(self.seconds)
+            self.late.set()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    store = SlowStore(tmp_path / "store.db")
+    mint = LocalMint()
+    brokers = {(None, path): mint for path in ToolPath}
+    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=0.15)
+    world.mint = mint
+    world.now = time.time()
+    world.log = world.flow.ports.audit  # type: ignore[assignment]  # the one given above
+    world.begin()
+    yield world
+    world.flow.close()
+    store.close()
+
+
+async def call(world: World, body: Any = None, spec: Any = REFUND, call_id: str = "c1") -> Any:
+    invocation = Invocation(tool=spec.name, spec=spec, arguments=ARGUMENTS, named_task="t1", call_id=call_id)
+    return await carry_out(world.flow.async_, invocation, body or lift(world.body))
+
+
+async def test_a_call_on_an_event_loop_is_handed_to_a_thread_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    hand_overs, run = list[Any](), loop.run_in_executor
+
+    def counted(executor: Any, function: Any, *args: Any) -> Any:
+        hand_overs.append(function)
+        return run(executor, function, *args)
+
+    monkeypatch.setattr(loop, "run_in_executor", counted)
+    assert await call(world) == "done"
+    assert len(hand_overs) == 2
+    assert [record["event"] for record in world.log.written] == ["decision", "outcome"]
+    assert world.store.live() == ()
+
+
+@pytest.mark.parametrize("moment", ["before begin_call", "begin_call"])
+async def test_a_call_that_a_slow_store_begins_too_late_is_denied_and_ended(
+    world: World, moment: str
+) -> None:
+    world.store.slow, world.store.seconds = moment, 0.4
+    started = time.monotonic()
+    with pytest.raises(Denied) as caught:
+        await call(world)
+    assert caught.value.code is DenialCode.STORE_ERROR
+    assert time.monotonic() - started < 0.39
+    assert await asyncio.to_thread(world.store.late.wait, 5)
+    await asyncio.to_thread(world.flow.worker.close)  # all that was handed over is done
+    assert (world.ran, world.mint.issued, world.store.live()) == ([], [], ())
+    assert world.flow.calls.running == set()
+    assert "permit" not in [record.get("effect") for record in world.log.written]
+    assert "deny" in [record.get("effect") for record in world.log.written]
+    assert await call(world, call_id="c2") == "done"  # with a thread of a new worker
+
+
+async def test_a_store_that_notes_the_end_too_late_revokes_all_the_same(world: World) -> None:
+    world.store.slow, world.store.seconds = "end_call", 0.4
+    assert await call(world) == "done"
+    assert await asyncio.to_thread(world.store.late.wait, 5)
+    await asyncio.to_thread(world.flow.worker.close)
+    assert world.store.live() == ()
+    assert [record["event"] for record in world.log.written] == ["decision", "outcome"]
+
+
+async def test_what_was_read_is_withheld_if_the_end_is_noted_too_late(world: World) -> None:
+    world.store.slow, world.store.seconds = "end_call", 0.4
+    with pytest.raises(Denied) as caught:
+        await call(world, spec=LOOKUP)
+    assert caught.value.code is DenialCode.WITHHELD
+    await asyncio.to_thread(world.flow.worker.close)
+
+
+@pytest.mark.parametrize("moment", ["before begin_call", "begin_call", "end_call"])
+async def test_a_call_that_is_cancelled_in_the_thread_leaves_nothing(world: World, moment: str) -> None:
+    world.store.slow, world.store.seconds = moment, 0.05
+    running = asyncio.create_task(call(world))
+    await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.to_thread(world.flow.worker.close)
+    assert (world.store.live(), world.flow.calls.running) == ((), set())
+    assert world.log.written[-1].get("outcome", "cancelled") in {"cancelled", "done"}
+
+
+async def test_the_thread_sees_the_context_of_its_caller(world: World) -> None:
+    permits = list[Permit]()
+
+    async def body(permit: Permit) -> str:
+        permits.append(permit)
+        return "done"
+
+    await asyncio.gather(*(call(world, body, call_id=f"c{number}") for number in range(8)))
+    assert len({permit.call.id for permit in permits}) == 8
+    world.end("t1", TaskStatus.COMPLETED, "done")
+    assert world.store.live() == ()
+
+
+async def test_a_worker_runs_in_order_and_a_failure_is_its_callers_alone() -> None:
+    worker, order = Worker("test", 1.0), list[int]()
+
+    async def step(number: int) -> int:
+        order.append(number)
+        if number == 2:
+            raise ValueError(number)
+        return number
+
+    answers = await asyncio.gather(*(worker.run(step(n)) for n in range(5)), return_exceptions=True)
+    assert order == [0, 1, 2, 3, 4]
+    assert [answer if isinstance(answer, int) else str(answer) for answer in answers] == [0, 1, "2", 3, 4]
+    worker.close()
+    assert await worker.run(step(7)) == 7  # a new thread
+    worker.close()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning"
+)  # other threads of the test run do not matter here
+def test_a_forked_child_has_a_thread_of_its_own() -> None:
+    worker = Worker("test", 5.0)
+
+    async def name() -> str:
+        return threading.current_thread().name
+
+    assert asyncio.run(worker.run(name())) == "test_0"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if asyncio.run(worker.run(name())) == "test_0" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    worker.close()
+
+
+def test_a_port_may_be_asked_in_a_thread_if_it_says_so_or_has_nothing_else(tmp_path: Path) -> None:
+    class Native:
+        def append(self) -> None: ...
+        async def aappend(self) -> None: ...
+
+    class Plain:
+        def append(self) -> None: ...
+
+    store = SqliteStore(tmp_path / "s.db")
+    assert [blocks(port, "append") for port in (Native(), Plain(), Log())] == [False, True, True]
+    assert (blocks(store, "task"), blocks(MemoryStore(), "task")) == (True, True)
+    store.close()
