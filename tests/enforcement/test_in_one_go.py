@@ -16,10 +16,10 @@ from agentguard.concurrency.drive import lift
 from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
-from agentguard.model import Credential, Grant, TaskStatus, ToolPath
+from agentguard.model import AccessRequest, Credential, Decision, Grant, TaskStatus, ToolPath
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
-from tests.doubles.flow import ARGUMENTS, LOOKUP, REFUND, Log, Mint, World, carry_out
+from tests.doubles.flow import ARGUMENTS, LOOKUP, PERMIT, REFUND, Log, Mint, World, carry_out
 
 
 class BlockingLog(Log):
@@ -42,9 +42,15 @@ class SlowStore(SqliteStore):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.slow, self.seconds, self.late = "", 0.0, threading.Event()
+        self.step = 0.0  # what each operation takes
+
+    def task(self, task_id: str) -> Any:
+        time.sleep(self.step)
+        return super().task(task_id)
 
     def begin_call(self, *args: Any, **kwargs: Any) -> None:
         self._wait("before begin_call")
+        time.sleep(self.step)
         super().begin_call(*args, **kwargs)
         self._wait("begin_call")
 
@@ -113,6 +119,41 @@ async def test_a_call_that_a_slow_store_begins_too_late_is_denied_and_ended(
     assert "permit" not in [record.get("effect") for record in world.log.written]
     assert "deny" in [record.get("effect") for record in world.log.written]
     assert await call(world, call_id="c2") == "done"  # with a thread of a new worker
+
+
+@pytest.mark.parametrize(("policy", "step"), [(0.25, 0.0), (0.0, 0.1)])
+async def test_a_call_that_is_late_though_no_single_answer_is_does_not_begin_or_is_ended(
+    world: World, policy: float, step: float
+) -> None:
+    def answer(_request: AccessRequest) -> Decision:
+        time.sleep(policy)
+        return PERMIT
+
+    world.policy.answer, world.store.step = answer, step
+    with pytest.raises(Denied) as caught:
+        await call(world)
+    assert caught.value.code is DenialCode.STORE_ERROR
+    world.policy.answer, world.store.step = PERMIT, 0.0
+    await asyncio.to_thread(world.flow.worker.close)
+    assert (world.ran, world.mint.issued, world.store.live()) == ([], [], ())
+    assert world.flow.calls.running == set()
+    assert "permit" not in [record.get("effect") for record in world.log.written]
+    assert world.store.task("t1").calls == (0 if policy else 1)
+
+
+async def test_a_call_that_is_cancelled_while_it_is_judged_leaves_nothing(world: World) -> None:
+    def answer(_request: AccessRequest) -> Decision:
+        time.sleep(0.05)
+        return PERMIT
+
+    world.policy.answer = answer
+    running = asyncio.create_task(call(world))
+    await asyncio.sleep(0.02)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.to_thread(world.flow.worker.close)
+    assert (world.store.live(), world.flow.calls.running) == ((), set())
 
 
 async def test_a_store_that_notes_the_end_too_late_revokes_all_the_same(world: World) -> None:
