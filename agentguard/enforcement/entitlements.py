@@ -51,11 +51,11 @@ async def effective_scopes(
     if entitled is not None:
         try:
             rights = await entitled(task.identity.subject, resource)
-            held = None if rights is None else frozenset(rights)
+            users = None if rights is None else frozenset(rights)
         except Exception as error:  # noqa: BLE001  rights that cannot be learned are none
             reason = f"the user's rights are unknown: {type(error).__name__}"
             raise Denied.of(DenialCode.NO_RIGHTS, reason) from None
-        scopes = _common(scopes, held, spec, f"the rights of {task.identity.subject} on {resource}")
+        scopes = _common(scopes, users, spec, f"the rights of {task.identity.subject} on {resource}")
     if task.mandate.scopes is not None:
         scopes = _common(scopes, task.mandate.scopes, spec, "the task's mandate")
     return scopes

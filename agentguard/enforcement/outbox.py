@@ -63,8 +63,8 @@ class Outbox:
         for credential in orphans:
             if credential not in left:
                 await best_effort("record", self._operations.append, recovery_record(credential))
-        held = [credential for credential in live if credential not in orphans]
-        return len(left) + sum(credential.call_id not in self._calls.running for credential in held)
+        others = [credential for credential in live if credential not in orphans]
+        return len(left) + sum(credential.call_id not in self._calls.running for credential in others)
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.

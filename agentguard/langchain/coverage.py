@@ -50,13 +50,13 @@ class Coverage:
     langchain's objects; not into an application's own objects, nor at what code builds when it runs.
     """
 
-    reaches: tuple[Reach, ...]
+    found: tuple[Reach, ...]
     complete: bool = True
 
     @property
     def ungated(self) -> tuple[Reach, ...]:
         """What runs without a decision."""
-        return tuple(reach for reach in self.reaches if not reach.gated)
+        return tuple(reach for reach in self.found if not reach.gated)
 
     def __bool__(self) -> bool:
         return self.complete and not self.ungated
@@ -64,7 +64,7 @@ class Coverage:
     def __str__(self) -> str:
         lines = [
             f"{r.agent}: {r.tool}: {'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
-            for r in self.reaches
+            for r in self.found
         ]
         return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])
 
@@ -74,12 +74,12 @@ _SAYS = {"nothing": "NOT GATED", "outside": "NOT GATED: runs at the model's prov
 
 def coverage(agent: object) -> Coverage:
     """Find every tool that *agent* (a graph, runnable, executor or list of tools) can reach."""
-    found: dict[tuple[str, str], Reach] = {}
-    complete = _visit(agent, "agent", found, frozenset())
-    return Coverage(tuple(found.values()), complete)
+    reaches: dict[tuple[str, str], Reach] = {}
+    complete = _visit(agent, "agent", reaches, frozenset())
+    return Coverage(tuple(reaches.values()), complete)
 
 
-def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], around: frozenset[int]) -> bool:
+def _visit(agent: object, name: str, reaches: dict[tuple[str, str], Reach], around: frozenset[int]) -> bool:
     """Note what an agent reaches; *around* are the agents that it stands in, of which it may be one."""
     if id(agent) in around:
         return True
@@ -92,16 +92,16 @@ def _visit(agent: object, name: str, found: dict[tuple[str, str], Reach], around
     complete = len(items) < _MOST
     for item in items:
         if isinstance(item, BaseTool):
-            _note(found, item.name, name, "middleware" if gated.get(id(item)) else _by_itself(item))
-            complete &= _visit_inside(item, f"{name} > {item.name}", found, around)
+            _note(reaches, item.name, name, "middleware" if gated.get(id(item)) else _by_itself(item))
+            complete &= _visit_inside(item, f"{name} > {item.name}", reaches, around)
         elif isinstance(item, list | tuple):
             for provider in _provider_tools(item):
-                _note(found, provider, name, "outside")
+                _note(reaches, provider, name, "outside")
     return complete
 
 
 def _visit_inside(
-    tool: BaseTool, name: str, found: dict[tuple[str, str], Reach], around: frozenset[int]
+    tool: BaseTool, name: str, reaches: dict[tuple[str, str], Reach], around: frozenset[int]
 ) -> bool:
     """Find the agents and tools that a tool calls itself."""
     inside = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
@@ -110,9 +110,9 @@ def _visit_inside(
     complete = True
     for item in _walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS):
         if type(item).__name__ in _AGENTS:
-            complete &= _visit(item, name, found, around)
+            complete &= _visit(item, name, reaches, around)
         elif isinstance(item, BaseTool) and item.name != tool.name:
-            _note(found, item.name, name, _by_itself(item))
+            _note(reaches, item.name, name, _by_itself(item))
     return complete
 
 
@@ -127,10 +127,10 @@ def _by_itself(tool: BaseTool) -> By:
     return "interceptor" if _is(listed[-1], "agentguard.langchain", "McpInterceptor") else "nothing"
 
 
-def _note(found: dict[tuple[str, str], Reach], tool: str, agent: str, by: By) -> None:
-    present = found.get((agent, tool))
+def _note(reaches: dict[tuple[str, str], Reach], tool: str, agent: str, by: By) -> None:
+    present = reaches.get((agent, tool))
     if present is None or present.gated:  # of two by one name, the worse counts
-        found[agent, tool] = Reach(tool, by, agent)
+        reaches[agent, tool] = Reach(tool, by, agent)
 
 
 def _is(item: object, package: str, name: str) -> bool:
