@@ -50,13 +50,13 @@ class Coverage:
     langchain's objects; not into an application's own objects, nor at what code builds when it runs.
     """
 
-    found: tuple[Reach, ...]
+    reaches: tuple[Reach, ...]
     complete: bool = True
 
     @property
     def ungated(self) -> tuple[Reach, ...]:
         """What runs without a decision."""
-        return tuple(reach for reach in self.found if not reach.gated)
+        return tuple(reach for reach in self.reaches if not reach.gated)
 
     def __bool__(self) -> bool:
         return self.complete and not self.ungated
@@ -64,7 +64,7 @@ class Coverage:
     def __str__(self) -> str:
         lines = [
             f"{r.agent}: {r.tool}: {'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
-            for r in self.found
+            for r in self.reaches
         ]
         return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])
 
