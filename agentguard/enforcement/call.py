@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,7 +15,7 @@ from typing import Any
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, ToolSpec
+from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Outcome, ToolSpec
 
 __all__ = ["Invocation", "Permit", "active_task"]
 
@@ -59,11 +60,14 @@ class Permit:
     """A permitted call: used once, by exactly the tool and the arguments that were judged.
 
     `result` is what the tool's own code returned, before any framework has given it another form.
+    `outcome` is how that code ended: a framework may make a result of what it raised, and the tool has failed
+    all the same.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
     """
 
     __slots__ = (
         "_entrance",
+        "_unused",
         "begun",
         "call",
         "decision",
@@ -71,6 +75,7 @@ class Permit:
         "invocation",
         "lease",
         "observed",
+        "outcome",
         "request",
         "result",
         "route",
@@ -94,16 +99,24 @@ class Permit:
         self.lease = Lease(invocation.tool, None, None)
         self.begun = False
         self.result: object = None
+        self.outcome = Outcome.DONE
         self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in
+        self._unused = False
 
     @property
     def entered(self) -> bool:
         """Whether the tool has begun, or can begin no more."""
         return not self._entrance
 
+    @property
+    def ran(self) -> bool:
+        """Whether the tool has begun; this is known when the call has ended."""
+        return not self._entrance and not self._unused
+
     def end(self) -> None:
         """Let the tool begin no more; a tool that still runs finds a dead lease."""
-        self._entrance.clear()
+        with suppress(IndexError):  # the tool has begun, or the call has ended before
+            self._unused = self._entrance.pop()
         self.lease.close()
 
     def enter(self, digest: str) -> Lease:

@@ -180,7 +180,10 @@ class GuardedCall:
             raise withheld from None
 
     def _outcome(self, error: BaseException | None) -> Outcome:
-        return Outcome.DONE if error is None else self._flow.enforcement.options.outcome_of(error)
+        """Return how the call ended; a tool that failed has failed, also where a framework handled it."""
+        if error is not None:
+            return self._flow.enforcement.options.outcome_of(error)
+        return Outcome.FAILED if self._permit is None or not self._permit.ran else self._permit.outcome
 
     async def _end(self, outcome: Outcome) -> Denied | None:
         permit = self._permit
@@ -193,8 +196,8 @@ class GuardedCall:
             return None
         noted = await self._flow.operations.to_the_end(self._finish(permit, outcome))
         calls.running.discard(permit.call.id)
-        if noted or outcome not in ANSWERS:
-            return None
+        if noted or outcome not in ANSWERS or not permit.ran:
+            return None  # a tool that never ran has read nothing, and what went wrong is told instead
         return Denied.of(DenialCode.WITHHELD, "the store does not know what was read")
 
     async def _finish(self, permit: Permit, outcome: Outcome) -> bool:
@@ -252,6 +255,8 @@ class GuardedCall:
 
 def _effects(permit: Permit) -> ReadEffects:
     """Return what the task has read; of a result that cannot be looked through, the worst."""
+    if not permit.ran:
+        return NO_READ_EFFECTS
     spec = permit.request.tool
     try:
         return observe_result(spec, permit.task, permit.result)

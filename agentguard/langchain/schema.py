@@ -16,6 +16,7 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
 from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticKnownError
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
@@ -24,6 +25,10 @@ from agentguard.model import Arguments
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
 
 Values = dict[str, Any]
+# pydantic's types of errors whose message holds what code of the application has raised
+_RAISED = frozenset(
+    {"value_error", "assertion_error", "get_attribute_error", "iteration_error", "mapping_type"}
+)
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -80,16 +85,48 @@ class ArgumentSchema:
 def schema_error(error: Exception) -> Denied:
     """Make of a validation error a denial that tells the model which argument to correct.
 
-    Its `__cause__` is pydantic's error, which a tool's `handle_validation_error` is given.
+    Only the messages of pydantic and jsonschema are told to the model. What a validator of the application
+    raises may hold anything, such as the URL of a database with its password: the model is told the argument,
+    and the operator the words. Its `__cause__` is pydantic's error, which a tool's `handle_validation_error`
+    is given.
     """
+    reason = "arguments do not fit the schema"
     if isinstance(error, ValidationError):
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:5]]
+        details = error.errors(include_url=False)
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {_message(e)}" for e in details[:5]]
+        private = [e["msg"] for e in details[:5] if not _is_pydantics_own(e)]
+        reason = ": ".join([reason, *private])
+    elif _is_jsonschemas_own(error):
+        problems = [str(getattr(error, "message", ""))[:200]]
     else:
-        problems = [str(getattr(error, "message", type(error).__name__))[:200]]
+        problems, reason = ["a value is not accepted"], f"{reason}: {type(error).__name__}: {error}"
     advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(problems)}"
-    denied = Denied.of(DenialCode.INVALID_ARGUMENTS, "arguments do not fit the schema", advice=advice)
+    denied = Denied.of(DenialCode.INVALID_ARGUMENTS, reason, advice=advice)
     denied.__cause__ = error if isinstance(error, ValidationError) else None
     return denied
+
+
+def _message(detail: ErrorDetails) -> str:
+    return detail["msg"] if _is_pydantics_own(detail) else "the value is not accepted"
+
+
+def _is_pydantics_own(detail: ErrorDetails) -> bool:
+    """Return whether a message is one of pydantic's, and not what a validator has raised.
+
+    A validator may raise a PydanticCustomError with any type, so the message is compared as well.
+    """
+    kind: Any = detail["type"]
+    if kind in _RAISED:
+        return False
+    try:
+        return PydanticKnownError(kind, detail.get("ctx")).message() == detail["msg"]
+    except (KeyError, TypeError, ValueError):  # pydantic has no such type, or not with these facts
+        return False
+
+
+def _is_jsonschemas_own(error: Exception) -> bool:
+    kind = type(error)
+    return (kind.__module__, kind.__name__) == ("jsonschema.exceptions", "ValidationError")
 
 
 Validate = Callable[[Values], Values]

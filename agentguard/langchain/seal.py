@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException
 from langchain_core.tools.base import _get_runnable_config_param
@@ -25,9 +26,11 @@ from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
+from agentguard.model import Outcome
 from agentguard.redaction import redact, redact_exception
 
 __all__ = ["RunningCall", "ToolDenied", "enter", "running_call", "seal", "set_private"]
@@ -80,9 +83,10 @@ async def enter(
         else:
             with clearing(lease):
                 result = redact(await body(*args, **cleared(arguments, lease)), secrets_of(lease))
-        permit.result = result
+        permit.result, permit.outcome = result, _outcome(result)
         return result
     except BaseException as error:
+        permit.outcome = outcome_of(error)
         failure = _outward(error, secrets_of(lease))
         if failure is error:
             raise
@@ -101,6 +105,15 @@ def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwarg
     if judged.arguments is not None and schema.unchanged(judged.values, values):
         return judged.arguments.digest
     return canonicalize(values).digest
+
+
+def _outcome(result: Any) -> Outcome:
+    """Return how a tool ended that has returned: it may have answered with an error, and not raised it."""
+    if isinstance(result, ToolMessage):
+        return Outcome.FAILED if result.status == "error" else Outcome.DONE
+    # by its name, so that mcp need not be there
+    failed = type(result).__name__ == "CallToolResult" and result.isError
+    return Outcome.FAILED if failed else Outcome.DONE
 
 
 def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:

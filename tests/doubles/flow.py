@@ -100,6 +100,7 @@ class Log:
 
 async def carry_out(flow: Flow, invocation: Invocation, body: Callable[[Permit], Awaitable[Any]]) -> Any:
     async with flow.call(invocation) as permit:
+        permit.enter(ARGUMENTS.digest if invocation.arguments is None else invocation.arguments.digest)
         return await body(permit)
 
 

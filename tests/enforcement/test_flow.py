@@ -779,15 +779,19 @@ def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
     world = World()
     world.begin()
 
-    def body(permit: Permit) -> tuple[DenialCode, DenialCode]:
-        with pytest.raises(Denied) as changed:
-            permit.enter(Arguments.of({"order_id": "4712"}).digest)
-        permit.enter(ARGUMENTS.digest)
-        with pytest.raises(Denied) as again:
+    async def body() -> tuple[DenialCode, DenialCode]:
+        invocation = Invocation(
+            tool="refund", spec=REFUND, arguments=ARGUMENTS, call_id="c1", named_task="t1"
+        )
+        async with world.flow.sync.call(invocation) as permit:
+            with pytest.raises(Denied) as changed:
+                permit.enter(Arguments.of({"order_id": "4712"}).digest)
             permit.enter(ARGUMENTS.digest)
-        return changed.value.code, again.value.code
+            with pytest.raises(Denied) as again:
+                permit.enter(ARGUMENTS.digest)
+            return changed.value.code, again.value.code
 
-    assert world.call("sync", body) == (DenialCode.ARGUMENTS_CHANGED, DenialCode.GRANT_USED)
+    assert drive(body()) == (DenialCode.ARGUMENTS_CHANGED, DenialCode.GRANT_USED)
 
 
 @pytest.mark.promise("no-credential-carried-over")

@@ -437,7 +437,8 @@ async def test_no_standing_credential_of_the_connection_or_the_user_travels_besi
         raise AssertionError("nothing is logged")
 
     world.bearers()
-    standing = {"authorization": "Bearer users-own", "DPoP": "old", "X-Tenant": "t1"}
+    keys = dict.fromkeys(("X-Api-Key", "Cookie", "Proxy-Authorization", "X-Anything"), "standing-key")
+    standing = {"authorization": "Bearer users-own", "DPoP": "old", "X-Tenant": "t1", **keys}
     connection = world.server.connection(
         headers=standing, auth=httpx.BasicAuth("user", "standing"), session_kwargs={}
     )
@@ -450,6 +451,7 @@ async def test_no_standing_credential_of_the_connection_or_the_user_travels_besi
     for seen in world.server.seen:
         assert (seen.authorization, seen.headers.get("dpop")) == ("Bearer test-secret-1", None)
         assert seen.headers["x-tenant"] == "t1"
+        assert "standing-key" not in str(seen.headers)
     assert connection == before
 
 

@@ -31,7 +31,11 @@ __all__ = ["Way"]
 Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
 
 _HTTP = frozenset({"http", "streamable_http", "streamable-http", "sse"})
-_CREDENTIALS = frozenset({"authorization", "dpop"})  # what a connection brings along is not sent beside ours
+# what a connection brings along beside our credential: any other header may be a credential of its own
+_HEADERS = frozenset({
+    "accept", "accept-encoding", "accept-language", "user-agent", "traceparent", "tracestate",
+    "x-correlation-id", "x-request-id", "x-tenant", "x-tenant-id",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Way:
         headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
         own = {
             **self.connection,
-            "headers": {n: v for n, v in headers.items() if n.lower() not in _CREDENTIALS},
+            "headers": {n: v for n, v in headers.items() if n.lower() in _HEADERS},
             "auth": auth(resource.name),
             # the adapter writes its callbacks into this one
             "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
