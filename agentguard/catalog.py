@@ -8,6 +8,7 @@ the earlier one.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,8 +16,10 @@ from typing import Any
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
+from agentguard.model.schema_difference import contradictions, differences
 
 __all__ = ["Catalog", "spec_of"]
+log = logging.getLogger("agentguard")
 
 _KEYS = {"path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"}
 
@@ -77,6 +80,8 @@ class Catalog:
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}
         self._attached: dict[str, object] = {}
+        self._declared: dict[str, Mapping[str, Any]] = {}
+        self._differences: dict[str, tuple[str, ...]] = {}
         for tool in tools:
             self.add(tool)
 
@@ -98,12 +103,28 @@ class Catalog:
         """Return all resources."""
         return tuple(self._resources.values())
 
+    def declared_schema(self, name: str) -> Mapping[str, Any] | None:
+        """Return the argument schema that the catalog itself gives; None if only the tool has one.
+
+        It binds together with the tool's own schema: arguments satisfy both.
+        """
+        return self._declared.get(name)
+
+    def differences(self) -> Mapping[str, tuple[str, ...]]:
+        """Return how the schemas of attached tools differ from those that the catalog gives, by tool."""
+        return {name: found for name, found in sorted(self._differences.items()) if found}
+
     def add(self, tool: ToolSpec) -> None:
-        """Classify a tool.
+        """Classify a tool. If the classification has a schema, each call must satisfy that schema.
 
         Raises:
             ConfigurationError: The name is taken by another tool, or the resource is unknown.
         """
+        self._add(tool)
+        if tool.schema is not None:
+            self._declared[tool.name] = tool.schema
+
+    def _add(self, tool: ToolSpec) -> None:
         with self._lock:
             present = self._tools.get(tool.name)
             if present is not None and present != tool:
@@ -152,11 +173,12 @@ class Catalog:
 
         *original* is the object that runs, or a tuple that names its place: the same function in another
         wrapper is the same tool. *facts* is the classification that the tool itself carries.
-        agentguard.toml has precedence, since it is the file that a security team reviews.
+        agentguard.toml has precedence, since it is the file that a security team reviews. If it gives a
+        schema, policies are typed by that schema, and a difference from *schema* is logged once.
 
         Raises:
-            ConfigurationError: Another tool has this name, or its arguments differ from the
-                schema that the catalog gives.
+            ConfigurationError: Another tool has this name, or its arguments have other names or types than
+                the catalog gives.
         """
         self._connect(name, original)
         present = self._tools.get(name)
@@ -165,15 +187,26 @@ class Catalog:
                 return None
             spec = replace(spec_of(name, facts, schema), description=description)
             _check_sinks(spec, schema)
-            self.add(spec)
+            self._add(spec)
             return self._tools[name]
-        _check_arguments(present, schema)
+        declared = self._declared.get(name)
+        if declared is not None:
+            self._compare(name, declared, schema)
+            schema = declared
         _check_sinks(present, schema)
         if present.schema != schema or present.description != description:
             with self._lock:
                 self._tools[name] = replace(present, schema=schema, description=description)
                 self.changes += 1
         return self._tools[name]
+
+    def _compare(self, name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+        """Refuse a tool that cannot satisfy the catalog's schema, and log once how the two differ."""
+        _check_arguments(name, declared, schema)
+        present = tuple(differences(declared, schema))
+        if present and self._differences.get(name) != present:
+            log.warning("tool %s: its calls must satisfy both schemas: %s", name, "; ".join(present))
+        self._differences[name] = present
 
     def _connect(self, name: str, original: object) -> None:
         with self._lock:
@@ -186,14 +219,18 @@ class Catalog:
                 )
 
 
-def _check_arguments(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
-    """Refuse a tool whose arguments are others than those that agentguard.toml gives it."""
-    expected = None if spec.schema is None else set(spec.schema.get("properties", {}))
-    actual = set(schema.get("properties", {}))
-    if expected is not None and expected != actual:
+def _check_arguments(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Refuse a tool whose arguments cannot satisfy the schema that agentguard.toml gives it."""
+    expected, actual = set(declared.get("properties", {})), set(schema.get("properties", {}))
+    if expected != actual:
         raise ConfigurationError(
-            f"tool {spec.name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
-            hint=f"correct [tools.{spec.name}.args]",
+            f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
+            hint=f"correct [tools.{name}.args]",
+        )
+    for reason in contradictions(declared, schema):
+        raise ConfigurationError(
+            f"no call of tool {name} can satisfy the catalog and the tool: {reason}",
+            hint=f"correct [tools.{name}.args]",
         )
 
 

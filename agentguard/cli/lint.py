@@ -85,6 +85,8 @@ def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
         yield Finding("warning", f"{name}: not classified, so its calls are denied; add [tools.{name}]")
     if (rules := getattr(policy, "rules", None)) is not None:  # Cedar's, alone or among others
         yield from _rules(rules, guard)
+    for name, texts in catalog.differences().items():
+        yield Finding("warning", f"{name}: its calls must satisfy both schemas: {'; '.join(texts)}")
     for name, places in find_unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:

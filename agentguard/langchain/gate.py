@@ -76,6 +76,7 @@ class Gate:
             self.schema.schema,
             tool.description,
         )
+        self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)
@@ -124,8 +125,12 @@ class Gate:
         """
         # as langchain itself: what a run's config does not say, the run around it may have said
         names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
-        validated, problem = None, tool_input.problem
+        validated, problem, spec = None, tool_input.problem, self.spec
         try:
+            if spec is None:  # a guard may classify a tool after it was wrapped
+                catalog = self.enforcement.ports.catalog
+                spec = catalog.tool(self.name)
+                self.schema.require(catalog.declared_schema(self.name))
             validated = self.schema.validate(tool_input.raw)
         except Denied as denied:
             problem = denied
@@ -134,8 +139,7 @@ class Gate:
         thread, task = names.get("thread_id"), names.get(CONFIG_KEY)
         return Invocation(
             tool=self.name,
-            # read again: a guard may classify a tool after it was wrapped
-            spec=self.spec or self.enforcement.ports.catalog.tool(self.name),
+            spec=spec,
             arguments=None if validated is None else validated.arguments,
             values={} if validated is None else validated.values,
             problem=problem,

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, PydanticKnownError
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.model import Arguments
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
@@ -55,6 +56,17 @@ class ArgumentSchema:
         self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
         self.takes_call_id = compiled.takes_call_id
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
+        self._declared: DeclaredSchema | None = None
+
+    def require(self, declared: Mapping[str, Any] | None) -> None:
+        """Have arguments satisfy the catalog's schema too, if it gives one.
+
+        Raises:
+            ConfigurationError: It is no JSON Schema.
+        """
+        known = None if self._declared is None else self._declared.schema
+        if declared is not known:
+            self._declared = None if declared is None else DeclaredSchema(declared, _json_schema)
 
     def validate(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
         """Validate what the model gave.
@@ -69,9 +81,14 @@ class ArgumentSchema:
         if forged := self.injected & given.keys():
             raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
+        if self._declared is not None:
+            self._declared.fill(given)
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
         values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
-        return ValidatedArguments(values, canonicalize(values))
+        arguments = canonicalize(values)
+        if self._declared is not None:
+            self._declared.validate(arguments)
+        return ValidatedArguments(values, arguments)
 
     @staticmethod
     def unchanged(judged: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

@@ -1,0 +1,118 @@
+"""The argument schema that the catalog gives, as each call must satisfy it beside the tool's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Arguments
+
+__all__ = ["Compile", "DeclaredSchema"]
+
+Compile = Callable[[dict[str, Any]], Callable[[dict[str, Any]], object]]
+_PLAIN: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+class DeclaredSchema:
+    """Checks validated arguments, in their JSON form, against the catalog's schema.
+
+    An optional argument that is null counts as absent, as it does for policies. A default of the catalog is
+    filled in before the tool's own. *compile_schema* makes a validator of a JSON Schema. It is not needed if
+    the schema says only which plain type each argument has.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], compile_schema: Compile) -> None:
+        self.schema = schema
+        self._required = tuple(schema.get("required", ()))
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        self._defaults = {
+            name: part["default"]
+            for name, part in properties.items()
+            if isinstance(part, Mapping) and part.get("default") is not None
+        }
+        self._types = _plain_types(schema)
+        self._validate = None if self._types is not None else _compiled(schema, compile_schema)
+
+    def fill(self, given: dict[str, Any]) -> None:
+        """Add the catalog's default for each argument that the model left out."""
+        for name, value in self._defaults.items():
+            if given.get(name) is None:
+                given[name] = deepcopy(value)
+
+    def validate(self, arguments: Arguments) -> None:
+        """Check arguments as the tool will get them.
+
+        Raises:
+            ValueError: They do not fit, and the schema gives plain types only.
+            jsonschema.ValidationError: They do not fit.
+        """
+        if self._validate is not None:
+            self._validate(_without_nulls(arguments.values, self.schema))
+            return
+        values = arguments.values
+        for name in self._required:
+            if values.get(name) is None:
+                raise _Unfit(f"{name!r} is a required property")
+        for name, kinds in (self._types or {}).items():
+            value = values.get(name)
+            if value is not None and (type(value) not in kinds):
+                raise _Unfit(f"{name!r} is not of the type that the catalog gives")
+
+
+class _Unfit(ValueError):
+    """An argument does not fit; the `message` names it, and never holds its value."""
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+def _plain_types(schema: Mapping[str, Any]) -> dict[str, tuple[type, ...]] | None:
+    """Return the Python types of arguments whose schema says nothing but a plain type, or None."""
+    if not schema.keys() <= {"type", "properties", "required", "title", "description"}:
+        return None
+    types: dict[str, tuple[type, ...]] = {}
+    for name, part in schema.get("properties", {}).items():
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str) or kind not in _PLAIN or part.keys() - {"type", "title", "description"}:
+            return None
+        types[name] = _PLAIN[kind]
+    return types
+
+
+def _compiled(schema: Mapping[str, Any], compile_schema: Compile) -> Callable[[dict[str, Any]], object]:
+    try:
+        return compile_schema({name: part for name, part in schema.items() if name != "default"})
+    except ImportError as error:
+        raise ConfigurationError(
+            "an argument schema in the catalog needs the library jsonschema",
+            hint='pip install "agentguard[langchain]", or give plain types only, as in { to = "string" }',
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"an argument schema in the catalog is no JSON Schema: {type(error).__name__}",
+            hint="correct [tools.<name>.args]",
+        ) from error
+
+
+def _without_nulls(value: Any, schema: Any) -> Any:
+    """Return the value without optional properties that are null, as deep as `properties` and `items` go."""
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, list):
+        return [_without_nulls(item, schema.get("items")) for item in value]
+    if not isinstance(value, dict):
+        return value
+    required, parts = schema.get("required", ()), schema.get("properties", {})
+    return {
+        name: _without_nulls(part, parts.get(name))
+        for name, part in value.items()
+        if part is not None or name in required or name not in parts
+    }

@@ -1,0 +1,216 @@
+"""The argument schema of the reviewed file binds beside the tool's own, on every way to a tool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import ValidationError
+from langchain.agents import create_agent
+from langchain_core.tools import BaseTool, StructuredTool
+
+from agentguard import ConfigurationError, Guard
+from agentguard.cli.lint import findings
+from agentguard.langchain.schema import ArgumentSchema
+from agentguard.model import ToolPath, ToolSpec
+from agentguard.model.schema_difference import contradictions, differences
+from agentguard.testing import ScriptedChatModel
+
+HEAD = 'policy.cedar = ["p.cedar"]\nstore = { kind = "memory" }\n'
+HEAD += '[tools.order]\npath = "write"\n[tools.order.args]\n'
+ALL = '@id("all") permit (principal, action, resource);'
+LIMITS: list[tuple[str, str, dict[str, Any]]] = [
+    ('required = ["what"]\nproperties.what = { type = "string", enum = ["tea"] }', "string", {"what": "rum"}),
+    ('required = ["what"]\nproperties.what = { type = "string", const = "tea" }', "string", {"what": "rum"}),
+    ('properties.what = { type = "string", pattern = "^t" }', "string", {"what": "rum"}),
+    ('properties.what = { type = "string", maxLength = 2 }', "string", {"what": "rum"}),
+    ('properties.what = { type = "integer", maximum = 3 }', "integer", {"what": 4}),
+    ('properties.what = { type = "integer", multipleOf = 2 }', "integer", {"what": 3}),
+    ('what = "integer"', "number", {"what": 1.5}),
+    ('what = "string"', "any", {"what": ["a list"]}),
+    ('required = ["what"]\nproperties.what = { type = "string" }', "optional", {}),
+    (
+        'properties.what = { type = "array", maxItems = 1, items = { type = "string" } }',
+        "array",
+        {"what": ["a", "b"]},
+    ),
+    (
+        'properties.what = { type = "array", items = { type = "string", enum = ["a"] } }',
+        "array",
+        {"what": ["b"]},
+    ),
+    ('additionalProperties = false\nproperties.what = { type = "string" }', "open", {"what": "a", "more": 1}),
+]
+TYPES: dict[str, Any] = {
+    "string": {"type": "string"},
+    "optional": {"type": "string"},
+    "open": {"type": "string"},
+    "integer": {"type": "integer"},
+    "number": {"type": "number"},
+    "any": {},
+    "array": {"type": "array", "items": {"type": "string"}},
+}
+ANNOTATIONS = {"integer": int, "number": float, "any": object, "array": list[str], "optional": str | None}
+
+
+def _guard(tmp_path: Path, args: str) -> Guard:
+    (tmp_path / "agentguard.toml").write_text(HEAD + args)
+    (tmp_path / "p.cedar").write_text(ALL)
+    return Guard.from_file(tmp_path / "agentguard.toml")
+
+
+def _served(kind: str, ran: list[Any]) -> BaseTool:
+    """Return a tool with a JSON Schema, as an MCP server's tool has it."""
+
+    async def run(**args: Any) -> str:
+        ran.append(args)
+        return "ordered"
+
+    def run_sync(**args: Any) -> str:
+        ran.append(args)
+        return "ordered"
+
+    schema = {"type": "object", "properties": {"what": TYPES[kind]}}
+    return StructuredTool(
+        name="order", description="Order.", args_schema=schema, coroutine=run, func=run_sync
+    )
+
+
+def _typed(kind: str, ran: list[Any]) -> BaseTool:
+    """Return a tool made of a function, whose schema pydantic infers."""
+
+    def order(what: Any = None) -> str:
+        ran.append(what)
+        return "ordered"
+
+    order.__annotations__["what"] = ANNOTATIONS.get(kind, str)
+    return StructuredTool.from_function(order, name="order", description="Order.")
+
+
+def _call(args: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "order", "args": args, "id": "call-1", "type": "tool_call"}
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(("args", "kind", "call"), LIMITS)
+@pytest.mark.parametrize("tool_of", [_served, _typed])
+@pytest.mark.parametrize("way", ["wrap", "async wrap", "middleware"])
+async def test_a_limit_in_the_file_holds_where_the_tool_says_less(
+    tmp_path: Path,
+    args: str,
+    kind: str,
+    call: dict[str, Any],
+    tool_of: Callable[[str, list[Any]], BaseTool],
+    way: str,
+) -> None:
+    ran: list[Any] = []
+    tool = tool_of(kind, ran)
+    guard = _guard(tmp_path, args)
+    with guard.task("Order", subject="user:ann", mandate={"tools": "*"}):
+        if way == "middleware":
+            model = ScriptedChatModel(script=[[("order", call)], "done"])
+            agent: Any = create_agent(model, [tool], middleware=[guard.middleware()])
+            agent.invoke({"messages": [("user", "go")]})
+        else:
+            (guarded,) = guard.wrap([tool])
+            message = _call(call)
+            result = guarded.invoke(message) if way == "wrap" else await guarded.ainvoke(message)
+            if "more" not in call:
+                assert "do not fit" in result.text
+    guard.close()
+    # a function without **kwargs drops what it does not know: nothing of it arrives
+    assert ran == [] or ("more" in call and ran == ["a"])
+
+
+def test_what_both_schemas_allow_reaches_the_tool_with_the_catalogs_default(tmp_path: Path) -> None:
+    ran: list[Any] = []
+    guard = _guard(tmp_path, 'properties.what = { type = "string", enum = ["tea"], default = "tea" }')
+    (guarded,) = guard.wrap([_served("string", ran)])
+    with guard.task("Order", subject="user:ann", mandate={"tools": "*"}):
+        for call in ({"what": "tea"}, {}):
+            guarded.invoke(_call(call) | {"id": f"call-{len(ran)}"})
+    guard.close()
+    assert ran == [{"what": "tea"}, {"what": "tea"}]
+
+
+def test_policies_are_typed_by_the_catalogs_schema_after_the_tool_is_attached(tmp_path: Path) -> None:
+    guard = _guard(tmp_path, 'what = "number"')
+    guard.wrap([_served("integer", [])])
+    spec = guard.catalog.tool("order")
+    guard.close()
+    assert spec is not None
+    assert spec.schema is not None
+    assert spec.schema["properties"] == {"what": {"type": "number"}}
+
+
+def test_a_tool_that_is_classified_after_it_was_wrapped_is_bound_too(tmp_path: Path) -> None:
+    ran: list[Any] = []
+    (tmp_path / "agentguard.toml").write_text('policy.cedar = ["p.cedar"]\nstore = { kind = "memory" }\n')
+    (tmp_path / "p.cedar").write_text(ALL)
+    guard = Guard.from_file(tmp_path / "agentguard.toml")
+    (guarded,) = guard.wrap([_served("string", ran)])
+    schema = {"type": "object", "properties": {"what": {"type": "string", "enum": ["tea"]}}}
+    guard.catalog.add(ToolSpec(name="order", path=ToolPath.WRITE, schema=schema))
+    with guard.task("Order", subject="user:ann", mandate={"tools": "*"}):
+        assert "do not fit" in guarded.invoke(_call({"what": "rum"})).text
+    guard.close()
+    assert ran == []
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+def test_a_difference_is_logged_at_the_first_attach_and_told_by_lint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = _guard(tmp_path, 'properties.what = { type = "string", enum = ["tea"] }')
+    tool = _served("string", [])
+    with caplog.at_level(logging.WARNING, "agentguard"):
+        guard.wrap([tool])
+        guard.wrap([tool])
+    guard.close()
+    told = 'what: enum is ["tea"] in the catalog, and not set in the tool'
+    assert [told in record.getMessage() for record in caplog.records] == [True]
+    assert any(told in finding.text for finding in findings(tmp_path / "agentguard.toml", [tool]))
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [('what = "integer"', "string"), ('what = "string"', "array"), ('what = "boolean"', "number")],
+)
+def test_a_tool_that_no_call_can_satisfy_is_refused(tmp_path: Path, args: str, kind: str) -> None:
+    guard = _guard(tmp_path, args)
+    with pytest.raises(ConfigurationError, match="no call of tool order can satisfy"):
+        guard.wrap([_served(kind, [])])
+    guard.close()
+
+
+def test_lists_of_values_with_none_in_common_are_a_contradiction() -> None:
+    one, other = ({"properties": {"a": {"enum": values}}} for values in (["x"], ["y"]))
+    assert list(contradictions(one, other))
+    assert not list(contradictions(one, one))
+
+
+def test_a_title_a_null_and_a_reference_are_no_difference() -> None:
+    own = {
+        "$defs": {"T": {"type": "string", "title": "T"}},
+        "properties": {"a": {"anyOf": [{"$ref": "#/$defs/T"}, {"type": "null"}], "description": "A."}},
+    }
+    assert list(differences({"properties": {"a": {"type": "string"}}}, own)) == []
+
+
+def test_a_text_of_a_server_cannot_draw_on_the_log() -> None:
+    own = {"properties": {"a": {"type": "object", "properties": {"\x1b[2J\nb": {"const": "\x1b[2J"}}}}}
+    text = "; ".join(differences({"properties": {"a": {"type": "object"}}}, own))
+    assert text.isprintable()
+    assert text
+
+
+def test_a_null_of_an_optional_argument_counts_as_absent_and_of_a_required_one_not() -> None:
+    schema = ArgumentSchema(_typed("optional", []))
+    schema.require({"properties": {"what": {"type": "string", "enum": ["a"]}}})
+    assert schema.validate({}).values == {"what": None}
+    schema.require({"properties": {"what": {"type": "string", "enum": ["a"]}}, "required": ["what"]})
+    with pytest.raises(ValidationError, match="None"):
+        schema.validate({})
