@@ -1,8 +1,4 @@
-"""`Guard`: the public face of the policy enforcement point.
-
-The flow itself is `enforcement`, which knows no framework; here it is offered to langchain, and
-built from a file. Two rooms, because this one needs `config` and `langchain`, which need the flow.
-"""
+"""`Guard`: made from a file or from parts, it offers the flow to langchain."""
 
 from __future__ import annotations
 
@@ -19,14 +15,12 @@ from opentelemetry.trace import TracerProvider
 
 from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
-from agentguard.concurrency.drive import drive
 from agentguard.config import Parts, build, load
 from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
-from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.routing import Brokers
 from agentguard.enforcement.setup import Options, Ports
-from agentguard.errors import Denied, TaskNotActive
-from agentguard.intent import Derivation, Intent, Template
+from agentguard.intent import Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.identification import METADATA_KEY
 from agentguard.langchain.interrupts import interrupt
@@ -34,12 +28,11 @@ from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.registry import GateRegistry, ToolLike
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
-from agentguard.model import AccessRequest, Budget, Decision, Effect, Identity, Mandate, Secret, ToolPath
+from agentguard.model import AccessRequest, ToolPath
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
 from agentguard.redaction import install_log_redaction
 from agentguard.tasks.ending import Endings
-from agentguard.tasks.task import Task
 from agentguard.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -47,12 +40,15 @@ if TYPE_CHECKING:
     from agentguard.langchain.middleware import GuardMiddleware
     from agentguard.signals import Receiver, SessionRevoked, Source
 
+from agentguard.guard.decisions import DecisionMethods
+from agentguard.guard.tasks import TaskMethods
+
 __all__ = ["Guard"]
 
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard:
+class Guard(TaskMethods, DecisionMethods):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
@@ -144,157 +140,10 @@ class Guard:
         return guard
 
     @property
+    @property
     def catalog(self) -> Catalog:
         """What each tool is."""
         return self.enforcement.ports.catalog
-
-    # --- tasks
-
-    def task(
-        self,
-        purpose: str,
-        *,
-        subject: str,
-        mandate: Mapping[str, Any] | Mandate | Derivation,
-        words: str = "",
-        calls: int | None = None,
-        writes: int | None = None,
-        ttl: float = 900.0,
-        subject_token: str | None = None,
-    ) -> Task:
-        """Return a task to be used as a context manager, sync or async.
-
-        *mandate* is what it may touch at most, *words* what the user said, by which a value that the
-        user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. Begun inside
-        another task, it is a part of that one, and its words are that one's. *subject_token* proves the
-        user to an issuer (RFC 8693); it stays in this process, and no tool sees it.
-
-        Raises:
-            ValueError: The mandate is malformed, limits what none of its tools takes, or was proposed by a
-                model and granted by nobody.
-            ConfigurationError: A policy does not fit the tools, which were all classified in code.
-        """
-        if self._gates.mistake is not None:
-            raise self._gates.mistake
-        identity = Identity(subject=subject, actor=self.enforcement.ports.identity.actor())
-        derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
-        if derived.mandate.proposed:
-            raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
-        budget = derived.budget.within(Budget(calls=calls, writes=writes))
-        token = None if subject_token is None else Secret(subject_token)
-        return Task.new(
-            self._endings,
-            purpose,
-            identity,
-            derived.mandate,
-            budget,
-            ttl,
-            token,
-            words=words,
-            kinds=derived.kinds,
-        )
-
-    def mandate(self, kind: str, /, **values: Any) -> Derivation:
-        """Fill the template ``[tasks.kind]``; all of it is then the application's word.
-
-        Raises:
-            ValueError: There is no such template, or a value is missing, unknown, or of another type.
-        """
-        return self.intent.mandate(kind, **values)
-
-    def derive(self, words: str) -> Derivation:
-        """Say by the templates what the user's own words need at most: to be read, and given to `task`."""
-        return self.intent.derive(words)
-
-    def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
-        """Return a task that was begun before, here or in another process, which needs the token again.
-
-        Raises:
-            TaskNotActive: The store knows no such task.
-        """
-        state = self.enforcement.ports.store.task(task_id)
-        if state is None:
-            raise TaskNotActive(f"task {task_id} is unknown to the store")
-        if subject_token is not None:
-            self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
-        return Task(self._endings, state, begun=True)
-
-    def recover(self) -> int:
-        """Revoke what processes that are gone, or ended tasks, have left alive; returns what is left.
-
-        It happens by itself, in a thread, when the first task begins; this waits for it.
-
-        Raises:
-            StoreError: The outbox cannot be read.
-        """
-        return drive(self.enforcement.sync.outbox.sweep())
-
-    async def arecover(self) -> int:
-        """Do as `recover`, on an event loop."""
-        return await self.enforcement.async_.outbox.sweep()
-
-    def reload(self) -> bool:
-        """Read the policy files of agentguard.toml again; return whether they are in force now.
-
-        All of them are, or none: what is wrong leaves the old in force, and is logged as an error. An
-        approval that was asked under the old does not hold under the new.
-        """
-        reload: Callable[[], bool] | None = getattr(self.enforcement.ports.policy, "reload", None)
-        return reload is not None and reload()
-
-    # --- decisions
-
-    def decide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
-        """Return what would be decided about a call now, without carrying anything out.
-
-        The call is judged as a real one: by the tool's schema, the mandate, the rights of user and agent,
-        and the policy. Nothing is recorded or minted, no budget is used, and no person is asked: where one
-        would be asked, the decision permits with the obligation ``approve``. *task* is the task of this
-        context, unless given. A denial says why in `reason`.
-        """
-        return drive(self._decide(self.enforcement.sync, tool, arguments, task))
-
-    async def adecide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
-        """Do as `decide`, on an event loop."""
-        return await self._decide(self.enforcement.async_, tool, arguments, task)
-
-    async def _decide(
-        self, flow: Flow, tool: str, arguments: Mapping[str, Any], task: Task | None
-    ) -> Decision:
-        invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
-        try:
-            return (await flow.decide(invocation)).decision
-        except Denied as denied:
-            return Decision(
-                effect=Effect.DENY,
-                policy_ids=denied.policy_ids,
-                reason=f"{denied.code}: {denied.reason}",
-                advice=denied.advice,
-                decision_id=denied.decision_id,
-            )
-
-    # --- approvals
-
-    def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:
-        """Record a person's answer to an interrupt, and return the value to resume it with.
-
-        *pending* is the interrupt's value. Call this where the person has authenticated: what they
-        see must be what *pending* says, and *approver* is who they are.
-
-        Raises:
-            ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
-        """
-        return drive(
-            self.enforcement.sync.authorization.approvals.answer(pending, approved, approver, reason)
-        )
-
-    async def aanswer(
-        self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
-    ) -> Any:
-        """Do as `answer`, on an event loop."""
-        return await self.enforcement.async_.authorization.approvals.answer(
-            pending, approved, approver, reason
-        )
 
     # --- signals
 

@@ -1,0 +1,89 @@
+"""The methods of a guard that decide without a call, answer for a person, and reload rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.errors import Denied
+from agentguard.langchain.registry import GateRegistry
+from agentguard.model import Decision, Effect
+from agentguard.tasks.task import Task
+
+if TYPE_CHECKING:
+    pass
+
+
+__all__ = ["DecisionMethods"]
+
+
+class DecisionMethods:
+    """A part of `Guard`."""
+
+    enforcement: Enforcement
+    _gates: GateRegistry
+
+    def decide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
+        """Return what would be decided about a call now, without carrying anything out.
+
+        The call is judged as a real one: by the tool's schema, the mandate, the rights of user and agent,
+        and the policy. Nothing is recorded or minted, no budget is used, and no person is asked: where one
+        would be asked, the decision permits with the obligation ``approve``. *task* is the task of this
+        context, unless given. A denial says why in `reason`.
+        """
+        return drive(self._decide(self.enforcement.sync, tool, arguments, task))
+
+    async def adecide(self, tool: str, arguments: Mapping[str, Any], *, task: Task | None = None) -> Decision:
+        """Do as `decide`, on an event loop."""
+        return await self._decide(self.enforcement.async_, tool, arguments, task)
+
+    async def _decide(
+        self, flow: Flow, tool: str, arguments: Mapping[str, Any], task: Task | None
+    ) -> Decision:
+        invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
+        try:
+            return (await flow.decide(invocation)).decision
+        except Denied as denied:
+            return Decision(
+                effect=Effect.DENY,
+                policy_ids=denied.policy_ids,
+                reason=f"{denied.code}: {denied.reason}",
+                advice=denied.advice,
+                decision_id=denied.decision_id,
+            )
+
+    # --- approvals
+
+    def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:
+        """Record a person's answer to an interrupt, and return the value to resume it with.
+
+        *pending* is the interrupt's value. Call this where the person has authenticated: what they
+        see must be what *pending* says, and *approver* is who they are.
+
+        Raises:
+            ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
+        """
+        return drive(
+            self.enforcement.sync.authorization.approvals.answer(pending, approved, approver, reason)
+        )
+
+    async def aanswer(
+        self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = ""
+    ) -> Any:
+        """Do as `answer`, on an event loop."""
+        return await self.enforcement.async_.authorization.approvals.answer(
+            pending, approved, approver, reason
+        )
+
+    # --- rules
+
+    def reload(self) -> bool:
+        """Read the policy files of agentguard.toml again; return whether they are in force now.
+
+        All of them are, or none: what is wrong leaves the old in force, and is logged as an error. An
+        approval that was asked under the old does not hold under the new.
+        """
+        reload: Callable[[], bool] | None = getattr(self.enforcement.ports.policy, "reload", None)
+        return reload is not None and reload()

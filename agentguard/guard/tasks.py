@@ -1,0 +1,113 @@
+"""The methods of a guard that begin, find and derive tasks, and work off its outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agentguard.concurrency.drive import drive
+from agentguard.enforcement.flow import Enforcement
+from agentguard.errors import TaskNotActive
+from agentguard.intent import Derivation, Intent
+from agentguard.langchain.registry import GateRegistry
+from agentguard.model import Budget, Identity, Mandate, Secret
+from agentguard.tasks.ending import Endings
+from agentguard.tasks.task import Task
+
+if TYPE_CHECKING:
+    pass
+
+
+__all__ = ["TaskMethods"]
+
+
+class TaskMethods:
+    """A part of `Guard`."""
+
+    enforcement: Enforcement
+    intent: Intent
+    _endings: Endings
+    _gates: GateRegistry
+
+    def task(
+        self,
+        purpose: str,
+        *,
+        subject: str,
+        mandate: Mapping[str, Any] | Mandate | Derivation,
+        words: str = "",
+        calls: int | None = None,
+        writes: int | None = None,
+        ttl: float = 900.0,
+        subject_token: str | None = None,
+    ) -> Task:
+        """Return a task to be used as a context manager, sync or async.
+
+        *mandate* is what it may touch at most, *words* what the user said, by which a value that the
+        user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. Begun inside
+        another task, it is a part of that one, and its words are that one's. *subject_token* proves the
+        user to an issuer (RFC 8693); it stays in this process, and no tool sees it.
+
+        Raises:
+            ValueError: The mandate is malformed, limits what none of its tools takes, or was proposed by a
+                model and granted by nobody.
+            ConfigurationError: A policy does not fit the tools, which were all classified in code.
+        """
+        if self._gates.mistake is not None:
+            raise self._gates.mistake
+        identity = Identity(subject=subject, actor=self.enforcement.ports.identity.actor())
+        derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
+        if derived.mandate.proposed:
+            raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
+        budget = derived.budget.within(Budget(calls=calls, writes=writes))
+        token = None if subject_token is None else Secret(subject_token)
+        return Task.new(
+            self._endings,
+            purpose,
+            identity,
+            derived.mandate,
+            budget,
+            ttl,
+            token,
+            words=words,
+            kinds=derived.kinds,
+        )
+
+    def mandate(self, kind: str, /, **values: Any) -> Derivation:
+        """Fill the template ``[tasks.kind]``; all of it is then the application's word.
+
+        Raises:
+            ValueError: There is no such template, or a value is missing, unknown, or of another type.
+        """
+        return self.intent.mandate(kind, **values)
+
+    def derive(self, words: str) -> Derivation:
+        """Say by the templates what the user's own words need at most: to be read, and given to `task`."""
+        return self.intent.derive(words)
+
+    def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
+        """Return a task that was begun before, here or in another process, which needs the token again.
+
+        Raises:
+            TaskNotActive: The store knows no such task.
+        """
+        state = self.enforcement.ports.store.task(task_id)
+        if state is None:
+            raise TaskNotActive(f"task {task_id} is unknown to the store")
+        if subject_token is not None:
+            self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
+        return Task(self._endings, state, begun=True)
+
+    def recover(self) -> int:
+        """Revoke what processes that are gone, or ended tasks, have left alive; returns what is left.
+
+        It happens by itself, in a thread, when the first task begins; this waits for it.
+
+        Raises:
+            StoreError: The outbox cannot be read.
+        """
+        return drive(self.enforcement.sync.outbox.sweep())
+
+    async def arecover(self) -> int:
+        """Do as `recover`, on an event loop."""
+        return await self.enforcement.async_.outbox.sweep()
