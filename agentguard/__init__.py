@@ -48,6 +48,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
     ports                the Protocols
     model, jose, outbound   nouns, frozen and without I/O; strict JWS; HTTP to one service, bounded
     errors, concurrency  the tree of exceptions; sync from async, and one fetch for many callers
+    text                 what others have written, made safe to show in a terminal or a log
 
 To add                   touch
     a broker             `credentials/NAME/` (implements `ports.Broker`; test: `testing.BrokerContract`),

@@ -9,6 +9,7 @@
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
     ├── IdentityError             the platform gave no identity, or no token that proves it
     ├── IssueError                a broker could not mint or revoke a credential
+    │   └── RevocationUnknown     it does not know the handle, so nothing was revoked
     ├── CredentialUnavailable     there is no live credential in this context
     ├── DestinationRefused        a request would carry a credential to an origin of another resource
     ├── VerificationError         a resource refuses a presented token or proof
@@ -20,6 +21,7 @@ No message holds a secret. `Denied.advice` is the only text that is written for 
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 
@@ -36,6 +38,7 @@ __all__ = [
     "DestinationRefused",
     "IdentityError",
     "IssueError",
+    "RevocationUnknown",
     "StoreError",
     "TaskError",
     "TaskNotActive",
@@ -156,6 +159,10 @@ class IssueError(AgentGuardError):
     """A broker could not mint or revoke a credential. `str()` says why and holds no secret."""
 
 
+class RevocationUnknown(IssueError):
+    """A broker does not know a handle and has revoked nothing: what was minted, if it was, ends by itself."""
+
+
 class CredentialUnavailable(AgentGuardError):
     """There is no live credential: no guarded call runs here, it has ended, or it is for another resource."""
 
@@ -173,11 +180,21 @@ class VerificationError(AgentGuardError):
 
 
 class StoreError(AgentGuardError):
-    """The store did not answer in time, or gave an invalid answer. The caller must deny the call."""
+    """The store did not answer in time, or gave an invalid answer. The caller must deny the call.
+
+    `str()` says why and holds no secret; `hint` says what an operator can do, if that is known.
+    """
+
+    def __init__(self, problem: str = "", *, hint: str = "") -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 class AuditError(AgentGuardError):
-    """The audit log cannot be written, or a record in it was changed, removed, inserted or reordered."""
+    """The audit log cannot be written, or a record in it was changed, removed, inserted or reordered.
+
+    `str()` says why and holds no secret.
+    """
 
 
 _UNDETERMINED = (
@@ -241,11 +258,23 @@ tools or the user.
 def safe_text(error: Exception) -> str:
     """Return the part of an error that may be logged or recorded.
 
-    `IssueError` and `IdentityError` promise that their text holds no secret; of any other error only
-    the name of its class is returned.
+    `IssueError`, `IdentityError`, `StoreError` and `AuditError` promise that their text holds no secret. Of
+    an error of the operating system, what the system says is returned, such as "No space left on device".
+    Of any other error only the name of its class is returned.
     """
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, IssueError | IdentityError) else name
+    name, texts = type(error).__name__, list[str]()
+    if isinstance(error, IssueError | IdentityError | StoreError | AuditError):
+        texts.append(str(error))
+    elif isinstance(error, TimeoutError):
+        texts.append("there was no answer in time")
+    for part in (error, error.__cause__):
+        if isinstance(part, OSError) and part.errno is not None:
+            texts.append(os.strerror(part.errno))
+    words = list[str]()
+    for text in filter(None, texts):
+        if not any(text in word for word in words):
+            words.append(text)
+    return ": ".join([name, *words])
 
 
 def denial(

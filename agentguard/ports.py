@@ -119,9 +119,10 @@ class Broker(Protocol):
         """
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """Make the credential useless at once; revoking twice, or the unknown, is no error.
+        """Make the credential useless at once; revoking twice, or what has expired, is no error.
 
         Raises:
+            RevocationUnknown: The handle is unknown here, so nothing was revoked.
             IssueError: It is not known to be revoked.
         """
 

@@ -75,6 +75,11 @@ class Telemetry:
             unit="{anomaly}",
             description="Uses of a credential that no honest call makes, by kind, resource and legacy.",
         )
+        self._unrevoked = meter.create_counter(
+            "agentguard.unrevoked",
+            unit="{credential}",
+            description="Credentials not known to be revoked, which end by themselves, by broker.",
+        )
         self._arguments, self.stages = arguments, stages
 
     def untraced(self) -> CallSpan:
@@ -101,6 +106,10 @@ class Telemetry:
     def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
         """Count one anomaly."""
         _quietly(self._anomalies.add, 1, {"kind": kind, "resource": resource, "legacy": legacy})
+
+    def revocation_unknown(self, broker: str) -> None:
+        """Count one credential that is not known to be revoked and ends by itself."""
+        _quietly(self._unrevoked.add, 1, {"broker": broker})
 
     def question(self, tool: str, path: str) -> None:
         """Count one question to a person."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 import pytest
@@ -41,7 +43,9 @@ def test_a_policys_own_advice_replaces_the_fixed_one() -> None:
 
 def test_only_errors_that_promise_it_are_logged_with_their_text() -> None:
     assert safe_text(IssueError("answered 503")) == "IssueError: answered 503"
-    assert safe_text(StoreError("s3cret")) == "StoreError"
+    assert safe_text(StoreError("state.db: database is locked")) == "StoreError: state.db: database is locked"
+    assert safe_text(OSError(errno.ENOSPC, "s3cret")) == f"OSError: {os.strerror(errno.ENOSPC)}"
+    assert safe_text(TimeoutError("s3cret")) == "TimeoutError: there was no answer in time"
     assert safe_text(ValueError("s3cret")) == "ValueError"
 
 

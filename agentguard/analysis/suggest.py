@@ -23,8 +23,9 @@ from agentguard.audit.requests import replayed
 from agentguard.model import AccessRequest, Json, Provenance, ToolPath, ToolSpec
 from agentguard.policies.cedar.types import Refused, ToolShape, shape_of
 from agentguard.provenance.arguments import unknown_provenance
+from agentguard.text import printable
 
-__all__ = ["Kind", "Run", "Suggestion", "Usage", "counterparties", "evidence", "printable", "suggest"]
+__all__ = ["Kind", "Run", "Suggestion", "Usage", "counterparties", "evidence", "suggest"]
 
 LONG = 80  # characters of a value in a comment, and of a name made of words
 Record = Mapping[str, Any]
@@ -250,11 +251,6 @@ def evidence(runs: Sequence[Run]) -> str:
     if against := [run.against for run in runs if run.against]:
         text += f"; {len(against)} against the rules in force: {', '.join(sorted(set(against)))}"
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, in which no character moves the cursor, ends a comment, or is invisible."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _many(count: int, noun: str) -> str:

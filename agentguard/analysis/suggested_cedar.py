@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
-from agentguard.analysis.suggest import Run, Usage, counterparties, evidence, printable
+from agentguard.analysis.suggest import Run, Usage, counterparties, evidence
 from agentguard.model import Json, ToolPath
 from agentguard.policies.cedar.types import quoted
+from agentguard.text import printable
 
 __all__ = ["policies_text"]
 

@@ -13,6 +13,8 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from agentguard.text import printable
+
 __all__ = ["Step", "Timeline"]
 
 Record = Mapping[str, Any]
@@ -118,11 +120,12 @@ class Timeline:
 
     def __repr__(self) -> str:
         rows = [
-            (_outcome(step), step.path, "  " * step.depth + step.tool, _deciders(step), step.lived)
+            (_outcome(step), step.path, "  " * step.depth + _tool(step), _deciders(step), step.lived)
             for step in self.steps
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        shown = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
 
     def _repr_html_(self) -> str:
         span = max((step.after + (step.seconds or 0) for step in self.steps), default=0)
@@ -132,7 +135,7 @@ class Timeline:
         return (
             f"<div style='{_FRAME}'><table style='border-collapse:collapse;margin:0;font:inherit'>"
             f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<div style='padding:8px 12px 2px;opacity:.75'>{escape(self._summary_line())}</div></div>"
+            f"<div style='padding:8px 12px 2px;opacity:.75'>{_html(self._summary_line())}</div></div>"
         )
 
     def _summary_line(self) -> str:
@@ -155,6 +158,7 @@ _FRAME = (
 )
 _CELL = "text-align:left;padding:4px 12px;border:0;color:inherit;white-space:nowrap"
 _AXIS = 220  # pixels
+_LONGEST = 80  # characters of a tool's name
 
 
 def _row(step: Step, span: float) -> str:
@@ -162,12 +166,12 @@ def _row(step: Step, span: float) -> str:
     mark, color = ("&#10003;", _GOOD) if permitted else ("&#10007;", _BAD)
     badge = f"border:1px solid {hue};color:{hue};border-radius:9px;padding:1px 8px;font-size:11px"
     cells = (
-        f"<b style='color:{color}' title='{escape(step.effect)} at {escape(step.at)}'>{mark}</b>",
-        f"<span style='{badge}'>{escape(step.path.upper())}</span>",
+        f"<b style='color:{color}' title='{_html(step.effect)} at {_html(step.at)}'>{mark}</b>",
+        f"<span style='{badge}'>{_html(step.path.upper())}</span>",
         f"<code style='margin-left:{step.depth * 18}px;padding:0;background:none;color:inherit' "
-        f"title='{escape(step.actor)}'>{escape(step.tool)}</code>",
-        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{escape(_outcome(step))}</span>",
-        escape(_deciders(step)),
+        f"title='{_html(step.actor)}'>{_html(_tool(step))}</code>",
+        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{_html(_outcome(step))}</span>",
+        _html(_deciders(step)),
         _bar(step, hue, span),
     )
     tint = "none" if permitted else "rgba(229,83,75,.09)"
@@ -177,7 +181,7 @@ def _row(step: Step, span: float) -> str:
 
 def _bar(step: Step, hue: str, span: float) -> str:
     """Draw the life of the step's credential, or the moment of a denial, on the axis of all steps."""
-    scale, text = (_AXIS - 4) / (span or 1), escape(step.lived)
+    scale, text = (_AXIS - 4) / (span or 1), _html(step.lived)
     start = 2 + step.after * scale
     if step.credential is None:
         shape = f"<circle cx='{start:.1f}' cy='9' r='1.6' fill='currentColor' opacity='.5'/>"
@@ -187,10 +191,21 @@ def _bar(step: Step, hue: str, span: float) -> str:
         width = min(max(3.0, (step.seconds or 0) * scale), _AXIS - start)
         shape = f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue}'/>"
     return (
-        f"<svg width='{_AXIS}' height='18' role='img' aria-label='{escape(step.lived)}' "
+        f"<svg width='{_AXIS}' height='18' role='img' aria-label='{_html(step.lived)}' "
         f"style='vertical-align:middle;margin-right:10px'>"
         f"<path d='M0 9H{_AXIS}' stroke='currentColor' opacity='.18'/>{shape}</svg>{text}"
     )
+
+
+def _tool(step: Step) -> str:
+    """Return the tool's name, in quotes if it has spaces: a name that a model has made up is no columns."""
+    name = printable(step.tool)
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    return f'"{name}"' if " " in name or not name else name
+
+
+def _html(text: str) -> str:
+    return escape(printable(text))
 
 
 def _outcome(step: Step) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentguard.errors import ConfigurationError
+from agentguard.text import printable
 
 __all__ = ["fail", "load_object", "note", "out", "tools_of"]
 
@@ -27,7 +28,7 @@ def out() -> Console:
 
 def note(console: Console, word: str, text: str) -> None:
     """Print one finding: a colored word, and a text whose further lines are indented like the first."""
-    body = text.replace("\n", "\n" + " " * 10)
+    body = ("\n" + " " * 10).join(map(printable, text.split("\n")))
     console.print(Text.assemble((f"{word:<10}", STYLES.get(word, "cyan")), body))
 
 

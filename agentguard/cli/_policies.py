@@ -11,7 +11,6 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
-from agentguard.analysis.suggest import printable
 from agentguard.audit import verify
 from agentguard.audit.chain import parse
 from agentguard.cli._console import fail, note, out
@@ -19,8 +18,9 @@ from agentguard.config import build, load
 from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.identification import facts_of
+from agentguard.text import printable
 
-__all__ = ["attach", "guard_of", "own_facts", "plain", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "guard_of", "own_facts", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def attach(guard: Guard, tools: list[Any]) -> None:
 def warn_of_unknown_arguments(guard: Guard) -> None:
     """Warn of tools whose arguments are not known, so that every call of them is denied."""
     if names := [spec.name for spec in guard.catalog if spec.schema is None]:
-        tools = plain(", ".join(sorted(names)))
+        tools = printable(", ".join(sorted(names)))
         note(
             out(),
             "warning",
@@ -81,8 +81,3 @@ def records_of(log: Path) -> list[dict[str, Any]]:
     if faults:
         fail(f"{log}:{faults[0].line}: {faults[0].detail}: this log was altered, so it proves nothing", 2)
     return records
-
-
-def plain(text: object) -> str:
-    """Return a recorded text in which no character controls the terminal."""
-    return printable(str(text))

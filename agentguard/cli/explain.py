@@ -20,7 +20,6 @@ from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._policies import (
     attach,
     guard_of,
-    plain,
     records_of,
     warn_of_unknown_arguments,
 )
@@ -33,6 +32,7 @@ from agentguard.model import (
     Provenance,
     TaskState,
 )
+from agentguard.text import printable
 
 __all__ = ["command"]
 
@@ -82,7 +82,7 @@ def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessR
     decisions = [record for record in records if record.get("event") == "decision"]
     matches = [r for r in decisions if not call or call in (r.get("call"), r.get("digest"))]
     if not matches:
-        raise ConfigurationError(f"no call {plain(call)!r} is recorded", hint="give its id or its digest")
+        raise ConfigurationError(f"no call {printable(call)!r} is recorded", hint="give its id or its digest")
     record: Mapping[str, Any] = matches[-1]
     if not isinstance(request := record.get("request"), Mapping):
         raise ConfigurationError(
@@ -94,7 +94,7 @@ def _recorded(guard: Guard, records: list[dict[str, Any]], call: str) -> AccessR
     try:
         return replayed(request, spec)
     except ValueError as error:
-        raise ConfigurationError(plain(error), hint="this record cannot be explained") from None
+        raise ConfigurationError(printable(error), hint="this record cannot be explained") from None
 
 
 def _task(
@@ -136,7 +136,7 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
 
 def _unclassified(tool: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{plain(tool)!r} is not classified, so its calls are denied", hint="add it to [tools]"
+        f"{printable(tool)!r} is not classified, so its calls are denied", hint="add it to [tools]"
     )
 
 
@@ -145,16 +145,16 @@ def _report(guard: Guard, request: AccessRequest) -> None:
     decide = decider(guard.enforcement)
     decision = decide(request)
     rules = {rule.id: rule for rule in getattr(policy, "rules", ())}
-    note(console, verdict(decision), plain(f"{request.tool.name}: {decision.reason}"))
+    note(console, verdict(decision), printable(f"{request.tool.name}: {decision.reason}"))
     for name, origin in sorted(request.provenance.items()):
         if name in request.arguments.values:
             sources = ", ".join(sorted(origin.sources)) or "no known source"
-            note(console, "argument", plain(f"{name} by {sources}"))
+            note(console, "argument", printable(f"{name} by {sources}"))
     _rules(console, decision, rules)
     # rules about other tools cannot turn the decision, and their constants would use up the attempts
     near = [rule.text for rule in rules.values() if applies_to(rule, request.tool)]
     for turned in turning(decide, request, rules=near):
-        note(console, "turns", plain(turned))
+        note(console, "turns", printable(turned))
 
 
 def _rules(console: Console, decision: Decision, rules: Mapping[str, Any]) -> None:

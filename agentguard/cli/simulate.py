@@ -17,10 +17,10 @@ from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._policies import (
     attach,
     guard_of,
-    plain,
     records_of,
     warn_of_unknown_arguments,
 )
+from agentguard.text import printable
 
 __all__ = ["command"]
 
@@ -64,7 +64,7 @@ def _report(simulation: Simulation) -> None:
         for turn in simulation.turns:
             by = ", ".join(turn.policies) or turn.reason
             row = (turn.tool, turn.before, turn.after, turn.count, by, turn.example)
-            table.add_row(*(plain(cell) for cell in row))
+            table.add_row(*(printable(cell) for cell in row))
         console.print(table)
     if simulation.untold:
         note(

@@ -11,7 +11,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 from rich.console import Console
 
-from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, printable, suggest
+from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, suggest
 from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
@@ -23,6 +23,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Resource, Sensitivity, ToolSpec
+from agentguard.text import printable
 
 __all__ = ["command"]
 

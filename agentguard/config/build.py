@@ -122,7 +122,7 @@ def _with_position(settings: Settings, *keys: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
             f"{'.'.join(keys)} cannot be used: {reason}",
-            hint="correct the path, or the permissions of its directory",
+            hint=getattr(error, "hint", "") or "correct the path, or the permissions of its directory",
             file=file,
             line=line,
         ) from error

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from agentguard.config.positions import line_of, positions
 from agentguard.config.settings import Settings
 from agentguard.config.tables import SettingError
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, safe_text
 
 __all__ = ["load", "position_of"]
 
@@ -60,7 +60,7 @@ def _text(file: Path) -> str:
         return file.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the file cannot be read: {type(error).__name__}",
+            f"the file cannot be read: {safe_text(error)}",
             hint="`agentguard init` writes a new one, in UTF-8",
             file=file,
         ) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from agentguard.concurrency.drive import Operation
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import TaskState, ToolSpec
 
 __all__ = ["Ceiling", "FixedEntitlements", "effective_scopes"]
@@ -53,7 +53,7 @@ async def effective_scopes(
             rights = await entitled(task.identity.subject, resource)
             users = None if rights is None else frozenset(rights)
         except Exception as error:  # noqa: BLE001  rights that cannot be learned are none
-            reason = f"the user's rights are unknown: {type(error).__name__}"
+            reason = f"the user's rights are unknown: {safe_text(error)}"
             raise Denied.of(DenialCode.NO_RIGHTS, reason) from None
         scopes = _common(scopes, users, spec, f"the rights of {task.identity.subject} on {resource}")
     if task.mandate.scopes is not None:

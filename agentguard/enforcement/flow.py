@@ -83,7 +83,9 @@ class Flow:
             ports, options, enforcement.routes, enforcement.subject_tokens, operations
         )
         self.recording = Recording(ports.identity, operations, requests=options.record_requests)
-        self.outbox = Outbox(operations, enforcement.calls, options.clock)
+        self.outbox = Outbox(
+            operations, enforcement.calls, options.clock, enforcement.telemetry.revocation_unknown
+        )
 
     def call(self, invocation: Invocation) -> GuardedCall:
         """Return the call as an asynchronous context manager, for one ``async with``."""

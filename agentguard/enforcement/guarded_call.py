@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.evaluation import Evaluation
 from agentguard.enforcement.issuance import Issuance, best_effort
-from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive
+from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive, safe_text
 from agentguard.lease import Lease
 from agentguard.model import NO_READ_EFFECTS, AccessRequest, Effect, Outcome, ReadEffects
 from agentguard.provenance.labels import observe_result
@@ -119,7 +119,7 @@ class GuardedCall:
             permit.begun = False
             raise Denied.of(REFUSED[type(error)], str(error)) from None
         except Exception as error:  # noqa: BLE001  a call without known shared state is denied
-            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
+            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None
         if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
             await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
             enforcement.calls.running.discard(call.id)
@@ -135,9 +135,9 @@ class GuardedCall:
         """
         try:
             return await self._flow.in_one_go(steps)
-        except TimeoutError:
+        except TimeoutError as error:
             self._abandoned = True
-            raise Denied.of(DenialCode.STORE_ERROR, "store failed: TimeoutError") from None
+            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None
 
     async def _issue(self, permit: Permit) -> None:
         grant, route, span = permit.grant, permit.route, self._span

@@ -14,7 +14,7 @@ from agentguard.concurrency.drive import OperationPair, capturing_result, finish
 from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.enforcement.routing import Route
 from agentguard.enforcement.setup import Ports
-from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive
+from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, safe_text
 from agentguard.model import (
     NO_READ_EFFECTS,
     AccessRequest,
@@ -189,4 +189,4 @@ async def stored(answer: Awaitable[T]) -> T:
     except ApprovalError as error:
         raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
     except Exception as error:  # noqa: BLE001  a call without known shared state is denied
-        raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {type(error).__name__}") from None
+        raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from threading import Event, Lock, Thread
+from time import monotonic
 
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
 from tenacity.wait import wait_random_exponential
@@ -18,38 +20,85 @@ from agentguard.concurrency.drive import drive
 from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
-from agentguard.enforcement.records import recovery_record
-from agentguard.model import LiveCredential
+from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
+from agentguard.errors import RevocationUnknown, safe_text
+from agentguard.model import LiveCredential, TaskStatus
 
 __all__ = ["CallsHere", "Outbox", "OutboxThread"]
 
 log = logging.getLogger("agentguard")
 
 
+class Fate(Enum):
+    """What is known of a credential after an attempt to revoke it."""
+
+    REVOKED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
+
+
 @dataclass(slots=True)
 class CallsHere:
-    """The ids of this process's calls: those that run, and those whose revocation has failed."""
+    """The ids of this process's calls: those that run, and those whose revocation has failed.
+
+    `told` are those of which it is on record that they are not known to be revoked. `unbegun` are the tasks
+    of which a caller was told that they could not be begun, each with the time of the monotonic clock until
+    which the store may still begin it.
+    """
 
     running: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+    unbegun: dict[str, float] = field(default_factory=dict)
+
+    def give_up(self, task_id: str, seconds: float) -> None:
+        """Have a task ended that the store may yet begin within *seconds*."""
+        self.unbegun[task_id] = monotonic() + seconds
 
 
 class Outbox:
-    """Revokes, on one path, what nobody else will: of gone processes, of ended tasks, past its expiry."""
+    """Revokes, on one path, what nobody else will: of gone processes, of ended tasks, past its expiry.
 
-    def __init__(self, operations: Operations, calls: CallsHere, clock: Callable[[], float]) -> None:
+    A broker that does not know a handle (RevocationUnknown) has revoked nothing. Such a credential ends by
+    itself. Until then it stays in the outbox, and is recorded once.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        calls: CallsHere,
+        clock: Callable[[], float],
+        on_unknown: Callable[[str], None] = lambda _broker: None,
+    ) -> None:
         self._operations, self._calls, self._clock = operations, calls, clock
+        self._on_unknown = on_unknown
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
-        """Revoke these at their issuers; return those that are not known to be revoked."""
-        credentials = list(live)
-        left = [credential for credential in credentials if not await self._revoked(credential)]
-        # one call may have two: what was to be minted, and what the broker then called it
-        done = {credential.call_id for credential in credentials} - {one.call_id for one in left}
-        for call_id in done:
+        """Revoke these at their issuers; return those that are not known to be revoked, one for each call."""
+        by_call: dict[str, list[LiveCredential]] = {}
+        for credential in live:
+            by_call.setdefault(credential.call_id, []).append(credential)
+        left = list[LiveCredential]()
+        for call_id, credentials in by_call.items():
+            fates = [await self._revoke(credential) for credential in credentials]
+            # one call may have two: what was to be minted, and what the broker then called it
+            if Fate.FAILED in fates or Fate.REVOKED not in fates:
+                left.append(credentials[-1])
+                if Fate.FAILED not in fates:
+                    await self._tell(credentials[-1])
+                continue
             await best_effort("forget", self._operations.forget, call_id)
             self._calls.failed.discard(call_id)
+            self._calls.told.discard(call_id)
         return left
+
+    async def _tell(self, credential: LiveCredential) -> None:
+        """Record once that a credential is not known to be revoked, and when it ends by itself."""
+        if credential.call_id in self._calls.told:
+            return
+        self._calls.told.add(credential.call_id)
+        self._on_unknown(credential.broker)
+        await best_effort("record", self._operations.append, unrevoked_record(credential))
 
     async def sweep(self) -> int:
         """Revoke what is orphaned; return how much is left that no call of this process holds.
@@ -57,14 +106,19 @@ class Outbox:
         Raises:
             StoreError: The outbox cannot be read.
         """
-        live = await self._operations.live()
+        await self._end_unbegun()
+        live, now = await self._operations.live(), self._clock()
         orphans = [credential for credential in live if await self._orphaned(credential)]
+        told = frozenset(self._calls.told)
         left = await self.revoke(orphans)
-        for credential in orphans:
-            if credential not in left:
+        calls_left = {credential.call_id for credential in left}
+        for call_id, credential in {one.call_id: one for one in orphans}.items():
+            # of what has ended by itself it is on record when that was to be
+            if call_id not in calls_left and not (call_id in told and credential.expires_at <= now):
                 await best_effort("record", self._operations.append, recovery_record(credential))
         others = [credential for credential in live if credential not in orphans]
-        return len(left) + sum(credential.call_id not in self._calls.running for credential in others)
+        held_by_none = sum(credential.call_id not in self._calls.running for credential in others)
+        return len(left) + held_by_none + len(self._calls.unbegun)
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
@@ -75,6 +129,16 @@ class Outbox:
         live = await self._operations.live()
         return any(credential.call_id not in self._calls.running for credential in live)
 
+    async def _end_unbegun(self) -> None:
+        for task_id, until in list(self._calls.unbegun.items()):
+            late = monotonic() > until  # before the store is asked, which then has nothing more to begin
+            ended = await self._operations.end_task(task_id, TaskStatus.REVOKED, ())
+            if ended:
+                record = task_end_record(task_id, [], TaskStatus.REVOKED.value, "it could not be begun", 0)
+                await best_effort("record", self._operations.append, record)
+            if ended or late:
+                self._calls.unbegun.pop(task_id, None)
+
     async def _orphaned(self, credential: LiveCredential) -> bool:
         if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:
             return True
@@ -83,12 +147,20 @@ class Outbox:
         state = await self._operations.task(credential.task_id)
         return state is None or state.ended(self._clock()) is not None
 
-    async def _revoked(self, credential: LiveCredential) -> bool:
+    async def _revoke(self, credential: LiveCredential) -> Fate:
         revoke = self._operations.revoke.get(credential.broker)
         if revoke is None:
             log.error("no broker %s to revoke with", credential.broker)
-            return False
-        return await best_effort("revoke", revoke, credential.handle, credential.expires_at)
+            return Fate.FAILED
+        try:
+            await revoke(credential.handle, credential.expires_at)
+        except RevocationUnknown as error:
+            log.warning("%s of %s: %s", credential.call_id, credential.broker, error)
+            return Fate.UNKNOWN
+        except Exception as error:  # noqa: BLE001  whatever it raises, the others are revoked
+            log.error("revoke failed: %s", safe_text(error))
+            return Fate.FAILED
+        return Fate.REVOKED
 
 
 class OutboxThread:

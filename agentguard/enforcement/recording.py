@@ -13,7 +13,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.issuance import Issuance, best_effort
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.records import denial_record, outcome_record, permit_record
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import AccessRequest, Effect, Outcome, TaskState
 from agentguard.ports import IdentitySource
 from agentguard.telemetry import CallSpan
@@ -51,7 +51,7 @@ class Recording:
         try:
             await self._operations.append(self._decision(permit, span))
         except Exception as error:  # noqa: BLE001  a call that cannot be recorded does not happen
-            raise Denied.of(DenialCode.AUDIT_ERROR, f"audit failed: {type(error).__name__}") from None
+            raise Denied.of(DenialCode.AUDIT_ERROR, f"audit failed: {safe_text(error)}") from None
         if (denied := permit.observed) is not None:
             log.warning("OBSERVED, NOT BLOCKED: %s: %s: %s", call.tool, denied.code, denied.reason)
 
@@ -91,8 +91,8 @@ class Recording:
             return None
         try:
             return await self._operations.task(task_id)
-        except Exception:  # noqa: BLE001  a denial is recorded also when the store is down
-            log.warning("the store failed while a denial was recorded")
+        except Exception as error:  # noqa: BLE001  a denial is recorded also when the store is down
+            log.warning("the store failed while a denial was recorded: %s", safe_text(error))
             return None
 
     def _actor(self) -> str | None:

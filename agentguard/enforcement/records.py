@@ -17,7 +17,14 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import Denied
 from agentguard.model import AccessRequest, Effect, LiveCredential, Outcome, TaskState
 
-__all__ = ["denial_record", "outcome_record", "permit_record", "recovery_record", "task_end_record"]
+__all__ = [
+    "denial_record",
+    "outcome_record",
+    "permit_record",
+    "recovery_record",
+    "task_end_record",
+    "unrevoked_record",
+]
 
 Record = dict[str, Any]
 
@@ -92,6 +99,19 @@ def recovery_record(credential: LiveCredential) -> Record:
         "lineage": [],
         "broker": credential.broker,
         "cause": "left behind by its process, its task, or its lifetime",
+    }
+
+
+def unrevoked_record(credential: LiveCredential) -> Record:
+    """Record that a credential is not known to be revoked, and when it ends by itself."""
+    return {
+        "event": "unrevoked",
+        "call": credential.call_id,
+        "task": credential.task_id,
+        "lineage": [],
+        "broker": credential.broker,
+        "cause": "its broker does not know it",
+        "until": credential.expires_at,
     }
 
 

@@ -13,6 +13,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
 from agentguard.langchain.tools import GuardedTool
+from agentguard.text import printable
 
 __all__ = ["Coverage", "Reach", "coverage"]
 
@@ -63,7 +64,8 @@ class Coverage:
 
     def __str__(self) -> str:
         lines = [
-            f"{r.agent}: {r.tool}: {'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
+            f"{printable(r.agent)}: {printable(r.tool)}: "
+            f"{'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
             for r in self.reaches
         ]
         return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])

@@ -19,6 +19,24 @@ PAGE = 1024  # bytes; a write copies whole pages to the log, and the rows here a
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
 
 
+HINTS = {  # by SQLite's primary result code
+    sqlite3.SQLITE_BUSY: "another process holds the file: end it, or wait until it is done",
+    sqlite3.SQLITE_LOCKED: "another process holds the file: end it, or wait until it is done",
+    sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR: "look after the disk: SQLite cannot read or write it",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, or put a copy of it back",
+    sqlite3.SQLITE_NOTADB: "the file is no store of agentguard: name another file, or move this one away",
+    sqlite3.SQLITE_READONLY: "let this process write to the file and to its directory",
+    sqlite3.SQLITE_CANTOPEN: "correct the path, or the permissions of its directory",
+}
+
+
+def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    """Return what went wrong in SQLite's words, and what an operator can do about it."""
+    code = getattr(error, "sqlite_errorcode", None)  # an error of Python's own module has none
+    return StoreError(f"{path}: {error}", hint="" if code is None else HINTS.get(code & 0xFF, ""))
+
+
 class _Resources:
     """The connections and the thread of one operating-system process; a forked child must not use them."""
 
@@ -54,7 +72,7 @@ class Loan:
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
-            raise StoreError(f"{self._database.path}: {error}") from error
+            raise _store_error(self._database.path, error) from error
         self._connection = connection
         return connection
 
@@ -66,7 +84,7 @@ class Loan:
                 self._connection.execute("COMMIT" if error is None else "ROLLBACK")
         except sqlite3.Error as failure:
             self._connection.close()  # closing rolls back
-            raise StoreError(f"{self._database.path}: {failure}") from failure
+            raise _store_error(self._database.path, failure) from failure
         self._database.give(self._connection)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple, Self
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import task_end_record
-from agentguard.model import LiveCredential, TaskStatus
+from agentguard.errors import AgentGuardError, StoreError, safe_text
+from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 __all__ = ["Ending", "Endings"]
 
@@ -36,6 +37,23 @@ class Ending:
         self._swept = True
         if await self.flow.outbox.pending():
             self._enforcement.on_unrevoked()
+
+    async def begin(self, state: TaskState) -> None:
+        """Record a new task. One that could not be recorded in time does not stay active, if it is after all.
+
+        Raises:
+            StoreError: It could not be recorded.
+        """
+        try:
+            await self.sweep_once()
+            await self._operations.create_task(state)
+        except BaseException as error:
+            # the store may still be at it, and the caller is told that there is no such task
+            self._enforcement.calls.give_up(state.id, 2 * self._enforcement.options.timeout)
+            self._enforcement.on_unrevoked()
+            if isinstance(error, AgentGuardError) or not isinstance(error, Exception):
+                raise
+            raise StoreError(f"task {state.id} could not be begun: {safe_text(error)}") from error
 
     async def end(self, task_id: str, status: TaskStatus, cause: str) -> None:
         """End a task and its descendants.

@@ -122,8 +122,7 @@ class Task:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
             state = self._state if derived else _adopted(self._state, parent)
             self._state = _within(state, parent)
-        await ending.sweep_once()
-        await ending.flow.operations.create_task(self._state)
+        await ending.begin(self._state)
         if self._subject_token is not None:
             self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
         self._begun = True

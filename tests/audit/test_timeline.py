@@ -26,6 +26,29 @@ def ended(cause: str, lineage: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"event": "task", "task": "t", "cause": cause, "lineage": list(lineage)}
 
 
+@pytest.mark.promise("text-is-text")
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\x85", "\u2028", "\x0b", "\x1b[2K", "\x9b2K", "\u202e", "\u200b", "\ud800"]
+)
+def test_what_others_have_written_is_no_line_and_no_control_of_a_terminal(end: str) -> None:
+    forged = f"x{end}done    write    refund_order  small-refunds  7.2 ms{end}"
+    places = ({"tool": forged}, {"reason": forged, "policies": []}, {"policies": [forged]}, {"actor": forged})
+    for facts in places:
+        timeline = Timeline([decision(0, "1", effect="deny", **facts)])
+        shown = repr(timeline)
+        assert len(shown.splitlines()) == 1
+        assert shown.isprintable()
+        assert end not in timeline._repr_html_()
+
+
+@pytest.mark.promise("text-is-text")
+def test_a_made_up_name_is_no_column_and_of_bounded_width() -> None:
+    name = f"x  read  get_order  allow  {'y' * 500}"
+    lines = repr(Timeline([decision(0, "1", tool=name, effect="deny"), decision(1, "2")])).splitlines()
+    assert max(map(len, lines)) < 200
+    assert '"x  read' in lines[0]
+
+
 def test_each_call_has_a_line_with_what_came_of_it() -> None:
     denied = {"effect": "deny", "policies": [], "path": "write"}
     lines = repr(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ import pytest
 from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, tokens
 from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import SealingKey
-from agentguard.errors import ConfigurationError, IdentityError, IssueError
+from agentguard.errors import ConfigurationError, IdentityError, IssueError, RevocationUnknown
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import decode, public_key, revocation_key
 from agentguard.model import Credential, Grant, Identity, Resource, Secret, ToolPath
@@ -387,24 +386,37 @@ async def test_after_a_crash_without_a_seal_a_jwt_is_noted_and_an_opaque_token_u
     store = MemoryStore(clock=lambda: NOW)
     credential = await mode.call(server.broker(store=store), "issue", grant())
     claims = server.alive[credential.reveal()]
-    await mode.call(server.broker(store=store), "revoke", credential.handle, credential.expires_at)
+    with nullcontext() if server.jwt else pytest.raises(RevocationUnknown):
+        await mode.call(server.broker(store=store), "revoke", credential.handle, credential.expires_at)
     assert store.known(revocation_key(ISSUER, claims["jti"])) is server.jwt
     assert server.calls("revocation") == []
 
 
 @pytest.mark.promise("sealed-handles")
-async def test_a_changed_foreign_or_cut_handle_sends_nothing_and_is_logged(
-    opaque: AuthorizationServer, mode: Mode, caplog: pytest.LogCaptureFixture
+async def test_a_changed_foreign_or_cut_handle_sends_nothing_and_counts_as_unknown(
+    opaque: AuthorizationServer, mode: Mode
 ) -> None:
     broker = opaque.broker(seal=SEAL)
     handle = (await mode.call(broker, "issue", grant())).handle
     foreign = SealingKey(b"f" * 32).seal("9e9 token", context=f"token_exchange {ISSUER}")
     elsewhere = SEAL.seal("9e9 token", context="token_exchange https://other.example")
-    with caplog.at_level(logging.INFO, "agentguard"):
-        for wrong in (handle[:-1], handle + "A", handle.swapcase(), foreign, elsewhere, "", "call-1"):
+    for wrong in (handle[:-1], handle + "A", handle.swapcase(), foreign, elsewhere, "", "call-1"):
+        with pytest.raises(RevocationUnknown):
             await mode.call(broker, "revoke", wrong, NOW + 60)
     assert opaque.calls("revocation") == []
-    assert [record.levelno for record in caplog.records if "unknown here" in record.message] == [20] * 7
+
+
+@pytest.mark.promise("revocation-not-claimed")
+@pytest.mark.parametrize("status", [400, 503])
+async def test_a_refused_request_has_minted_nothing_and_one_whose_answer_is_lost_may_have(
+    opaque: AuthorizationServer, mode: Mode, status: int
+) -> None:
+    broker = opaque.broker()
+    opaque.faults["/token"] = lambda _: httpx.Response(status, json={"error": "invalid_request"})
+    with pytest.raises(IssueError):
+        await mode.call(broker, "issue", grant())
+    with nullcontext() if status == 400 else pytest.raises(RevocationUnknown):
+        await mode.call(broker, "revoke", grant().id, NOW + 60)
 
 
 async def test_what_has_ended_by_itself_is_not_sent(opaque: AuthorizationServer, mode: Mode) -> None:

@@ -14,7 +14,14 @@ import pytest
 from agentguard import lease
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation, Permit, active_task
-from agentguard.errors import ConfigurationError, CredentialUnavailable, DenialCode, Denied, StoreError
+from agentguard.errors import (
+    AuditError,
+    ConfigurationError,
+    CredentialUnavailable,
+    DenialCode,
+    Denied,
+    StoreError,
+)
 from agentguard.identity.local import LocalIdentity
 from agentguard.lease import Lease, secrets_of
 from agentguard.model import (
@@ -809,3 +816,22 @@ def test_no_credential_is_kept_for_the_next_call_or_task(mode: str) -> None:
     assert len(world.mint.issued) == len(seen) == 4
     assert [grant.task_id for grant in world.mint.issued] == ["t1", "t1", "t2", "t2"]
     assert len({grant.id for grant in world.mint.issued}) == 4
+
+
+@pytest.mark.promise("fault-told")
+def test_what_failed_below_a_denied_call_is_told_to_the_operator_and_not_to_the_model(mode: str) -> None:
+    class Full(Log):
+        def append(self, record: Any) -> None:
+            raise AuditError("audit.jsonl: No space left on device")
+
+    class Locked(MemoryStore):
+        def begin_call(self, *_: Any, **__: Any) -> None:
+            raise StoreError("state.db: database is locked")
+
+    for ports, words in (({"audit": Full()}, "No space left"), ({"store": Locked()}, "is locked")):
+        world = World(**ports)
+        world.now = time.time()
+        world.begin(deadline=world.now + 600)
+        denied = world.denied(mode)
+        assert words in denied.reason
+        assert words not in str(denied)

@@ -19,7 +19,7 @@ from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement import process
 from agentguard.enforcement.process import gone, owner
-from agentguard.errors import DenialCode, IssueError
+from agentguard.errors import DenialCode, IssueError, RevocationUnknown
 from agentguard.identity import LocalIdentity
 from agentguard.model import Budget, Credential, Grant, LiveCredential, Outcome, Resource, TaskStatus
 from agentguard.stores.sqlite import SqliteStore
@@ -120,6 +120,55 @@ def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> Non
     world.now += 61
     assert sweep(world, mode) == 0
     assert world.mint.revoked == ["h-dead"]
+
+
+class Unsure(Mint):
+    """A broker that knows only the handles that begin with ``h-``, and says so until they have *ended*."""
+
+    ended = False
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        if not handle.startswith("h-") and not self.ended:
+            raise RevocationUnknown("a handle is unknown here")
+        super().revoke(handle, expires_at)
+
+
+def events(world: World) -> list[str]:
+    return [r["event"] for r in world.log.written if r["event"] in {"revocation", "unrevoked"}]
+
+
+@pytest.mark.promise("revocation-not-claimed")
+def test_what_its_broker_does_not_know_is_not_known_to_be_revoked_until_it_ends_by_itself(mode: str) -> None:
+    unsure = Unsure()
+    world = World(brokers={(None, path): unsure for path in ToolPath})
+    world.begin()
+    left_behind(world, handle="planned")
+    for _ in range(3):
+        assert sweep(world, mode) == 1
+    (record,) = world.log.written
+    assert (record["event"], record["call"], record["until"]) == ("unrevoked", "dead", world.now + 60)
+    world.now += 61
+    unsure.ended = True
+    assert sweep(world, mode) == 0
+    assert events(world) == ["unrevoked"]
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("revocation-not-claimed")
+@pytest.mark.parametrize("planned", ["planned", "h-planned"])
+def test_a_call_is_recorded_as_revoked_once_and_only_when_all_of_it_is(mode: str, planned: str) -> None:
+    unsure = Unsure(fail="revoke")
+    world = World(brokers={(None, path): unsure for path in ToolPath})
+    world.begin()
+    left_behind(world, handle=planned)
+    left_behind(world, handle="h-real")
+    for _ in range(3):
+        assert sweep(world, mode) == 1
+    assert events(world) == []
+    unsure.fail = ""
+    assert sweep(world, mode) == 0
+    assert sweep(world, mode) == 0
+    assert events(world) == ["revocation"]
 
 
 @pytest.mark.promise("revocation-retried")

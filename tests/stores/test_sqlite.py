@@ -314,3 +314,20 @@ def test_what_was_written_survives_a_killed_process(path: Path, store: SqliteSto
     writer.stdout.close()
     assert all(store.known(str(number)) for number in numbers)
     assert store.remember("after", FAR)
+
+
+@pytest.mark.promise("fault-told")
+def test_a_file_that_is_no_store_and_one_that_is_held_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    file.write_bytes(b"not a database" * 500)
+    with pytest.raises(StoreError, match="not a database") as wrong:
+        SqliteStore(file)
+    assert "no store" in wrong.value.hint
+    file.unlink()
+    SqliteStore(file).close()
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="locked") as held:
+        SqliteStore(file, busy_timeout=0.05).remember("one", time.time() + 60)
+    assert "another process" in held.value.hint
+    other.close()

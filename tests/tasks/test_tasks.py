@@ -1,15 +1,19 @@
 """A task's life: what begins in it, what ends with it, and that nothing widens."""
 
 import asyncio
+import errno
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentguard.catalog import Catalog
+from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import active_task
-from agentguard.errors import DenialCode, TaskNotActive
-from agentguard.model import Arguments, Budget, Identity, Mandate, TaskStatus, ToolPath, ToolSpec
+from agentguard.errors import DenialCode, StoreError, TaskNotActive
+from agentguard.model import Arguments, Budget, Identity, Mandate, TaskState, TaskStatus, ToolPath, ToolSpec
+from agentguard.stores.memory import MemoryStore
 from agentguard.tasks.task import Task
 from tests.doubles.flow import LOOKUP, World
 
@@ -228,3 +232,45 @@ def test_a_mandate_that_names_no_tools_or_unknown_limits_is_refused(mandate: Any
 def test_a_mandate_survives_its_literal_form() -> None:
     mandate = Mandate.of({"tools": ["a"], "resources": ["r"], "args": {"x": [1, "2"]}, "counterparties": []})
     assert Mandate.of(mandate.literal()) == mandate
+
+
+class Late(MemoryStore):
+    """A store that begins a task, and is then not heard of in time."""
+
+    inline = False
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(clock=lambda: 1000.0)
+        self.error = error
+
+    def create_task(self, state: TaskState) -> None:
+        super().create_task(state)
+        raise self.error
+
+
+@pytest.mark.promise("fault-told")
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(errno.ENOSPC, "x"), StoreError("locked")])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_task_that_could_not_be_begun_is_our_error_and_does_not_stay_active(
+    error: Exception, asynchronous: bool
+) -> None:
+    world = World(store=Late(error))
+    world.flow.on_unrevoked = world.flow.outbox_thread.watch
+    prepared = task(world)
+    with pytest.raises(StoreError, match=r"in time|No space left|locked"):
+        asyncio.run(prepared.abegin()) if asynchronous else prepared.begin()
+    until = time.monotonic() + 5
+    while world.store.task(prepared.id).status is TaskStatus.ACTIVE and time.monotonic() < until:
+        time.sleep(0.01)
+    assert world.store.task(prepared.id).status is TaskStatus.REVOKED
+    world.flow.close()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, asyncio.CancelledError])
+def test_a_task_whose_beginning_was_interrupted_does_not_stay_active(interrupt: type[BaseException]) -> None:
+    world = World(store=Late(interrupt()))
+    prepared = task(world)
+    with pytest.raises(interrupt):
+        prepared.begin()
+    assert drive(world.flow.sync.outbox.sweep()) == 0
+    assert world.store.task(prepared.id).status is TaskStatus.REVOKED

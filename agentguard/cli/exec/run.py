@@ -15,6 +15,7 @@ from agentguard.audit import JsonLinesAudit
 from agentguard.cli.exec.child import Child, SignalWatch
 from agentguard.cli.exec.secrets import SecretFile, Secrets
 from agentguard.errors import ConfigurationError
+from agentguard.text import printable
 
 __all__ = ["Delivery", "Renew", "RunRecord", "run_child", "warn"]
 
@@ -131,4 +132,5 @@ def run_child(argv: list[str], delivery: Delivery, watch: SignalWatch) -> int:
 
 def warn(text: str) -> None:
     """Write a line to stderr; stdout belongs to the child."""
-    print(f"agentguard: {text}", file=sys.stderr, flush=True)
+    shown = "\n".join(map(printable, text.split("\n")))
+    print(f"agentguard: {shown}", file=sys.stderr, flush=True)

@@ -22,8 +22,9 @@ from agentguard.concurrency.drive import Operation, drive
 from agentguard.credentials.github.key import AppKey
 from agentguard.credentials.github.terms import check_configuration, is_within, members_of, permissions_for
 from agentguard.credentials.presentation import Bearer
+from agentguard.credentials.revoked import RevokedHandles
 from agentguard.credentials.sealing import SealingKey
-from agentguard.errors import IssueError
+from agentguard.errors import IssueError, RevocationUnknown
 from agentguard.jose import b64url
 from agentguard.model import Credential, Grant, ToolPath
 from agentguard.outbound.client import Answer, Outbound
@@ -82,6 +83,7 @@ class GitHubApp:
         self._context = f"{self._http.base_url}/app/installations/{self._installation}"
         self._instance = b64url(entropy(12))
         self._tokens: dict[str, tuple[str, float]] = {}
+        self._revoked = RevokedHandles()
         self._lock = Lock()
 
     # --- the port
@@ -118,14 +120,18 @@ class GitHubApp:
     # --- issuing
 
     async def _issue(self, grant: Grant, ask: Operation) -> Credential:
+        self._revoked.add(grant.id)  # nothing is asked for yet
         permissions = permissions_for(grant, self._permissions)
         repositories = self._repositories.get(grant.resource.name)
         if repositories is None:
             raise IssueError(f"github: no repositories belong to {grant.resource.name}")
         body = {"repositories": repositories, "permissions": permissions}
         url = f"/app/installations/{self._installation}/access_tokens"
+        self._revoked.discard(grant.id)  # an answer that is lost may have had a token
         answer: Answer = await ask("POST", url, json=body, headers=self._app_headers())
         if answer.status != 201:
+            if 400 <= answer.status < 500:
+                self._revoked.add(grant.id)
             raise IssueError(f"github: answered {answer.status}")
         members = members_of(answer)
         token = members["token"]
@@ -179,6 +185,7 @@ class GitHubApp:
         if answer.status not in (204, 401):  # 401: the token has ended already
             raise IssueError(f"github: not known to be revoked: answered {answer.status}")
         self._remove(handle)
+        self._revoked.add(handle)
 
     def _token(self, handle: str, expires_at: float) -> str | None:
         """Return the token of the handle, or None if there was none or it has ended."""
@@ -193,8 +200,10 @@ class GitHubApp:
             reason = "the handle is sealed with another key, or for another installation"
         elif "@" in handle and not handle.endswith(f"@{self._process()}"):
             reason = "only another process knows the token"
-        else:
+        elif handle in self._revoked or self._clock() >= expires_at + _SKEW:
             return None
+        else:
+            raise RevocationUnknown("github: a handle is unknown here")
         if self._clock() >= expires_at + _SKEW:
             return None
         raise IssueError(f"github: not known to be revoked: {reason}")

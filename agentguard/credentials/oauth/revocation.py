@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agentguard.concurrency.drive import Operation
 from agentguard.credentials.oauth.server import AuthorizationServer, Form, ServerOperations
 from agentguard.credentials.oauth.tokens import LiveToken, LiveTokens
-from agentguard.errors import AgentGuardError, IssueError
+from agentguard.errors import AgentGuardError, IssueError, RevocationUnknown
 from agentguard.jose import revocation_key
 from agentguard.model import Secret
 
@@ -31,16 +31,20 @@ class TokenRevoker:
         self._server, self._tokens, self._leeway, self._clock = server, tokens, leeway, clock
         self._jwts_in_store_only = False
 
-    async def revoke(self, handle: str, operations: ServerOperations, remember: Operation) -> None:
+    async def revoke(
+        self, handle: str, expires_at: float, operations: ServerOperations, remember: Operation
+    ) -> None:
         """Revoke the token of *handle*. Nothing is sent for an unknown handle or an expired token.
 
         Raises:
+            RevocationUnknown: The handle is unknown in this process.
             IssueError: The token is not known to be revoked.
             IdentityError: The client cannot authenticate itself.
         """
         token = self._tokens.find(handle)
         if token is None:
-            log.info("%s: a handle is unknown here, so nothing is revoked", self._server.issuer)
+            if expires_at + self._leeway > self._clock() and handle not in self._tokens.revoked:
+                raise RevocationUnknown(f"{self._server.issuer}: a handle is unknown here")
         elif token.expires_at + self._leeway <= self._clock():
             self._tokens.remove(handle)
         else:

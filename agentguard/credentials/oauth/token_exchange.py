@@ -117,11 +117,11 @@ class TokenExchange:
         Raises:
             IssueError: The token is not known to be revoked.
         """
-        drive(self._revoker.revoke(handle, self._sync.server, self._sync.remember))
+        drive(self._revoker.revoke(handle, expires_at, self._sync.server, self._sync.remember))
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """Do the same as `revoke`, without blocking the event loop."""
-        await self._revoker.revoke(handle, self._async.server, self._async.remember)
+        await self._revoker.revoke(handle, expires_at, self._async.server, self._async.remember)
 
     def close(self) -> None:
         """Close the server's connections."""
@@ -130,17 +130,22 @@ class TokenExchange:
     # --- the request
 
     async def _issue(self, grant: Grant, operations: _Operations) -> Credential:
+        self._tokens.revoked.add(grant.id)  # nothing is asked for yet
         self._require(grant)
         subject_token = self._subject_token(grant)
         form = await self._form(grant, subject_token, operations)
         metadata = await self._server.metadata(operations.server)
         now = self._clock()
         dpop = None if self._proofs is None else self._proof
+        self._tokens.revoked.discard(grant.id)  # an answer that is lost may have had a token
         answer = await self._server.post(operations.server, metadata.token, form, dpop=dpop)
+        if 400 <= answer.status < 500:
+            self._tokens.revoked.add(grant.id)
         body = self._server.body(answer)
         try:
             token = token_in(body)
         except InvalidResponse as invalid:
+            self._tokens.revoked.add(grant.id)
             raise self._server.issue_error(str(invalid)) from None
         return await self._accept(grant, token, body, now, operations)
 

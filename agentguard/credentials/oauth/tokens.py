@@ -7,6 +7,7 @@ from threading import Lock
 from typing import NamedTuple, Self
 
 from agentguard.credentials.oauth.response import claims_of
+from agentguard.credentials.revoked import RevokedHandles
 from agentguard.credentials.sealing import SealingKey
 from agentguard.jose import number_claim, text_claim
 from agentguard.model import Secret
@@ -46,6 +47,7 @@ class LiveTokens:
     def __init__(self, seal: SealingKey | None, *, context: str) -> None:
         self._seal, self._context = seal, context
         self._tokens: dict[str, LiveToken] = {}
+        self.revoked = RevokedHandles()
         self._lock = Lock()
 
     def is_full(self, now: float) -> bool:
@@ -70,10 +72,10 @@ class LiveTokens:
         """
         if self._seal is not None and token.token is not None:
             text = f"{token.expires_at} {token.token.reveal()}"
-            self.remove(id)
+            self._drop(id)
             return self._seal.seal(text, context=self._context)
         handle = id if token.jti is None else f"{token.expires_at:.0f}.{token.jti}"
-        self.remove(id)
+        self._drop(id)
         self.add(handle, token)
         return handle
 
@@ -90,6 +92,10 @@ class LiveTokens:
         return None if match is None else LiveToken(None, match[2], float(match[1]))
 
     def remove(self, handle: str) -> None:
-        """Remove the token from this process."""
+        """Remove from this process a token that is revoked or has expired."""
+        self._drop(handle)
+        self.revoked.add(handle)
+
+    def _drop(self, handle: str) -> None:
         with self._lock:
             self._tokens.pop(handle, None)

@@ -13,7 +13,7 @@ from agentguard.policies.cedar.source import Rule
 
 __all__ = ["ReloadingCedar"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("agentguard")
 
 
 class ReloadingCedar:
@@ -88,7 +88,8 @@ class ReloadingCedar:
         return True
 
     def _report(self, problem: Exception) -> None:
-        log.error("policies not reloaded, version %s stays in force: %s", self.version, problem)
+        reason = " ".join(line.strip() for line in str(problem).splitlines())
+        log.error("policies not reloaded, version %s stays in force: %s", self.version, reason)
         if self._alarm is None:
             return
         try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cedarpy import PolicySet, policies_to_pst, pst
 
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, safe_text
 from agentguard.policies.cedar.head import Head, Opening, opening_in, opening_of
 
 __all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
@@ -71,7 +71,7 @@ def read_file(path: Path) -> tuple[Rule, ...]:
         text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the policy file cannot be read: {type(error).__name__}",
+            f"the policy file cannot be read: {safe_text(error)}",
             hint="correct the path or the permissions; the file is UTF-8 text",
             file=path,
         ) from error

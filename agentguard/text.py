@@ -1,0 +1,36 @@
+"""Text that others have chosen, made safe to show beside our own: in a terminal, a log, or a comment.
+
+A model names the tool that it calls, a server names its tools, and a user writes the purpose of a task.
+With a line break in it, such a text could look like a line of ours, and with a control character it could
+hide one.
+Importing this module makes every argument of a record of the logger ``agentguard`` printable.
+"""
+
+from __future__ import annotations
+
+import logging
+
+__all__ = ["printable"]
+
+
+def printable(text: object) -> str:
+    """Return a text in one line, in which no character moves the cursor, ends a comment, or is invisible."""
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Make the arguments of a record printable; the template is ours. Return True, so that it is logged."""
+    try:
+        if isinstance(record.args, tuple):
+            record.args = tuple(a if isinstance(a, int | float) else printable(a) for a in record.args)
+        else:
+            record.msg, record.args = printable(record.getMessage()), ()
+    except Exception:  # noqa: BLE001  logging must not fail, whatever the text of an argument raises
+        record.msg, record.args = "a record that cannot be shown", ()
+    return True
+
+
+logging.getLogger("agentguard").addFilter(_make_printable)
