@@ -140,7 +140,6 @@ class Guard(TaskMethods, DecisionMethods):
         return guard
 
     @property
-    @property
     def catalog(self) -> Catalog:
         """What each tool is."""
         return self.enforcement.ports.catalog
