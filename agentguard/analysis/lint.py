@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 
 from cedarpy import pst
 
 from agentguard.model import ToolSpec
-from agentguard.policies.cedar.schema import resource_of
+from agentguard.policies.cedar.names import applies_to as head_applies_to
+from agentguard.policies.cedar.names import field_names, listed_names
 from agentguard.policies.cedar.source import Rule
 from agentguard.policies.cedar.types import shape_of
 
@@ -16,6 +18,8 @@ __all__ = [
     "find_overruled",
     "find_unclassified",
     "find_ungiven",
+    "find_unknown_fields",
+    "find_unknown_kinds",
     "find_unmentioned",
     "find_unsatisfiable",
     "find_unseen_arguments",
@@ -113,9 +117,34 @@ def find_unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator
 
 def applies_to(rule: Rule, spec: ToolSpec) -> bool:
     """Return whether the head of a rule can be true for this tool."""
-    actions, resource = rule.head.actions, rule.head.resource
-    by_action = actions is None or bool({spec.name, str(spec.path)} & set(actions))
-    return by_action and resource in (None, resource_of(spec))
+    return head_applies_to(rule.head, spec)
+
+
+def find_unknown_kinds(rules: Iterable[Rule], kinds: Collection[str]) -> Iterator[tuple[Rule, str]]:
+    """Yield the rules that ask about a kind of task that no template has, and the kind."""
+    for rule in rules:
+        if "kinds" in rule.text or "\\" in rule.text:
+            for place, name in listed_names(rule.node):
+                if place == "kinds" and name not in kinds:
+                    yield rule, name
+
+
+def find_unknown_fields(
+    rules: Iterable[Rule], tools: Iterable[ToolSpec]
+) -> Iterator[tuple[Rule, str, str | None]]:
+    """Yield the rules that name a field of a tool's result that the tool's `trusted` does not list.
+
+    With each comes the source, and the listed field that was probably meant. Only the tool knows which other
+    fields its result has, so without such a field the name may be right.
+    """
+    specs = {spec.name: spec for spec in tools}
+    for rule in rules:
+        for source in field_names(rule.node) if "sources" in rule.text or "\\" in rule.text else ():
+            tool, _, field = source.partition(".")
+            spec = specs.get(tool)
+            if spec is not None and source not in specs and not spec.trusted & {field, "*"}:
+                close = get_close_matches(field, spec.trusted, 1)
+                yield rule, source, f"{tool}.{close[0]}" if close else None
 
 
 def _demands(node: pst.Template) -> Iterator[pst.Expr]:

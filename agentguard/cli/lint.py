@@ -14,6 +14,8 @@ from agentguard.analysis.lint import (
     find_overruled,
     find_unclassified,
     find_ungiven,
+    find_unknown_fields,
+    find_unknown_kinds,
     find_unmentioned,
     find_unsatisfiable,
     find_unseen_arguments,
@@ -22,7 +24,7 @@ from agentguard.analysis.lint import (
 from agentguard.cli._console import load_object, note, out, tools_of
 from agentguard.cli._policies import attach, guard_of
 from agentguard.langchain import GuardedTool
-from agentguard.policies.cedar.source import Rule
+from agentguard.policies.cedar.source import Rule, closest
 
 __all__ = ["Finding", "command", "findings"]
 
@@ -104,6 +106,7 @@ def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
         yield Finding("warning", f"{name}: no policy mentions it, so its calls are denied")
     for rule, why in find_unsatisfiable(rules, catalog, [template.name for template in templates]):
         yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" can never apply: {why}')
+    yield from _unknown_names(rules, guard)
     for rule, source in find_unvouched(rules, catalog):
         place = f"{rule.file}:{rule.line}"
         yield Finding(
@@ -121,6 +124,22 @@ def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
             "warning",
             f'{place}: policy "{rule.id}" permits {name}, which no [tasks] gives: it is wider than needed',
         )
+
+
+def _unknown_names(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
+    kinds = [template.name for template in guard.intent.templates]
+    for rule, kind in find_unknown_kinds(rules, kinds) if kinds else ():
+        yield Finding(
+            "error",
+            f'{rule.file}:{rule.line_of(f"`{kind}`")}: policy "{rule.id}" asks about the kind {kind}, '
+            f"and there is no [tasks.{kind}]; {closest(kind, kinds)}",
+        )
+    for rule, source, meant in find_unknown_fields(rules, guard.catalog):
+        place = f'{rule.file}:{rule.line_of(f"`{source}`")}: policy "{rule.id}" names {source}'
+        if meant is not None:
+            yield Finding("error", f"{place}, which is not listed as trusted; did you mean {meant}?")
+        elif rule.node.effect == "forbid":  # of a permit, a warning says so already
+            yield Finding("warning", f"{place}, which is not listed as trusted: nobody checks this name")
 
 
 def _coverage(guard: Guard, target: object, tools: list[Any]) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ from agentguard.model import (
 from agentguard.policies.cedar import CedarPolicy
 from tests.doubles.deciding import deciding
 
+SECRETS = ToolSpec(name="secrets", path=ToolPath.READ)
 PAY = ToolSpec(
     name="pay",
     path=ToolPath.WRITE,
@@ -75,14 +76,16 @@ def request(amount: int = 50, to: Provenance = UNKNOWN, **task: object) -> Acces
 @pytest.fixture(scope="module")
 def policy() -> CedarPolicy:
     made = CedarPolicy.from_text(POLICY)
-    made.check_tools([PAY])
+    made.check_tools([PAY, SECRETS])
     return made
 
 
 def told(policy: CedarPolicy, asked: AccessRequest) -> list[str]:
     return [
         str(turned)
-        for turned in turning(deciding(policy, PAY), asked, rules=[rule.text for rule in policy.rules])
+        for turned in turning(
+            deciding(policy, PAY, SECRETS), asked, rules=[rule.text for rule in policy.rules]
+        )
     ]
 
 
@@ -122,9 +125,9 @@ def test_what_is_shown_turns_the_decision_and_no_part_of_it_does(
 ) -> None:
     origin = Provenance(sources=frozenset({"user"})) if named else UNKNOWN
     asked = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
-    decide = deciding(policy, PAY)
+    decide = deciding(policy, PAY, SECRETS)
     before = verdict(decide(asked))
-    for turned in turning(deciding(policy, PAY), asked, rules=[rule.text for rule in policy.rules]):
+    for turned in turning(deciding(policy, PAY, SECRETS), asked, rules=[rule.text for rule in policy.rules]):
         changed = asked
         for change in turned.changes:
             changed = change.make(changed)

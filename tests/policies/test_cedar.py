@@ -376,6 +376,20 @@ def mistake(text: str, tools: Iterable[ToolSpec] = TOOLS) -> ConfigurationError:
     [
         ("args.amount", "args.amonut", 4, "small-refunds", "did you mean amount?"),
         ("args.amount <=", "args.meta ==", 4, "small-refunds", "no type for meta"),
+        (
+            "context.args.amount",
+            "context.args has amonut && context.args.amount",
+            4,
+            "small-refunds",
+            "amount?",
+        ),
+        (
+            "context.args.amount",
+            "!(context has aproval) && context.args.amount",
+            4,
+            "small-refunds",
+            "approval?",
+        ),
         ('"refund_order"', '"refund_ordr"', 3, "small-refunds", "did you mean refund_order?"),
         ('"write"', '"wirte"', 7, "no-untrusted-writes", "did you mean write?"),
         ('"payments"', '"paymets"', 3, "small-refunds", "did you mean payments?"),
@@ -579,8 +593,7 @@ ASKED = [  # each true of the request below, however it is spelt
     "context.provenance has untrusted && context.provenance has sensitivity",
     "context.provenance has args && context.provenance.args has note && context.provenance.args.note.user",
     "context.provenance == context.provenance",
-    "!(context.provenance.args has other)",
-    "!(context.task has other)",
+    "!(context.args has amount && context.args.amount > 9999)",
 ]
 
 

@@ -71,11 +71,13 @@ def test_a_json_type_has_its_cedar_type(part: dict[str, Any], expected: str) -> 
         True,
     ],
 )
-def test_what_cedar_cannot_type_is_left_out_and_reported(part: Any) -> None:
+def test_of_what_cedar_cannot_type_only_the_presence_is_visible_and_it_is_reported(part: Any) -> None:
     shape = shape_of(spec(x=part, y={"type": "string"}))
-    assert shape.text == '{ "y": String }'
+    assert shape.text == '{ "x"?: Untyped, "y": String }'
     assert shape.unseen == ("x",)
-    assert shape.convert({"x": {"any": ["thing"]}, "y": "seen"}) == {"y": "seen"}
+    present = {"__entity": {"type": "Untyped", "id": "value"}}
+    assert shape.convert({"x": {"any": ["thing"]}, "y": "seen"}) == {"x": present, "y": "seen"}
+    assert shape.convert({"x": None, "y": "seen"}) == {"y": "seen"}
 
 
 def test_unseen_arguments_are_named_with_their_place() -> None:
@@ -90,7 +92,7 @@ def test_unseen_arguments_are_named_with_their_place() -> None:
 
     tool = ToolSpec(name="order", path=ToolPath.WRITE, schema=Order.model_json_schema())
     assert find_unseen_arguments([tool, spec("plain")]) == {"order": ("items[].meta", "items[].*", "free")}
-    assert shape_of(tool).text == '{ "items": Set<{ "sku": String }> }'
+    assert shape_of(tool).text == '{ "free"?: Untyped, "items": Set<{ "sku": String }> }'
 
 
 def test_a_recursive_type_ends() -> None:

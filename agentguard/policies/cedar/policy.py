@@ -61,7 +61,7 @@ class _Tool:
     @cached_property
     def view(self) -> View:
         """The parts of a request that its rules may look at."""
-        return view_of((rule.text for rule in self.slice.rules), self.shape.names)
+        return view_of((rule.text for rule in self.slice.rules), self.shape.visible)
 
     @cached_property
     def context(self) -> ContextWriter:

@@ -13,7 +13,7 @@ from functools import cache
 
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group
-from agentguard.policies.cedar.types import ToolShape, quoted
+from agentguard.policies.cedar.types import UNTYPED, ToolShape, quoted
 
 __all__ = ["resource_of", "schema_text"]
 
@@ -60,6 +60,8 @@ def schema_text(
     specs = sorted(tools, key=lambda spec: spec.name)
     names = ", ".join(quoted(name) for name in sorted({resource_of(spec) for spec in specs}))
     lines = [_types(inputs) + (f"entity Resource enum [{names}];" if names else "entity Resource;")]
+    if any(shapes[spec.name].untyped for spec in specs):
+        lines.append(f"entity {UNTYPED};")
     parts = ", ".join(f"{quoted(name)}: String" for name in sorted(environment))
     lines.append(f"type Environment = {{ {parts} }};")
     used = {spec.path for spec in specs}
@@ -68,7 +70,7 @@ def schema_text(
     ]
     lines += [
         f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]"
-        f"{_applies(inputs, shapes[spec.name].text, shapes[spec.name].names)};"
+        f"{_applies(inputs, shapes[spec.name].text, shapes[spec.name].visible)};"
         for spec in specs
     ]
     return "\n".join(lines) + "\n"

@@ -3,8 +3,9 @@
 The type and the converter of values come from one reading of the schema, so a policy is given values of the
 type that it was checked against. Cedar has neither floats nor null: a ``number`` is a `decimal` of at most
 four places, a null is left out, and a value that does not fit exactly is refused, never rounded. Cedar has no
-type for free objects, unions, tuples and recursion. Such a value is left out of the context, so no rule can
-see it; `ToolShape.unseen` names it.
+type for free objects, unions, tuples and recursion. `ToolShape.unseen` names such values. If one is a whole
+argument, rules see only whether it is there and where it came from: it is an entity that equals nothing that
+a rule can name. One that is deeper in an argument is left out.
 
     string, enum of strings → String      boolean → Bool      array of X → Set<X>
     integer → Long (64 bit)               number → decimal    object with properties → record
@@ -13,8 +14,8 @@ see it; `ToolShape.unseen` names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +23,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import ToolSpec
 from agentguard.model.arguments import Json
 
-__all__ = ["Convert", "Refused", "ToolShape", "quoted", "shape_of"]
+__all__ = ["UNTYPED", "Convert", "Refused", "ToolShape", "quoted", "shape_of"]
 
 Convert = Callable[[Json], Json]
 
@@ -43,12 +44,28 @@ class ToolShape:
     convert: Convert
     names: tuple[str, ...]
     unseen: tuple[str, ...]
+    untyped: tuple[str, ...] = ()
+    fields: Mapping[str, _Type] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """The arguments of which rules see at least whether they are there, and where they came from."""
+        return tuple(sorted((*self.names, *self.untyped)))
+
+    def attributes(self, path: Iterable[str]) -> tuple[str, ...]:
+        """Return the names that rules can see in the record at this path; none if there is no record."""
+        fields = self.fields
+        for name in path:
+            kind = fields.get(name)
+            fields = {} if kind is None else kind.fields
+        return tuple(fields)
 
 
 @dataclass(frozen=True, slots=True)
 class _Type:
     text: str
     convert: Convert
+    fields: Mapping[str, _Type] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +115,11 @@ _PLAIN = {
 }
 
 
+UNTYPED = "Untyped"
+_PRESENT = {"__entity": {"type": UNTYPED, "id": "value"}}
+_UNTYPED = _Type(UNTYPED, lambda value: _PRESENT)
+
+
 def _set(item: _Type) -> _Type:
     def convert(value: Json) -> Json:
         if not isinstance(value, list):
@@ -130,7 +152,7 @@ def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) 
         return record
 
     parts = (f"{quoted(n)}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(fields.items()))
-    return _Type(f"{{ {', '.join(parts)} }}", convert)
+    return _Type(f"{{ {', '.join(parts)} }}", convert, {name: field.type for name, field in fields.items()})
 
 
 def _entry(name: str, convert: Convert, value: Json) -> Json:
@@ -146,6 +168,7 @@ class _Reader:
     def __init__(self, root: Mapping[str, Json]) -> None:
         self._root = root
         self.unseen: list[str] = []
+        self.untyped: list[str] = []
 
     def record(
         self, schema: Mapping[str, Json], references: frozenset[str], place: str, *, filled: bool
@@ -159,13 +182,18 @@ class _Reader:
             kind, nullable = (None, True) if name in _ESCAPES else self.type(part, references, where)
             if kind is None:
                 self.unseen.append(where)
+                if filled and name not in _ESCAPES:
+                    self.untyped.append(name)
+                    fields[name] = _Field(_UNTYPED, optional=True)
                 continue
             defaulted = filled and isinstance(part, Mapping) and part.get("default") is not None
             fields[name] = _Field(kind, nullable or not (name in required or defaulted))
         extra = schema.get("additionalProperties") not in (None, False)
         if extra:
             self.unseen.append(f"{place}.*" if place else "*")
-        return _record(fields, frozenset(properties) - fields.keys(), extra), tuple(sorted(fields))
+        return _record(fields, frozenset(properties) - fields.keys(), extra), tuple(
+            sorted(fields.keys() - (self.untyped if filled else ()))
+        )
 
     def type(self, schema: Json, references: frozenset[str], place: str) -> tuple[_Type | None, bool]:
         """Return the Cedar type, or None for what has none, and whether the value may be null."""
@@ -258,7 +286,7 @@ def shape_of(spec: ToolSpec) -> ToolShape:
             f"the argument schema of tool {spec.name} is no JSON Schema: {type(error).__name__}",
             hint="correct the tool's schema, or give its arguments in [tools.<name>.args]",
         ) from error
-    return ToolShape(kind.text, kind.convert, names, tuple(reader.unseen))
+    return ToolShape(kind.text, kind.convert, names, tuple(reader.unseen), tuple(reader.untyped), kind.fields)
 
 
 def quoted(text: str) -> str:

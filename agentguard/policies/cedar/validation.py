@@ -12,9 +12,10 @@ from cedarpy import Schema, validate_policies
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
+from agentguard.policies.cedar.names import wrong_names
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.source import Rule, closest
-from agentguard.policies.cedar.types import ToolShape
+from agentguard.policies.cedar.types import UNTYPED, ToolShape
 
 __all__ = ["validate"]
 
@@ -22,8 +23,11 @@ _PREFIX = re.compile(r"^for policy `policy\d+`[,:] ")
 _ATTRIBUTE = re.compile(r'attribute `(?:provenance\.)?args\.([^`]*)` in context for Action::"(.*)" not found')
 _ACTION = re.compile(r'unrecognized action `Action::"(.*)"`')
 _RESOURCE = re.compile(r'enumerated entity type, but `"(.*)"` is not')
+_OPTIONAL = re.compile(r"optional attribute `(?:args\.)?([^`.]*)")
+_VISIBLE = "rules see only whether it is there, and where it came from"
 _HINTS = (
     ("saw decimal", 'a JSON number is a Cedar decimal: .lessThanOrEqual(decimal("100.0")), and so on'),
+    (UNTYPED, f"Cedar has no type for this argument: {_VISIBLE}"),
     ("optional attribute", "test for it first: context.args has note && context.args.note == ..."),
     ("applicable action", "let the rule name a tool or a path, a principal of type Agent, and a resource"),
 )
@@ -67,6 +71,14 @@ def validate(
     ]
     if errors:
         raise _first(errors, rules, shapes, specs)
+    for rule in rules:
+        for wrong in wrong_names(rule, specs, shapes, tuple(environment)):
+            raise ConfigurationError(
+                f'policy "{rule.id}": {wrong.problem}',
+                hint=wrong.hint,
+                file=rule.file,
+                line=rule.line_of(wrong.problem),
+            )
 
 
 def _first(
@@ -127,9 +139,12 @@ def _is_early(problem: str, untyped: set[str]) -> bool:
 def _hint(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolSpec]) -> str:
     if attribute := _ATTRIBUTE.search(problem):
         name, shape = attribute[1], shapes.get(attribute[2])
-        if shape is not None and name in shape.unseen:
+        if shape is not None and {name, name.partition(".")[0]} & {*shape.unseen, *shape.untyped}:
             return f"Cedar has no type for {name}: give it a plain type, or test another argument"
         return closest(name, () if shape is None else shape.names)
+    optional = _OPTIONAL.search(problem)
+    if optional and any(optional[1] in shape.untyped for shape in shapes.values()):
+        return f"Cedar has no type for {optional[1]}: {_VISIBLE}"
     if action := _ACTION.search(problem):
         return closest(action[1], [*shapes, *ToolPath])
     if resource := _RESOURCE.search(problem):

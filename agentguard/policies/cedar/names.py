@@ -1,0 +1,195 @@
+"""The names that rules ask about, compared with those that can exist.
+
+Cedar's own type check says nothing of two kinds of mistyped names: ``context.args has nott`` is simply false,
+and so is ``context.history.contains("lok")``. In a ``forbid`` or an ``unless`` such a condition turns a rule
+off without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from cedarpy import pst
+
+from agentguard.catalog import RESERVED
+from agentguard.model import TaskStatus, ToolSpec
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, in_group
+from agentguard.policies.cedar.head import Head
+from agentguard.policies.cedar.schema import resource_of
+from agentguard.policies.cedar.source import Rule, closest
+from agentguard.policies.cedar.types import ToolShape
+
+__all__ = ["WrongName", "applies_to", "field_names", "listed_names", "wrong_names"]
+
+Path = tuple[str, ...]
+# what a rule without any of these words asks about is checked by Cedar alone
+_ASKS = re.compile(r"\\|\b(?:has|history|sources|status)\b")
+_PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | {"args", "approval"}
+_OF_ARGUMENT = frozenset(row.name for row in ARGUMENT_INPUTS)
+_APPROVAL = frozenset({"approvers", "approver"})
+_GROUPS = {
+    "task": frozenset(row.name for row in in_group(INPUTS, "task")),
+    "provenance": frozenset(row.name for row in in_group(INPUTS, "provenance")) | {"args"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WrongName:
+    """A name in a rule that nothing can have; *hint* says which names there are."""
+
+    name: str
+    problem: str
+    hint: str
+
+
+def applies_to(head: Head, spec: ToolSpec) -> bool:
+    """Return whether the head of a rule can be true for this tool."""
+    by_action = head.actions is None or bool({spec.name, str(spec.path)} & set(head.actions))
+    return by_action and head.resource in (None, resource_of(spec))
+
+
+def wrong_names(
+    rule: Rule, specs: Collection[ToolSpec], shapes: Mapping[str, ToolShape], environment: Collection[str]
+) -> Iterator[WrongName]:
+    """Yield the names after ``has``, of tools, of sources and of states that cannot exist.
+
+    Nothing is said of the arguments of a tool whose schema is not known yet.
+    """
+    if _ASKS.search(rule.text) is None:
+        return
+    node = rule.node
+    affected = [spec for spec in specs if applies_to(rule.head, spec)]
+    for path, name in _tests(node):
+        known = _attributes(path, affected, shapes, environment)
+        if known is not None and name not in known:
+            place = ".".join(path) or "context"
+            hint = _unseen_hint(path, name, affected, shapes) or closest(name, known)
+            yield WrongName(name, f"`{name}` is never in {place}, so the test for it is always false", hint)
+    tools = {spec.name for spec in specs}
+    for place, name in listed_names(node):
+        if place == "history" and name not in tools:
+            problem = f"`{name}` is never in the history: there is no such tool"
+            yield WrongName(name, problem, closest(name, tools))
+        elif place == "sources" and name.partition(".")[0] not in tools | RESERVED and name not in tools:
+            yield WrongName(name, f"no value comes from `{name}`", closest(name, tools | RESERVED))
+        elif place == "status" and name not in set(TaskStatus):
+            yield WrongName(name, f"no task is `{name}`", closest(name, TaskStatus))
+
+
+def listed_names(node: pst.Template) -> Iterator[tuple[str, str]]:
+    """Yield each text that a rule compares with kinds, history, sources or status, and with which."""
+    for expr in _walk(node):
+        if isinstance(expr, pst.BinaryOp):
+            for side, other in ((expr.left, expr.right), (expr.right, expr.left)):
+                if place := _place(_path(side)):
+                    yield from ((place, text) for text in _texts(other))
+
+
+def field_names(node: pst.Template) -> Iterator[str]:
+    """Yield the sources that a rule names with a field, such as ``get_order.customer``."""
+    for place, name in listed_names(node):
+        if place == "sources" and "." in name:
+            yield name
+
+
+def _place(path: Path | None) -> str:
+    """Return which names the value at this path holds, or nothing."""
+    if path == ("context", "history"):
+        return "history"
+    if path in (("context", "task", "kinds"), ("context", "task", "status")):
+        return path[2]
+    if path is not None and len(path) == 5 and path[:3] == ("context", "provenance", "args"):
+        return "sources" if path[4] == "sources" else ""
+    return ""
+
+
+def _texts(expr: Any) -> Iterator[str]:
+    """Yield the texts that an expression can be, or can hold."""
+    if isinstance(expr, pst.StringLit):
+        yield expr.value
+    elif isinstance(expr, pst.Set):
+        for element in expr.elements:
+            yield from _texts(element)
+    elif isinstance(expr, pst.IfThenElse):
+        yield from _texts(expr.then_expr)
+        yield from _texts(expr.else_expr)
+
+
+def _tests(node: pst.Template) -> Iterator[tuple[Path, str]]:
+    """Yield the path of each record that a rule tests with ``has``, and the name after it."""
+    for expr in _walk(node):
+        if isinstance(expr, pst.HasAttr):
+            path = _path(expr.base) or ("?",)
+            for name in expr.attrs:
+                yield path, name
+                path = (*path, name)
+
+
+def _path(expr: Any) -> Path | None:
+    """Return the names from a variable to a value, such as context, args, note; None for any other value."""
+    names: list[str] = []
+    while isinstance(expr, pst.GetAttr):
+        names.append(expr.attr)
+        expr = expr.base
+    return (str(expr.name), *reversed(names)) if isinstance(expr, pst.Var) else None
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, tuple | list):
+            waiting += part
+        elif isinstance(part, Mapping):
+            waiting += part.values()
+        elif is_dataclass(part):
+            yield part
+            waiting += [getattr(part, field.name) for field in fields(part)]
+
+
+def _attributes(
+    path: Path, specs: Iterable[ToolSpec], shapes: Mapping[str, ToolShape], environment: Collection[str]
+) -> set[str] | None:
+    """Return the names that the record at this path can have for some of these tools; None if not known."""
+    variable, *parts = path
+    if variable != "context":
+        # entities have no attributes; a record of any other expression is left to Cedar's type check
+        return set() if variable in ("principal", "action", "resource") else None
+    match parts:
+        case []:
+            return set(_PARTS)
+        case ["environment"]:
+            return set(environment)
+        case ["approval"]:
+            return set(_APPROVAL)
+        case ["task" | "provenance" as group]:
+            return set(_GROUPS[group])
+        case ["provenance", "args", _]:
+            return set(_OF_ARGUMENT)
+        case ["args", *_] | ["provenance", "args"]:
+            return _of_tools(parts, tuple(specs), shapes)
+    return None
+
+
+def _of_tools(
+    parts: list[str], specs: tuple[ToolSpec, ...], shapes: Mapping[str, ToolShape]
+) -> set[str] | None:
+    if not specs or any(spec.schema is None for spec in specs):
+        return None
+    names: set[str] = set()
+    for spec in specs:
+        shape = shapes[spec.name]
+        names |= set(shape.visible if parts[0] == "provenance" else shape.attributes(parts[1:]))
+    return names
+
+
+def _unseen_hint(
+    path: Path, name: str, specs: Iterable[ToolSpec], shapes: Mapping[str, ToolShape]
+) -> str | None:
+    place = ".".join((*path[2:], name))
+    if path[:2] == ("context", "args") and any(place in shapes[spec.name].unseen for spec in specs):
+        return f"Cedar has no type for {place}: give it a plain type, or test another argument"
+    return None
