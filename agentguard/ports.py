@@ -213,7 +213,8 @@ class Store(Protocol):
         """Note how the call ended, what its task has read by it, and as `forget` and `remember` do.
 
         The task and all that it descends from have then read it. Its labels are kept for the oldest of
-        these and all its descendants together, `LABELS` at most, and counted in each one's `labels`.
+        these and all its descendants together, and counted in each one's `labels`. With `LABELS` of them, an
+        untrusted one is dropped; a trusted one is dropped with `LABELS` + `TRUSTED_LABELS`.
         """
 
     def labels(self, family: str, digests: Collection[str]) -> Iterable[Label]:

@@ -205,10 +205,11 @@ class GuardedCall:
 
         Returns whether the task knows what was read, or nothing was read.
         """
-        effects, note, revoked = _effects(permit), self._issuance.note(), False
+        note, revoked = self._issuance.note(), False
         if permit.route is not None and note is None:
             with self._span.stage("revoke"):
                 revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
+        effects = _effects(permit)  # after the revocation, or in bounded time before the note of it
         steps = partial(self._note_end, permit, outcome, effects, note, revoked)
         try:
             noted = await self._flow.in_one_go(steps)

@@ -74,8 +74,8 @@ class GuardMiddleware(AgentMiddleware):
             unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
             await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
-        raw = deepcopy(call["args"])  # so that a change in place by an inner middleware is noticed
-        invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config))
+        raw, problem = _copy(call["args"])
+        invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config, problem))
         try:
             # a tool that another guard has wrapped is judged by that guard
             async with flow_of(guarded.gate.enforcement).call(invocation) as permit:
@@ -102,3 +102,15 @@ class GuardMiddleware(AgentMiddleware):
         except Exception as error:  # noqa: BLE001  a tool that cannot be guarded does not run, whatever the cause
             reason = f"{name} cannot be guarded: {type(error).__name__}"
             raise Denied.of(DenialCode.UNKNOWN_TOOL, reason) from None
+
+
+def _copy(arguments: Any) -> tuple[Any, Denied | None]:
+    """Copy the arguments, so that a change in place by an inner middleware is noticed.
+
+    Arguments that cannot be copied, as those that are nested too deep, are denied.
+    """
+    try:
+        return deepcopy(arguments), None
+    except Exception as error:  # noqa: BLE001  a model's arguments may be any object, and must not end the run
+        reason = f"the arguments cannot be copied: {type(error).__name__}"
+        return arguments, Denied.of(DenialCode.INVALID_ARGUMENTS, reason)

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails, PydanticKnownError
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
 from agentguard.langchain.declared_schema import DeclaredSchema
+from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
@@ -230,19 +231,12 @@ def _aliases(field: FieldInfo) -> Iterator[str]:
 
 
 def _json_schema(schema: dict[str, Any]) -> Validate:
-    # an extra, for tools with a JSON Schema
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    kind = validator_for(schema)
-    kind.check_schema(schema)
-    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
-    validator = kind(schema, registry=Registry())
+    check = compile_schema(schema)
     defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
 
     def validate(given: Values) -> Values:
         filled = {**{n: deepcopy(d) for n, d in defaults.items() if n not in given}, **given}
-        validator.validate(filled)
+        check(filled)
         return filled
 
     return validate

@@ -32,7 +32,15 @@ from agentguard.model.decision import (
 )
 from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate, Scalar
-from agentguard.model.provenance import LABELS, NO_READ_EFFECTS, Label, Provenance, ReadEffects, Sensitivity
+from agentguard.model.provenance import (
+    LABELS,
+    NO_READ_EFFECTS,
+    TRUSTED_LABELS,
+    Label,
+    Provenance,
+    ReadEffects,
+    Sensitivity,
+)
 from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
@@ -44,6 +52,7 @@ __all__ = [
     "LABELS",
     "NOTHING_SEEN",
     "NO_READ_EFFECTS",
+    "TRUSTED_LABELS",
     "WORDS",
     "AccessRequest",
     "Approval",

@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["LABELS", "NO_READ_EFFECTS", "Label", "Provenance", "ReadEffects", "Sensitivity"]
+__all__ = [
+    "LABELS",
+    "NO_READ_EFFECTS",
+    "TRUSTED_LABELS",
+    "Label",
+    "Provenance",
+    "ReadEffects",
+    "Sensitivity",
+]
 
 LABELS = 10_000
-"""How many labels a task, its parents and its children have together, at most."""
+"""How many labels a task, its parents and its children have together before an untrusted one is dropped."""
+TRUSTED_LABELS = 10_000
+"""How many more labels they may have if these are trusted. So no untrusted page can take their room."""
 
 
 class Sensitivity(IntEnum):

@@ -88,14 +88,15 @@ def _leaf(
         return None
     user = "user" in vouching
     trusted = bool(vouching) or any(label.trusted for label in labels_of_value)
-    complete = task.labels < LABELS  # else a label of this value may be missing
+    # else a label of this value may be missing, or anybody may have written the value, to lend it to a secret
+    known = trusted and task.labels < LABELS
     return Provenance(
         sources=frozenset(sources),
         user=user,
         trusted=trusted,
         untrusted=task.untrusted and not trusted,
         sensitivity=max((label.sensitivity for label in labels_of_value), default=Sensitivity.PUBLIC)
-        if complete
+        if known
         else task.sensitivity,
     )
 

@@ -10,8 +10,13 @@ only the mandate can vouch for it.
 A label holds a digest of its value, salted by the task, and not the value. Someone who reads the store can
 still find a short value by trial. The store keeps the labels of a task and of all tasks that began in it
 together, so that they survive an interrupt, another process, and parallel calls. There are at most `LABELS`
-labels for these tasks and `PER_RESULT` for one result. A value beyond these limits has no label: nobody
+labels for these tasks and `PER_RESULT` for one result, of `CHARACTERS` of its text; trusted fields have as
+much room again, which an untrusted text cannot fill. A value beyond these limits has no label: nobody
 vouches for it, and it counts as sensitive as anything that the task has read.
+
+An untrusted label says where a value was read, and not that the value is harmless: a page may list the
+letters of which a secret is made. So only a value that is vouched for keeps a lower sensitivity than the
+highest that the task has read.
 """
 
 from __future__ import annotations
@@ -31,9 +36,11 @@ from agentguard.model import (
 from agentguard.provenance.leaves import Leaf, digest, every_key, leaves
 from agentguard.provenance.words import EDGE
 
-__all__ = ["PER_RESULT", "observe_result"]
+__all__ = ["CHARACTERS", "PER_RESULT", "observe_result"]
 
-PER_RESULT = 2_000
+PER_RESULT = 2_000  # labels of one result at most, and as many again of its trusted fields
+CHARACTERS = 200_000  # of one result's text that are looked through, and as many again in its trusted fields
+_JSON = 4_000_000  # characters of a text that is read as JSON at most
 _WHOLE = "*"
 BLOCK = frozenset({"type", "text", "id", "index", "annotations", "extras"})
 _BETWEEN = re.compile(r"[,;|\t]")
@@ -44,22 +51,52 @@ def observe_result(spec: ToolSpec | None, task: TaskState, result: object) -> Re
     """Return what a task has read by a call of this tool: the labels of the values in the tool's result."""
     if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity):
         return ReadEffects()
-    labels: dict[tuple[str, str], Label] = {}
-    for label in _labels(spec, task.root_id, result):
-        labels.setdefault((label.digest, label.source), label)
-        if len(labels) == PER_RESULT:
-            break
-    return ReadEffects(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=tuple(labels.values()))
+    labels = tuple(_labels(spec, task.root_id, result))
+    return ReadEffects(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=labels)
 
 
 def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
+    """Yield the labels of a result, as far as its budget goes. A repeated value is noted once.
+
+    Trusted fields have a budget of their own, so that an untrusted text beside them cannot use it up.
+    """
+    budgets = {True: _Budget(), False: _Budget()}
     for field, value in _fields(result):
         if value is None or isinstance(value, bool):
             continue
         trusted = _WHOLE in spec.trusted or field in spec.trusted
         source = f"{spec.name}.{field}" if field else spec.name
+        budget = budgets[trusted]
+        if not budget.admits(source, value):
+            continue
         for leaf in (value, *_words_of(value), *(_listed(value) if trusted else ())):
-            yield Label(digest(salt, leaf), source, trusted, spec.sensitivity)
+            if budget.notes(source, leaf):
+                yield Label(digest(salt, leaf), source, trusted, spec.sensitivity)
+
+
+class _Budget:
+    """What is left of one result's budget: `CHARACTERS` of text to look through, and `PER_RESULT` labels."""
+
+    def __init__(self) -> None:
+        self._characters, self._labels = CHARACTERS, PER_RESULT
+        self._values: set[tuple[str, object]] = set()
+        self._noted: set[tuple[str, object]] = set()
+
+    def admits(self, source: str, value: str | int | float) -> bool:
+        """Return whether this value is new in its field and is within the budget, which it then uses."""
+        if not self._labels or (source, value) in self._values:
+            return False
+        self._values.add((source, value))
+        self._characters -= len(value) if isinstance(value, str) else 1
+        return self._characters >= 0
+
+    def notes(self, source: str, leaf: str | int | float) -> bool:
+        """Return whether this part of a value gets a label: it is new, and there is room for it."""
+        if not self._labels or (source, leaf) in self._noted:
+            return False
+        self._noted.add((source, leaf))
+        self._labels -= 1
+        return True
 
 
 def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
@@ -109,7 +146,7 @@ def _is_block(value: object) -> bool:
 
 def _structured(text: object) -> object:
     """Return the value of a text that is a JSON object or list, and any other value as it is."""
-    if isinstance(text, str) and text.lstrip()[:1] in ("{", "["):
+    if isinstance(text, str) and len(text) <= _JSON and text.lstrip()[:1] in ("{", "["):
         try:
             return from_json(text)
         except ValueError:

@@ -15,9 +15,11 @@ from hashlib import blake2b
 
 from pydantic import BaseModel
 
-__all__ = ["MOST", "Leaf", "digest", "leaves"]
+__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "every_key", "leaves"]
 
-MOST = 100_000  # parts of a value that are visited at most
+MOST = 20_000  # parts of a value that are visited at most
+DEEPEST = 200  # levels of a value that are entered at most
+PATHS = 4_000_000  # characters in the paths of all visited parts at most
 Leaf = str | int | float | None
 Parts = Iterator[tuple[str, object]]
 _BEYOND = object()
@@ -32,7 +34,8 @@ def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[
 
     An empty text is not yielded. JSON values, dataclasses and pydantic models are visited; other objects are
     not. A key of an object for which *keys* is true is a value too, at the path of the object, since a table
-    may hold values as its keys. None stands for all parts beyond `MOST`, which are not visited.
+    may hold values as its keys. None stands for all parts beyond `MOST`, `DEEPEST` or
+    `PATHS`, which are not visited.
     """
     if type(value) is str:  # the most frequent
         if value:
@@ -49,13 +52,14 @@ def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[
 
 def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
     """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
-    visited, within = 0, [("", iter((("", value),)))]
+    visited, written, within = 0, 0, [("", iter((("", value),)))]
     while within:
         path, parts = within[-1]
         for name, part in parts:
             visited += 1
             here = f"{path}.{name}" if path and name else name or path
-            if visited > MOST:
+            written += len(here)
+            if visited > MOST or written > PATHS or len(within) > DEEPEST:
                 yield path, name, here, _BEYOND
                 return
             plain = _plain(part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from functools import lru_cache
 from math import isfinite
 
 __all__ = ["number", "words_contain"]
@@ -30,29 +32,57 @@ def number(text: str) -> int | float:
 
 EDGE = "\"'`´‘’“”«»()[]{}<>,;:.!?…"  # noqa: RUF001  quotation marks as people write them
 _DECIMAL = re.compile(rf"\A[{re.escape(EDGE)}]*?(?=[.,]?\d)")  # ".50" is not 50
-_UP_TO = re.compile(rf"(?<!\S)[{re.escape(EDGE)}]*\Z")
-_FROM = re.compile(rf"[{re.escape(EDGE)}]*(?!\S)")
+_WORDS_KEPT = 32  # texts of users that are kept taken apart
+_OCCURRENCES = 256  # places of one value with blanks in it that are looked at
 
 
 def words_contain(words: str, value: str | int | float) -> bool:
-    """Return whether a value stands in the user's words as a whole; it may be quoted or punctuated."""
-    if isinstance(value, str):
-        return _stands_in(words, value)
-    return not isinstance(value, bool) and any(_equals(token, value) for token in words.split())
+    """Return whether a value stands in the user's words as a whole; it may be quoted or punctuated.
 
-
-def _stands_in(words: str, value: str) -> bool:
-    at = words.find(value)
-    while at >= 0:
-        before, after = _UP_TO.search(words, 0, at), _FROM.match(words, at + len(value))
-        if before and after:
-            return True
-        at = words.find(value, at + 1)
-    return False
-
-
-def _equals(token: str, value: int | float) -> bool:
-    try:
-        return number(_DECIMAL.sub("", token, count=1).rstrip(EDGE)) == value
-    except ValueError:
+    The words are taken apart once. The time for each value does not grow with the number of its places: of a
+    value with blanks in it, only the first 256 places are looked at.
+    """
+    if isinstance(value, bool):
         return False
+    index = _index(words)
+    return index.contains(value) if isinstance(value, str) else value in index.numbers
+
+
+class _Index:
+    """A user's words, taken apart: the tokens by what is left of them without quotes, and the numbers."""
+
+    def __init__(self, words: str) -> None:
+        self._words, self._tokens = words, defaultdict[str, set[str]](set)
+        self.numbers: set[int | float] = set()
+        for token in words.split():
+            self._tokens[token.strip(EDGE)].add(token)
+        for token in {token for tokens in self._tokens.values() for token in tokens}:
+            try:
+                self.numbers.add(number(_DECIMAL.sub("", token, count=1).rstrip(EDGE)))
+            except ValueError:
+                continue
+        self._starts, self._ends = _edges(words), _edges(words[::-1])[::-1]
+
+    def contains(self, value: str) -> bool:
+        if not any(map(str.isspace, value)):
+            return any(value in token for token in self._tokens.get(value.strip(EDGE), ()))
+        at = self._words.find(value)
+        for _ in range(_OCCURRENCES):
+            if at < 0:
+                return False
+            if self._starts[at] and self._ends[at + len(value)]:
+                return True
+            at = self._words.find(value, at + 1)
+        return False
+
+
+_index = lru_cache(_WORDS_KEPT)(_Index)
+
+
+def _edges(words: str) -> bytearray:
+    """Return for each place whether nothing but quotes and punctuation is between it and a blank before."""
+    places = bytearray(len(words) + 1)
+    places[0] = True
+    for at, character in enumerate(words):
+        places[at + 1] = character.isspace() or (places[at] and character in EDGE)
+    return places

@@ -1,6 +1,7 @@
 """Remove live secrets from what a tool returns, raises or logs.
 
     graph      finds a secret in a value or an exception, and replaces it
+    plain      looks through plain data quickly, and bounds the text of a value
     objects    reads the parts of an object without calling the code of its class
     frames     removes local variables from tracebacks
     logs       removes live secrets from log records

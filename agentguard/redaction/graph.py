@@ -2,9 +2,10 @@
 
 The first pass walks all reachable objects, without calling the code of their classes. The second pass
 rebuilds each object that leads to a secret, down to the string that contains it; all others are shared with
-the original. The third pass checks the text of a result that is not plain data. Exceptions keep their
-identity and are changed in place. An object that cannot be rebuilt, or that was not walked because there
-are too many, becomes ``"[redacted]"``: what was not checked is not passed on.
+the original. The third pass checks the text of a result that is not plain data, unless that would be too
+long to write: then the result is withheld. Plain data without a secret is passed on after one quick look
+(`plain`). Exceptions keep their identity and are changed in place. An object that cannot be rebuilt, or that
+was not walked because there are too many, becomes ``"[redacted]"``: what was not checked is not passed on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from agentguard.redaction.frames import strip_locals
 from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots, variables
+from agentguard.redaction.plain import is_clean, writes_too_much
 
 __all__ = ["REDACTED", "redact", "redact_exception"]
 
@@ -39,6 +41,8 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
         return value
     if type(value) in TEXT:
         return needles.without(value) if needles.inside(value) else value
+    if is_clean(value, needles.texts, needles.bytes):
+        return value
     redaction = _Redaction(needles, value)
     cleaned = redaction.clean(value)
     return cleaned if redaction.plain else _check_text(cleaned, needles)
@@ -52,6 +56,12 @@ def _check_text(value: Any, needles: _Needles) -> Any:
     if type(value) is tuple:
         items = tuple(_check_text(item, needles) for item in value)
         return value if all(map(is_, items, value)) else items
+    try:
+        too_much = writes_too_much(value)
+    except Exception:  # noqa: BLE001  its class prevents it: what was not checked is not passed on
+        too_much = True
+    if too_much:
+        return REDACTED
     try:
         return REDACTED if needles.inside(str(value)) else value
     except Exception:  # noqa: BLE001  if it has no text, its text shows no secret

@@ -11,6 +11,7 @@ from dataclasses import replace
 from agentguard.errors import ApprovalError, BudgetExhausted, TaskNotActive
 from agentguard.model import (
     LABELS,
+    TRUSTED_LABELS,
     Approval,
     ApprovalStatus,
     Call,
@@ -82,11 +83,17 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
 
 
 def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:
-    """Return the labels for which the task's family has room (`LABELS`); the others are dropped.
+    """Return the labels for which the task's family has room; the others are dropped.
 
-    A value without a label is vouched for by nobody.
+    An untrusted label has no room once the family has `LABELS` labels, of either kind. A trusted one has
+    `TRUSTED_LABELS` more, which no untrusted page can fill. A value without a label is vouched for by nobody.
     """
-    return effects.labels[: max(0, LABELS - state.labels)]
+    count, kept = state.labels, list[Label]()
+    for label in effects.labels:
+        if count < (LABELS + TRUSTED_LABELS if label.trusted else LABELS):
+            kept.append(label)
+            count += 1
+    return tuple(kept)
 
 
 def pending(approval: Approval) -> Approval:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agentguard.model import LABELS, Label, Outcome, ReadEffects, Sensitivity
+from agentguard.model import LABELS, TRUSTED_LABELS, Label, Outcome, ReadEffects, Sensitivity
 from agentguard.testing.samples import sample_task
 from agentguard.testing.scenarios import AwaitedPort, Contract, on_both_paths
 from agentguard.testing.scenes import call, create_family
@@ -54,9 +54,18 @@ class EffectsContract(Contract):
     @on_both_paths
     async def test_labels_do_not_grow_without_bound(self, store: AwaitedPort) -> None:
         await store.create_task(sample_task())
-        for name, size in (("1", LABELS - 1), ("2", 5), ("3", 5)):
-            labels = tuple(Label(f"{name}-{n}", "tool", True) for n in range(size))
+        sizes = (
+            (LABELS - 1, False),
+            (5, False),
+            (5, False),
+            (TRUSTED_LABELS - 1, True),
+            (5, True),
+            (5, True),
+        )
+        for name, (size, trusted) in zip("123456", sizes, strict=True):
+            labels = tuple(Label(f"{name}-{n}", "tool", trusted) for n in range(size))
             await store.begin_call(call(name, task="task-1"), None)
             await store.end_call(name, Outcome.DONE, effects=ReadEffects(labels=labels))
-        assert (await store.task("task-1")).labels == LABELS
-        assert len(tuple(await store.labels("task-1", {"2-0", "2-1", "3-0"}))) == 1
+        assert (await store.task("task-1")).labels == LABELS + TRUSTED_LABELS
+        kept = await store.labels("task-1", {"2-0", "2-1", "3-0", "4-0", "5-0", "5-1", "6-0"})
+        assert {label.digest for label in kept} == {"2-0", "4-0", "5-0"}

@@ -441,7 +441,9 @@ def test_a_text_of_the_models_own_is_as_sensitive_as_all_that_was_read() -> None
 @pytest.mark.promise("labels-survive")
 def test_beyond_the_bounds_nothing_is_vouched_for() -> None:
     many = {"email": [f"{n}@x.example" for n in range(PER_RESULT + 10)]}
-    assert len(observe_result(CONTACTS, task(), many).labels) == PER_RESULT
+    assert (
+        len([label for label in observe_result(CONTACTS, task(), many).labels if label.trusted]) == PER_RESULT
+    )
     assert origin_of({"to": "1@x.example"}, "to", task(), (CONTACTS, many)).trusted
     assert not origin_of({"to": f"{PER_RESULT + 1}@x.example"}, "to", task(), (CONTACTS, many)).trusted
     full = task(labels=LABELS, sensitivity=Sensitivity.RESTRICTED)
