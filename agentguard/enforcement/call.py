@@ -53,7 +53,7 @@ class Invocation:
     def key(self, task_id: str, digest: str, otherwise: str) -> str:
         """Name this call, the same when a graph runs its node again; *otherwise* if it has no id."""
         parts = (task_id, self.thread_id or "", self.call_id or otherwise, self.tool, digest)
-        return sha256("\n".join(parts).encode()).hexdigest()
+        return sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
 class Permit:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.evaluation import Evaluation
 from agentguard.enforcement.issuance import Issuance, best_effort
-from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive, safe_text
+from agentguard.errors import (
+    AgentGuardError,
+    ApprovalError,
+    BudgetExhausted,
+    DenialCode,
+    Denied,
+    TaskNotActive,
+    safe_text,
+)
 from agentguard.lease import Lease
 from agentguard.model import NO_READ_EFFECTS, AccessRequest, Effect, Outcome, ReadEffects
 from agentguard.provenance.labels import observe_result
@@ -84,17 +92,31 @@ class GuardedCall:
         return await self._in_one_go(partial(self._begin, permit))
 
     async def _judge(self, flow: Flow) -> Permit | Evaluation:
-        """Judge the call, and begin it if it is permitted without a person."""
+        """Judge the call, and begin it if it is permitted without a person.
+
+        Raises:
+            Denied: The call is not permitted, or it cannot be judged: no call ends a run unrecorded.
+        """
+        try:
+            judged = await self._permit_or_question(flow)
+        except (AgentGuardError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001  a model's call or a port may make anything fail
+            log.warning("a call of %s cannot be judged: %s", self._invocation.tool, type(error).__name__)
+            reason = f"the call cannot be judged: {type(error).__name__}"
+            raise Denied.of(DenialCode.POLICY_ERROR, reason) from None
+        return await self._begin(judged, flow) if isinstance(judged, Permit) else judged
+
+    async def _permit_or_question(self, flow: Flow) -> Permit | Evaluation:
         authorization = flow.authorization
         request = self._request = await authorization.request(self._invocation, self._span)
         try:
             evaluation = await authorization.judge(self._invocation, request, self._span)
             if evaluation.question:
                 return evaluation
-            permit = authorization.permit(self._invocation, evaluation)
+            return authorization.permit(self._invocation, evaluation)
         except Denied as denied:
-            permit = authorization.observed(self._invocation, request, denied)
-        return await self._begin(permit, flow)
+            return authorization.observed(self._invocation, request, denied)
 
     async def _approve(self, evaluation: Evaluation) -> Permit:
         authorization = self._flow.authorization
