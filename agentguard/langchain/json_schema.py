@@ -19,7 +19,7 @@ from agentguard.errors import ConfigurationError
 
 __all__ = ["STEPS", "WorkExceeded", "compile_schema"]
 
-STEPS = 50_000  # keywords that are applied at most to the arguments of one call
+STEPS = 20_000  # keywords that are applied at most to the arguments of one call
 _PATTERN = 2_000  # characters of a pattern at most
 _MATCHED = 100_000  # characters of a text at most to which a pattern is applied
 _DATA = frozenset({"enum", "const", "default", "examples"})  # these hold values and no schemas

@@ -1,0 +1,94 @@
+"""A schema of somebody else is validated in bounded time, by the same rules as before."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import pytest
+from jsonschema import SchemaError, ValidationError
+
+from agentguard import ConfigurationError
+from agentguard.langchain.json_schema import WorkExceeded, compile_schema
+
+SECONDS = 3.0
+
+
+def q(**schema: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"q": schema}}
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+@pytest.mark.parametrize("pattern", ["^(a|a)*$", "^(a+)+$", "(a|b)*a(a|b){500}$", r"^(\w+\s?)*$"])
+@pytest.mark.parametrize("of_names", [False, True])
+def test_a_pattern_takes_linear_time(pattern: str, of_names: bool) -> None:
+    text = "a" * 20_000 + "!"
+    if of_names:
+        schema: dict[str, Any] = {"patternProperties": {pattern: False}, "additionalProperties": False}
+        arguments: dict[str, Any] = {text: 1}
+    else:
+        schema, arguments = q(type="string", pattern=pattern), {"q": text}
+    validate, start = compile_schema(schema), perf_counter()
+    if not pattern.startswith("(a|b)"):
+        with pytest.raises(ValidationError):
+            validate(arguments)
+    assert perf_counter() - start < SECONDS
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+@pytest.mark.parametrize("pattern", [r"(a)\1", "(?=a)b", "(?<!a)b", "(", "a" * 5000, r"(\w{1000}){1000}"])
+@pytest.mark.parametrize("place", ["pattern", "names", "deep"])
+def test_a_pattern_that_is_not_linear_is_refused(pattern: str, place: str) -> None:
+    schema = {
+        "pattern": q(pattern=pattern),
+        "names": {"patternProperties": {pattern: {}}},
+        "deep": {"anyOf": [q(items={"allOf": [{"pattern": pattern}]})]},
+    }[place]
+    with pytest.raises((ConfigurationError, SchemaError)) as refusal:
+        compile_schema(schema)
+    # jsonschema itself refuses what is no pattern for Python either
+    assert isinstance(refusal.value, ConfigurationError) or pattern == "("
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_references_that_multiply_end_in_an_error() -> None:
+    parts = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in range(12)}
+    schema = {"$defs": {**parts, "d12": {}}, "properties": {"q": {"$ref": "#/$defs/d0"}}}
+    validate, start = compile_schema(schema), perf_counter()
+    with pytest.raises(WorkExceeded):
+        validate({"q": 1})
+    assert perf_counter() - start < 2 * SECONDS
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_unique_items_take_linear_time_and_mean_what_they_meant() -> None:
+    validate = compile_schema(q(type="array", uniqueItems=True))
+    start = perf_counter()
+    validate({"q": [{"id": n} for n in range(20_000)]})
+    validate({"q": [1, True, "1", [1], {"a": 1}, {"b": 1}, 0, False, None]})
+    assert perf_counter() - start < SECONDS
+    for twice in ([1, 1.0], [{"a": 1, "b": 2}, {"b": 2, "a": 1}], [[1], [1.0]], [None, None]):
+        with pytest.raises(ValidationError):
+            validate({"q": twice})
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_names_that_match_a_pattern_are_no_additional_ones() -> None:
+    schema = {
+        "patternProperties": {"^x-": {"type": "integer"}},
+        "properties": {"q": {}},
+        "additionalProperties": False,
+    }
+    validate = compile_schema(schema)
+    validate({"x-a": 1, "q": "s"})
+    for wrong in ({"x-a": "s"}, {"y": 1}):
+        with pytest.raises(ValidationError):
+            validate(wrong)
+    with pytest.raises(ConfigurationError):
+        compile_schema({"patternProperties": {"^x-": {}}, "unevaluatedProperties": False})
+
+
+def test_a_property_may_be_named_like_a_keyword() -> None:
+    compile_schema({"properties": {"pattern": {"type": "string"}, "default": {"enum": ["("]}}})(
+        {"pattern": "("}
+    )
