@@ -102,8 +102,7 @@ class GuardedCall:
         except (AgentGuardError, TimeoutError):
             raise
         except Exception as error:  # noqa: BLE001  a model's call or a port may make anything fail
-            log.warning("a call of %s cannot be judged: %s", self._invocation.tool, type(error).__name__)
-            reason = f"the call cannot be judged: {type(error).__name__}"
+            reason = f"the call cannot be judged: {safe_text(error)}"
             raise Denied.of(DenialCode.POLICY_ERROR, reason) from None
         return await self._begin(judged, flow) if isinstance(judged, Permit) else judged
 

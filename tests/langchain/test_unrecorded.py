@@ -1,4 +1,4 @@
-"""No call of a model and no result ends a run unrecorded, and a credential is revoked before its result is read."""
+"""No call of a model and no result ends a run unrecorded, and a secret dies before its result is read."""
 
 from __future__ import annotations
 
@@ -131,9 +131,46 @@ def test_a_fault_while_a_call_is_judged_is_a_recorded_denial(
 
     monkeypatch.setattr("agentguard.enforcement.authorization.provenance_of", fails)
     audit = RecordingAudit()
-    answer = told(guard_of(audit), way, note, {"type": "tool_call", "name": "note", "id": "c", "args": {"text": "x"}})
+    answer = told(
+        guard_of(audit), way, note, {"type": "tool_call", "name": "note", "id": "c", "args": {"text": "x"}}
+    )
     assert "Denied" in answer
     assert "fault" not in answer
     decisions = [record for record in audit.records() if record["event"] == "decision"]
     assert [(record["effect"], record["code"]) for record in decisions] == [("deny", "policy_error")]
     assert "a text of the fault" not in repr(audit.records())
+
+
+class Watching(dict[str, Any]):
+    """A result that notes how many credentials are alive while it is looked through."""
+
+    def __init__(self, broker: RecordingBroker, alive: list[int]) -> None:
+        super().__init__(text="x")
+        self._broker, self._alive = broker, alive
+
+    def items(self) -> Any:
+        self._alive.append(len(self._broker.live))
+        return super().items()
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("way", ["wrap", "async wrap"])
+def test_a_credential_is_revoked_before_the_result_is_looked_through(way: str) -> None:
+    broker, alive = RecordingBroker(), list[int]()
+    spec = ToolSpec(name="note", path=ToolPath.READ, untrusted=True, resource="api")
+    resource = Resource(name="api", origins=("https://api.example.com",))
+    ports = {"catalog": Catalog([spec], [resource]), "brokers": {(None, path): broker for path in ToolPath}}
+
+    @tool("note")
+    def reads(text: Any) -> Any:
+        """Note."""
+        assert broker.live
+        return Watching(broker, alive)
+
+    told(
+        guard_of(RecordingAudit(), **ports),
+        way,
+        reads,
+        {"type": "tool_call", "name": "note", "id": "c", "args": {"text": "x"}},
+    )
+    assert alive == [1, 0], "first langchain makes a text of it, and at the end it is looked through"
