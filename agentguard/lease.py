@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _current: ContextVar[Lease | None] = ContextVar("agentguard_lease", default=None)
+_open: dict[int, Lease] = {}  # by id; the leases that are open in this process, for redaction only
 
 
 class Lease:
@@ -54,6 +55,10 @@ class Lease:
         if self.__closed:
             raise Denied.of(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
         self.__open = True
+        if self.__credential is not None:
+            _open[id(self)] = self
+            if self.__closed:  # meanwhile, by another thread
+                _open.pop(id(self), None)
         return _current.set(self)
 
     def release(self, token: Token[Lease | None]) -> None:
@@ -64,6 +69,7 @@ class Lease:
     def close(self) -> None:
         """Close the lease for good, in every thread and task that holds it."""
         self.__closed = True
+        _open.pop(id(self), None)
 
     def _live(self) -> Credential:
         if self.__closed or not self.__open:
@@ -168,9 +174,16 @@ def current() -> Lease | None:
 
 
 def live_secrets() -> tuple[str, ...]:
-    """Return the secrets that must not leave the call that is running here. For redaction only."""
+    """Return the secrets that must not be logged here. For redaction only.
+
+    These are the secrets of this context's call, also after its end, and those of each call that runs in this
+    process: a tool may log from a thread of its own, which knows nothing of the tool's context.
+    """
     lease = _current.get()
-    return secrets_of(lease) if lease else ()
+    leases = list(_open.values())
+    if lease is not None and lease not in leases:
+        leases.append(lease)
+    return tuple(secret for one in leases for secret in secrets_of(one))
 
 
 def credential(resource: str | None = None) -> Lease:

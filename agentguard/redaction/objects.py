@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import re
+import socket
+import ssl
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from io import BytesIO
+from threading import Lock, RLock
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -33,10 +40,20 @@ INERT = (
     type, Enum, ModuleType, FunctionType, BuiltinFunctionType, MethodType, CodeType, FrameType,
     TracebackType, logging.Logger, logging.Handler,
 )  # fmt: skip
+# extension types that hold no text, or show all of it
+EMPTY = (
+    type(Lock()), type(RLock()), re.Pattern, range, slice, tzinfo, socket.socket, ssl.SSLContext,
+    weakref.ReferenceType, int, float, complex, Decimal, date, time, timedelta,
+)  # fmt: skip
+LARGEST = 16 * 1024 * 1024  # bytes of a pickled object that are searched
 
 
 def children(value: Any) -> Iterable[object]:
-    """Return the items and attributes of *value*, or its `repr` if it has neither."""
+    """Return the items and attributes of *value*, and what an object of an extension type holds.
+
+    Raises:
+        Exception: It cannot be read, whatever its class raises.
+    """
     kind = type(value)
     if kind in PLAIN:
         return (*value, *value.values()) if kind is dict else value
@@ -58,7 +75,31 @@ def _items(value: Any) -> Iterable[object]:
     base: Any = next((base for base in ITEMS if isinstance(value, base)), None)
     if base is not None:
         return tuple(base.__iter__(value))
-    return (repr(value),) if _opaque(value) else ()
+    return _inside(value) if _opaque(value) else ()
+
+
+def _inside(value: Any) -> Iterable[object]:
+    """Return what an object of an extension type holds, as far as Python shows it: as it would be pickled.
+
+    Raises:
+        TypeError: It cannot be looked into, so that a secret in it would not be seen.
+        ValueError: It is too large.
+    """
+    kind = type(value)
+    if issubclass(kind, EMPTY):
+        return (repr(value),)
+    pickled = _Bounded()
+    pickle.Pickler(pickled, protocol=5).dump(value)
+    return (repr(value), pickled.getvalue())
+
+
+class _Bounded(BytesIO):
+    """A buffer that refuses to grow beyond what is searched for a secret."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > LARGEST:
+            raise ValueError("too large to be looked into")
+        return super().write(data)
 
 
 def blank(value: object) -> Any:
@@ -91,14 +132,19 @@ def slots(value: Any) -> Iterator[tuple[Any, object]]:
 
 
 def _opaque(value: Any) -> bool:
-    kind: Any = type(value)
-    if isinstance(value, (dict, *ITEMS)) or _members(kind):
+    """Return whether an object has a state that is in no attribute, slot or item: an extension's type."""
+    if isinstance(value, (dict, *ITEMS)):
         return False
-    try:
-        object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return True
-    return False
+    kind: Any = type(value)
+    return _has_hidden_state(kind)
+
+
+@lru_cache(512)
+def _has_hidden_state(kind: Any) -> bool:
+    # as copyreg does: what is larger than its head, its slots and the pointers to its dictionaries
+    pointers = len(_members(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    size = object.__basicsize__ + pointers * tuple.__itemsize__
+    return bool(kind.__basicsize__ > size or kind.__itemsize__)
 
 
 @lru_cache(512)

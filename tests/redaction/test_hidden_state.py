@@ -1,0 +1,125 @@
+"""What cannot be looked into is not passed on, and what a tool logs from its own threads is cleared."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sqlite3
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO, StringIO
+from typing import Any
+
+import pytest
+from langchain_core.tools import StructuredTool
+
+from agentguard import credential
+from agentguard.redaction import redact
+from tests.conftest import Kit, Mode, classified, tool_call
+
+SECRET = "test-secret-1"
+
+
+def element() -> ET.Element:
+    parent = ET.Element("request")
+    ET.SubElement(parent, "header").text = f"Bearer {SECRET}"
+    return parent
+
+
+class Marked(ET.Element):
+    """An extension type with attributes of its own."""
+
+
+def marked() -> ET.Element:
+    made = Marked("request")
+    made.text = SECRET
+    return made
+
+
+def row() -> sqlite3.Row:
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    found: sqlite3.Row = connection.execute("SELECT ?", (SECRET,)).fetchone()
+    connection.close()
+    return found
+
+
+HIDING: list[Callable[[], Any]] = [
+    element,
+    marked,
+    row,
+    lambda: iter([SECRET]),
+    lambda: iter({"a": SECRET}.items()),
+    lambda: reversed([SECRET]),
+    lambda: zip([SECRET], strict=True),
+    lambda: (text for text in [SECRET]),
+    lambda: functools.partial(print, SECRET),
+    lambda: BytesIO(SECRET.encode()),
+    lambda: StringIO(SECRET),
+]
+
+
+@pytest.mark.promise("hidden-state-not-passed")
+@pytest.mark.parametrize("make", HIDING)
+def test_what_an_extension_type_hides_is_not_passed_on(make: Callable[[], Any]) -> None:
+    assert redact([make()], [SECRET]) == ["[redacted]"]
+    assert redact({"a": ("b", make())}, [SECRET]) == {"a": ("b", "[redacted]")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        threading.Lock(), re.compile("a"), range(3), iter([1]), functools.partial(print, 1), object(),
+        StringIO("a"), type("N", (int,), {})(3), threading.Condition(), ET.Element("a"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_secret_stays_the_same_object(value: Any) -> None:
+    assert redact([value], [SECRET])[0] is value
+
+
+@pytest.mark.promise("hidden-state-not-passed")
+@pytest.mark.parametrize("make", HIDING)
+async def test_no_artifact_hides_a_secret(mode: Mode, kit: Kit, task: Any, make: Callable[[], Any]) -> None:
+    tool = StructuredTool.from_function(
+        lambda: ("ok", make()), name="read", description="d", response_format="content_and_artifact"
+    )
+    guarded = kit.wrap(classified(tool))
+    answer = await mode.invoke(guarded, tool_call("read"))
+    assert (answer.text, answer.artifact) == ("ok", "[redacted]")
+
+
+@pytest.mark.promise("own-threads-cleared")
+async def test_a_log_line_of_a_tools_own_thread_holds_no_secret(
+    mode: Mode, kit: Kit, task: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log, pool = logging.getLogger("app"), ThreadPoolExecutor(1)
+    pool.submit(int).result()  # its thread is there before the call
+
+    def read() -> str:
+        secret = credential().reveal()
+        pool.submit(log.info, "pool %s", secret).result()
+        thread = threading.Thread(target=log.info, args=("thread %s", secret))
+        thread.start()
+        thread.join()
+        return "ok"
+
+    guarded = kit.wrap(classified(StructuredTool.from_function(read, name="read", description="d")))
+    assert (await mode.invoke(guarded, tool_call("read"))).text == "ok"
+    assert [record.getMessage() for record in caplog.records if record.name == "app"] == [
+        "pool [redacted]",
+        "thread [redacted]",
+    ]
+
+
+async def test_after_its_call_nothing_of_a_secret_is_kept_for_the_log(
+    mode: Mode, kit: Kit, task: Any
+) -> None:
+    from agentguard.lease import live_secrets
+
+    guarded = kit.wrap(classified(StructuredTool.from_function(live_secrets, name="read", description="d")))
+    assert SECRET not in (await mode.invoke(guarded, tool_call("read"))).text
+    assert live_secrets() == ()
