@@ -175,7 +175,7 @@ class VerificationError(AgentGuardError):
     """A resource refuses a request. `error` is a code of RFC 6750 section 3.1 or RFC 9449."""
 
     def __init__(self, error: str, description: str, *, status: int = 401) -> None:
-        super().__init__(f"{error}: {description}")
+        super().__init__(f"{error}: {description}" if error else description)
         self.error, self.description, self.status = error, description, status
 
 

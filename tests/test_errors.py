@@ -15,6 +15,7 @@ from agentguard.errors import (
     Denied,
     IssueError,
     StoreError,
+    VerificationError,
     safe_text,
 )
 
@@ -53,3 +54,8 @@ def test_a_configuration_error_says_where_what_and_what_to_change() -> None:
     error = ConfigurationError("no such tool", hint="add it", file="agentguard.toml", line=3)
     assert str(error) == "agentguard.toml:3: no such tool\n  hint: add it"
     assert str(ConfigurationError("no such tool")) == "no such tool"
+
+
+def test_the_reason_of_a_refusal_without_a_code_is_the_description_alone() -> None:
+    assert str(VerificationError("", "no credential was presented")) == "no credential was presented"
+    assert str(VerificationError("invalid_token", "it has expired")) == "invalid_token: it has expired"
