@@ -52,9 +52,9 @@ class Mandate:
             raise ValueError(f"a mandate is by one of {', '.join(sorted(AUTHORS))}, and not by {by}")
         if isinstance(value, Mandate):
             return value
-        unknown = set(value) - {"tools", "resources", "args", "counterparties", "scopes"}
-        if unknown:
-            raise ValueError(f"a mandate has no {', '.join(sorted(unknown))}")
+        keys = ("tools", "resources", "args", "counterparties", "scopes")
+        if unknown := set(value) - set(keys):
+            raise ValueError(f"a mandate has no {', '.join(sorted(unknown))}; its keys are {', '.join(keys)}")
         if "tools" not in value:
             raise ValueError('a mandate names its tools: {"tools": [...]}, or "*" for all')
         args = {name: frozenset(_listed(allowed)) for name, allowed in value.get("args", {}).items()}

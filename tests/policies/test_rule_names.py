@@ -14,7 +14,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from agentguard import ConfigurationError, Guard
 from agentguard.cli.lint import findings
 from agentguard.errors import Denied
-from agentguard.model import ToolPath, ToolSpec
+from agentguard.model import Mandate, ToolPath, ToolSpec
 from agentguard.policies import CedarPolicy
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "policies"
@@ -294,3 +294,8 @@ def test_lint_finds_kinds_and_trusted_fields_that_do_not_exist(
     )
     texts = [f.text for f in findings(tmp_path / "agentguard.toml") if f.word == word and '"f"' in f.text]
     assert [text in finding and ":2: " in finding for finding in texts] == ([True] if text else [])
+
+
+def test_an_unknown_key_of_a_mandate_is_told_with_the_keys_that_there_are() -> None:
+    with pytest.raises(ValueError, match="a mandate has no tool; its keys are tools, resources"):
+        Mandate.of({"tool": ["look"]})
