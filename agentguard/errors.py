@@ -75,6 +75,7 @@ class DenialCode(StrEnum):
     """Why a call was denied: one stable word, the same in code, spans and audit records."""
 
     NO_TASK = "no_task"
+    TASK_MISMATCH = "task_mismatch"
     NO_CALL_ID = "no_call_id"
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGUMENTS = "invalid_arguments"
@@ -203,6 +204,9 @@ _UNDETERMINED = (
 
 ADVICE = {
     DenialCode.NO_TASK: "This call belongs to no task. Ask the user to start the task again.",
+    DenialCode.TASK_MISMATCH: (
+        "It is not clear which task this call belongs to, so it did not run. Tell the user."
+    ),
     DenialCode.NO_CALL_ID: "The call has no id, so it did not run. Make the call again.",
     DenialCode.UNKNOWN_TOOL: "This tool is not available here. Use another tool.",
     DenialCode.INVALID_ARGUMENTS: (

@@ -128,6 +128,10 @@ class Authorization:
         if task_id is None:
             raise Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
         state = await self._known(task_id)
+        named = invocation.named_task
+        if named is not None and named not in (state.id, *state.lineage):
+            reason = f"task {task_id} is active in this context, and the run's config names task {named}"
+            raise Denied.of(DenialCode.TASK_MISMATCH, reason)
         if (ended := state.ended(self._options.clock())) is not None:
             raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
         try:

@@ -17,9 +17,42 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Outcome, ToolSpec
 
-__all__ = ["Invocation", "Permit", "active_task"]
+__all__ = ["Invocation", "Permit", "activate", "active_task", "deactivate"]
 
 active_task: ContextVar[str | None] = ContextVar("agentguard_task", default=None)
+
+
+class _Activation(str):
+    """The id of an active task, with the task that was active before it in this context."""
+
+    __slots__ = ("left", "outer")
+    left: bool
+    outer: str | None
+
+
+def activate(task_id: str) -> str:
+    """Make a task the active one of this context; `deactivate` takes what is returned."""
+    activation = _Activation(task_id)
+    activation.left, activation.outer = False, _not_left(active_task.get())
+    active_task.set(activation)
+    return activation
+
+
+def deactivate(activation: str) -> None:
+    """Undo `activate`, in any context and any order.
+
+    A generator can be closed in another context than the one that it began in, where a token of the
+    ContextVar would raise ValueError. Another task that is active here stays active.
+    """
+    if isinstance(activation, _Activation):
+        activation.left = True
+    active_task.set(_not_left(active_task.get()))
+
+
+def _not_left(activation: str | None) -> str | None:
+    while isinstance(activation, _Activation) and activation.left:
+        activation = activation.outer
+    return activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +61,8 @@ class Invocation:
 
     `arguments` is the frozen form of `values`, which are what the tool gets. `call_id` is the model's.
     `thread_id` is set where the call can be suspended and resumed. `named_task` is the task that the run's
-    config names, for code that no ContextVar reaches.
+    config names, for code that no ContextVar reaches: a call is denied where another task is active,
+    unless that one descends from it.
     """
 
     tool: str
@@ -42,8 +76,12 @@ class Invocation:
 
     @property
     def task_id(self) -> str | None:
-        """The task of this context, else the one that the run's config names."""
-        return active_task.get() or self.named_task
+        """The task of this context, else the one that the run's config names.
+
+        Where both are present, `Authorization` denies the call unless they agree.
+        """
+        active = active_task.get()
+        return self.named_task if active is None else str(active)
 
     @property
     def path(self) -> str:

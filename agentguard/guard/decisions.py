@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentguard.concurrency.drive import drive
+from agentguard.enforcement.call import activate, deactivate
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import Denied
 from agentguard.langchain.registry import GateRegistry
@@ -43,6 +44,7 @@ class DecisionMethods:
         self, flow: Flow, tool: str, arguments: Mapping[str, Any], task: Task | None
     ) -> Decision:
         invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
+        activation = None if task is None else activate(task.id)  # also inside another task
         try:
             return (await flow.decide(invocation)).decision
         except Denied as denied:
@@ -53,6 +55,9 @@ class DecisionMethods:
                 advice=denied.advice,
                 decision_id=denied.decision_id,
             )
+        finally:
+            if activation is not None:
+                deactivate(activation)
 
     # --- approvals
 

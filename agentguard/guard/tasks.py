@@ -88,6 +88,8 @@ class TaskMethods:
     def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
         """Return a task that was begun before, here or in another process, which needs the token again.
 
+        This is for the application: *task_id* is public, so never pass on here what a client has sent.
+
         Raises:
             TaskNotActive: The store knows no such task.
         """

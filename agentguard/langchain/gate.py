@@ -20,7 +20,7 @@ from agentguard.langchain.messages import configurable
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
 from agentguard.langchain.streams import is_runtime
-from agentguard.tasks.task import CONFIG_KEY
+from agentguard.tasks.handle import named_task
 
 __all__ = ["Gate", "Injected", "PrejudgedCall", "SealedPath", "ToolInput", "prejudged_call"]
 
@@ -125,8 +125,9 @@ class Gate:
         """
         # as langchain itself: what a run's config does not say, the run around it may have said
         names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
-        validated, problem, spec = None, tool_input.problem, self.spec
+        validated, problem, spec, task = None, tool_input.problem, self.spec, None
         try:
+            task = named_task(names)
             if spec is None:  # a guard may classify a tool after it was wrapped
                 catalog = self.enforcement.ports.catalog
                 spec = catalog.tool(self.name)
@@ -136,7 +137,7 @@ class Gate:
             problem = denied
         except Exception as error:  # noqa: BLE001  validators are the application's code
             problem = schema_error(error)
-        thread, task = names.get("thread_id"), names.get(CONFIG_KEY)
+        thread = names.get("thread_id")
         return Invocation(
             tool=self.name,
             spec=spec,
@@ -145,7 +146,7 @@ class Gate:
             problem=problem,
             call_id=tool_input.call_id,
             thread_id=None if thread is None else str(thread),
-            named_task=task if isinstance(task, str) else None,
+            named_task=task,
         )
 
     def entrance(self, flow: Flow, tool_input: ToolInput) -> Entrance:

@@ -8,6 +8,7 @@ fail. It does not guard provider-side tools or structured output, which never re
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any
@@ -26,7 +27,7 @@ from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
 from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
-from agentguard.tasks.task import CONFIG_KEY
+from agentguard.tasks.handle import named_task
 
 __all__ = ["GuardMiddleware"]
 
@@ -70,7 +71,9 @@ class GuardMiddleware(AgentMiddleware):
         try:
             guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:
-            task = configurable(config).get(CONFIG_KEY)
+            task = None
+            with suppress(Denied):  # the call is denied anyway, and its record names no forged task
+                task = named_task(configurable(config))
             unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
             await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import Token
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.call import active_task
+from agentguard.enforcement.call import activate, active_task, deactivate
 from agentguard.errors import TaskNotActive
 from agentguard.lease import current
 from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.tasks.ending import Ending, Endings
+from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
 
-__all__ = ["CONFIG_KEY", "Task"]
-
-CONFIG_KEY = "agentguard_task"
+__all__ = ["Task"]
 
 
 class Task:
@@ -49,7 +47,7 @@ class Task:
         self._options = self._enforcement.options
         self._state, self._begun = state, begun
         self._subject_token = subject_token
-        self._token: Token[str | None] | None = None
+        self._activation: str | None = None
 
     @classmethod
     def new(
@@ -90,8 +88,13 @@ class Task:
 
     @property
     def config(self) -> dict[str, Any]:
-        """A run config that names the task, for where no ContextVar reaches (threads, servers)."""
-        return {"configurable": {CONFIG_KEY: self.id}}
+        """A run config that names the task, for where no ContextVar reaches (threads, streamed answers).
+
+        It holds a handle, which works in this process only and is not the task's id. Another process gets
+        the id from the application, and uses ``guard.find(id).config``. A server that streams the answer
+        of a generator runs each step in another context, so give this config to the run inside.
+        """
+        return {"configurable": {CONFIG_KEY: TaskHandle(self.id)}}
 
     # --- begin
 
@@ -167,24 +170,24 @@ class Task:
     @contextmanager
     def active(self) -> Iterator[Self]:
         """Make this the task of the context, and end nothing on leaving."""
-        token = active_task.set(self.begin().id)
+        activation = activate(self.begin().id)
         try:
             yield self
         finally:
-            active_task.reset(token)
+            deactivate(activation)
 
     @asynccontextmanager
     async def aactive(self) -> AsyncIterator[Self]:
         """Do as `active`, on an event loop."""
         await self.abegin()
-        token = active_task.set(self.id)
+        activation = activate(self.id)
         try:
             yield self
         finally:
-            active_task.reset(token)
+            deactivate(activation)
 
     def __enter__(self) -> Self:
-        self._token = active_task.set(self.begin().id)
+        self._activation = activate(self.begin().id)
         return self
 
     def __exit__(
@@ -193,12 +196,14 @@ class Task:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._leave()
-        drive(self._end(self._endings.sync, *_ending(kind)))
+        try:
+            drive(self._end(self._endings.sync, *_ending(kind)))
+        finally:
+            self._leave()
 
     async def __aenter__(self) -> Self:
         await self.abegin()
-        self._token = active_task.set(self.id)
+        self._activation = activate(self.id)
         return self
 
     async def __aexit__(
@@ -207,13 +212,15 @@ class Task:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._leave()
-        await self._end(self._endings.async_, *_ending(kind))
+        try:
+            await self._end(self._endings.async_, *_ending(kind))
+        finally:
+            self._leave()
 
     def _leave(self) -> None:
-        if self._token is not None:
-            active_task.reset(self._token)
-            self._token = None
+        if self._activation is not None:
+            deactivate(self._activation)
+            self._activation = None
 
     # --- end
 

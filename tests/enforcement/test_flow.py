@@ -133,12 +133,13 @@ def test_without_a_task_a_call_is_denied(mode: str) -> None:
     assert World().denied(mode).code is DenialCode.TASK_ENDED
 
 
-def test_the_context_names_the_task_before_the_config_does(mode: str) -> None:
+def test_a_task_of_the_context_and_another_of_the_config_are_a_denial(mode: str) -> None:
     world = World()
     world.begin()
     token = active_task.set("t1")
     try:
-        assert world.call(mode, named_task="somebody else's") == "done"
+        assert world.denied(mode, named_task="somebody else's").code is DenialCode.TASK_MISMATCH
+        assert world.ran == []
     finally:
         active_task.reset(token)
 

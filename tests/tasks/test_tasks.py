@@ -14,6 +14,7 @@ from agentguard.enforcement.call import active_task
 from agentguard.errors import DenialCode, StoreError, TaskNotActive
 from agentguard.model import Arguments, Budget, Identity, Mandate, TaskState, TaskStatus, ToolPath, ToolSpec
 from agentguard.stores.memory import MemoryStore
+from agentguard.tasks.handle import named_task
 from agentguard.tasks.task import Task
 from tests.doubles.flow import LOOKUP, World
 
@@ -162,8 +163,9 @@ def test_a_delegated_task_keeps_the_chain_of_actors() -> None:
 def test_a_task_is_found_through_the_config_where_no_context_reaches() -> None:
     world = World()
     current = task(world).begin()
-    assert current.config == {"configurable": {"agentguard_task": current.id}}
-    assert world.call("sync", named_task=current.id) == "done"
+    named = named_task(current.config["configurable"])
+    assert named == current.id
+    assert world.call("sync", named_task=named) == "done"
 
 
 async def test_parallel_tasks_do_not_see_each_other() -> None:

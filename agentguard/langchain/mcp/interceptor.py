@@ -33,7 +33,7 @@ from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_ca
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import current
 from agentguard.model import Resource, ToolSpec
-from agentguard.tasks.task import CONFIG_KEY
+from agentguard.tasks.handle import named_task
 
 __all__ = ["McpInterceptor"]
 
@@ -226,7 +226,11 @@ def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArgument
 def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: Denied | None) -> Invocation:
     config = getattr(call.runtime, "config", None)
     names = {**configurable(var_child_runnable_config.get()), **configurable(config)}
-    thread, task = names.get("thread_id"), names.get(CONFIG_KEY)
+    thread, task = names.get("thread_id"), None
+    try:
+        task = named_task(names)
+    except Denied as denied:
+        problem = denied
     return Invocation(
         tool=call.name,
         spec=call.spec,
@@ -235,7 +239,7 @@ def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: D
         problem=problem,
         call_id=call.call_id,
         thread_id=None if thread is None else str(thread),
-        named_task=task if isinstance(task, str) else None,
+        named_task=task,
     )
 
 
