@@ -217,8 +217,8 @@ class GuardedCall:
             return None
         noted = await self._flow.operations.to_the_end(self._finish(permit, outcome))
         calls.running.discard(permit.call.id)
-        if noted or outcome not in ANSWERS or not permit.ran:
-            return None  # a tool that never ran has read nothing, and what went wrong is told instead
+        if noted or outcome not in ANSWERS:
+            return None
         return Denied.of(DenialCode.WITHHELD, "the store does not know what was read")
 
     async def _finish(self, permit: Permit, outcome: Outcome) -> bool:
@@ -277,7 +277,7 @@ class GuardedCall:
 
 def _effects(permit: Permit) -> ReadEffects:
     """Return what the task has read; of a result that cannot be looked through, the worst."""
-    if not permit.ran:
+    if not permit.ran:  # so nothing is withheld either, and what went wrong is told instead
         return NO_READ_EFFECTS
     spec = permit.request.tool
     try:

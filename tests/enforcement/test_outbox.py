@@ -123,13 +123,15 @@ def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> Non
 
 
 class Unsure(Mint):
-    """A broker that knows only the handles that begin with ``h-``, and says so until they have *ended*."""
+    """A broker that does not know the handle ``planned``, and says so until it has *ended*."""
 
     ended = False
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        if not handle.startswith("h-") and not self.ended:
+        if handle == "planned" and not self.ended:
             raise RevocationUnknown("a handle is unknown here")
+        if handle == "never-named":
+            return
         super().revoke(handle, expires_at)
 
 
@@ -155,7 +157,7 @@ def test_what_its_broker_does_not_know_is_not_known_to_be_revoked_until_it_ends_
 
 
 @pytest.mark.promise("revocation-not-claimed")
-@pytest.mark.parametrize("planned", ["planned", "h-planned"])
+@pytest.mark.parametrize("planned", ["planned", "h-planned", "never-named"])
 def test_a_call_is_recorded_as_revoked_once_and_only_when_all_of_it_is(mode: str, planned: str) -> None:
     unsure = Unsure(fail="revoke")
     world = World(brokers={(None, path): unsure for path in ToolPath})
