@@ -10,6 +10,7 @@ boundary. A stray copy of the secret becomes harmless because its credential is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import NoReturn, ParamSpec, TypeVar
@@ -33,7 +34,7 @@ class Lease:
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     """
 
-    __slots__ = ("__closed", "__credential", "__open", "report_anomaly", "resource", "tool")
+    __slots__ = ("__closed", "__credential", "__open", "__pid", "report_anomaly", "resource", "tool")
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Lease:
         on_anomaly: Callable[[str], None] = lambda _kind: None,
     ) -> None:
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
-        self.__credential = credential
+        self.__credential, self.__pid = credential, os.getpid()
         self.__open = self.__closed = False
 
     def open(self) -> Token[Lease | None]:
@@ -72,6 +73,8 @@ class Lease:
         _open.pop(id(self), None)
 
     def _live(self) -> Credential:
+        if self.__pid != os.getpid():  # nobody can close it in a forked child
+            raise CredentialUnavailable(f"the credential of {self.tool} belongs to another process")
         if self.__closed or not self.__open:
             self.report_anomaly("late")
             raise CredentialUnavailable(f"the call of {self.tool} is over, and so is its credential")

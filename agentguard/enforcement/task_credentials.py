@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
 
+from agentguard.concurrency.fork import in_child
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.enforcement.routing import Route
 from agentguard.model import Credential, Grant, Secret, TaskState
@@ -45,6 +46,11 @@ class ReusableCredentials:
         self._clock, self._lock = clock, Lock()
         self._kept: OrderedDict[Hashable, tuple[str, Credential]] = OrderedDict()
         self.flights = SingleFlight(timeout=timeout)
+        in_child(self._empty)
+
+    def _empty(self) -> None:
+        """Begin anew in a forked child: the credentials are the parent's."""
+        self._lock, self._kept = Lock(), OrderedDict()
 
     def find(self, key: Hashable) -> Credential | None:
         """Return a credential that still lives long enough, or None."""
@@ -82,6 +88,11 @@ class SubjectTokens:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._lock = clock, Lock()
         self._tokens: dict[str, tuple[Secret, float]] = {}
+        in_child(self._empty)
+
+    def _empty(self) -> None:
+        """Begin anew in a forked child: a user's token stays in the process that got it."""
+        self._lock, self._tokens = Lock(), {}
 
     def keep(self, task_id: str, token: Secret, until: float) -> None:
         """Keep the token of a task until a time, in seconds since the epoch; drops those past theirs."""

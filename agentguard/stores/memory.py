@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from threading import Lock
 
+from agentguard.concurrency.fork import in_child
 from agentguard.errors import StoreError
 from agentguard.model import (
     NO_READ_EFFECTS,
@@ -38,6 +39,7 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = Lock()
+        in_child(self._unlock)
         self._writes = 0
         self._tasks: dict[str, TaskState] = {}
         self._over: dict[str, float] = {}  # the latest time at which each task ends
@@ -49,6 +51,10 @@ class MemoryStore:
         self._keys: dict[str, float] = {}
         self._approvals: dict[str, Approval] = {}
         self._newest: dict[str, str] = {}  # the id of the newest approval, by call key
+
+    def _unlock(self) -> None:
+        """Have a lock that is free in a forked child, whichever thread of the parent held the old one."""
+        self._lock = Lock()
 
     def create_task(self, state: TaskState) -> None:
         """Record a new task.
