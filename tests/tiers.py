@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
+import certifi
 import pytest
 
 __all__ = [
+    "pytest_collection",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_configure",
@@ -42,16 +47,51 @@ def takes_all(config: pytest.Config) -> bool:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of worker processes; 0 runs the tests in this process."""
     chosen = config.option.markexpr
-    if not takes_all(config) or "timing" in chosen or "real" in chosen:
+    if not takes_all(config) or "timing" in chosen:
         return 0
-    return len(os.sched_getaffinity(0)) + SPARE
+    return 2 if "real" in chosen else len(os.sched_getaffinity(0)) + SPARE
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the default tier; workers are given the choice with the other options."""
-    if takes_all(config) and not config.option.markexpr:
-        config.option.markexpr = DEFAULT
+    """Choose the default tier, and keep tests apart that share servers; workers are given these options."""
+    if takes_all(config):
+        config.option.markexpr = config.option.markexpr or DEFAULT
+        if "real" in config.option.markexpr:
+            config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import all files of tests, in each worker from another one on.
+
+    pytest compiles such a file anew when there is no bytecode of it, which takes six seconds for all. So each
+    worker compiles a part of them, and finds the others' bytecode. An import that fails here fails again in the
+    collection, which reports it.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or list(session.config.args) != session.config.getini("testpaths"):
+        return
+    files = [".".join(file.relative_to(TESTS.parent).with_suffix("").parts) for file in _files()]
+    first = int(worker["workerid"].removeprefix("gw")) * len(files) // worker["workercount"]
+    for name in files[first:] + files[:first]:
+        with suppress(Exception):
+            import_module(name)
+
+
+def _files() -> list[Path]:
+    return sorted(TESTS.rglob("test_*.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust one public authority instead of all: no test meets one, and a client takes 25 ms to load all."""
+    end = "-----END CERTIFICATE-----\n"
+    bundle = tmp_path_factory.mktemp("authorities") / "one.pem"
+    bundle.write_text(Path(certifi.where()).read_text("utf-8").partition(end)[0] + end, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(bundle))
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,6 +102,8 @@ def pytest_collection_modifyitems(
     for item in items:
         if item.path.is_relative_to(TESTS / "real"):
             item.add_marker("real")
+        # one worker for what shares the servers, and one beside it for the package that needs none
+        item.add_marker(pytest.mark.xdist_group("agentdojo" if "agentdojo" in item.nodeid else "servers"))
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
     items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
     real = [item for item in items if item.get_closest_marker("real")]
