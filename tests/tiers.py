@@ -66,8 +66,8 @@ def pytest_collection(session: pytest.Session) -> None:
     """Import all files of tests, in each worker from another one on.
 
     pytest compiles such a file anew when there is no bytecode of it, which takes six seconds for all. So each
-    worker compiles a part of them, and finds the bytecode of the others. An import that fails here fails again in
-    the collection, which reports it.
+    worker compiles a part of them, and finds the bytecode of the others. An import that fails here fails
+    again in the collection, which reports it.
     """
     worker = getattr(session.config, "workerinput", None)
     if worker is None or list(session.config.args) != session.config.getini("testpaths"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from typing import Any, NamedTuple
 
 import pytest
@@ -371,9 +371,9 @@ def test_a_result_that_stands_for_more_than_can_be_looked_at_is_looked_at_in_bou
     leaf: object,
 ) -> None:
     bomb = nested(leaf, 30, wide=9)  # as YAML makes it of a few anchors
-    begun = perf_counter()
+    begun = thread_time()  # other processes make no part of it
     read = observe_result(CONTACTS, task(), bomb)
-    assert perf_counter() - begun < 5
+    assert thread_time() - begun < 5
     assert read.sensitivity is CONTACTS.sensitivity
     assert len(read.labels) <= PER_RESULT
 
