@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from agentguard.redaction.graph import REDACTED, redact
@@ -11,6 +11,7 @@ from agentguard.redaction.graph import REDACTED, redact
 __all__ = ["LogFilter", "install_log_redaction"]
 
 Secrets = Callable[[], Sequence[str]]
+SIMPLE = (str, bytes, int, float, type(None))
 
 
 def install_log_redaction(secrets: Secrets) -> None:
@@ -76,6 +77,10 @@ def _rewrite(record: logging.LogRecord, secrets: Sequence[str]) -> None:
     record.msg = _text(record.msg)
     if isinstance(record.args, tuple):
         record.args = tuple(_text(argument) for argument in record.args)
+    if not all(isinstance(argument, SIMPLE) for argument in _arguments(record)):
+        # an object is in use, such as a task or an event loop: to clear it would put a copy of it, and of all
+        # that it refers to, into the record
+        record.msg, record.args = record.getMessage(), ()
     parts = vars(record)
     for name, value in list(parts.items()):
         parts[name] = redact(value, secrets)
@@ -83,6 +88,10 @@ def _rewrite(record: logging.LogRecord, secrets: Sequence[str]) -> None:
     clean = redact(message, secrets)
     if clean is not message:
         record.msg, record.args = clean, ()
+
+
+def _arguments(record: logging.LogRecord) -> Iterable[object]:
+    return record.args.values() if isinstance(record.args, Mapping) else record.args or ()
 
 
 def _text(value: Any) -> Any:

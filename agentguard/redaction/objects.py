@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import re
@@ -10,12 +11,15 @@ import ssl
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextvars import Context, ContextVar
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from io import BytesIO
-from threading import Lock, RLock
+from selectors import BaseSelector
+from threading import Lock, RLock, Thread
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -39,6 +43,8 @@ ATOMS = frozenset((bool, int, float, complex, NoneType, Decimal, date, datetime,
 INERT = (
     type, Enum, ModuleType, FunctionType, BuiltinFunctionType, MethodType, CodeType, FrameType,
     TracebackType, logging.Logger, logging.Handler,
+    # what runs: a copy of it would take part in what runs, and close its files when it is collected
+    asyncio.AbstractEventLoop, asyncio.Future, Executor, Future, Thread, BaseSelector, Context, ContextVar,
 )  # fmt: skip
 # extension types that hold no text, or show all of it
 EMPTY = (

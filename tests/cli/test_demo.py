@@ -148,7 +148,7 @@ def test_without_its_extra_the_demo_says_so() -> None:
 
 def test_the_story_covers_each_refusal_by_a_code_of_its_own() -> None:
     calls = {call.outcome for call in CALLS}
-    assert calls == {"done", "mandate", "policy", "approval_refused", "task_ended"}
+    assert calls == {"done", "failed", "mandate", "policy", "approval_refused", "task_ended"}
     answers = [
         (attempt.status, attempt.error, attempt.reason)
         for attempt in (*STORY.early_attempts, *STORY.late_attempts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import re
@@ -17,7 +18,7 @@ import pytest
 from langchain_core.tools import StructuredTool
 
 from agentguard import credential
-from agentguard.redaction import redact
+from agentguard.redaction import LogFilter, redact
 from tests.conftest import Kit, Mode, classified, tool_call
 
 SECRET = "test-secret-1"
@@ -123,3 +124,17 @@ async def test_after_its_call_nothing_of_a_secret_is_kept_for_the_log(
     guarded = kit.wrap(classified(StructuredTool.from_function(live_secrets, name="read", description="d")))
     assert SECRET not in (await mode.invoke(guarded, tool_call("read"))).text
     assert live_secrets() == ()
+
+
+async def test_what_runs_is_not_copied_to_clear_what_refers_to_it() -> None:
+    class Held:
+        def __init__(self) -> None:
+            self.loop, self.task, self.text = asyncio.get_running_loop(), asyncio.current_task(), SECRET
+
+    held = Held()
+    clean = redact(held, [SECRET])
+    assert (clean.text, clean.loop is held.loop, clean.task is held.task) == ("[redacted]", True, True)
+    record = logging.LogRecord("x", logging.DEBUG, "", 0, "in %r with %s", (held.loop, SECRET), None)
+    LogFilter(lambda: [SECRET]).filter(record)
+    assert SECRET not in record.getMessage()
+    assert record.args == ()
