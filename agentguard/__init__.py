@@ -34,7 +34,9 @@ Where a secret lives and where it dies
 Rooms, from the public face down; imports go downwards only (pyproject.toml, import-linter)
     cli                  commands, one module or package each; no other room imports them
     guard                `Guard`, the public face
-    langchain, config    the only rooms that know the framework; agentguard.toml → the parts of a guard
+    langchain            what runs inside the framework; beside it only `guard.guard`, `cli` and
+                         `testing.model` import any of langchain, and none imports langgraph
+    config               agentguard.toml → the parts of a guard
     analysis, tasks      explain, suggest, simulate, lint for authors of policies; a task's life and its
                          end
     enforcement          one call, from the interception to the record, and the outbox
@@ -56,10 +58,11 @@ To add                   touch
                          `config.adapters.AdapterFactory.brokers`, an extra
     a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
                          `testing.StoreContract`), `config.settings.StoreSettings`, `config.build._store`
-    a rule input         a field of `model.AccessRequest` or `TaskState`, filled in
-                         `enforcement.authorization`, and one row of `model.inputs`: the Cedar schema and
-                         context, the JSON for other PDPs, the recorded request, its replay and `explain`
-                         are made of the rows
+    a rule input         a field of `model.AccessRequest`, filled in `enforcement.authorization`, or of
+                         `model.TaskState`, set in `tasks.task` and kept by `stores._rows` (one that
+                         changes later is kept by each store), and one row of `model.inputs`: the Cedar
+                         schema and context, the JSON for other PDPs, the recorded request, its replay and
+                         `explain` are made of the rows
     a command            `cli/NAME.py` with `command`, registered in `cli/__init__.py`; a test in
                          `tests/cli`
     a policy engine      `policies/NAME.py` (`ports.Policy`; `testing.PolicyContract`), its kind in

@@ -15,8 +15,5 @@
     operations        every operation that is asked of a port, typed, for either path
     call              a call on its way: `Invocation` and `Permit`
 
-No room here knows a framework or an adapter. Where this differs from the plan: `guarded_call` and
-`evaluation` were parts of the flow and of the authorization; `records` stands apart from `recording`,
-because the outbox and the end of a task write records too; `setup` holds the values that four
-constructors repeated.
+No room here knows a framework or an adapter.
 """

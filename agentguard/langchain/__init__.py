@@ -1,4 +1,4 @@
-"""The only rooms that know langchain and langgraph.
+"""What runs inside langchain and langgraph; no other room of the library imports langgraph.
 
 The way of a call from an agent to the tool's own code, by the middleware (a guarded tool that is called
 without it begins at `tools`):

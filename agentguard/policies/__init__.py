@@ -7,8 +7,8 @@ authzen   `AuthZen`: a policy decision point (PDP) beyond this process, by OpenI
 opa       `Opa`: an Open Policy Agent beyond this process, by its data API
 _remote   what `authzen` and `opa` share: the question, its limits, and the reading of answers
 
-For a new input of rules: add a row to the table in `agentguard.model.inputs`. Tools for authors of policies
-are in `agentguard.analysis`.
+For a new input of rules: add a row to the table in `agentguard.model.inputs`, for a field that is filled
+elsewhere (see the docstring of `agentguard`). Tools for authors of policies are in `agentguard.analysis`.
 """
 
 from agentguard.policies.cedar.policy import CedarPolicy
