@@ -47,18 +47,17 @@ def takes_all(config: pytest.Config) -> bool:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of worker processes; 0 runs the tests in this process."""
     chosen = config.option.markexpr
-    if not takes_all(config) or "timing" in chosen:
+    # tests that share the servers and times that are compared need one process
+    if not takes_all(config) or "timing" in chosen or "real" in chosen:
         return 0
-    return 2 if "real" in chosen else len(os.sched_getaffinity(0)) + SPARE
+    return len(os.sched_getaffinity(0)) + SPARE
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the default tier, and keep tests apart that share servers; workers are given these options."""
+    """Choose the default tier; workers are given this option."""
     if takes_all(config):
         config.option.markexpr = config.option.markexpr or DEFAULT
-        if "real" in config.option.markexpr:
-            config.option.dist = "loadgroup"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,8 +101,6 @@ def pytest_collection_modifyitems(
     for item in items:
         if item.path.is_relative_to(TESTS / "real"):
             item.add_marker("real")
-        # one worker for what shares the servers, and one beside it for the package that needs none
-        item.add_marker(pytest.mark.xdist_group("agentdojo" if "agentdojo" in item.nodeid else "servers"))
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
     items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
     real = [item for item in items if item.get_closest_marker("real")]
