@@ -27,6 +27,7 @@ from agentguard.credentials.openbao.session import RequestRefused
 from agentguard.credentials.openbao.transit import TransitSigner
 from agentguard.errors import IssueError, VerificationError
 from agentguard.model import Credential, Grant
+from agentguard.outbound.client import Outbound
 from agentguard.resource import Verifier
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
@@ -260,7 +261,8 @@ def test_one_that_a_thief_has_opened_is_noticed_and_worth_nothing(
     reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     thief = Thief()
-    by = reports.broker(ToolPath.READ, wrap=True, session=reports.session("read", transport=thief))
+    http = Outbound("openbao", f"{reports.address}/v1", transport=thief)
+    by = reports.broker(ToolPath.READ, wrap=True, session=reports.session("read", http=http))
     with pytest.raises(IssueError, match="unwrapped before us"):
         by.issue(grant(ToolPath.READ))
     assert "alarm" in caplog.text
