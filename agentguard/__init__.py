@@ -10,7 +10,8 @@ The way of a call
     langchain.tools, langchain.middleware, langchain.mcp
                          receive the call and find the gate of its tool
     langchain.gate       validates the arguments and makes an `Invocation`; later runs the sealed tool
-    enforcement.flow     `Flow.call` is the one flow, on either path; `guarded_call` is one call in it
+    enforcement.guarded_call
+                         `GuardedCall` is one call in the flow, whose ports `enforcement.flow` holds
     enforcement.authorization
                          `request` says what is asked, `judge` decides. A call is judged HERE: mandate,
                          rights, policy, then approval. Nothing here has a side effect but the question to

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain_core.tools import tool
 
-from agentguard import Denied, Effect
+from agentguard import Denied, Effect, Obligation
 from tests.conftest import ASK, DENY, PERMIT, Kit, Mode, classified
 
 
@@ -82,3 +83,17 @@ async def test_a_tool_that_the_middleware_alone_has_seen_is_validated_too(kit: K
     with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
         wrong = await mode.call(kit.guard, "decide", "refund", {"order": "1", "amount": "many"})
     assert wrong.reason.startswith("invalid_arguments")
+
+
+async def test_obligations_that_leave_no_scope_are_a_deny_as_they_are_of_the_call(
+    kit: Kit, mode: Mode
+) -> None:
+    nothing = Obligation(kind="narrow_scopes", parameters={"scopes": []})
+    kit.rule.answer = lambda _request: replace(PERMIT, obligations=(nothing,))
+    wrapped = kit.wrap(refund, path="write", resource="orders", scopes=["orders:write"])
+    arguments = {"order": "1", "amount": 2}
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        decision = await mode.call(kit.guard, "decide", "refund", arguments)
+        with pytest.raises(Denied) as caught:
+            await mode.invoke(wrapped, arguments)
+    assert (decision.permitted, decision.reason.partition(":")[0]) == (False, caught.value.code)

@@ -13,10 +13,10 @@ from enum import StrEnum
 
 from agentguard.analysis.changes import approved
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.evaluation import grant_of
+from agentguard.enforcement.evaluation import decision_of
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, Denied
-from agentguard.model import AccessRequest, Arguments, Decision, Effect, TaskState, ToolSpec
+from agentguard.model import AccessRequest, Arguments, Decision, TaskState, ToolSpec
 
 __all__ = ["Decide", "Verdict", "decider", "request_for", "verdict"]
 
@@ -59,7 +59,7 @@ def decider(enforcement: Enforcement) -> Decide:
 
     def decide(request: AccessRequest) -> Decision:
         try:
-            decision = _evaluated(enforcement, request)
+            decision = drive(enforcement.sync.evaluate(request)).decision
             if decision.obliges("approve"):
                 if request.approval is not None:
                     reason = "the policy asks for the approval that it was given"
@@ -67,24 +67,7 @@ def decider(enforcement: Enforcement) -> Decide:
                 if not (second := decide(approved(request))).permitted:
                     return second
         except Denied as denied:
-            return Decision(
-                effect=Effect.DENY,
-                policy_ids=denied.policy_ids,
-                reason=f"{denied.code}: {denied.reason}",
-                advice=denied.advice,
-                decision_id=denied.decision_id,
-            )
+            return decision_of(denied)
         return decision
 
     return decide
-
-
-def _evaluated(enforcement: Enforcement, request: AccessRequest) -> Decision:
-    """Return the decision on a request that is permitted, by itself or with an approval.
-
-    Raises:
-        Denied: The guard denies the request, or its obligations leave no scope.
-    """
-    evaluation = drive(enforcement.sync.evaluate(request))
-    grant_of(evaluation, "", enforcement.options.lifetime, None)
-    return evaluation.decision

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
-from agentguard.model import AccessRequest, Approval, Decision, Grant, Resource, Secret
+from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, Resource, Secret
 
-__all__ = ["Evaluation", "grant_of"]
+__all__ = ["Evaluation", "decision_of", "grant_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,17 @@ class Evaluation:
     def question(self) -> bool:
         """Whether a person has to be asked before the call may run."""
         return self.approval is None and (self.repeated or self.decision.obliges("approve") is not None)
+
+
+def decision_of(denied: Denied) -> Decision:
+    """Return a denial as a decision, whose reason begins with the code of the denial."""
+    return Decision(
+        effect=Effect.DENY,
+        policy_ids=denied.policy_ids,
+        reason=f"{denied.code}: {denied.reason}",
+        advice=denied.advice,
+        decision_id=denied.decision_id,
+    )
 
 
 def grant_of(

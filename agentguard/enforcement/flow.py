@@ -4,7 +4,7 @@
 
 It knows the ports, and neither adapters nor frameworks. A framework runs the tool inside the flow:
 
-    async with flow.call(invocation) as permit:
+    async with GuardedCall(flow, invocation) as permit:
         ...  # the tool runs, with `permit`
 
 Entering the block judges the call, begins it and mints its credential. Leaving the block undoes whatever
@@ -21,8 +21,7 @@ from typing import Any, TypeVar
 from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
-from agentguard.enforcement.evaluation import Evaluation
-from agentguard.enforcement.guarded_call import GuardedCall
+from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.operations import Operations, operations_of
 from agentguard.enforcement.outbox import CallsHere, Outbox, OutboxThread
 from agentguard.enforcement.recording import Recording
@@ -87,10 +86,6 @@ class Flow:
             operations, enforcement.calls, options.clock, enforcement.telemetry.revocation_unknown
         )
 
-    def call(self, invocation: Invocation) -> GuardedCall:
-        """Return the call as an asynchronous context manager, for one ``async with``."""
-        return GuardedCall(self, invocation)
-
     async def refuse(self, invocation: Invocation, denied: Denied) -> None:
         """Record a denial that the framework's side found by itself."""
         telemetry = self.enforcement.telemetry
@@ -110,9 +105,13 @@ class Flow:
         """Judge a request that somebody else has made, such as a recorded one.
 
         Raises:
-            Denied: The call would be denied.
+            Denied: The call would be denied. Where a person has to be asked first, the obligations of the
+                decision after the answer count.
         """
-        return await self.authorization.evaluate(request)
+        evaluation = await self.authorization.evaluate(request)
+        if not evaluation.question:
+            grant_of(evaluation, "", self.enforcement.options.lifetime, None)
+        return evaluation
 
     async def in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
         """Take several steps that ask the store and the log one thing after the other.

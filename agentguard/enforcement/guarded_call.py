@@ -1,4 +1,4 @@
-"""One call, from its interception to its record: what `Flow.call` returns."""
+"""One call, from its interception to its record: an asynchronous context manager."""
 
 from __future__ import annotations
 
@@ -6,38 +6,23 @@ import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.evaluation import Evaluation
+from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance, best_effort
-from agentguard.errors import (
-    AgentGuardError,
-    ApprovalError,
-    BudgetExhausted,
-    DenialCode,
-    Denied,
-    TaskNotActive,
-    safe_text,
-)
+from agentguard.enforcement.operations import stored
+from agentguard.errors import AgentGuardError, DenialCode, Denied, safe_text
 from agentguard.lease import Lease
 from agentguard.model import NO_READ_EFFECTS, AccessRequest, Effect, Outcome, ReadEffects
 from agentguard.provenance.labels import observe_result
-
-if TYPE_CHECKING:  # the flow makes these
-    from agentguard.enforcement.flow import Flow
-    from agentguard.telemetry import Stage
+from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
 
 T = TypeVar("T")
 ANSWERS = frozenset({Outcome.DONE, Outcome.FAILED})  # with a result or an error, which may hold what was read
-REFUSED = {
-    TaskNotActive: DenialCode.TASK_ENDED,
-    BudgetExhausted: DenialCode.BUDGET,
-    ApprovalError: DenialCode.APPROVAL_REFUSED,
-}
-"""What a store raises that has not begun the call."""
 log = logging.getLogger("agentguard")
 
 
@@ -135,12 +120,12 @@ class GuardedCall:
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         self._permit = permit
         try:
-            await flow.operations.begin_call(call, self._issuance.planned())
-        except tuple(REFUSED) as error:
-            permit.begun = False
-            raise Denied.of(REFUSED[type(error)], str(error)) from None
-        except Exception as error:  # noqa: BLE001  a call without known shared state is denied
-            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None
+            await stored(flow.operations.begin_call(call, self._issuance.planned()))
+        except Denied as denied:
+            permit.begun = (
+                denied.code is DenialCode.STORE_ERROR
+            )  # else the store has refused, and begun nothing
+            raise
         if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
             await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
             enforcement.calls.running.discard(call.id)

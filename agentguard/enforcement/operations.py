@@ -14,7 +14,7 @@ from agentguard.concurrency.drive import OperationPair, capturing_result, finish
 from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.enforcement.routing import Route
 from agentguard.enforcement.setup import Ports
-from agentguard.errors import ApprovalError, DenialCode, Denied, TaskNotActive, safe_text
+from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive, safe_text
 from agentguard.model import (
     NO_READ_EFFECTS,
     AccessRequest,
@@ -180,12 +180,14 @@ async def stored(answer: Awaitable[T]) -> T:
     """Await an operation of the store; the call is denied if it fails.
 
     Raises:
-        Denied: The store failed, an approval does not hold, or the task is over.
+        Denied: The store failed, an approval does not hold, a budget is used up, or the task is over.
     """
     try:
         return await answer
     except TaskNotActive as error:
         raise Denied.of(DenialCode.TASK_ENDED, str(error)) from None
+    except BudgetExhausted as error:
+        raise Denied.of(DenialCode.BUDGET, str(error)) from None
     except ApprovalError as error:
         raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
     except Exception as error:  # noqa: BLE001  a call without known shared state is denied

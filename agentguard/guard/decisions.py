@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import activate, deactivate
+from agentguard.enforcement.evaluation import decision_of
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import Denied
 from agentguard.langchain.registry import GateRegistry
-from agentguard.model import Decision, Effect
+from agentguard.model import Decision
 from agentguard.tasks.task import Task
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["DecisionMethods"]
 
@@ -48,13 +45,7 @@ class DecisionMethods:
         try:
             return (await flow.decide(invocation)).decision
         except Denied as denied:
-            return Decision(
-                effect=Effect.DENY,
-                policy_ids=denied.policy_ids,
-                reason=f"{denied.code}: {denied.reason}",
-                advice=denied.advice,
-                decision_id=denied.decision_id,
-            )
+            return decision_of(denied)
         finally:
             if activation is not None:
                 deactivate(activation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.flow import Enforcement
@@ -13,10 +13,6 @@ from agentguard.langchain.registry import GateRegistry
 from agentguard.model import Budget, Identity, Mandate, Secret
 from agentguard.tasks.ending import Endings
 from agentguard.tasks.task import Task
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["TaskMethods"]
 

@@ -188,7 +188,7 @@ class Entrance:
         self.prejudged = gate.prejudged(tool_input.call_id)
         self._call: GuardedCall | None = None
         if self.prejudged is None:
-            self._call = flow.call(gate.invocation(tool_input))
+            self._call = GuardedCall(flow, gate.invocation(tool_input))
 
     async def __aenter__(self) -> Any:
         permit = await self._permit()

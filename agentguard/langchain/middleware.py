@@ -22,6 +22,7 @@ from langgraph.types import Command
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
 from agentguard.langchain.messages import configurable, refusal
@@ -81,7 +82,7 @@ class GuardMiddleware(AgentMiddleware):
         invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config, problem))
         try:
             # a tool that another guard has wrapped is judged by that guard
-            async with flow_of(guarded.gate.enforcement).call(invocation) as permit:
+            async with GuardedCall(flow_of(guarded.gate.enforcement), invocation) as permit:
                 token = prejudged_call.set(PrejudgedCall(guarded.gate, permit, raw))
                 try:
                     result = await handler(request.override(tool=guarded))

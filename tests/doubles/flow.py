@@ -11,6 +11,7 @@ from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import Denied
 from agentguard.identity.local import LocalIdentity
@@ -99,7 +100,7 @@ class Log:
 
 
 async def carry_out(flow: Flow, invocation: Invocation, body: Callable[[Permit], Awaitable[Any]]) -> Any:
-    async with flow.call(invocation) as permit:
+    async with GuardedCall(flow, invocation) as permit:
         permit.enter(ARGUMENTS.digest if invocation.arguments is None else invocation.arguments.digest)
         return await body(permit)
 

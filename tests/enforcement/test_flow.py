@@ -14,13 +14,17 @@ import pytest
 from agentguard import lease
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Invocation, Permit, active_task
+from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import (
+    ApprovalError,
     AuditError,
+    BudgetExhausted,
     ConfigurationError,
     CredentialUnavailable,
     DenialCode,
     Denied,
     StoreError,
+    TaskNotActive,
 )
 from agentguard.identity.local import LocalIdentity
 from agentguard.lease import Lease, secrets_of
@@ -791,7 +795,7 @@ def test_a_permit_is_for_the_judged_arguments_and_once() -> None:
         invocation = Invocation(
             tool="refund", spec=REFUND, arguments=ARGUMENTS, call_id="c1", named_task="t1"
         )
-        async with world.flow.sync.call(invocation) as permit:
+        async with GuardedCall(world.flow.sync, invocation) as permit:
             with pytest.raises(Denied) as changed:
                 permit.enter(Arguments.of({"order_id": "4712"}).digest)
             permit.enter(ARGUMENTS.digest)
@@ -836,3 +840,28 @@ def test_what_failed_below_a_denied_call_is_told_to_the_operator_and_not_to_the_
         denied = world.denied(mode)
         assert words in denied.reason
         assert words not in str(denied)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (TaskNotActive, DenialCode.TASK_ENDED),
+        (BudgetExhausted, DenialCode.BUDGET),
+        (ApprovalError, DenialCode.APPROVAL_REFUSED),
+    ],
+)
+def test_a_store_may_refuse_a_call_by_an_error_of_its_own_kind(
+    mode: str, kind: type[Exception], code: DenialCode
+) -> None:
+    class Refusal(kind):  # type: ignore[valid-type, misc]  # one of the three above
+        """What a user's store raises."""
+
+    class Refusing(MemoryStore):
+        def begin_call(self, *_args: Any, **_kwargs: Any) -> None:
+            raise Refusal("no")
+
+    world = World(store=Refusing(clock=lambda: 1000.0))
+    world.begin()
+    assert world.denied(mode).code is code
+    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], set())
+    assert [record["effect"] for record in world.log.written] == ["deny"]

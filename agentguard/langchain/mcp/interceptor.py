@@ -24,6 +24,7 @@ from mcp.types import CallToolResult, TextContent
 
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
 from agentguard.langchain.mcp.session import Way
@@ -138,10 +139,8 @@ class McpInterceptor:
             ready = self._ready(call)
         except Denied as denied:
             problem = denied
-        flow = self._enforcement.async_
-        async with flow.call(
-            _invocation(call, None if ready is None else ready.validated, problem)
-        ) as permit:
+        invocation = _invocation(call, None if ready is None else ready.validated, problem)
+        async with GuardedCall(self._enforcement.async_, invocation) as permit:
             assert ready is not None  # noqa: S101  without it the flow has refused
             return await ready.run(permit, call)
 
