@@ -122,9 +122,8 @@ class GuardedCall:
         try:
             await stored(flow.operations.begin_call(call, self._issuance.planned()))
         except Denied as denied:
-            permit.begun = (
-                denied.code is DenialCode.STORE_ERROR
-            )  # else the store has refused, and begun nothing
+            # by any other denial the store has refused the call, and begun nothing
+            permit.begun = denied.code is DenialCode.STORE_ERROR
             raise
         if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
             await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
