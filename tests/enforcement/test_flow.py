@@ -865,3 +865,17 @@ def test_a_store_may_refuse_a_call_by_an_error_of_its_own_kind(
     assert world.denied(mode).code is code
     assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], set())
     assert [record["effect"] for record in world.log.written] == ["deny"]
+
+
+def test_a_call_that_a_store_has_begun_though_it_failed_is_ended(mode: str) -> None:
+    class Late(MemoryStore):
+        def begin_call(self, *args: Any, **kwargs: Any) -> None:
+            super().begin_call(*args, **kwargs)
+            raise StoreError("the connection was lost after the commit")
+
+    world = World(store=Late(clock=lambda: 1000.0))
+    world.begin()
+    assert world.denied(mode).code is DenialCode.STORE_ERROR
+    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], set())
+    assert world.store.live() == ()
+    assert [record.get("outcome") for record in world.log.written] == ["failed", None]
