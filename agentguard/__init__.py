@@ -88,6 +88,7 @@ from agentguard.errors import (
 )
 from agentguard.guard import Guard
 from agentguard.langchain.gate import Injected
+from agentguard.langchain.identification import classified
 from agentguard.lease import bind, credential
 from agentguard.model import (
     AccessRequest,
@@ -128,5 +129,6 @@ __all__ = [
     "ToolPath",
     "auth",
     "bind",
+    "classified",
     "credential",
 ]

@@ -1,9 +1,9 @@
 """What each tool is: its path, resource, scopes, and the arguments that a model may give.
 
-A classification comes from agentguard.toml, from `@guard.tool(...)`, or from a tool's own metadata under the
-key ``agentguard``. Metadata that an MCP server writes does not count. Calls of a tool without classification
-are denied. Two tools of one name are an error: policies name tools, and the later tool would silently replace
-the earlier one.
+A classification comes from agentguard.toml, from `@guard.tool(...)`, or from a tool's metadata, where
+`agentguard.classified(...)` stands under the key ``agentguard``. Anything else there does not count: it may
+be the words of an MCP server. Calls of a tool without classification are denied. Two tools of one name are an
+error: policies name tools, and the later tool would silently replace the earlier one.
 """
 
 from __future__ import annotations

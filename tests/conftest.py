@@ -11,6 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
 
+import agentguard
 from agentguard import (
     AccessRequest,
     Decision,
@@ -95,7 +96,7 @@ class Kit:
 
 def classified(tool: BaseTool, **facts: Any) -> BaseTool:
     """Write the classification into the tool's own metadata."""
-    tool.metadata = {**(tool.metadata or {}), "agentguard": facts or FACTS}
+    tool.metadata = {**(tool.metadata or {}), "agentguard": agentguard.classified(**facts or FACTS)}
     return tool
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from langchain_core.tools import BaseTool
 
 from agentguard import ConfigurationError, Guard
 from agentguard.audit import verify
@@ -20,7 +18,7 @@ from agentguard.langchain import GuardedTool
 from agentguard.langchain.identification import facts_of
 from agentguard.text import printable
 
-__all__ = ["attach", "guard_of", "own_facts", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "guard_of", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
@@ -40,18 +38,13 @@ def guard_of(config: Path) -> Iterator[Guard]:
             guard.close()
 
 
-def own_facts(tool: BaseTool) -> Mapping[str, Any] | None:
-    """Return the classification that a tool carries; none for a guarded tool that its own guard denies."""
-    return None if isinstance(tool, GuardedTool) and tool.gate.spec is None else facts_of(tool)
-
-
 def attach(guard: Guard, tools: list[Any]) -> None:
     """Give the guard the tools' own arguments, so that the policies are checked against them."""
     for tool in tools:
         if isinstance(
             tool, GuardedTool
         ):  # it belongs to another guard: this one only learns its name and arguments
-            guard.catalog.attach(tool.name, tool, own_facts(tool), tool.gate.schema.schema, tool.description)
+            guard.catalog.attach(tool.name, tool, facts_of(tool), tool.gate.schema.schema, tool.description)
     try:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema

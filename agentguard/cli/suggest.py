@@ -15,12 +15,13 @@ from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, sugge
 from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
-from agentguard.cli._policies import own_facts, records_of
+from agentguard.cli._policies import records_of
 from agentguard.cli.init.texts import Draft, key_of, toml
 from agentguard.config import load
 from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError
 from agentguard.langchain import GuardedTool
+from agentguard.langchain.identification import facts_of
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Resource, Sensitivity, ToolSpec
 from agentguard.text import printable
@@ -102,7 +103,7 @@ def _read_catalog(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
         else:
             schema = ArgumentSchema(attached_tool).schema
         schemas[attached_tool.name] = schema
-        catalog.attach(attached_tool.name, tool, own_facts(attached_tool), schema, attached_tool.description)
+        catalog.attach(attached_tool.name, tool, facts_of(attached_tool), schema, attached_tool.description)
     return catalog, schemas
 
 

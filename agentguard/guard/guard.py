@@ -22,7 +22,7 @@ from agentguard.enforcement.routing import Brokers
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.intent import Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
-from agentguard.langchain.identification import METADATA_KEY
+from agentguard.langchain.identification import METADATA_KEY, classified
 from agentguard.langchain.interrupts import interrupt
 from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.registry import GateRegistry, ToolLike
@@ -190,7 +190,7 @@ class Guard(TaskMethods, DecisionMethods):
 
         def classify(function: ToolLike) -> GuardedTool:
             plain = function if isinstance(function, BaseTool) else as_tool(function)
-            metadata = {**(plain.metadata or {}), METADATA_KEY: facts}
+            metadata = {**(plain.metadata or {}), METADATA_KEY: classified(**facts)}
             return self.wrap(plain.model_copy(update={"metadata": metadata}))[0]
 
         return classify

@@ -1,21 +1,47 @@
 """Where a tool comes from: what it is known by when it is wrapped again, and who has classified it.
 
 langchain-mcp-adapters makes a function for a tool each time that it loads it, and writes into its
-metadata what the server says of it. A server is not who classifies.
+metadata what the server says of it. A server does not classify its tools. So a classification is known by
+its class, which no JSON, and so no server, can give to a value.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from types import MethodType
-from typing import Any
+from typing import Any, final
 
 from langchain_core.tools import BaseTool
 
-__all__ = ["METADATA_KEY", "facts_of", "original_of"]
+__all__ = ["METADATA_KEY", "Classification", "classified", "facts_of", "original_of"]
 
 METADATA_KEY = "agentguard"
+log = logging.getLogger("agentguard")
+
+
+@final
+class Classification(dict[str, Any]):
+    """What the application says that a tool is; made by `classified` and by `guard.tool`.
+
+    It is a dict, because tracers and event streams write a tool's metadata as JSON.
+    """
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("a classification has no subclass: it is known by its class")
+
+
+def classified(**facts: Any) -> Classification:
+    """Return a classification for the metadata of a tool that is wrapped later, or that the middleware meets.
+
+    ``tool.metadata = {"agentguard": agentguard.classified(path="read", resource="orders")}``
+
+    It takes what ``[tools.name]`` in agentguard.toml takes; the file has precedence. A plain dict in its
+    place is ignored with a warning, since a dict in the metadata of an MCP tool is what its server says.
+    The facts are checked by `guard.wrap` and the middleware, and not here.
+    """
+    return Classification(facts)
 
 
 def original_of(tool: BaseTool) -> object:
@@ -35,16 +61,22 @@ def original_of(tool: BaseTool) -> object:
     return ("mcp", found.get("server_name"), *place, mcp_tool.name)
 
 
-def facts_of(tool: BaseTool) -> Mapping[str, Any] | None:
+def facts_of(tool: BaseTool) -> Classification | None:
     """Return the classification that the application has written into the tool's metadata, if any.
 
-    What a server says of its own tools is none; of any other way in which metadata can come from
-    elsewhere nothing is known here.
+    Only an object of the class `Classification` is one. Of anything else under the key, from a server, a
+    file or the application itself, a warning is logged.
     """
-    facts: Mapping[str, Any] | None = (tool.metadata or {}).get(METADATA_KEY)
-    told = getattr(_adapted(_body(tool)).get("tool"), "annotations", None)
-    extra = getattr(told, "model_extra", None) or {}
-    return None if facts == extra.get(METADATA_KEY) else facts
+    facts = (tool.metadata or {}).get(METADATA_KEY)
+    if type(facts) is Classification:
+        return facts
+    if facts is not None:
+        log.warning(
+            "tool %s: its metadata classifies it and is ignored: use guard.tool, agentguard.classified or "
+            "agentguard.toml",
+            tool.name,
+        )
+    return None
 
 
 def _body(tool: BaseTool) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool
 
-from agentguard import Resource
+from agentguard import Resource, classified
 
 __all__ = ["ARGUMENTS", "DENYING", "POLICIES", "REFUND_POLICIES", "RESOURCES", "Shop"]
 
@@ -99,4 +99,4 @@ class Shop:
 
 def _tool(function: Callable[..., Any], is_async: bool, classification: dict[str, Any]) -> BaseTool:
     ways: dict[str, Any] = {"coroutine": function} if is_async else {"func": function}
-    return StructuredTool.from_function(**ways, metadata={"agentguard": classification})
+    return StructuredTool.from_function(**ways, metadata={"agentguard": classified(**classification)})

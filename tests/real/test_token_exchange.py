@@ -250,7 +250,8 @@ def guarded(world: World, broker: Kept, transport: httpx.AsyncBaseTransport) -> 
         async with httpx.AsyncClient(transport=transport, auth=agentguard.auth("orders")) as client:
             return (await client.get(f"{ORIGIN}/orders/{order_id}")).text
 
-    get_order.metadata = {"agentguard": {"path": "read", "resource": "orders", "scopes": ["orders:read"]}}
+    facts = agentguard.classified(path="read", resource="orders", scopes=["orders:read"])
+    get_order.metadata = {"agentguard": facts}
     guard = Guard(
         catalog=Catalog(resources=[ORDERS]),
         policy=Rule(),
