@@ -73,7 +73,7 @@ def grant_of(
         path=spec.path,
         resource=resource,
         scopes=scopes,
-        digest=request.arguments.digest,
+        digest=request.arguments.json_digest,
         lifetime=lifetime,
         subject_token=subject_token,
     )

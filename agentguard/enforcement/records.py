@@ -147,7 +147,7 @@ def _about(invocation: Invocation, task: TaskState | None, actor: str | None, tr
         "tool": invocation.tool,
         "path": None if spec is None else spec.path.value,
         "resource": None if spec is None else spec.resource,
-        "digest": None if invocation.arguments is None else invocation.arguments.digest,
+        "digest": None if invocation.arguments is None else invocation.arguments.json_digest,
         "untrusted": task is not None and task.untrusted,
         "trace": trace,
     }

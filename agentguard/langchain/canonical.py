@@ -2,15 +2,22 @@
 
 Pydantic's own serialization is for output: a field may be left out of it (``exclude``), hidden (`SecretStr`)
 or given another form by a serializer. What a policy is not shown and a digest does not cover could be
-changed by an injection unseen, so models are taken apart field by field.
+changed by an injection unseen, so models are taken apart field by field. What a tool can see and JSON does
+not say stands beside it in words (`Arguments.distinctions`). State that can be
+shown in neither way is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
+from datetime import datetime, time
+from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
+from re import Pattern
 from types import NoneType
 from typing import Any
 
@@ -20,67 +27,169 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.hidden_state import class_name, hidden_state
 from agentguard.model import Arguments
 
 __all__ = ["canonicalize"]
 
 ATOMS = frozenset((str, int, float, bool, NoneType))
+FLAT = frozenset((str, int, bool, NoneType))
+NONE: frozenset[str] = frozenset()
+_REPR = (datetime, time, Pattern)  # their JSON leaves something out: a fold, a time zone's name, flags
 Pairs = Iterable[tuple[Any, Any]]
+Place = tuple[Any, ...]  # (the place around it, the name or position in that)
 
 
-def canonicalize(values: Mapping[str, Any]) -> Arguments:
-    """Return Python values as canonical JSON, frozen.
+def canonicalize(
+    values: Mapping[str, Any], *, raw: str = "", determined: frozenset[str] = NONE, ordered: bool = True
+) -> Arguments:
+    """Return Python values as canonical JSON, frozen, with what tells them from others of the same JSON.
 
     A set is a sorted list. A secret of pydantic's is the SHA-256 of it, so that another one is another
-    call; one that is short can be guessed from it.
+    call; one that is short can be guessed from it. *determined* names the arguments of which the schema
+    leaves no choice of a class; of these no class is said. *ordered* says that the tool can see the order of
+    its arguments.
 
     Raises:
-        Denied: A value has no JSON form, or can be read once only.
+        Denied: A value has no JSON form, can be read once only, or has state that cannot be shown.
     """
     try:
-        return Arguments.of(_object(values.items()))
+        if FLAT.issuperset(map(type, values.values())) and not (ordered and list(values) != sorted(values)):
+            return Arguments.of(values, (), raw)
+        reading = _Reading(determined)
+        plain = reading.object(values.items(), (), ordered)
+        return Arguments.of(plain, tuple(reading.distinctions), raw)
     except (ValueError, RecursionError, PydanticSerializationError) as error:
         raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    if type(value) in ATOMS:
-        return value
-    if isinstance(value, Mapping):
-        return _object(value.items())
-    if isinstance(value, list | tuple | deque):
-        return [_plain(item) for item in value]
-    if isinstance(value, Set):
-        return sorted(map(_plain, value), key=rfc8785.dumps)
-    return _taken_apart(value)
+class _Reading:
+    """Takes the arguments of one call apart, and notes what their JSON does not say."""
+
+    def __init__(self, determined: frozenset[str]) -> None:
+        self._determined, self._free = determined, True
+        self.distinctions: list[str] = []
+
+    def _note(self, place: Place, text: str) -> None:
+        self.distinctions.append(f"{_text(place)}: {text}")
+
+    def object(self, pairs: Pairs, place: Place, ordered: bool = True) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for key, value in pairs:
+            name = key if type(key) is str else self._name(key, place)
+            if name in plain:
+                raise ValueError(f"{name} stands there twice")
+            if not place:
+                self._free = name not in self._determined
+            plain[name] = value if type(value) in FLAT else self._plain(value, (place, name))
+        if ordered and len(plain) > 1 and (names := list(plain)) != sorted(names):
+            self._note(place, f"order {json.dumps(names)}")
+        return plain
+
+    def _name(self, key: Any, place: Place) -> str:
+        name: str = next(iter(to_jsonable_python({key: None})))
+        self._note(
+            (place, name),
+            f"key of {class_name(type(key))} {key!r}"
+            if type(key) in ATOMS
+            else f"key of {class_name(type(key))}",
+        )
+        return name
+
+    def _plain(self, value: Any, place: Place) -> Any:
+        kind = type(value)
+        if kind in FLAT:
+            return value
+        if kind is float:
+            if value.is_integer() and (self._free or str(value) == "-0.0"):
+                self._note(place, repr(value))  # as JSON it is an integer, and 0
+            return value
+        if kind is not dict and kind is not list:
+            self._distinguish(value, place)
+        return self._collection(value, place)
+
+    def _collection(self, value: Any, place: Place) -> Any:
+        if isinstance(value, Mapping):
+            return self.object(value.items(), place)
+        if isinstance(value, list | tuple | deque):
+            return [self._plain(item, (place, position)) for position, item in enumerate(value)]
+        if isinstance(value, Set):
+            return self._sorted(value, place)
+        return self._taken_apart(value, place)
+
+    def _sorted(self, values: Set[Any], place: Place) -> list[Any]:
+        """Return a set as a list that is sorted by JSON, then by what JSON does not say."""
+        outer, items = self.distinctions, list[tuple[bytes, list[str], Any]]()
+        for value in values:
+            self.distinctions = []
+            plain = self._plain(value, (place, -1))
+            items.append((rfc8785.dumps(plain), self.distinctions, plain))
+        self.distinctions, text = outer, _text(place)
+        items.sort(key=lambda item: item[:2])
+        for position, (_, distinctions, _) in enumerate(items):
+            outer.extend(f"{text}[{position}]{d.removeprefix(f'{text}[-1]')}" for d in distinctions)
+        return [plain for _, _, plain in items]
+
+    def _distinguish(self, value: Any, place: Place) -> None:
+        """Note the class of a value, where the schema leaves a choice of it.
+
+        Raises:
+            ValueError: It has state that is not shown.
+        """
+        if state := hidden_state(value):
+            raise ValueError(f"{_text(place)} has state that is not shown: {', '.join(state)}")
+        if isinstance(value, Enum):
+            if self._free or not _differ_in_json(type(value)):
+                self._note(place, f"class {class_name(type(value))}.{value.name}")
+        elif self._free:
+            self._note(place, f"class {class_name(type(value))}")
+        if isinstance(value, _REPR) and self._free:
+            self._note(place, repr(value))
+
+    def _taken_apart(self, value: Any, place: Place) -> Any:
+        if isinstance(value, Enum):
+            return self._plain(value.value, place)
+        if isinstance(value, RootModel):
+            return self._plain(value.root, place)
+        if isinstance(value, BaseModel):
+            return self._model(value, place)
+        if dataclasses.is_dataclass(value):
+            return self.object(_attributes(value), place, ordered=False)
+        if isinstance(value, Secret | SecretStr | SecretBytes):
+            plain = self._plain(value.get_secret_value(), place)
+            return f"sha256:{sha256(rfc8785.dumps(plain)).hexdigest()}"
+        if isinstance(value, Iterator):
+            raise ValueError("an iterator is gone when it was looked at")
+        return to_jsonable_python(value)
+
+    def _model(self, model: BaseModel, place: Place) -> dict[str, Any]:
+        fields, extra = type(model).model_fields, model.model_extra
+        if unset := fields.keys() - model.model_fields_set:  # a tool sees it by `exclude_unset`
+            self._note(place, f"not set {json.dumps(sorted(unset))}")
+        if extra and list(extra) != sorted(extra):
+            self._note(place, f"order {json.dumps(list(extra))}")
+        members = [(_shown(name, field), getattr(model, name)) for name, field in fields.items()]
+        return self.object([*members, *(extra or {}).items()], place, ordered=False)
 
 
-def _taken_apart(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return _plain(value.root) if isinstance(value, RootModel) else _object(_members(value))
-    if dataclasses.is_dataclass(value):
-        return _object(_attributes(value))
-    if isinstance(value, Secret | SecretStr | SecretBytes):
-        return f"sha256:{sha256(rfc8785.dumps(_plain(value.get_secret_value()))).hexdigest()}"
-    if isinstance(value, Iterator):
-        raise ValueError("an iterator is gone when it was looked at")
-    return to_jsonable_python(value)
+def _text(place: Place) -> str:
+    parts: list[str] = []
+    while place:
+        place, part = place
+        if isinstance(part, int):
+            parts.append(f"[{part}]")
+        elif part.isidentifier():
+            parts.append(f".{part}")
+        else:  # quoted, so that no key can pretend to be another place
+            parts.append(f"[{json.dumps(part)}]")
+    return "".join(reversed(parts)).removeprefix(".") or "arguments"
 
 
-def _object(pairs: Pairs) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for given, value in pairs:
-        name = given if type(given) is str else next(iter(to_jsonable_python({given: None})))
-        if name in plain:
-            raise ValueError(f"{name} stands there twice")
-        plain[name] = _plain(value)
-    return plain
-
-
-def _members(model: BaseModel) -> Pairs:
-    for name, field in type(model).model_fields.items():
-        yield _shown(name, field), getattr(model, name)
-    yield from (model.model_extra or {}).items()
+@lru_cache(256)
+def _differ_in_json(kind: type[Enum]) -> bool:
+    """Return whether JSON tells the members of an enum apart, as it does not tell "1" and b"1"."""
+    forms = {rfc8785.dumps(to_jsonable_python(member.value)) for member in kind}
+    return len(forms) == len(kind)
 
 
 def _attributes(value: Any) -> Pairs:

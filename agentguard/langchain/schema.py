@@ -16,13 +16,16 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
 from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticKnownError
+from pydantic_core import ErrorDetails, PydanticKnownError, PydanticSerializationError, to_json
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.choices import OPEN, Choices, choices_of
 from agentguard.langchain.declared_schema import DeclaredSchema
+from agentguard.langchain.hidden_state import class_name
 from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments
+from agentguard.model.arguments import digest_of
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
 
@@ -55,7 +58,7 @@ class ArgumentSchema:
         compiled = _compiled(tool, self.single)
         self.schema, self._validate = compiled.schema, compiled.validate
         self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
-        self.takes_call_id = compiled.takes_call_id
+        self.takes_call_id, self._choices = compiled.takes_call_id, compiled.choices
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
         self._declared: DeclaredSchema | None = None
 
@@ -82,22 +85,43 @@ class ArgumentSchema:
         if forged := self.injected & given.keys():
             raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
+        written = _written(given) if self._choices.code else ""  # before a validator can change it
         if self._declared is not None:
             self._declared.fill(given)
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
         values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
-        arguments = canonicalize(values)
+        arguments = self.canonicalize(values, written)
         if self._declared is not None:
             self._declared.validate(arguments)
         return ValidatedArguments(values, arguments)
 
-    @staticmethod
-    def unchanged(judged: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    def canonicalize(self, values: Mapping[str, Any], raw: str = "") -> Arguments:
+        """Return values of this schema frozen; *raw* is the `Arguments.raw` of what they were made from.
+
+        Raises:
+            Denied: A value has no canonical form, or has state that is not shown.
+        """
+        choices = self._choices
+        return canonicalize(values, raw=raw, determined=choices.determined, ordered=choices.ordered)
+
+    def unchanged(self, judged: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
         """Return whether *values* are the judged ones, as far as identity shows it without a new digest."""
-        return len(values) == len(judged) and all(
+        if len(values) != len(judged) or (self._choices.ordered and list(values) != list(judged)):
+            return False
+        return all(
             isinstance(value, _SCALARS) and value is judged.get(name, judged)
             for name, value in values.items()
         )
+
+
+def _written(raw: Values) -> str:
+    """Return a digest of the arguments as they were given, in their order."""
+    try:
+        return digest_of(
+            to_json(raw, inf_nan_mode="constants", fallback=lambda value: class_name(type(value)))
+        )
+    except (PydanticSerializationError, RecursionError) as error:
+        raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {type(error).__name__}") from None
 
 
 def schema_error(error: Exception) -> Denied:
@@ -158,6 +182,7 @@ class _Compiled(NamedTuple):
     required: frozenset[str] = NONE
     stripped: frozenset[str] = NONE
     takes_call_id: str | None = None
+    choices: Choices = OPEN
 
 
 def _compiled(tool: BaseTool, single: bool) -> _Compiled:
@@ -186,7 +211,8 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     # schema and passes on what the model gave, and langchain goes by the function
     stripped = injected - frozenset(visible.model_fields)
     schema, validate = _schema(model, visible, injected), _pydantic(model, injected)
-    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id)
+    choices = choices_of(model, frozenset(fields) - injected)
+    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id, choices)
 
 
 def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from langchain_core.tools.base import _get_runnable_config_param
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.canonical import canonicalize
 from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
@@ -104,7 +103,7 @@ def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwarg
     judged = permit.invocation
     if judged.arguments is not None and schema.unchanged(judged.values, values):
         return judged.arguments.digest
-    return canonicalize(values).digest
+    return schema.canonicalize(values, "" if judged.arguments is None else judged.arguments.raw).digest
 
 
 def _outcome(result: Any) -> Outcome:

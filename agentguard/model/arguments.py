@@ -12,7 +12,7 @@ from typing import Any
 import rfc8785
 from pydantic_core import from_json
 
-__all__ = ["Arguments", "Json"]
+__all__ = ["Arguments", "Json", "digest_of"]
 
 
 FLAT = 100  # with so few brackets, no value nests deeper than a JSON reader goes
@@ -47,15 +47,25 @@ def _canonical(values: dict[str, Json]) -> bytes:
 class Arguments:
     """Validated tool arguments, frozen as RFC 8785 canonical JSON.
 
-    `digest` is base64url(SHA-256(canonical)), without padding. `values` is a fresh copy each time: changing
-    it does not change the arguments that were decided on.
+    `json_digest` is base64url(SHA-256(canonical)), without padding. Tokens and audit records carry it, and a
+    resource server computes it from the arguments that it receives.
+
+    `digest` names the call: approvals, permits and the key of a call are bound to it. It covers also what a
+    tool can see and JSON does not say. `distinctions` are these facts in words, such as
+    ``order: class Publish``. `raw` is a digest of the arguments as the model wrote them, if code of the
+    application has made the values from them. Without both, `digest` equals `json_digest`.
+
+    `values` is a fresh copy each time: changing it does not change the arguments that were decided on.
     """
 
     canonical: bytes
+    json_digest: str
     digest: str
+    distinctions: tuple[str, ...] = ()
+    raw: str = ""
 
     @classmethod
-    def of(cls, values: Mapping[str, Json]) -> Arguments:
+    def of(cls, values: Mapping[str, Json], distinctions: tuple[str, ...] = (), raw: str = "") -> Arguments:
         """Canonicalize *values*.
 
         Raises:
@@ -65,8 +75,12 @@ class Arguments:
         canonical = _canonical(dict(values))
         if canonical.count(b"[") + canonical.count(b"{") > FLAT:
             from_json(canonical)
-        digest = urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
-        return cls(canonical, digest)
+        digest = call_digest = digest_of(canonical)
+        if distinctions or raw:
+            # a JSON text holds no line break, so each part ends where it seems to end
+            more = json.dumps([*distinctions, raw], separators=(",", ":"))
+            call_digest = digest_of(canonical + b"\n" + more.encode())
+        return cls(canonical, digest, call_digest, distinctions, raw)
 
     @property
     def values(self) -> dict[str, Json]:
@@ -76,3 +90,8 @@ class Arguments:
 
     def __repr__(self) -> str:
         return f"Arguments(digest={self.digest!r})"
+
+
+def digest_of(data: bytes) -> str:
+    """Return base64url(SHA-256(data)), without padding."""
+    return urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

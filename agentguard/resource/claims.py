@@ -53,7 +53,7 @@ class Claims:
         if arguments is None:
             return
         try:
-            digest = Arguments.of(arguments).digest
+            digest = Arguments.of(arguments).json_digest
         except (ValueError, TypeError, RecursionError):
             raise _forbidden("the arguments have no canonical form") from None
         if digest != self.digest:

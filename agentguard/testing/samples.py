@@ -55,7 +55,7 @@ def sample_grant(id: str = "grant-1", **changes: Any) -> Grant:
         "path": ToolPath.WRITE,
         "resource": Resource(name="payments", origins=("https://payments.example.test",)),
         "scopes": frozenset({"refund"}),
-        "digest": Arguments.of({"order_id": "4711", "amount": 30}).digest,
+        "digest": Arguments.of({"order_id": "4711", "amount": 30}).json_digest,
         "lifetime": 60.0,
     }
     return Grant(id=id, **(facts | changes))

@@ -26,7 +26,6 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.canonical import canonicalize
 from agentguard.langchain.mcp.session import Way
 from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
@@ -114,7 +113,7 @@ class McpInterceptor:
     ) -> MCPToolCallResult:
         permit = around.permit
         try:
-            if _changed(permit, request.args):
+            if _changed(around, request.args):
                 raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
             resource = None if permit.grant is None else permit.grant.resource
             way = Way.of(handler, resource)
@@ -208,9 +207,9 @@ def _around(request: MCPToolCallRequest) -> RunningCall | None:
     return call if call.permit.entered and current() is call.permit.lease else None
 
 
-def _changed(permit: Permit, args: dict[str, Any]) -> bool:
-    judged = permit.invocation.arguments
-    return judged is None or canonicalize(args).digest != judged.digest
+def _changed(around: RunningCall, args: dict[str, Any]) -> bool:
+    judged = around.permit.invocation.arguments
+    return judged is None or around.schema.canonicalize(args, judged.raw).digest != judged.digest
 
 
 def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArguments:

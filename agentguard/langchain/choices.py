@@ -1,0 +1,164 @@
+"""What a tool's schema leaves open about the values that it makes, found once for each schema.
+
+Where a schema leaves a choice (a union, `Any`, a validator), two calls can have the same JSON and differ for
+the tool. Such values are named with their classes. Where code of the application makes values from what the
+model wrote, that code can keep more of it than it shows. There the call is bound to what the model wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from agentguard.errors import ConfigurationError
+from agentguard.langchain.hidden_state import class_name
+
+__all__ = ["OPEN", "Choices", "choices_of"]
+
+Schema = Mapping[str, Any]
+NONE: frozenset[str] = frozenset()
+
+
+class Choices(NamedTuple):
+    """`determined` are the arguments whose classes follow from the schema alone.
+
+    `ordered` says that the tool can see the order of its arguments. `code` says that code of the application
+    takes part in making values, beyond functions that take no argument.
+    """
+
+    determined: frozenset[str]
+    ordered: bool
+    code: bool
+
+
+OPEN = Choices(NONE, ordered=True, code=False)
+"""What a JSON Schema leaves open: the tool gets the JSON itself, in its order."""
+
+_LEAVES = frozenset(
+    {
+        *("none", "bool", "int", "float", "decimal", "str", "bytes", "date", "time", "datetime", "timedelta"),
+        *("url", "multi-host-url", "uuid", "complex", "enum", "definition-ref"),
+    }
+)
+_CONTAINERS = frozenset(
+    {
+        *("list", "tuple", "set", "frozenset", "dict", "nullable", "definitions", "default"),
+        *("model", "model-fields", "model-field", "dataclass", "dataclass-args", "dataclass-field"),
+        *("typed-dict", "typed-dict-field"),
+    }
+)
+_CHOOSING = frozenset(
+    {"any", "union", "tagged-union", "is-instance", "json", "lax-or-strict", "json-or-python"}
+)
+_WITHOUT_CODE = _LEAVES | _CONTAINERS | _CHOOSING | {"literal"}
+_TYPES: Mapping[str, type] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": float,
+    "list": list,
+    "dict": dict,
+    "set": set,
+    "none": type(None),
+}
+_JSON_TYPES = (str, int, bool, type(None))
+
+
+def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
+    """Return what a pydantic model leaves open about these fields.
+
+    Raises:
+        ConfigurationError: A tool can tell two classes of one name apart, and nobody else can.
+    """
+    root: Schema = model.__pydantic_core_schema__
+    definitions = {d["ref"]: d for part in _parts(root) for d in part.get("definitions", ())}
+    fields: Schema = next((part["fields"] for part in _parts(root) if part.get("type") == "model-fields"), {})
+    determined = frozenset(
+        name
+        for name, field in fields.items()
+        if name in names and all(map(_leaves_no_choice, _reachable(field, definitions)))
+    )
+    if determined != names:
+        _require_unique_names(
+            part for n in names - determined for part in _reachable(fields.get(n, {}), definitions)
+        )
+    extra = model.model_config.get("extra") == "allow"
+    return Choices(determined, ordered=extra, code=any(map(_runs_code, _parts(root))))
+
+
+def _parts(schema: Any) -> Iterator[Schema]:
+    """Yield each schema in a core schema of pydantic's; a definition stands there once."""
+    todo = [schema]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Mapping):
+            if isinstance(part.get("type"), str):
+                yield part
+            todo.extend(
+                value for name, value in part.items() if name not in ("metadata", "serialization", "default")
+            )
+        elif isinstance(part, list | tuple):
+            todo.extend(part)
+
+
+def _reachable(schema: Any, definitions: Mapping[str, Schema]) -> Iterator[Schema]:
+    """Yield each schema in this one, and in the definitions that it refers to."""
+    known, todo = set[str](), [schema]
+    while todo:
+        for part in _parts(todo.pop()):
+            yield part
+            reference = str(part.get("schema_ref"))
+            if reference in definitions and reference not in known:
+                known.add(reference)
+                todo.append(definitions[reference])
+
+
+def _leaves_no_choice(part: Schema) -> bool:
+    kind = part["type"]
+    if kind == "literal":
+        return all(type(value) in _JSON_TYPES for value in part["expected"])
+    if kind == "default":
+        return _is_default_of_type(part)
+    open_ended = part.get("extra_behavior") or part.get("config", {}).get("extra_fields_behavior")
+    return (kind in _LEAVES or kind in _CONTAINERS) and open_ended != "allow"
+
+
+def _is_default_of_type(part: Schema) -> bool:
+    inner = part["schema"]
+    if "default" not in part:
+        factory = part.get("default_factory")
+        return factory in (list, dict, set) and _TYPES.get(inner.get("type")) is factory
+    default = part["default"]
+    while inner.get("type") == "nullable":
+        if default is None:
+            return True
+        inner = inner["schema"]
+    if isinstance(default, Enum):
+        return inner.get("type") == "enum" and type(default) is inner.get("cls")
+    if inner.get("type") == "literal":
+        return type(default) in _JSON_TYPES
+    return type(default) is _TYPES.get(inner.get("type")) and not isinstance(default, list | dict | set)
+
+
+def _runs_code(part: Schema) -> bool:
+    if part["type"] == "tagged-union":
+        return callable(part.get("discriminator"))
+    post_init = part.get("post_init")
+    makes_itself = bool(part.get("custom_init")) or post_init not in (None, False)
+    return part["type"] not in _WITHOUT_CODE or makes_itself
+
+
+def _require_unique_names(parts: Iterator[Schema]) -> None:
+    classes: dict[str, type] = {}
+    for part in parts:
+        kind = part.get("cls")
+        if not isinstance(kind, type):
+            continue
+        if classes.setdefault(class_name(kind), kind) is not kind:
+            raise ConfigurationError(
+                f"two classes in the arguments of a tool are called {class_name(kind)}",
+                hint="give them two names: policies and approvals tell them apart by these",
+            )

@@ -1,0 +1,74 @@
+"""What an argument's value holds beside that which its JSON form shows.
+
+A rule, a digest and a person do not see it, and the tool does. So an argument with such state is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import ModelPrivateAttr
+
+__all__ = ["class_name", "hidden_state"]
+
+_KNOWN = frozenset({"pydantic", "pydantic_core", *sys.stdlib_module_names})
+# where pydantic's own kinds of values keep the value itself
+_VALUE_OF_PYDANTIC = frozenset({"_url", "_secret_value"})
+
+
+def class_name(kind: type) -> str:
+    """Return the full name of a class; a built-in one has no module before its name."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def hidden_state(value: Any) -> tuple[str, ...]:
+    """Return the names of attributes whose values are not shown; none if all is shown.
+
+    A private attribute that has its default tells no call from another, and is not named.
+    """
+    if isinstance(value, Enum):  # a member is the same object in each call
+        return ()
+    kind: Any = type(value)
+    slots = _slots(kind)
+    names = [name for name in slots if hasattr(value, name)] if slots else []
+    if isinstance(value, BaseModel):
+        if private := value.__pydantic_private__:
+            names += _changed(kind.__private_attributes__, private)
+        names += value.__dict__.keys() - kind.model_fields.keys()
+    elif not dataclasses.is_dataclass(value):  # of which the canonical form shows each attribute
+        names += getattr(value, "__dict__", {}).keys() - _VALUE_OF_PYDANTIC
+    return tuple(sorted(names))
+
+
+def _changed(attributes: Mapping[str, ModelPrivateAttr], private: Mapping[str, Any]) -> list[str]:
+    """Name the private attributes that do not have their default."""
+    return [
+        name
+        for name, value in private.items()
+        if name not in attributes or not _equal(attributes[name].get_default(), value)
+    ]
+
+
+def _equal(default: Any, value: Any) -> bool:
+    return type(default) is type(value) and bool(default == value)
+
+
+@lru_cache(1024)
+def _slots(kind: type) -> tuple[str, ...]:
+    """Name the slots of a class that come neither from Python nor from pydantic, nor are fields."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in _KNOWN:
+            continue
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            hidden = name.startswith("__") and not name.endswith("__")
+            names.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
+    not_state = {"__dict__", "__weakref__", *getattr(kind, "__dataclass_fields__", ())}
+    return tuple(name for name in names if name not in not_state)
