@@ -48,5 +48,7 @@ class InterruptApprover:
         }
         if self._show:
             payload["arguments"] = request.arguments.values
+            if request.arguments.distinctions:
+                payload["distinctions"] = list(request.arguments.distinctions)
         self._interrupt(payload)
         return pending

@@ -121,6 +121,7 @@ class Authorization:
             legacy=route is not None and route.legacy,
             provenance=provenance_of(spec, arguments, task, labels),
             at=self._options.clock(),
+            distinctions=arguments.rule_distinctions,
         )
 
     async def _task(self, invocation: Invocation) -> TaskState:

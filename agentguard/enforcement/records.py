@@ -15,7 +15,7 @@ from typing import Any
 from agentguard.audit.requests import recorded
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import Denied
-from agentguard.model import AccessRequest, Effect, LiveCredential, Outcome, TaskState
+from agentguard.model import AccessRequest, Arguments, Effect, LiveCredential, Outcome, TaskState
 
 __all__ = [
     "denial_record",
@@ -135,6 +135,13 @@ def _request(request: AccessRequest | None) -> Record:
     return {} if request is None else {"request": recorded(request)}
 
 
+def _digests(arguments: Arguments | None) -> Record:
+    """Record the digest that tokens carry, and that of the call where JSON does not say all of it."""
+    if arguments is None or arguments.digest == arguments.json_digest:
+        return {"digest": None if arguments is None else arguments.json_digest}
+    return {"digest": arguments.json_digest, "call_digest": arguments.digest}
+
+
 def _about(invocation: Invocation, task: TaskState | None, actor: str | None, trace: str | None) -> Record:
     spec, identity = invocation.spec, None if task is None else task.identity
     return {
@@ -147,7 +154,7 @@ def _about(invocation: Invocation, task: TaskState | None, actor: str | None, tr
         "tool": invocation.tool,
         "path": None if spec is None else spec.path.value,
         "resource": None if spec is None else spec.resource,
-        "digest": None if invocation.arguments is None else invocation.arguments.json_digest,
+        **_digests(invocation.arguments),
         "untrusted": task is not None and task.untrusted,
         "trace": trace,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 
 
 _PLAIN = frozenset((str, int, bool, type(None)))
+_POSITION = re.compile(r"\[\d+\]")
 _LARGEST = 2**53 - 1  # the integers of RFC 8785
 _encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -87,6 +89,13 @@ class Arguments:
         """The arguments as JSON values, a fresh copy."""
         values: dict[str, Json] = from_json(self.canonical)
         return values
+
+    @property
+    def rule_distinctions(self) -> tuple[str, ...]:
+        """The distinctions as rules see them: sorted, each once, and without positions in lists."""
+        if not self.distinctions:
+            return ()
+        return tuple(sorted({_POSITION.sub("[]", text) for text in self.distinctions}))
 
     def __repr__(self) -> str:
         return f"Arguments(digest={self.digest!r})"

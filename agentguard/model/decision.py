@@ -77,8 +77,9 @@ class AccessRequest:
 
     `approval` is set when a person has approved this exact call. `environment` holds the application's facts
     about the place where it runs. `legacy` is True if the call would use a long-lived key. `provenance` says
-    where the value of each argument came from. `at` is the time, in seconds since the epoch. What rules can
-    see of a request is in the table of `agentguard.model.inputs`.
+    where the value of each argument came from. `at` is the time, in seconds since the epoch. `distinctions`
+    say what the JSON of the arguments does not: ``items[].what: class shop.Publish``. A position in a list is
+    left out of them. What rules can see of a request is in the table of `agentguard.model.inputs`.
     """
 
     identity: Identity
@@ -90,6 +91,7 @@ class AccessRequest:
     legacy: bool = False
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     at: float = 0.0
+    distinctions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,6 +212,14 @@ INPUTS: tuple[RuleInput, ...] = (
     RuleInput("identity.subject", _TEXT, "subject", None, ("the user were {value!r}",)),  # AuthZEN's subject
     RuleInput("legacy", _FLAG, "legacy", "legacy", ("", "its key were not long-lived")),
     RuleInput("at", _TIME, "now", "at", NOT_TRIED),
+    RuleInput(
+        "distinctions",
+        _TEXTS,
+        "distinctions",
+        "distinctions",
+        ("", "{value!r} were not said of its arguments"),
+        absent=[],
+    ),
     # what no rule sees, and what is yet a part of the request
     RuleInput("task.words", _TEXT, None, None),
     RuleInput("task.lineage", _TEXTS, None, None),

@@ -126,9 +126,15 @@ def test_what_is_recorded_is_the_same_json_as_ever() -> None:
     assert replayed(json.loads(golden("record.json")), PAY) == REQUEST
 
 
+def test_a_record_from_before_there_were_distinctions_is_read() -> None:
+    record = json.loads(golden("record.json"))
+    del record["distinctions"]
+    assert replayed(record, PAY) == REQUEST
+
+
 def _tuples(members: dict[str, object]) -> dict[str, object]:
     """Read the lists that Cedar is given as tuples: both are the same JSON."""
-    ordered = ("history", "kinds")
+    ordered = ("history", "kinds", "distinctions")
     return {k: tuple(v) if k in ordered and isinstance(v, list) else v for k, v in members.items()}
 
 

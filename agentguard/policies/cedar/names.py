@@ -26,7 +26,8 @@ __all__ = ["WrongName", "applies_to", "field_names", "listed_names", "wrong_name
 
 Path = tuple[str, ...]
 # what a rule without any of these words asks about is checked by Cedar alone
-_ASKS = re.compile(r"\\|\b(?:has|history|sources|status)\b")
+_ASKS = re.compile(r"\\|\b(?:has|history|sources|status|distinctions)\b")
+_NAME = re.compile(r"[.:\[]")
 _PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | {"args", "approval"}
 _OF_ARGUMENT = frozenset(row.name for row in ARGUMENT_INPUTS)
 _APPROVAL = frozenset({"approvers", "approver"})
@@ -77,10 +78,28 @@ def wrong_names(
             yield WrongName(name, f"no value comes from `{name}`", closest(name, tools | RESERVED))
         elif place == "status" and name not in set(TaskStatus):
             yield WrongName(name, f"no task is `{name}`", closest(name, TaskStatus))
+    yield from _wrong_distinctions(node, affected, shapes)
+
+
+def _wrong_distinctions(
+    node: pst.Template, specs: list[ToolSpec], shapes: Mapping[str, ToolShape]
+) -> Iterator[WrongName]:
+    """Yield the distinctions whose first name is no argument of any of these tools.
+
+    The rest of a distinction, such as the name of a class, is not checked: a schema does not hold it.
+    """
+    known = _of_tools(["provenance", "args"], tuple(specs), shapes)
+    for place, name in listed_names(node):
+        if (
+            place == "distinctions"
+            and known is not None
+            and _NAME.split(name)[0] not in {*known, "arguments"}
+        ):
+            yield WrongName(name, f"no argument is distinguished by `{name}`", closest(name, known))
 
 
 def listed_names(node: pst.Template) -> Iterator[tuple[str, str]]:
-    """Yield each text that a rule compares with kinds, history, sources or status, and with which."""
+    """Yield each text that a rule compares with names in the context, and with which."""
     for expr in _walk(node):
         if isinstance(expr, pst.BinaryOp):
             for side, other in ((expr.left, expr.right), (expr.right, expr.left)):
@@ -97,8 +116,8 @@ def field_names(node: pst.Template) -> Iterator[str]:
 
 def _place(path: Path | None) -> str:
     """Return which names the value at this path holds, or nothing."""
-    if path == ("context", "history"):
-        return "history"
+    if path in (("context", "history"), ("context", "distinctions")):
+        return path[1]
     if path in (("context", "task", "kinds"), ("context", "task", "status")):
         return path[2]
     if path is not None and len(path) == 5 and path[:3] == ("context", "provenance", "args"):
