@@ -31,6 +31,7 @@ from agentguard.jose import (
     token_hash,
     unb64url,
 )
+from tests.tiers import examples
 
 TYP = frozenset({"at+jwt"})
 RAW_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -288,7 +289,7 @@ def test_strict_json_takes_utf_8_alone() -> None:
 
 
 @pytest.mark.promise("one-spelling")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_no_changed_token_verifies(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(TOKEN) - 1))
@@ -304,7 +305,7 @@ def test_no_changed_token_verifies(data: st.DataObject) -> None:
         refused(changed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.one_of(
         st.text(), st.binary().map(lambda b: ".".join([b64url(b)] * 3)), st.text("aZ09-_.=", max_size=60)
@@ -323,7 +324,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["alg", "typ", "kid", "jwk", "crit"]),

@@ -323,6 +323,7 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.sdk")
 """
 
 
+@pytest.mark.process
 def test_the_guard_needs_no_sdk_to_be_there() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_SDK], check=True)
 

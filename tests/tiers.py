@@ -1,7 +1,9 @@
 """Which tests a run takes, and in how many processes.
 
 - ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
+  A test that tries many inputs tries a ninth of them there (`examples`, `sample`).
 - ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
+- ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs. They hold the cores.
 - ``pytest -m timing``: tests that compare times. They run one after the other, so that none disturbs another.
 - ``python -m tests.servers -- pytest -m real``: tests that need a real server or package. Where no server is
   there, one skipped item stands for all of them. Where CI is true, each of them runs, and a missing server is
@@ -15,22 +17,27 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import certifi
 import pytest
+from hypothesis import settings
 
 __all__ = [
+    "examples",
     "pytest_collection",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_xdist_auto_num_workers",
+    "sample",
 ]
 
+Input = TypeVar("Input")
 TESTS = Path(__file__).parent
 DEFAULT = "not process and not timing"
 SERVERS = "python -m tests.servers -- pytest -m real"
@@ -53,11 +60,34 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + SPARE
 
 
+_thinning = 1
+"""A test that tries many inputs tries one in so many of them."""
+NINTH = 9
+"""Odd: where two kinds of input alternate, both are tried."""
+FEWEST = 15
+"""A property is tried with this many examples at least, where it asks for as many."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the default tier; workers are given this option."""
+    global _thinning
     if takes_all(config):
         config.option.markexpr = config.option.markexpr or DEFAULT
+    if config.option.markexpr == DEFAULT:
+        _thinning = NINTH
+        settings.register_profile(DEFAULT, max_examples=FEWEST)  # for properties that name no count
+        settings.load_profile(DEFAULT)
+
+
+def examples(count: int) -> int:
+    """Return how many examples a property is tried with: `count`, or a ninth of it in the default tier."""
+    return max(count // _thinning, min(count, FEWEST))
+
+
+def sample(inputs: Sequence[Input]) -> Sequence[Input]:
+    """Return the inputs to try: all, or in the default tier each ninth of them."""
+    return inputs[::_thinning]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -97,10 +127,12 @@ def _small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Mark the tests of `tests.real`, start the longest tests first, and fold what cannot run."""
+    """Mark tests of real servers and of properties, start the longest first, and fold what cannot run."""
     for item in items:
         if item.path.is_relative_to(TESTS / "real"):
             item.add_marker("real")
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("exhaustive")
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
     items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
     real = [item for item in items if item.get_closest_marker("real")]

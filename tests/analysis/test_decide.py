@@ -20,6 +20,7 @@ from agentguard.audit.requests import replayed
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolPath, ToolSpec
 from agentguard.policies.cedar import CedarPolicy
 from tests.doubles.deciding import guard_with
+from tests.tiers import examples
 
 SCHEMA = {
     "type": "object",
@@ -128,7 +129,7 @@ class Call:
 
 
 @pytest.mark.promise("explain-turns-decision")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     policy=st.sampled_from(sorted(POLICIES)),
     tool=st.sampled_from([spec.name for spec in TOOLS]),

@@ -28,6 +28,7 @@ from agentguard.policies.cedar import ReloadingCedar
 from agentguard.policies.combine import Combine
 from agentguard.policies.opa import Opa
 from agentguard.stores.memory import MemoryStore
+from tests.tiers import examples
 
 TOML = """\
 [agent]
@@ -424,7 +425,9 @@ def loaded(file: Path, content: bytes) -> None:
     assert found_error.hint
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.mark.promise("configuration-mistakes-named")

@@ -34,6 +34,7 @@ from agentguard.testing import BrokerContract
 from agentguard.testing.samples import sample_grant
 from tests.conftest import Mode
 from tests.doubles.aws import Aws, denies, error, serving
+from tests.tiers import examples
 
 ROLES = {path: f"arn:aws:iam::123456789012:role/agents/{path}" for path in (ToolPath.READ, ToolPath.WRITE)}
 REVOKER = "arn:aws:iam::123456789012:role/revoker"
@@ -265,7 +266,9 @@ SCOPES = st.sets(st.sampled_from([*STATEMENTS, "long", "unknown"]))
 
 
 @pytest.mark.promise("aws-session-policy")
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60)
+)
 @given(
     scopes=SCOPES,
     id=st.text(st.characters(codec="ascii"), max_size=70),

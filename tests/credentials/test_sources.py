@@ -59,6 +59,7 @@ def leaks(error: BaseException | None) -> bool:
 # --- imports
 
 
+@pytest.mark.process
 def test_a_source_imports_no_broker_and_no_library_of_one() -> None:
     code = "import sys, agentguard.credentials.sources.aws; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -102,6 +103,7 @@ def test_a_source_that_cannot_be_is_a_configuration_error(text: str, monkeypatch
         source(text)
 
 
+@pytest.mark.process
 def test_naming_sources_imports_no_vendors_library() -> None:
     modules = "agentguard.credentials.long_lived, agentguard.credentials.sources"
     code = f"import sys, {modules}; print(*sys.modules)"

@@ -47,6 +47,7 @@ def test_the_public_names_are_sorted_few_and_complete() -> None:
     assert set(agentguard.__all__) == public
 
 
+@pytest.mark.process
 def test_importing_agentguard_imports_no_framework_extra_and_no_adapter_of_others() -> None:
     code = "import sys, agentguard; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -673,6 +673,7 @@ class TestSpiffeIdentity(IdentityContract):
         return SpiffeIdentity(self._denying, timeout=0.3)
 
 
+@pytest.mark.process
 def test_only_its_own_room_imports_grpc() -> None:
     code = "import sys, agentguard.identity.file; print({'grpc', 'spiffe'} & {*sys.modules})"
     result = subprocess.run(

@@ -31,6 +31,7 @@ from agentguard.model import (
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.policies.cedar.context import View, view_of
 from agentguard.ports import CatalogAware, Policy
+from tests.tiers import examples
 
 REFUND = ToolSpec(
     name="refund_order",
@@ -496,7 +497,7 @@ FUZZED = bound(anything("true") + '@id("not") forbid (principal, action, resourc
 @given(
     json_values, st.sampled_from(["order_id", "amount", "fee", "note", "meta", "other"]), st.text(max_size=6)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_argument_makes_decide_raise(value: Any, name: str, text: str) -> None:
     try:
         request = ask(purpose=text, actor=text, **{name: value})
@@ -509,7 +510,7 @@ def test_no_argument_makes_decide_raise(value: Any, name: str, text: str) -> Non
 
 
 @given(st.text(alphabet='@id("a")permit;{}/\n\\ ', max_size=40) | st.text(max_size=20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_text_makes_anything_but_a_configuration_error(text: str) -> None:
     for rules in (text, POLICIES + text):
         with suppress(ConfigurationError):
@@ -517,7 +518,7 @@ def test_no_text_makes_anything_but_a_configuration_error(text: str) -> None:
 
 
 @given(st.integers(0, len(POLICIES)), st.sampled_from([";", '"', "//", "}", "\n", "\\", "@", "é"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_mutated_file_is_an_error_with_a_line_or_holds_whole_rules(at: int, piece: str) -> None:
     found: list[int | None] = []
     try:

@@ -17,6 +17,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.schema import schema_text
 from agentguard.policies.cedar.types import Refused, quoted, shape_of
+from tests.tiers import examples
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -212,7 +213,7 @@ def test_unclassified_tools_are_listed() -> None:
 
 
 @given(json_values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_value_converts_to_valid_json_or_is_refused(value: Any) -> None:
     kinds = [
         {"type": "string"},
@@ -235,7 +236,7 @@ schemas = st.recursive(
 
 
 @given(schemas)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_schema_makes_a_valid_cedar_schema_or_a_configuration_error(part: Any) -> None:
     for wrapped in ({"properties": part}, {"properties": {"x": part}, "required": part}, {"required": part}):
         with suppress(ConfigurationError):

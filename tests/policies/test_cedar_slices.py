@@ -36,6 +36,7 @@ from agentguard.policies.cedar.types import shape_of
 from agentguard.policies.cedar.validation import validate
 from agentguard.ports import CatalogAware, Policy
 from tests.benchmarks.policies import measure
+from tests.tiers import examples
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 TOOLS = tuple(
@@ -184,7 +185,7 @@ def answer(asked: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
 
 @pytest.mark.promise("cedar-slices-equal")
 @given(rules(STRANGE_ACTIONS, STRANGE_RESOURCES), st.integers(0, 2), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
     made: list[Made], n: int, untrusted: bool
 ) -> None:
@@ -196,7 +197,7 @@ def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
 
 @pytest.mark.promise("cedar-slices-equal")
 @given(rules(ACTIONS, RESOURCES), st.sampled_from(TOOLS), st.integers(0, 2), st.booleans(), st.randoms())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_decision_is_that_of_the_same_rules_without_heads_in_any_order(
     made: list[Made], tool: ToolSpec, n: int, untrusted: bool, random: Any
 ) -> None:
@@ -253,7 +254,7 @@ def test_tools_with_the_same_rules_share_one_parsed_set() -> None:
 
 @pytest.mark.promise("cedar-text-hides-nothing")
 @given(st.text(alphabet='@id("a")permit;{}/\n\r\\ \x1c\x85\u2028', max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_no_text_hides_a_rule_from_us_that_cedar_sees(text: str) -> None:
     whole = (
         f'//{text}\r@id("a") forbid (principal, action, resource);\n'
@@ -268,7 +269,7 @@ def test_no_text_hides_a_rule_from_us_that_cedar_sees(text: str) -> None:
 
 
 @given(rules(ACTIONS, RESOURCES), st.integers(0, 3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_rules_read_together_are_those_read_one_by_one(made: list[Made], blank: int) -> None:
     texts = [f"{chr(10) * blank}{each.text(f'p{i}')} // end;" for i, each in enumerate(made)]
     together = read_text("\n".join(texts), "rules")
@@ -320,7 +321,7 @@ ODDITIES = [
     st.sampled_from(['"a"', '"a\\n"', '"\\u{61}"', '"é"', '"// b"', '"a) when"', '"]"', '"\x85"', '"\x7f"']),
     st.sampled_from(["== A::", "in A::", "in [B::C::", "is A in A::", "is A", "== ?resource //", ""]),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_an_opening_that_we_read_is_the_one_that_cedar_reads(at: int, odd: str, name: str, how: str) -> None:
     a, b, c, d, e, f, g, h, i = (odd if place == at else " " for place in range(9))
     uid = f"{how}{name}" if how.endswith("::") else how

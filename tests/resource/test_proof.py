@@ -15,6 +15,7 @@ from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
 from agentguard.jose import Algorithm, Signer, b64url, decode, thumbprint, token_hash, unb64url
 from agentguard.resource.proof import Nonces, verify_proof
+from tests.tiers import examples
 
 # RFC 9449: the key of figure 1, the proof of figure 2 (section 4.2), the resource request of section 7.1
 RFC_HEAD = (
@@ -224,7 +225,7 @@ def test_no_proof_is_made_for_what_is_no_plain_url(send: Callable[[ProofKey], st
         send(KEY)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_no_changed_proof_verifies(data: st.DataObject) -> None:
     proof = RFC_RESOURCE
@@ -246,7 +247,7 @@ def test_no_changed_proof_verifies(data: st.DataObject) -> None:
 claim_values = st.none() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["jti", "htm", "htu", "iat", "ath", "nonce"]), claim_values, min_size=1)
 )

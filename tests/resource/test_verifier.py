@@ -19,6 +19,7 @@ from agentguard.model import Arguments, Grant, Identity, Resource, ToolPath
 from agentguard.ports import Store
 from agentguard.resource import Claims, Introspection, Limits, Nonces, Verifier, challenge
 from agentguard.stores.memory import MemoryStore
+from tests.tiers import examples
 
 NOW = 1_700_000_000.0
 ISSUER = "https://guard.example"
@@ -476,7 +477,7 @@ def test_without_keys_nobody_is_believed() -> None:
 
 
 @pytest.mark.promise("random-input-refused")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_no_changed_header_is_believed(data: st.DataObject) -> None:
     headers = dict(HEADERS)
@@ -504,7 +505,7 @@ LOCATIONS = st.sampled_from(["Authorization", "DPoP", "authorization", "dpop", "
 
 
 @pytest.mark.promise("random-input-refused")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(
         st.tuples(LOCATIONS, st.text(max_size=30) | st.text(max_size=30).map("DPoP {}".format)), max_size=4
@@ -525,7 +526,7 @@ CLAIM_NAMES = sorted(ISSUERS[ToolPath.READ]._claims(GRANT, NOW))
 
 
 @pytest.mark.promise("random-input-refused")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.dictionaries(st.sampled_from([*CLAIM_NAMES, "nbf"]), json_values, min_size=1, max_size=4))
 def test_signed_claims_of_whatever_shape_raise_nothing_but_a_refusal(changes: dict[str, Any]) -> None:
     headers = minted(changes)

@@ -48,6 +48,7 @@ from agentguard.signals import IssuedId, Receiver, Revocations, SessionRevoked, 
 from agentguard.signals.events import SESSION_REVOKED
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Kit, Mode
+from tests.tiers import examples
 
 NOW = 1_700_000_000.0
 GUARD, SOC, IDP = "https://guard.example", "https://soc.example", "https://idp.example"
@@ -617,7 +618,7 @@ def _sound(answer: httpx.Response, heard: Heard) -> None:
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_no_body_makes_the_receiver_answer_anything_else(body: bytes) -> None:
     heard = Heard()
@@ -646,7 +647,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     st.dictionaries(
         st.sampled_from(["iss", "jti", "iat", "aud", "txn", "sub_id", "events", "exp", "sub", "x"]), VALUES
@@ -657,7 +658,7 @@ def test_no_signed_claims_make_the_receiver_answer_anything_else(changes: dict[s
     _sound(asyncio.run(push(receiver(heard), signed(**changes))), heard)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.dictionaries(st.sampled_from(["typ", "kid", "alg", "crit", "jwk", "jku", "b64", "x"]), VALUES))
 def test_no_header_makes_the_receiver_answer_anything_else(changes: dict[str, Json]) -> None:
     heard = Heard()

@@ -228,6 +228,7 @@ def test_a_missing_sdk_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -
         raise AssertionError
 
 
+@pytest.mark.process
 def test_importing_the_room_imports_no_framework_and_no_test_runner() -> None:
     program = (
         "import sys, agentguard.testing\n"
