@@ -129,7 +129,11 @@ class Broker(Protocol):
 
 @runtime_checkable
 class Approver(Protocol):
-    """Obtains a person's consent to one exact call."""
+    """Obtains a person's consent to one exact call.
+
+    Optional attribute: `answers_at_once` is True if `approve` never lets a call wait for a later run. Without
+    it, a call whose arguments are computed anew on each run is denied before `approve` is called.
+    """
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
         """Return the approval with its answer, or raise to let the call wait.

@@ -23,6 +23,8 @@ class CallbackApprover:
     limit how long the answer takes. The approval's expiry does: the store refuses a late answer.
     """
 
+    answers_at_once = True
+
     def __init__(self, function: Ask, *, approver: str) -> None:
         self._function, self._approver = function, approver
         self._asynchronous = inspect.iscoroutinefunction(function)

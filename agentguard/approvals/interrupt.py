@@ -26,7 +26,8 @@ class InterruptApprover:
     without them, but they are then stored in the checkpoint too.
 
     An argument that is computed again on each run of the node, such as a random default, makes a
-    different call, which nobody has approved. Compute such a value in the tool's body.
+    different call, which nobody has approved. The guard denies such a call before anybody is asked. Compute
+    such a value in the tool's body.
     """
 
     inline = True  # also on the event loop, since langgraph finds its run in the caller's context

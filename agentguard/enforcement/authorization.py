@@ -14,6 +14,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import SubjectTokens
@@ -241,6 +242,8 @@ class Authorization:
         if self._options.observe:
             reason = "a person would be asked"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
+        if not getattr(self._ports.approvers.get(spec.path), "answers_at_once", False):
+            require_reproducible(invocation, decision)
         if not evaluation.repeated:
             span.asked(spec.name, spec.path.value)
         with span.stage("approve"):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -59,7 +59,8 @@ def _not_left(activation: str | None) -> str | None:
 class Invocation:
     """A tool call as a framework brings it; `problem` is what was wrong before it came this far.
 
-    `arguments` is the frozen form of `values`, which are what the tool gets. `call_id` is the model's.
+    `arguments` is the frozen form of `values`, which are what the tool gets. `validate_again` makes them once
+    more of what the model wrote, where application code takes part in that. `call_id` is the model's.
     `thread_id` is set where the call can be suspended and resumed. `named_task` is the task that the run's
     config names, for code that no ContextVar reaches: a call is denied where another task is active,
     unless that one descends from it.
@@ -69,6 +70,7 @@ class Invocation:
     spec: ToolSpec | None
     arguments: Arguments | None
     values: Mapping[str, Any] = field(default_factory=dict)
+    validate_again: Callable[[], Arguments] | None = None
     problem: Denied | None = None
     call_id: str | None = None
     thread_id: str | None = None

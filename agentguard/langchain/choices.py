@@ -64,6 +64,7 @@ _TYPES: Mapping[str, type] = {
     "set": set,
     "none": type(None),
 }
+_NO_SCHEMA = frozenset({"metadata", "serialization", "default"})
 _JSON_TYPES = (str, int, bool, type(None))
 
 
@@ -75,7 +76,7 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
     """
     root: Schema = model.__pydantic_core_schema__
     definitions = {d["ref"]: d for part in _parts(root) for d in part.get("definitions", ())}
-    fields: Schema = next((part["fields"] for part in _parts(root) if part.get("type") == "model-fields"), {})
+    fields = _fields(root, model)
     determined = frozenset(
         name
         for name, field in fields.items()
@@ -89,19 +90,29 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
     return Choices(determined, ordered=extra, code=any(map(_runs_code, _parts(root))))
 
 
+def _fields(root: Schema, model: type[BaseModel]) -> Schema:
+    """Return the schemas of the model's own fields; none if it has a form that is not known."""
+    part: Any = next(
+        (part for part in _parts(root) if part["type"] == "model" and part["cls"] is model), None
+    )
+    while isinstance(part, Mapping) and part["type"] != "model-fields":
+        part = part.get("schema")
+    return {} if part is None else part["fields"]
+
+
 def _parts(schema: Any) -> Iterator[Schema]:
     """Yield each schema in a core schema of pydantic's; a definition stands there once."""
     todo = [schema]
     while todo:
         part = todo.pop()
-        if isinstance(part, Mapping):
+        if isinstance(part, list | tuple):
+            todo.extend(part)
+        elif isinstance(part, Mapping):
             if isinstance(part.get("type"), str):
                 yield part
-            todo.extend(
-                value for name, value in part.items() if name not in ("metadata", "serialization", "default")
-            )
-        elif isinstance(part, list | tuple):
-            todo.extend(part)
+                todo.extend(value for name, value in part.items() if name not in _NO_SCHEMA)
+            else:  # schemas by the names of fields, which can be any
+                todo.extend(part.values())
 
 
 def _reachable(schema: Any, definitions: Mapping[str, Schema]) -> Iterator[Schema]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -143,6 +144,7 @@ class Gate:
             spec=spec,
             arguments=None if validated is None else validated.arguments,
             values={} if validated is None else validated.values,
+            validate_again=partial(self.schema.arguments_of, tool_input.raw),
             problem=problem,
             call_id=tool_input.call_id,
             thread_id=None if thread is None else str(thread),

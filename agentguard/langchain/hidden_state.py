@@ -40,7 +40,8 @@ def hidden_state(value: Any) -> tuple[str, ...]:
     if isinstance(value, BaseModel):
         if private := value.__pydantic_private__:
             names += _changed(kind.__private_attributes__, private)
-        names += value.__dict__.keys() - kind.model_fields.keys()
+        # a RootModel keeps its private attributes in its __dict__
+        names += value.__dict__.keys() - kind.model_fields.keys() - {"__pydantic_private__"}
     elif not dataclasses.is_dataclass(value):  # of which the canonical form shows each attribute
         names += getattr(value, "__dict__", {}).keys() - _VALUE_OF_PYDANTIC
     return tuple(sorted(names))
@@ -51,11 +52,13 @@ def _changed(attributes: Mapping[str, ModelPrivateAttr], private: Mapping[str, A
     return [
         name
         for name, value in private.items()
-        if name not in attributes or not _equal(attributes[name].get_default(), value)
+        if name not in attributes or not _is_default(attributes[name], value)
     ]
 
 
-def _equal(default: Any, value: Any) -> bool:
+def _is_default(attribute: ModelPrivateAttr, value: Any) -> bool:
+    factory: Any = attribute.default_factory
+    default = attribute.default if factory is None else factory()
     return type(default) is type(value) and bool(default == value)
 
 
