@@ -12,10 +12,11 @@ The way of a call
     langchain.gate       validates the arguments and makes an `Invocation`; later runs the sealed tool
     enforcement.guarded_call
                          `GuardedCall` is one call in the flow, whose ports `enforcement.flow` holds
+    enforcement.access_requests
+                         says what is asked: who would do what in which task, with values from where
     enforcement.authorization
-                         `request` says what is asked, `judge` decides. A call is judged HERE: mandate,
-                         rights, policy, then approval. Nothing here has a side effect but the question to
-                         a person
+                         `judge` decides. A call is judged HERE: mandate, rights, policy, then approval.
+                         Nothing here has a side effect but the question to a person
     enforcement.issuance
                          has the broker mint what is on record by then, and revokes it at the end
     langchain.seal       opens the lease around the tool's own code, and clears secrets from what comes
@@ -59,7 +60,7 @@ To add                   touch
                          `config.adapters.AdapterFactory.brokers`, an extra
     a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
                          `testing.StoreContract`), `config.settings.StoreSettings`, `config.build._store`
-    a rule input         a field of `model.AccessRequest`, filled in `enforcement.authorization`, or of
+    a rule input         a field of `model.AccessRequest`, filled in `enforcement.access_requests`, or of
                          `model.TaskState`, set in `tasks.task` and kept by `stores._rows` (one that
                          changes later is kept by each store), and one row of `model.inputs`: the Cedar
                          schema and context, the JSON for other PDPs, the recorded request, its replay and

@@ -47,7 +47,7 @@ def request_for(
     Raises:
         Denied: The store does not tell where the arguments came from.
     """
-    return drive(enforcement.sync.authorization.request_for(spec, arguments, task))
+    return drive(enforcement.sync.authorization.requests.of_tool(spec, arguments, task))
 
 
 def decider(enforcement: Enforcement) -> Decide:

@@ -3,6 +3,8 @@
     setup             what a guard is made of: its adapters (`Ports`) and how it works (`Options`)
     flow              `Enforcement` holds what both paths share; `Flow` is the flow on one path
     guarded_call      one call: judged and begun on the way in, ended and recorded on the way out
+    call_ending       the end of a call that has begun
+    access_requests   the request that is judged
     authorization     judges a call by mandate, rights and policy; a call is judged here and nowhere else
     evaluation        what was decided, and what may be issued for it
     approval          asks a person about one exact call

@@ -1,4 +1,4 @@
-"""Judge a call: everything before it begins.
+"""Judge a call: everything before it begins. The request that is judged is made in `access_requests`.
 
 Nothing here has a side effect, except the question to a person, which is asked once however often a graph
 runs its node again. Nothing here mints a credential.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from agentguard.enforcement.access_requests import AccessRequests, unclassified
 from agentguard.enforcement.approval import Approvals
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.entitlements import effective_scopes
@@ -18,22 +19,15 @@ from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import SubjectTokens
-from agentguard.errors import AgentGuardError, DenialCode, Denied, safe_text
+from agentguard.errors import AgentGuardError, DenialCode, Denied
 from agentguard.model import (
     AccessRequest,
     ApprovalStatus,
-    Arguments,
     Call,
     Decision,
     Effect,
-    Label,
     Resource,
-    Sensitivity,
-    TaskState,
-    ToolPath,
-    ToolSpec,
 )
-from agentguard.provenance.arguments import provenance_of, value_digests
 from agentguard.telemetry import CallSpan
 
 __all__ = ["Authorization"]
@@ -56,10 +50,6 @@ It never lets pass the end or the budget of a task, nor a store or an audit log 
 log = logging.getLogger("agentguard")
 
 
-def _unclassified(tool: str) -> Denied:
-    return Denied.of(DenialCode.UNKNOWN_TOOL, f"{tool} is not classified in the catalog")
-
-
 class Authorization:
     """Says, on one path, whether a call may run and what may be issued for it."""
 
@@ -72,85 +62,9 @@ class Authorization:
         operations: Operations,
     ) -> None:
         self._ports, self._options, self._routes = ports, options, routes
-        self._environment = dict(options.environment)
         self._subject_tokens, self._operations = subject_tokens, operations
+        self.requests = AccessRequests(ports, options, routes, operations)
         self.approvals = Approvals(ports.policy, options, operations)
-
-    # --- the request
-
-    async def request(self, invocation: Invocation, span: CallSpan) -> AccessRequest:
-        """Return who would do what in which task, and where the arguments came from.
-
-        Raises:
-            Denied: The call cannot be judged at all.
-        """
-        if invocation.problem is not None:
-            raise invocation.problem
-        arguments = invocation.arguments
-        if arguments is None or (invocation.spec is None and not self._options.observe):
-            raise _unclassified(invocation.tool)
-        task = await self._task(invocation)
-        # nothing is known of an unclassified tool: its call counts as the worst
-        spec = invocation.spec or ToolSpec(
-            name=invocation.tool,
-            path=ToolPath.ESCALATION,
-            untrusted=True,
-            sensitivity=Sensitivity.RESTRICTED,
-            clearance=Sensitivity.PUBLIC,
-        )
-        span.describe(**{"task.id": task.id, "path": spec.path.value})
-        return await self.request_for(spec, arguments, task)
-
-    async def request_for(self, spec: ToolSpec, arguments: Arguments, task: TaskState) -> AccessRequest:
-        """Return the request of a task for one tool with these arguments.
-
-        Raises:
-            Denied: The store does not tell where the arguments came from.
-        """
-        labels: dict[str, list[Label]] = {}
-        if digests := value_digests(task, arguments):
-            for label in await stored(self._operations.labels(task.root_id, digests)):
-                labels.setdefault(label.digest, []).append(label)
-        resource = self._ports.catalog.resource(spec.resource)
-        route = None if resource is None else self._routes.find(resource, spec.path)
-        return AccessRequest(
-            identity=task.identity,
-            tool=spec,
-            arguments=arguments,
-            task=task,
-            environment=self._environment,
-            legacy=route is not None and route.legacy,
-            provenance=provenance_of(spec, arguments, task, labels),
-            at=self._options.clock(),
-            distinctions=arguments.rule_distinctions,
-        )
-
-    async def _task(self, invocation: Invocation) -> TaskState:
-        task_id = invocation.task_id
-        if task_id is None:
-            raise Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
-        state = await self._known(task_id)
-        named = invocation.named_task
-        if named is not None and named not in (state.id, *state.lineage):
-            reason = f"task {task_id} is active in this context, and the run's config names task {named}"
-            raise Denied.of(DenialCode.TASK_MISMATCH, reason)
-        if (ended := state.ended(self._options.clock())) is not None:
-            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
-        try:
-            actor = self._ports.identity.actor()
-        except Exception as error:  # noqa: BLE001  an agent without an identity acts for nobody
-            raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
-        if state.lineage:
-            state = state.within(await self._known(state.root_id))
-        if actor != state.identity.actor and actor not in state.identity.chain:
-            return replace(state, identity=state.identity.delegate(actor))
-        return state
-
-    async def _known(self, task_id: str) -> TaskState:
-        state = await stored(self._operations.task(task_id))
-        if not isinstance(state, TaskState):
-            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
-        return state
 
     # --- the decision
 
@@ -181,7 +95,7 @@ class Authorization:
             Denied: The call is not permitted, or a person has rejected it.
         """
         if invocation.spec is None:
-            raise _unclassified(invocation.tool)
+            raise unclassified(invocation.tool)
         key = invocation.key(request.task.id, request.arguments.digest, self._options.new_id())
         previous = None
         if invocation.thread_id is not None:
@@ -248,7 +162,7 @@ class Authorization:
             span.asked(spec.name, spec.path.value)
         with span.stage("approve"):
             approval = await self.approvals.obtain(evaluation.request, decision, evaluation.key)
-            request = replace(await self.request(invocation, span), approval=approval)
+            request = replace(await self.requests.of_call(invocation, span), approval=approval)
             decision = await self._decide(request)
         if self.approvals.version(decision) != approval.policy_version:
             reason = "the policy has changed since the approval was asked"

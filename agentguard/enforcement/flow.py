@@ -99,7 +99,7 @@ class Flow:
             Denied: The call would be denied.
         """
         span = self.enforcement.telemetry.untraced()
-        return await self.evaluate(await self.authorization.request(invocation, span))
+        return await self.evaluate(await self.authorization.requests.of_call(invocation, span))
 
     async def evaluate(self, request: AccessRequest) -> Evaluation:
         """Judge a request that somebody else has made, such as a recorded one.

@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from agentguard.enforcement.call import Invocation, Permit
+from agentguard.enforcement.call_ending import CallEnding
 from agentguard.enforcement.evaluation import Evaluation
 from agentguard.enforcement.flow import Flow
-from agentguard.enforcement.issuance import Issuance, best_effort
+from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.operations import stored
 from agentguard.errors import AgentGuardError, DenialCode, Denied, safe_text
 from agentguard.lease import Lease
-from agentguard.model import NO_READ_EFFECTS, AccessRequest, Effect, Outcome, ReadEffects
-from agentguard.provenance.labels import observe_result
+from agentguard.model import AccessRequest, Effect, Outcome
 from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
@@ -93,7 +93,7 @@ class GuardedCall:
 
     async def _permit_or_question(self, flow: Flow) -> Permit | Evaluation:
         authorization = flow.authorization
-        request = self._request = await authorization.request(self._invocation, self._span)
+        request = self._request = await authorization.requests.of_call(self._invocation, self._span)
         try:
             evaluation = await authorization.judge(self._invocation, request, self._span)
             if evaluation.question:
@@ -199,56 +199,12 @@ class GuardedCall:
         if not permit.begun:
             calls.running.discard(permit.call.id)
             return None
-        noted = await self._flow.operations.to_the_end(self._finish(permit, outcome))
+        ending = CallEnding(self._flow, permit, self._issuance, self._span)
+        noted = await self._flow.operations.to_the_end(ending.finish(outcome))
         calls.running.discard(permit.call.id)
         if noted or outcome not in ANSWERS:
             return None
         return Denied.of(DenialCode.WITHHELD, "the store does not know what was read")
-
-    async def _finish(self, permit: Permit, outcome: Outcome) -> bool:
-        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
-
-        Returns whether the task knows what was read, or nothing was read.
-        """
-        note, revoked = self._issuance.note(), False
-        if permit.route is not None and note is None:
-            with self._span.stage("revoke"):
-                revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
-        effects = _effects(permit)  # after the revocation, or in bounded time before the note of it
-        steps = partial(self._note_end, permit, outcome, effects, note, revoked)
-        try:
-            noted = await self._flow.in_one_go(steps)
-        except TimeoutError:
-            log.error("the end of a call of %s is not yet on record: TimeoutError", permit.call.tool)
-            noted = False
-        return noted or effects == NO_READ_EFFECTS
-
-    async def _note_end(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        effects: ReadEffects,
-        note: tuple[str, float] | None,
-        revoked: bool,
-        flow: Flow,
-    ) -> bool:
-        """Note in the store how the call ended, which may revoke its credential, and write it down."""
-        enforcement, call_id, issuance = self._flow.enforcement, permit.call.id, self._issuance
-        end = partial(best_effort, "end", flow.operations.end_call, call_id, outcome, effects=effects)
-        if note is None:
-            noted = await end(revoked=revoked)
-        else:
-            with self._span.stage("revoke"):
-                noted = revoked = await end(revoked=True, remember=note)
-        unrevoked = permit.route is not None and not revoked
-        if unrevoked and not issuance.kept:
-            enforcement.calls.failed.add(call_id)
-        # before the outbox looks, or it takes what is kept for held
-        enforcement.calls.running.discard(call_id)
-        if unrevoked:
-            enforcement.on_unrevoked()
-        await flow.recording.outcome(permit, outcome, enforcement.options.clock(), issuance, revoked=revoked)
-        return noted
 
     async def _record(self, error: BaseException | None) -> None:
         invocation, permit = self._invocation, self._permit
@@ -257,15 +213,3 @@ class GuardedCall:
             return
         effect = Effect.PERMIT if permit is None else permit.decision.effect
         self._span.ended(invocation.path, effect, self._outcome(error))
-
-
-def _effects(permit: Permit) -> ReadEffects:
-    """Return what the task has read; of a result that cannot be looked through, the worst."""
-    if not permit.ran:  # so nothing is withheld either, and what went wrong is told instead
-        return NO_READ_EFFECTS
-    spec = permit.request.tool
-    try:
-        return observe_result(spec, permit.task, permit.result)
-    except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
-        log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
-        return ReadEffects(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))

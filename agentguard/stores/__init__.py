@@ -4,7 +4,9 @@
     sqlite       `SqliteStore`, for all processes of one machine
     _rules       the decisions that both stores make: budgets, approvals, the end of a task
     _database    connections and transactions of one SQLite file
-    _sql, _rows  the tables and statements of the SQLite store, and how rows become model objects
+    _sql, _sql_tasks, _sql_approvals
+                 the tables and statements of the SQLite store
+    _rows        how its rows become model objects
 
 Both stores delete what can no longer matter: expired keys in the next pruning; ended tasks, expired
 approvals and lapsed credentials a day after their end. A store never holds a secret, and it does not

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from agentguard.model import Approval, Call, LiveCredential, Outcome, TaskState
-from agentguard.stores import _rows, _rules
+from agentguard.model import Call, LiveCredential, Outcome, TaskState
+from agentguard.stores import _rules
 
 VERSION = 3
 SCHEMA = """
@@ -63,18 +63,6 @@ ACTIVE_FOR = (
     "SELECT id FROM tasks WHERE status = 'active' AND deadline > ?"
     " AND json_extract(fixed, '$.identity[0]') = ?"
 )
-ASK = (
-    "INSERT INTO approvals (id, call_key, task_id, tool, digest, policy_version, expires_at, status,"
-    " approver, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-APPROVAL = (
-    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
-    " FROM approvals WHERE id = ?"
-)
-NEWEST = (
-    "SELECT id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason"
-    " FROM approvals WHERE call_key = ? ORDER BY n DESC LIMIT 1"
-)
 FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
@@ -100,12 +88,6 @@ PRUNE_ORPHANS = (
     "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
     "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
 )
-
-
-def approval(db: sqlite3.Connection, query: str, key: str) -> Approval | None:
-    """Return the approval for which *query* selects the row by one key, or None."""
-    row = db.execute(query, (key,)).fetchone()
-    return None if row is None else _rows.approval(row)
 
 
 def track(db: sqlite3.Connection, live: LiveCredential) -> None:

@@ -7,10 +7,9 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from agentguard.errors import StoreError
 from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
@@ -22,8 +21,9 @@ from agentguard.model import (
     TaskState,
     TaskStatus,
 )
-from agentguard.stores import _rows, _rules, _sql
+from agentguard.stores import _rows, _rules, _sql, _sql_approvals
 from agentguard.stores._database import Database
+from agentguard.stores._sql_tasks import TaskRows
 
 __all__ = ["SqliteStore"]
 
@@ -68,9 +68,7 @@ class SqliteStore:
         self._clock = clock
         self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout)
         self._writes = 0
-        # each text is decoded once; the text itself is the key, so an entry is never out of date
-        self._fixed = lru_cache(1024)(_rows.fixed_part)
-        self._history = lru_cache(1024)(_rows.history)
+        self._tasks = TaskRows()
 
     def close(self) -> None:
         """Finish the queued operations and close the file; later calls raise StoreError."""
@@ -91,7 +89,7 @@ class SqliteStore:
     def task(self, task_id: str) -> TaskState | None:
         """Return the task as it is now, or None."""
         with self._db.connection() as db:
-            return self._task(db, task_id)
+            return self._tasks.one(db, task_id)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
@@ -100,11 +98,11 @@ class SqliteStore:
             self._prune(db)
             now = self._clock()
             *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
-            family = self._family(db, call.task_id, self._read(call.task_id, row))
+            family = self._tasks.family(db, call.task_id, self._tasks.read(call.task_id, row))
             states = _rules.admit(call, family, now, resumed=before is not None)
             if call.approval_id is not None:
-                used = _rules.use(call, _sql.approval(db, _sql.APPROVAL, call.approval_id), before, now)
-                db.execute("UPDATE approvals SET status = 'used' WHERE id = ?", (used.id,))
+                recorded = _sql_approvals.by_id(db, call.approval_id)
+                _sql_approvals.use(db, _rules.use(call, recorded, before, now))
             if before is None:
                 for state in states:
                     _sql.count(db, state, call)
@@ -118,8 +116,8 @@ class SqliteStore:
         """Record a credential whose handle is known only after issue."""
         with self._db.transaction() as db:
             _sql.track(db, credential)
-            state = self._task(db, credential.task_id)
-            family, now = self._family(db, credential.task_id, state), self._clock()
+            state = self._tasks.one(db, credential.task_id)
+            family, now = self._tasks.family(db, credential.task_id, state), self._clock()
         _rules.active(family, now)
 
     def end_call(
@@ -139,7 +137,7 @@ class SqliteStore:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
             if effects != NO_READ_EFFECTS:
-                self._note_read(db, call_id, effects)
+                self._tasks.note_read(db, call_id, effects)
             if remember is not None:
                 _sql.remember(db, *remember, self._clock())
             _sql.end(db, call_id, outcome)
@@ -169,7 +167,7 @@ class SqliteStore:
         with self._db.transaction() as db:
             now, ended_ids = self._clock(), []
             for (id_,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
-                state = self._task(db, id_)
+                state = self._tasks.one(db, id_)
                 if state is not None:
                     values = (str(_rules.end(state, status, now)), min(now, state.deadline), id_)
                     db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
@@ -199,30 +197,22 @@ class SqliteStore:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
         with self._db.transaction() as db:
             self._prune(db)
-            recorded = _sql.approval(db, _sql.APPROVAL, approval.id)
-            if recorded is None:
-                recorded = _rules.pending(approval)
-                db.execute(_sql.ASK, _rows.approval_row(recorded))
-            return recorded
+            return _sql_approvals.save(db, approval)
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
         with self._db.transaction() as db:
-            answer = _rules.answer(_sql.approval(db, _sql.APPROVAL, approval.id), approval, self._clock())
-            db.execute(
-                "UPDATE approvals SET status = ?, approver = ?, reason = ? WHERE id = ?",
-                (str(answer.status), answer.approver, answer.reason, answer.id),
-            )
+            _sql_approvals.answer(db, approval, self._clock())
 
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
         with self._db.connection() as db:
-            return _sql.approval(db, _sql.APPROVAL, approval_id)
+            return _sql_approvals.by_id(db, approval_id)
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval for this call, or None."""
         with self._db.connection() as db:
-            return _sql.approval(db, _sql.NEWEST, call_key)
+            return _sql_approvals.newest(db, call_key)
 
     acreate_task = _queued(create_task)
     atask = _queued(task)
@@ -240,38 +230,6 @@ class SqliteStore:
     aanswer_approval = _queued(answer_approval)
     aapproval = _queued(approval)
     aapproval_for = _queued(approval_for)
-
-    def _task(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
-        return self._read(task_id, db.execute(_sql.TASK, (task_id,)).fetchone())
-
-    def _read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:
-        if not row:
-            return None
-        fixed, deadline, history, *changing = row
-        try:
-            return _rows.changing_part(
-                self._fixed(task_id, fixed, deadline), self._history(history), changing
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"the stored row of task {task_id} cannot be read") from error
-
-    def _family(
-        self, db: sqlite3.Connection, task_id: str, state: TaskState | None
-    ) -> list[tuple[str, TaskState | None]]:
-        lineage = () if state is None else state.lineage
-        return [(task_id, state), *((ancestor, self._task(db, ancestor)) for ancestor in lineage)]
-
-    def _note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
-        row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
-        state = None if row is None else self._task(db, row[0])
-        if state is None:
-            return
-        read = (effects.untrusted, int(effects.sensitivity))
-        db.executemany(_sql.READ, [(*read, task_id) for task_id in (state.id, *state.lineage)])
-        if room := _rules.room(state, effects):
-            root = state.root_id
-            new = db.executemany(_sql.LABEL, [_rows.label_row(root, label) for label in room]).rowcount
-            db.execute(_sql.LABELLED, (new, root, root))
 
     def _prune(self, db: sqlite3.Connection) -> None:
         self._writes += 1

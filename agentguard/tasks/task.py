@@ -19,9 +19,9 @@ from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import activate, active_task, deactivate
 from agentguard.errors import TaskNotActive
-from agentguard.lease import current
 from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.tasks.ending import Ending, Endings
+from agentguard.tasks.family import adopted, child_of, in_a_tool, require_used_limits
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
 
 __all__ = ["Task"]
@@ -67,7 +67,7 @@ class Task:
         Raises:
             ValueError: A limit of the mandate is for none of its tools.
         """
-        _hold(mandate, endings)
+        require_used_limits(mandate, endings.sync.flow.enforcement.ports.catalog)
         options = endings.sync.flow.enforcement.options
         state = TaskState(
             id=options.new_id(),
@@ -123,8 +123,8 @@ class Task:
             parent = await ending.flow.operations.task(parent_id)
             if parent is None or parent.ended(self._options.clock()) is not None:
                 raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
-            state = self._state if derived else _adopted(self._state, parent)
-            self._state = _within(state, parent)
+            state = self._state if derived else adopted(self._state, parent)
+            self._state = child_of(state, parent)
         await ending.begin(self._state)
         if self._subject_token is not None:
             self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
@@ -145,16 +145,18 @@ class Task:
         Raises:
             ValueError: The mandate is malformed, or a limit of it is for none of its tools.
         """
-        narrower = self._state.mandate if mandate is None else _hold(Mandate.of(mandate), self._endings)
+        narrower = self._state.mandate
+        if mandate is not None:
+            narrower = require_used_limits(Mandate.of(mandate), self._enforcement.ports.catalog)
         child = replace(
             self._state,
             id=self._options.new_id(),
-            purpose=self._state.purpose if not purpose or _in_a_tool() else purpose,
+            purpose=self._state.purpose if not purpose or in_a_tool() else purpose,
             mandate=narrower,
             budget=budget or Budget(),
             deadline=self._state.deadline if ttl is None else self._options.clock() + ttl,
         )
-        return Task(self._endings, _within(child, self._state))
+        return Task(self._endings, child_of(child, self._state))
 
     def delegate(self, actor: str, purpose: str | None = None, **narrower: Any) -> Task:
         """Return a child in which *actor*, another agent, acts for the same subject.
@@ -256,42 +258,6 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self._state.purpose!r}>"
-
-
-def _in_a_tool() -> bool:
-    return current() is not None
-
-
-def _hold(mandate: Mandate, endings: Endings) -> Mandate:
-    if untaken := endings.sync.flow.enforcement.ports.catalog.unused_limits(mandate):
-        raise ValueError(f"the mandate limits {untaken[0]}, which none of its tools takes")
-    return mandate
-
-
-def _adopted(child: TaskState, parent: TaskState) -> TaskState:
-    """Return a task that begins in another as one of its party: else a tool could begin it as anybody."""
-    own, other = child.identity.subject, parent.identity.subject
-    if own != other:
-        raise ValueError(f"no task for {own} begins in one for {other}")
-    purpose = parent.purpose if _in_a_tool() else child.purpose
-    return replace(child, identity=parent.identity, purpose=purpose)
-
-
-def _within(child: TaskState, parent: TaskState) -> TaskState:
-    return replace(
-        child,
-        mandate=parent.mandate.narrow(child.mandate),
-        deadline=min(child.deadline, parent.deadline),
-        lineage=(parent.id, *parent.lineage),
-        words=parent.words,  # a tool that begins a task is no user
-        kinds=parent.kinds,
-        untrusted=parent.untrusted,
-        sensitivity=parent.sensitivity,
-        labels=parent.labels,
-        calls=0,
-        writes=0,
-        history=(),
-    )
 
 
 def _ending(kind: type[BaseException] | None) -> tuple[TaskStatus, str]:

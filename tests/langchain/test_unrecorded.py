@@ -129,7 +129,7 @@ def test_a_fault_while_a_call_is_judged_is_a_recorded_denial(
     def fails(*_arguments: Any) -> Any:
         raise RecursionError("a text of the fault")
 
-    monkeypatch.setattr("agentguard.enforcement.authorization.provenance_of", fails)
+    monkeypatch.setattr("agentguard.enforcement.access_requests.provenance_of", fails)
     audit = RecordingAudit()
     answer = told(
         guard_of(audit), way, note, {"type": "tool_call", "name": "note", "id": "c", "args": {"text": "x"}}

@@ -1,0 +1,115 @@
+"""Make the request that is judged: who would do what in which task, and where the arguments came from.
+
+Nothing here has a side effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.routing import Routes
+from agentguard.enforcement.setup import Options, Ports
+from agentguard.errors import DenialCode, Denied, safe_text
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Label,
+    Sensitivity,
+    TaskState,
+    ToolPath,
+    ToolSpec,
+)
+from agentguard.provenance.arguments import provenance_of, value_digests
+from agentguard.telemetry import CallSpan
+
+__all__ = ["AccessRequests", "unclassified"]
+
+
+def unclassified(tool: str) -> Denied:
+    """Return the denial of a call whose tool the catalog does not know."""
+    return Denied.of(DenialCode.UNKNOWN_TOOL, f"{tool} is not classified in the catalog")
+
+
+class AccessRequests:
+    """Makes the requests of one guard, on one path."""
+
+    def __init__(self, ports: Ports, options: Options, routes: Routes, operations: Operations) -> None:
+        self._ports, self._options, self._routes = ports, options, routes
+        self._environment = dict(options.environment)
+        self._operations = operations
+
+    async def of_call(self, invocation: Invocation, span: CallSpan) -> AccessRequest:
+        """Return who would do what in which task, and where the arguments came from.
+
+        Raises:
+            Denied: The call cannot be judged at all.
+        """
+        if invocation.problem is not None:
+            raise invocation.problem
+        arguments = invocation.arguments
+        if arguments is None or (invocation.spec is None and not self._options.observe):
+            raise unclassified(invocation.tool)
+        task = await self._task(invocation)
+        # nothing is known of an unclassified tool: its call counts as the worst
+        spec = invocation.spec or ToolSpec(
+            name=invocation.tool,
+            path=ToolPath.ESCALATION,
+            untrusted=True,
+            sensitivity=Sensitivity.RESTRICTED,
+            clearance=Sensitivity.PUBLIC,
+        )
+        span.describe(**{"task.id": task.id, "path": spec.path.value})
+        return await self.of_tool(spec, arguments, task)
+
+    async def of_tool(self, spec: ToolSpec, arguments: Arguments, task: TaskState) -> AccessRequest:
+        """Return the request of a task for one tool with these arguments.
+
+        Raises:
+            Denied: The store does not tell where the arguments came from.
+        """
+        labels: dict[str, list[Label]] = {}
+        if digests := value_digests(task, arguments):
+            for label in await stored(self._operations.labels(task.root_id, digests)):
+                labels.setdefault(label.digest, []).append(label)
+        resource = self._ports.catalog.resource(spec.resource)
+        route = None if resource is None else self._routes.find(resource, spec.path)
+        return AccessRequest(
+            identity=task.identity,
+            tool=spec,
+            arguments=arguments,
+            task=task,
+            environment=self._environment,
+            legacy=route is not None and route.legacy,
+            provenance=provenance_of(spec, arguments, task, labels),
+            at=self._options.clock(),
+            distinctions=arguments.rule_distinctions,
+        )
+
+    async def _task(self, invocation: Invocation) -> TaskState:
+        task_id = invocation.task_id
+        if task_id is None:
+            raise Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
+        state = await self._known(task_id)
+        named = invocation.named_task
+        if named is not None and named not in (state.id, *state.lineage):
+            reason = f"task {task_id} is active in this context, and the run's config names task {named}"
+            raise Denied.of(DenialCode.TASK_MISMATCH, reason)
+        if (ended := state.ended(self._options.clock())) is not None:
+            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
+        try:
+            actor = self._ports.identity.actor()
+        except Exception as error:  # noqa: BLE001  an agent without an identity acts for nobody
+            raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
+        if state.lineage:
+            state = state.within(await self._known(state.root_id))
+        if actor != state.identity.actor and actor not in state.identity.chain:
+            return replace(state, identity=state.identity.delegate(actor))
+        return state
+
+    async def _known(self, task_id: str) -> TaskState:
+        state = await stored(self._operations.task(task_id))
+        if not isinstance(state, TaskState):
+            raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
+        return state

@@ -1,0 +1,84 @@
+"""The end of a call that has begun: its credential dies, and what it has read and how it ended is noted."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from agentguard.enforcement.call import Permit
+from agentguard.enforcement.flow import Flow
+from agentguard.enforcement.issuance import Issuance, best_effort
+from agentguard.model import NO_READ_EFFECTS, Outcome, ReadEffects
+from agentguard.provenance.labels import observe_result
+from agentguard.telemetry import CallSpan
+
+__all__ = ["CallEnding"]
+
+log = logging.getLogger("agentguard")
+
+
+class CallEnding:
+    """Ends one call, once."""
+
+    __slots__ = ("_flow", "_issuance", "_permit", "_span")
+
+    def __init__(self, flow: Flow, permit: Permit, issuance: Issuance, span: CallSpan) -> None:
+        self._flow, self._permit, self._issuance, self._span = flow, permit, issuance, span
+
+    async def finish(self, outcome: Outcome) -> bool:
+        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
+
+        Returns whether the task knows what was read, or nothing was read.
+        """
+        permit = self._permit
+        note, revoked = self._issuance.note(), False
+        if permit.route is not None and note is None:
+            with self._span.stage("revoke"):
+                revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
+        effects = _effects(permit)  # after the revocation, or in bounded time before the note of it
+        steps = partial(self._note, outcome, effects, note, revoked)
+        try:
+            noted = await self._flow.in_one_go(steps)
+        except TimeoutError:
+            log.error("the end of a call of %s is not yet on record: TimeoutError", permit.call.tool)
+            noted = False
+        return noted or effects == NO_READ_EFFECTS
+
+    async def _note(
+        self,
+        outcome: Outcome,
+        effects: ReadEffects,
+        note: tuple[str, float] | None,
+        revoked: bool,
+        flow: Flow,
+    ) -> bool:
+        """Note in the store how the call ended, which may revoke its credential, and write it down."""
+        enforcement, permit, issuance = self._flow.enforcement, self._permit, self._issuance
+        call_id = permit.call.id
+        end = partial(best_effort, "end", flow.operations.end_call, call_id, outcome, effects=effects)
+        if note is None:
+            noted = await end(revoked=revoked)
+        else:
+            with self._span.stage("revoke"):
+                noted = revoked = await end(revoked=True, remember=note)
+        unrevoked = permit.route is not None and not revoked
+        if unrevoked and not issuance.kept:
+            enforcement.calls.failed.add(call_id)
+        # before the outbox looks, or it takes what is kept for held
+        enforcement.calls.running.discard(call_id)
+        if unrevoked:
+            enforcement.on_unrevoked()
+        await flow.recording.outcome(permit, outcome, enforcement.options.clock(), issuance, revoked=revoked)
+        return noted
+
+
+def _effects(permit: Permit) -> ReadEffects:
+    """Return what the task has read; of a result that cannot be looked through, the worst."""
+    if not permit.ran:  # so nothing is withheld either, and what went wrong is told instead
+        return NO_READ_EFFECTS
+    spec = permit.request.tool
+    try:
+        return observe_result(spec, permit.task, permit.result)
+    except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
+        log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
+        return ReadEffects(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))

@@ -1,0 +1,59 @@
+"""The tasks of the SQLite store, read as model objects, and what they have read by their calls."""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import lru_cache
+
+from agentguard.errors import StoreError
+from agentguard.model import ReadEffects, TaskState
+from agentguard.stores import _rows, _rules, _sql
+
+
+class TaskRows:
+    """Reads tasks, and keeps the decoded form of texts. Each method runs in a transaction of the store."""
+
+    def __init__(self) -> None:
+        # each text is decoded once; the text itself is the key, so an entry is never out of date
+        self._fixed = lru_cache(1024)(_rows.fixed_part)
+        self._history = lru_cache(1024)(_rows.history)
+
+    def one(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
+        """Return a task, or None."""
+        return self.read(task_id, db.execute(_sql.TASK, (task_id,)).fetchone())
+
+    def read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:
+        """Return the task that a row of `TASK` holds, or None.
+
+        Raises:
+            StoreError: The row cannot be read.
+        """
+        if not row:
+            return None
+        fixed, deadline, history, *changing = row
+        try:
+            return _rows.changing_part(
+                self._fixed(task_id, fixed, deadline), self._history(history), changing
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the stored row of task {task_id} cannot be read") from error
+
+    def family(
+        self, db: sqlite3.Connection, task_id: str, state: TaskState | None
+    ) -> list[tuple[str, TaskState | None]]:
+        """Return a task and the tasks of its lineage, each with its id."""
+        lineage = () if state is None else state.lineage
+        return [(task_id, state), *((ancestor, self.one(db, ancestor)) for ancestor in lineage)]
+
+    def note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
+        """Record what the task of a running call, and each task of its lineage, has read by it."""
+        row = db.execute("SELECT task_id FROM calls WHERE id = ? AND NOT suspended", (call_id,)).fetchone()
+        state = None if row is None else self.one(db, row[0])
+        if state is None:
+            return
+        read = (effects.untrusted, int(effects.sensitivity))
+        db.executemany(_sql.READ, [(*read, task_id) for task_id in (state.id, *state.lineage)])
+        if room := _rules.room(state, effects):
+            root = state.root_id
+            new = db.executemany(_sql.LABEL, [_rows.label_row(root, label) for label in room]).rowcount
+            db.execute(_sql.LABELLED, (new, root, root))
