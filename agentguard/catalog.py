@@ -9,11 +9,11 @@ error: policies name tools, and the later tool would silently replace the earlie
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
 from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
 from agentguard.model.schema_difference import contradictions, differences
@@ -75,7 +75,7 @@ class Catalog:
     """All tools and resources that a guard knows. An application adds tools while it starts."""
 
     def __init__(self, tools: Iterable[ToolSpec] = (), resources: Iterable[Resource] = ()) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self.changes = 0  # grows with each change, so that a check of all tools knows whether it is current
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}

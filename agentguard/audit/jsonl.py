@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from agentguard.audit.chain import GENESIS, Head, parse, seal
+from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
 
 __all__ = ["JsonLinesAudit"]
@@ -53,6 +54,7 @@ class JsonLinesAudit:
         self.path = Path(path).absolute()
         self._clock, self._fsync = clock, fsync
         self._by_process: dict[int, _Appender] = {}
+        in_child(self._begin)
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._appender().open()
@@ -113,6 +115,12 @@ class JsonLinesAudit:
         if appender is not None:
             appender.close()
 
+    def _begin(self) -> None:
+        # if the parent died, its file that stays open here would keep the lock that the parent held
+        for appender in self._by_process.values():
+            appender.abandon()
+        self._by_process = {}
+
     def _appender(self) -> _Appender:
         pid = os.getpid()
         # a forked child opens the file again: through an inherited descriptor it shares its parent's lock
@@ -146,6 +154,11 @@ class _Appender:
                     os.fsync(file)
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def close(self) -> None:
         self.executor.shutdown()

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard.concurrency.drive import Operation, lift
+from agentguard.concurrency.fork import in_child
 
 __all__ = ["Share", "ShareOperations", "SingleFlight"]
 
@@ -35,8 +36,8 @@ class SingleFlight:
     """
 
     def __init__(self, *, timeout: float = 5.0) -> None:
-        self._results: dict[Hashable, Future[Any]] = {}
-        self._lock = Lock()
+        self._begin()
+        in_child(self._begin)
 
         async def wait(result: Future[Any]) -> Any:
             async with asyncio.timeout(timeout):
@@ -45,6 +46,11 @@ class SingleFlight:
         self.share = ShareOperations(
             self._sharing("sync", lift(lambda result: result.result(timeout))), self._sharing("async", wait)
         )
+
+    def _begin(self) -> None:
+        # a child waits for no fetch of its parent
+        self._results: dict[Hashable, Future[Any]] = {}
+        self._lock = Lock()
 
     def _sharing(self, path: str, wait: Operation) -> Share:
         async def share(key: Hashable, fetch: Callable[[], Awaitable[Any]]) -> Any:
@@ -81,7 +87,7 @@ class SingleFlight:
 
     def _remove(self, key: Hashable) -> None:
         with self._lock:
-            del self._results[key]
+            self._results.pop(key, None)  # a child has dropped what its parent fetched
 
 
 class _FetcherCancelled(Exception):

@@ -12,12 +12,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
 from typing import Any, NoReturn
 
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
+from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.sources.base import SecretSource
 from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
@@ -76,7 +76,8 @@ class LegacySecret:
         self._cache: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
         self._anomalies: Counter[str] = Counter()
-        self._lock = Lock()
+        self._lock = ProcessLock()
+        in_child(self._end_all)
 
     @property
     def anomalies(self) -> Mapping[str, int]:
@@ -115,6 +116,12 @@ class LegacySecret:
             self.on_anomaly(kind)
         finally:
             raise refusal from None
+
+    def _end_all(self) -> None:
+        # the calls of the parent have no credential in a child
+        for attachment in self._live.values():
+            attachment.end()
+        self._live = {}
 
     async def _issue(self, grant: Grant, read: Operation, share: Share) -> Credential:
         if grant.path not in self.paths:

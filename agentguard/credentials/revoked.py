@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
+from agentguard.concurrency.fork import ProcessLock
 
 __all__ = ["RevokedHandles"]
 
@@ -14,7 +14,7 @@ class RevokedHandles:
 
     def __init__(self) -> None:
         self._handles: dict[str, None] = {}
-        self._lock = Lock()
+        self._lock = ProcessLock()
 
     def add(self, handle: str) -> None:
         """Note that nothing lives under *handle*."""

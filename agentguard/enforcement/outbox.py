@@ -17,6 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_wh
 from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.drive import drive
+from agentguard.concurrency.fork import in_child
 from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
@@ -167,9 +168,16 @@ class OutboxThread:
     """Sweeps an outbox in a thread, with growing pauses of up to a minute, while anything is left."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+        self._outbox, self._closed = outbox, False
+        self._begin()
+        in_child(self._begin)
+
+    def _begin(self) -> None:
+        # a child has no thread until it has something to revoke itself
         self._thread: Thread | None = None
         self._lock, self._stop, self._wake = Lock(), Event(), Event()
+        if self._closed:
+            self._stop.set()
 
     def watch(self) -> None:
         """Sweep now, and again while anything is left."""
@@ -182,6 +190,7 @@ class OutboxThread:
     def close(self) -> None:
         """Stop the thread. What is left stays in the store, for the next start."""
         with self._lock:
+            self._closed = True
             self._stop.set()
             self._wake.set()
             thread = self._thread

@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Any, Final, NamedTuple
 
 from spiffe import SpiffeId, WorkloadApiClient
@@ -14,6 +14,7 @@ from spiffe.errors import PySpiffeError
 from spiffe.workloadapi.x509_context import X509Context
 
 from agentguard.concurrency.drive import drive, lift
+from agentguard.concurrency.fork import in_child
 from agentguard.errors import ConfigurationError, IdentityError
 from agentguard.identity.tokens import IdentityDenied, Token, Tokens
 from agentguard.model import Secret
@@ -53,13 +54,19 @@ class SpiffeIdentity:
     ) -> None:
         self._socket = _address(socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET"))
         self._spiffe_id, self._timeout, self._pause, self._clock = spiffe_id, timeout, pause, clock
-        self._identity: _Identity | None = None
         self._reason = f"{_NAME} has not answered yet"
         self._tokens = Tokens(_NAME, clock=clock, pause=pause)
+        self._is_closed = False
+        self._forget_process()
+        in_child(self._forget_process)
+        self._start()
+
+    def _forget_process(self) -> None:
+        # a child has no thread that would notice a revocation: it begins its own when it is asked who it is
+        self._identity: _Identity | None = None
+        self._thread: Thread | None = None
         self._closed, self._wake, self._has_identity = Event(), Event(), Event()
-        self._thread = Thread(target=self._watch, name="agentguard-spiffe", daemon=True)
-        self._thread.start()
-        self._has_identity.wait(timeout)
+        self._starting = Lock()
 
     def actor(self) -> str:
         """Return the SPIFFE ID.
@@ -67,6 +74,7 @@ class SpiffeIdentity:
         Raises:
             IdentityError: The agent gave no identity, or the identity has expired.
         """
+        self._start()
         identity = self._identity
         if identity is None or identity.expires_at <= self._clock():
             raise IdentityError(self._reason)
@@ -83,9 +91,11 @@ class SpiffeIdentity:
 
     def close(self) -> None:
         """End the stream, and forget the identity."""
+        self._is_closed = True
         self._closed.set()
         self._wake.set()
-        self._thread.join(self._timeout)
+        if self._thread is not None:
+            self._thread.join(self._timeout)
         self._forget(f"{self!r} is closed")
         # gRPC's call and its exception refer to each other, so only the garbage collector ends the call. At
         # the interpreter's exit its finalizer could wait forever for a lock of a gRPC thread that was stopped
@@ -109,6 +119,16 @@ class SpiffeIdentity:
         return token
 
     # --- the watching thread
+
+    def _start(self) -> None:
+        if self._thread is not None or self._is_closed:
+            return
+        with self._starting:
+            if self._thread is None:
+                thread = Thread(target=self._watch, name="agentguard-spiffe", daemon=True)
+                thread.start()
+                self._has_identity.wait(self._timeout)
+                self._thread = thread
 
     def _watch(self) -> None:
         while not self._closed.is_set():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import ConfigurationError
@@ -36,7 +36,7 @@ class GateRegistry:
         self._complete = len(enforcement.ports.catalog) > 0
         self._by_name: dict[str, Gate] = {}
         self._seen: dict[int, tuple[BaseTool, GuardedTool]] = {}
-        self._binding, self._bound = threading.Lock(), -1
+        self._binding, self._bound = ProcessLock(), -1
         self.mistake: ConfigurationError | None = None
         self.check_policies()
 

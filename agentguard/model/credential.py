@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from threading import Lock
 from typing import NoReturn
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.arguments import Json
 from agentguard.model.identity import Identity
@@ -57,7 +57,7 @@ class DeferredSecret:
     __slots__ = ("__lock", "__make", "__value")
 
     def __init__(self, make: Callable[[], str]) -> None:
-        self.__make, self.__lock = make, Lock()
+        self.__make, self.__lock = make, ProcessLock()
         self.__value: str | None = None
 
     def reveal(self) -> str:

@@ -12,12 +12,10 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import httpx
 from circuitbreaker import CircuitBreaker
@@ -32,6 +30,7 @@ from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.errors import AgentGuardError, IssueError
+from agentguard.outbound.connections import Connections
 
 __all__ = ["Answer", "Limits", "Outbound"]
 
@@ -124,7 +123,7 @@ class Outbound:
         self._error, self._limits = error, limits
         self._stop = stop_after_attempt(limits.attempts) | stop_before_delay(limits.timeout)
         self._breaker = CircuitBreaker(limits.threshold, limits.cooldown, _Failure, name)
-        self._options: dict[str, Any] = {
+        options: dict[str, Any] = {
             "base_url": self.base_url,
             "verify": verify,
             "trust_env": False,
@@ -133,23 +132,13 @@ class Outbound:
             # a cookie would be a credential that one call passes to the next
             "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         }
-        self._transport, self._async_transport = transport, async_transport
-        self._client: httpx.Client | None = None
-        self._lock = Lock()
-        # a connection belongs to the event loop that opened it
-        self._closers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[httpx.AsyncClient]] = (
-            WeakKeyDictionary()
-        )
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._connections = Connections(options, transport, async_transport)
         blocking = self._asking(lift(self._send), lift(time.sleep))
         self.ask = OperationPair(blocking, self._asking(self._asend, asyncio.sleep))
 
     def close(self) -> None:
         """Close the synchronous connections. The asynchronous ones close with their event loop."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._connections.close()
 
     # --- one implementation for both paths
 
@@ -206,11 +195,9 @@ class Outbound:
     # --- input and output
 
     def _send(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
-        with self._lock:
-            if self._client is None:
-                self._client = httpx.Client(transport=self._transport, **self._options)
-            client = self._client
-        with client.stream(method, url, timeout=_remaining(deadline), **options) as response:
+        with self._connections.client().stream(
+            method, url, timeout=_remaining(deadline), **options
+        ) as response:
             content = self._start_content(response)
             for chunk in response.iter_bytes():
                 content += chunk
@@ -218,7 +205,7 @@ class Outbound:
             return Answer(response.status_code, dict(response.headers), bytes(content))
 
     async def _asend(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
-        client = await self._loop_client()
+        client = await self._connections.loop_client()
         async with asyncio.timeout(_remaining(deadline)):
             async with client.stream(method, url, timeout=_remaining(deadline), **options) as response:
                 content = self._start_content(response)
@@ -236,20 +223,6 @@ class Outbound:
         if len(content) > self._limits.size:
             raise ValueError("the answer is too long")
         _remaining(deadline)
-
-    async def _loop_client(self) -> httpx.AsyncClient:
-        """Return this event loop's client. It is closed when the loop shuts down."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            closer = self._open_client()
-            self._clients[loop] = await anext(closer)
-            self._closers[loop] = closer
-        return self._clients[loop]
-
-    async def _open_client(self) -> AsyncGenerator[httpx.AsyncClient]:
-        # at its end an event loop closes asynchronous generators, and nothing else
-        async with httpx.AsyncClient(transport=self._async_transport, **self._options) as client:
-            yield client
 
     def __repr__(self) -> str:
         return f"<Outbound {self.name}>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, lift
+from agentguard.concurrency.fork import ProcessSemaphore
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
@@ -88,7 +88,7 @@ class Remote(ABC):
         ask, share = self._http.ask, SingleFlight(timeout=timeout).share
         self._sync = RemoteOperations(ask.sync, share.sync)
         self._async = RemoteOperations(ask.async_, share.async_)
-        self._places = threading.BoundedSemaphore(limit)
+        self._places = ProcessSemaphore(limit)
         # a semaphore belongs to the event loop that waits for it
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 

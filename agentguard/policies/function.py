@@ -17,6 +17,7 @@ from dataclasses import replace
 from types import CodeType
 from typing import Any
 
+from agentguard.concurrency.fork import ProcessSemaphore
 from agentguard.model import AccessRequest, Decision, Effect
 
 __all__ = ["FunctionPolicy"]
@@ -51,7 +52,7 @@ class FunctionPolicy:
         self._timeout = timeout
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
-        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self._slots = ProcessSemaphore(_AT_ONCE)
         self.version = _version(function) if version is None else version
 
     def decide(self, request: AccessRequest) -> Decision:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from agentguard.concurrency.fork import ForkGate, around_fork, in_child
 from agentguard.errors import ConfigurationError, StoreError
 
 RETRY = 0.01  # seconds between attempts to switch to WAL, for which SQLite itself does not wait
@@ -35,6 +36,11 @@ def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
     """Return what went wrong in SQLite's words, and what an operator can do about it."""
     code = getattr(error, "sqlite_errorcode", None)  # an error of Python's own module has none
     return StoreError(f"{path}: {error}", hint="" if code is None else HINTS.get(code & 0xFF, ""))
+
+
+_lost: set[Path] = set()
+"""Files of which SQLite believes in this child that a thread of the parent still holds a lock."""
+PATIENCE = 1.0  # seconds that a fork waits for a transaction, beyond what the transaction waits for others
 
 
 class _Resources:
@@ -65,14 +71,18 @@ class Loan:
 
     def __enter__(self) -> sqlite3.Connection:
         connection = None
+        self._database.gate.enter()
         try:
             connection = self._database.take()
             if self._writes:
                 connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
-            raise _store_error(self._database.path, error) from error
+            self._database.gate.leave()
+            if isinstance(error, sqlite3.Error):
+                raise _store_error(self._database.path, error) from error
+            raise
         self._connection = connection
         return connection
 
@@ -85,11 +95,19 @@ class Loan:
         except sqlite3.Error as failure:
             self._connection.close()  # closing rolls back
             raise _store_error(self._database.path, failure) from failure
-        self._database.give(self._connection)
+        else:
+            self._database.give(self._connection)
+        finally:
+            self._database.gate.leave()
 
 
 class Database:
     """The connections to one file. Each transaction has its own, and so does each forked child.
+
+    SQLite keeps a list of the locks that a process has on a file. A forked child inherits the list, but not
+    the locks. So a fork waits until no transaction runs, and then closes the idle connections. If a
+    transaction runs for longer than the busy timeout and a second, the child cannot use the file: each use
+    of it raises StoreError.
 
     Raises:
         ConfigurationError: The file has another schema version, or its path cannot hold a database.
@@ -103,6 +121,9 @@ class Database:
         self._timeout = timeout
         self._closed = False
         self._by_process: dict[int, _Resources] = {}
+        self.gate = ForkGate(timeout + PATIENCE)
+        around_fork(before=self._close_idle)
+        in_child(self._begin_in_child)
         weakref.finalize(self, _close_abandoned, self._by_process)
         self._create()
         with self.connection() as connection:
@@ -132,6 +153,11 @@ class Database:
         """Return a connection that no other thread uses."""
         if self._closed:
             raise StoreError(f"{self.path} is closed")
+        if _lost and self.path.resolve() in _lost:
+            raise StoreError(
+                f"{self.path}: this process was forked while another thread used the store",
+                hint="fork while no call runs, or start the process anew (spawn)",
+            )
         try:
             return self._resources().idle.pop()
         except IndexError:
@@ -147,10 +173,17 @@ class Database:
     def close(self) -> None:
         """Finish the queued operations, and close this process's connections."""
         self._closed = True
-        resources = self._resources()
-        resources.executor.shutdown()
-        while resources.idle:
-            resources.idle.pop().close()
+        self._resources().executor.shutdown()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        idle = self._resources().idle
+        while idle:
+            idle.pop().close()
+
+    def _begin_in_child(self) -> None:
+        if self.gate.was_in_use:
+            _lost.add(self.path.resolve())
 
     def _resources(self) -> _Resources:
         pid = os.getpid()

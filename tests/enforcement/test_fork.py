@@ -13,6 +13,8 @@ from agentguard.lease import Lease
 from agentguard.model import Credential, Identity, Mandate, Secret, TaskState
 from agentguard.stores.memory import MemoryStore
 
+# from Python 3.12 on; that a child of a process with threads works is what these tests are about
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 CREDENTIAL = Credential("s3cret", id="1", expires_at=1e12, headers=lambda *_: {}, handle="h")
 
 

@@ -25,6 +25,8 @@ from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import sample_task
 from agentguard.testing.scenes import call, live_credential
 
+# from Python 3.12 on; that a child of a process with threads works is what these tests are about
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
 FAR = 1e12

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import boto3
@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from circuitbreaker import CircuitBreaker
 
+from agentguard.concurrency.fork import in_child
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.model import Secret
 from agentguard.ports import IdentitySource
@@ -93,13 +94,17 @@ class Api:
         if unsigned:
             config = config.merge(Config(signature_version=UNSIGNED))
         make: Any = session.client  # its stubs know each service by a package of its own
-        self._client = make(
+        self._make = partial(
+            make,
             service,
             region_name=connection.region,
             endpoint_url=connection.endpoint,
             config=config,
             verify=True,
         )
+        self._client: Any = self._make()
+        self._of_parents: list[object] = []
+        in_child(self._leave_client)
         self._service = service
         self._breaker = CircuitBreaker(5, 10.0, BotoCoreError, f"aws {service}")
 
@@ -116,7 +121,7 @@ class Api:
         failure: IssueError | IdentityError
         try:
             with self._breaker:
-                answer: Mapping[str, Any] = getattr(self._client, operation)(**_reveal(parameters))
+                answer: Mapping[str, Any] = getattr(self._own_client(), operation)(**_reveal(parameters))
                 return answer
         except ClientError as error:
             failure = Refusal(self._service, operation, _code(error))
@@ -129,7 +134,18 @@ class Api:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _own_client(self) -> Any:
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    def _leave_client(self) -> None:
+        # the parent goes on with its connections: a child neither sends on them nor closes them
+        self._of_parents.append(self._client)
+        self._client = None
 
 
 def bare_session(credentials: Credentials | None = None) -> boto3.Session:

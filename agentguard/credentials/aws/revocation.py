@@ -27,6 +27,7 @@ from concurrent.futures import Future, wait
 from threading import Lock
 from typing import Any
 
+from agentguard.concurrency.fork import in_child
 from agentguard.credentials.aws.api import Refusal
 from agentguard.credentials.aws.policy import INLINE_LIMIT, denial_policy
 from agentguard.errors import IssueError
@@ -73,6 +74,11 @@ class Revocations:
         self._ask, self._clock = ask, clock
         self._longest, self._skew, self._patience = longest, skew, patience
         self._author: Callable[[], str] = lambda: entropy(8).hex()
+        self._begin()
+        in_child(self._begin)
+
+    def _begin(self) -> None:
+        # a child writes policies of its own, and waits for no write of a thread of its parent
         self._roles: dict[str, _RoleState] = {}
         self._lock = Lock()
 

@@ -15,10 +15,10 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from threading import Lock
 from typing import Any, Final
 
 from agentguard.concurrency.drive import Operation, drive
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.credentials.github.key import AppKey
 from agentguard.credentials.github.terms import check_configuration, is_within, members_of, permissions_for
 from agentguard.credentials.presentation import Bearer
@@ -84,7 +84,7 @@ class GitHubApp:
         self._instance = b64url(entropy(12))
         self._tokens: dict[str, tuple[str, float]] = {}
         self._revoked = RevokedHandles()
-        self._lock = Lock()
+        self._lock = ProcessLock()
 
     # --- the port
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from threading import Lock
 from typing import NamedTuple, Self
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.credentials.oauth.response import claims_of
 from agentguard.credentials.revoked import RevokedHandles
 from agentguard.credentials.sealing import SealingKey
@@ -48,7 +48,7 @@ class LiveTokens:
         self._seal, self._context = seal, context
         self._tokens: dict[str, LiveToken] = {}
         self.revoked = RevokedHandles()
-        self._lock = Lock()
+        self._lock = ProcessLock()
 
     def is_full(self, now: float) -> bool:
         """Drop the tokens that have expired at *now*, and return whether the limit is still reached."""

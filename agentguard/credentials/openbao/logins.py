@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import suppress
-from threading import Lock
 from typing import Final
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoOperations, RequestRefused
 from agentguard.errors import IssueError
 
@@ -24,7 +24,7 @@ class Logins:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = ProcessLock()
         self._logins: OrderedDict[str, tuple[Login, str | None]] = OrderedDict()
         self._by_grant: OrderedDict[str, Login] = OrderedDict()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from itertools import count
-from threading import Lock
 
+from agentguard.concurrency.fork import ProcessLock
 from agentguard.model import AccessRequest, Decision, ToolSpec
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.source import Rule
@@ -33,7 +33,7 @@ class ReloadingCedar:
     ) -> None:
         self._read, self._alarm = read, alarm
         self._tools: tuple[ToolSpec, ...] = ()
-        self._replacing = Lock()
+        self._replacing = ProcessLock()
         self._tickets, self._newest = count(1), 0
         self._current = read()
 

@@ -1,0 +1,76 @@
+"""The HTTP connections of one `Outbound`: one client for threads, and one for each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from agentguard.concurrency.fork import in_child
+
+__all__ = ["Connections"]
+
+
+class Connections:
+    """Opens httpx clients with these *options* when they are first needed.
+
+    A forked child opens its own. It neither sends on its parent's connections nor closes them.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        transport: httpx.BaseTransport | None,
+        async_transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._options = options
+        self._transport, self._async_transport = transport, async_transport
+        self._of_parents: list[object] = []
+        self._begin()
+        in_child(self._begin_in_child)
+
+    def _begin(self) -> None:
+        self._client: httpx.Client | None = None
+        self._lock = Lock()
+        # a connection belongs to the event loop that opened it
+        self._closers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[httpx.AsyncClient]] = (
+            WeakKeyDictionary()
+        )
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+    def _begin_in_child(self) -> None:
+        # referenced, since a client that is collected closes its connections
+        self._of_parents.append((self._client, self._clients, self._closers))
+        self._begin()
+
+    def client(self) -> httpx.Client:
+        """Return the client of the synchronous path."""
+        with self._lock:
+            if self._client is None:
+                self._client = httpx.Client(transport=self._transport, **self._options)
+            return self._client
+
+    async def loop_client(self) -> httpx.AsyncClient:
+        """Return this event loop's client. It is closed when the loop shuts down."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            closer = self._open_client()
+            self._clients[loop] = await anext(closer)
+            self._closers[loop] = closer
+        return self._clients[loop]
+
+    def close(self) -> None:
+        """Close the synchronous client. The asynchronous ones close with their event loop."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    async def _open_client(self) -> AsyncGenerator[httpx.AsyncClient]:
+        # at its end an event loop closes asynchronous generators, and nothing else
+        async with httpx.AsyncClient(transport=self._async_transport, **self._options) as client:
+            yield client
