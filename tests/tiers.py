@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import certifi
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 __all__ = [
     "examples",
@@ -74,10 +74,16 @@ def pytest_configure(config: pytest.Config) -> None:
     global _thinning
     if takes_all(config):
         config.option.markexpr = config.option.markexpr or DEFAULT
-    if config.option.markexpr == DEFAULT:
-        _thinning = NINTH
-        settings.register_profile(DEFAULT, max_examples=FEWEST)  # for properties that name no count
-        settings.load_profile(DEFAULT)
+    thin = config.option.markexpr == DEFAULT
+    _thinning = NINTH if thin else 1
+    # for properties that name no count; how long an example takes says how busy the machine is
+    settings.register_profile(
+        "tier",
+        max_examples=FEWEST if thin else 100,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("tier")
 
 
 def examples(count: int) -> int:

@@ -267,7 +267,9 @@ SCOPES = st.sets(st.sampled_from([*STATEMENTS, "long", "unknown"]))
 
 @pytest.mark.promise("aws-session-policy")
 @settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60)
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=examples(60),
 )
 @given(
     scopes=SCOPES,
