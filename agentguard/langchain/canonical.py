@@ -41,26 +41,39 @@ Place = tuple[Any, ...]  # (the place around it, the name or position in that)
 
 
 def canonicalize(
-    values: Mapping[str, Any], *, raw: str = "", determined: frozenset[str] = NONE, ordered: bool = True
+    values: Mapping[str, Any],
+    *,
+    raw: str = "",
+    determined: frozenset[str] = NONE,
+    order: tuple[str, ...] | None = (),
 ) -> Arguments:
     """Return Python values as canonical JSON, frozen, with what tells them from others of the same JSON.
 
     A set is a sorted list. A secret of pydantic's is the SHA-256 of it, so that another one is another
     call; one that is short can be guessed from it. *determined* names the arguments of which the schema
-    leaves no choice of a class; of these no class is said. *ordered* says that the tool can see the order of
-    its arguments.
+    leaves no choice of a class; of these no class is said. *order* is the usual order of arguments, where the
+    tool can see another one. Names that are not in it usually follow in alphabetical order.
 
     Raises:
         Denied: A value has no JSON form, can be read once only, or has state that cannot be shown.
     """
     try:
-        if FLAT.issuperset(map(type, values.values())) and not (ordered and list(values) != sorted(values)):
+        flat = FLAT.issuperset(map(type, values.values()))
+        usual = order is None or list(values) == _usual(values, order)
+        if flat and usual:
             return Arguments.of(values, (), raw)
         reading = _Reading(determined)
-        plain = reading.object(values.items(), (), ordered)
+        if not usual:
+            reading.note((), f"order {json.dumps(list(values))}")
+        plain = reading.object(values.items(), ())
         return Arguments.of(plain, tuple(reading.distinctions), raw)
     except (ValueError, RecursionError, PydanticSerializationError) as error:
         raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {error}") from None
+
+
+def _usual(values: Mapping[str, Any], order: tuple[str, ...]) -> list[str]:
+    names = [name for name in order if name in values]
+    return names if len(names) == len(values) else [*names, *sorted(values.keys() - set(order))]
 
 
 class _Reading:
@@ -70,10 +83,10 @@ class _Reading:
         self._determined, self._free = determined, True
         self.distinctions: list[str] = []
 
-    def _note(self, place: Place, text: str) -> None:
+    def note(self, place: Place, text: str) -> None:
         self.distinctions.append(f"{_text(place)}: {text}")
 
-    def object(self, pairs: Pairs, place: Place, ordered: bool = True) -> dict[str, Any]:
+    def object(self, pairs: Pairs, place: Place) -> dict[str, Any]:
         plain: dict[str, Any] = {}
         for key, value in pairs:
             name = key if type(key) is str else self._name(key, place)
@@ -82,18 +95,21 @@ class _Reading:
             if not place:
                 self._free = name not in self._determined
             plain[name] = value if type(value) in FLAT else self._plain(value, (place, name))
-        if ordered and len(plain) > 1 and (names := list(plain)) != sorted(names):
-            self._note(place, f"order {json.dumps(names)}")
         return plain
 
+    def _note_order(self, keys: Iterable[Any], place: Place) -> None:
+        """Note the order of keys, unless it is that of the canonical form."""
+        names = list(map(str, keys))
+        if len(names) > 1 and names != sorted(names):
+            self.note(place, f"order {json.dumps(names)}")
+
     def _name(self, key: Any, place: Place) -> str:
+        """Return the JSON form of a key that is no plain text."""
+        if state := hidden_state(key):
+            raise ValueError(f"a key in {_text(place)} has state that is not shown: {', '.join(state)}")
         name: str = next(iter(to_jsonable_python({key: None})))
-        self._note(
-            (place, name),
-            f"key of {class_name(type(key))} {key!r}"
-            if type(key) in ATOMS
-            else f"key of {class_name(type(key))}",
-        )
+        kind = class_name(type(key))
+        self.note((place, name), f"key of {kind} {key!r}" if type(key) in ATOMS else f"key of {kind}")
         return name
 
     def _plain(self, value: Any, place: Place) -> Any:
@@ -102,17 +118,21 @@ class _Reading:
             return value
         if kind is float:
             if value.is_integer() and (self._free or str(value) == "-0.0"):
-                self._note(place, repr(value))  # as JSON it is an integer, and 0
+                self.note(place, repr(value))  # as JSON it is an integer, and 0
             return value
         if kind is not dict and kind is not list:
             self._distinguish(value, place)
         return self._collection(value, place)
 
     def _collection(self, value: Any, place: Place) -> Any:
-        if isinstance(value, Mapping):
-            return self.object(value.items(), place)
         if isinstance(value, list | tuple | deque):
             return [self._plain(item, (place, position)) for position, item in enumerate(value)]
+        if isinstance(value, BaseModel):
+            return self._model(value, place)
+        if isinstance(value, Mapping):
+            plain = self.object(value.items(), place)
+            self._note_order(plain, place)
+            return plain
         if isinstance(value, Set):
             return self._sorted(value, place)
         return self._taken_apart(value, place)
@@ -140,36 +160,45 @@ class _Reading:
             raise ValueError(f"{_text(place)} has state that is not shown: {', '.join(state)}")
         if isinstance(value, Enum):
             if self._free or not _differ_in_json(type(value)):
-                self._note(place, f"class {class_name(type(value))}.{value.name}")
+                self.note(place, f"class {class_name(type(value))}.{value.name}")
         elif self._free:
-            self._note(place, f"class {class_name(type(value))}")
+            self.note(place, f"class {class_name(type(value))}")
         if isinstance(value, _REPR) and self._free:
-            self._note(place, repr(value))
+            self.note(place, repr(value))
 
     def _taken_apart(self, value: Any, place: Place) -> Any:
         if isinstance(value, Enum):
             return self._plain(value.value, place)
-        if isinstance(value, RootModel):
-            return self._plain(value.root, place)
-        if isinstance(value, BaseModel):
-            return self._model(value, place)
+        if isinstance(value, float):
+            return self._plain(float(value), place)
         if dataclasses.is_dataclass(value):
-            return self.object(_attributes(value), place, ordered=False)
+            self._note_order(_further(value), place)
+            return self.object(_attributes(value), place)
         if isinstance(value, Secret | SecretStr | SecretBytes):
-            plain = self._plain(value.get_secret_value(), place)
-            return f"sha256:{sha256(rfc8785.dumps(plain)).hexdigest()}"
+            return self._secret(value.get_secret_value(), place)
         if isinstance(value, Iterator):
             raise ValueError("an iterator is gone when it was looked at")
         return to_jsonable_python(value)
 
-    def _model(self, model: BaseModel, place: Place) -> dict[str, Any]:
-        fields, extra = type(model).model_fields, model.model_extra
-        if unset := fields.keys() - model.model_fields_set:  # a tool sees it by `exclude_unset`
-            self._note(place, f"not set {json.dumps(sorted(unset))}")
-        if extra and list(extra) != sorted(extra):
-            self._note(place, f"order {json.dumps(list(extra))}")
-        members = [(_shown(name, field), getattr(model, name)) for name, field in fields.items()]
-        return self.object([*members, *(extra or {}).items()], place, ordered=False)
+    def _secret(self, value: Any, place: Place) -> str:
+        """Return a digest that covers also what JSON does not say of the secret, and note none of that."""
+        outer, self.distinctions = self.distinctions, []
+        plain = self._plain(value, place)
+        inner, self.distinctions = self.distinctions, outer
+        return f"sha256:{sha256(rfc8785.dumps([plain, inner] if inner else plain)).hexdigest()}"
+
+    def _model(self, model: BaseModel, place: Place) -> Any:
+        if isinstance(model, RootModel):
+            return self._plain(model.root, place)
+        kind, extra = type(model), model.model_extra
+        # a tool sees by `exclude_unset` what was not set
+        if unset := kind.model_fields.keys() - model.model_fields_set:
+            self.note(place, f"not set {json.dumps(sorted(unset))}")
+        members = [(shown, getattr(model, name)) for name, shown in _fields(kind)]
+        if extra:
+            self._note_order(extra, place)
+            members += extra.items()
+        return self.object(members, place)
 
 
 def _text(place: Place) -> str:
@@ -192,12 +221,22 @@ def _differ_in_json(kind: type[Enum]) -> bool:
     return len(forms) == len(kind)
 
 
+@lru_cache(1024)
+def _fields(kind: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """Return the names of a model's fields, each with that in the JSON Schema."""
+    return tuple((name, _shown(name, field)) for name, field in kind.model_fields.items())
+
+
 def _attributes(value: Any) -> Pairs:
     declared: Mapping[str, FieldInfo] = getattr(value, "__pydantic_fields__", {})
-    names = [field.name for field in dataclasses.fields(value)]
-    more = [name for name in getattr(value, "__dict__", ()) if name not in names]
-    for name in (*names, *more):
+    for name in (*(field.name for field in dataclasses.fields(value)), *_further(value)):
         yield _shown(name, declared.get(name)), getattr(value, name)
+
+
+def _further(value: Any) -> list[str]:
+    """Name the attributes of a dataclass that are no fields."""
+    names = {field.name for field in dataclasses.fields(value)}
+    return [name for name in getattr(value, "__dict__", ()) if name not in names]
 
 
 def _shown(name: str, field: FieldInfo | None) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from agentguard.errors import ConfigurationError
 from agentguard.langchain.hidden_state import class_name
 
-__all__ = ["OPEN", "Choices", "choices_of"]
+__all__ = ["Choices", "choices_of", "open_choices"]
 
 Schema = Mapping[str, Any]
 NONE: frozenset[str] = frozenset()
@@ -25,17 +25,19 @@ NONE: frozenset[str] = frozenset()
 class Choices(NamedTuple):
     """`determined` are the arguments whose classes follow from the schema alone.
 
-    `ordered` says that the tool can see the order of its arguments. `code` says that code of the application
-    takes part in making values, beyond functions that take no argument.
+    `order` is the usual order of the arguments, or None if the tool cannot see another one. `code` says that
+    code of the application takes part in making values, beyond functions that take no argument.
     """
 
     determined: frozenset[str]
-    ordered: bool
+    order: tuple[str, ...] | None
     code: bool
 
 
-OPEN = Choices(NONE, ordered=True, code=False)
-"""What a JSON Schema leaves open: the tool gets the JSON itself, in its order."""
+def open_choices(names: tuple[str, ...]) -> Choices:
+    """Return what a JSON Schema with these properties leaves open: the tool gets the JSON itself."""
+    return Choices(NONE, names, code=False)
+
 
 _LEAVES = frozenset(
     {
@@ -87,7 +89,9 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
             part for n in names - determined for part in _reachable(fields.get(n, {}), definitions)
         )
     extra = model.model_config.get("extra") == "allow"
-    return Choices(determined, ordered=extra, code=any(map(_runs_code, _parts(root))))
+    return Choices(
+        determined, tuple(model.model_fields) if extra else None, code=any(map(_runs_code, _parts(root)))
+    )
 
 
 def _fields(root: Schema, model: type[BaseModel]) -> Schema:

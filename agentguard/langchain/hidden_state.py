@@ -40,8 +40,8 @@ def hidden_state(value: Any) -> tuple[str, ...]:
     if isinstance(value, BaseModel):
         if private := value.__pydantic_private__:
             names += _changed(kind.__private_attributes__, private)
-        # a RootModel keeps its private attributes in its __dict__
-        names += value.__dict__.keys() - kind.model_fields.keys() - {"__pydantic_private__"}
+        if not value.__dict__.keys() <= (known := _kept(kind)):
+            names += value.__dict__.keys() - known
     elif not dataclasses.is_dataclass(value):  # of which the canonical form shows each attribute
         names += getattr(value, "__dict__", {}).keys() - _VALUE_OF_PYDANTIC
     return tuple(sorted(names))
@@ -60,6 +60,12 @@ def _is_default(attribute: ModelPrivateAttr, value: Any) -> bool:
     factory: Any = attribute.default_factory
     default = attribute.default if factory is None else factory()
     return type(default) is type(value) and bool(default == value)
+
+
+@lru_cache(1024)
+def _kept(kind: type[BaseModel]) -> frozenset[str]:
+    """Name what the ``__dict__`` of a model holds; that of a RootModel holds the private attributes too."""
+    return frozenset((*kind.model_fields, "__pydantic_private__"))
 
 
 @lru_cache(1024)

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails, PydanticKnownError, PydanticSerializatio
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.canonical import canonicalize
-from agentguard.langchain.choices import OPEN, Choices, choices_of
+from agentguard.langchain.choices import Choices, choices_of, open_choices
 from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.langchain.hidden_state import class_name
 from agentguard.langchain.json_schema import compile_schema
@@ -58,8 +58,9 @@ class ArgumentSchema:
         compiled = _compiled(tool, self.single)
         self.schema, self._validate = compiled.schema, compiled.validate
         self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
-        self.takes_call_id, self._choices = compiled.takes_call_id, compiled.choices
+        self.takes_call_id = compiled.takes_call_id
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
+        self._choices = compiled.choices or open_choices(self.names)
         self._declared: DeclaredSchema | None = None
 
     def require(self, declared: Mapping[str, Any] | None) -> None:
@@ -106,11 +107,13 @@ class ArgumentSchema:
             Denied: A value has no canonical form, or has state that is not shown.
         """
         choices = self._choices
-        return canonicalize(values, raw=raw, determined=choices.determined, ordered=choices.ordered)
+        return canonicalize(values, raw=raw, determined=choices.determined, order=choices.order)
 
     def unchanged(self, judged: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
         """Return whether *values* are the judged ones, as far as identity shows it without a new digest."""
-        if len(values) != len(judged) or (self._choices.ordered and list(values) != list(judged)):
+        if len(values) != len(judged):
+            return False
+        if self._choices.order is not None and list(values) != list(judged):
             return False
         return all(
             isinstance(value, _SCALARS) and value is judged.get(name, judged)
@@ -186,7 +189,7 @@ class _Compiled(NamedTuple):
     required: frozenset[str] = NONE
     stripped: frozenset[str] = NONE
     takes_call_id: str | None = None
-    choices: Choices = OPEN
+    choices: Choices | None = None
 
 
 def _compiled(tool: BaseTool, single: bool) -> _Compiled:

@@ -23,13 +23,15 @@ from pydantic import (
     Discriminator,
     PrivateAttr,
     RootModel,
+    Secret,
+    SecretStr,
     Tag,
     create_model,
     model_validator,
 )
 
 from agentguard import AccessRequest, Decision
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, Denied
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Arguments
 from agentguard.policies import CedarPolicy
@@ -364,6 +366,39 @@ def test_no_key_can_pretend_to_be_another_place() -> None:
     first, second = (schema.validate(raw).arguments.distinctions for raw in (one, other))
     assert first == ("what.a.b: 1.0",)
     assert second == ('what["a.b"]: 1.0',)
+
+
+@pytest.mark.promise("told-apart-judged-apart")
+def test_what_tells_two_secrets_apart_is_covered_and_not_told() -> None:
+    kind = _picked({"a": SecretStr("7"), "b": Secret({"x": 1.0}), "c": Secret({"x": 1}), "d": Secret("7")})
+    schema = ArgumentSchema(_tool(kind, []))
+    found = [schema.validate({"what": what}).arguments for what in "abcd"]
+    assert len({arguments.digest for arguments in found}) == 4
+    assert "1.0" not in " ".join(text for arguments in found for text in arguments.distinctions)
+
+
+@pytest.mark.promise("told-apart-judged-apart")
+def test_a_key_with_state_is_refused() -> None:
+    key = Labelled("k")
+    key.label = "published"
+    schema = ArgumentSchema(_tool(_picked({"a": {Labelled("k"): 1}, "b": {key: 1}}), []))
+    schema.validate({"what": "a"})
+    with pytest.raises(Denied) as denied:
+        schema.validate({"what": "b"})
+    assert "a key in what has state" in denied.value.reason
+
+
+def test_control_the_order_of_the_schema_needs_no_word() -> None:
+    properties = {"to": {"type": "string"}, "amount": {"type": "integer"}}
+    json_schema = {"type": "object", "properties": properties}
+    schema = ArgumentSchema(
+        StructuredTool.from_function(print, name="p", description="d", args_schema=json_schema)
+    )
+    usual, other = (
+        schema.validate(raw).arguments for raw in ({"to": "a", "amount": 1}, {"amount": 1, "to": "a"})
+    )
+    assert usual.digest == usual.json_digest == other.json_digest
+    assert other.distinctions == ('arguments: order ["amount", "to"]',)
 
 
 # --- what policies, people and records see of it
