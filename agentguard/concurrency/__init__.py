@@ -3,5 +3,6 @@
 drive          runs a coroutine without an event loop, and makes both forms of a port's method
 worker         runs several blocking operations of an event loop in one thread
 fork           what objects do when the process forks: locks, gates, hooks
+stream         steps a synchronous generator from an event loop, in one context
 single_flight  when several callers need the same value at once, one of them fetches it for all
 """

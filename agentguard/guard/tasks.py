@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Generator, Mapping
+from typing import Any, TypeVar
 
 from agentguard.concurrency.drive import drive
+from agentguard.concurrency.stream import in_one_context
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import TaskNotActive
 from agentguard.intent import Derivation, Intent
@@ -15,6 +16,8 @@ from agentguard.tasks.ending import Endings
 from agentguard.tasks.task import Task
 
 __all__ = ["TaskMethods"]
+
+T = TypeVar("T")
 
 
 class TaskMethods:
@@ -68,6 +71,26 @@ class TaskMethods:
             words=words,
             kinds=derived.kinds,
         )
+
+    def stream(self, generator: Generator[T, Any, Any]) -> AsyncIterator[T]:
+        """Return an async iterator over a synchronous generator that holds a task, for a server to stream.
+
+        Example::
+
+            def answer(question):
+                with guard.task("Answer", subject=user, mandate=mandate):
+                    for chunk in agent.stream(question, stream_mode="messages"):
+                        yield text_of(chunk)
+
+            return StreamingResponse(guard.stream(answer(question)))
+
+        All steps run in threads, in one context. When the client has read everything or has gone, the
+        generator is closed, and its task ends. Starlette alone steps a generator in a new context each
+        time, where the task is not active (give `Task.config` to the run then). It does not close the
+        generator when the client has gone, so that the task may stay active for its whole life. An async
+        generator is closed by its server: stream it as it is, with ``async with`` around its task.
+        """
+        return in_one_context(generator)
 
     def mandate(self, kind: str, /, **values: Any) -> Derivation:
         """Fill the template ``[tasks.kind]``; all of it is then the application's word.

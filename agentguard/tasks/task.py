@@ -92,7 +92,8 @@ class Task:
 
         It holds a handle, which works in this process only and is not the task's id. Another process gets
         the id from the application, and uses ``guard.find(id).config``. A server that streams the answer
-        of a generator runs each step in another context, so give this config to the run inside.
+        of a generator runs each step in another context, so give this config to the run inside, or stream a
+        synchronous generator by `Guard.stream`.
         """
         return {"configurable": {CONFIG_KEY: TaskHandle(self.id)}}
 
