@@ -5,8 +5,9 @@ conventions 1.41.0, status Development) and our own in the namespace `agentguard
 is standard yet for authorization. The seconds of each stage (decide, approve, issue, execute, revoke) are
 attributes of that span. A guard that is told so (`stages`) also makes a child span for each of them
 (`agentguard.decide`, ...), which costs a call a tenth of its time.
-Never a secret, and no argument value unless opted in. A tracer or a meter that fails is logged, and
-changes nothing of the call.
+Never a secret, and no argument value unless opted in. Each text is printable and bounded, also where a model
+or a decision point chose it. No metric has an attribute that a model chose.
+A tracer or a meter that fails is logged, and changes nothing of the call.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from opentelemetry.trace import (
 )
 
 from agentguard.model import Arguments
+from agentguard.text import label
 
 __all__ = ["CallSpan", "Stage", "Telemetry"]
 
@@ -43,6 +45,10 @@ OPERATION, TOOL, TOOL_CALL, TOOL_TYPE = (
 )
 ARGUMENTS = "gen_ai.tool.call.arguments"
 ERROR = "error.type"
+LONGEST_ARGUMENTS = 16_384
+"""The most characters of a call's arguments in a span that may hold them."""
+MOST_ITEMS = 32
+"""The most items of a list in an attribute, such as the ids of rules."""
 STAGES = {
     stage: (f"{SCOPE}.{stage}", f"{SCOPE}.{stage}.duration")
     for stage in ("decide", "approve", "issue", "execute", "revoke")
@@ -88,11 +94,12 @@ class Telemetry:
 
     def call(self, tool: str, call_id: str | None, arguments: Arguments | None) -> CallSpan:
         """Open the span of one call; an exception that passes is no event, for it may hold anything."""
+        tool = label(tool)
         attributes: dict[str, Any] = {OPERATION: "execute_tool", TOOL: tool, TOOL_TYPE: "function"}
         if call_id is not None:
-            attributes[TOOL_CALL] = call_id
+            attributes[TOOL_CALL] = label(call_id)
         if self._arguments and arguments is not None:
-            attributes[ARGUMENTS] = arguments.canonical.decode()
+            attributes[ARGUMENTS] = label(arguments.canonical.decode(), LONGEST_ARGUMENTS)
         return CallSpan(self.span(f"execute_tool {tool}", attributes), self)
 
     def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Span:
@@ -139,7 +146,9 @@ class CallSpan:
 
     def describe(self, **facts: Any) -> None:
         """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
-        self._facts.update({f"{SCOPE}.{name}": value for name, value in facts.items() if value is not None})
+        self._facts.update(
+            {f"{SCOPE}.{name}": _bounded(value) for name, value in facts.items() if value is not None}
+        )
 
     def asked(self, tool: str, path: str) -> None:
         """Note that a person is asked about this call."""
@@ -192,6 +201,14 @@ class Stage:
         if self._telemetry.stages:
             detach(self._token)
             _quietly(self._span.end)
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        return label(value)
+    if isinstance(value, tuple | list):
+        return [_bounded(item) for item in value[:MOST_ITEMS]]
+    return value
 
 
 def _quietly(function: Callable[..., object], *args: object) -> None:

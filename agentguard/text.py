@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["printable"]
+__all__ = ["label", "printable"]
+
+LABEL = 200
+"""The most characters of a name that a model, a server or a decision point chose, in a span or a record."""
 
 
 def printable(text: object) -> str:
@@ -19,6 +22,14 @@ def printable(text: object) -> str:
     if shown.isprintable():
         return shown
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def label(text: str, limit: int = LABEL) -> str:
+    """Return a printable text of at most *limit* characters, which every encoder of spans and records takes.
+
+    One lone surrogate, which UTF-8 cannot encode, makes an exporter drop the spans of everybody in its batch.
+    """
+    return text if len(text) <= limit and text.isprintable() else f"{printable(text[:limit]):.{limit}}"
 
 
 def _make_printable(record: logging.LogRecord) -> bool:

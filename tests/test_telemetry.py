@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, ToolException, tool
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -24,7 +26,7 @@ from opentelemetry.trace import StatusCode, get_current_span
 from agentguard import Guard, Obligation, ToolPath
 from agentguard.approvals import CallbackApprover
 from agentguard.errors import Denied
-from agentguard.testing import CapturedSpans, captured_spans
+from agentguard.testing import CapturedSpans, ScriptedChatModel, captured_spans
 from tests.conftest import ASK, DENY, PERMIT, Kit, Mode, classified, tool_call
 
 STAGES = {"agentguard.decide", "agentguard.issue", "agentguard.execute", "agentguard.revoke"}
@@ -357,3 +359,47 @@ async def test_a_guard_makes_no_spans_for_stages_unless_told_to_and_times_them_a
     assert beneath(captured, root) == {}
     durations = {name for name in facts(root) if name.endswith(".duration")}
     assert durations == {f"{stage}.duration" for stage in STAGES}
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from texts(item)
+
+
+@pytest.mark.promise("spans-encodable")
+@pytest.mark.parametrize("name", ["half\ud800", "look_up\udfff", "x" * 1_000_000, "a\nb\x1b[2K"])
+async def test_a_tool_name_that_a_model_made_up_loses_no_span(
+    kit: Kit, captured: CapturedSpans, task: Any, mode: Mode, name: str
+) -> None:
+    guard, look_up = guarded(kit, captured)
+    agent: Any = create_agent(
+        ScriptedChatModel(script=[[(name, {})], "done"]), [look_up], middleware=[guard.middleware()]
+    )
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, {"messages": [("user", "go")]})
+    (span,) = [span for span in captured.finished() if span.name.startswith("execute_tool")]
+    recorded = [span.name, *texts([*(span.attributes or {}).values()])]
+    assert all(text.isprintable() and len(text.encode()) <= 300 for text in recorded)
+    assert kit.decisions() == ["unknown_tool"]
+    (record,) = [record for record in kit.audit.records() if record["event"] == "decision"]
+    assert len(json.dumps(record)) < 3_000
+
+
+@pytest.mark.promise("spans-encodable")
+async def test_ids_of_rules_and_calls_are_bounded_in_a_span(
+    kit: Kit, captured: CapturedSpans, task: Any, mode: Mode
+) -> None:
+    ids = tuple(f"{number}\ud800{'x' * 10_000}" for number in range(1_000))
+    kit.rule.answer = lambda _request: replace(PERMIT, policy_ids=ids)
+    guard, look_up = guarded(kit, captured, trace_arguments=True)
+    call = {"type": "tool_call", "name": "look_up", "id": "c\ud800" * 10_000, "args": {"text": "y" * 100_000}}
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(look_up, call)
+    (span,) = roots(captured)
+    recorded = list(texts([*(span.attributes or {}).values()]))
+    assert all(text.isprintable() for text in recorded)
+    assert sum(len(text.encode()) for text in recorded) < 30_000
+    assert (span.attributes or {})["agentguard.policy.ids"]

@@ -29,6 +29,7 @@ from agentguard.langchain.messages import configurable, refusal
 from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
 from agentguard.tasks.handle import named_task
+from agentguard.text import label
 
 __all__ = ["GuardMiddleware"]
 
@@ -75,7 +76,9 @@ class GuardMiddleware(AgentMiddleware):
             task = None
             with suppress(Denied):  # the call is denied anyway, and its record names no forged task
                 task = named_task(configurable(config))
-            unknown = Invocation(tool=name, spec=None, arguments=None, call_id=call_id, named_task=task)
+            unknown = Invocation(
+                tool=label(name), spec=None, arguments=None, call_id=call_id, named_task=task
+            )
             await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
         raw, problem = _copy(call["args"])
@@ -98,7 +101,7 @@ class GuardMiddleware(AgentMiddleware):
         if call_id is None:
             raise Denied.of(DenialCode.NO_CALL_ID, "a call without id cannot be answered or approved")
         if tool is None:
-            raise Denied.of(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {name}")
+            raise Denied.of(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {label(name)}")
         try:
             return self.__guard(tool)
         except ConfigurationError as error:
