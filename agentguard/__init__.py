@@ -79,6 +79,14 @@ also the token of a running call. A copy of the token is useless without its key
 when the call ends.
 """
 
+try:
+    import fcntl as _fcntl  # noqa: F401  the audit log and `exec` lock their files by it
+except ImportError:
+    raise ImportError(
+        "agentguard runs on Linux; on Windows, run it in WSL 2. This system has no fcntl, by which processes "
+        "lock a file that they share."
+    ) from None
+
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import (
     AgentGuardError,

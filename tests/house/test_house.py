@@ -80,3 +80,12 @@ def test_names_that_users_import_go_on_working_where_they_were_renamed(module: s
         text = path.read_text()
         uses = [name for name in FORMER[module] if re.search(rf"from {module} import .*\b{name}\b", text)]
         assert not uses, f"{path.relative_to(ROOT)} uses a former name"
+
+
+@pytest.mark.process
+def test_a_system_without_posix_file_locks_is_told_so_in_one_line() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; import agentguard.policies"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("ImportError: agentguard runs on Linux; on Windows")
+    assert "During handling" not in result.stderr
