@@ -21,7 +21,6 @@ from re import Pattern
 from types import NoneType
 from typing import Any
 
-import rfc8785
 from pydantic import AliasChoices, BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -29,6 +28,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.hidden_state import class_name, hidden_state
 from agentguard.model import Arguments
+from agentguard.model.arguments import canonical_json
 
 __all__ = ["canonicalize"]
 
@@ -143,7 +143,7 @@ class _Reading:
         for value in values:
             self.distinctions = []
             plain = self._plain(value, (place, -1))
-            items.append((rfc8785.dumps(plain), self.distinctions, plain))
+            items.append((canonical_json(plain), self.distinctions, plain))
         self.distinctions, text = outer, _text(place)
         items.sort(key=lambda item: item[:2])
         for position, (_, distinctions, _) in enumerate(items):
@@ -185,7 +185,7 @@ class _Reading:
         outer, self.distinctions = self.distinctions, []
         plain = self._plain(value, place)
         inner, self.distinctions = self.distinctions, outer
-        return f"sha256:{sha256(rfc8785.dumps([plain, inner] if inner else plain)).hexdigest()}"
+        return f"sha256:{sha256(canonical_json([plain, inner] if inner else plain)).hexdigest()}"
 
     def _model(self, model: BaseModel, place: Place) -> Any:
         if isinstance(model, RootModel):
@@ -217,7 +217,7 @@ def _text(place: Place) -> str:
 @lru_cache(256)
 def _differ_in_json(kind: type[Enum]) -> bool:
     """Return whether JSON tells the members of an enum apart, as it does not tell "1" and b"1"."""
-    forms = {rfc8785.dumps(to_jsonable_python(member.value)) for member in kind}
+    forms = {canonical_json(to_jsonable_python(member.value)) for member in kind}
     return len(forms) == len(kind)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import rfc8785
 from pydantic_core import from_json
 
-__all__ = ["Arguments", "Json", "digest_of"]
+__all__ = ["Arguments", "Json", "canonical_json", "digest_of"]
 
 
 FLAT = 100  # with so few brackets, no value nests deeper than a JSON reader goes
@@ -22,32 +22,57 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 
 _PLAIN = frozenset((str, int, bool, type(None)))
 _POSITION = re.compile(r"\[\d+\]")
-_LARGEST = 2**53 - 1  # the integers of RFC 8785
+_LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
 _encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
 ).encode
 
 
+def canonical_json(value: Json) -> bytes:
+    """Return RFC 8785 canonical JSON, with all digits of a 64-bit integer.
+
+    RFC 8785 has no form for an integer beyond 2**53, such as an id of a message or a time in nanoseconds.
+
+    Raises:
+        ValueError: A value has no JSON form, or is an integer beyond 64 bits or not finite.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.IntegerDomainError:
+        return _with_long(value)
+
+
+def _with_long(value: Json) -> bytes:
+    if isinstance(value, dict):
+        members = sorted(value.items(), key=lambda member: member[0].encode("utf-16be"))
+        return b"{%b}" % b",".join(b"%b:%b" % (rfc8785.dumps(n), _with_long(v)) for n, v in members)
+    if isinstance(value, list | tuple):
+        return b"[%b]" % b",".join(map(_with_long, value))
+    if isinstance(value, int) and not isinstance(value, bool) and int(value) in _LONG:
+        return b"%d" % value
+    return rfc8785.dumps(value)
+
+
 def _canonical(values: dict[str, Json]) -> bytes:
-    """Return RFC 8785 canonical JSON, of flat arguments by Python's own encoder, which is five times as fast.
+    """Return `canonical_json`, of flat arguments by Python's own encoder, which is five times as fast.
 
     For ASCII keys, texts, integers, booleans and null both give the same bytes: RFC 8785 sorts keys as
     UTF-16, which for ASCII is Python's order, and escapes in texts what Python escapes.
     """
     for name, value in values.items():
         if type(name) is not str or not name.isascii() or type(value) not in _PLAIN:
-            return rfc8785.dumps(values)
-        if type(value) is int and not -_LARGEST <= value <= _LARGEST:
-            return rfc8785.dumps(values)
+            return canonical_json(values)
+        if type(value) is int and value not in _LONG:
+            return canonical_json(values)
     try:
         return _encode(values).encode()
     except UnicodeEncodeError:  # half a character, of which RFC 8785 has its own error
-        return rfc8785.dumps(values)
+        return canonical_json(values)
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Validated tool arguments, frozen as RFC 8785 canonical JSON.
+    """Validated tool arguments, frozen as RFC 8785 canonical JSON (see `canonical_json` for large integers).
 
     `json_digest` is base64url(SHA-256(canonical)), without padding. Tokens and audit records carry it, and a
     resource server computes it from the arguments that it receives.
@@ -71,7 +96,7 @@ class Arguments:
         """Canonicalize *values*.
 
         Raises:
-            ValueError: A value has no JSON form, or is an integer beyond 2**53 or not finite; or it is
+            ValueError: A value has no JSON form, or is an integer beyond 64 bits or not finite; or it is
                 nested so deeply that a JSON reader would refuse it.
         """
         canonical = _canonical(dict(values))

@@ -28,12 +28,16 @@ from agentguard.model.inputs import (
 from agentguard.policies.cedar.types import Refused, ToolShape
 from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["ContextWriter", "View", "view_of"]
+__all__ = ["ContextWriter", "NotGiven", "View", "view_of"]
 
 Inputs = tuple[RuleInput, ...]
 
 _WORD = re.compile(r"(?<![@\w])\w+")  # not the name of an annotation: each rule has an @id
 _WHOLE = re.compile(r"\\|\b(?:context|task|args)\b(?!\s*(?:\.|\[|has\b))")
+
+
+class NotGiven(Refused):
+    """The application did not give a part of the environment; a model can correct nothing about that."""
 
 
 class View(NamedTuple):
@@ -129,7 +133,7 @@ class ContextWriter:
     def _promised(self, environment: Mapping[str, str]) -> dict[str, Json]:
         missing = [name for name in self._environment if not isinstance(environment.get(name), str)]
         if missing:
-            raise Refused(f"the environment {missing[0]!r} was not given")
+            raise NotGiven(f"the environment {missing[0]!r} was not given")
         return {name: environment[name] for name in self._environment}
 
     def _arguments(self, request: AccessRequest, names: Iterable[str]) -> dict[str, Json]:

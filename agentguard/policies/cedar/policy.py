@@ -35,7 +35,7 @@ from agentguard.model import (
 )
 from agentguard.model.arguments import Json
 from agentguard.model.inputs import APPROVED
-from agentguard.policies.cedar.context import ContextWriter, View, view_of
+from agentguard.policies.cedar.context import ContextWriter, NotGiven, View, view_of
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.slices import Slice, slices
 from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
@@ -45,6 +45,9 @@ from agentguard.policies.cedar.validation import validate
 __all__ = ["CedarPolicy"]
 
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
+
+
+_UNFIT = "The arguments do not fit the tool's schema."
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,9 @@ class CedarPolicy:
         try:
             return self._evaluate(request, bound)
         except Refused as error:
-            return _deny(bound, f"no policy can judge {request.tool.name}: {error}")
+            # the text names arguments, and holds no value of them and nothing of the rules
+            advice = "" if isinstance(error, NotGiven) else f"{_UNFIT} Correct them: {error}."
+            return _deny(bound, f"no policy can judge {request.tool.name}: {error}", advice)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the request was not evaluated
             return _deny(bound, f"policy_error: {type(error).__name__}")
 
@@ -223,8 +228,8 @@ def _failure(errors: Iterable[str], rules: Slice) -> str:
     return f"policy_error: {', '.join(ids)} could not be evaluated"
 
 
-def _deny(bound: _Bound, reason: str) -> Decision:
-    return Decision(effect=Effect.DENY, reason=reason, policy_version=bound.version)
+def _deny(bound: _Bound, reason: str, advice: str = "") -> Decision:
+    return Decision(effect=Effect.DENY, reason=reason, advice=advice, policy_version=bound.version)
 
 
 def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_person: bool) -> Decision:

@@ -141,7 +141,7 @@ def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) 
         if not isinstance(value, dict):
             raise Refused("is not an object")
         if not extra and not value.keys() <= accepted:
-            raise Refused(f"{min(value.keys() - accepted)!r} is not in the schema")
+            raise Refused(f"{min(value.keys() - accepted)[:80]!r} is not in the schema")
         record = {
             name: _entry(name, convert, value[name])
             for name, convert in converters.items()
