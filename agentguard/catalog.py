@@ -112,7 +112,7 @@ class Catalog:
 
     def differences(self) -> Mapping[str, tuple[str, ...]]:
         """Return how the schemas of attached tools differ from those that the catalog gives, by tool."""
-        return {name: found for name, found in sorted(self._differences.items()) if found}
+        return {name: texts for name, texts in sorted(self._differences.items()) if texts}
 
     def add(self, tool: ToolSpec) -> None:
         """Classify a tool. If the classification has a schema, each call must satisfy that schema.

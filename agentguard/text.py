@@ -18,10 +18,10 @@ LABEL = 200
 
 def printable(text: object) -> str:
     """Return a text in one line, in which no character moves the cursor, ends a comment, or is invisible."""
-    shown = str(text)
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    string = str(text)
+    if string.isprintable():
+        return string
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in string)
 
 
 def label(text: str, limit: int = LABEL) -> str:

@@ -18,8 +18,8 @@ key_file.write_text("sk-live-0123456789")
 
 def orders_api(request: httpx.Request) -> httpx.Response:
     """Stand for the API. A client that has the key may do anything."""
-    known = request.headers.get("X-Api-Key") == "sk-live-0123456789"
-    return httpx.Response(200 if known else 401, text="paid" if known else "who are you?")
+    has_key = request.headers.get("X-Api-Key") == "sk-live-0123456789"
+    return httpx.Response(200 if has_key else 401, text="paid" if has_key else "who are you?")
 
 
 def get_order(order_id: str) -> str:

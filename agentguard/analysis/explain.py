@@ -73,6 +73,6 @@ def _sets(
     for change in candidates:
         yield (change,)
     alone = {turned.changes[0] for turned in turns}
-    for pair in combinations([each for each in candidates if each not in alone], 2):
+    for pair in combinations([change for change in candidates if change not in alone], 2):
         if pair[0].place != pair[1].place:
             yield pair

@@ -64,11 +64,11 @@ def find_unsatisfiable(
     """
     specs = tuple(tools)
     names = {spec.name for spec in specs}
-    known = {"context.history": names, "sources": names | {"user", "application"}}
-    known |= {"context.task.kinds": set(kinds)} if kinds else {}
+    names_by_place = {"context.history": names, "sources": names | {"user", "application"}}
+    names_by_place |= {"context.task.kinds": set(kinds)} if kinds else {}
     for rule in rules:
         for demand in _demands(rule.node):
-            if (why := _unmet(demand, known)) is not None:
+            if (why := _unmet(demand, names_by_place)) is not None:
                 yield rule, why
                 break
 
@@ -158,12 +158,12 @@ def _demands(node: pst.Template) -> Iterator[pst.Expr]:
             yield expr
 
 
-def _unmet(demand: pst.Expr, known: Mapping[str, Collection[str]]) -> str | None:
+def _unmet(demand: pst.Expr, names_by_place: Mapping[str, Collection[str]]) -> str | None:
     if isinstance(demand, pst.BoolLit) and not demand.value:
         return "it demands false"
     place, name = _membership(demand)
     # a field stands for its tool: only the tool knows which fields its result has
-    if place in known and {name, name.partition(".")[0]}.isdisjoint(known[place]):
+    if place in names_by_place and {name, name.partition(".")[0]}.isdisjoint(names_by_place[place]):
         return f"it demands {name!r}, and {_THERE_IS[place]}"
     return None
 

@@ -27,7 +27,7 @@ class Step:
     `at` is the time of the decision as the record has it; `after` is the same in seconds from the first
     decision. `depth` is the number of tasks between the timeline's task and the call's, and `actor` the
     agent that made the call. `seconds` is how long the credential lived. `revoked` is None if there was
-    no credential. `kept` means that the credential stays valid for its task, which is still active.
+    no credential. `reusable` means that the credential stays valid for its task, which is still active.
     """
 
     at: str
@@ -44,7 +44,7 @@ class Step:
     seconds: float | None
     outcome: str | None
     revoked: bool | None
-    kept: bool
+    reusable: bool
 
     @property
     def summary(self) -> str:
@@ -56,7 +56,7 @@ class Step:
         """How long this call's credential lived, in words."""
         if self.credential is None or self.seconds is None:
             return "no credential"
-        fate = "" if self.revoked else ", kept for its task" if self.kept else ", NOT REVOKED"
+        fate = "" if self.revoked else ", kept for its task" if self.reusable else ", NOT REVOKED"
         return f"{_duration(self.seconds)}{fate}"
 
 
@@ -82,7 +82,7 @@ class Timeline:
         decisions = [r for r in self.records if r.get("event") == "decision"]
         for record in decisions:
             end = ends.get(record.get("call"), {})
-            revoked, kept = self._fate(end)
+            revoked, reusable = self._fate(end)
             yield Step(
                 at=str(record.get("at", "")),
                 after=_between(decisions[0], record),
@@ -98,7 +98,7 @@ class Timeline:
                 seconds=end.get("seconds"),
                 outcome=end.get("outcome"),
                 revoked=revoked,
-                kept=kept,
+                reusable=reusable,
             )
 
     def _fate(self, end: Record) -> tuple[bool | None, bool]:
@@ -123,9 +123,9 @@ class Timeline:
             (_outcome(step), step.path, "  " * step.depth + _tool(step), _deciders(step), step.lived)
             for step in self.steps
         ]
-        shown = [[printable(cell) for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
+        table = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
 
     def _repr_html_(self) -> str:
         span = max((step.after + (step.seconds or 0) for step in self.steps), default=0)
@@ -187,7 +187,7 @@ def _bar(step: Step, hue: str, span: float) -> str:
         shape = f"<circle cx='{start:.1f}' cy='9' r='1.6' fill='currentColor' opacity='.5'/>"
         text = f"<span style='opacity:.5'>{text}</span>"
     else:
-        text = text if step.revoked or step.kept else f"<b style='color:{_BAD}'>{text}</b>"
+        text = text if step.revoked or step.reusable else f"<b style='color:{_BAD}'>{text}</b>"
         width = min(max(3.0, (step.seconds or 0) * scale), _AXIS - start)
         shape = f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue}'/>"
     return (

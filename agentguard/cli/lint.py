@@ -134,10 +134,10 @@ def _unknown_names(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:
             f'{rule.file}:{rule.line_of(f"`{kind}`")}: policy "{rule.id}" asks about the kind {kind}, '
             f"and there is no [tasks.{kind}]; {closest(kind, kinds)}",
         )
-    for rule, source, meant in find_unknown_fields(rules, guard.catalog):
+    for rule, source, suggestion in find_unknown_fields(rules, guard.catalog):
         place = f'{rule.file}:{rule.line_of(f"`{source}`")}: policy "{rule.id}" names {source}'
-        if meant is not None:
-            yield Finding("error", f"{place}, which is not listed as trusted; did you mean {meant}?")
+        if suggestion is not None:
+            yield Finding("error", f"{place}, which is not listed as trusted; did you mean {suggestion}?")
         elif rule.node.effect == "forbid":  # of a permit, a warning says so already
             yield Finding("warning", f"{place}, which is not listed as trusted: nobody checks this name")
 

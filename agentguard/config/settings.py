@@ -226,11 +226,11 @@ def _validate_brokers(name: str, resource: ResourceSettings, brokers: Mapping[st
 
 def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSettings]) -> None:
     if tool.resource is not None and tool.resource not in resources:
-        known = ", ".join(sorted(resources)) or "none yet"
+        resource_names = ", ".join(sorted(resources)) or "none yet"
         raise SettingError(
             *("tools", name, "resource"),
             problem=f"there is no resource {tool.resource!r}",
-            hint=f"add [resources.{tool.resource}], or use one of: {known}",
+            hint=f"add [resources.{tool.resource}], or use one of: {resource_names}",
         )
     schema = schema_of(name, tool.args)
     arguments = None if schema is None else sorted(schema["properties"])

@@ -90,9 +90,9 @@ def validate_tasks(
     """
     for name, task in tasks.items():
         keys = ("tasks", name)
-        _require_known(*keys, "tools", names=task.tools, known=tools)
-        _require_known(*keys, "resources", names=task.resources or (), known=resources)
-        _require_known(*keys, "params", names=sorted(holes(task.model_dump())), known=task.params)
+        _require_known(*keys, "tools", names=task.tools, choices=tools)
+        _require_known(*keys, "resources", names=task.resources or (), choices=resources)
+        _require_known(*keys, "params", names=sorted(holes(task.model_dump())), choices=task.params)
         for text in mixed(task.model_dump()):
             raise SettingError(*keys, "params", problem=f"{text!r} is more than a parameter", hint=ALONE)
         _require_arguments(name, task, tools)
@@ -107,13 +107,13 @@ def validate_tasks(
         )
 
 
-def _require_known(*keys: str, names: Collection[str], known: Collection[str]) -> None:
+def _require_known(*keys: str, names: Collection[str], choices: Collection[str]) -> None:
     for name in names:
-        if name not in known:
+        if name not in choices:
             raise SettingError(
                 *keys,
                 problem=f"there is no {name!r}",
-                hint=f"use one of: {', '.join(sorted(known)) or 'none yet'}",
+                hint=f"use one of: {', '.join(sorted(choices)) or 'none yet'}",
             )
 
 
@@ -121,9 +121,9 @@ def _require_arguments(name: str, task: TaskSettings, tools: Mapping[str, Collec
     of_tools = [tools[tool] for tool in task.tools]
     if any(arguments is None for arguments in of_tools):
         return  # their names are known only when the guard has the tools themselves
-    known = {argument for arguments in of_tools for argument in arguments or ()}
-    known |= {f"{tool}.{argument}" for tool in task.tools for argument in tools[tool] or ()}
-    _require_known("tasks", name, "args", names=tuple(task.args), known=known)
+    argument_names = {argument for arguments in of_tools for argument in arguments or ()}
+    argument_names |= {f"{tool}.{argument}" for tool in task.tools for argument in tools[tool] or ()}
+    _require_known("tasks", name, "args", names=tuple(task.args), choices=argument_names)
 
 
 def _require_patterns(*keys: str, patterns: Collection[str]) -> None:

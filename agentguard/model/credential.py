@@ -172,8 +172,8 @@ class Credential:
 
     def secrets(self) -> tuple[str, ...]:
         """Return all values that must not leave the call, for redaction."""
-        shown = (self.__secret,) if isinstance(self.__secret, str) else self.__secret.revealed()
-        return (*shown, *self.__secrets)
+        main_secrets = (self.__secret,) if isinstance(self.__secret, str) else self.__secret.revealed()
+        return (*main_secrets, *self.__secrets)
 
     def fields(self) -> dict[str, str]:
         """Return the parts by name."""

@@ -117,11 +117,11 @@ class Mandate:
         if not self.args and self.counterparties is None:
             return None
         values = arguments.values
-        known = set((tool.schema or {}).get("properties", {})) | set(values)
+        argument_names = set((tool.schema or {}).get("properties", {})) | set(values)
         for key, allowed in self.args.items():
             name = key.removeprefix(f"{tool.name}.")
             # a limit for this very tool also applies if the tool takes no such argument: it was mistyped
-            if (name in known or name != key) and not _within(values.get(name), allowed):
+            if (name in argument_names or name != key) and not _within(values.get(name), allowed):
                 return f"argument {name} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
             if not _within(values.get(name), self.counterparties or frozenset()):

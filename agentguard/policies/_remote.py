@@ -181,11 +181,11 @@ def _writers(
     inputs: tuple[RuleInput, ...],
 ) -> tuple[list[str], dict[str, Callable[[object], dict[str, Json]]]]:
     """Return the names in the context, in order, and what writes each of its records ("" is itself)."""
-    sent = [((row.remote or "").rpartition("."), row) for row in inputs if row.remote is not None]
-    records = dict.fromkeys(["", *(record for (record, _, _), _ in sent)])
-    order = list(dict.fromkeys(record or name for (record, _, name), _ in sent))
+    remote_inputs = [((row.remote or "").rpartition("."), row) for row in inputs if row.remote is not None]
+    records = dict.fromkeys(["", *(record for (record, _, _), _ in remote_inputs)])
+    order = list(dict.fromkeys(record or name for (record, _, name), _ in remote_inputs))
     return order, {
-        record: writer_of([(name, row) for (of, _, name), row in sent if of == record], JSON_FORM)
+        record: writer_of([(name, row) for (of, _, name), row in remote_inputs if of == record], JSON_FORM)
         for record in records
     }
 

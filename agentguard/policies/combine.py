@@ -154,7 +154,7 @@ def merge_obligations(obligations: Iterable[Obligation]) -> tuple[Obligation, ..
     Raises:
         ValueError: An obligation that narrows does not say to what.
     """
-    others: list[Obligation] = []
+    merged: list[Obligation] = []
     scopes: list[frozenset[str]] = []
     seconds: list[float] = []
     for obligation in obligations:
@@ -162,14 +162,14 @@ def merge_obligations(obligations: Iterable[Obligation]) -> tuple[Obligation, ..
             scopes.append(_scopes(obligation))
         elif obligation.kind == "shorten_lifetime":
             seconds.append(_seconds(obligation))
-        elif obligation not in others:
-            others.append(obligation)
+        elif obligation not in merged:
+            merged.append(obligation)
     if scopes:
         common = sorted(frozenset.intersection(*scopes))
-        others.append(Obligation(kind="narrow_scopes", parameters={"scopes": common}))
+        merged.append(Obligation(kind="narrow_scopes", parameters={"scopes": common}))
     if seconds:
-        others.append(Obligation(kind="shorten_lifetime", parameters={"seconds": min(seconds)}))
-    return tuple(others)
+        merged.append(Obligation(kind="shorten_lifetime", parameters={"seconds": min(seconds)}))
+    return tuple(merged)
 
 
 def _scopes(obligation: Obligation) -> frozenset[str]:

@@ -89,14 +89,14 @@ def _leaf(
     user = "user" in vouching
     trusted = bool(vouching) or any(label.trusted for label in labels_of_value)
     # else a label of this value may be missing, or anybody may have written the value, to lend it to a secret
-    known = trusted and task.labels < LABELS
+    complete = trusted and task.labels < LABELS
     return Provenance(
         sources=frozenset(sources),
         user=user,
         trusted=trusted,
         untrusted=task.untrusted and not trusted,
         sensitivity=max((label.sensitivity for label in labels_of_value), default=Sensitivity.PUBLIC)
-        if known
+        if complete
         else task.sensitivity,
     )
 

@@ -52,14 +52,14 @@ def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[
 
 def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
     """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
-    visited, written, within = 0, 0, [("", iter((("", value),)))]
+    count, path_length, within = 0, 0, [("", iter((("", value),)))]
     while within:
         path, parts = within[-1]
         for name, part in parts:
-            visited += 1
+            count += 1
             here = f"{path}.{name}" if path and name else name or path
-            written += len(here)
-            if visited > MOST or written > PATHS or len(within) > DEEPEST:
+            path_length += len(here)
+            if count > MOST or path_length > PATHS or len(within) > DEEPEST:
                 yield path, name, here, _BEYOND
                 return
             plain = _plain(part)

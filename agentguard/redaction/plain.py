@@ -62,7 +62,7 @@ def writes_too_much(value: object) -> bool:
     once, and its size is counted wherever it stands. An object inside itself is written as "...".
     """
     sizes = dict[int, int]()
-    kept = [value]  # an object that is made on the way must not give its id to another one
+    references = [value]  # an object that is made on the way must not give its id to another one
     todo: list[tuple[object, tuple[object, ...] | None]] = [(value, None)]
     while todo:
         part, inner = todo.pop()
@@ -72,8 +72,8 @@ def writes_too_much(value: object) -> bool:
                 return True
         elif id(part) not in sizes:
             sizes[id(part)], inner = _alone(part)
-            kept += inner
-            if len(kept) > MOST_TEXT:
+            references += inner
+            if len(references) > MOST_TEXT:
                 return True
             if inner:
                 todo.append((part, inner))

@@ -34,7 +34,7 @@ _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: not allowed in
 class _Operations(NamedTuple):
     """The operations of the store and the introspection, all sync or all async; None if there is none."""
 
-    known: Operation | None
+    is_known: Operation | None
     remember: Operation | None
     introspect: Operation | None
 
@@ -178,9 +178,9 @@ class Verifier:
         return claims
 
     async def _check_revocation(self, operations: _Operations, token: str, claims: Claims) -> None:
-        if (known := operations.known) is not None:
+        if (is_known := operations.is_known) is not None:
             for id_ in self._revocable_ids(claims):
-                if await _yes_or_no(known(revocation_key(claims.issuer, id_))):
+                if await _yes_or_no(is_known(revocation_key(claims.issuer, id_))):
                     raise invalid("the token is revoked")
         if operations.introspect is None or not claims.signed:  # an unsigned token was just introspected
             return

@@ -67,5 +67,5 @@ class EffectsContract(Contract):
             await store.begin_call(call(name, task="task-1"), None)
             await store.end_call(name, Outcome.DONE, effects=ReadEffects(labels=labels))
         assert (await store.task("task-1")).labels == LABELS + TRUSTED_LABELS
-        kept = await store.labels("task-1", {"2-0", "2-1", "3-0", "4-0", "5-0", "5-1", "6-0"})
-        assert {label.digest for label in kept} == {"2-0", "4-0", "5-0"}
+        labels_left = await store.labels("task-1", {"2-0", "2-1", "3-0", "4-0", "5-0", "5-1", "6-0"})
+        assert {label.digest for label in labels_left} == {"2-0", "4-0", "5-0"}

@@ -114,9 +114,9 @@ class StoreContract(ApprovalContract, EffectsContract):
     ) -> None:
         await create_family(store)
         await store.end_task("child", TaskStatus.COMPLETED)
-        owed = live_credential("tell:", task="", handle="{}")
-        await store.end_task("root", TaskStatus.REVOKED, [owed])
-        await store.end_task("root", TaskStatus.REVOKED, [owed])
+        due_notice = live_credential("tell:", task="", handle="{}")
+        await store.end_task("root", TaskStatus.REVOKED, [due_notice])
+        await store.end_task("root", TaskStatus.REVOKED, [due_notice])
         notices = {(notice.call_id, notice.task_id, notice.handle) for notice in await store.live()}
         assert notices == {("tell:root", "root", "{}root"), ("tell:parent", "parent", "{}parent")}
         await store.forget("tell:root")

@@ -27,14 +27,10 @@ class Narrator:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._utf = console.encoding.startswith("utf")
-        mark, path, call, *others = WIDTHS
+        mark, path, call, *right_columns = WIDTHS
         missing = max(0, sum(WIDTHS) + len(WIDTHS) - 1 - console.width)
-        self._widths = (
-            mark,
-            path,
-            max(8, call - missing),
-            *others,
-        )  # without this, rich shortens the mark first
+        # rich would take the width that is missing from the column of marks first
+        self._widths = (mark, path, max(8, call - missing), *right_columns)
 
     def opening(self, story: Story, origin: str) -> None:
         """Print what the task is, and which process verifies the calls."""
@@ -68,13 +64,13 @@ class Narrator:
         self._caption(reason)
 
     def ending(
-        self, broken: Sequence[str], kept: int, refused: int, lives: Sequence[float], log: str
+        self, broken: Sequence[str], kept_count: int, refused: int, lives: Sequence[float], log: str
     ) -> None:
         """Print the result in two lines, each broken promise, and the command that verifies the log."""
         longest = max(lives, default=0) * 1000
-        verdict = Text(f"All {kept} promises kept: ", "bold green")
+        verdict = Text(f"All {kept_count} promises kept: ", "bold green")
         if broken:
-            verdict = Text(f"{len(broken)} of {kept + len(broken)} promises BROKEN: ", "bold red")
+            verdict = Text(f"{len(broken)} of {kept_count + len(broken)} promises BROKEN: ", "bold red")
         self._console.print()
         self._console.print(verdict.append(f"{refused} attempts failed, and the task is done.", "not bold"))
         self._console.print(

@@ -130,8 +130,8 @@ class Play:
         loot = {
             "order": order,
             "urls": {"write": refund, "other order": other},
-            "sent": {name: request.headers[name] for name in ("Authorization", "DPoP")},
-            "unsent": {
+            "headers": {name: request.headers[name] for name in ("Authorization", "DPoP")},
+            "fresh_headers": {
                 "write": dict(lease.headers("POST", refund)),
                 "other order": dict(lease.headers("GET", other)),
                 "late": dict(lease.headers("GET", order)),
@@ -165,7 +165,7 @@ class Play:
         log = f"{self._log} --head {report.head}"
         self._narrator.ending(self.broken, self.kept, self.refused, self.lives, log)
 
-    def _promise(self, kept: bool, otherwise: str) -> None:
-        self.kept += kept
-        if not kept:
+    def _promise(self, holds: bool, otherwise: str) -> None:
+        self.kept += holds
+        if not holds:
             self.broken.append(otherwise)

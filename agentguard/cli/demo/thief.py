@@ -29,15 +29,15 @@ Headers = Mapping[str, str]
 class Loot:
     """What a wiretap inside the agent's process gets: a token, and proofs that the token's key has signed.
 
-    `sent` are the headers of the tapped request. `urls` and `unsent` have an entry for each attack that needs
-    one: its URL, and headers with a proof that was never sent.
+    `headers` are those of the tapped request. Some attacks need a URL of their own, which is in `urls`, or
+    headers with a proof that was never sent, which are in `fresh_headers`. The keys of both are the attacks.
     """
 
     def __init__(
-        self, *, urls: Mapping[str, str], sent: Headers, unsent: Mapping[str, Headers], order: str
+        self, *, urls: Mapping[str, str], headers: Headers, fresh_headers: Mapping[str, Headers], order: str
     ) -> None:
-        self.urls, self.sent, self.unsent, self.order = urls, sent, unsent, order
-        self.token = sent["Authorization"].removeprefix("DPoP ")
+        self.urls, self.headers, self.fresh_headers, self.order = urls, headers, fresh_headers, order
+        self.token = headers["Authorization"].removeprefix("DPoP ")
 
     def own_key(self) -> Headers:
         """Return the token with a proof by the thief's own key that is otherwise correct (RFC 9449 4.2)."""
@@ -60,10 +60,10 @@ ATTACKS: Mapping[str, Callable[[Loot], tuple[str, str, Headers]]] = {
     "bearer": lambda loot: ("GET", loot.order, {"Authorization": f"Bearer {loot.token}"}),
     "no proof": lambda loot: ("GET", loot.order, {"Authorization": f"DPoP {loot.token}"}),
     "own key": lambda loot: ("GET", loot.order, loot.own_key()),
-    "replay": lambda loot: ("GET", loot.order, loot.sent),
-    "write": lambda loot: ("POST", loot.urls["write"], loot.unsent["write"]),
-    "other order": lambda loot: ("GET", loot.urls["other order"], loot.unsent["other order"]),
-    "late": lambda loot: ("GET", loot.order, loot.unsent["late"]),
+    "replay": lambda loot: ("GET", loot.order, loot.headers),
+    "write": lambda loot: ("POST", loot.urls["write"], loot.fresh_headers["write"]),
+    "other order": lambda loot: ("GET", loot.urls["other order"], loot.fresh_headers["other order"]),
+    "late": lambda loot: ("GET", loot.order, loot.fresh_headers["late"]),
 }
 
 

@@ -40,15 +40,15 @@ class ExecArguments:
     exposed: frozenset[str]
 
     @classmethod
-    def of(cls, secrets: Iterable[str], others: Iterable[str], environ: Mapping[str, str]) -> Self:
-        """Read *secrets*, ``NAME=SOURCE``, and *others*, ``--vault-KEY=VALUE`` and ``NAME=ID[#path]``.
+    def of(cls, secrets: Iterable[str], arguments: Iterable[str], environ: Mapping[str, str]) -> Self:
+        """Read *secrets*, ``NAME=SOURCE``, and *arguments*, ``--vault-KEY=VALUE`` and ``NAME=ID[#path]``.
 
         A setting that is not in the arguments is read from VAULT_KEY or BAO_KEY in the environment.
 
         Raises:
             ConfigurationError: An argument has none of these forms, or a variable stands in it twice.
         """
-        options, plain = _split(others)
+        options, plain = _split(arguments)
         kind = options.get("type") or environ.get("VAULT_TYPE", "")
         pairs = [_pair(text) for text in secrets]
         if plain:
@@ -88,9 +88,9 @@ def child_environment(
     return {name: value for name, value in environ.items() if name in keep or _INHERITED.fullmatch(name)}
 
 
-def _split(others: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+def _split(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     options, plain = {}, []
-    for text in others:
+    for text in arguments:
         key, mark, value = text.partition("=")
         if key.startswith("--vault-") and mark:
             options[_key(key.removeprefix("--vault-"))] = value

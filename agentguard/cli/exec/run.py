@@ -132,5 +132,5 @@ def run_child(argv: list[str], delivery: Delivery, watch: SignalWatch) -> int:
 
 def warn(text: str) -> None:
     """Write a line to stderr; stdout belongs to the child."""
-    shown = "\n".join(map(printable, text.split("\n")))
-    print(f"agentguard: {shown}", file=sys.stderr, flush=True)
+    message = "\n".join(map(printable, text.split("\n")))
+    print(f"agentguard: {message}", file=sys.stderr, flush=True)

@@ -43,12 +43,12 @@ class Draft:
         if hints.get("readOnlyHint") is True:
             return ToolPath.READ, "readOnlyHint"
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+", self.name)]
-        known = [word for word in words if word in _PATHS]
-        if not known:
+        verbs = [word for word in words if word in _PATHS]
+        if not verbs:
             return None
         # a dangerous word counts anywhere in the name; else the first verb, since `order` may also be a noun
-        dangerous = (word for word in known if _PATHS[word] is ToolPath.ESCALATION)
-        verb = next(dangerous, known[0])
+        dangerous = (word for word in verbs if _PATHS[word] is ToolPath.ESCALATION)
+        verb = next(dangerous, verbs[0])
         return _PATHS[verb], f"its name says {verb}"
 
     def arguments(self) -> dict[str, Any]:

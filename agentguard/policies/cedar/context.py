@@ -137,13 +137,13 @@ class ContextWriter:
         return {name: environment[name] for name in self._environment}
 
     def _arguments(self, request: AccessRequest, names: Iterable[str]) -> dict[str, Json]:
-        written, unknown = dict[str, Json](), None
+        records, unknown = dict[str, Json](), None
         for name in names:
             origin = request.provenance.get(name)
             if origin is None:
                 origin = unknown = unknown or unknown_provenance(request.task)
-            written[name] = _of_argument(origin)
-        return written
+            records[name] = _of_argument(origin)
+        return records
 
 
 def _writer(inputs: Iterable[RuleInput]) -> Callable[[object], dict[str, Json]]:

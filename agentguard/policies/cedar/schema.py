@@ -64,9 +64,10 @@ def schema_text(
         lines.append(f"entity {UNTYPED};")
     parts = ", ".join(f"{quoted(name)}: String" for name in sorted(environment))
     lines.append(f"type Environment = {{ {parts} }};")
-    used = {spec.path for spec in specs}
+    paths = {spec.path for spec in specs}
     lines += [
-        f"action {quoted(path)}{'' if path in used else _applies(inputs, '{}')};" for path in sorted(ToolPath)
+        f"action {quoted(path)}{'' if path in paths else _applies(inputs, '{}')};"
+        for path in sorted(ToolPath)
     ]
     lines += [
         f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]"

@@ -91,9 +91,10 @@ def _first(
     # of several errors in one rule, always report the same one, and one that quotes a name if there is one
     place, problem = min(errors, key=lambda error: (error[0], "`" not in error[1], error[1]))
     rule = rules[place]
-    others = len({place for place, _ in errors}) - 1
+    other_count = len({place for place, _ in errors}) - 1
     return ConfigurationError(
-        f'policy "{rule.id}": {problem}' + (f" (other policies with errors: {others})" if others else ""),
+        f'policy "{rule.id}": {problem}'
+        + (f" (other policies with errors: {other_count})" if other_count else ""),
         hint=_hint(problem, shapes, specs),
         file=rule.file,
         line=rule.line_of(problem),
