@@ -132,7 +132,7 @@ class LocalIssuer:
             "aud": grant.audience,
             "scope": " ".join(sorted(grant.scopes)),
             "iat": int(now),
-            "exp": math.floor(now + grant.lifetime),
+            "exp": math.floor(grant.ends_at(now)),
             "jti": grant.id,
             "txn": grant.task_id,
             "cnf": self._cnf,

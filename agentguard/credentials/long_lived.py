@@ -128,7 +128,7 @@ class LegacySecret:
             self.anomaly("path", IssueError(f"{self._source.name} does not serve the {grant.path} path"))
         key = await self._key(read, share)
         now = self._clock()
-        attachment = _Attachment(self, key, grant, now + grant.lifetime)
+        attachment = _Attachment(self, key, grant, grant.ends_at(now))
         with self._lock:
             self._live = {handle: live for handle, live in self._live.items() if live.expires_at > now}
             self._live[grant.id] = attachment

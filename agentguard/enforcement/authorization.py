@@ -180,9 +180,9 @@ class Authorization:
         request, approval, route = evaluation.request, evaluation.approval, evaluation.route
         approval_id = None if approval is None else approval.id
         call = self._call(request, evaluation.key, None if route is None else route.name, approval_id)
-        lifetime = min(self._options.lifetime, request.task.deadline - self._options.clock())
+        lifetime = min(self._options.lifetime, request.task.deadline - call.at)
         token = None if route is None else self._subject_tokens.of(request.task)
-        grant = grant_of(evaluation, call.id, lifetime, token)
+        grant = grant_of(evaluation, call.id, lifetime, token, call.at)
         return Permit(invocation, request, evaluation.decision, grant, call, route)
 
     def observed(self, invocation: Invocation, request: AccessRequest, denied: Denied) -> Permit:

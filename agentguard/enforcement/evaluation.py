@@ -47,7 +47,7 @@ def decision_of(denied: Denied) -> Decision:
 
 
 def grant_of(
-    evaluation: Evaluation, grant_id: str, lifetime: float, subject_token: Secret | None
+    evaluation: Evaluation, grant_id: str, lifetime: float, subject_token: Secret | None, at: float | None
 ) -> Grant | None:
     """Return what may be issued, within the obligations of the decision; None if no credential is needed.
 
@@ -76,4 +76,5 @@ def grant_of(
         digest=request.arguments.json_digest,
         lifetime=lifetime,
         subject_token=subject_token,
+        at=at,
     )

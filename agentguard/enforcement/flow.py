@@ -110,7 +110,7 @@ class Flow:
         """
         evaluation = await self.authorization.evaluate(request)
         if not evaluation.question:
-            grant_of(evaluation, "", self.enforcement.options.lifetime, None)
+            grant_of(evaluation, "", self.enforcement.options.lifetime, None, None)
         return evaluation
 
     async def in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from agentguard.enforcement.call import Permit
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.process import owner
-from agentguard.enforcement.task_credentials import ReusableCredentials, key_of
+from agentguard.enforcement.task_credentials import KeptCredential, ReusableCredentials, key_of
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import Credential, Grant, LiveCredential
 
@@ -35,7 +35,7 @@ class Issuance:
         self._permit, self._reuse, self._operations = permit, reuse, operations
         route, grant = permit.route, permit.grant
         self._key = key_of(route, grant) if route and grant and route.reused else None
-        self.credential = None if self._key is None else reuse.find(self._key)
+        self.credential = None if self._key is None else reuse.find(self._key, self._expiry())
         self.kept = self.credential is not None
         self.anomalies: list[str] = []
         self._handles: list[str] = []
@@ -61,8 +61,9 @@ class Issuance:
             if self._key is None:
                 self.credential = await self._mint()
             else:
-                self.credential = await self._operations.share(self._key, self._mint_to_keep)
-                self.kept = True
+                shared: KeptCredential = await self._operations.share(self._key, self._mint_to_keep)
+                self.kept = shared.serves(self._expiry())
+                self.credential = shared.credential if self.kept else await self._mint()
         return self.credential
 
     async def revoke(self, *, failed: bool) -> bool:
@@ -93,11 +94,9 @@ class Issuance:
 
     # --- minting
 
-    async def _mint_to_keep(self) -> Credential:
+    async def _mint_to_keep(self) -> KeptCredential:
         credential = await self._mint()
-        if self._key is not None:
-            self._reuse.keep(self._key, self._permit.task.id, credential)
-        return credential
+        return self._reuse.keep(self._key, self._permit.task.id, credential, self._expiry())
 
     async def _mint(self) -> Credential:
         route, grant, operations = self._permit.route, self._permit.grant, self._operations
@@ -111,7 +110,8 @@ class Issuance:
         if not isinstance(credential, Credential):
             self._minted.clear()
             raise Denied.of(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
-        if credential.handle not in (grant.id, *self._handles):
+        if route.waits or credential.handle not in (grant.id, *self._handles):
+            # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
             await stored(operations.track(self._live(credential.handle, credential.expires_at)))
         return credential
 

@@ -21,7 +21,8 @@ DEFAULT_TRAITS = BrokerTraits()
 class Route:
     """A broker on one path, and what its `ports.BrokerTraits` mean for that path.
 
-    `note` is set where a note in the guard's own store is all that the broker's `revoke` does.
+    `note` is set where a note in the guard's own store is all that the broker's `revoke` does. `waits` says
+    that a task may end while the broker mints.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Route:
     reused: bool
     binds_arguments: bool
     note: Note | None
+    waits: bool
 
     @classmethod
     def to(cls, broker: Broker, resource: str | None, path: ToolPath, store: Store) -> Self:
@@ -53,6 +55,7 @@ class Route:
             reused=path in traits.reuse,
             binds_arguments=traits.binds_arguments,
             note=_note_of(broker) if traits.notes_in is store else None,
+            waits=not getattr(broker, "inline", False),
         )
 
 

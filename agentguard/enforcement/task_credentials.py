@@ -1,8 +1,9 @@
 """Reuse without standing: a credential may serve several calls of one task, and dies with it.
 
-Only where a broker says so for a path, and only for the same task, party, audience and scopes; and
-for the same arguments where the broker binds them. The key that it is bound to is the broker's, which
-the route stands for. What is kept here is in the store's outbox as well, so nothing is lost with it.
+Only where a broker says so for a path, and only for the same task, party, tool, audience and scopes; for the
+same arguments where the broker binds them; and for no longer than the call may have one. The key that it is
+bound to is the broker's, which the route stands for. What is kept here is in the store's outbox as well, so
+nothing is lost with it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
+from typing import NamedTuple
 
 from agentguard.concurrency.fork import in_child
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.enforcement.routing import Route
 from agentguard.model import Credential, Grant, Secret, TaskState
 
-__all__ = ["MOST", "ReusableCredentials", "SubjectTokens", "key_of"]
+__all__ = ["MOST", "KeptCredential", "ReusableCredentials", "SubjectTokens", "key_of"]
 
 MARGIN = 5.0
 """Seconds that a credential must still live to begin another call with it."""
+
+MOMENT = 1.0
+"""Seconds by which the end of a shared credential may lie beyond that of a call's own."""
 
 MOST = 1024
 """Credentials that are kept; beyond that the oldest is used no more, and ends with its task."""
@@ -31,7 +36,9 @@ def key_of(route: Route, grant: Grant) -> Hashable:
     return (
         grant.task_id,
         route.name,
+        grant.tool,
         grant.path,
+        grant.resource.name,
         grant.audience,
         grant.scopes,
         (identity.subject, identity.actor, identity.chain),
@@ -39,12 +46,27 @@ def key_of(route: Route, grant: Grant) -> Hashable:
     )
 
 
+class KeptCredential(NamedTuple):
+    """A credential, and when it was to end by the grant for which it was minted."""
+
+    task_id: str
+    credential: Credential
+    ends_at: float
+
+    def serves(self, ends_at: float) -> bool:
+        """Return whether it may serve a call whose own credential would end at *ends_at*.
+
+        A call that was judged a moment before the one that minted is served too.
+        """
+        return self.ends_at <= ends_at + MOMENT
+
+
 class ReusableCredentials:
     """Credentials by key, and the flights in which they are being minted."""
 
     def __init__(self, clock: Callable[[], float], *, timeout: float) -> None:
         self._clock, self._lock = clock, Lock()
-        self._kept: OrderedDict[Hashable, tuple[str, Credential]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, KeptCredential] = OrderedDict()
         self.flights = SingleFlight(timeout=timeout)
         in_child(self._empty)
 
@@ -52,33 +74,35 @@ class ReusableCredentials:
         """Begin anew in a forked child: the credentials are the parent's."""
         self._lock, self._kept = Lock(), OrderedDict()
 
-    def find(self, key: Hashable) -> Credential | None:
-        """Return a credential that still lives long enough, or None."""
+    def find(self, key: Hashable, ends_at: float) -> Credential | None:
+        """Return a credential that still lives long enough, and was not to live beyond *ends_at*, or None."""
         with self._lock:
-            found = self._kept.get(key)
-        if found is None or found[1].expires_at - self._clock() < MARGIN:
+            kept = self._kept.get(key)
+        if kept is None or kept.credential.expires_at - self._clock() < MARGIN or not kept.serves(ends_at):
             return None
-        return found[1]
+        return kept.credential
 
-    def keep(self, key: Hashable, task_id: str, credential: Credential) -> None:
+    def keep(self, key: Hashable, task_id: str, credential: Credential, ends_at: float) -> KeptCredential:
         """Keep a credential for later calls of its task."""
+        kept = KeptCredential(task_id, credential, ends_at)
         with self._lock:
-            self._kept[key] = task_id, credential
+            self._kept[key] = kept
             self._kept.move_to_end(key)
             while len(self._kept) > MOST:
                 self._kept.popitem(last=False)
+        return kept
 
     def refuse(self, key: Hashable, credential: Credential) -> None:
         """Use it no more: a call with it has failed, and it may be the cause."""
         with self._lock:
-            if (found := self._kept.get(key)) is not None and found[1] is credential:
+            if (kept := self._kept.get(key)) is not None and kept.credential is credential:
                 del self._kept[key]
 
     def drop(self, task_ids: Iterable[str]) -> None:
         """Forget what was kept for tasks that ended."""
-        gone = set(task_ids)
+        ended = set(task_ids)
         with self._lock:
-            for key in [key for key, (task_id, _) in self._kept.items() if task_id in gone]:
+            for key in [key for key, kept in self._kept.items() if kept.task_id in ended]:
                 del self._kept[key]
 
 
@@ -98,14 +122,14 @@ class SubjectTokens:
         """Keep the token of a task until a time, in seconds since the epoch; drops those past theirs."""
         now = self._clock()
         with self._lock:
-            self._tokens = {id_: held for id_, held in self._tokens.items() if held[1] > now}
+            self._tokens = {id_: entry for id_, entry in self._tokens.items() if entry[1] > now}
             self._tokens[task_id] = token, until
 
     def of(self, task: TaskState) -> Secret | None:
         """Return the token of a task, or of the nearest that it descends from, or None."""
         for task_id in (task.id, *task.lineage):
-            if (held := self._tokens.get(task_id)) is not None:
-                return held[0]
+            if (entry := self._tokens.get(task_id)) is not None:
+                return entry[0]
         return None
 
     def drop(self, task_ids: Iterable[str]) -> None:

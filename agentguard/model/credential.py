@@ -84,8 +84,9 @@ class Grant:
     """What may be issued at most for one permitted call.
 
     `id` is the `jti` of a token that a broker signs itself, and the correlation id elsewhere. `scopes` are
-    those that user, agent and task all have. `lifetime` is in seconds. `subject_token` proves the user to an
-    issuer, if the application gave one.
+    those that user, agent and task all have. `lifetime` is in seconds, counted from `at`, the time of the
+    judgement in seconds since the epoch: an issuer that takes its time does not lengthen it. `subject_token`
+    proves the user to an issuer, if the application gave one.
     """
 
     id: str
@@ -98,6 +99,11 @@ class Grant:
     digest: str
     lifetime: float
     subject_token: Secret | None = None
+    at: float | None = None
+
+    def ends_at(self, now: float) -> float:
+        """Return when a credential that is minted *now* has to end, in seconds since the epoch."""
+        return (now if self.at is None else min(now, self.at)) + self.lifetime
 
     @property
     def audience(self) -> str:

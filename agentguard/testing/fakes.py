@@ -51,7 +51,7 @@ class RecordingBroker:
         return Credential(
             secret,
             id=grant.id,
-            expires_at=self._clock() + grant.lifetime,
+            expires_at=grant.ends_at(self._clock()),
             headers=lambda _method, _url, _nonce: {"Authorization": f"Bearer {secret}"},
         )
 

@@ -56,11 +56,11 @@ def test_a_child_reuses_no_credential_and_no_users_token_and_waits_for_no_lock()
         mandate=Mandate.of({"tools": "*"}),
         deadline=1e12,
     )
-    reuse.keep("key", "t", CREDENTIAL)
+    reuse.keep("key", "t", CREDENTIAL, 1e12)
     tokens.keep("t", Secret("s3cret"), 1e12)
     with reuse._lock, tokens._lock:
-        assert in_child(lambda: reuse.find("key") is None and tokens.of(state) is None)
+        assert in_child(lambda: reuse.find("key", 1e12) is None and tokens.of(state) is None)
     store = MemoryStore()
     with store._lock:
         assert in_child(lambda: store.create_task(state) is None)  # type: ignore[func-returns-value]  # it returns at all
-    assert reuse.find("key") is CREDENTIAL
+    assert reuse.find("key", 1e12) is CREDENTIAL

@@ -16,9 +16,18 @@ from agentguard.enforcement import task_credentials as reuse
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.identity.local import LocalIdentity
-from agentguard.model import Arguments, Credential, Grant, Identity, TaskStatus, ToolPath
+from agentguard.model import (
+    Arguments,
+    Credential,
+    Decision,
+    Grant,
+    Identity,
+    Obligation,
+    TaskStatus,
+    ToolPath,
+)
 from agentguard.ports import BrokerTraits
-from tests.doubles.flow import ARGUMENTS, REFUND, Mint, World, carry_out
+from tests.doubles.flow import ARGUMENTS, PERMIT, REFUND, Mint, World, carry_out
 
 READ = replace(REFUND, name="read_payment", path=ToolPath.READ)
 OTHER = Arguments.of({"order_id": "4712"})
@@ -130,16 +139,19 @@ def test_a_credential_for_some_arguments_is_not_used_for_others(mode: str) -> No
         {"task": {"id": "t2", "identity": Identity(subject="bob", actor="agent://a")}},
         {"spec": replace(READ, scopes=frozenset({"a"}))},
         {"spec": replace(READ, path=ToolPath.ESCALATION)},
+        {"spec": replace(READ, name="read_salary")},
     ],
 )
-def test_another_task_user_scope_or_path_has_another_credential(mode: str, other: dict[str, Any]) -> None:
+def test_another_task_user_scope_path_or_tool_has_another_credential(
+    mode: str, other: dict[str, Any]
+) -> None:
     world = world_of(Lasting(*ToolPath))
     read(world, mode)
     if "task" in other:
         world.begin(**other["task"])
         read(world, mode, named_task="t2", call_id="c2")
     else:
-        read(world, mode, spec=other["spec"], call_id="c2")
+        read(world, mode, spec=other["spec"], tool=other["spec"].name, call_id="c2")
     assert len(world.mint.issued) == 2
 
 
@@ -156,6 +168,39 @@ def test_an_agent_that_acts_in_the_task_of_another_has_its_own(mode: str) -> Non
     other.flow.reuse = world.flow.reuse
     other.call(mode, spec=READ, tool=READ.name, call_id="c2")
     assert [grant.identity.actor for grant in world.mint.issued] == ["agent://a", "agent://b"]
+
+
+def shortened(seconds: float) -> Decision:
+    obligation = Obligation(kind="shorten_lifetime", parameters={"seconds": seconds})
+    return replace(PERMIT, obligations=(obligation,))
+
+
+@pytest.mark.promise("reuse-within-task")
+def test_a_call_with_a_shorter_lifetime_is_not_served_by_a_credential_with_a_longer_one(mode: str) -> None:
+    world = world_of(Lasting())
+    read(world, mode)
+    world.policy.answer = shortened(10)
+    read(world, mode, call_id="c2")
+    assert [grant.lifetime for grant in world.mint.issued] == [60.0, 10.0]
+    world.policy.answer = PERMIT
+    read(world, mode, call_id="c3")
+    assert len(world.mint.issued) == 2, "what lives shorter serves a call that may have a longer one"
+    end(world)
+    assert {f"h-{grant.id}" for grant in world.mint.issued} <= set(world.mint.revoked)
+
+
+@pytest.mark.promise("reuse-within-task")
+def test_parallel_calls_of_unlike_lifetimes_share_no_credential_that_lives_too_long() -> None:
+    world = world_of(Lasting(pause=0.05))
+    world.policy.answer = lambda request: (
+        shortened(10) if request.arguments.values == OTHER.values else PERMIT
+    )
+    with ThreadPoolExecutor(2) as pool:
+        longer = pool.submit(read, world, "sync", call_id="c1")
+        time.sleep(0.01)
+        shorter = pool.submit(read, world, "sync", arguments=OTHER, call_id="c2")
+        longer.result(), shorter.result()
+    assert sorted(grant.lifetime for grant in world.mint.issued) == [10.0, 60.0]
 
 
 def test_one_that_is_about_to_expire_is_not_used_again(mode: str) -> None:

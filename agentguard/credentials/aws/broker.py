@@ -133,7 +133,7 @@ class AwsRole:
             "RoleArn": self._role(grant),
             "RoleSessionName": session_name(grant),
             "DurationSeconds": duration,
-            "Policy": session_policy(grant.scopes, self._statements, now + grant.lifetime),
+            "Policy": session_policy(grant.scopes, self._statements, grant.ends_at(now)),
         }
         if self._identity is None:
             labels = {

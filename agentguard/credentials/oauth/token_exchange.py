@@ -217,7 +217,7 @@ class TokenExchange:
             raise error from None
         handle = self._tokens.handle(grant.id, LiveToken.of(token, latest))
         headers = self._presentation(token.reveal())
-        expires_at = min(earliest, now + grant.lifetime)
+        expires_at = min(earliest, grant.ends_at(now))
         return Credential(token.reveal(), id=grant.id, expires_at=expires_at, headers=headers, handle=handle)
 
     async def _claims(self, token: Secret, operations: ServerOperations) -> Mapping[str, Json] | None:

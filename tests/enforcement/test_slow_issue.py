@@ -1,0 +1,124 @@
+"""What ends while a credential is being minted: nothing runs with it, and nothing of it is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from agentguard.credentials.long_lived import LegacySecret
+from agentguard.errors import DenialCode, Denied
+from agentguard.model import Credential, Grant, Secret, TaskStatus, ToolPath
+from agentguard.ports import BrokerTraits
+from tests.doubles.flow import PAYMENTS, Mint, World
+
+ANSWERS = 0.15
+
+
+class SlowVault:
+    """A source of a long-lived key that answers late."""
+
+    name = "vault"
+
+    def read(self) -> Secret:
+        time.sleep(ANSWERS)
+        return Secret("s3cret-key")
+
+
+class Sealed(Mint):
+    """A broker that mints late and names its handle beforehand, as those of sealed tokens do."""
+
+    inline = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = set[str]()
+
+    def prepare(self, grant: Grant) -> str:
+        return f"sealed-{grant.id}"
+
+    def issue(self, grant: Grant) -> Credential:
+        time.sleep(ANSWERS)
+        self.issued.append(grant)
+        self.live.add(f"sealed-{grant.id}")
+        return Credential("s3cret", id=grant.id, expires_at=1e12, handle=f"sealed-{grant.id}")
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        self.live.discard(handle)
+        super().revoke(handle, expires_at)
+
+
+class Reused(Sealed):
+    """The same, for all calls of a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traits = BrokerTraits(reuse=frozenset(ToolPath))
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.promise("task-end-revokes")
+@pytest.mark.parametrize("broker", [Sealed, Reused])
+def test_a_task_that_ends_while_a_credential_with_a_known_handle_is_minted_runs_nothing(
+    mode: str, broker: type[Sealed]
+) -> None:
+    mint = broker()
+    world = World(brokers={(None, path): mint for path in ToolPath})
+    world.begin()
+    ending = threading.Timer(ANSWERS / 3, world.end, ["t1", TaskStatus.REVOKED, "signal"])
+    ending.start()
+    with pytest.raises(Denied) as caught:
+        world.call(mode)
+    ending.join()
+    assert caught.value.code is DenialCode.TASK_ENDED
+    assert len(mint.issued) == 1, "it was minted, after the end"
+    assert world.ran == []
+    assert mint.live == set()
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("task-end-revokes")
+def test_a_long_lived_key_that_arrives_after_the_task_is_attached_to_nothing(mode: str) -> None:
+    broker = LegacySecret(SlowVault(), paths=list(ToolPath))
+    world = World(brokers={(None, path): broker for path in ToolPath})
+    world.begin()
+    ending = threading.Timer(ANSWERS / 3, world.end, ["t1", TaskStatus.REVOKED, "signal"])
+    ending.start()
+    with pytest.raises(Denied) as caught:
+        world.call(mode)
+    ending.join()
+    assert caught.value.code is DenialCode.TASK_ENDED
+    assert world.ran == []
+    assert broker._live == {}
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("lifetime-from-judgement")
+def test_a_credential_ends_by_the_time_of_its_judgement_however_long_its_issuer_took() -> None:
+    now = [1000.0]
+
+    class Late(SlowVault):
+        def read(self) -> Secret:
+            now[0] += 40.0
+            return Secret("s3cret-key")
+
+    broker = LegacySecret(Late(), paths=[ToolPath.READ], clock=lambda: now[0])
+    grant: Any = Grant(
+        id="g",
+        task_id="t",
+        identity=None,  # type: ignore[arg-type]  # the broker does not look at it
+        tool="lookup",
+        path=ToolPath.READ,
+        resource=PAYMENTS,
+        scopes=frozenset(),
+        digest="",
+        lifetime=60.0,
+        at=1000.0,
+    )
+    assert broker.issue(grant).expires_at == 1060.0
