@@ -71,7 +71,8 @@ To add                   touch
                          `config.pdps`
 
 In Cedar the tool chain is ``context.history``, and where an argument came from is
-``context.provenance.args.<name>``. What a task has read, called and counted there is that of its whole
+``context.provenance.args.<name>``. What JSON does not say of the arguments, such as the class of a branch of
+a union, is in ``context.distinctions``. What a task has read, called and counted there is that of its whole
 family, children and siblings included. A tool's path (READ, WRITE, ESCALATION) is its access tier.
 
 What it does not do: it is no sandbox. Python code in the same process can reach what Python can reach,

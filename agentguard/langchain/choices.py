@@ -25,24 +25,25 @@ NONE: frozenset[str] = frozenset()
 class Choices(NamedTuple):
     """`determined` are the arguments whose classes follow from the schema alone.
 
-    `order` is the usual order of the arguments, or None if the tool cannot see another one. `code` says that
-    code of the application takes part in making values, beyond functions that take no argument.
+    `order` is the usual order of the arguments, or None if the tool cannot see another one. `binds_raw`
+    says that a call has to be bound to what the model wrote: code of the application takes part in making
+    values (beyond functions that take no argument), or a set, which is iterated in an order that JSON hides.
     """
 
     determined: frozenset[str]
     order: tuple[str, ...] | None
-    code: bool
+    binds_raw: bool
 
 
 def open_choices(names: tuple[str, ...]) -> Choices:
     """Return what a JSON Schema with these properties leaves open: the tool gets the JSON itself."""
-    return Choices(NONE, names, code=False)
+    return Choices(NONE, names, binds_raw=False)
 
 
 _LEAVES = frozenset(
     {
         *("none", "bool", "int", "float", "decimal", "str", "bytes", "date", "time", "datetime", "timedelta"),
-        *("url", "multi-host-url", "uuid", "complex", "enum", "definition-ref"),
+        *("url", "multi-host-url", "uuid", "enum", "definition-ref"),
     }
 )
 _CONTAINERS = frozenset(
@@ -55,7 +56,7 @@ _CONTAINERS = frozenset(
 _CHOOSING = frozenset(
     {"any", "union", "tagged-union", "is-instance", "json", "lax-or-strict", "json-or-python"}
 )
-_WITHOUT_CODE = _LEAVES | _CONTAINERS | _CHOOSING | {"literal"}
+_SHOWN = (_LEAVES | _CONTAINERS | _CHOOSING | {"literal"}) - {"set", "frozenset"}
 _TYPES: Mapping[str, type] = {
     "str": str,
     "int": int,
@@ -90,7 +91,7 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
         )
     extra = model.model_config.get("extra") == "allow"
     return Choices(
-        determined, tuple(model.model_fields) if extra else None, code=any(map(_runs_code, _parts(root)))
+        determined, tuple(model.model_fields) if extra else None, binds_raw=any(map(_binds_raw, _parts(root)))
     )
 
 
@@ -158,12 +159,15 @@ def _is_default_of_type(part: Schema) -> bool:
     return type(default) is _TYPES.get(inner.get("type")) and not isinstance(default, list | dict | set)
 
 
-def _runs_code(part: Schema) -> bool:
+def _binds_raw(part: Schema) -> bool:
     if part["type"] == "tagged-union":
         return callable(part.get("discriminator"))
-    post_init = part.get("post_init")
-    makes_itself = bool(part.get("custom_init")) or post_init not in (None, False)
-    return part["type"] not in _WITHOUT_CODE or makes_itself
+    own_code = (
+        part.get("custom_init"),
+        part.get("post_init"),
+        part["type"] == "enum" and part.get("missing"),
+    )
+    return part["type"] not in _SHOWN or any(own_code)
 
 
 def _require_unique_names(parts: Iterator[Schema]) -> None:

@@ -86,7 +86,7 @@ class ArgumentSchema:
         if forged := self.injected & given.keys():
             raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
         given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
-        written = _written(given) if self._choices.code else ""  # before a validator can change it
+        written = _written(given) if self._choices.binds_raw else ""  # before a validator can change it
         if self._declared is not None:
             self._declared.fill(given)
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only

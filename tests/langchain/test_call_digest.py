@@ -84,6 +84,15 @@ def _picked(choices: dict[str, Any]) -> Any:
     return Annotated[Any, BeforeValidator(lambda raw: choices[raw])]
 
 
+class Found(enum.Enum):
+    TEXT = "1"
+    BYTES = b"1"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Found | None:
+        return cls.BYTES if value == "bytes" else None
+
+
 class Patch(BaseModel):
     id: int
     note: str | None = None
@@ -107,6 +116,7 @@ TOLD_APART: dict[str, tuple[Any, Any, Any]] = {
     "models in a list": (list[_tagged(Draft, Publish)], [ONE, OTHER], [OTHER, ONE]),  # type: ignore[misc]  # a type made by a call
     "two enums": (_picked({"a": Small.ONE, "b": Large.ONE}), "a", "b"),
     "two members of one value": (_picked({"a": Form.TEXT, "b": Form.BYTES}), "a", "b"),
+    "members that an enum finds": (Found, "1", "bytes"),
     "a text and an enum": (_picked({"a": "1", "b": Small.ONE}), "a", "b"),
     "bytes and a text": (_picked({"a": "1", "b": b"1"}), "a", "b"),
     "a decimal and a text": (_picked({"a": "1.0", "b": Decimal("1.0")}), "a", "b"),
@@ -312,6 +322,15 @@ async def test_what_a_validator_puts_aside_makes_another_call(mode: Mode, kit: K
 
 
 @pytest.mark.promise("told-apart-judged-apart")
+def test_the_order_in_which_a_set_was_written_makes_another_call() -> None:
+    """Of numbers that collide, the first that was written is the first that a tool iterates."""
+    schema = ArgumentSchema(_tool(set[int], []))
+    one, other = (schema.validate({"what": what}) for what in ([0, 8], [8, 0]))
+    assert list(one.values["what"]) != list(other.values["what"])
+    assert one.arguments.digest != other.arguments.digest
+
+
+@pytest.mark.promise("told-apart-judged-apart")
 async def test_a_tool_with_a_json_schema_sees_the_order_that_was_judged(
     mode: Mode, kit: Kit, task: Any
 ) -> None:
@@ -374,6 +393,7 @@ def test_what_tells_two_secrets_apart_is_covered_and_not_told() -> None:
     schema = ArgumentSchema(_tool(kind, []))
     found = [schema.validate({"what": what}).arguments for what in "abcd"]
     assert len({arguments.digest for arguments in found}) == 4
+    assert found[1].json_digest != found[2].json_digest
     assert "1.0" not in " ".join(text for arguments in found for text in arguments.distinctions)
 
 
