@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agentguard.concurrency.drive import OperationPair, capturing_result, finish, operation_pair
 from agentguard.concurrency.single_flight import Share, ShareOperations
+from agentguard.concurrency.together import in_loop, in_threads
 from agentguard.enforcement.routing import Route
 from agentguard.enforcement.setup import Ports
 from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive, safe_text
@@ -71,11 +72,19 @@ class ToTheEnd(Protocol):
         """Await it."""
 
 
+class Together(Protocol):
+    """Runs coroutines side by side, and returns their results in their order."""
+
+    def __call__(self, coroutines: Iterable[Coroutine[Any, Any, T]], /) -> Awaitable[list[T]]:
+        """Run them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operations:
     """The operations of one path. Those of brokers go by the name of their route."""
 
     to_the_end: ToTheEnd
+    together: Together
     # the store
     task: Callable[[str], Awaitable[TaskState | None]]
     create_task: Callable[[TaskState], Awaitable[None]]
@@ -109,7 +118,7 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[1:15]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:16]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
 _SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task"})
 
@@ -135,6 +144,7 @@ def operations_of(
     return OperationsPair(
         sync=Operations(
             to_the_end=_awaited,
+            together=in_threads,
             entitled=None if entitled is None else entitled.sync,
             share=flights.sync,
             **{name: pair.sync for name, pair in single.items()},  # type: ignore[arg-type]  # by these names
@@ -142,6 +152,7 @@ def operations_of(
         ),
         async_=Operations(
             to_the_end=finish,
+            together=in_loop,
             entitled=None if entitled is None else entitled.async_,
             share=flights.async_,
             **{name: pair.async_ for name, pair in single.items()},  # type: ignore[arg-type]  # by these names

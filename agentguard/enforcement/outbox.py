@@ -75,23 +75,29 @@ class Outbox:
         self._on_unknown = on_unknown
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
-        """Revoke these at their issuers; return those that are not known to be revoked, one for each call."""
+        """Revoke these at their issuers, side by side; return one for each call of which some may be alive.
+
+        An issuer that stalls delays the revocation of no other credential.
+        """
         by_call: dict[str, list[LiveCredential]] = {}
         for credential in live:
             by_call.setdefault(credential.call_id, []).append(credential)
-        left = list[LiveCredential]()
-        for call_id, credentials in by_call.items():
-            fates = [await self._revoke(credential) for credential in credentials]
-            # one call may have two: what was to be minted, and what the broker then called it
-            if Fate.FAILED in fates or Fate.REVOKED not in fates:
-                left.append(credentials[-1])
-                if Fate.FAILED not in fates:
-                    await self._tell(credentials[-1])
-                continue
-            await best_effort("forget", self._operations.forget, call_id)
-            self._calls.failed.discard(call_id)
-            self._calls.told.discard(call_id)
-        return left
+        unrevoked = await self._operations.together(
+            self._revoke_of_call(call_id, credentials) for call_id, credentials in by_call.items()
+        )
+        return [credential for credential in unrevoked if credential is not None]
+
+    async def _revoke_of_call(self, call_id: str, credentials: list[LiveCredential]) -> LiveCredential | None:
+        # one call may have two: what was to be minted, and what the broker then called it
+        fates = [await self._revoke(credential) for credential in credentials]
+        if Fate.FAILED in fates or Fate.REVOKED not in fates:
+            if Fate.FAILED not in fates:
+                await self._tell(credentials[-1])
+            return credentials[-1]
+        await best_effort("forget", self._operations.forget, call_id)
+        self._calls.failed.discard(call_id)
+        self._calls.told.discard(call_id)
+        return None
 
     async def _tell(self, credential: LiveCredential) -> None:
         """Record once that a credential is not known to be revoked, and when it ends by itself."""

@@ -1,12 +1,14 @@
 """How a task ends, whoever ends it: its block, its deadline, an operator, a security team's signal.
 
-Completion, expiry and revocation end alike. The end is recorded, every live credential of the task and of
-its descendants is revoked at its issuer, and each receiver of signals is owed one. What cannot be done now
+Completion, expiry and revocation end alike. The end is stored, and from then on no call begins. Then every
+live credential of the task and of its descendants is revoked at its issuer, all of them side by side, and
+the end is recorded. Each receiver of signals is owed one. What cannot be done now
 stays in the store's outbox.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple, Self
 
 from agentguard.enforcement.flow import Enforcement, Flow
@@ -62,12 +64,14 @@ class Ending:
             StoreError: The end could not be recorded; credentials end by their expiry.
             AuditError: It could not be written down.
         """
-        await self._operations.to_the_end(self._end(task_id, status, cause))
+        await self._operations.to_the_end(self._end([task_id], status, cause))
 
     async def end_by_signal(
         self, cause: str, *, task: str | None = None, token: str | None = None, user: str | None = None
     ) -> None:
         """End a task, or that of a token, or all active ones of a user; what is unknown is over already.
+
+        All of them are over before the first credential is revoked.
 
         Raises:
             StoreError: It could not be recorded.
@@ -79,23 +83,47 @@ class Ending:
             tasks += [one.task_id for one in live if token in (one.call_id, one.handle)]
         elif user is not None and task is None:
             tasks += await self._operations.active(user)
-        for task_id in dict.fromkeys(tasks):
-            await self.end(task_id, TaskStatus.REVOKED, cause)
+        await self._operations.to_the_end(self._end(list(dict.fromkeys(tasks)), TaskStatus.REVOKED, cause))
 
-    async def _end(self, task_id: str, status: TaskStatus, cause: str) -> None:
-        enforcement, operations = self._enforcement, self._operations
-        ended = await operations.end_task(task_id, status, await self._owed(task_id, cause))
+    async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> None:
+        """End tasks, then revoke what they hold, and record both; a failure at one keeps no other alive."""
+        ended, failures = dict[str, tuple[str, ...]](), list[Exception]()
+        for task_id in task_ids:
+            try:
+                ended[task_id] = await self._mark_ended(task_id, status, cause)
+            except Exception as error:  # noqa: BLE001  raised below, when the other tasks have ended
+                failures.append(error)
+        live = {task_id: await self._revocable(task_id) for task_id in ended}
+        # a task and its child may both be named, and the child's credentials are its parent's too
+        unrevoked = await self.flow.outbox.revoke(dict.fromkeys(chain.from_iterable(live.values())))
+        for task_id, ids in ended.items():
+            left = sum(one in unrevoked for one in live[task_id])
+            try:
+                for ended_id in ids:
+                    await self._record(ended_id, status, cause, left)
+            except Exception as error:  # noqa: BLE001  raised below, when the other ends are on record
+                failures.append(error)
+        if unrevoked or (any(ended.values()) and self._enforcement.transmitters):
+            self._enforcement.on_unrevoked()
+        if failures:
+            raise failures[0]
+
+    async def _mark_ended(self, task_id: str, status: TaskStatus, cause: str) -> tuple[str, ...]:
+        enforcement = self._enforcement
+        ended = await self._operations.end_task(task_id, status, await self._owed(task_id, cause))
         enforcement.reuse.drop(ended)
         enforcement.subject_tokens.drop(ended)
+        return ended
+
+    async def _revocable(self, task_id: str) -> list[LiveCredential]:
         # signals are sent by the outbox, for nobody here waits for them
-        live = [one for one in await operations.live(task_id) if one.broker not in enforcement.transmitters]
-        left = await self.flow.outbox.revoke(live)
-        for ended_id in ended:
-            state = await operations.task(ended_id)
-            lineage = [] if state is None else list(state.lineage)
-            await operations.append(task_end_record(ended_id, lineage, status.value, cause, len(left)))
-        if left or (ended and enforcement.transmitters):
-            enforcement.on_unrevoked()
+        live = await self._operations.live(task_id)
+        return [one for one in live if one.broker not in self._enforcement.transmitters]
+
+    async def _record(self, task_id: str, status: TaskStatus, cause: str, unrevoked: int) -> None:
+        state = await self._operations.task(task_id)
+        lineage = [] if state is None else list(state.lineage)
+        await self._operations.append(task_end_record(task_id, lineage, status.value, cause, unrevoked))
 
     async def _owed(self, task_id: str, cause: str) -> list[LiveCredential]:
         """Return what each end is to tell, as the outbox carries it: once for each receiver."""
