@@ -94,6 +94,7 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         ceiling=settings.ceiling,
         lifetime=settings.issuer.lifetime,
         approval_lifetime=settings.approval.expires,
+        limits=settings.limits.limits(),
         clock=clock,
         observe=settings.policy.mode == "observe",
         record_requests=settings.audit.requests,

@@ -20,7 +20,7 @@ from agentguard.config.adapter_settings import (
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
 from agentguard.config.tasks import TaskSettings, validate_tasks
-from agentguard.model import Resource, ToolPath
+from agentguard.model import CallLimits, Limits, Resource, ToolPath
 
 __all__ = ["ResourceSettings", "SettingError", "Settings", "ToolSettings", "schema_of"]
 
@@ -31,6 +31,13 @@ _TYPES = ("string", "integer", "number", "boolean")
 
 def _for_every_path(value: object) -> object:
     return dict.fromkeys(ToolPath, value) if isinstance(value, str) else value
+
+
+_LIMITS = CallLimits()
+
+
+def _limit(default: int) -> Any:
+    return Field(default=default, ge=1, description=f"a whole number from 1, as in {default}")
 
 
 class AgentSettings(Table):
@@ -87,6 +94,24 @@ class TelemetrySettings(Table):
     stages: Literal["attributes", "spans"] = Field(
         default="attributes", description='"attributes" or "spans", as in stages = "spans"'
     )
+
+
+class LimitsSettings(Table):
+    """``[limits]``: how much the arguments of a call and a tool's result may hold; see `model.Limits`."""
+
+    argument_bytes: int = _limit(_LIMITS.arguments.bytes)
+    argument_parts: int = _limit(_LIMITS.arguments.parts)
+    argument_depth: int = _limit(_LIMITS.arguments.depth)
+    result_bytes: int = _limit(_LIMITS.result.bytes)
+    result_parts: int = _limit(_LIMITS.result.parts)
+    result_depth: int = _limit(_LIMITS.result.depth)
+
+    def limits(self) -> CallLimits:
+        """Return the limits."""
+        return CallLimits(
+            arguments=Limits(bytes=self.argument_bytes, parts=self.argument_parts, depth=self.argument_depth),
+            result=Limits(bytes=self.result_bytes, parts=self.result_parts, depth=self.result_depth),
+        )
 
 
 class ApprovalSettings(Table):
@@ -161,6 +186,7 @@ class Settings(Table):
     telemetry: TelemetrySettings = Field(
         default=TelemetrySettings(), description="a table, as in [telemetry]"
     )
+    limits: LimitsSettings = Field(default=LimitsSettings(), description="a table, as in [limits]")
     approval: ApprovalSettings = Field(default=ApprovalSettings(), description="a table, as in [approval]")
     environment: dict[Name, str] = Field(
         default_factory=dict, description='strings, as in stage = "production"'

@@ -102,6 +102,7 @@ class Permit:
     `result` is what the tool's own code returned, before any framework has given it another form.
     `outcome` is how that code ended: a framework may make a result of what it raised, and the tool has failed
     all the same.
+    `withheld` is the denial of a result that is not passed on, though the tool has run.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
     """
 
@@ -120,6 +121,7 @@ class Permit:
         "result",
         "route",
         "task",
+        "withheld",
     )
 
     def __init__(
@@ -138,6 +140,7 @@ class Permit:
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None)
         self.begun = False
+        self.withheld: Denied | None = None
         self.result: object = None
         self.outcome = Outcome.DONE
         self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in

@@ -202,6 +202,8 @@ class GuardedCall:
         ending = CallEnding(self._flow, permit, self._issuance, self._span)
         noted = await self._flow.operations.to_the_end(ending.finish(outcome))
         calls.running.discard(permit.call.id)
+        if permit.withheld is not None:
+            return permit.withheld
         if noted or outcome not in ANSWERS:
             return None
         return Denied.of(DenialCode.WITHHELD, "the store does not know what was read")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from agentguard.catalog import Catalog
 from agentguard.enforcement.entitlements import Ceiling
 from agentguard.enforcement.routing import Brokers
-from agentguard.model import Outcome, ToolPath
+from agentguard.model import CallLimits, Outcome, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -56,10 +56,10 @@ class Ports:
 class Options:
     """How one guard works. `lifetime`, `approval_lifetime` and `timeout` are in seconds.
 
-    `ceiling` is what the agent may do at most, as resource → scopes. With `observe`, rules are recorded and
-    block nothing. With `record_requests`, the audit log holds all that a policy was asked, argument values
-    included. `outcome_of` says how a call ended that left its tool by an exception: a framework's control
-    flow is no failure.
+    `ceiling` is what the agent may do at most, as resource → scopes. With `observe`, rules are recorded
+    and block nothing. With `record_requests`, the audit log holds all that a policy was asked, argument
+    values included. `limits` say how much a call and its result may hold. `outcome_of` says how a call
+    ended that left its tool by an exception: a framework's control flow is no failure.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +67,7 @@ class Options:
     lifetime: float = 60.0
     approval_lifetime: float = 300.0
     timeout: float = 5.0
+    limits: CallLimits = field(default_factory=CallLimits)
     clock: Callable[[], float] = time.time
     new_id: Callable[[], str] = _new_id
     observe: bool = False

@@ -28,7 +28,7 @@ from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.registry import GateRegistry, ToolLike
 from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
-from agentguard.model import AccessRequest, ToolPath
+from agentguard.model import AccessRequest, CallLimits, ToolPath
 from agentguard.policies import FunctionPolicy
 from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
 from agentguard.redaction import install_log_redaction
@@ -59,7 +59,8 @@ class Guard(TaskMethods, DecisionMethods):
     users may: an Entitlements, or a table of subject → resource → scopes. `signals` are told, by
     name, that a task is over. With `observe`, rules block nothing: what they would deny is logged aloud,
     recorded, and runs without a credential. With `record_requests`, the audit log holds all that a
-    policy was asked, argument values included. `templates` are kinds of task, for `mandate` and `derive`.
+    policy was asked, argument values included. `limits` say how much the arguments of a call and its result
+    may hold. `templates` are kinds of task, for `mandate` and `derive`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Guard(TaskMethods, DecisionMethods):
         lifetime: float = 60.0,
         approval_lifetime: float = 300.0,
         timeout: float = 5.0,
+        limits: CallLimits | None = None,
         clock: Callable[[], float] = time,
         observe: bool = False,
         record_requests: bool = False,
@@ -107,6 +109,7 @@ class Guard(TaskMethods, DecisionMethods):
             lifetime=lifetime,
             approval_lifetime=approval_lifetime,
             timeout=timeout,
+            limits=limits or CallLimits(),
             clock=clock,
             observe=observe,
             record_requests=record_requests,

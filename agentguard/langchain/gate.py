@@ -68,7 +68,7 @@ class Gate:
 
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
-        self.schema = ArgumentSchema(tool)
+        self.schema = ArgumentSchema(tool, enforcement.options.limits)
         self._injector_fills = self.schema.stripped | {PROOF}
         self.spec = enforcement.ports.catalog.attach(
             tool.name,

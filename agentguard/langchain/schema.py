@@ -24,7 +24,7 @@ from agentguard.langchain.choices import Choices, choices_of, open_choices
 from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.langchain.hidden_state import class_name
 from agentguard.langchain.json_schema import compile_schema
-from agentguard.model import Arguments
+from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import digest_of
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
@@ -52,7 +52,8 @@ class ArgumentSchema:
     the others, in order. `positional` is said of a tool that passes its one value on without a name.
     """
 
-    def __init__(self, tool: BaseTool) -> None:
+    def __init__(self, tool: BaseTool, limits: CallLimits | None = None) -> None:
+        self.limits = limits or CallLimits()
         self.positional = isinstance(tool, Tool)
         self.single = self.positional and tool.args_schema is None
         compiled = _compiled(tool, self.single)
@@ -77,9 +78,12 @@ class ArgumentSchema:
         """Validate what the model gave.
 
         Raises:
-            Denied: It holds an injected argument, or a value that has no canonical form.
+            Denied: It holds more than the limits allow, an injected argument, or what has no canonical form.
             ValueError: It does not fit the schema (pydantic's or jsonschema's error).
         """
+        if excess := self.limits.arguments.excess(raw):
+            advice = f"The arguments hold {excess}. Make the call again with less."
+            raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"the arguments hold {excess}", advice=advice)
         given = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
         if self.single and len(given) == 1:
             given = dict.fromkeys(self.names, *given.values())  # as `Tool` itself: by whatever name

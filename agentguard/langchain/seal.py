@@ -34,6 +34,7 @@ from agentguard.redaction import redact, redact_exception
 
 __all__ = ["RunningCall", "ToolDenied", "enter", "running_call", "seal", "set_private"]
 
+_CONTENT_AND_ARTIFACT = 2
 Body = Callable[..., Awaitable[Any]]
 
 
@@ -82,11 +83,20 @@ async def enter(
         else:
             with clearing(lease):
                 result = redact(await body(*args, **cleared(arguments, lease)), secrets_of(lease))
-        permit.result, permit.outcome = result, _outcome(result)
+        permit.outcome = _outcome(result)
+        if excess := schema.limits.result.excess(result):
+            permit.withheld = Denied.of(DenialCode.WITHHELD, f"the result holds {excess}")
+            return _stand_in(result)
+        permit.result = result
         return result
     except BaseException as error:
         permit.outcome = outcome_of(error)
-        failure = _outward(error, secrets_of(lease))
+        if permit.outcome is Outcome.FAILED and (excess := schema.limits.result.excess(error.args)):
+            # langchain would write down a ToolException's argument, whatever that is
+            permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
+            failure: BaseException = RuntimeError("[withheld]")
+        else:
+            failure = _outward(error, secrets_of(lease))
         if failure is error:
             raise
     finally:
@@ -113,6 +123,12 @@ def _outcome(result: Any) -> Outcome:
     # by its name, so that mcp need not be there
     failed = type(result).__name__ == "CallToolResult" and result.isError
     return Outcome.FAILED if failed else Outcome.DONE
+
+
+def _stand_in(result: Any) -> Any:
+    """Return a text in place of a result that is withheld, since langchain writes down what it is given."""
+    text = "[withheld]"
+    return (text, None) if type(result) is tuple and len(result) == _CONTENT_AND_ARTIFACT else text
 
 
 def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:

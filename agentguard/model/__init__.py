@@ -5,6 +5,7 @@ mandate     `Mandate`: what a task may touch at most
 task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
 arguments   `Arguments`: the validated arguments of a call, frozen
+limits      `Limits`, `CallLimits`: how much a call and its result may hold
 provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
 decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
 inputs      the table of what rules can see of a request
@@ -31,6 +32,7 @@ from agentguard.model.decision import (
     Obligation,
 )
 from agentguard.model.identity import Identity
+from agentguard.model.limits import CallLimits, Limits
 from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import (
     LABELS,
@@ -60,6 +62,7 @@ __all__ = [
     "Arguments",
     "Budget",
     "Call",
+    "CallLimits",
     "Credential",
     "Decision",
     "DeferredSecret",
@@ -68,6 +71,7 @@ __all__ = [
     "Identity",
     "Json",
     "Label",
+    "Limits",
     "LiveCredential",
     "Mandate",
     "Obligation",

@@ -178,7 +178,7 @@ class McpInterceptor:
                 args_schema={"additionalProperties": False, **spec.schema},
                 coroutine=_schema_only,
             )
-            known = self._schemas[spec.name] = spec, ArgumentSchema(form)
+            known = self._schemas[spec.name] = spec, ArgumentSchema(form, self._enforcement.options.limits)
         return known[1]
 
     def _denied(self, denied: Denied, call: _McpCall) -> MCPToolCallResult:
