@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime, time
 from enum import Enum
 from functools import lru_cache
@@ -28,13 +28,15 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.hidden_state import class_name, hidden_state
 from agentguard.model import Arguments
-from agentguard.model.arguments import canonical_json
+from agentguard.model.arguments import canonical_json, digest_of
 
 __all__ = ["canonicalize"]
 
 ATOMS = frozenset((str, int, float, bool, NoneType))
 FLAT = frozenset((str, int, bool, NoneType))
 NONE: frozenset[str] = frozenset()
+_ROOM = 200_000  # characters of all distinctions of a call at most
+_FEW = 200  # characters of the numbers of one list; more are told by their digest
 _REPR = (datetime, time, Pattern)  # their JSON leaves something out: a fold, a time zone's name, flags
 Pairs = Iterable[tuple[Any, Any]]
 Place = tuple[Any, ...]  # (the place around it, the name or position in that)
@@ -82,9 +84,21 @@ class _Reading:
     def __init__(self, determined: frozenset[str]) -> None:
         self._determined, self._free = determined, True
         self.distinctions: list[str] = []
+        self._room = _ROOM
 
     def note(self, place: Place, text: str) -> None:
-        self.distinctions.append(f"{_text(place)}: {text}")
+        """Note something in words.
+
+        Raises:
+            ValueError: It is too much for rules and people to read.
+        """
+        distinction = f"{_text(place)}: {text}"
+        self._room -= len(distinction)
+        if self._room < 0:
+            raise ValueError(
+                f"there is too much in the arguments that JSON does not say ({_ROOM} characters)"
+            )
+        self.distinctions.append(distinction)
 
     def object(self, pairs: Pairs, place: Place) -> dict[str, Any]:
         plain: dict[str, Any] = {}
@@ -106,7 +120,9 @@ class _Reading:
     def _name(self, key: Any, place: Place) -> str:
         """Return the JSON form of a key that is no plain text."""
         if state := hidden_state(key):
-            raise ValueError(f"a key in {_text(place)} has state that is not shown: {', '.join(state)}")
+            raise ValueError(
+                f"a key in {_text(place)[:_FEW]} has state that is not shown: {', '.join(state)}"
+            )
         name: str = next(iter(to_jsonable_python({key: None})))
         kind = class_name(type(key))
         self.note((place, name), f"key of {kind} {key!r}" if type(key) in ATOMS else f"key of {kind}")
@@ -126,7 +142,7 @@ class _Reading:
 
     def _collection(self, value: Any, place: Place) -> Any:
         if isinstance(value, list | tuple | deque):
-            return [self._plain(item, (place, position)) for position, item in enumerate(value)]
+            return self._list(value, place)
         if isinstance(value, BaseModel):
             return self._model(value, place)
         if isinstance(value, Mapping):
@@ -136,6 +152,19 @@ class _Reading:
         if isinstance(value, Set):
             return self._sorted(value, place)
         return self._taken_apart(value, place)
+
+    def _list(self, values: Sequence[Any], place: Place) -> list[Any]:
+        if not ATOMS.issuperset(map(type, values)):
+            return [self._plain(item, (place, position)) for position, item in enumerate(values)]
+        numbers = {
+            position: repr(value)
+            for position, value in enumerate(values)
+            if type(value) is float and value.is_integer() and (self._free or str(value) == "-0.0")
+        }
+        if numbers:  # one note for all, as a vector has many
+            text = json.dumps(numbers)
+            self.note(place, f"floats {text if len(text) <= _FEW else digest_of(text.encode())}")
+        return list(values)
 
     def _sorted(self, values: Set[Any], place: Place) -> list[Any]:
         """Return a set as a list that is sorted by JSON, then by what JSON does not say."""
@@ -157,7 +186,7 @@ class _Reading:
             ValueError: It has state that is not shown.
         """
         if state := hidden_state(value):
-            raise ValueError(f"{_text(place)} has state that is not shown: {', '.join(state)}")
+            raise ValueError(f"{_text(place)[:_FEW]} has state that is not shown: {', '.join(state)}")
         if isinstance(value, Enum):
             if self._free or not _differ_in_json(type(value)):
                 self.note(place, f"class {class_name(type(value))}.{value.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -406,6 +407,31 @@ def test_a_key_with_state_is_refused() -> None:
     with pytest.raises(Denied) as denied:
         schema.validate({"what": "b"})
     assert "a key in what has state" in denied.value.reason
+
+
+@pytest.mark.promise("told-apart-judged-apart")
+def test_a_long_vector_is_told_in_one_word_for_all_its_numbers() -> None:
+    schema = ArgumentSchema(_tool(Any, []))
+    vector = [float(number % 7) for number in range(10_000)]
+    one, other = (
+        schema.validate({"what": what}).arguments for what in (vector, [*vector[:-1], int(vector[-1])])
+    )
+    assert one.json_digest == other.json_digest
+    assert one.digest != other.digest
+    assert len(one.distinctions) == 1
+
+
+@pytest.mark.promise("told-apart-judged-apart")
+def test_what_is_too_much_to_be_read_is_refused_in_bounded_time() -> None:
+    """Each word names its place, so that 300 levels of long keys would take 300 times their length."""
+    deep: Any = 1.0
+    for _ in range(200):
+        deep = {"b" * 1000: 1, "a" * 1000: deep}
+    started = time.process_time()
+    with pytest.raises(Denied) as denied:
+        ArgumentSchema(_tool(Any, [])).validate({"what": deep})
+    assert time.process_time() - started < 1
+    assert "JSON does not say" in denied.value.reason
 
 
 def test_control_the_order_of_the_schema_needs_no_word() -> None:
