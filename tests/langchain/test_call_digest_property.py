@@ -1,4 +1,4 @@
-"""Whatever a model writes: what a tool sees differently has another digest, and the seal computes the same."""
+"""Whatever a model writes: what a tool sees differently has another digest; the seal computes the same one."""
 
 from __future__ import annotations
 
