@@ -159,7 +159,7 @@ def tool_messages(result: Mapping[str, Any]) -> list[ToolMessage]:
 
 
 @pytest.fixture
-def heard() -> Iterator[None]:
+def signal_handlers() -> Iterator[None]:
     """Have no signal ignored because whoever has started the tests ignores it, as nohup does."""
     ignored = [
         n for n in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN

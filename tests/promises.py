@@ -84,14 +84,14 @@ def tests_of(marks: Sequence[Mark]) -> dict[str, list[str]]:
 
 def mistakes(marks: Sequence[Mark], promises: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Say which promise has no test, which mark names no promise, and which mark is not on a test."""
-    known = [promise for section in promises.values() for promise in section]
+    ids = [promise for section in promises.values() for promise in section]
     tests = tests_of(marks)
     return [
-        *(f"{promise} has no test" for promise in known if promise not in tests),
-        *(f"{promise} is in two sections" for promise in set(known) if known.count(promise) > 1),
+        *(f"{promise} has no test" for promise in ids if promise not in tests),
+        *(f"{promise} is in two sections" for promise in set(ids) if ids.count(promise) > 1),
         *(
             f"{', '.join(tests[promise])}: no promise has the id {promise}"
-            for promise in tests.keys() - set(known)
+            for promise in tests.keys() - set(ids)
         ),
         *(f"{m.path}::{m.name} has the mark and is no test" for m in marks if not m.is_on_a_test()),
     ]

@@ -33,7 +33,7 @@ def test_what_rfc_8785_refuses_is_refused(values: dict[str, object]) -> None:
 
     if any(type(v) is int and abs(v) >= 2**53 and v in LONG for v in values.values()):
         return  # the one thing that is not refused: see below
-    assert canonical(lambda given: Arguments.of(given).canonical) == canonical(rfc8785.dumps)
+    assert canonical(lambda arguments: Arguments.of(arguments).canonical) == canonical(rfc8785.dumps)
 
 
 LONG = range(-(2**63), 2**64)

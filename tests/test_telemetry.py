@@ -78,10 +78,10 @@ async def test_a_call_is_one_span_with_its_stages_beneath_it(
     execute = stages["agentguard.execute"].context
     assert execute is not None
     assert message.content == f"{execute.span_id:x}"  # the tool's own spans are beneath its execution
-    found = facts(root)
+    attributes = facts(root)
     (grant,) = kit.broker.issued
     assert (
-        found.items()
+        attributes.items()
         >= {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": "look_up",
@@ -95,10 +95,10 @@ async def test_a_call_is_one_span_with_its_stages_beneath_it(
             "agentguard.outcome": "done",
         }.items()
     )
-    durations = {name: value for name, value in found.items() if name.endswith(".duration")}
+    durations = {name: value for name, value in attributes.items() if name.endswith(".duration")}
     assert durations.keys() == {f"{stage}.duration" for stage in STAGES}
     assert all(0 <= seconds < 5 for seconds in durations.values())
-    assert "error.type" not in found
+    assert "error.type" not in attributes
     assert root.status.status_code is StatusCode.UNSET
 
 

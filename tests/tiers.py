@@ -47,8 +47,8 @@ SPARE = 1
 
 def takes_all(config: pytest.Config) -> bool:
     """Return whether this run names no path and no test."""
-    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    return not (named or config.option.keyword or config.option.collectonly)
+    is_restricted = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    return not (is_restricted or config.option.keyword or config.option.collectonly)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

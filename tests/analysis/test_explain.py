@@ -75,16 +75,16 @@ def request(amount: int = 50, to: Provenance = UNKNOWN, **task: object) -> Acces
 
 @pytest.fixture(scope="module")
 def policy() -> CedarPolicy:
-    made = CedarPolicy.from_text(POLICY)
-    made.check_tools([PAY, SECRETS])
-    return made
+    cedar_policy = CedarPolicy.from_text(POLICY)
+    cedar_policy.check_tools([PAY, SECRETS])
+    return cedar_policy
 
 
-def told(policy: CedarPolicy, asked: AccessRequest) -> list[str]:
+def told(policy: CedarPolicy, request: AccessRequest) -> list[str]:
     return [
         str(turned)
         for turned in turning(
-            deciding(policy, PAY, SECRETS), asked, rules=[rule.text for rule in policy.rules]
+            deciding(policy, PAY, SECRETS), request, rules=[rule.text for rule in policy.rules]
         )
     ]
 
@@ -101,11 +101,11 @@ def test_one_change_is_said_before_two(policy: CedarPolicy) -> None:
 
 
 def test_an_approval_a_kind_or_a_bound_may_be_what_is_lacking(policy: CedarPolicy) -> None:
-    said = Provenance(sources=frozenset({"user"}))
+    named_by_user = Provenance(sources=frozenset({"user"}))
     assert "permitted if a person has approved it" in told(policy, request(amount=101))
     assert "permitted if the task were of the kind 'payroll'" in told(policy, request(amount=101))
-    assert "asked if amount were 101" in told(policy, request(to=said))
-    assert "asked if nobody vouched for to" in told(policy, request(to=said))
+    assert "asked if amount were 101" in told(policy, request(to=named_by_user))
+    assert "asked if nobody vouched for to" in told(policy, request(to=named_by_user))
 
 
 def test_the_same_is_said_each_time(policy: CedarPolicy) -> None:
@@ -121,33 +121,35 @@ def test_the_same_is_said_each_time(policy: CedarPolicy) -> None:
 )
 @settings(max_examples=15, deadline=None)
 def test_what_is_shown_turns_the_decision_and_no_part_of_it_does(
-    policy: CedarPolicy, amount: int, named: bool, history: list[str], kinds: list[str]
+    policy: CedarPolicy, amount: int, by_user: bool, history: list[str], kinds: list[str]
 ) -> None:
-    origin = Provenance(sources=frozenset({"user"})) if named else UNKNOWN
-    asked = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
+    origin = Provenance(sources=frozenset({"user"})) if by_user else UNKNOWN
+    access_request = request(amount, origin, history=tuple(history), kinds=tuple(kinds))
     decide = deciding(policy, PAY, SECRETS)
-    before = verdict(decide(asked))
-    for turned in turning(deciding(policy, PAY, SECRETS), asked, rules=[rule.text for rule in policy.rules]):
-        changed = asked
+    before = verdict(decide(access_request))
+    for turned in turning(
+        deciding(policy, PAY, SECRETS), access_request, rules=[rule.text for rule in policy.rules]
+    ):
+        changed = access_request
         for change in turned.changes:
             changed = change.make(changed)
-            alone = verdict(decide(change.make(asked)))
+            alone = verdict(decide(change.make(access_request)))
             assert len(turned.changes) == 1 or alone is before
         assert verdict(decide(changed)) is turned.verdict is not before
 
 
 def test_no_more_is_asked_than_was_said(policy: CedarPolicy) -> None:
     class Counting:
-        version, asked = "1", 0
+        version, count = "1", 0
 
-        def decide(self, asked: AccessRequest) -> Decision:
-            self.asked += 1
+        def decide(self, request: AccessRequest) -> Decision:
+            self.count += 1
             return Decision(effect=Effect.DENY)
 
     counting = Counting()
     constants = [f'"text {n}" {n}' for n in range(200)]
     assert turning(deciding(counting, PAY), request(), rules=constants, asks=300) == ()
-    assert counting.asked == 301
+    assert counting.count == 301
     assert len(list(changes(request(), constants))) < ASKS
 
 
@@ -155,10 +157,10 @@ def test_a_policy_that_shows_no_rules_is_asked_all_the_same() -> None:
     class Careful:
         version = "1"
 
-        def decide(self, asked: AccessRequest) -> Decision:
-            return Decision(effect=Effect.PERMIT if asked.provenance["to"].trusted else Effect.DENY)
+        def decide(self, request: AccessRequest) -> Decision:
+            return Decision(effect=Effect.PERMIT if request.provenance["to"].trusted else Effect.DENY)
 
-    assert [str(each) for each in turning(deciding(Careful(), PAY), request())] == [
+    assert [str(turn) for turn in turning(deciding(Careful(), PAY), request())] == [
         "permitted if to was named by the user",
         "permitted if to came from a trusted source",
         "permitted if to were left out",
@@ -166,10 +168,12 @@ def test_a_policy_that_shows_no_rules_is_asked_all_the_same() -> None:
 
 
 def test_a_change_of_everything_else_is_found(policy: CedarPolicy) -> None:
-    asked = replace(
+    access_request = replace(
         request(untrusted=True, sensitivity=Sensitivity.INTERNAL), environment={"stage": "test"}, legacy=True
     )
-    words = {change.words for change in changes(asked, ['context.environment.stage == "production"'])}
+    words = {
+        change.words for change in changes(access_request, ['context.environment.stage == "production"'])
+    }
     assert words >= {
         "nothing untrusted had been read",
         "what was read had been public at most",
@@ -179,7 +183,7 @@ def test_a_change_of_everything_else_is_found(policy: CedarPolicy) -> None:
     approved = Approval(
         id="", call_key="", task_id="t", tool="pay", digest="", policy_version="", expires_at=0.0
     )
-    assert "approval" not in {change.place for change in changes(replace(asked, approval=approved))}
+    assert "approval" not in {change.place for change in changes(replace(access_request, approval=approved))}
 
 
 # --- the command
@@ -217,10 +221,10 @@ def test_an_imagined_call_is_explained(run: Run) -> None:
 def test_a_recorded_call_is_explained_by_the_rules_of_today(run: Run, tmp_path: Path) -> None:
     log = JsonLinesAudit(tmp_path / "audit.jsonl")
     hostile = replace(request(), arguments=Arguments.of({"to": "bob\x1b[31m", "amount": 50}))
-    shown = {**recorded(hostile), "origins": {"to\x1b[2J": recorded(request())["origins"]["to"]}}
-    for call, what in (("c1", recorded(request())), ("c2", None), ("c3", {"nonsense": 1}), ("c4", shown)):
-        told = {} if what is None else {"request": what}
-        log.append({"event": "decision", "call": call, "tool": "pay", "effect": "permit", **told})
+    escaped = {**recorded(hostile), "origins": {"to\x1b[2J": recorded(request())["origins"]["to"]}}
+    for call, record in (("c1", recorded(request())), ("c2", None), ("c3", {"nonsense": 1}), ("c4", escaped)):
+        facts = {} if record is None else {"request": record}
+        log.append({"event": "decision", "call": call, "tool": "pay", "effect": "permit", **facts})
     log.close()
     result = run("--audit", tmp_path / "audit.jsonl", "--call", "c1")
     assert "asked" in result.output

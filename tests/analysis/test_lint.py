@@ -44,9 +44,9 @@ HEAD = '@id("a") permit (principal, action == Action::"pay", resource)'
 )
 def test_a_rule_that_can_never_apply_is_found(when: str, why: str | None) -> None:
     rules = read_text(f"{HEAD} when {{ {when} }};", "rules")
-    found = [told for _, told in find_unsatisfiable(rules, TOOLS, ["refund"])]
-    assert len(found) == (why is not None)
-    assert all(why is not None and why in told for told in found)
+    reasons = [reason for _, reason in find_unsatisfiable(rules, TOOLS, ["refund"])]
+    assert len(reasons) == (why is not None)
+    assert all(why is not None and why in reason for reason in reasons)
 
 
 def test_an_exception_that_never_holds_makes_no_rule_impossible() -> None:
@@ -92,7 +92,7 @@ def test_a_permit_for_one_resource_mentions_no_tool_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effect", "source", "found"),
+    ("effect", "source", "warns"),
     [
         ("permit", "look.emial", True),
         ("permit", "look.email", False),
@@ -103,7 +103,7 @@ def test_a_permit_for_one_resource_mentions_no_tool_of_another() -> None:
     ],
 )
 def test_a_permit_that_relies_on_what_nobody_vouches_for_is_found(
-    effect: str, source: str, found: bool
+    effect: str, source: str, warns: bool
 ) -> None:
     head = HEAD.replace("permit", effect)
     rules = read_text(f'{head} when {{ context.provenance.args.to.sources.contains("{source}") }};', "rules")
@@ -111,7 +111,7 @@ def test_a_permit_that_relies_on_what_nobody_vouches_for_is_found(
         ToolSpec(name="look", path=ToolPath.READ, trusted=frozenset({"email"})),
         ToolSpec(name="whole", path=ToolPath.READ, trusted=frozenset({"*"})),
     ]
-    assert [name for _, name in find_unvouched(rules, tools)] == ([source] if found else [])
+    assert [name for _, name in find_unvouched(rules, tools)] == ([source] if warns else [])
 
 
 def test_a_name_in_another_set_is_no_source() -> None:

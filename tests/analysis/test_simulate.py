@@ -101,11 +101,11 @@ def test_what_would_turn_is_told_and_fails_a_build(
     (recording.parent / "p.cedar").write_text(POLICY.replace(*change))
     result = run(recording, "--json", out)
     assert result.exit_code == 1, result.output
-    found = json.loads(out.read_text())
-    assert {(turn["before"], turn["after"], turn["count"]) for turn in found["turns"]} == turned
-    assert found["turns"][0]["example"] in recording.read_text()
-    after = {turn["after"] for turn in found["turns"]}
-    assert run(recording, *(f"--allow={each}" for each in after)).exit_code == 0
+    report = json.loads(out.read_text())
+    assert {(turn["before"], turn["after"], turn["count"]) for turn in report["turns"]} == turned
+    assert report["turns"][0]["example"] in recording.read_text()
+    after = {turn["after"] for turn in report["turns"]}
+    assert run(recording, *(f"--allow={verdict}" for verdict in after)).exit_code == 0
 
 
 def test_what_a_mandate_has_refused_stays_refused(run: Run, recording: Path) -> None:
@@ -142,11 +142,11 @@ def test_records_without_requests_cannot_be_decided(run: Run, tmp_path: Path) ->
 @pytest.mark.promise("explain-turns-decision")
 def test_no_recorded_text_reaches_the_terminal_raw(run: Run, recording: Path, tmp_path: Path) -> None:
     log = JsonLinesAudit(tmp_path / "hostile.jsonl")
-    (kept,) = [
+    (record,) = [
         r["request"] for r in records(recording) if r.get("request", {}).get("arguments") == {"amount": 50}
     ]
     name = "pay\x1b]0;gone\x07"
-    log.append({"event": "decision", "effect": "permit", "tool": name, "call": "\x1b[2J", "request": kept})
+    log.append({"event": "decision", "effect": "permit", "tool": name, "call": "\x1b[2J", "request": record})
     log.close()
     output = run(tmp_path / "hostile.jsonl").output
     assert "\x1b" not in output
@@ -157,13 +157,13 @@ def test_a_policy_that_errs_denies() -> None:
     class Erring:
         version = "1"
 
-        def decide(self, asked: AccessRequest) -> Decision:
+        def decide(self, request: AccessRequest) -> Decision:
             raise OSError("dead")
 
     record = {"event": "decision", "effect": "permit", "tool": "refund_order", "call": "c"}
     record["request"] = recorded(sample_request())  # type: ignore[assignment]  # JSON
-    found = simulate(deciding(Erring(), TOOL), [record], lambda _name: sample_request().tool)
-    assert [(turn.after, turn.reason) for turn in found.turns] == [
+    simulation = simulate(deciding(Erring(), TOOL), [record], lambda _name: sample_request().tool)
+    assert [(turn.after, turn.reason) for turn in simulation.turns] == [
         (Verdict.DENIED, "policy_error: policy failed: OSError")
     ]
 
@@ -182,13 +182,13 @@ def test_what_a_guard_would_not_accept_is_denied(answer: Decision | None, reason
     class Lying:
         version = "1"
 
-        def decide(self, asked: AccessRequest) -> Decision:
+        def decide(self, request: AccessRequest) -> Decision:
             return answer  # type: ignore[return-value]  # None is what a policy must not answer
 
     record = {"event": "decision", "tool": "refund_order", "call": "c", "request": recorded(sample_request())}
     tool = sample_request().tool
-    found = simulate(deciding(Lying(), TOOL), [{**record, "effect": "permit"}], lambda _name: tool)
-    assert [(turn.after, turn.reason) for turn in found.turns] == [(Verdict.DENIED, reason)]
+    simulation = simulate(deciding(Lying(), TOOL), [{**record, "effect": "permit"}], lambda _name: tool)
+    assert [(turn.after, turn.reason) for turn in simulation.turns] == [(Verdict.DENIED, reason)]
     denied = {**record, "effect": "deny", "code": "obligation"}
     assert simulate(deciding(Lying(), TOOL), [denied], lambda _name: tool).same == 1
     assert turning(deciding(Lying(), TOOL), sample_request()) == ()

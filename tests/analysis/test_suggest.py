@@ -76,9 +76,9 @@ def request(
 EVERYTHING = Mandate.of({"tools": "*"})
 
 
-def ran(asked: AccessRequest, **changes: Any) -> Record:
-    facts = {"event": "decision", "effect": "permit", "tool": asked.tool.name, "approval": None}
-    return facts | {"request": recorded(asked)} | changes
+def ran(request: AccessRequest, **changes: Any) -> Record:
+    facts = {"event": "decision", "effect": "permit", "tool": request.tool.name, "approval": None}
+    return facts | {"request": recorded(request)} | changes
 
 
 def pay(
@@ -98,9 +98,9 @@ class Loaded:
     """What was suggested, as a guard loads it."""
 
     def __init__(self, folder: Path, records: list[Record], specs: list[ToolSpec]) -> None:
-        found = suggest(records, specs)
-        self.toml = settings_text(found, catalog(specs), {})
-        self.cedar = policies_text(found.usages)
+        suggestion = suggest(records, specs)
+        self.toml = settings_text(suggestion, catalog(specs), {})
+        self.cedar = policies_text(suggestion.usages)
         (folder / "agentguard.toml").write_text(self.toml + '[store]\nkind = "memory"\n')
         (folder / "policy.cedar").write_text(self.cedar)
         self.guard = Guard.from_file(folder / "agentguard.toml")
@@ -121,15 +121,15 @@ Load = Callable[..., Loaded]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Iterator[Load]:
-    made: list[Loaded] = []
+    projects: list[Loaded] = []
 
     def loaded(*records: Record, specs: list[ToolSpec] | None = None) -> Loaded:
-        made.append(Loaded(tmp_path, list(records), [PAY, READ, LIST] if specs is None else specs))
-        return made[-1]
+        projects.append(Loaded(tmp_path, list(records), [PAY, READ, LIST] if specs is None else specs))
+        return projects[-1]
 
     yield loaded
-    for each in made:
-        each.guard.close()
+    for project in projects:
+        project.guard.close()
 
 
 # --- a value stays a value
@@ -205,20 +205,20 @@ def test_no_recorded_text_leaves_its_string_or_comment(load: Load, text: str) ->
 
 @given(st.text(alphabet=st.one_of(st.sampled_from('\n\r"\\/;#{}()\u2028`'), st.characters()), max_size=12))
 def test_any_recorded_text_is_read_back_as_it_was(text: str) -> None:
-    found = suggest(hostile(text.encode("utf-8", "replace").decode()), [PAY])
-    parsed = tomllib.loads(settings_text(found, catalog([PAY]), {}))
-    assert set(parsed["tools"]) == {usage.spec.name for usage in found.usages}
-    assert set(parsed["tasks"]) == {kind.name for kind in found.kinds}
-    rules = read_text(policies_text(found.usages), "policy.cedar")
+    suggestion = suggest(hostile(text.encode("utf-8", "replace").decode()), [PAY])
+    parsed = tomllib.loads(settings_text(suggestion, catalog([PAY]), {}))
+    assert set(parsed["tools"]) == {usage.spec.name for usage in suggestion.usages}
+    assert set(parsed["tasks"]) == {kind.name for kind in suggestion.kinds}
+    rules = read_text(policies_text(suggestion.usages), "policy.cedar")
     assert sorted(rule.id for rule in rules) == sorted(
-        f"observed-{usage.spec.name}" for usage in found.usages
+        f"observed-{usage.spec.name}" for usage in suggestion.usages
     )
 
 
 @pytest.mark.parametrize("tool", ["half\ud800", "", "read", 7, None])
 def test_a_name_of_which_no_file_can_be_made_is_left_out_and_counted(load: Load, tool: object) -> None:
-    found = suggest([ran(request(PAY, {"to": "a", "amount": 1}), tool=tool)], [PAY])
-    assert (found.usages, found.unread) == ((), 1)
+    suggestion = suggest([ran(request(PAY, {"to": "a", "amount": 1}), tool=tool)], [PAY])
+    assert (suggestion.usages, suggestion.unread) == ((), 1)
 
 
 # --- what is not suggested
@@ -295,8 +295,8 @@ def test_a_counterparty_that_no_rule_can_see_is_not_suggested(load: Load) -> Non
 )
 def test_a_record_without_its_request_is_counted_and_no_evidence(request_of: Callable[[Any], Any]) -> None:
     record = pay("ada", 5)
-    found = suggest([{**record, "request": request_of(record["request"])}], [PAY])
-    assert (found.usages, found.unread) == ((), 1)
+    suggestion = suggest([{**record, "request": request_of(record["request"])}], [PAY])
+    assert (suggestion.usages, suggestion.unread) == ((), 1)
 
 
 # --- what is suggested
@@ -382,7 +382,7 @@ def test_what_a_person_was_asked_about_is_asked_again(load: Load) -> None:
         {"effect": "deny", "observed": True, "code": "approval_unavailable"},
     ):
         loaded = load(pay("ada", 5), pay("ada", 6, record=record))
-        assert all(loaded.decide(each).obliges("approve") for each in loaded.records)
+        assert all(loaded.decide(call).obliges("approve") for call in loaded.records)
         assert "a person was asked in 1 of 2 calls" in loaded.cedar
 
 
@@ -409,18 +409,18 @@ def test_each_kind_of_task_has_its_tools_and_what_one_of_them_used_at_most(load:
         "ask": {"tools": ["list_bills"], "calls": 1, "writes": 0},
         "pay_bill": {"tools": ["list_bills", "pay"], "calls": 3, "writes": 2},
     }
-    made = loaded.guard.mandate("pay_bill")
-    assert all(made.mandate.objection(spec, Arguments.of({})) is None for spec in (LIST, PAY))
+    task = loaded.guard.mandate("pay_bill")
+    assert all(task.mandate.objection(spec, Arguments.of({})) is None for spec in (LIST, PAY))
 
 
 def test_each_line_has_its_evidence(load: Load) -> None:
     observed = {"effect": "deny", "observed": True, "code": "mandate"}
     loaded = load(pay("ada", 5), pay("bob", 7.5, id="t2", record=observed))
     at = "2027-01-15T08:00:00Z"
-    told = f"2 calls in 2 tasks, {at} to {at}; 1 against the rules in force: mandate"
-    assert f"# {told}\npay = " in loaded.toml
-    assert f"# {told}; at most 1 in one: " in loaded.toml
-    assert f'// {told}\n@id("observed-pay")' in loaded.cedar
+    evidence = f"2 calls in 2 tasks, {at} to {at}; 1 against the rules in force: mandate"
+    assert f"# {evidence}\npay = " in loaded.toml
+    assert f"# {evidence}; at most 1 in one: " in loaded.toml
+    assert f'// {evidence}\n@id("observed-pay")' in loaded.cedar
     assert "// amount: 5.0 to 7.5 in 2 of 2 calls\n" in loaded.cedar
 
 
@@ -490,20 +490,20 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.mark.promise("suggest-only-seen")
-@pytest.mark.parametrize("named", [True, False])
-def test_observed_runs_become_files_that_permit_them(project: str, named: bool) -> None:
-    ended = run("audit.jsonl", "--out", "rules", *(["--tools", project] if named else []))
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_observed_runs_become_files_that_permit_them(project: str, with_tools: bool) -> None:
+    ended = run("audit.jsonl", "--out", "rules", *(["--tools", project] if with_tools else []))
     assert ended.exit_code == 0, ended.output
-    assert ("args = {" in Path("rules/agentguard.toml").read_text()) is not named
+    assert ("args = {" in Path("rules/agentguard.toml").read_text()) is not with_tools
     guard = Guard.from_file("rules/agentguard.toml")
     module = __import__(project.partition(":")[0])
     guard.wrap([module.read_bill, module.contacts, module.send_money])
-    asked = [r for r in JsonLinesAudit("audit.jsonl").records() if r["event"] == "decision"]
-    specs = [guard.catalog.tool(record["tool"]) for record in asked]
+    decisions = [r for r in JsonLinesAudit("audit.jsonl").records() if r["event"] == "decision"]
+    specs = [guard.catalog.tool(record["tool"]) for record in decisions]
     requests = [
-        replayed(r["request"], spec) for r, spec in zip(asked, specs, strict=True) if spec is not None
+        replayed(r["request"], spec) for r, spec in zip(decisions, specs, strict=True) if spec is not None
     ]
-    decided = [guard.enforcement.ports.policy.decide(each).permitted for each in requests]
+    decided = [guard.enforcement.ports.policy.decide(request).permitted for request in requests]
     assert decided == [True, True, True, True, False]
     assert guard.mandate("pay").budget.writes == 2
     guard.close()

@@ -35,9 +35,9 @@ def test_what_others_have_written_is_no_line_and_no_control_of_a_terminal(end: s
     places = ({"tool": forged}, {"reason": forged, "policies": []}, {"policies": [forged]}, {"actor": forged})
     for facts in places:
         timeline = Timeline([decision(0, "1", effect="deny", **facts)])
-        shown = repr(timeline)
-        assert len(shown.splitlines()) == 1
-        assert shown.isprintable()
+        text = repr(timeline)
+        assert len(text.splitlines()) == 1
+        assert text.isprintable()
         assert end not in timeline._repr_html_()
 
 

@@ -44,19 +44,19 @@ QUESTION: Any = {"messages": [("user", "Please refund order 4711")]}
 
 
 class Case(NamedTuple):
-    """One subject: *what* is called, how many of these calls are under way *at_once*, and by which *way*.
+    """One subject: an *operation*, the number of its calls that run *at_once*, and the *way* of each call.
 
     The way is ``bare``, ``wrap`` or ``middleware`` with the name of a store, or the name of a peer.
     """
 
-    what: str
+    operation: str
     at_once: int
     way: str
 
     @property
     def name(self) -> str:
         """The case in one line."""
-        return f"{self.what}, {self.at_once} at once, {self.way}"
+        return f"{self.operation}, {self.at_once} at once, {self.way}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,10 @@ def stages(
             )
             for store in STORES
         }
-        others = peers(directory / f"peers-{'async' if is_async else 'sync'}")
+        peer_stages = peers(directory / f"peers-{'async' if is_async else 'sync'}")
         using = Shop(is_async=is_async, inside=lambda: credential().reveal())
         user = stack.enter_context(guarded(directory, "sqlite", using, exporter, policies=policies))
-        yield Stages(Bare(Shop(is_async=is_async)), by_store, others, user)
+        yield Stages(Bare(Shop(is_async=is_async)), by_store, peer_stages, user)
 
 
 def agent_of(tools: Sequence[BaseTool], *middleware: Any) -> Any:
@@ -111,11 +111,11 @@ def cases(
     }
     using = invoking(sync.using, sync.using.tools()[1], ARGUMENTS, calls)
     subjects[Case("tool.invoke", 1, "wrap sqlite, credential used")] = using
-    for what, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
+    for operation, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
         for at_once in widths:
             for way, stage, tool in tools_of(of):
                 subject = ainvoking(stage, tool, ARGUMENTS, calls, at_once, runner)
-                subjects[Case(what, at_once, way)] = subject
+                subjects[Case(operation, at_once, way)] = subject
     for way, stage, agent in agents_of(sync):
         subjects[Case("agent.invoke", 1, way)] = invoking(stage, agent, QUESTION, steps)
     for at_once in widths:

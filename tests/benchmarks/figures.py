@@ -99,7 +99,7 @@ def _floor_subjects(parts: Mapping[str, Part], calls: int) -> dict[Case, Subject
 def _figures(
     timings: Timings, parts: Mapping[str, Part], hops: Mapping[str, Mapping[str, float]], rounds: int
 ) -> Figures:
-    ratios = {case: _ratios(timings, case) for case in timings if case.what != PART}
+    ratios = {case: _ratios(timings, case) for case in timings if case.operation != PART}
     over_floor = {store: _over_floor(timings, parts, store) for store in STORES}
     figures: Figures = {
         "goals": _goals(ratios, over_floor, hops),
@@ -114,7 +114,7 @@ def _figures(
         "thread_hops": hops,
     }
     for case, ratio in sorted(ratios.items(), key=lambda item: item[0].way != "bare"):
-        by_way = figures["cases"].setdefault(f"{case.what}, {case.at_once} at once", {})
+        by_way = figures["cases"].setdefault(f"{case.operation}, {case.at_once} at once", {})
         by_way[case.way] = _times(timings[case]) | {"ratio": ratio, "throughput_ratio": 1 / ratio["median"]}
     return figures
 
@@ -212,6 +212,6 @@ def _goals(
     }
 
 
-def _dearer(ratios: Mapping[Case, Mapping[str, float]], what: str) -> dict[str, float]:
-    ways = [ratios[Case(what, 1, f"{way} sqlite")] for way in ("wrap", "middleware")]
+def _dearer(ratios: Mapping[Case, Mapping[str, float]], operation: str) -> dict[str, float]:
+    ways = [ratios[Case(operation, 1, f"{way} sqlite")] for way in ("wrap", "middleware")]
     return {measure: max(way[measure] for way in ways) for measure in MEASURES}

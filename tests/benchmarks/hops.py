@@ -56,9 +56,9 @@ def hand_overs(loop: asyncio.AbstractEventLoop) -> Iterator[HandOvers]:
 def thread_hops(sync: Stages, asynchronous: Stages, runner: asyncio.Runner) -> dict[str, dict[str, float]]:
     """Return hand-overs for one call beyond those of the bare call, by what is called and by which way."""
     hops: dict[str, dict[str, float]] = {}
-    for what, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
+    for operation, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
         counts = {way: _counted(stage, tool, ARGUMENTS, runner) for way, stage, tool in tools_of(of)}
-        hops[what] = _beyond_bare(counts)
+        hops[operation] = _beyond_bare(counts)
     counts = {way: _counted(stage, agent, QUESTION, runner) for way, stage, agent in agents_of(asynchronous)}
     hops["agent.ainvoke"] = _beyond_bare(counts)
     return hops

@@ -81,16 +81,16 @@ def interleaved(
     Raises:
         Exception: Whatever a subject's `verify` raises; no figures are returned then.
     """
-    taken: dict[K, list[tuple[float, float]]] = {name: [] for name in subjects}
+    times: dict[K, list[tuple[float, float]]] = {name: [] for name in subjects}
     for subject in subjects.values():
         _seconds(subject)
     with _frozen_heap():
         for _ in range(rounds):
             for name, subject in subjects.items():
                 before()
-                taken[name].append(_seconds(subject))
+                times[name].append(_seconds(subject))
     timings: dict[K, Timing] = {}
-    for name, rounds_taken in taken.items():
+    for name, rounds_taken in times.items():
         clock, cpu = zip(*rounds_taken, strict=True)
         timings[name] = Timing(clock, cpu, subjects[name].calls)
     return timings
@@ -113,8 +113,8 @@ def _seconds(subject: Subject) -> tuple[float, float]:
     try:
         worked, started = process_time(), perf_counter()
         subject.run(subject.calls)
-        taken, worked = perf_counter() - started, process_time() - worked
+        elapsed, worked = perf_counter() - started, process_time() - worked
     finally:
         gc.enable()
     subject.verify(subject.calls)
-    return taken / subject.calls, worked / subject.calls
+    return elapsed / subject.calls, worked / subject.calls

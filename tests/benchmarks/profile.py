@@ -59,8 +59,8 @@ class _Edge(NamedTuple):
 def profile(kind: str, calls: int, rounds: int) -> dict[str, Any]:
     """Profile a *kind* of call, ``tool`` or ``agent``, bare and guarded with each store, in microseconds."""
     exporter, figures = InMemorySpanExporter(), {}
-    with TemporaryDirectory() as name, stages(Path(name), exporter, is_async=False) as made:
-        subjects = _subjects(kind, made, calls)
+    with TemporaryDirectory() as name, stages(Path(name), exporter, is_async=False) as all_stages:
+        subjects = _subjects(kind, all_stages, calls)
         timings = interleaved(subjects, rounds, exporter.clear)
         for way, subject in subjects.items():
             seconds = min(timings[way].cpu_rounds)  # other processes lengthen it least
@@ -72,13 +72,13 @@ def profile(kind: str, calls: int, rounds: int) -> dict[str, Any]:
     return {"kind": kind, "calls": calls, "rounds": rounds, "ways": figures}
 
 
-def _subjects(kind: str, made: Stages, calls: int) -> dict[str, Subject]:
+def _subjects(kind: str, all_stages: Stages, calls: int) -> dict[str, Subject]:
     if kind == "tool":
-        return {way: invoking(stage, tool, ARGUMENTS, calls) for way, stage, tool in tools_of(made)}
-    ways = {"bare", *(f"middleware {store}" for store in made.guarded)}
+        return {way: invoking(stage, tool, ARGUMENTS, calls) for way, stage, tool in tools_of(all_stages)}
+    ways = {"bare", *(f"middleware {store}" for store in all_stages.guarded)}
     return {
         way: invoking(stage, agent, QUESTION, max(1, calls // 8))
-        for way, stage, agent in agents_of(made)
+        for way, stage, agent in agents_of(all_stages)
         if way in ways
     }
 
@@ -140,12 +140,12 @@ def stage_of(code: CodeType | str) -> str | None:
     return next((stage for stage, parts in STAGES.items() if any(part in path for part in parts)), None)
 
 
-def _stages_of(own: list[str | None], edges: list[_Edge]) -> list[Mapping[str, float]]:
+def _stages_of(stage_names: list[str | None], edges: list[_Edge]) -> list[Mapping[str, float]]:
     """Return for each function the stages that it belongs to, with their shares."""
-    owners: list[Mapping[str, float]] = [{REST if stage is None else stage: 1.0} for stage in own]
+    owners: list[Mapping[str, float]] = [{REST if stage is None else stage: 1.0} for stage in stage_names]
     incoming: dict[int, list[_Edge]] = defaultdict(list)
     for edge in edges:
-        if own[edge.callee] is None and edge.caller != edge.callee:
+        if stage_names[edge.callee] is None and edge.caller != edge.callee:
             incoming[edge.callee].append(edge)
     for _ in range(SWEEPS):
         for callee, callers in incoming.items():

@@ -123,10 +123,11 @@ def guarded(
     The store and the audit log are in a new folder in *directory*.
     """
     folder = Path(mkdtemp(dir=directory))
-    kept: Store = SqliteStore(folder / "store.db") if store == "sqlite" else MemoryStore()
+    guard_store: Store = SqliteStore(folder / "store.db") if store == "sqlite" else MemoryStore()
     audit = folder / "audit.jsonl"
     issuers: Brokers = {
-        (None, path): LocalIssuer(path, issuer="https://guard.example", store=kept) for path in ToolPath
+        (None, path): LocalIssuer(path, issuer="https://guard.example", store=guard_store)
+        for path in ToolPath
     }
     with ExitStack() as stack:
         provider = stack.enter_context(span_provider(exporter))
@@ -135,12 +136,12 @@ def guarded(
             policy=CedarPolicy.from_text(policies),
             identity=LocalIdentity("agent://shop"),
             brokers=issuers,
-            store=kept,
+            store=guard_store,
             audit=JsonLinesAudit(audit),
             tracer_provider=provider,
         )
         stack.callback(guard.close)
-        yield Guarded(guard, shop, kept, audit, provider)
+        yield Guarded(guard, shop, guard_store, audit, provider)
 
 
 @contextmanager

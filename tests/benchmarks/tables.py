@@ -46,12 +46,12 @@ def _cases(figures: Figures) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("calls", "median µs", "quickest µs", "CPU µs", "ratio", "quickest", "CPU", "throughput"):
         table.add_column(name, justify="right")
-    for what, ways in figures["cases"].items():
+    for operation, ways in figures["cases"].items():
         for index, (way, figure) in enumerate(ways.items()):
             times = (figure[f"{n}microseconds"] for n in ("", "quickest_", "cpu_"))
             ratios = (figure["ratio"][measure] for measure in ("median", "quickest", "cpu"))
             table.add_row(
-                "" if index else what,
+                "" if index else operation,
                 way,
                 str(figure["calls"]),
                 *(f"{value:.1f}" for value in times),
@@ -81,8 +81,8 @@ def _floor(floor: Figures) -> Table:
 
 def _hops(hops: Figures) -> Table:
     table = Table("what", "way", "thread hops", title="work handed to another thread, beyond the bare call")
-    for what, ways in hops.items():
+    for operation, ways in hops.items():
         for index, (way, number) in enumerate(ways.items()):
-            table.add_row("" if index else what, way, f"{number:g}")
+            table.add_row("" if index else operation, way, f"{number:g}")
         table.add_section()
     return table

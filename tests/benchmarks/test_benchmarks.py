@@ -67,9 +67,9 @@ def stage(tmp_path: Path, exporter: InMemorySpanExporter) -> Iterator[Guarded]:
 
 @pytest.mark.timing
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize(("what", "bound"), RATIOS.items())
-def test_no_ratio_is_beyond_its_generous_bound(run: Run, store: str, what: str, bound: float) -> None:
-    ways = {way: figure for way, figure in run.figures["cases"][what].items() if store in way}
+@pytest.mark.parametrize(("operation", "bound"), RATIOS.items())
+def test_no_ratio_is_beyond_its_generous_bound(run: Run, store: str, operation: str, bound: float) -> None:
+    ways = {way: figure for way, figure in run.figures["cases"][operation].items() if store in way}
     assert ways
     assert all(0.0 < figure["ratio"]["cpu"] < bound for figure in ways.values())
 
@@ -89,7 +89,7 @@ def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
     agent = tool | {f"middleware {store}" for store in STORES} | PEERS | installed
     floors = {"parts in place", "parts in place, one span"}
     some = {"bare", "middleware sqlite"}
-    assert {what: set(ways) for what, ways in run.figures["cases"].items()} == {
+    assert {operation: set(ways) for operation, ways in run.figures["cases"].items()} == {
         "tool.invoke, 1 at once": tool | floors | {"wrap sqlite, credential used"},
         "tool.ainvoke, 1 at once": tool,
         "tool.ainvoke, 2 at once": tool,
@@ -99,11 +99,11 @@ def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
         "agent.ainvoke, 1 at once": agent,
         "agent.ainvoke, 2 at once": some,
     }
-    for what, ways in run.figures["cases"].items():
+    for operation, ways in run.figures["cases"].items():
         for figure in ways.values():
             assert 0 < figure["quickest_microseconds"] <= figure["microseconds"] < 1e6
             assert figure["ratio"].keys() == {"median", "quickest", "cpu"}
-            assert figure["calls"] == ROUNDS * (CALLS if what.startswith("tool") else CALLS // 8)
+            assert figure["calls"] == ROUNDS * (CALLS if operation.startswith("tool") else CALLS // 8)
 
 
 @pytest.mark.timing

@@ -115,7 +115,7 @@ when { context.args.order_id like "47*" };
 @pytest.fixture
 def run() -> Run:
     def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(each) for each in arguments], catch_exceptions=False)
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return invoke
 

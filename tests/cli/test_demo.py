@@ -84,29 +84,33 @@ def test_the_demo_keeps_its_promises_in_time_and_leaves_a_sound_log(tmp_path: Pa
 def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bearer, *others = STORY.early_attempts
+    bearer, *later_attempts = STORY.early_attempts
     broken = replace(
         STORY,
         late_call=replace(STORY.late_call, outcome="done"),
-        early_attempts=(replace(bearer, error="invalid_request"), *others),
+        early_attempts=(replace(bearer, error="invalid_request"), *later_attempts),
         deeds=("refund 4711", "close dispute 4711", "refund 4712"),
     )
     monkeypatch.setattr("agentguard.cli.demo.STORY", broken)
     result = CliRunner().invoke(main, ["demo", "--keep", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 1
     assert "3 of 32 promises BROKEN" in result.output
-    named = re.findall(
+    broken_promises = re.findall(
         r"^  (get_order: promised|thief, bearer: promised|the shop has carried out)", result.output, re.M
     )
-    assert sorted(named) == ["get_order: promised", "the shop has carried out", "thief, bearer: promised"]
+    assert sorted(broken_promises) == [
+        "get_order: promised",
+        "the shop has carried out",
+        "thief, bearer: promised",
+    ]
 
 
 @pytest.mark.process
 @pytest.mark.promise("demo-keeps-its-promises")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("signal_handlers")
 def test_a_demo_that_is_interrupted_leaves_no_process(
-    sent: signal.Signals, code: int, tmp_path: Path
+    number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     errors, temporary = tmp_path / "stderr", tmp_path / "temporary"
     temporary.mkdir()
@@ -120,13 +124,13 @@ def test_a_demo_that_is_interrupted_leaves_no_process(
         assert demo.stdout.readline(), errors.read_text()  # the shop has started
         started = children(demo.pid)
         assert len(started) == 2
-        demo.send_signal(sent)
+        demo.send_signal(number)
         assert demo.wait(10) == code
     deadline = time.monotonic() + 10
-    while (left := [pid for pid in started if alive(pid)]) and time.monotonic() < deadline:
+    while (survivors := [pid for pid in started if alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not left
-    if sent is signal.SIGINT:
+    assert not survivors
+    if number is signal.SIGINT:
         assert not list(temporary.iterdir())
 
 
@@ -164,11 +168,11 @@ def test_the_picture_has_both_color_schemes_and_a_text_for_those_who_cannot_see_
     assert light == dark
     assert picture.get("role") == "img"
     assert picture.findtext(f"{space}title")
-    shown = " ".join(picture.itertext())
+    text = " ".join(picture.itertext())
     for call in CALLS:
-        assert f"{call.tool}(" in shown
+        assert f"{call.tool}(" in text
     assert not list(picture.iter(f"{space}image"))
-    assert not re.search(r"https?://|\d\d:\d\d|127\.0", shown)
+    assert not re.search(r"https?://|\d\d:\d\d|127\.0", text)
 
 
 @pytest.mark.process

@@ -70,7 +70,7 @@ sys.exit(9)
 
 
 @pytest.fixture(autouse=True)
-def _heard(heard: None) -> None:
+def _heard(signal_handlers: None) -> None:
     """Each test here sends signals, or has them passed on."""
 
 
@@ -269,12 +269,12 @@ def test_settings_are_found_however_they_are_spelled() -> None:
 
 
 @pytest.mark.parametrize(
-    "others",
+    "arguments",
     [["K=x"], ["--vault-type=other", "K=x"], ["--vault-type=aws", "x"], ["-x"], ["--vault-type=aws", "1K=x"]],
 )
-def test_what_is_none_of_the_forms_is_refused(others: list[str]) -> None:
+def test_what_is_none_of_the_forms_is_refused(arguments: list[str]) -> None:
     with pytest.raises(ConfigurationError):
-        ExecArguments.of([], others, {})
+        ExecArguments.of([], arguments, {})
 
 
 @pytest.mark.promise("exec-secrets-alone")

@@ -120,8 +120,8 @@ def test_a_store_and_a_new_guard_work_in_each_of_many_children(store: SqliteStor
             return "seen"
 
         with guard.task("Look", subject="user:alice", mandate={"tools": "*"}):
-            seen = look.invoke({"item": "x"})
-        return seen, store.remember(f"child-{os.getpid()}", FAR)
+            result = look.invoke({"item": "x"})
+        return result, store.remember(f"child-{os.getpid()}", FAR)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:

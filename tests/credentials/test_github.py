@@ -96,8 +96,10 @@ async def test_a_request_names_the_calls_repositories_and_permissions_alone(mode
     github = served(clock=lambda: 1_800_000_000.9)
     broker = app(github, clock=lambda: 1_800_000_000.9)
     credential = await mode.call(broker, "issue", grant("c", "issues:write", path=ToolPath.WRITE))
-    assert github.asked == [{"repositories": ["docs", "website"], "permissions": {"issues": "write"}}]
-    headers = github.seen[0].headers
+    assert github.token_requests == [
+        {"repositories": ["docs", "website"], "permissions": {"issues": "write"}}
+    ]
+    headers = github.requests[0].headers
     assert headers["x-github-api-version"] == "2022-11-28"
     token = headers["authorization"].removeprefix("Bearer ")
     claims = jwt.decode(token, options={"verify_signature": False})
@@ -141,7 +143,7 @@ async def test_a_scope_beyond_its_path_is_refused_before_github_is_asked(
     github = served()
     with pytest.raises(IssueError, match=why):
         await mode.call(app(github), "issue", grant("c", *given_scopes, path=path))
-    assert not github.seen
+    assert not github.requests
 
 
 async def test_without_scopes_or_repositories_nothing_is_asked_for_it_would_be_everything(mode: Mode) -> None:
@@ -151,7 +153,7 @@ async def test_without_scopes_or_repositories_nothing_is_asked_for_it_would_be_e
     elsewhere = sample_grant(path=ToolPath.READ, scopes={"contents:read"}, resource=Resource(name="other"))
     with pytest.raises(IssueError, match="no repositories belong to other"):
         await mode.call(app(github), "issue", elsewhere)
-    assert not github.seen
+    assert not github.requests
 
 
 @pytest.mark.promise("github-scopes")
@@ -165,9 +167,9 @@ def test_what_is_asked_is_never_more_than_scopes_and_path_permit(scopes: set[str
     try:
         app(github).issue(sample_grant(path=path, scopes=frozenset(scopes)))
     except IssueError:
-        assert not github.asked
+        assert not github.token_requests
         return
-    (body,) = github.asked
+    (body,) = github.token_requests
     assert {f"{name}:{level}" for name, level in body["permissions"].items()} <= scopes
     assert path is not ToolPath.READ or set(body["permissions"].values()) == {"read"}
     assert set(body["permissions"]) <= set(PERMISSIONS[path])

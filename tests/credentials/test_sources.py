@@ -434,7 +434,7 @@ def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_min
 
 
 def test_every_source_is_named_without_its_secret(tmp_path: Path) -> None:
-    held = source(f"file:{private(tmp_path / 'key', OBJECT)}#key")
-    assert held.name == f"file:{tmp_path / 'key'}#key"
-    assert VALUE not in f"{held!r}{vars(held)}{held.read()!r}"
+    secret_source = source(f"file:{private(tmp_path / 'key', OBJECT)}#key")
+    assert secret_source.name == f"file:{tmp_path / 'key'}#key"
+    assert VALUE not in f"{secret_source!r}{vars(secret_source)}{secret_source.read()!r}"
     assert issubclass(IssueError, AgentGuardError)

@@ -80,9 +80,9 @@ class TestJwtSealed(Contract):
     form, seal = "jwt", SEAL
 
 
-async def refused(mode: Mode, broker: TokenExchange, what: Grant) -> str:
+async def refused(mode: Mode, broker: TokenExchange, request: Grant) -> str:
     with pytest.raises(IssueError) as caught:
-        await mode.call(broker, "issue", what)
+        await mode.call(broker, "issue", request)
     return str(caught.value).removeprefix(f"{ISSUER}: ")
 
 
@@ -256,11 +256,11 @@ async def test_a_resource_is_named_by_its_uri_where_it_has_one(
 ) -> None:
     uri_resource = Resource(name="orders", audiences={ToolPath.READ: "https://orders.example/read"})
     uri = {"orders/read": "https://api.example/orders"}
-    for what, uris, resource in (
+    for request, uris, resource in (
         (grant(resource=uri_resource), {}, "https://orders.example/read"),
         (grant(), uri, "https://api.example/orders"),
     ):
-        await mode.call(server.broker(resource_uris=uris), "issue", what)
+        await mode.call(server.broker(resource_uris=uris), "issue", request)
         form = server.calls("token")[-1]
         assert form["resource"] == resource
         assert "audience" not in form

@@ -58,8 +58,8 @@ class Aws:
         policies = self.policies.setdefault(parameters["RoleName"], {})
         with self.lock:
             if action == "PutRolePolicy":
-                others = sum(len(d) for name, d in policies.items() if name != parameters["PolicyName"])
-                if others + len(parameters["PolicyDocument"]) > 10_240:
+                size = sum(len(d) for name, d in policies.items() if name != parameters["PolicyName"])
+                if size + len(parameters["PolicyDocument"]) > 10_240:
                     return error(409, "LimitExceeded")
                 policies[parameters["PolicyName"]] = parameters["PolicyDocument"]
             elif action == "DeleteRolePolicy":

@@ -30,13 +30,13 @@ def echo() -> str:
     return f"{CANARY} {agentguard.credential('orders').reveal()} {CANARY}"
 
 
-def returning(held: list[Any]) -> list[BaseTool]:
-    """Make the tools that give it away in a result; *held* gets what a tool can get hold of."""
+def returning(references: list[Any]) -> list[BaseTool]:
+    """Make the tools that give it away in a result; *references* gets what a tool can get hold of."""
 
     @tool
     def value() -> dict[str, Any]:
         """Echo it in what is returned."""
-        held.extend([agentguard.credential(), running_call.get()])
+        references.extend([agentguard.credential(), running_call.get()])
         return {"text": echo(), "list": [echo(), {echo(): 1}], "bytes": repr(echo().encode())}
 
     @tool(response_format="content_and_artifact")
@@ -84,8 +84,8 @@ def telling() -> list[BaseTool]:
         runtime.stream_writer({"by the runtime": echo()})
         runtime.emit_output_delta(f"by a delta {echo()}")
         get_stream_writer()({"by the config": [echo()]})
-        for name, given in (("its config", runtime.config), ("a parameter", config)):
-            configured: Any = given["configurable"]
+        for name, runnable_config in (("its config", runtime.config), ("a parameter", config)):
+            configured: Any = runnable_config["configurable"]
             configured["__pregel_runtime"].stream_writer(f"by {name} {echo()}")
         return CANARY
 
@@ -135,8 +135,8 @@ def failure(kind: type[Exception]) -> Exception:
         except KeyError:
             raise ValueError(echo()) from OSError(5, echo())
     except ValueError as error:
-        made = kind(echo())
-        made.__cause__, made.__context__ = error, LookupError(echo())
-        made.extra = {"raw": echo()}  # type: ignore[attr-defined]  # as exceptions of clients have
-        made.add_note(echo())
-        return made
+        exception = kind(echo())
+        exception.__cause__, exception.__context__ = error, LookupError(echo())
+        exception.extra = {"raw": echo()}  # type: ignore[attr-defined]  # as exceptions of clients have
+        exception.add_note(echo())
+        return exception

@@ -71,10 +71,10 @@ class Mint:
         if self.fail == "issue":
             raise ConnectionError("with a secret in it: s3cret")
         self.issued.append(grant)
-        made = Credential(
+        credential = Credential(
             "s3cret", id=grant.id, expires_at=1e12, headers=lambda *_: {}, handle=f"h-{grant.id}"
         )
-        return made if self.returns is None else self.returns()
+        return credential if self.returns is None else self.returns()
 
     def revoke(self, handle: str, expires_at: float) -> None:
         if self.fail == "revoke":

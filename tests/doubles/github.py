@@ -27,11 +27,11 @@ class GitHub:
     distort: Callable[[dict[str, Any]], Any] = lambda answer: answer
     fail_delete: int | None = None
     tokens: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    seen: list[httpx.Request] = field(default_factory=list)
+    token_requests: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[httpx.Request] = field(default_factory=list)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.seen.append(request)
+        self.requests.append(request)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if request.url.path == "/app/installations/42/access_tokens" and request.method == "POST":
             return self._mint(request, bearer)
@@ -48,7 +48,7 @@ class GitHub:
         if not self._is_app(bearer) or request.headers["accept"] != "application/vnd.github+json":
             return httpx.Response(401, json={"message": "A JSON web token could not be decoded"})
         body = json.loads(request.content)
-        self.asked.append(body)
+        self.token_requests.append(body)
         permissions = body.get("permissions") or APP
         beyond = any(LEVELS.index(APP[n]) < LEVELS.index(v) for n, v in permissions.items() if n in APP)
         if beyond or not set(permissions) <= set(APP):
@@ -56,7 +56,7 @@ class GitHub:
         names = body.get("repositories") or REPOSITORIES
         if not set(names) <= set(REPOSITORIES):
             return httpx.Response(422, json={"message": "There is at least one repository that is gone"})
-        token = f"ghs_APPID_eyJ{len(self.seen):06}.{'x' * 300}.sig-_"
+        token = f"ghs_APPID_eyJ{len(self.requests):06}.{'x' * 300}.sig-_"
         self.tokens[token] = {"permissions": permissions, "names": names}
         ends = datetime.fromtimestamp(int(self.clock()) + 3600, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         answer = {

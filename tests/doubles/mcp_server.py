@@ -70,7 +70,7 @@ class McpServer:
         return {"transport": self.transport, "url": self.url, **more}
 
     def calls(self) -> list[Seen]:
-        return [seen for seen in self.seen if seen.rpc == "tools/call"]
+        return [request for request in self.seen if request.rpc == "tools/call"]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

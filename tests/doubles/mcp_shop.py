@@ -42,10 +42,10 @@ def shop() -> FastMCP:
     @server.tool()
     def echo(ctx: Context) -> CallToolResult:  # type: ignore[type-arg]  # FastMCP finds it by the bare class
         """Give the credential back in every part of a result."""
-        given = _given(ctx)
+        credential = _given(ctx)
         return CallToolResult(
-            content=[TextContent(type="text", text=given)],
-            structuredContent={"given": given, "deep": [{given: given}]},
+            content=[TextContent(type="text", text=credential)],
+            structuredContent={"given": credential, "deep": [{credential: credential}]},
         )
 
     @server.tool()

@@ -37,8 +37,8 @@ def run_notebook(name: str) -> Any:
         NotebookClient(notebook, timeout=120, kernel_manager_class=Kernel, resources=resources).execute()
         assert not list(Path(where).iterdir()), "it leaves files behind"
     assert [cell for cell, output in outputs(notebook) if output["output_type"] == "error"] == []
-    told = [output["text"] for _, output in outputs(notebook) if output.get("name") == "stderr"]
-    assert not told, told  # this is no test module, so that pytest would not show it
+    warnings = [output["text"] for _, output in outputs(notebook) if output.get("name") == "stderr"]
+    assert not warnings, warnings  # this is no test module, so that pytest would not show it
     return notebook
 
 

@@ -58,8 +58,8 @@ def shop(settings: dict[str, Any]) -> None:
     signals = Receiver([source], audience="orders", store=store, revoke=Revocations(store))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        heard = scope["type"] == "http" and scope["path"] == "/signals"
-        await (signals if heard else orders)(scope, receive, send)
+        is_signal = scope["type"] == "http" and scope["path"] == "/signals"
+        await (signals if is_signal else orders)(scope, receive, send)
 
     say(port=listening.getsockname()[1])
     config = uvicorn.Config(app, log_level="critical", lifespan="off")
@@ -125,7 +125,7 @@ class Agent:
 
     def owe(self, task_id: str) -> None:
         """Record the signal that is due when the task ends."""
-        told = SessionRevoked(
+        event = SessionRevoked(
             at=time.time(), user=IssuedId(ISSUER, SUBJECT), task_id=task_id, reason="completed"
         )
         self.store.track(
@@ -133,7 +133,7 @@ class Agent:
                 call_id=f"{BROKER}:{task_id}",
                 task_id=task_id,
                 broker=BROKER,
-                handle=told.handle(),
+                handle=event.handle(),
                 expires_at=time.time() + 60,
             )
         )

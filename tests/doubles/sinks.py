@@ -141,9 +141,9 @@ class Tracer(BaseTracer):
 
 
 def _tree(run: Run) -> str:
-    others = {"child_runs", "parent_run"}
-    own = spelled({name: value for name, value in vars(run).items() if name not in others})
-    return "\n".join([own, *map(_tree, run.child_runs)])
+    relatives = {"child_runs", "parent_run"}
+    text = spelled({name: value for name, value in vars(run).items() if name not in relatives})
+    return "\n".join([text, *map(_tree, run.child_runs)])
 
 
 class LogSink(logging.Handler):

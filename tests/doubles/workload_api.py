@@ -76,8 +76,14 @@ class WorkloadApi(stubs.SpiffeWorkloadAPIServicer):
 def svid(spiffe_id: str, lifetime: float) -> Any:
     key = ec.generate_private_key(ec.SECP256R1())
     now, name = datetime.now(UTC), x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "double")])
-    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign")
-    usage = dict.fromkeys((*others, "crl_sign", "encipher_only", "decipher_only"), False)
+    other_usages = (
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+    )
+    usage = dict.fromkeys((*other_usages, "crl_sign", "encipher_only", "decipher_only"), False)
     who = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

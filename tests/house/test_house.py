@@ -60,8 +60,8 @@ def test_every_ignore_has_its_reason_beside_it() -> None:
     bare = []
     for path in [*ROOT.glob("agentguard/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            found = re.search(r"# (noqa: [A-Z0-9, ]+|type: ignore\[[a-z-]+\])(.*)$", line)
-            if found and not found[2].strip():
+            match = re.search(r"# (noqa: [A-Z0-9, ]+|type: ignore\[[a-z-]+\])(.*)$", line)
+            if match and not match[2].strip():
                 bare.append(f"{path.relative_to(ROOT)}:{number}")
     assert not bare
 

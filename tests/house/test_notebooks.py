@@ -26,11 +26,11 @@ def test_each_notebook_is_run() -> None:
 
 def test_a_changed_policy_shows_what_has_turned() -> None:
     notebook = run_notebook("policy_lab")
-    shown = {cell: data.get("text/html", "") for cell, data in drawn(notebook).items()}
-    assert "was " not in shown["first"]
-    assert shown["second"].count("was permitted") == 1
-    assert shown["third"].count("was ") == 3
-    assert "3 of 5 calls permitted" in shown["timeline"]
+    html = {cell: data.get("text/html", "") for cell, data in drawn(notebook).items()}
+    assert "was " not in html["first"]
+    assert html["second"].count("was permitted") == 1
+    assert html["third"].count("was ") == 3
+    assert "3 of 5 calls permitted" in html["timeline"]
     text = texts(notebook)
     assert "permitted if to was named by the user" in text["why"]
     assert 'policy.cedar:4: policy "known"' in text["wrong"]
@@ -40,22 +40,24 @@ def test_a_changed_policy_shows_what_has_turned() -> None:
 
 @pytest.mark.real
 def test_agentdojos_table_and_plots_are_drawn_from_a_run() -> None:
-    shown = drawn(run_notebook("agentdojo"))
-    rows = re.findall(r"<tr>(.*?)</tr>", shown["table"]["text/html"])
-    cells = {found[0]: found[1:] for found in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)}
+    drawings = drawn(run_notebook("agentdojo"))
+    rows = re.findall(r"<tr>(.*?)</tr>", drawings["table"]["text/html"])
+    cells = {
+        row_cells[0]: row_cells[1:] for row_cells in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)
+    }
     assert cells["no guard"][2] == "143 of 144"
     assert cells["agentguard, with a person"][:3] == ["16 of 16", "144 of 144", "0 of 144"]
     assert cells["agentguard, nobody to ask"][2] == "0 of 144"
-    assert len(b64decode(shown["plot"]["image/png"])) > 10_000
+    assert len(b64decode(drawings["plot"]["image/png"])) > 10_000
 
 
 def test_the_timelines_are_drawn_inline(executed: Any) -> None:
-    shown = drawn(executed)
-    assert set(shown) == {"timeline", "approval"}
-    for data in shown.values():
+    drawings = drawn(executed)
+    assert set(drawings) == {"timeline", "approval"}
+    for data in drawings.values():
         assert "<svg" in data["text/html"]
-    assert "2 of 4 calls permitted · 2 of 2 credentials revoked" in shown["timeline"]["text/html"]
-    assert "done, approved" in shown["approval"]["text/html"]
+    assert "2 of 4 calls permitted · 2 of 2 credentials revoked" in drawings["timeline"]["text/html"]
+    assert "done, approved" in drawings["approval"]["text/html"]
 
 
 def test_it_shows_what_it_says(executed: Any) -> None:
@@ -69,9 +71,9 @@ def test_it_shows_what_it_says(executed: Any) -> None:
 
 @pytest.mark.promise("timeline-as-text")
 def test_no_output_holds_a_token_or_a_proof(executed: Any) -> None:
-    shown = [str(output) for _, output in outputs(executed)]
-    assert shown
-    assert [output for output in shown if TOKEN.search(output)] == []
+    output_texts = [str(output) for _, output in outputs(executed)]
+    assert output_texts
+    assert [output for output in output_texts if TOKEN.search(output)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -78,8 +78,10 @@ def test_the_readmes_code_does_what_it_says(
     readme = README.replace("http://127.0.0.1:8000", shop.origin)
     (here / "agentguard.toml").write_text(block(readme, "toml"))
     (here / "policy.cedar").write_text(block(readme, "cedar"))
-    own, other = ({"order_id": order, "amount": 40} for order in ("4711", "4712"))
-    model = ScriptedChatModel(script=[[("refund_order", own)], [("refund_order", other)], "It is done."])
+    arguments, other = ({"order_id": order, "amount": 40} for order in ("4711", "4712"))
+    model = ScriptedChatModel(
+        script=[[("refund_order", arguments)], [("refund_order", other)], "It is done."]
+    )
     names: dict[str, Any] = {"model": model}
     exec(compile(block(readme, "python"), "README.md", "exec"), names)  # noqa: S102  the README's own code
     names["guard"].close()

@@ -19,7 +19,7 @@ from agentguard.model import WORDS, Arguments, Budget, ToolPath, ToolSpec
 
 
 def spec(name: str, *arguments: str, sinks: tuple[str, ...] = ()) -> ToolSpec:
-    schema = {"type": "object", "properties": {each: {"type": "string"} for each in arguments}}
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in arguments}}
     return ToolSpec(name=name, path=ToolPath.WRITE, schema=schema, sinks=frozenset(sinks))
 
 
@@ -96,7 +96,7 @@ def test_what_the_words_do_not_say_refuses() -> None:
 @pytest.mark.parametrize("words", ["", "hello", "refundable order 1", "r e f u n d order 1"])
 def test_words_of_no_kind_permit_nothing(words: str) -> None:
     derived = INTENT.derive(words)
-    assert not any(allows(derived, each, order_id="1") for each in CATALOG)
+    assert not any(allows(derived, name, order_id="1") for name in CATALOG)
 
 
 @pytest.mark.promise("derived-mandate")
@@ -226,7 +226,7 @@ def test_each_pattern_is_one_of_its_own(flagged: tuple[str, ...]) -> None:
 
 @pytest.mark.promise("template-limits")
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "numbers"),
     [
         ("$10.00", (10.0,)),
         ("$2,200.", (2200,)),
@@ -241,8 +241,8 @@ def test_each_pattern_is_one_of_its_own(flagged: tuple[str, ...]) -> None:
         ("9" * 400 + ".5", ()),
     ],
 )
-def test_a_number_is_read_exactly_or_not_at_all(words: str, said: tuple[float, ...]) -> None:
-    assert Parameter(type="number", pattern=r"\S+").values_in(words) == said
+def test_a_number_is_read_exactly_or_not_at_all(words: str, numbers: tuple[float, ...]) -> None:
+    assert Parameter(type="number", pattern=r"\S+").values_in(words) == numbers
 
 
 @pytest.mark.parametrize("value", [None, {"1": 2}, [["1"]], b"1"])

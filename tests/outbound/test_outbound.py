@@ -119,10 +119,10 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(make:
         assert len(server.requests) == 2, "what may have had an effect was sent again"
 
 
-def drip(what: bytes, pause: float = 0.05) -> Respond:
+def drip(response: bytes, pause: float = 0.05) -> Respond:
     def respond(connection: Connection) -> None:
         connection.request()
-        head, _, body = what.partition(b"\r\n\r\n")
+        head, _, body = response.partition(b"\r\n\r\n")
         connection.send(head + b"\r\n\r\n")
         for byte in body:
             connection.send(bytes([byte]))

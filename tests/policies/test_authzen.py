@@ -56,11 +56,11 @@ def policy(handle: Handle, **options: Any) -> AuthZen:
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     async def asked(handle: Handle, **options: Any) -> Any:
-        made = policy(handle, **options)
+        pdp_policy = policy(handle, **options)
         try:
-            return await AwaitedPort(made, asynchronous=request.param).decide(sample_request())
+            return await AwaitedPort(pdp_policy, asynchronous=request.param).decide(sample_request())
         finally:
-            made.close()
+            pdp_policy.close()
 
     return asked
 
@@ -185,9 +185,9 @@ async def test_the_answers_context_becomes_ids_reason_advice_and_obligations(
 
 async def test_the_metadata_are_fetched_once() -> None:
     pdp = Pdp({"decision": True})
-    made = policy(pdp)
+    pdp_policy = policy(pdp)
     for _ in range(3):
-        await made.adecide(sample_request())
+        await pdp_policy.adecide(sample_request())
     assert pdp.fetched == 1
 
 

@@ -194,8 +194,8 @@ def test_a_rule_may_demand_four_eyes() -> None:
     )
     assert policy.decide(ask()).obliges("approve")
     assert policy.decide(ask(approval=approved())).permitted
-    own = replace(approved(), approver="user:ada")
-    assert policy.decide(ask(approval=own)).policy_ids == ("four-eyes",)
+    self_approval = replace(approved(), approver="user:ada")
+    assert policy.decide(ask(approval=self_approval)).policy_ids == ("four-eyes",)
 
 
 @pytest.mark.promise("cedar-error-denies")
@@ -520,13 +520,13 @@ def test_no_text_makes_anything_but_a_configuration_error(text: str) -> None:
 @given(st.integers(0, len(POLICIES)), st.sampled_from([";", '"', "//", "}", "\n", "\\", "@", "é"]))
 @settings(max_examples=examples(100), deadline=None)
 def test_a_mutated_file_is_an_error_with_a_line_or_holds_whole_rules(at: int, piece: str) -> None:
-    found: list[int | None] = []
+    lines: list[int | None] = []
     try:
-        found += [r.line for r in CedarPolicy.from_text(POLICIES[:at] + piece + POLICIES[at:]).rules]
+        lines += [r.line for r in CedarPolicy.from_text(POLICIES[:at] + piece + POLICIES[at:]).rules]
     except ConfigurationError as error:
-        found.append(error.line)
-    assert all(line is not None and 1 <= line <= POLICIES.count("\n") + 2 for line in found)
-    assert len(found) in {1, 3, 4}  # a comment may swallow a rule that stands on one line
+        lines.append(error.line)
+    assert all(line is not None and 1 <= line <= POLICIES.count("\n") + 2 for line in lines)
+    assert len(lines) in {1, 3, 4}  # a comment may swallow a rule that stands on one line
 
 
 def test_the_schema_is_readable_text(policy: CedarPolicy) -> None:
@@ -604,8 +604,8 @@ def test_however_a_rule_asks_for_a_part_of_the_context_it_is_given(when: str) ->
     request = ask(order_id="4711", note="in a hurry", environment={"stage": "test"})
     task = replace(request.task, calls=5, writes=3)
     request = replace(request, task=task, at=1_790_000_000.0, provenance={"note": Provenance()})
-    asked, denied = anything(when), anything(f"!({when})")
-    assert bound(asked, environment=["stage"]).decide(request).permitted
+    permitting, denied = anything(when), anything(f"!({when})")
+    assert bound(permitting, environment=["stage"]).decide(request).permitted
     answer = bound(denied, environment=["stage"]).decide(request)
     assert not answer.permitted
     assert "policy_error" not in answer.reason

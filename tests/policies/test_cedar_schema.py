@@ -32,7 +32,7 @@ def spec(name: str = "tool", /, **properties: Any) -> ToolSpec:
 
 
 def schema_of(*specs: ToolSpec) -> str:
-    text = schema_text(specs, {each.name: shape_of(each) for each in specs})
+    text = schema_text(specs, {spec.name: shape_of(spec) for spec in specs})
     Schema.from_str(text)
     return text
 

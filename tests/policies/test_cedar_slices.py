@@ -89,7 +89,7 @@ def uids(kind: str, names: list[str]) -> st.SearchStrategy[str]:
 
 def several(names: list[str]) -> st.SearchStrategy[str]:
     lists = st.lists(uids("Action", names), min_size=1, max_size=3)
-    return lists.map(lambda found: f"action in [{', '.join(found)}]")
+    return lists.map(lambda action_ids: f"action in [{', '.join(action_ids)}]")
 
 
 PATHS = [str(path) for path in ToolPath]
@@ -166,7 +166,7 @@ def bound(text: str, tools: tuple[ToolSpec, ...] = TOOLS) -> CedarPolicy:
 Answer = tuple[object, list[str], list[str]]
 
 
-def answer(asked: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
+def answer(rules: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
     """What Cedar says by these policies: effect, determining ids, and ids of those that err."""
     question = {
         "principal": 'Agent::"me"',
@@ -174,12 +174,12 @@ def answer(asked: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
         "resource": {"type": "Resource", "id": tool.resource or tool.name},
         "context": {"args": {"n": n}, "provenance": {"untrusted": untrusted}},
     }
-    found = is_authorized(question, asked.policies, ENTITIES)
-    numbers = [number for error in found.diagnostics.errors for number in re.findall(r"policy\d+", error)]
+    response = is_authorized(question, rules.policies, ENTITIES)
+    numbers = [number for error in response.diagnostics.errors for number in re.findall(r"policy\d+", error)]
     return (
-        found.decision,
-        sorted(found.diagnostics.id_annotations_by_reason.values()),
-        sorted(asked.rule(number).id for number in numbers),
+        response.decision,
+        sorted(response.diagnostics.id_annotations_by_reason.values()),
+        sorted(rules.rule(number).id for number in numbers),
     )
 
 
@@ -187,9 +187,9 @@ def answer(asked: Slice, tool: ToolSpec, n: int, untrusted: bool) -> Answer:
 @given(rules(STRANGE_ACTIONS, STRANGE_RESOURCES), st.integers(0, 2), st.booleans())
 @settings(max_examples=examples(300), deadline=None)
 def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
-    made: list[Made], n: int, untrusted: bool
+    rules: list[Made], n: int, untrusted: bool
 ) -> None:
-    whole = Slice(read_text("\n".join(each.text(f"p{i}") for i, each in enumerate(made)), "rules"))
+    whole = Slice(read_text("\n".join(rule.text(f"p{i}") for i, rule in enumerate(rules)), "rules"))
     for tool in TOOLS:
         sliced = slices(whole.rules, TOOLS)[tool.name]
         assert answer(sliced, tool, n, untrusted) == answer(whole, tool, n, untrusted)
@@ -199,10 +199,10 @@ def test_a_slice_gives_the_answer_ids_and_errors_of_the_whole_set(
 @given(rules(ACTIONS, RESOURCES), st.sampled_from(TOOLS), st.integers(0, 2), st.booleans(), st.randoms())
 @settings(max_examples=examples(200), deadline=None)
 def test_a_decision_is_that_of_the_same_rules_without_heads_in_any_order(
-    made: list[Made], tool: ToolSpec, n: int, untrusted: bool, random: Any
+    rules: list[Made], tool: ToolSpec, n: int, untrusted: bool, random: Any
 ) -> None:
-    texts = [each.text(f"p{i}") for i, each in enumerate(made)]
-    unsliced = bound("\n".join(each.open(f"p{i}") for i, each in enumerate(made)))
+    texts = [rule.text(f"p{i}") for i, rule in enumerate(rules)]
+    unsliced = bound("\n".join(rule.open(f"p{i}") for i, rule in enumerate(rules)))
     policy = bound("\n".join(texts))
     random.shuffle(texts)
     shuffled = bound("\n".join(texts), TOOLS[::-1])
@@ -232,8 +232,8 @@ def test_a_decision_is_that_of_the_same_rules_without_heads_in_any_order(
 def test_a_rule_is_in_the_slices_of_the_tools_that_its_head_means_and_in_no_other(
     effect: str, head: str, tools: list[str]
 ) -> None:
-    found = slices(read_text(f'@id("a") {effect} ({head});', "rules"), TOOLS)
-    assert [name for name in NAMES if found[name].rules] == tools
+    rules_by_tool = slices(read_text(f'@id("a") {effect} ({head});', "rules"), TOOLS)
+    assert [name for name in NAMES if rules_by_tool[name].rules] == tools
 
 
 def test_a_rule_that_errs_for_one_tool_denies_that_tool_and_not_another() -> None:
@@ -246,10 +246,12 @@ def test_a_rule_that_errs_for_one_tool_denies_that_tool_and_not_another() -> Non
 
 
 def test_tools_with_the_same_rules_share_one_parsed_set() -> None:
-    found = slices(read_text('@id("w") permit (principal, action in Action::"write", resource);', "r"), TOOLS)
-    assert found["pay"] is found["send"]
-    assert found["pay"].policies is found["send"].policies
-    assert found["look"] is found["list"] is found["drop"]
+    rules_by_tool = slices(
+        read_text('@id("w") permit (principal, action in Action::"write", resource);', "r"), TOOLS
+    )
+    assert rules_by_tool["pay"] is rules_by_tool["send"]
+    assert rules_by_tool["pay"].policies is rules_by_tool["send"].policies
+    assert rules_by_tool["look"] is rules_by_tool["list"] is rules_by_tool["drop"]
 
 
 @pytest.mark.promise("cedar-text-hides-nothing")
@@ -270,8 +272,8 @@ def test_no_text_hides_a_rule_from_us_that_cedar_sees(text: str) -> None:
 
 @given(rules(ACTIONS, RESOURCES), st.integers(0, 3))
 @settings(max_examples=examples(50), deadline=None)
-def test_rules_read_together_are_those_read_one_by_one(made: list[Made], blank: int) -> None:
-    texts = [f"{chr(10) * blank}{each.text(f'p{i}')} // end;" for i, each in enumerate(made)]
+def test_rules_read_together_are_those_read_one_by_one(rules: list[Made], blank: int) -> None:
+    texts = [f"{chr(10) * blank}{rule.text(f'p{i}')} // end;" for i, rule in enumerate(rules)]
     together = read_text("\n".join(texts), "rules")
     alone = [rule for text in texts for rule in read_text(text, "rules")]
     assert [replace(rule, line=0) for rule in together] == [replace(rule, line=0) for rule in alone]
@@ -367,15 +369,15 @@ WRONG = {
 def test_rules_checked_for_few_tools_at_once_have_the_errors_of_all_tools(wrong: str) -> None:
     text = f'@id("good") permit (principal, action, resource);\n@id("bad") permit (principal, {wrong}'
     read, shapes = read_text(text, "rules"), {spec.name: shape_of(spec) for spec in TOOLS}
-    told: list[str] = []
+    errors: list[str] = []
     for together in (1, 2, 100):
         try:
             validate(read, TOOLS, shapes, together=together)
         except ConfigurationError as error:
-            told.append(str(error))
-    assert len(told) == (0 if wrong == WRONG["nothing wrong"] else 3)
-    assert len(set(told)) <= 1
-    assert all(line.startswith('rules:2: policy "bad"') for line in told)
+            errors.append(str(error))
+    assert len(errors) == (0 if wrong == WRONG["nothing wrong"] else 3)
+    assert len(set(errors)) <= 1
+    assert all(line.startswith('rules:2: policy "bad"') for line in errors)
 
 
 @pytest.fixture
@@ -478,13 +480,13 @@ def test_a_call_in_flight_is_judged_by_one_set(files: tuple[Path, Path]) -> None
 @pytest.mark.promise("cedar-reload-whole")
 def test_calls_in_parallel_see_the_old_set_or_the_new_and_never_both(files: tuple[Path, Path]) -> None:
     policy = reloading(files)
-    seen: set[tuple[str, tuple[str, ...]]] = set()
-    done = Event()
+    decisions: set[tuple[str, tuple[str, ...]]] = set()
+    stop = Event()
 
     def calls() -> None:
-        while not done.is_set():
+        while not stop.is_set():
             decision = ask(policy)
-            seen.add((decision.policy_version, decision.policy_ids))
+            decisions.add((decision.policy_version, decision.policy_ids))
 
     threads = [Thread(target=calls) for _ in range(2)]
     for thread in threads:
@@ -492,22 +494,22 @@ def test_calls_in_parallel_see_the_old_set_or_the_new_and_never_both(files: tupl
     for turn in range(20):
         write(files, "ab"[turn % 2])
         assert policy.reload()
-    done.set()
+    stop.set()
     for thread in threads:
         thread.join()
-    assert {ids for _, ids in seen} <= {("a-one", "a-two"), ("b-one", "b-two")}
-    assert len(seen) == len({version for version, _ in seen})
+    assert {ids for _, ids in decisions} <= {("a-one", "a-two"), ("b-one", "b-two")}
+    assert len(decisions) == len({version for version, _ in decisions})
 
 
 def test_of_two_reloads_the_one_that_began_last_holds(files: tuple[Path, Path]) -> None:
     nested: list[bool] = []
 
     def read() -> CedarPolicy:
-        found = CedarPolicy.from_files(files, environment=["stage"])
-        if found.rules[0].id == "b-one" and not nested:
+        new_policy = CedarPolicy.from_files(files, environment=["stage"])
+        if new_policy.rules[0].id == "b-one" and not nested:
             write(files, "c")
             nested.append(policy.reload())
-        return found
+        return new_policy
 
     policy = ReloadingCedar(read)
     policy.check_tools(TOOLS)

@@ -113,7 +113,7 @@ async def test_the_narrowest_of_all_obligations_holds(ask: Callable[..., Any]) -
         permit("a", narrow("r", "w"), shorten(60), Obligation(kind="notify", parameters={"to": "x"})),
         permit("b", narrow("r"), shorten(30), Obligation(kind="approve")),
     )
-    assert {each.kind for each in decision.obligations} == {
+    assert {obligation.kind for obligation in decision.obligations} == {
         "notify", "approve", "narrow_scopes", "shorten_lifetime",
     }  # fmt: skip
     assert decision.obliges("narrow_scopes").parameters == {"scopes": ["r"]}
@@ -148,8 +148,10 @@ async def test_a_decision_is_made_under_the_versions_of_its_parts(
     ask: Callable[..., Any], rule: Rule
 ) -> None:
     def says(version: str) -> Says:
-        made = Decision(effect=Effect.PERMIT, policy_ids=("a",), policy_version=version, decision_id=version)
-        return Says(made, version="always the same")
+        decision = Decision(
+            effect=Effect.PERMIT, policy_ids=("a",), policy_version=version, decision_id=version
+        )
+        return Says(decision, version="always the same")
 
     one, again, other = [await ask(rule, says(version)) for version in ("r1", "r1", "r2")]
     assert one.policy_version == again.policy_version != other.policy_version

@@ -82,10 +82,10 @@ async def test_a_no_is_a_deny_that_names_the_function() -> None:
 
 
 async def test_a_decision_is_passed_on_with_the_version() -> None:
-    own = Decision(
+    answer = Decision(
         effect=Effect.PERMIT, policy_ids=("mine",), obligations=(Obligation(kind="approve"),), reason="r"
     )
-    policy = FunctionPolicy(lambda _request: own, version="7")
+    policy = FunctionPolicy(lambda _request: answer, version="7")
     for decision in await both(policy):
         assert decision.obliges("approve")
         assert (decision.policy_ids, decision.policy_version) == (("mine",), "7")
@@ -189,10 +189,10 @@ async def test_a_late_yes_is_a_deny_even_if_it_swallows_its_cancellation() -> No
 async def test_the_event_loop_runs_on_while_a_sync_function_thinks() -> None:
     release = threading.Event()
     policy = FunctionPolicy(lambda _request: release.wait(5))
-    asked = asyncio.create_task(policy.adecide(REQUEST))
+    decision = asyncio.create_task(policy.adecide(REQUEST))
     await asyncio.sleep(0.02)
     release.set()
-    assert (await asked).permitted
+    assert (await decision).permitted
 
 
 async def test_cancelling_the_caller_is_not_a_decision() -> None:
@@ -200,11 +200,11 @@ async def test_cancelling_the_caller_is_not_a_decision() -> None:
         await asyncio.sleep(5)
         return True
 
-    asked = asyncio.create_task(FunctionPolicy(waits, timeout=5).adecide(REQUEST))
+    decision = asyncio.create_task(FunctionPolicy(waits, timeout=5).adecide(REQUEST))
     await asyncio.sleep(0)
-    asked.cancel()
+    decision.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asked
+        await decision
 
 
 @pytest.mark.promise("policy-failure-denies")

@@ -43,11 +43,11 @@ def policy(server: Callable[[httpx.Request], httpx.Response], **options: Any) ->
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     async def asked(server: Server, **options: Any) -> Any:
-        made = policy(server, **options)
+        opa_policy = policy(server, **options)
         try:
-            return await AwaitedPort(made, asynchronous=request.param).decide(sample_request())
+            return await AwaitedPort(opa_policy, asynchronous=request.param).decide(sample_request())
         finally:
-            made.close()
+            opa_policy.close()
 
     return asked
 
@@ -139,12 +139,12 @@ def test_the_question_says_where_the_arguments_came_from_and_not_what_the_user_s
     server = Server({"result": {"allow": True}})
     request = sample_request(provenance={"order_id": Provenance(sources=frozenset({"user"}), trusted=True)})
     policy(server).decide(request)
-    asked = server.input()
-    assert asked["resource"]["properties"] == {"order_id": "4711", "amount": 30}
-    origins = asked["context"]["provenance"]["args"]
+    question = server.input()
+    assert question["resource"]["properties"] == {"order_id": "4711", "amount": 30}
+    origins = question["context"]["provenance"]["args"]
     assert (origins["order_id"]["sources"], origins["order_id"]["trusted"]) == (["user"], True)
     assert origins["amount"]["trusted"] is False
-    assert "words" not in asked["context"]["task"]
+    assert "words" not in question["context"]["task"]
 
 
 @pytest.mark.parametrize("path", ["", "/a", "a/", "a/../b", "a b", "a?b", "a//b"])

@@ -72,15 +72,15 @@ _NAME = re.compile(r"//[^\n]*|@\w+\(\"[^\"]*\"\)|(?:\.|has )(\w+)|\"([a-z_.]+)\"
 
 def mutants(text: str) -> list[tuple[str, str]]:
     """Return each name of a policy file, and the file with a letter of this one name missing or added."""
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
     for match in _NAME.finditer(text):
         for group in (1, 2):
             if name := match[group]:
                 start, end = match.span(group)
                 middle = start + len(name) // 2
-                found.append((name, text[:middle] + text[middle + 1 :]))
-                found.append((name, text[:end] + "x" + text[end:]))
-    return found
+                files.append((name, text[:middle] + text[middle + 1 :]))
+                files.append((name, text[:end] + "x" + text[end:]))
+    return files
 
 
 @pytest.mark.exhaustive
@@ -90,10 +90,10 @@ def test_each_mistyped_name_of_a_shipped_policy_is_found(suite: str, tmp_path: P
     shutil.copytree(EXAMPLES / suite, tmp_path, dirs_exist_ok=True)
     assert problems(tmp_path) == ""
     text = (tmp_path / "policy.cedar").read_text()
-    tried = mutants(text)
-    assert len(tried) > 40
+    files = mutants(text)
+    assert len(files) > 40
     unfound = []
-    for name, mutant in sample(tried):
+    for name, mutant in sample(files):
         (tmp_path / "policy.cedar").write_text(mutant)
         if not problems(tmp_path):
             unfound.append(name)
@@ -223,11 +223,11 @@ when { context.provenance.args.files.user };
 async def test_a_rule_about_an_argument_without_type_holds(
     tmp_path: Path, files: Any, rules: str, asynchronous: bool
 ) -> None:
-    sent: list[Any] = []
+    arguments: list[Any] = []
 
     def send(to: str, files: Any = None) -> str:
         """Send a mail."""
-        sent.append(files)
+        arguments.append(files)
         return "sent"
 
     guard = _mailer(tmp_path, rules)
@@ -238,7 +238,7 @@ async def test_a_rule_about_an_argument_without_type_holds(
         with pytest.raises(Denied):
             await (guarded.ainvoke(mail) if asynchronous else asyncio.to_thread(guarded.invoke, mail))
     guard.close()
-    assert sent == [None]
+    assert arguments == [None]
 
 
 @pytest.mark.promise("rule-names-exist")

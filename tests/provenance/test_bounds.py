@@ -40,8 +40,8 @@ def sensitivity_of(value: Any, state: TaskState, *results: tuple[ToolSpec, Any])
         for label in observe_result(spec, state, result).labels:
             labels.setdefault(label.digest, []).append(label)
     arguments = Arguments.of({"value": value})
-    known = {digest: labels[digest] for digest in value_digests(state, arguments) if digest in labels}
-    return provenance_of(POST, arguments, state, known)["value"].sensitivity
+    value_labels = {digest: labels[digest] for digest in value_digests(state, arguments) if digest in labels}
+    return provenance_of(POST, arguments, state, value_labels)["value"].sensitivity
 
 
 def nested(leaf: Any, depth: int, width: int = 10, name: str | None = None) -> Any:

@@ -111,15 +111,15 @@ class Reports:
             engine = {DATABASE: "database", TRANSIT: "transit", MOUNT: "jwt"}[mount]
             self.post(f"sys/{kind}/{mount}", type=engine)
         self.post(f"auth/{MOUNT}/config", jwt_validation_pubkeys=[self.platform.public_pem()])
-        given = conninfo_to_dict(self.database)
-        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{given['host']}:{given['port']}/{given['dbname']}"
+        target = conninfo_to_dict(self.database)
+        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{target['host']}:{target['port']}/{target['dbname']}"
         self.post(
             f"{DATABASE}/config/reports",
             plugin_name="postgresql-database-plugin",
             connection_url=f"{url}?sslmode=disable",
             allowed_roles="*",
-            username=given["user"],
-            password=given["password"],
+            username=target["user"],
+            password=target["password"],
         )
         for path in ToolPath:
             self.database_role(path.value, path)
@@ -184,8 +184,8 @@ class Reports:
     def roles(self, username: str = "v-%") -> int:
         """Return how many roles of that name PostgreSQL has."""
         with psycopg.connect(self.database) as connection:
-            found = connection.execute("SELECT count(*) FROM pg_roles WHERE rolname LIKE %s", [username])
-            return int(found.fetchone()[0])  # type: ignore[index]  # a count always has a row
+            cursor = connection.execute("SELECT count(*) FROM pg_roles WHERE rolname LIKE %s", [username])
+            return int(cursor.fetchone()[0])  # type: ignore[index]  # a count always has a row
 
     def gone(self, username: str, *, within: float) -> bool:
         ends = time.monotonic() + within

@@ -69,10 +69,10 @@ def _alone(out: Path) -> list[dict[str, Any]]:
 def test_a_policy_holds_nothing_of_a_task_or_an_attack(suite: str) -> None:
     text = "".join(file.read_text() for file in (POLICIES / suite).iterdir())
     tasks = package.load(suite).suite
-    told = [task.GOAL for task in tasks.injection_tasks.values()]
-    told += [task.PROMPT for task in tasks.user_tasks.values()]
-    names = {word.strip("'\"().,?!") for each in told for word in each.split()}
-    given = {name for name in names if len(name) > 4 and ("@" in name or any(map(str.isdigit, name)))}
-    assert given
-    assert not [name for name in given if name in text]
+    wordings = [task.GOAL for task in tasks.injection_tasks.values()]
+    wordings += [task.PROMPT for task in tasks.user_tasks.values()]
+    names = {word.strip("'\"().,?!") for wording in wordings for word in wording.split()}
+    telling_names = {name for name in names if len(name) > 4 and ("@" in name or any(map(str.isdigit, name)))}
+    assert telling_names
+    assert not [name for name in telling_names if name in text]
     assert "_task_" not in text

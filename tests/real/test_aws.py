@@ -84,10 +84,10 @@ class Account:
         names = [
             name for name in self.iam.list_role_policies(RoleName="reader")["PolicyNames"] if name != "base"
         ]
-        found = [self.iam.get_role_policy(RoleName="reader", PolicyName=name) for name in names]
-        documents = [each["PolicyDocument"] for each in found]
-        read = [json.loads(unquote(each)) if isinstance(each, str) else each for each in documents]
-        return [statement for document in read for statement in document["Statement"]]
+        policies = [self.iam.get_role_policy(RoleName="reader", PolicyName=name) for name in names]
+        documents = [policy["PolicyDocument"] for policy in policies]
+        parsed = [json.loads(unquote(text)) if isinstance(text, str) else text for text in documents]
+        return [statement for document in parsed for statement in document["Statement"]]
 
 
 def grant(id: str = "call-1") -> Grant:
@@ -140,8 +140,8 @@ def test_a_session_bears_the_name_of_its_call_and_its_revocation_is_on_its_role(
         "Resource": "*",
         "Condition": {"StringLike": {"aws:userid": ["*:call-1"]}},
     }
-    for each in (broker, another, who):
-        each.close()
+    for client in (broker, another, who):
+        client.close()
 
 
 def test_a_session_has_no_more_than_its_role_and_a_strange_key_opens_none(account: Account) -> None:
@@ -154,8 +154,8 @@ def test_a_session_has_no_more_than_its_role_and_a_strange_key_opens_none(accoun
         iam.list_users()
     with pytest.raises(IssueError, match="InvalidClientTokenId"):
         stranger.issue(grant())
-    for each in (broker, stranger, queues, iam):
-        each.close()
+    for client in (broker, stranger, queues, iam):
+        client.close()
 
 
 def test_a_revoked_session_is_refused_by_the_service(account: Account) -> None:
@@ -168,8 +168,8 @@ def test_a_revoked_session_is_refused_by_the_service(account: Account) -> None:
     broker.revoke(credential.handle, credential.expires_at)
     with pytest.raises(ClientError, match="AccessDenied"):
         queues.list_queues()
-    for each in (broker, queues):
-        each.close()
+    for client in (broker, queues):
+        client.close()
 
 
 def test_moto_ignores_the_session_policy_and_so_cannot_show_that_it_narrows(account: Account) -> None:
@@ -178,5 +178,5 @@ def test_moto_ignores_the_session_policy_and_so_cannot_show_that_it_narrows(acco
     broker = account.broker()
     queues = account.opened(broker.issue(grant()), "sqs")
     queues.create_queue(QueueName="which-the-session-policy-does-not-allow")
-    for each in (broker, queues):
-        each.close()
+    for client in (broker, queues):
+        client.close()

@@ -92,13 +92,13 @@ def users() -> Signer:
 
 
 @pytest.fixture
-def seen() -> Seen:
+def observations() -> Seen:
     return Seen()
 
 
 @pytest.fixture
 def guard(
-    reports: Reports, identity: SpiffeIdentity, oidc: str, tmp_path: Path, seen: Seen
+    reports: Reports, identity: SpiffeIdentity, oidc: str, tmp_path: Path, observations: Seen
 ) -> Iterator[Callable[[], tuple[Guard, list[Any]]]]:
     store = SqliteStore(tmp_path / "state.db")
     session = OpenBaoSession(reports.address, identity=identity, role="read", audience=AUDIENCE, mount=MOUNT)
@@ -112,7 +112,7 @@ def guard(
         store=store,
         profile=IssuerProfile(resource_uris={"orders/read": API}),
     )
-    made = Guard(
+    reports_guard = Guard(
         catalog=Catalog(resources=[Resource(name="reports-db"), Resource(name="orders", origins=(API,))]),
         policy=Rule(),
         identity=identity,
@@ -125,8 +125,8 @@ def guard(
     def read_report(number: int) -> str:
         """Read a report."""
         db = agentguard.credential("reports-db")
-        seen.database |= {"user": db.username, "password": db.password}
-        seen.alive.append(reports.roles(db.username))
+        observations.database |= {"user": db.username, "password": db.password}
+        observations.alive.append(reports.roles(db.username))
         where = make_conninfo("", user=db.username, password=db.password, **reports.server)
         with psycopg.connect(where) as connection:
             row = connection.execute("SELECT text FROM report WHERE id = %s", [number]).fetchone()
@@ -135,15 +135,17 @@ def guard(
     @tool
     def get_order(order_id: str) -> str:
         """Read an order."""
-        seen.headers |= dict(agentguard.credential("orders").headers("GET", f"{API}/orders/{order_id}"))
+        observations.headers |= dict(
+            agentguard.credential("orders").headers("GET", f"{API}/orders/{order_id}")
+        )
         return "shipped"
 
     tools = [
-        *made.wrap(classified(read_report, path="read", resource="reports-db")),
-        *made.wrap(classified(get_order, path="read", resource="orders", scopes=["orders:read"])),
+        *reports_guard.wrap(classified(read_report, path="read", resource="reports-db")),
+        *reports_guard.wrap(classified(get_order, path="read", resource="orders", scopes=["orders:read"])),
     ]
-    yield lambda: (made, tools)
-    made.close()
+    yield lambda: (reports_guard, tools)
+    reports_guard.close()
     database.close()
     issuer.close()
 
@@ -159,17 +161,17 @@ async def test_an_agent_proves_who_it_is_and_holds_nothing_one_second_after_its_
     reports: Reports,
     users: Signer,
     oidc: str,
-    seen: Seen,
+    observations: Seen,
     mode: Mode,
 ) -> None:
-    made, tools = guard()
+    reports_guard, tools = guard()
     script: list[Any] = [
         [("read_report", {"number": 1})],
         [("get_order", {"order_id": "4711"}), ("read_report", {"number": 1})],
         "done",
     ]
     agent = create_agent(ScriptedChatModel(script=script), tools)
-    task = made.task(
+    task = reports_guard.task(
         "Report on order 4711",
         subject="user:ada",
         mandate={"tools": ["read_report", "get_order"], "scopes": ["orders:read"]},
@@ -183,15 +185,15 @@ async def test_an_agent_proves_who_it_is_and_holds_nothing_one_second_after_its_
         with task:
             answer = agent.invoke(QUESTION)
         ended = time.monotonic()
-    assert reports.gone(seen.database["user"], within=1.0 - (time.monotonic() - ended))
+    assert reports.gone(observations.database["user"], within=1.0 - (time.monotonic() - ended))
     with pytest.raises(psycopg.OperationalError, match=r"does not exist|authentication failed"):
-        psycopg.connect(make_conninfo("", **seen.database, **reports.server))
+        psycopg.connect(make_conninfo("", **observations.database, **reports.server))
     texts = [message.text for message in answer["messages"] if message.type == "tool"]
     assert texts == ["all is well", "shipped", "all is well"]
-    assert seen.alive == [1, 1]  # it was one role, and it was there
-    assert made.enforcement.ports.store.live() == ()
-    assert seen.headers["Authorization"].startswith("DPoP ")
-    revoked = [r for r in made.enforcement.ports.audit.records() if r["event"] == "task"]
+    assert observations.alive == [1, 1]  # it was one role, and it was there
+    assert reports_guard.enforcement.ports.store.live() == ()
+    assert observations.headers["Authorization"].startswith("DPoP ")
+    revoked = [r for r in reports_guard.enforcement.ports.audit.records() if r["event"] == "task"]
     assert [record["unrevoked"] for record in revoked] == [0]
 
 
@@ -272,11 +274,11 @@ def test_another_spiffe_id_is_no_client_of_the_issuer(
         metadata = httpx.get(f"{oidc}/.well-known/openid-configuration", trust_env=False).json()
         return httpx.post(metadata["token_endpoint"], data=form, trust_env=False)
 
-    own = identity.token(oidc).reveal()
-    stolen = exchange(thief(oidc), own)
+    agent_token = identity.token(oidc).reveal()
+    stolen = exchange(thief(oidc), agent_token)
     assert (stolen.status_code, stolen.json()["error"]) == (401, "invalid_client")
     # the true client is known, and stopped for want of a proof of possession alone
-    true = exchange(own, own)
+    true = exchange(agent_token, agent_token)
     assert (true.status_code, true.json()["error"]) == (400, "invalid_grant")
 
 
@@ -299,11 +301,11 @@ def test_the_example_shows_an_agent_without_a_secret(oidc_jwt: str, workloads: s
 def test_the_notebook_shows_a_role_from_identity_to_revocation(reports: Reports) -> None:
     notebook = run_notebook("database_credential")
     assert reports.gone("v-%-reader-%", within=5)
-    shown = texts(notebook)
-    assert shown["task"].strip().endswith("1 role for 2 calls")
-    assert "in the guard's outbox: ()" in shown["after"]
-    assert "password authentication failed" in shown["thief"]
-    (late,) = re.findall(r"last seen (\d+) ms after the task's end", shown["after"])
+    text = texts(notebook)
+    assert text["task"].strip().endswith("1 role for 2 calls")
+    assert "in the guard's outbox: ()" in text["after"]
+    assert "password authentication failed" in text["thief"]
+    (late,) = re.findall(r"last seen (\d+) ms after the task's end", text["after"])
     assert int(late) < 1000
     assert "image/png" in drawn(notebook)["plot"]
     assert "<svg" in drawn(notebook)["timeline"]["text/html"]

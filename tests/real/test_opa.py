@@ -42,8 +42,8 @@ def logged(decision_id: str) -> list[dict[str, object]]:
     for _ in range(50):
         lines = Path(needed("AGENTGUARD_TEST_OPA_LOG")).read_text().splitlines()
         entries = [json.loads(line) for line in lines if line.startswith("{")]
-        if found := [entry for entry in entries if entry.get("decision_id") == decision_id]:
-            return found
+        if matches := [entry for entry in entries if entry.get("decision_id") == decision_id]:
+            return matches
         time.sleep(0.05)
     return []
 

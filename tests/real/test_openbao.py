@@ -87,18 +87,18 @@ async def test_a_role_may_do_what_its_path_may_and_no_more(
 ) -> None:
     by = face(reports.broker(path), mode)
     credential: Credential = await by.issue(grant(path))
-    done = set()
+    permitted = set()
     with reports.connect(credential) as connection:
         for name, statement in ATTEMPTS.items():
             try:
                 connection.execute(statement)
             except psycopg.errors.InsufficientPrivilege:
                 continue
-            done.add(name)
+            permitted.add(name)
     await by.revoke(credential.handle, credential.expires_at)
     with psycopg.connect(reports.database) as connection:
         connection.execute("DROP TABLE IF EXISTS made")
-    assert done == ALLOWED[path]
+    assert permitted == ALLOWED[path]
 
 
 @pytest.mark.promise("database-role-by-path")
@@ -119,9 +119,9 @@ async def test_a_read_login_gets_no_other_role(reports: Reports, mode: Mode, oth
 @pytest.mark.parametrize(
     ("thief", "says"),
     [
-        (lambda own: Platform("spiffe://example.test/other", own.key), "not the one of this role"),
-        (lambda own: Platform(AGENT), "not signed by a trusted key"),
-        (lambda own: Platform(AGENT, own.key, lifetime=-600), "has expired"),
+        (lambda platform: Platform("spiffe://example.test/other", platform.key), "not the one of this role"),
+        (lambda platform: Platform(AGENT), "not signed by a trusted key"),
+        (lambda platform: Platform(AGENT, platform.key, lifetime=-600), "has expired"),
     ],
     ids=["another SPIFFE ID", "a key of its own", "an old proof"],
 )
@@ -216,12 +216,12 @@ def test_what_a_killed_process_left_is_revoked_by_another(
     live = state.live()
     assert live
     assert reports.roles() == (1 if when == "issued" else 0)
-    assert sum(reports.living(held.handle) for held in live) == 1
+    assert sum(reports.living(credential.handle) for credential in live) == 1
     guard = guarded(reports, state)
     assert guard.recover() == 0
     assert not state.live()
     assert reports.gone("v-%", within=1.0)
-    assert not any(reports.living(held.handle) for held in live)
+    assert not any(reports.living(credential.handle) for credential in live)
     guard.close()
 
 
@@ -323,14 +323,14 @@ def guarded(reports: Reports, store: Any, **options: Any) -> Guard:
     )
 
 
-def report_tool(reports: Reports, seen: list[str]) -> Any:
+def report_tool(reports: Reports, usernames: list[str]) -> Any:
     @tool
     def read_report(id: int) -> str:
         """Read a report."""
         db = agentguard.credential("reports-db")
         env = db.env()
         assert (env["PGUSER"], env["PGPASSWORD"]) == (db.username, db.password)
-        seen.append(db.username)
+        usernames.append(db.username)
         where: dict[str, Any] = reports.server
         with psycopg.connect(user=db.username, password=db.password, **where) as connection:
             row = connection.execute("SELECT text FROM report WHERE id = %s", [id]).fetchone()
@@ -341,31 +341,31 @@ def report_tool(reports: Reports, seen: list[str]) -> Any:
 
 @pytest.mark.promise("database-role-ends")
 async def test_a_tool_reads_with_a_role_that_its_call_alone_has(reports: Reports, mode: Mode) -> None:
-    seen: list[str] = []
+    usernames: list[str] = []
     store = MemoryStore()
     guard = guarded(reports, store)
-    (wrapped,) = guard.wrap([report_tool(reports, seen)])
+    (wrapped,) = guard.wrap([report_tool(reports, usernames)])
     with guard.task("Read the report", subject="alice", mandate={"tools": ["read_report"]}):
         for _ in range(2):
             assert await mode.invoke(wrapped, {"id": 1}) == "all is well"
-            assert reports.gone(seen[-1], within=0.0)
+            assert reports.gone(usernames[-1], within=0.0)
             assert not store.live()
-    assert len(set(seen)) == 2
+    assert len(set(usernames)) == 2
     guard.close()
 
 
 @pytest.mark.promise("database-role-ends")
 async def test_a_reused_role_lives_as_long_as_its_task(reports: Reports, mode: Mode) -> None:
-    seen: list[str] = []
+    usernames: list[str] = []
     guard = guarded(reports, MemoryStore(), reuse=True)
-    (wrapped,) = guard.wrap([report_tool(reports, seen)])
+    (wrapped,) = guard.wrap([report_tool(reports, usernames)])
     with guard.task("Read the report", subject="alice", mandate={"tools": ["read_report"]}):
         for id in (1, 2):
             await mode.invoke(wrapped, {"id": id})
-        assert reports.roles(seen[0]) == 1
-    assert len(seen) == 2
-    assert len(set(seen)) == 1
-    assert reports.gone(seen[0], within=1.0)
+        assert reports.roles(usernames[0]) == 1
+    assert len(usernames) == 2
+    assert len(set(usernames)) == 1
+    assert reports.gone(usernames[0], within=1.0)
     guard.close()
 
 

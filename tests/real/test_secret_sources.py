@@ -45,20 +45,20 @@ with psycopg.connect(autocommit=True, connect_timeout=5) as connection:
 @pytest.fixture(scope="module")
 def reports(openbao: conftest.OpenBao, postgres: str) -> Iterator[Reports]:
     """Return what the operators made, once for all modules that need it."""
-    found = Reports(openbao.url, openbao.token, postgres)
-    if f"{DATABASE}/" not in found.operator.get("sys/mounts").json():
-        found.configure()
+    world = Reports(openbao.url, openbao.token, postgres)
+    if f"{DATABASE}/" not in world.operator.get("sys/mounts").json():
+        world.configure()
     else:  # another module's platform signs there
-        found.post(f"auth/{MOUNT}/config", jwt_validation_pubkeys=[found.platform.public_pem()])
-    found.post(f"sys/mounts/{KV}", type="kv", options={"version": "2"})
+        world.post(f"auth/{MOUNT}/config", jwt_validation_pubkeys=[world.platform.public_pem()])
+    world.post(f"sys/mounts/{KV}", type="kv", options={"version": "2"})
     for _ in range(20):  # version 2 is not ready at once
-        if found.operator.post(f"{KV}/data/api", json={"data": {"key": "k-1", "deep": {"n": 7}}}).is_success:
+        if world.operator.post(f"{KV}/data/api", json={"data": {"key": "k-1", "deep": {"n": 7}}}).is_success:
             break
         time.sleep(0.2)
-    found.login_role("exec", POLICY)
-    yield found
-    found.operator.delete(f"sys/mounts/{KV}")
-    found.close()
+    world.login_role("exec", POLICY)
+    yield world
+    world.operator.delete(f"sys/mounts/{KV}")
+    world.close()
 
 
 @pytest.fixture
@@ -97,16 +97,16 @@ class Run:
         return self.started[-1]
 
     def close(self) -> None:
-        for each in self.started:
-            each.kill()
-            each.communicate()
+        for process in self.started:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture
 def run(lease: Reports, tmp_path: Path) -> Iterator[Run]:
-    found = Run(lease, tmp_path)
-    yield found
-    found.close()
+    runner = Run(lease, tmp_path)
+    yield runner
+    runner.close()
 
 
 def test_a_stored_secret_is_read_by_a_login_of_the_workload(reports: Reports) -> None:
@@ -165,8 +165,8 @@ def test_a_role_is_extended_as_long_as_the_child_runs(run: Run, lease: Reports) 
     time.sleep(5.5)
     assert lease.roles(user) == 1
     with psycopg.connect(lease.database) as connection:
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
-        assert connection.execute(asked, [user]).fetchone() == (1,)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
+        assert connection.execute(query, [user]).fetchone() == (1,)
     assert running.wait(30) == 0
     assert lease.gone(user, within=1.0)
 

@@ -85,9 +85,9 @@ class Client:
         self.users = LocalIdentity(USERS, users)
         self._user, self._nonce = users, ""
         trust("users", USERS, {"keys": [users.public_jwk]})
-        own = {"keys": [{**signer.public_jwk, "kid": signer.kid}]}
-        trust("agents", "agent://support", own)
-        trust("clients", "agent://support", {"jwks": own})
+        jwks = {"keys": [{**signer.public_jwk, "kid": signer.kid}]}
+        trust("agents", "agent://support", jwks)
+        trust("clients", "agent://support", {"jwks": jwks})
 
     def user(self, name: str) -> str:
         claims = {"iss": USERS, "sub": name, "aud": self.issuer, "exp": int(time.time()) + 60}
@@ -143,11 +143,11 @@ def test_an_opaque_token_names_user_and_agent_and_is_dead_once_it_is_revoked(oid
     assert (answer["token_type"], answer["scope"]) == ("DPoP", "orders:read")
     assert answer["authorization_details"] == [DETAIL]
     form = {"token": answer["access_token"]}
-    shown = client.post("/token/introspection", **form).json()
-    assert shown["active"]
-    assert (shown["sub"], shown["act"]["sub"]) == ("user:ada", "agent://support")
-    assert shown["cnf"] == {"jkt": client.key.thumbprint}
-    assert shown["authorization_details"] == [DETAIL]
+    claims = client.post("/token/introspection", **form).json()
+    assert claims["active"]
+    assert (claims["sub"], claims["act"]["sub"]) == ("user:ada", "agent://support")
+    assert claims["cnf"] == {"jkt": client.key.thumbprint}
+    assert claims["authorization_details"] == [DETAIL]
     assert client.post("/token/revocation", **form).status_code == 200
     assert client.post("/token/introspection", **form).json() == {"active": False}
 
@@ -257,9 +257,9 @@ def test_the_authorization_server_knows_a_client_by_its_jwt_svid(
     trust("clients", SUPPORT, {})
 
     def exchange(user: int | None) -> httpx.Response:
-        shown = svid(oidc, user)
+        token = svid(oidc, user)
         kind = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
-        changes = {"client_assertion": shown, "client_assertion_type": kind, "actor_token": shown}
+        changes = {"client_assertion": token, "client_assertion_type": kind, "actor_token": token}
         return client.exchange(**changes)
 
     assert exchange(None).json()["error"] == "use_dpop_nonce"

@@ -89,8 +89,8 @@ class Entry:
         return json.loads(subprocess.run(full, check=True, capture_output=True, text=True).stdout)
 
     def _facts(self, name: str) -> tuple[str, ...]:
-        shown = self._run("show", "-spiffeID", SUPPORT)["entries"][0]["parent_id"]
-        parent = f"spiffe://{shown['trust_domain']}{shown['path']}"
+        parent_id = self._run("show", "-spiffeID", SUPPORT)["entries"][0]["parent_id"]
+        parent = f"spiffe://{parent_id['trust_domain']}{parent_id['path']}"
         ttl = ("-jwtSVIDTTL", "8", "-x509SVIDTTL", "60")
         return ("-parentID", parent, "-spiffeID", name, "-selector", f"unix:uid:{UID}", *ttl)
 

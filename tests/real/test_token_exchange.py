@@ -59,11 +59,11 @@ ORDERS = Resource(
 class Kept(TokenExchange):
     """Lets a test keep what a call was given, as a thief would."""
 
-    kept: agentguard.Credential
+    last_credential: agentguard.Credential
 
     async def aissue(self, grant: Grant) -> agentguard.Credential:
-        self.kept = await super().aissue(grant)
-        return self.kept
+        self.last_credential = await super().aissue(grant)
+        return self.last_credential
 
 
 @dataclass
@@ -81,9 +81,9 @@ class World:
             load_key(self.folder / f"{name}.pem") for name in ("agent", "users", "orders")
         )
         trust("users", USERS, {"keys": [self.users.public_jwk]})
-        own = {"keys": [{**self.agent.public_jwk, "kid": self.agent.kid}]}
-        trust("agents", AGENT, own)
-        trust("clients", AGENT, {"jwks": own})
+        jwks = {"keys": [{**self.agent.public_jwk, "kid": self.agent.kid}]}
+        trust("agents", AGENT, jwks)
+        trust("clients", AGENT, {"jwks": jwks})
         trust("clients", ORIGIN, {"jwks": {"keys": [{**self.orders.public_jwk, "kid": self.orders.kid}]}})
 
     def broker(self, *, client_auth: PrivateKeyJwt | None = None, **changes: Any) -> Kept:
@@ -106,8 +106,8 @@ class World:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        found: Mapping[str, str] = self.http.get(f"{self.issuer}/.well-known/openid-configuration").json()
-        return found
+        document: Mapping[str, str] = self.http.get(f"{self.issuer}/.well-known/openid-configuration").json()
+        return document
 
     @cached_property
     def usual(self) -> Kept:
@@ -265,7 +265,7 @@ def guarded(world: World, broker: Kept, transport: httpx.AsyncBaseTransport) -> 
 
 async def stolen(broker: Kept, transport: httpx.AsyncBaseTransport) -> httpx.Response:
     async with httpx.AsyncClient(transport=transport) as thief:
-        return await thief.get(URL, headers=broker.kept.headers("GET", URL, None))
+        return await thief.get(URL, headers=broker.last_credential.headers("GET", URL, None))
 
 
 @pytest.mark.promise("theft-refused")
@@ -280,10 +280,10 @@ async def test_a_credential_of_a_guard_dies_with_its_call_or_its_task(
     async with guard.task("read", subject="user:ada", mandate={"tools": "*"}, subject_token=token):
         answer = await get_order.ainvoke(tool_call("get_order", **ARGS))
         assert answer.content == "order 4711 for user:ada"
-        first = broker.kept
+        first = broker.last_credential
         assert (await stolen(broker, transport)).status_code == (200 if reuse else 401)
         await get_order.ainvoke(tool_call("get_order", **ARGS))
-        assert (broker.kept is first) is bool(reuse)
+        assert (broker.last_credential is first) is bool(reuse)
     refusal = await stolen(broker, transport)
     assert refusal.status_code == 401
     assert 'error="invalid_token"' in refusal.headers["WWW-Authenticate"]
@@ -308,17 +308,17 @@ def serving(application: Any) -> Iterator[str]:
 @pytest.mark.promise("theft-refused")
 def test_another_process_of_another_user_gets_nothing_by_what_it_copied(world: World, nobody: int) -> None:
     credential = world.usual.issue(world.grant())
-    used, unused = (dict(credential.headers("GET", URL, None)) for _ in range(2))
+    first_headers, second_headers = (dict(credential.headers("GET", URL, None)) for _ in range(2))
     with serving(_application(world.verifier)) as server, httpx.Client(trust_env=False) as owner:
-        assert owner.get(f"{server}/orders/4711", headers=used).status_code == 200
+        assert owner.get(f"{server}/orders/4711", headers=first_headers).status_code == 200
         loot = {
             "server": server,
             "token": credential.reveal(),
             "url": URL,
             "path": "/orders/4711",
             "other": "/orders/4712",
-            "used": used,
-            "unused": unused,
+            "used": first_headers,
+            "unused": second_headers,
         }
         ran = subprocess.run(
             [sys.executable, "-m", "tests.real.thief", str(nobody)],
@@ -381,8 +381,10 @@ async def test_the_issuer_refuses_what_may_not_be_had(
 ) -> None:
     with pytest.raises(IssueError) as caught:
         await mode.call(world.usual, "issue", world.grant(**changes))
-    told = "the token of the user is not of the task's subject" if error is None else f"answered 400 {error}"
-    assert str(caught.value) == f"{world.issuer}: {told}"
+    problem = (
+        "the token of the user is not of the task's subject" if error is None else f"answered 400 {error}"
+    )
+    assert str(caught.value) == f"{world.issuer}: {problem}"
 
 
 @pytest.mark.promise("issuer-gives-no-more")
@@ -444,8 +446,8 @@ def test_killed_between_issue_and_revoke_another_process_revokes(world: World) -
     else:
         members, _ = PrivateKeyJwt(AGENT, world.agent).prove(world.issuer)()
         form = {"token": token, **members}
-        seen = world.http.post(world.metadata["introspection_endpoint"], data=form)
-        assert seen.json() == {"active": False}
+        response = world.http.post(world.metadata["introspection_endpoint"], data=form)
+        assert response.json() == {"active": False}
 
 
 def _killed(world: World) -> list[str]:
@@ -454,9 +456,9 @@ def _killed(world: World) -> list[str]:
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=Path(__file__).parent.parent.parent, **pipes) as child:
         assert child.stdout is not None
-        said: list[str] = child.stdout.readline().split()
+        handle_and_token: list[str] = child.stdout.readline().split()
         child.send_signal(signal.SIGKILL)
-    return said
+    return handle_and_token
 
 
 def test_the_example_shows_a_token_of_user_and_agent_that_is_gone(
@@ -473,7 +475,7 @@ def test_the_example_shows_a_token_of_user_and_agent_that_is_gone(
         monkeypatch.setenv("ISSUER", oidc_jwt)
         monkeypatch.setenv("SUBJECT_TOKEN", world.user_token().reveal())
         runpy.run_path(str(copy / "token_exchange.py"), run_name="__main__")
-    shown = capsys.readouterr().out
-    assert "order 4711 for user:ada by agent://support, get_order only" in shown
-    assert "left: 0 credentials alive" in shown
-    assert world.user_token().reveal()[:20] not in shown
+    output = capsys.readouterr().out
+    assert "order 4711 for user:ada by agent://support, get_order only" in output
+    assert "left: 0 credentials alive" in output
+    assert world.user_token().reveal()[:20] not in output

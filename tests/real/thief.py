@@ -28,20 +28,20 @@ def main(uid: int) -> None:
     os.setuid(uid)
     token, url, path = loot["token"], loot["url"], loot["path"]
     dpop = {"Authorization": f"DPoP {token}"}
-    own = {**dpop, "DPoP": key.proof("GET", url, access_token=token)}
+    own_headers = {**dpop, "DPoP": key.proof("GET", url, access_token=token)}
     attempts = {
         "no key": client.get(path, headers=dpop),
         "as a bearer token": client.get(path, headers={"Authorization": f"Bearer {token}"}),
-        "own key": client.get(path, headers=own),
+        "own key": client.get(path, headers=own_headers),
         "replayed proof": client.get(path, headers=loot["used"]),
         "other URL": client.get(loot["other"], headers=loot["unused"]),
         "other method": client.put(path, headers=loot["unused"]),
     }
-    found = {}
+    answers = {}
     for name, answer in attempts.items():
         code = CODE.search(answer.headers.get("WWW-Authenticate", ""))
-        found[name] = [answer.status_code, code and code[1]]
-    json.dump({"uid": os.getuid(), "found": found}, sys.stdout)
+        answers[name] = [answer.status_code, code and code[1]]
+    json.dump({"uid": os.getuid(), "found": answers}, sys.stdout)
 
 
 main(int(sys.argv[1]))

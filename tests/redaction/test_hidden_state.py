@@ -35,17 +35,17 @@ class Marked(ET.Element):
 
 
 def marked() -> ET.Element:
-    made = Marked("request")
-    made.text = SECRET
-    return made
+    element = Marked("request")
+    element.text = SECRET
+    return element
 
 
 def row() -> sqlite3.Row:
     connection = sqlite3.connect(":memory:")
     connection.row_factory = sqlite3.Row
-    found: sqlite3.Row = connection.execute("SELECT ?", (SECRET,)).fetchone()
+    sqlite_row: sqlite3.Row = connection.execute("SELECT ?", (SECRET,)).fetchone()
     connection.close()
-    return found
+    return sqlite_row
 
 
 HIDING: list[Callable[[], Any]] = [
@@ -131,10 +131,10 @@ async def test_what_runs_is_not_copied_to_clear_what_refers_to_it() -> None:
         def __init__(self) -> None:
             self.loop, self.task, self.text = asyncio.get_running_loop(), asyncio.current_task(), SECRET
 
-    held = Held()
-    clean = redact(held, [SECRET])
-    assert (clean.text, clean.loop is held.loop, clean.task is held.task) == ("[redacted]", True, True)
-    record = logging.LogRecord("x", logging.DEBUG, "", 0, "in %r with %s", (held.loop, SECRET), None)
+    holder = Held()
+    clean = redact(holder, [SECRET])
+    assert (clean.text, clean.loop is holder.loop, clean.task is holder.task) == ("[redacted]", True, True)
+    record = logging.LogRecord("x", logging.DEBUG, "", 0, "in %r with %s", (holder.loop, SECRET), None)
     LogFilter(lambda: [SECRET]).filter(record)
     assert SECRET not in record.getMessage()
     assert record.args == ()

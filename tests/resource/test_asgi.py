@@ -289,17 +289,17 @@ async def test_a_query_counts_where_a_rule_says_so() -> None:
 
 async def test_an_endless_body_is_cut_off_and_a_stranger_is_refused_before_it_is_read() -> None:
     ask = asking(Protected(APP, verifier(), RULES, max_body=1000))
-    sent: list[int] = []
+    chunks: list[int] = []
 
     async def endless() -> Any:
         for _ in range(1000):
-            sent.append(1)
+            chunks.append(1)
             yield b"x" * 500
 
     assert (await ask("POST", "/orders/4711/refund", content=endless())).status_code == 401
-    assert sent == []
+    assert chunks == []
     assert (await ask("POST", "/orders/4711/refund", refunding(), content=endless())).status_code == 413
-    assert len(sent) < 10
+    assert len(chunks) < 10
 
 
 async def test_a_body_that_breaks_off_never_reaches_the_application() -> None:
@@ -336,21 +336,21 @@ async def test_a_body_that_breaks_off_never_reaches_the_application() -> None:
 
 
 async def test_a_websocket_is_closed_and_the_lifespan_passes() -> None:
-    seen: list[Any] = []
+    events: list[Any] = []
 
     async def app(scope: Any, _receive: Any, _send: Any) -> None:
-        seen.append(scope["type"])
+        events.append(scope["type"])
 
     async def receive() -> dict[str, Any]:
         return {}
 
     async def send(message: Any) -> None:
-        seen.append(message)
+        events.append(message)
 
     guarded = Protected(app, verifier(), RULES)
     await guarded({"type": "websocket", "path": "/orders/4711"}, receive, send)
     await guarded({"type": "lifespan"}, receive, send)
-    assert seen == [{"type": "websocket.close", "code": 1008}, "lifespan"]
+    assert events == [{"type": "websocket.close", "code": 1008}, "lifespan"]
 
 
 async def test_a_failing_rule_is_a_refusal_that_tells_nothing() -> None:

@@ -317,8 +317,8 @@ def test_a_revoked_token_is_refused() -> None:
 class Recording:
     """A store with fixed answers, which records the keys that it was asked for."""
 
-    def __init__(self, known: Any = False, remember: Any = True) -> None:
-        self.answers, self.keys = {"known": known, "remember": remember}, list[str]()
+    def __init__(self, **answers: Any) -> None:
+        self.answers, self.keys = {"known": False, "remember": True, **answers}, list[str]()
         self.until = 0.0
 
     def _answer(self, name: str, key: str) -> Any:
@@ -395,8 +395,8 @@ def test_introspection_decides_on_a_clear_answer_alone() -> None:
         return lambda _request: httpx.Response(status, text=body)
 
     assert verify(presented(), verifier(introspection=introspection(respond(200, '{"active":true}')))).id
-    gone = verifier(introspection=introspection(respond(200, '{"active":false}')))
-    assert refused(presented(), gone) == ("invalid_token", 401)
+    inactive = verifier(introspection=introspection(respond(200, '{"active":false}')))
+    assert refused(presented(), inactive) == ("invalid_token", 401)
     unclear = [
         respond(200, "{}"),
         respond(200, '{"active":"true"}'),
@@ -414,10 +414,10 @@ def test_introspection_decides_on_a_clear_answer_alone() -> None:
 
 
 async def test_introspection_is_one_logic_for_both_clients() -> None:
-    asked: list[bytes] = []
+    bodies: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.content)
+        bodies.append(request.content)
         assert request.headers["Authorization"].startswith("Basic ")
         return httpx.Response(200, json={"active": True})
 
@@ -427,7 +427,7 @@ async def test_introspection_is_one_logic_for_both_clients() -> None:
         headers = presented()
         at = verifier(introspection=source)
         assert (await at.averify("GET", URL, headers, path=ToolPath.READ)).id == "call-1"
-        assert headers["Authorization"][5:].encode() in asked[-1]
+        assert headers["Authorization"][5:].encode() in bodies[-1]
     with pytest.raises(TypeError, match="averify"):
         source.claims("x")
     assert refused(presented(), at) == ("temporarily_unavailable", 503)

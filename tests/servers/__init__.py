@@ -54,8 +54,8 @@ def running(names: Sequence[str]) -> Iterator[dict[str, str]]:
         servers = [_TABLE[name](home / name) for name in names]
         try:
             variables: dict[str, str] = {}
-            for found in pool.map(_start, servers):
-                variables |= found
+            for addresses in pool.map(_start, servers):
+                variables |= addresses
             yield variables
         finally:
             for server in servers:

@@ -23,19 +23,19 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
-    given = parser.parse_args()
-    names = given.only.split(",")
+    options = parser.parse_args()
+    names = options.only.split(",")
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
     logging.basicConfig(level=logging.INFO, format="servers: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    if not shutil.which(given.command[0]):
-        parser.error(f"no such command: {given.command[0]}")
+    if not shutil.which(options.command[0]):
+        parser.error(f"no such command: {options.command[0]}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
         with running(names) as variables:
-            return _command(given.command, variables)
+            return _command(options.command, variables)
     except ServerError as error:
         logging.error("%s", error)
         return 1

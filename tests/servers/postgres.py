@@ -24,10 +24,10 @@ class Postgres(Server):
         # Debian keeps the programs of each version off the path
         folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         path = ":".join(map(str, folders)) or None
-        found = [shutil.which(name, path=path) or shutil.which(name) for name in ("initdb", "postgres")]
-        if not all(found):
+        programs = [shutil.which(name, path=path) or shutil.which(name) for name in ("initdb", "postgres")]
+        if not all(programs):
             raise ServerError("postgres: not installed; on Debian: apt-get install postgresql")
-        self._initdb, self._postgres = map(str, found)
+        self._initdb, self._postgres = map(str, programs)
 
     def start(self) -> Mapping[str, str]:
         port, password = free_port(), secrets.token_urlsafe()

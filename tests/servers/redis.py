@@ -17,10 +17,10 @@ class Redis(Server):
     name = "redis"
 
     def install(self) -> None:
-        found = shutil.which("redis-server")
-        if not found:
+        program = shutil.which("redis-server")
+        if not program:
             raise ServerError("redis: not installed; on Debian: apt-get install redis-server")
-        self._redis = found
+        self._redis = program
 
     def start(self) -> Mapping[str, str]:
         port = free_port()

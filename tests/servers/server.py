@@ -67,12 +67,12 @@ class Server(ABC):
             ServerError: It failed.
         """
         child = self._popen(command, os.environ, subprocess.PIPE, cwd)
-        said = child.communicate()[0].decode(errors="replace")
+        output = child.communicate()[0].decode(errors="replace")
         if child.returncode:
             raise ServerError(
-                f"{self.name}: {Path(command[0]).name} failed ({child.returncode})\n{_end(said)}"
+                f"{self.name}: {Path(command[0]).name} failed ({child.returncode})\n{_end(output)}"
             )
-        return said
+        return output
 
     def wait(self, child: subprocess.Popen[bytes], ready: Callable[[], object]) -> None:
         """Poll until *ready* returns something true.

@@ -142,8 +142,8 @@ def svid(audience: str, user: int | None = None) -> str:
 def bundle() -> dict[str, Any]:
     """Return the trust bundle (SPIFFE Trust Domain and Bundle, section 4): a JWKS of all its keys."""
     command = (os.environ[_PROGRAM], "bundle", "show", "-format", "spiffe", "-socketPath", os.environ[_ADMIN])
-    shown: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    return shown
+    jwks: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return jwks
 
 
 def public_keys() -> list[str]:

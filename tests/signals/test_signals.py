@@ -80,7 +80,7 @@ PUSH = {"content-type": "application/secevent+jwt"}
 Json = Any
 
 
-class Heard:
+class RecordingRevoke:
     """A *revoke* that records the events that it receives, and raises *error* if it is set."""
 
     def __init__(self) -> None:
@@ -110,9 +110,9 @@ class Down:
         raise StoreError("down")
 
 
-def receiver(heard: Callable[[SessionRevoked], Any], **changes: Any) -> Receiver:
+def receiver(revoke: Callable[[SessionRevoked], Any], **changes: Any) -> Receiver:
     options = {"audience": AUDIENCE, "store": MemoryStore(clock=lambda: NOW), "clock": lambda: NOW, **changes}
-    return Receiver(options.pop("sources", (GUARDS, SOCS)), revoke=heard, **options)
+    return Receiver(options.pop("sources", (GUARDS, SOCS)), revoke=revoke, **options)
 
 
 async def push(app: Any, content: Any, headers: Any = None, method: str = "POST") -> httpx.Response:
@@ -168,10 +168,10 @@ def access_token(txn: str = "task-1") -> str:
 
 
 async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() -> None:
-    heard = Heard()
-    answer = await push(receiver(heard), signed())
+    revocations = RecordingRevoke()
+    answer = await push(receiver(revocations), signed())
     assert (answer.status_code, answer.content) == (202, b"")
-    (event,) = heard.events
+    (event,) = revocations.events
     assert (event.task_id, event.at, event.reason) == ("task-1", NOW, "stolen laptop")
     assert (event.initiating_entity, event.issuer, event.id) == ("admin", GUARD, "set-1")
 
@@ -198,9 +198,9 @@ async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() ->
     ],
 )
 async def test_each_form_of_subject_is_read(subject: Json, expected: dict[str, Any]) -> None:
-    heard = Heard()
-    assert (await push(receiver(heard), signed(sub_id=subject))).status_code == 202
-    (event,) = heard.events
+    revocations = RecordingRevoke()
+    assert (await push(receiver(revocations), signed(sub_id=subject))).status_code == 202
+    (event,) = revocations.events
     assert {n: getattr(event, n) for n in ("task_id", "token", "user") if getattr(event, n)} == expected
 
 
@@ -213,11 +213,11 @@ def test_what_is_written_is_what_is_read(algorithm: Any) -> None:
         replace(ENDED, task_id=None, reason=""),
     ]
     for event in events:
-        heard = Heard()
-        app = receiver(heard, sources=[Source(issuer=GUARD, keys=jwks(key))])
+        revocations = RecordingRevoke()
+        app = receiver(revocations, sources=[Source(issuer=GUARD, keys=jwks(key))])
         token = Transmitter(URL, audience=AUDIENCE, issuer=GUARD, signer=key).sign(event)
         assert asyncio.run(push(app, token)).status_code == 202
-        (read,) = heard.events
+        (read,) = revocations.events
         assert read == replace(event, issuer=GUARD, id=read.id, authority=frozenset({GUARD}))
         assert SessionRevoked.of(event.handle()) == event
 
@@ -238,10 +238,10 @@ def test_a_set_has_no_claim_by_which_it_is_another_token() -> None:
     ],
 )
 async def test_an_event_of_another_type_is_acknowledged_and_ends_nothing(type_: str) -> None:
-    heard = Heard()
+    revocations = RecordingRevoke()
     token = signed(events={type_: {}}, sub_id={"format": "email", "email": "a@example.com"})
-    assert (await push(receiver(heard), token)).status_code == 202
-    assert heard.events == []
+    assert (await push(receiver(revocations), token)).status_code == 202
+    assert revocations.events == []
 
 
 # --- refused signals
@@ -365,26 +365,26 @@ def _changed(token: str) -> str:
 @pytest.mark.parametrize("name", IMPOSTORS)
 async def test_a_false_signal_ends_nothing_and_is_told_why_by_a_registered_code(name: str) -> None:
     make, code = IMPOSTORS[name]
-    heard = Heard()
-    answer = await push(receiver(heard), make())
+    revocations = RecordingRevoke()
+    answer = await push(receiver(revocations), make())
     assert (answer.status_code, answer.json()["err"]) == (400, code), answer.json()
     assert set(answer.json()) == {"err", "description"}
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["content-language"] == "en"
-    assert heard.events == []
+    assert revocations.events == []
 
 
 async def test_a_spelled_signal_is_believed_when_nothing_is_wrong_with_it() -> None:
-    heard = Heard()
-    assert (await push(receiver(heard), spelled(json.dumps(claims())))).status_code == 202
-    assert len(heard.events) == 1
+    revocations = RecordingRevoke()
+    assert (await push(receiver(revocations), spelled(json.dumps(claims())))).status_code == 202
+    assert len(revocations.events) == 1
 
 
 @pytest.mark.parametrize("iat", [NOW - 86_400, NOW + 60])
 async def test_a_signal_that_was_long_on_its_way_still_ends_a_session(iat: float) -> None:
-    heard = Heard()
-    assert (await push(receiver(heard), signed(iat=iat))).status_code == 202
-    assert [event.at for event in heard.events] == [min(iat, NOW)]
+    revocations = RecordingRevoke()
+    assert (await push(receiver(revocations), signed(iat=iat))).status_code == 202
+    assert [event.at for event in revocations.events] == [min(iat, NOW)]
 
 
 # --- HTTP
@@ -392,9 +392,9 @@ async def test_a_signal_that_was_long_on_its_way_still_ends_a_session(iat: float
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
 async def test_only_a_post_is_a_push(method: str) -> None:
-    heard = Heard()
-    answer = await push(receiver(heard), signed(), method=method)
-    assert (answer.status_code, answer.headers["allow"], heard.events) == (405, "POST", [])
+    revocations = RecordingRevoke()
+    answer = await push(receiver(revocations), signed(), method=method)
+    assert (answer.status_code, answer.headers["allow"], revocations.events) == (405, "POST", [])
 
 
 @pytest.mark.parametrize(
@@ -408,10 +408,12 @@ async def test_only_a_post_is_a_push(method: str) -> None:
     ],
 )
 async def test_the_content_type_is_exact(headers: list[tuple[str, str]]) -> None:
-    heard = Heard()
-    answer = await push(receiver(heard), signed(), headers)
-    assert (answer.status_code, answer.json()["err"], heard.events) == (400, "invalid_request", [])
-    assert (await push(receiver(heard), signed(), {"content-type": "Application/SecEvent+JWT"})).is_success
+    revocations = RecordingRevoke()
+    answer = await push(receiver(revocations), signed(), headers)
+    assert (answer.status_code, answer.json()["err"], revocations.events) == (400, "invalid_request", [])
+    assert (
+        await push(receiver(revocations), signed(), {"content-type": "Application/SecEvent+JWT"})
+    ).is_success
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
@@ -424,9 +426,9 @@ async def test_a_huge_body_is_left_unread() -> None:
             read += 4096
             yield b"a" * 4096
 
-    heard = Heard()
-    answer = await push(receiver(heard), endless())
-    assert (answer.status_code, answer.json()["err"], heard.events) == (413, "invalid_request", [])
+    revocations = RecordingRevoke()
+    answer = await push(receiver(revocations), endless())
+    assert (answer.status_code, answer.json()["err"], revocations.events) == (413, "invalid_request", [])
     assert read <= 8 * 4096
 
 
@@ -437,15 +439,15 @@ async def test_a_body_that_trickles_is_not_waited_for() -> None:
             await asyncio.sleep(0.02)
             yield bytes([character])
 
-    heard = Heard()
+    revocations = RecordingRevoke()
     started = time.monotonic()
-    answer = await push(receiver(heard, timeout=0.2), slow())
-    assert (answer.status_code, answer.json()["err"], heard.events) == (408, "invalid_request", [])
+    answer = await push(receiver(revocations, timeout=0.2), slow())
+    assert (answer.status_code, answer.json()["err"], revocations.events) == (408, "invalid_request", [])
     assert time.monotonic() - started < 2
 
 
 async def test_a_sender_that_goes_away_has_sent_nothing() -> None:
-    sent: list[Any] = []
+    replies: list[Any] = []
     parts = iter(
         [
             {"type": "http.request", "body": signed().encode(), "more_body": True},
@@ -457,28 +459,28 @@ async def test_a_sender_that_goes_away_has_sent_nothing() -> None:
         return next(parts)
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        replies.append(message)
 
-    heard = Heard()
+    revocations = RecordingRevoke()
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", PUSH["content-type"].encode())]}
-    await receiver(heard)(scope, receive, send)
-    assert (sent[0]["status"], heard.events) == (400, [])
+    await receiver(revocations)(scope, receive, send)
+    assert (replies[0]["status"], revocations.events) == (400, [])
 
 
 async def test_other_kinds_of_connections_are_served_or_closed() -> None:
-    sent: list[str] = []
+    replies: list[str] = []
     messages = iter(["lifespan.startup", "lifespan.shutdown"])
 
     async def receive() -> Any:
         return {"type": next(messages)}
 
     async def send(message: Any) -> None:
-        sent.append(message["type"])
+        replies.append(message["type"])
 
-    app = receiver(Heard())
+    app = receiver(RecordingRevoke())
     await app({"type": "lifespan"}, receive, send)
     await app({"type": "websocket"}, receive, send)
-    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
+    assert replies == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
 
 
 # --- the transmitter's authorization
@@ -498,36 +500,36 @@ async def test_other_kinds_of_connections_are_served_or_closed() -> None:
 async def test_a_transmitter_without_its_authorization_is_not_read(
     authorization: list[str], code: str
 ) -> None:
-    heard = Heard()
+    revocations = RecordingRevoke()
     headers = [*PUSH.items(), *(("authorization", value) for value in authorization)]
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    app = receiver(heard, sources=[SOCS])
+    app = receiver(revocations, sources=[SOCS])
     answer = await push(app, of_soc(), raw)
-    assert (answer.status_code, answer.json()["err"], heard.events) == (400, code, [])
+    assert (answer.status_code, answer.json()["err"], revocations.events) == (400, code, [])
     assert "s0c" not in answer.text + repr(SOCS)
 
 
 async def test_a_transmitter_with_its_authorization_may_end_what_it_speaks_for() -> None:
-    heard = Heard()
+    revocations = RecordingRevoke()
     headers = {**PUSH, "authorization": "Bearer s0c"}
     token = of_soc(sub_id={"format": "iss_sub", "iss": IDP, "sub": "4"})
-    assert (await push(receiver(heard), token, headers)).status_code == 202
-    assert [(event.user, event.authority) for event in heard.events] == [
+    assert (await push(receiver(revocations), token, headers)).status_code == 202
+    assert [(event.user, event.authority) for event in revocations.events] == [
         (IssuedId(IDP, "4"), frozenset({SOC, IDP}))
     ]
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_signal_that_another_transmitter_sends_is_refused() -> None:
-    heard = Heard()
-    app = receiver(heard)
+    revocations = RecordingRevoke()
+    app = receiver(revocations)
     answer = await push(app, of_soc())  # no authorization: it may be the guard's, and is not
-    assert (answer.status_code, answer.json()["err"], heard.events) == (400, "access_denied", [])
+    assert (answer.status_code, answer.json()["err"], revocations.events) == (400, "access_denied", [])
 
 
 def test_two_sources_with_one_key_are_a_mistake() -> None:
     with pytest.raises(ConfigurationError, match="two keys have the kid"):
-        receiver(Heard(), sources=[GUARDS, replace(SOCS, keys=GUARDS.keys)])
+        receiver(RecordingRevoke(), sources=[GUARDS, replace(SOCS, keys=GUARDS.keys)])
 
 
 @pytest.mark.parametrize(
@@ -536,15 +538,15 @@ def test_two_sources_with_one_key_are_a_mistake() -> None:
 )
 def test_a_source_with_an_unusable_key_is_a_mistake(keys: Json) -> None:
     with pytest.raises(ConfigurationError, match="unusable key"):
-        receiver(Heard(), sources=[Source(issuer=GUARD, keys=keys)])
+        receiver(RecordingRevoke(), sources=[Source(issuer=GUARD, keys=keys)])
 
 
 async def test_while_a_key_is_replaced_both_are_believed() -> None:
-    heard, new = Heard(), Signer.generate("EdDSA")
-    app = receiver(heard, sources=[Source(issuer=GUARD, keys=jwks(KEY, new))])
+    revocations, new = RecordingRevoke(), Signer.generate("EdDSA")
+    app = receiver(revocations, sources=[Source(issuer=GUARD, keys=jwks(KEY, new))])
     assert (await push(app, signed())).status_code == 202
     assert (await push(app, signed(new, jti="set-2"))).status_code == 202
-    assert len(heard.events) == 2
+    assert len(revocations.events) == 2
 
 
 # --- a signal is acknowledged only after it was processed
@@ -552,32 +554,32 @@ async def test_while_a_key_is_replaced_both_are_believed() -> None:
 
 @pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_signal_that_comes_twice_is_acknowledged_twice_and_done_once() -> None:
-    heard = Heard()
-    app = receiver(heard)
+    revocations = RecordingRevoke()
+    app = receiver(revocations)
     token = signed()
     assert [(await push(app, token)).status_code for _ in range(3)] == [202, 202, 202]
-    assert len(heard.events) == 1
+    assert len(revocations.events) == 1
 
 
 async def test_replay_ids_are_an_issuers_own() -> None:
-    heard = Heard()
-    app = receiver(heard, sources=[GUARDS, replace(SOCS, authorization=None)])
+    revocations = RecordingRevoke()
+    app = receiver(revocations, sources=[GUARDS, replace(SOCS, authorization=None)])
     assert (await push(app, of_soc(jti="set-1"))).status_code == 202
     assert (await push(app, signed(jti="set-1"))).status_code == 202
-    assert [event.issuer for event in heard.events] == [SOC, GUARD]
+    assert [event.issuer for event in revocations.events] == [SOC, GUARD]
 
 
 @pytest.mark.promise("signal-ends-task")
 async def test_what_could_not_be_done_is_not_acknowledged_and_done_when_it_comes_again() -> None:
-    heard = Heard()
-    app = receiver(heard)
-    heard.error = StoreError("down: password=hunter2")
+    revocations = RecordingRevoke()
+    app = receiver(revocations)
+    revocations.error = StoreError("down: password=hunter2")
     answer = await push(app, signed())
     assert (answer.status_code, answer.json()["err"]) == (503, "temporarily_unavailable")
     assert "hunter2" not in answer.text
-    heard.error = None
+    revocations.error = None
     assert (await push(app, signed())).status_code == 202
-    assert len(heard.events) == 1
+    assert len(revocations.events) == 1
 
 
 async def test_a_revocation_that_hangs_is_not_acknowledged() -> None:
@@ -590,7 +592,7 @@ async def test_a_revocation_that_hangs_is_not_acknowledged() -> None:
 @pytest.mark.promise("signal-ends-task")
 @pytest.mark.parametrize("answer", [None, "yes", 1])
 async def test_with_a_store_that_is_down_or_confused_nothing_is_acknowledged(answer: object) -> None:
-    app = receiver(Heard(), store=cast(Store, Down(answer)))
+    app = receiver(RecordingRevoke(), store=cast(Store, Down(answer)))
     assert (await push(app, signed())).status_code == 503
 
 
@@ -608,22 +610,22 @@ async def test_what_can_never_be_done_here_is_refused_for_good() -> None:
 # --- arbitrary input
 
 
-def _sound(answer: httpx.Response, heard: Heard) -> None:
+def _sound(answer: httpx.Response, revocations: RecordingRevoke) -> None:
     if answer.status_code == 202:
         assert answer.content == b""
         return
     assert answer.status_code in {400, 405, 408, 413, 503}
     assert set(answer.json()) == {"err", "description"}
-    assert heard.events == []
+    assert revocations.events == []
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
 @settings(deadline=None, max_examples=examples(200))
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_no_body_makes_the_receiver_answer_anything_else(body: bytes) -> None:
-    heard = Heard()
-    answer = asyncio.run(push(receiver(heard), body))
-    _sound(answer, heard)
+    revocations = RecordingRevoke()
+    answer = asyncio.run(push(receiver(revocations), body))
+    _sound(answer, revocations)
     assert answer.status_code == 400
 
 
@@ -654,15 +656,15 @@ VALUES = st.recursive(
     )
 )
 def test_no_signed_claims_make_the_receiver_answer_anything_else(changes: dict[str, Json]) -> None:
-    heard = Heard()
-    _sound(asyncio.run(push(receiver(heard), signed(**changes))), heard)
+    revocations = RecordingRevoke()
+    _sound(asyncio.run(push(receiver(revocations), signed(**changes))), revocations)
 
 
 @settings(deadline=None, max_examples=examples(100))
 @given(st.dictionaries(st.sampled_from(["typ", "kid", "alg", "crit", "jwk", "jku", "b64", "x"]), VALUES))
 def test_no_header_makes_the_receiver_answer_anything_else(changes: dict[str, Json]) -> None:
-    heard = Heard()
-    _sound(asyncio.run(push(receiver(heard), signed(header=changes))), heard)
+    revocations = RecordingRevoke()
+    _sound(asyncio.run(push(receiver(revocations), signed(header=changes))), revocations)
 
 
 # --- at a guard
@@ -820,36 +822,36 @@ def transmitter(
 
 
 async def test_a_signal_is_pushed_as_rfc_8935_says(mode: Mode) -> None:
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(202)
 
     sender = transmitter(answer, authorization=Secret("Bearer s0c"))
     await mode.call(sender, "revoke", ENDED.handle(), NOW + 60)
-    (request,) = asked
+    (request,) = requests
     assert (request.method, str(request.url)) == ("POST", URL)
     assert request.headers["content-type"] == "application/secevent+jwt"
     assert request.headers["accept"] == "application/json"
     assert request.headers["authorization"] == "Bearer s0c"
-    heard = Heard()
-    assert (await push(receiver(heard), request.content)).status_code == 202
-    assert [event.task_id for event in heard.events] == ["task-1"]
+    revocations = RecordingRevoke()
+    assert (await push(receiver(revocations), request.content)).status_code == 202
+    assert [event.task_id for event in revocations.events] == ["task-1"]
     assert "s0c" not in repr(sender)
 
 
 @pytest.mark.promise("signal-arrives-once")
 async def test_a_receiver_that_was_down_gets_the_signal_once_as_an_effect(mode: Mode) -> None:
-    store, heard = MemoryStore(clock=lambda: NOW), Heard()
-    app, sent = receiver(heard), list[bytes]()
+    store, revocations = MemoryStore(clock=lambda: NOW), RecordingRevoke()
+    app, tokens = receiver(revocations), list[bytes]()
     weather = ["refuses", "503", "lost", "up"]
 
     def answer(request: httpx.Request) -> httpx.Response:
         state = weather.pop(0)
         if state == "refuses":
             raise httpx.ConnectError("refused")
-        sent.append(request.content)
+        tokens.append(request.content)
         if state == "lost":
             raise httpx.ReadTimeout("it was received, and the answer was lost")
         return httpx.Response(503 if state == "503" else 202)
@@ -858,15 +860,15 @@ async def test_a_receiver_that_was_down_gets_the_signal_once_as_an_effect(mode: 
     with pytest.raises(TaskNotActive):  # a task that ended has its signal recorded all the same
         store.track(owed())
     while store.live():
-        (held,) = store.live()
+        (signal,) = store.live()
         try:
-            await mode.call(sender, "revoke", held.handle, held.expires_at)
+            await mode.call(sender, "revoke", signal.handle, signal.expires_at)
         except IssueError:
             continue
-        store.forget(held.call_id)
+        store.forget(signal.call_id)
     assert weather == []
-    assert [(await push(app, token)).status_code for token in sent] == [202, 202, 202]
-    assert len(heard.events) == 1
+    assert [(await push(app, token)).status_code for token in tokens] == [202, 202, 202]
+    assert len(revocations.events) == 1
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_at_once(mode: Mode) -> None:

@@ -215,11 +215,11 @@ def test_policies_answer_and_record() -> None:
 
 
 def test_spans_are_captured_of_the_given_provider_only() -> None:
-    with captured_spans() as spans, captured_spans() as others:
+    with captured_spans() as spans, captured_spans() as other_spans:
         with spans.tracer_provider.get_tracer("x").start_as_current_span("mine"):
             assert spans.finished() == ()
         assert [span.name for span in spans.finished()] == ["mine"]
-        assert others.finished() == ()
+        assert other_spans.finished() == ()
 
 
 def test_a_missing_sdk_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:

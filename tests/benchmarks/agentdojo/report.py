@@ -33,7 +33,7 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
     runs = [run for part in parts for run in part.runs]
     benign = [run for run in runs if run.order is None]
     calls = sum(len(run.calls) for run in benign)
-    asked = sum(run.asked for run in benign)
+    approvals = sum(run.asked for run in benign)
     seconds = sorted(second for part in parts for second in part.seconds)
     campaigns = [campaign for part in parts for campaign in part.campaigns]
     return {
@@ -44,8 +44,8 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
         "utility_raw": sum(bool(run.score.utility_raw) for run in benign),
         "under_attack": {order.value: _attacked(runs, order) for order in plan.orders},
         "benign_calls": calls,
-        "approvals": asked,
-        "approvals_per_benign_call": round(asked / calls, 4) if calls else 0.0,
+        "approvals": approvals,
+        "approvals_per_benign_call": round(approvals / calls, 4) if calls else 0.0,
         "approvals_under_attack": sum(run.asked for run in runs if run.order is not None),
         "decision_p50_us": _percentile(seconds, 0.50),
         "decision_p99_us": _percentile(seconds, 0.99),

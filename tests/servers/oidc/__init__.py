@@ -47,17 +47,17 @@ class Oidc(Server):
         (self.home / "node_modules").symlink_to(self._packages)
         trusted = self.home / "trust.json"
         trusted.write_text(json.dumps({"users": {}, "agents": {}, "clients": {}}))
-        found = {_TRUST: str(trusted)}
+        variables = {_TRUST: str(trusted)}
         started = []
         for form in ("opaque", "jwt"):
             port = str(free_port())
             env = {"PORT": port, "FORMAT": form, "TRUST": str(trusted)}
             started.append((self.spawn(self._node, "server.mjs", env=env), f"http://127.0.0.1:{port}"))
-            found[f"AGENTGUARD_TEST_OIDC_{form.upper()}"] = started[-1][1]
+            variables[f"AGENTGUARD_TEST_OIDC_{form.upper()}"] = started[-1][1]
         for child, issuer in started:
             metadata = f"{issuer}/.well-known/oauth-authorization-server"
             self.wait(child, lambda metadata=metadata: serves(metadata))  # type: ignore[misc]  # mypy infers none for a default
-        return found
+        return variables
 
 
 def trust(role: Literal["users", "agents", "clients"], name: str, value: Mapping[str, Any]) -> None:
@@ -71,6 +71,6 @@ def trust(role: Literal["users", "agents", "clients"], name: str, value: Mapping
     path = Path(os.environ[_TRUST])
     trusted = json.loads(path.read_text())
     trusted[role][name] = value
-    written = path.with_suffix(".new")
-    written.write_text(json.dumps(trusted))
-    written.replace(path)
+    new_file = path.with_suffix(".new")
+    new_file.write_text(json.dumps(trusted))
+    new_file.replace(path)
