@@ -107,7 +107,7 @@ def test_a_promise_that_is_not_kept_is_named_and_fails_the_demo(
 
 @pytest.mark.process
 @pytest.mark.promise("demo-keeps-its-promises")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.usefixtures("signal_handlers")
 def test_a_demo_that_is_interrupted_leaves_no_process(
     number: signal.Signals, code: int, tmp_path: Path

@@ -70,7 +70,7 @@ sys.exit(9)
 
 
 @pytest.fixture(autouse=True)
-def _heard(signal_handlers: None) -> None:
+def _signal_handlers(signal_handlers: None) -> None:
     """Each test here sends signals, or has them passed on."""
 
 
