@@ -52,7 +52,7 @@ class Limits:
         """Return which limit *value* exceeds, in words; or an empty text."""
         if (flat := _flat(value)) is not None:
             return self._excess(flat)
-        sizes, kept = dict[int, _Size](), list[object]()
+        sizes, references = dict[int, _Size](), list[object]()
         todo: list[tuple[object, list[Any] | None]] = [(value, None)]
         while todo:
             part, inner = todo.pop()
@@ -64,10 +64,12 @@ class Limits:
                 else:
                     inner = list(parts)
                     sizes[id(part)] = _WITHIN_ITSELF
-                    kept.append((part, inner))  # a part that is made here must not give its id to another
+                    references.append(
+                        (part, inner)
+                    )  # a part that is made here must not give its id to another
                     todo.append((part, inner))
                     todo += [(item, None) for item in inner if type(item) not in _SCALARS]
-            if excess := self._excess(sizes[id(part)]) or self._excess(_Size(0, len(kept), 0)):
+            if excess := self._excess(sizes[id(part)]) or self._excess(_Size(0, len(references), 0)):
                 return excess
         return ""
 

@@ -26,8 +26,8 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
 async def _told(mode: Mode, policy: CedarPolicy, args: dict[str, Any]) -> tuple[str, list[str]]:
     kit = Kit()
     guard = kit.another(policy=policy)
-    made = StructuredTool.from_function(lambda **_: "ok", name="book", description="d", args_schema=SCHEMA)
-    (tool,) = guard.wrap(classified(made))
+    book = StructuredTool.from_function(lambda **_: "ok", name="book", description="d", args_schema=SCHEMA)
+    (tool,) = guard.wrap(classified(book))
     with guard.task("t", subject="alice", mandate={"tools": "*"}):
         answer = await mode.invoke(tool, tool_call("book", **args))
     return answer.text, kit.decisions()
