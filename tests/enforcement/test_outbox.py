@@ -86,6 +86,49 @@ def test_a_process_id_that_came_back_is_another_process() -> None:
     assert gone(f"{place}|{os.getpid()}@1")
 
 
+FOREIGN_PROC = """
+import os, subprocess, sys
+from pathlib import Path
+from agentguard.enforcement.process import gone, owner
+assert Path("/proc/self").readlink() != Path(str(os.getpid())), "/proc is that of our own namespace"
+code = "from agentguard.enforcement.process import owner; print(owner(), flush=True); input()"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+sibling = subprocess.Popen([sys.executable, "-c", code], **pipes)
+name = sibling.stdout.readline().strip()
+print(gone(owner()), name == owner(), gone(name))
+sibling.communicate("\\n")
+print(gone(name))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.promise("alive-is-not-gone")
+def test_nothing_is_asked_of_a_proc_that_is_another_namespaces() -> None:
+    unshare = ["unshare", "--pid", "--fork"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may make no namespace of process ids")
+    ran = subprocess.run(
+        [*unshare, sys.executable, "-c", FOREIGN_PROC], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout.split() == ["False", "False", "False", "True"], ran.stderr
+
+
+@pytest.mark.promise("alive-is-not-gone")
+@pytest.mark.parametrize("hides", ["everything", "other users"])
+def test_a_process_that_proc_does_not_show_is_not_called_gone(
+    hides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = f"{owner().rpartition('|')[0]}|{os.getppid()}@17"
+    assert gone(parent), "it has not started then"
+    if hides == "other users":  # as by the mount option hidepid=2
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self" / "status").write_text(f"NSpid:\t{os.getpid()}\n")
+    process._shows_our_namespace.cache_clear()
+    monkeypatch.setattr(process, "PROC", tmp_path)
+    assert not gone(parent)
+    process._shows_our_namespace.cache_clear()
+
+
 @pytest.mark.process
 def test_a_forked_process_has_a_name_of_its_own() -> None:
     code = (
