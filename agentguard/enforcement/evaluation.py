@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentguard.enforcement.routing import Route
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, Resource, Secret
 
 __all__ = ["Evaluation", "decision_of", "grant_of"]
@@ -33,6 +33,11 @@ class Evaluation:
     def question(self) -> bool:
         """Whether a person has to be asked before the call may run."""
         return self.approval is None and (self.repeated or self.decision.obliges("approve") is not None)
+
+
+def undecidable(error: Exception) -> Denied:
+    """Return the denial of a call that cannot be judged, since something raised what no port may raise."""
+    return Denied.of(DenialCode.POLICY_ERROR, f"the call cannot be judged: {safe_text(error)}")
 
 
 def decision_of(denied: Denied) -> Decision:

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.call_ending import CallEnding
-from agentguard.enforcement.evaluation import Evaluation
+from agentguard.enforcement.evaluation import Evaluation, undecidable
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.operations import stored
-from agentguard.errors import AgentGuardError, DenialCode, Denied, safe_text
+from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Effect, Outcome
 from agentguard.telemetry import Stage
@@ -84,11 +84,10 @@ class GuardedCall:
         """
         try:
             judged = await self._permit_or_question(flow)
-        except (AgentGuardError, TimeoutError):
+        except (Denied, TimeoutError):
             raise
         except Exception as error:  # noqa: BLE001  a model's call or a port may make anything fail
-            reason = f"the call cannot be judged: {safe_text(error)}"
-            raise Denied.of(DenialCode.POLICY_ERROR, reason) from None
+            raise undecidable(error) from None
         return await self._begin(judged, flow) if isinstance(judged, Permit) else judged
 
     async def _permit_or_question(self, flow: Flow) -> Permit | Evaluation:
@@ -109,6 +108,11 @@ class GuardedCall:
             return authorization.permit(self._invocation, approved)
         except Denied as denied:
             return authorization.observed(self._invocation, evaluation.request, denied)
+        except Exception as error:
+            # a person is asked by suspending the run; whatever else is raised has not approved
+            if self._flow.enforcement.options.outcome_of(error) is Outcome.SUSPENDED:
+                raise
+            raise undecidable(error) from None
 
     async def _begin(self, permit: Permit, flow: Flow) -> Permit:
         """Count the call, record what is about to be minted for it, and write down that it is permitted."""

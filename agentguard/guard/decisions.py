@@ -7,7 +7,7 @@ from typing import Any
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import activate, deactivate
-from agentguard.enforcement.evaluation import decision_of
+from agentguard.enforcement.evaluation import decision_of, undecidable
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import Denied
 from agentguard.langchain.registry import GateRegistry
@@ -40,12 +40,14 @@ class DecisionMethods:
     async def _decide(
         self, flow: Flow, tool: str, arguments: Mapping[str, Any], task: Task | None
     ) -> Decision:
-        invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
         activation = None if task is None else activate(task.id)  # also inside another task
         try:
+            invocation = self._gates.invocation(tool, arguments, None if task is None else task.id)
             return (await flow.decide(invocation)).decision
         except Denied as denied:
             return decision_of(denied)
+        except Exception as error:  # noqa: BLE001  what a real call would meet would deny it too
+            return decision_of(undecidable(error))
         finally:
             if activation is not None:
                 deactivate(activation)

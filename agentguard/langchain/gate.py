@@ -92,8 +92,17 @@ class Gate:
 
         An injected value counts only where a framework's injector is proved to have put it there
         (it hands over its runtime object, which no JSON of a model can be), or where the
-        application marked it as `Injected`. Any other stays among the model's, and is refused.
+        application marked it as `Injected`. Any other stays among the model's, and is refused. Arguments
+        that cannot be read are a `problem`, which the flow tells and records.
         """
+        try:
+            return self._part(arguments, call_id, config)
+        except Exception as error:  # noqa: BLE001  a caller's arguments may be any object
+            reason = f"the arguments cannot be read: {type(error).__name__}"
+            problem = Denied.of(DenialCode.INVALID_ARGUMENTS, reason)
+            return ToolInput({}, {}, call_id, config, problem)
+
+    def _part(self, arguments: Mapping[str, Any] | str, call_id: str | None, config: Any) -> ToolInput:
         if isinstance(arguments, str):
             return ToolInput(arguments, {}, call_id, config, self._missing({}, call_id))
         proved = self.prejudged(call_id) is not None or any(
@@ -124,11 +133,9 @@ class Gate:
 
         The `__cause__` of the `problem` is the tool's own validation error, if there is one.
         """
-        # as langchain itself: what a run's config does not say, the run around it may have said
-        names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
-        validated, problem, spec, task = None, tool_input.problem, self.spec, None
+        thread, task, problem = _run_of(tool_input)
+        validated, spec = None, self.spec
         try:
-            task = named_task(names)
             if spec is None:  # a guard may classify a tool after it was wrapped
                 catalog = self.enforcement.ports.catalog
                 spec = catalog.tool(self.name)
@@ -138,7 +145,6 @@ class Gate:
             problem = denied
         except Exception as error:  # noqa: BLE001  validators are the application's code
             problem = schema_error(error)
-        thread = names.get("thread_id")
         return Invocation(
             tool=self.name,
             spec=spec,
@@ -147,7 +153,7 @@ class Gate:
             validate_again=partial(self.schema.arguments_of, tool_input.raw),
             problem=problem,
             call_id=tool_input.call_id,
-            thread_id=None if thread is None else str(thread),
+            thread_id=thread,
             named_task=task,
         )
 
@@ -213,7 +219,7 @@ class Entrance:
         assert self.prejudged is not None  # noqa: S101  there is one of the two
         if self._input.problem is not None:
             raise self._input.problem
-        if self._input.raw != self.prejudged.raw:
+        if not _equal(self._input.raw, self.prejudged.raw):
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
         return self.prejudged.permit
 
@@ -224,6 +230,31 @@ class Entrance:
         if isinstance(self._input.raw, str) and not injected and len(values) == 1:
             return next(iter(values.values()))
         return {**values, **injected}
+
+
+def _equal(arguments: Any, judged: Any) -> bool:
+    try:
+        return bool(arguments == judged)
+    except Exception:  # noqa: BLE001  a value that refuses to be compared, or is nested too deep, is another one
+        return False
+
+
+def _run_of(tool_input: ToolInput) -> tuple[str | None, str | None, Denied | None]:
+    """Return the thread and the task that the run's config names, and what is wrong with the call so far."""
+    thread = task = None
+    problem = tool_input.problem
+    try:
+        # as langchain itself: what a run's config does not say, the run around it may have said
+        names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
+        if (named := names.get("thread_id")) is not None:
+            thread = str(named)
+        task = named_task(names)
+    except Denied as denied:
+        problem = denied
+    except Exception as error:  # noqa: BLE001  on a server, a client may have written the config
+        reason = f"the run's config cannot be read: {type(error).__name__}"
+        problem = Denied.of(DenialCode.INVALID_ARGUMENTS, reason)
+    return thread, task, problem
 
 
 class Injected:

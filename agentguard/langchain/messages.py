@@ -16,7 +16,10 @@ __all__ = ["configurable", "is_tool_call", "outcome_of", "refusal"]
 
 def is_tool_call(value: object) -> bool:
     """Whether this is langchain's ToolCall, the form in which a model calls."""
-    return isinstance(value, Mapping) and value.get("type") == "tool_call"
+    try:
+        return isinstance(value, Mapping) and bool(value.get("type") == "tool_call")
+    except Exception:  # noqa: BLE001  what cannot be read is no ToolCall; the gate tells what is wrong with it
+        return False
 
 
 def refusal(denied: Denied, tool: str, call_id: str | None) -> ToolMessage:

@@ -76,7 +76,7 @@ class GuardedTool(BaseTool):
     ) -> Any:
         called = is_tool_call(input)
         call_id = input.get("id") if called else None
-        tool_input = self._gate.part(input["args"] if called else input, call_id, config)
+        tool_input = self._gate.part(input.get("args") if called else input, call_id, config)
         if called and call_id is None:
             problem = Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
             tool_input = tool_input._replace(problem=problem)
