@@ -250,13 +250,23 @@ class Store(Protocol):
         """Return whether *key* is recorded and its time is not over."""
 
     def save_approval(self, approval: Approval) -> Approval:
-        """Record a pending approval, unless one with its id exists; returns the one recorded."""
+        """Record a pending approval, unless one with its id exists; returns the one recorded.
+
+        A new one is counted in `questions` of its task and of all that the task descends from, in the same
+        transaction.
+
+        Raises:
+            ApprovalError: It has an answer already, or a person has rejected such a call (see `rejection`).
+            BudgetExhausted: One of these tasks has used up its questions; nothing was recorded or counted.
+            TaskNotActive: One of these tasks is unknown, ended, or past its deadline.
+        """
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval.
 
         Raises:
-            ApprovalError: It is unknown, expired, or already answered.
+            ApprovalError: It is unknown, expired, or already answered; or it is approved after a person has
+                rejected such a call (see `rejection`).
         """
 
     def approval(self, approval_id: str) -> Approval | None:
@@ -264,6 +274,13 @@ class Store(Protocol):
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval that was asked for this call, or None."""
+
+    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        """Return a rejection of such a call in the family of a task, or None.
+
+        *family* is the `TaskState.root_id` of the tasks; a rejection holds for all of them, and is kept as
+        long as that oldest task is.
+        """
 
 
 @runtime_checkable

@@ -26,10 +26,14 @@ mandate = {"tools": ["delete_account"], "args": {"customer": ["alice"]}}
 task = guard.task("Close the account of alice", subject="user://alice", mandate=mandate)
 with task.active():
     waiting = agent.invoke({"messages": [("user", "Please delete my account")]}, thread)
-pending = waiting["__interrupt__"][0].value
+approval_id = waiting["__interrupt__"][0].value["approval_id"]
+
+# elsewhere, on the page where bob has authenticated: it shows him what the guard's store holds, and
+# not what the checkpoint says, which somebody may have edited
+pending = guard.pending(approval_id)
 print("asked:   ", pending["tool"], pending["arguments"], "for", repr(pending["purpose"]))
 
-# elsewhere, after bob has authenticated; the guard trusts its store, not the value to resume with
+# the guard trusts its store, and not the value to resume with
 answer = guard.answer(pending, approved=True, approver="user://bob", reason="alice asked in writing")
 print("answered:", answer["answered"])
 

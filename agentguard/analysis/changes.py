@@ -83,6 +83,8 @@ def approved(request: AccessRequest) -> AccessRequest:
         policy_version="",
         expires_at=float("inf"),
         status=ApprovalStatus.APPROVED,
+        path=request.tool.path,
+        purpose=request.task.purpose,
     )
     return replace(request, approval=approval)
 

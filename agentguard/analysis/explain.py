@@ -16,7 +16,7 @@ from agentguard.model import AccessRequest, Decision
 
 __all__ = ["Turned", "turning"]
 
-ASKS = 2_000
+ASKS = 2_500
 """How many changed requests are decided at most."""
 
 

@@ -1,8 +1,12 @@
 """Let a LangGraph run wait for a person.
 
-The interrupt carries what the person is shown. The resume value is ignored: `Guard.answer` writes the
-person's answer to the store, and the guard reads it there after the resume. So an edited checkpoint, a
-resume value given to the wrong call (langgraph issue 6533) or a replayed one approves nothing.
+The interrupt carries what the person is shown, and the checkpoint keeps it. Who can write to the checkpoint
+can edit it. So a page shows the person what `Guard.pending` reads from the store; and `Guard.answer` refuses
+an answer if the person was shown something else than the store holds.
+
+The resume value is ignored: `Guard.answer` writes the person's answer to the store, and the guard reads it
+there after the resume. So a resume value given to the wrong call (langgraph issue 6533) or a replayed one
+approves nothing.
 
 The interrupt is raised again on each run of the node, also when the answer is already in the store.
 LangGraph matches resume values to interrupts by their order; without ours, an interrupt of the tool
@@ -22,8 +26,9 @@ __all__ = ["InterruptApprover"]
 class InterruptApprover:
     """Asks with *interrupt*, which is `langgraph.types.interrupt`. Resuming needs a checkpointer.
 
-    *show_arguments* puts the values of the arguments into the interrupt. A person can hardly decide
-    without them, but they are then stored in the checkpoint too.
+    *show_arguments* puts the values of the arguments into the interrupt, and so into the checkpoint. Without
+    them the interrupt alone cannot be answered: the page gets the whole question by `Guard.pending`, shows
+    it, and passes that to `Guard.answer`.
 
     An argument that is computed again on each run of the node, such as a random default, makes a
     different call, which nobody has approved. The guard denies such a call before anybody is asked. Compute
@@ -37,19 +42,9 @@ class InterruptApprover:
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
         """Interrupt the run; after the resume, return *pending* unchanged."""
-        payload: dict[str, Any] = {
-            "type": "agentguard.approval",
-            "approval_id": pending.id,
-            "task": request.task.id,
-            "purpose": request.task.purpose,
-            "tool": request.tool.name,
-            "path": request.tool.path.value,
-            "digest": pending.digest,
-            "expires_at": pending.expires_at,
-        }
-        if self._show:
-            payload["arguments"] = request.arguments.values
-            if request.arguments.distinctions:
-                payload["distinctions"] = list(request.arguments.distinctions)
-        self._interrupt(payload)
+        question = pending.question()
+        if not self._show:
+            for name in ("arguments", "distinctions"):
+                question.pop(name, None)
+        self._interrupt(question)
         return pending

@@ -59,6 +59,9 @@ class TaskSettings(Table):
     )
     calls: Count | None = Field(default=None, description="how many calls, as in calls = 20")
     writes: Count | None = Field(default=None, description="how many calls that write, as in writes = 1")
+    questions: Count | None = Field(
+        default=None, description="how many questions to persons, as in questions = 3"
+    )
     params: dict[Name, Annotated[ParameterSettings, BeforeValidator(_parameter_table)]] = Field(
         default_factory=dict, description='tables or types, as in params = { order = "string" }'
     )
@@ -73,7 +76,7 @@ class TaskSettings(Table):
             args={argument: tuple(values) for argument, values in self.args.items()},
             counterparties=self.counterparties,
             scopes=self.scopes,
-            budget=Budget(calls=self.calls, writes=self.writes),
+            budget=Budget(calls=self.calls, writes=self.writes, questions=self.questions),
             params={name: Parameter(**param.model_dump()) for name, param in self.params.items()},
             otherwise=self.otherwise,
         )

@@ -1,21 +1,36 @@
-"""A person's answer to one exact call: asked for once, bound to that call, and kept by the store alone."""
+"""A person's answer to one exact call: asked for once, bound to that call, and kept by the store alone.
+
+The store also keeps what a person is shown. A checkpoint holds a copy of it, which somebody may have edited.
+So an answer counts only if the person was shown what the store holds.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.records import denial_record
 from agentguard.enforcement.setup import Options
 from agentguard.errors import ApprovalError, DenialCode, Denied
-from agentguard.model import AccessRequest, Approval, ApprovalStatus, Decision, Outcome
+from agentguard.model import AccessRequest, Approval, ApprovalStatus, Arguments, Decision, Json, Outcome
+from agentguard.model.arguments import canonical_json
 from agentguard.ports import Policy
 
-__all__ = ["Approvals"]
+__all__ = ["APPROVED", "SHOWN", "Approvals"]
 
+SHOWN = 65_536
+"""How many bytes of JSON a person can be shown of a call's arguments. Nobody is asked about a larger call."""
 APPROVED = frozenset({ApprovalStatus.APPROVED, ApprovalStatus.USED})
+
+
+log = logging.getLogger("agentguard")
 
 
 class Approvals:
@@ -28,18 +43,37 @@ class Approvals:
         """Return the version of the rules that a decision was made under."""
         return decision.policy_version or str(self._policy.version)
 
+    async def pending(self, approval_id: str) -> dict[str, Json]:
+        """Return what a person is to be shown of a question that nobody has answered, from the store.
+
+        Raises:
+            ApprovalError: It is unknown, expired or answered.
+        """
+        approval = await self._operations.approval(approval_id)
+        if approval is None:
+            raise ApprovalError("no such approval was asked for")
+        if approval.status is not ApprovalStatus.PENDING:
+            raise ApprovalError(f"approval {approval.id} is already {approval.status}")
+        if self._options.clock() >= approval.expires_at:
+            raise ApprovalError(f"approval {approval.id} has expired")
+        return approval.question()
+
     async def answer(
         self, pending: Mapping[str, Any], approved: bool, approver: str, reason: str
     ) -> dict[str, Any]:
-        """Record a person's answer to what an interrupt shows, and return the value to resume it with.
+        """Record a person's answer to what they were shown, and return the value to resume the run with.
 
         Raises:
-            ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
+            ApprovalError: It is unknown, expired or answered before, or they were shown something else than
+                was asked. That is recorded as a denial.
         """
         approval = await self._operations.approval(str(pending.get("approval_id")))
-        shown = (pending.get("task"), pending.get("tool"), pending.get("digest"))
-        if approval is None or shown != (approval.task_id, approval.tool, approval.digest):
+        if approval is None:
             raise ApprovalError("no such approval was asked for")
+        if names := _differences(approval.question(), pending):
+            problem = f"what {approver} was shown differs from what was asked: {', '.join(names)}"
+            await self._record(approval, problem)
+            raise ApprovalError(problem)
         answer = approval.answered(approved=approved is True, approver=approver, reason=reason)
         await self._operations.answer_approval(answer)
         return {"approval_id": approval.id, "answered": True}
@@ -67,7 +101,10 @@ class Approvals:
         if request.tool.path not in self._operations.approve:
             reason = f"no approver for {request.tool.path}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
-        version = self.version(decision)
+        version, shown = self.version(decision), _shown(request.arguments)
+        if (size := len(shown.encode())) > SHOWN:
+            reason = f"a person can be shown {SHOWN} bytes of arguments, and these have {size}"
+            raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
         question = Approval(
             id=sha256(f"{key}\n{version}".encode()).hexdigest()[:32],
             call_key=key,
@@ -77,6 +114,10 @@ class Approvals:
             policy_version=version,
             expires_at=self._options.clock() + self._options.approval_lifetime,
             reason=decision.reason,
+            path=request.tool.path,
+            purpose=request.task.purpose,
+            shown=shown,
+            shown_digest=request.arguments.shown_digest,
         )
         return await stored(self._operations.save_approval(question))
 
@@ -92,3 +133,39 @@ class Approvals:
             # an approver that fails, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids) from None
+
+    async def _record(self, approval: Approval, problem: str) -> None:
+        """Write down that an answer was refused."""
+        log.warning("an answer to approval %s is refused: %s", approval.id, problem)
+        denied = Denied.of(DenialCode.APPROVAL_REFUSED, problem)
+        task = await stored(self._operations.task(approval.task_id))
+        invocation = Invocation(tool=approval.tool, spec=None, arguments=None)
+        record = denial_record(invocation, denied, task, None, None) | {
+            "task": approval.task_id,
+            "path": approval.path.value,
+            "call_digest": approval.digest,
+            "approval": approval.id,
+        }
+        await best_effort("record", self._operations.append, record)
+
+
+def _shown(arguments: Arguments) -> str:
+    """Return what a person is shown of arguments, as a JSON text."""
+    form: dict[str, Json] = {"arguments": arguments.values}
+    if arguments.distinctions:
+        form["distinctions"] = list(arguments.distinctions)
+    return json.dumps(form, ensure_ascii=False, separators=(",", ":"))
+
+
+def _differences(asked: Mapping[str, Json], shown: Mapping[str, Any]) -> list[str]:
+    """Name what was shown otherwise than it was asked. What nobody asked counts as ``more``."""
+    names = [name for name, value in asked.items() if name not in shown or not _equal(value, shown[name])]
+    return names if shown.keys() <= asked.keys() else [*names, "more"]
+
+
+def _equal(one: Json, other: object) -> bool:
+    """Return whether two values are the same JSON. A page may write numbers otherwise, such as 5 for 5.0."""
+    try:
+        return canonical_json(one) == canonical_json(other)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return False

@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 
 from agentguard.enforcement.access_requests import AccessRequests, unclassified
-from agentguard.enforcement.approval import Approvals
+from agentguard.enforcement.approval import APPROVED, Approvals
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
@@ -22,7 +22,6 @@ from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import AgentGuardError, DenialCode, Denied
 from agentguard.model import (
     AccessRequest,
-    ApprovalStatus,
     Call,
     Decision,
     Effect,
@@ -100,12 +99,30 @@ class Authorization:
         previous = None
         if invocation.thread_id is not None:
             previous = await stored(self._operations.approval_for(key))
-        if previous is not None and previous.status is ApprovalStatus.DENIED:
-            # a rejected call stays rejected, also when the policy would now let it pass
-            reason = f"rejected by {previous.approver}: {previous.reason}"
-            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason)
+        if previous is None or previous.status not in APPROVED:
+            await self.require_unrejected(request)
         with span.stage("decide"):
             return await self.evaluate(request, key, previous is not None)
+
+    async def require_unrejected(self, request: AccessRequest) -> None:
+        """Deny a call that a person has rejected in this task, or in any other of the task's family.
+
+        It stays rejected under each call id, and also when the policy would now let it pass. A family is one
+        piece of work for one user. So a child of the task does not ask again what its parent was denied, nor
+        the other way round: beginning a child would else be the way to ask once more.
+
+        Raises:
+            Denied: A person has rejected it.
+        """
+        task, arguments = request.task, request.arguments
+        if not task.questions:  # those of the family: nobody was asked, so nobody has rejected anything
+            return
+        rejection = await stored(
+            self._operations.rejection(task.root_id, request.tool.name, arguments.shown_digest)
+        )
+        if rejection is not None:
+            reason = f"rejected by {rejection.approver}: {rejection.reason}"
+            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason)
 
     async def _limits(self, request: AccessRequest) -> tuple[frozenset[str], Resource | None, Route | None]:
         spec, task = request.tool, request.task

@@ -61,7 +61,9 @@ class Invocation:
 
     `arguments` is the frozen form of `values`, which are what the tool gets. `validate_again` makes them once
     more of what the model wrote, where application code takes part in that. `call_id` is the model's.
-    `thread_id` is set where the call can be suspended and resumed. `named_task` is the task that the run's
+    `thread_id` is set where the call can be suspended and resumed: in a graph. `place` is then the step of
+    the run that makes the call. A graph that runs a suspended step again runs the same step; a later turn, or
+    another agent that runs beside it, is another one. `named_task` is the task that the run's
     config names, for code that no ContextVar reaches: a call is denied where another task is active,
     unless that one descends from it.
     """
@@ -74,6 +76,7 @@ class Invocation:
     problem: Denied | None = None
     call_id: str | None = None
     thread_id: str | None = None
+    place: str = ""
     named_task: str | None = None
 
     @property
@@ -91,8 +94,13 @@ class Invocation:
         return "unknown" if self.spec is None else self.spec.path.value
 
     def key(self, task_id: str, digest: str, otherwise: str) -> str:
-        """Name this call, the same when a graph runs its node again; *otherwise* if it has no id."""
-        parts = (task_id, self.thread_id or "", self.call_id or otherwise, self.tool, digest)
+        """Name this call, the same when a graph runs its step again.
+
+        The key of a call without id is made of *otherwise*, and so is that of a call which no graph runs
+        again: models number their calls anew, so such a call is a new one.
+        """
+        call_id = self.call_id if self.call_id and self.thread_id is not None else otherwise
+        parts = (task_id, self.thread_id or "", self.place, call_id, self.tool, digest)
         return sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 

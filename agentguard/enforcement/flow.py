@@ -99,7 +99,9 @@ class Flow:
             Denied: The call would be denied.
         """
         span = self.enforcement.telemetry.untraced()
-        return await self.evaluate(await self.authorization.requests.of_call(invocation, span))
+        request = await self.authorization.requests.of_call(invocation, span)
+        await self.authorization.require_unrejected(request)
+        return await self.evaluate(request)
 
     async def evaluate(self, request: AccessRequest) -> Evaluation:
         """Judge a request that somebody else has made, such as a recorded one.

@@ -100,6 +100,7 @@ class Operations:
     answer_approval: Callable[[Approval], Awaitable[None]]
     approval: Callable[[str], Awaitable[Approval | None]]
     approval_for: Callable[[str], Awaitable[Approval | None]]
+    rejection: Callable[[str, str, str], Awaitable[Approval | None]]
     # the other ports
     decide: Callable[[AccessRequest], Awaitable[Decision]]
     append: Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -118,7 +119,7 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:16]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:17]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
 _SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task"})
 

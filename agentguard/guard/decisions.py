@@ -11,7 +11,7 @@ from agentguard.enforcement.evaluation import decision_of, undecidable
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import Denied
 from agentguard.langchain.registry import GateRegistry
-from agentguard.model import Decision
+from agentguard.model import Decision, Json
 from agentguard.tasks.task import Task
 
 __all__ = ["DecisionMethods"]
@@ -54,14 +54,31 @@ class DecisionMethods:
 
     # --- approvals
 
-    def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:
-        """Record a person's answer to an interrupt, and return the value to resume it with.
+    def pending(self, approval_id: str) -> dict[str, Json]:
+        """Return what a person is to be shown before they answer, as JSON.
 
-        *pending* is the interrupt's value. Call this where the person has authenticated: what they
-        see must be what *pending* says, and *approver* is who they are.
+        It comes from the store. A page that shows an interrupt's value believes the checkpoint, which
+        somebody may have edited. Of that value a page needs the ``approval_id`` alone.
 
         Raises:
-            ApprovalError: It is unknown, expired, answered before, or not for the call it shows.
+            ApprovalError: It is unknown, expired or answered.
+        """
+        return drive(self.enforcement.sync.authorization.approvals.pending(approval_id))
+
+    async def apending(self, approval_id: str) -> dict[str, Json]:
+        """Do as `pending`, on an event loop."""
+        return await self.enforcement.async_.authorization.approvals.pending(approval_id)
+
+    def answer(self, pending: Mapping[str, Any], *, approved: bool, approver: str, reason: str = "") -> Any:
+        """Record a person's answer to a question, and return the value to resume the run with.
+
+        *pending* is what the person was shown: what `pending` has returned, or the interrupt's value. All of
+        it is compared with the store. Call this where the person has authenticated; *approver* is who they
+        are. A rejection holds for the whole task and its family, under each call id.
+
+        Raises:
+            ApprovalError: It is unknown, expired or answered before, such a call was rejected before, or the
+                person was shown something else than was asked. That is recorded as a denial.
         """
         return drive(
             self.enforcement.sync.authorization.approvals.answer(pending, approved, approver, reason)

@@ -37,15 +37,18 @@ class TaskMethods:
         words: str = "",
         calls: int | None = None,
         writes: int | None = None,
+        questions: int | None = None,
         ttl: float = 900.0,
         subject_token: str | None = None,
     ) -> Task:
         """Return a task to be used as a context manager, sync or async.
 
         *mandate* is what it may touch at most, *words* what the user said, by which a value that the
-        user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. Begun inside
-        another task, it is a part of that one, and its words are that one's. *subject_token* proves the
-        user to an issuer (RFC 8693); it stays in this process, and no tool sees it.
+        user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. *questions* is
+        how often persons are asked about its calls at most; 20, unless a limit is given here or by a
+        template. Begun inside another task, it is a part of that one, and its words are that one's.
+        *subject_token* proves the user to an issuer (RFC 8693); it stays in this process, and no tool sees
+        it.
 
         Raises:
             ValueError: The mandate is malformed, limits what none of its tools takes, or was proposed by a
@@ -58,7 +61,7 @@ class TaskMethods:
         derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
         if derived.mandate.proposed:
             raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
-        budget = derived.budget.within(Budget(calls=calls, writes=writes))
+        budget = derived.budget.within(Budget(calls=calls, writes=writes, questions=questions))
         token = None if subject_token is None else Secret(subject_token)
         return Task.new(
             self._endings,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentguard.catalog import Catalog
@@ -48,7 +48,7 @@ class Derivation:
                 authors = self.mandate.authors.get(place, {})
                 listed = ", ".join(f"{value!r} ({authors.get(value)})" for value in sorted(values, key=repr))
                 lines.append(f"{place}: {listed or 'no value, so every call is refused'}")
-        limits = (("calls", self.budget.calls), ("writes", self.budget.writes))
+        limits = asdict(self.budget).items()
         lines += [f"{name}: {limit}" for name, limit in limits if limit is not None]
         return "\n".join(lines)  # values from the words are quoted, so they hold no control character
 
@@ -182,8 +182,17 @@ def _names(values: Mapping[Scalar, str] | None) -> frozenset[str] | None:
 
 def _sum(budgets: Sequence[Budget]) -> Budget:
     """Return the sum of all budgets. If one has no limit, the sum has none."""
-    calls, writes = [budget.calls for budget in budgets], [budget.writes for budget in budgets]
     return Budget(
-        calls=None if None in calls else sum(n for n in calls if n is not None),
-        writes=None if None in writes else sum(n for n in writes if n is not None),
+        calls=_total(budget.calls for budget in budgets),
+        writes=_total(budget.writes for budget in budgets),
+        questions=_total(budget.questions for budget in budgets),
     )
+
+
+def _total(limits: Iterable[int | None]) -> int | None:
+    total = 0
+    for limit in limits:
+        if limit is None:
+            return None
+        total += limit
+    return total

@@ -17,7 +17,7 @@ from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import facts_of, original_of
-from agentguard.langchain.messages import configurable
+from agentguard.langchain.messages import Step, configurable, step_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
 from agentguard.langchain.streams import is_runtime
@@ -133,7 +133,7 @@ class Gate:
 
         The `__cause__` of the `problem` is the tool's own validation error, if there is one.
         """
-        thread, task, problem = _run_of(tool_input)
+        step, task, problem = _run_of(tool_input)
         validated, spec = None, self.spec
         try:
             if spec is None:  # a guard may classify a tool after it was wrapped
@@ -153,7 +153,8 @@ class Gate:
             validate_again=partial(self.schema.arguments_of, tool_input.raw),
             problem=problem,
             call_id=tool_input.call_id,
-            thread_id=thread,
+            thread_id=step.thread,
+            place=step.place,
             named_task=task,
         )
 
@@ -239,22 +240,20 @@ def _equal(arguments: Any, judged: Any) -> bool:
         return False
 
 
-def _run_of(tool_input: ToolInput) -> tuple[str | None, str | None, Denied | None]:
-    """Return the thread and the task that the run's config names, and what is wrong with the call so far."""
-    thread = task = None
-    problem = tool_input.problem
+def _run_of(tool_input: ToolInput) -> tuple[Step, str | None, Denied | None]:
+    """Return the step of the run, the task that its config names, and what is wrong with the call so far."""
+    step, task, problem = Step(), None, tool_input.problem
     try:
         # as langchain itself: what a run's config does not say, the run around it may have said
         names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
-        if (named := names.get("thread_id")) is not None:
-            thread = str(named)
+        step = step_of(names)
         task = named_task(names)
     except Denied as denied:
         problem = denied
     except Exception as error:  # noqa: BLE001  on a server, a client may have written the config
         reason = f"the run's config cannot be read: {type(error).__name__}"
         problem = Denied.of(DenialCode.INVALID_ARGUMENTS, reason)
-    return thread, task, problem
+    return step, task, problem
 
 
 class Injected:

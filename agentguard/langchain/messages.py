@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import ToolMessage
 
@@ -11,7 +11,7 @@ from agentguard.enforcement.setup import outcome_of_error
 from agentguard.errors import Denied
 from agentguard.model import Outcome
 
-__all__ = ["configurable", "is_tool_call", "outcome_of", "refusal"]
+__all__ = ["Step", "configurable", "is_tool_call", "outcome_of", "refusal", "step_of"]
 
 
 def is_tool_call(value: object) -> bool:
@@ -43,6 +43,27 @@ def outcome_of(error: BaseException) -> Outcome:
         if "GraphBubbleUp" in names:
             return Outcome.SUSPENDED
     return outcome_of_error(error)
+
+
+class Step(NamedTuple):
+    """A step of a graph's run: its thread, and its place in the run. Without a thread no graph runs here."""
+
+    thread: str | None = None
+    place: str = ""
+
+
+def step_of(names: Mapping[str, Any]) -> Step:
+    """Return the step of a graph's run that runs here.
+
+    *names* are a run config's `configurable`. langgraph names a step by its checkpoint namespace, in which
+    the ids of the running tasks stand, from the outermost graph inwards. A task's id is computed from the
+    checkpoint that the task starts from. So it stays when a suspended task runs again, and differs in each
+    turn and in each of several subgraphs that run side by side.
+    """
+    thread = names.get("thread_id")
+    if thread is None or "__pregel_scratchpad" not in names:
+        return Step()
+    return Step(str(thread), str(names.get("checkpoint_ns", "")))
 
 
 def configurable(config: Any) -> Mapping[str, Any]:

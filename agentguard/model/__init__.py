@@ -43,7 +43,7 @@ from agentguard.model.provenance import (
     ReadEffects,
     Sensitivity,
 )
-from agentguard.model.task import WORDS, Budget, TaskState, TaskStatus
+from agentguard.model.task import QUESTIONS, WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 # the names that these had before; nothing in this package uses them
@@ -54,6 +54,7 @@ __all__ = [
     "LABELS",
     "NOTHING_SEEN",
     "NO_READ_EFFECTS",
+    "QUESTIONS",
     "TRUSTED_LABELS",
     "WORDS",
     "AccessRequest",

@@ -22,6 +22,7 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 
 _PLAIN = frozenset((str, int, bool, type(None)))
 _POSITION = re.compile(r"\[\d+\]")
+_ORDER = ": order ["  # in a distinction that says only in which order keys stand
 _LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
 _encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -114,6 +115,18 @@ class Arguments:
         """The arguments as JSON values, a fresh copy."""
         values: dict[str, Json] = from_json(self.canonical)
         return values
+
+    @property
+    def shown_digest(self) -> str:
+        """A digest of what a person is shown of the call, without the order of keys.
+
+        A person who has rejected a call has rejected each call with this digest: another spelling of the same
+        values is no other call to a person. `digest` tells those apart, since a tool can.
+        """
+        if not self.distinctions:
+            return self.json_digest
+        kept = tuple(text for text in self.distinctions if _ORDER not in text)
+        return Arguments.of(self.values, kept).digest
 
     @property
     def rule_distinctions(self) -> tuple[str, ...]:

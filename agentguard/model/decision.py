@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -10,7 +11,7 @@ from agentguard.model.arguments import Arguments, Json
 from agentguard.model.identity import Identity
 from agentguard.model.provenance import Provenance
 from agentguard.model.task import TaskState
-from agentguard.model.tool import ToolSpec
+from agentguard.model.tool import ToolPath, ToolSpec
 
 __all__ = ["AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
 
@@ -50,8 +51,11 @@ class ApprovalStatus(StrEnum):
 class Approval:
     """A person's answer to one exact call; it holds for nothing else, once, until `expires_at`.
 
-    `call_key` binds task, tool, argument digest and call id; `policy_version` the rules under which
-    it was asked.
+    `call_key` binds task, tool, argument digest, call id and the place of the call in its run;
+    `policy_version` the rules under which it was asked. `path` and `purpose` are the tool's and the task's.
+    `shown` is what a person is shown of the arguments, as JSON: an object with `arguments` and, if there are
+    any, `distinctions`. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection holds
+    for.
     """
 
     id: str
@@ -64,6 +68,24 @@ class Approval:
     status: ApprovalStatus = ApprovalStatus.PENDING
     approver: str | None = None
     reason: str = ""
+    path: ToolPath = ToolPath.ESCALATION
+    purpose: str = ""
+    shown: str = "{}"
+    shown_digest: str = ""
+
+    def question(self) -> dict[str, Json]:
+        """Return what a person is shown before they answer, as JSON."""
+        return {
+            "type": "agentguard.approval",
+            "approval_id": self.id,
+            "task": self.task_id,
+            "purpose": self.purpose,
+            "tool": self.tool,
+            "path": self.path.value,
+            "digest": self.digest,
+            "expires_at": self.expires_at,
+            **json.loads(self.shown),
+        }
 
     def answered(self, *, approved: bool, approver: str, reason: str = "") -> Approval:
         """Return this approval with a person's answer in it."""

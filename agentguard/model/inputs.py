@@ -192,6 +192,14 @@ INPUTS: tuple[RuleInput, ...] = (
     RuleInput("task.kinds", _TEXTS, "task.kinds", "task.kinds", ("the task were of the kind {value!r}", "")),
     RuleInput("task.calls", _COUNT, "task.calls", "task.calls", ("it had made {value} calls",)),
     RuleInput("task.writes", _COUNT, "task.writes", "task.writes", ("it had made {value} writes",)),
+    RuleInput(
+        "task.questions",
+        _COUNT,
+        "task.questions",
+        "task.questions",
+        ("persons had been asked about {value} of its calls",),
+        absent=0,
+    ),
     RuleInput("tool.path", _TEXT, None, "path"),  # a group of Cedar's actions
     RuleInput("tool.clearance", _LEVEL, "clearance", "clearance", NOT_TRIED),
     RuleInput(

@@ -9,22 +9,33 @@ from agentguard.model.identity import Identity
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
-__all__ = ["WORDS", "Budget", "TaskState", "TaskStatus"]
+__all__ = ["QUESTIONS", "WORDS", "Budget", "TaskState", "TaskStatus"]
 
 WORDS = 16_384
 """How many characters of the user's words count; later words are ignored."""
 
+QUESTIONS = 20
+"""How many questions about the calls of a task persons are asked at most, where nobody says another limit."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """The most calls, and the most calls on WRITE and ESCALATION paths; None is no limit."""
+    """The most calls, the most calls on WRITE and ESCALATION paths, and the most questions to persons.
+
+    None is no limit. A task that a guard begins always has a limit of questions.
+    """
 
     calls: int | None = None
     writes: int | None = None
+    questions: int | None = None
 
     def within(self, other: Budget) -> Budget:
         """Return the tighter of both, limit by limit."""
-        return Budget(calls=_least(self.calls, other.calls), writes=_least(self.writes, other.writes))
+        return Budget(
+            calls=_least(self.calls, other.calls),
+            writes=_least(self.writes, other.writes),
+            questions=_least(self.questions, other.questions),
+        )
 
 
 class TaskStatus(StrEnum):
@@ -41,11 +52,12 @@ class TaskState:
     """A task as the store holds it at one moment.
 
     `lineage` lists its parent tasks, nearest first: the task is active only while all of them are, and its
-    calls count against the budgets of all. `history` holds the names of the called tools, each once, in the
-    order of their first call. `untrusted` is True once the task has read an untrusted result, and
-    `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
+    calls and questions count against the budgets of all. `history` holds the names of the called tools, each
+    once, in the order of their first call. `untrusted` is True once the task has read an untrusted result,
+    and `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
     values in them. `kinds` are the templates that its mandate was made of. `labels` counts the labels on
-    values that the task and its family have read.
+    values that the task and its family have read. `questions` counts the questions about its calls that were
+    asked of persons.
     """
 
     id: str
@@ -64,6 +76,7 @@ class TaskState:
     kinds: tuple[str, ...] = ()
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     labels: int = 0
+    questions: int = 0
 
     @property
     def root_id(self) -> str:
@@ -86,6 +99,7 @@ class TaskState:
             history=root.history,
             untrusted=root.untrusted,
             sensitivity=root.sensitivity,
+            questions=root.questions,
         )
 
     def ended(self, now: float) -> TaskStatus | None:

@@ -6,7 +6,10 @@
     _database    connections and transactions of one SQLite file
     _sql, _sql_tasks, _sql_approvals
                  the tables and statements of the SQLite store
+    _migrations  what brings its file from one schema version to the next
     _rows        how its rows become model objects
+    _memory_approvals
+                 the approvals of the store in memory
 
 Both stores delete what can no longer matter: expired keys in the next pruning; ended tasks, expired
 approvals and lapsed credentials a day after their end. A store never holds a secret, and it does not

@@ -7,6 +7,7 @@ import sqlite3
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -109,12 +110,21 @@ class Database:
     transaction runs for longer than the busy timeout and a second, the child cannot use the file: each use
     of it raises StoreError.
 
+    *migrations* bring a file from the version that is their key to the next one.
+
     Raises:
         ConfigurationError: The file has another schema version, or its path cannot hold a database.
         StoreError: The file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], schema: str, version: int, timeout: float) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        schema: str,
+        version: int,
+        timeout: float,
+        migrations: Mapping[int, str],
+    ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ConfigurationError("a SQLite store needs a file", hint='use store = "memory"')
         self.path = Path(path).absolute()
@@ -128,7 +138,7 @@ class Database:
         self._create()
         with self.connection() as connection:
             self._use_wal(connection)
-            self._migrate(connection, schema, version)
+            self._migrate(connection, schema, version, migrations)
 
     @property
     def executor(self) -> ThreadPoolExecutor:
@@ -230,20 +240,23 @@ class Database:
                 )
             return
 
-    def _migrate(self, connection: sqlite3.Connection, schema: str, version: int) -> None:
+    def _migrate(
+        self, connection: sqlite3.Connection, schema: str, version: int, migrations: Mapping[int, str]
+    ) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             present = connection.execute("PRAGMA user_version").fetchone()[0]
-            if present not in (0, version):
+            if present not in (0, version, *migrations):
                 older = "end its tasks with the agentguard version that made it, then name another file"
                 raise ConfigurationError(
                     f"the store has schema version {present}, and this agentguard knows {version}",
                     hint=older if present < version else "upgrade agentguard, or name another file",
                     file=self.path,
                 )
-            if present == 0:
-                for statement in schema.split(";"):
-                    connection.execute(statement)
+            steps = [schema] if present == 0 else [migrations[step] for step in range(present, version)]
+            for statement in ";".join(steps).split(";") if steps else ():
+                connection.execute(statement)
+            if steps:
                 connection.execute(f"PRAGMA user_version = {version:d}")
             connection.execute("COMMIT")
         except BaseException:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentguard.model import (
+    QUESTIONS,
     Approval,
     ApprovalStatus,
     Budget,
@@ -17,6 +18,7 @@ from agentguard.model import (
     Sensitivity,
     TaskState,
     TaskStatus,
+    ToolPath,
 )
 
 Row = Sequence[Any]
@@ -30,14 +32,14 @@ def task_row(state: TaskState) -> Row:
         "purpose": state.purpose,
         "identity": [state.identity.subject, state.identity.actor, state.identity.chain],
         "mandate": state.mandate.literal(),
-        "budget": [state.budget.calls, state.budget.writes],
+        "budget": [state.budget.calls, state.budget.writes, state.budget.questions],
         "lineage": state.lineage,
         "words": state.words,
         "kinds": state.kinds,
         "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.authors.items())],
     }
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
-    read = (int(state.sensitivity), state.labels)
+    read = (int(state.sensitivity), state.labels, state.questions)
     return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing, *read)
 
 
@@ -45,7 +47,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
     """Decode the part of a task that never changes."""
     form = json.loads(fixed)
     subject, actor, chain = form["identity"]
-    calls, writes = form["budget"]
+    calls, writes, *later = form["budget"]  # rows of schema version 3 hold no limit of questions
     return TaskState(
         id=id_,
         purpose=form["purpose"],
@@ -54,7 +56,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
             {place: dict(pairs) for place, pairs in form["origins"]}
         ),
         deadline=deadline,
-        budget=Budget(calls=calls, writes=writes),
+        budget=Budget(calls=calls, writes=writes, questions=later[0] if later else QUESTIONS),
         lineage=tuple(form["lineage"]),
         words=form["words"],
         kinds=tuple(form["kinds"]),
@@ -66,7 +68,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
 
     The fields are written out because `dataclasses.replace` takes three times as long, on each call.
     """
-    status, calls, writes, untrusted, sensitivity, labels = row
+    status, calls, writes, untrusted, sensitivity, labels, questions = row
     return TaskState(
         id=fixed.id,
         purpose=fixed.purpose,
@@ -84,6 +86,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
         kinds=fixed.kinds,
         sensitivity=LEVELS[sensitivity],
         labels=labels,
+        questions=questions,
     )
 
 
@@ -111,16 +114,20 @@ def credential(row: Row) -> LiveCredential:
     )
 
 
-def approval_row(approval: Approval) -> Row:
+def approval_row(approval: Approval, family: str) -> Row:
     """Return the values of a new row of `approvals`, without its number."""
     call = (approval.call_key, approval.task_id, approval.tool, approval.digest, approval.policy_version)
     answer = (str(approval.status), approval.approver, approval.reason)
-    return (approval.id, *call, approval.expires_at, *answer)
+    shown = (str(approval.path), approval.purpose, approval.shown, approval.shown_digest)
+    return (approval.id, *call, approval.expires_at, *answer, *shown, family)
 
 
 def approval(row: Row) -> Approval:
-    """Read a row of `approvals`, which does not hold its number."""
-    id_, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason = row
+    """Read a row of `approvals`, which does not hold its number and its family."""
+    id_, call_key, task_id, tool, digest, policy_version, expires_at, *answer, path, purpose, shown, alike = (
+        row
+    )
+    status, approver, reason = answer
     return Approval(
         id=id_,
         call_key=call_key,
@@ -132,4 +139,8 @@ def approval(row: Row) -> Approval:
         status=ApprovalStatus(status),
         approver=approver,
         reason=reason,
+        path=ToolPath(path),
+        purpose=purpose,
+        shown=shown,
+        shown_digest=alike,
     )

@@ -62,6 +62,25 @@ def count(state: TaskState, call: Call) -> tuple[int, int, tuple[str, ...]]:
     return state.calls + 1, state.writes + _writes(call), history
 
 
+def ask(approval: Approval, family: Family, rejection: Approval | None, now: float) -> list[TaskState]:
+    """Return the tasks for which a new question counts, if it may be asked.
+
+    *rejection* is what a person has answered about such a call before.
+
+    Raises:
+        ApprovalError: It already has an answer, or a person has rejected such a call.
+        BudgetExhausted: One of the tasks has used up its questions.
+        TaskNotActive: One of them is unknown, ended, or past its deadline.
+    """
+    if approval.status is not ApprovalStatus.PENDING:
+        raise ApprovalError(f"approval {approval.id} is {approval.status} before it was asked")
+    states = active(family, now)
+    _check_rejection(rejection)
+    for state in states:
+        _check_limit(state, "questions", state.questions, state.budget.questions)
+    return states
+
+
 def use(call: Call, approval: Approval | None, before: str | None, now: float) -> Approval:
     """Return the approval as used by *call*.
 
@@ -96,23 +115,15 @@ def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:
     return tuple(kept)
 
 
-def pending(approval: Approval) -> Approval:
-    """Return *approval* if it has no answer yet; only `answer_approval` may record an answer.
-
-    Raises:
-        ApprovalError: It already has an answer.
-    """
-    if approval.status is not ApprovalStatus.PENDING:
-        raise ApprovalError(f"approval {approval.id} is {approval.status} before it was asked")
-    return approval
-
-
-def answer(recorded: Approval | None, reply: Approval, now: float) -> Approval:
+def answer(recorded: Approval | None, reply: Approval, rejection: Approval | None, now: float) -> Approval:
     """Return the *recorded* approval with the answer of *reply*; the reply can change nothing else.
 
+    *rejection* is what a person has answered about such a call before. A second rejection is recorded; an
+    approval that was given before the rejection stays.
+
     Raises:
-        ApprovalError: The approval is unknown, expired or already answered, or the reply is for
-            another call.
+        ApprovalError: The approval is unknown, expired or already answered, the reply is for another call, or
+            it approves what a person has rejected.
     """
     if recorded is None:
         raise ApprovalError(f"approval {reply.id} is unknown")
@@ -124,6 +135,8 @@ def answer(recorded: Approval | None, reply: Approval, now: float) -> Approval:
     result = replace(recorded, status=reply.status, approver=reply.approver, reason=reply.reason)
     if result != reply:
         raise ApprovalError(f"the answer to approval {recorded.id} is for another call")
+    if result.status is ApprovalStatus.APPROVED:
+        _check_rejection(rejection)
     return result
 
 
@@ -150,14 +163,23 @@ def _require_active(task_id: str, state: TaskState | None, now: float) -> TaskSt
 
 
 def _check_budget(state: TaskState, *, writes: int) -> None:
-    limits = (("calls", state.calls, state.budget.calls), ("writes", state.writes, state.budget.writes))
-    for unit, used, limit in limits[: 1 + writes]:
-        if limit is not None and used >= limit:
-            raise BudgetExhausted(f"task {state.id} has used its {limit} {unit}")
+    _check_limit(state, "calls", state.calls, state.budget.calls)
+    if writes:
+        _check_limit(state, "writes", state.writes, state.budget.writes)
+
+
+def _check_limit(state: TaskState, unit: str, used: int, limit: int | None) -> None:
+    if limit is not None and used >= limit:
+        raise BudgetExhausted(f"task {state.id} has used its {limit} {unit}")
 
 
 def _writes(call: Call) -> int:
     return int(call.path is not ToolPath.READ)
+
+
+def _check_rejection(rejection: Approval | None) -> None:
+    if rejection is not None:
+        raise ApprovalError(f"rejected by {rejection.approver}: {rejection.reason}")
 
 
 def _check_expiry(approval: Approval, now: float) -> None:

@@ -8,12 +8,13 @@ import sqlite3
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rules
 
-VERSION = 3
+VERSION = 4
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
     status TEXT NOT NULL, calls INTEGER NOT NULL, writes INTEGER NOT NULL, history TEXT NOT NULL,
-    untrusted INTEGER NOT NULL, sensitivity INTEGER NOT NULL, labels INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    untrusted INTEGER NOT NULL, sensitivity INTEGER NOT NULL, labels INTEGER NOT NULL,
+    questions INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_over ON tasks (over);
 CREATE TABLE lineage (
     ancestor TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (ancestor, task_id)) STRICT, WITHOUT ROWID;
@@ -33,16 +34,18 @@ CREATE INDEX keys_until ON keys (until);
 CREATE TABLE approvals (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, call_key TEXT NOT NULL, task_id TEXT NOT NULL,
     tool TEXT NOT NULL, digest TEXT NOT NULL, policy_version TEXT NOT NULL, expires_at REAL NOT NULL,
-    status TEXT NOT NULL, approver TEXT, reason TEXT NOT NULL) STRICT;
+    status TEXT NOT NULL, approver TEXT, reason TEXT NOT NULL, path TEXT NOT NULL, purpose TEXT NOT NULL,
+    shown TEXT NOT NULL, shown_digest TEXT NOT NULL, family TEXT NOT NULL) STRICT;
 CREATE INDEX approvals_call ON approvals (call_key);
-CREATE INDEX approvals_expiry ON approvals (expires_at)"""
+CREATE INDEX approvals_expiry ON approvals (expires_at);
+CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied'"""
 
 TASK = (
-    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels"
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions"
     " FROM tasks WHERE id = ?"
 )
 BEGIN = (  # the task, and the approval that its suspended call of the same key used; one query saves time
-    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels,"
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions,"
     " (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
 )
@@ -69,7 +72,11 @@ REMEMBER = (
 )
 PRUNE = (  # each with the seconds that rows stay after their end; a task with a live credential stays
     ("DELETE FROM keys WHERE until <= ?", 0.0),
-    ("DELETE FROM approvals WHERE expires_at <= ?", _rules.KEEP),
+    (
+        "DELETE FROM approvals WHERE expires_at <= ?"
+        " AND (status != 'denied' OR family NOT IN (SELECT id FROM tasks))",
+        _rules.KEEP,
+    ),
     ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
     (
         "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",

@@ -22,6 +22,7 @@ from agentguard.model import (
     ToolPath,
 )
 from agentguard.stores import _rules
+from agentguard.stores._memory_approvals import ApprovalTable
 
 __all__ = ["MemoryStore"]
 
@@ -49,8 +50,7 @@ class MemoryStore:
         self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
         self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
         self._keys: dict[str, float] = {}
-        self._approvals: dict[str, Approval] = {}
-        self._newest: dict[str, str] = {}  # the id of the newest approval, by call key
+        self._approvals = ApprovalTable()
 
     def _unlock(self) -> None:
         """Have a lock that is free in a forked child, whichever thread of the parent held the old one."""
@@ -85,8 +85,7 @@ class MemoryStore:
                 raise StoreError(f"call {call.id} has begun before")
             if call.approval_id is not None:
                 before = None if prior is None else prior.approval_id
-                used = _rules.use(call, self._approvals.get(call.approval_id), before, now)
-                self._approvals[used.id] = used
+                self._approvals.use(call, call.approval_id, before, now)
             if prior is None:
                 for state in states:
                     calls, writes, history = _rules.count(state, call)
@@ -191,16 +190,16 @@ class MemoryStore:
         with self._lock:
             self._prune()
             recorded = self._approvals.get(approval.id)
-            if recorded is None:
-                recorded = self._approvals[approval.id] = _rules.pending(approval)
-                self._newest[approval.call_key] = approval.id
-            return recorded
+            if recorded is not None:
+                return recorded
+            for state in self._approvals.save(approval, self._family(approval.task_id), self._clock()):
+                self._tasks[state.id] = replace(state, questions=state.questions + 1)
+            return approval
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
         with self._lock:
-            recorded = self._approvals.get(approval.id)
-            self._approvals[approval.id] = _rules.answer(recorded, approval, self._clock())
+            self._approvals.answer(approval, self._clock())
 
     def approval(self, approval_id: str) -> Approval | None:
         """Return an approval, or None."""
@@ -208,7 +207,11 @@ class MemoryStore:
 
     def approval_for(self, call_key: str) -> Approval | None:
         """Return the newest approval for this call, or None."""
-        return self._approvals.get(self._newest.get(call_key, ""))
+        return self._approvals.newest(call_key)
+
+    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        """Return a rejection of such a call in the family of a task, or None."""
+        return self._approvals.rejection(family, tool, shown_digest)
 
     def _family(self, task_id: str) -> list[tuple[str, TaskState | None]]:
         state = self._tasks.get(task_id)
@@ -247,10 +250,7 @@ class MemoryStore:
             return
         now = self._clock()
         self._keys = {key: until for key, until in self._keys.items() if until > now}
-        for id_ in [a.id for a in self._approvals.values() if a.expires_at + _rules.KEEP <= now]:
-            call_key = self._approvals.pop(id_).call_key
-            if self._newest.get(call_key) == id_:
-                del self._newest[call_key]
+        self._approvals.prune(now, self._tasks)
         remaining = {call_id: _unlapsed(of_call, now) for call_id, of_call in self._credentials.items()}
         self._credentials = {call_id: of_call for call_id, of_call in remaining.items() if of_call}
         self._prune_tasks(now)

@@ -23,6 +23,7 @@ from agentguard.model import (
 )
 from agentguard.stores import _rows, _rules, _sql, _sql_approvals
 from agentguard.stores._database import Database
+from agentguard.stores._migrations import MIGRATIONS
 from agentguard.stores._sql_tasks import TaskRows
 
 __all__ = ["SqliteStore"]
@@ -66,7 +67,7 @@ class SqliteStore:
         busy_timeout: float = 5.0,
     ) -> None:
         self._clock = clock
-        self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout)
+        self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout, MIGRATIONS)
         self._writes = 0
         self._tasks = TaskRows()
 
@@ -82,7 +83,7 @@ class SqliteStore:
         """
         with self._db.transaction() as db:
             self._prune(db)
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
             lineage = [(ancestor, state.id) for ancestor in state.lineage]
             db.executemany("INSERT INTO lineage VALUES (?, ?)", lineage)
 
@@ -197,7 +198,12 @@ class SqliteStore:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
         with self._db.transaction() as db:
             self._prune(db)
-            return _sql_approvals.save(db, approval)
+            recorded = _sql_approvals.by_id(db, approval.id)
+            if recorded is not None:
+                return recorded
+            family = self._tasks.family(db, approval.task_id, self._tasks.one(db, approval.task_id))
+            _sql_approvals.save(db, approval, family, self._clock())
+            return approval
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
@@ -213,6 +219,11 @@ class SqliteStore:
         """Return the newest approval for this call, or None."""
         with self._db.connection() as db:
             return _sql_approvals.newest(db, call_key)
+
+    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        """Return a rejection of such a call in the family of a task, or None."""
+        with self._db.connection() as db:
+            return _sql_approvals.rejection(db, family, tool, shown_digest)
 
     acreate_task = _queued(create_task)
     atask = _queued(task)
@@ -230,6 +241,7 @@ class SqliteStore:
     aanswer_approval = _queued(answer_approval)
     aapproval = _queued(approval)
     aapproval_for = _queued(approval_for)
+    arejection = _queued(rejection)
 
     def _prune(self, db: sqlite3.Connection) -> None:
         self._writes += 1

@@ -53,5 +53,6 @@ def child_of(child: TaskState, parent: TaskState) -> TaskState:
         labels=parent.labels,
         calls=0,
         writes=0,
+        questions=0,
         history=(),
     )

@@ -32,7 +32,7 @@ class StoreContract(ApprovalContract, EffectsContract):
 
     @on_both_paths
     async def test_a_task_comes_back_as_it_was(self, store: AwaitedPort) -> None:
-        state = sample_task(budget=Budget(calls=3, writes=1), lineage=("parent", "root"))
+        state = sample_task(budget=Budget(calls=3, writes=1, questions=2), lineage=("parent", "root"))
         await store.create_task(state)
         assert await store.task(state.id) == state
         assert await store.task("unknown") is None

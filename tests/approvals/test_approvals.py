@@ -317,15 +317,20 @@ def test_time_travel_does_not_run_an_approved_call_again(shop: Shop, mode: str) 
     assert shop.paid == ["bob"]
 
 
-def test_a_call_id_that_comes_again_asks_nobody_twice(shop: Shop, mode: str) -> None:
+@pytest.mark.promise("call-ids-repeat")
+def test_a_call_id_that_comes_again_in_a_later_turn_is_asked_about_again(shop: Shop, mode: str) -> None:
     by_middleware: bool = shop.by_middleware  # type: ignore[attr-defined]  # for this
     agent = shop.agent(("bob", "c1"), saver=InMemorySaver(), middleware=by_middleware, turns=2)
     runner = Runner(agent, shop.config(), mode)
     resume = shop.guard.answer(pending_interrupts(runner.go(HELLO))[0].value, approved=True, approver="carol")
     result = runner.go(Command(resume=resume))
-    assert not pending_interrupts(result)
-    assert (shop.paid, shop.log.written[-1]["code"]) == (["bob"], "grant_used")
-    assert "already used" in tool_texts(result)[-1]
+    (again,) = pending_interrupts(result)
+    assert shop.paid == ["bob"]
+    result = runner.go(
+        Command(resume=shop.guard.answer(again.value, approved=False, approver="carol", reason="once"))
+    )
+    assert (shop.paid, shop.log.written[-1]["code"]) == (["bob"], "approval_refused")
+    assert "did not approve" in tool_texts(result)[-1]
 
 
 @pytest.mark.promise("approval-for-one-call")

@@ -614,6 +614,7 @@ STORE = (
     "answer_approval",
     "approval",
     "approval_for",
+    "rejection",
 )
 
 

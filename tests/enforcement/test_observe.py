@@ -29,6 +29,7 @@ from agentguard.model import (
     TaskState,
 )
 from agentguard.stores.memory import MemoryStore
+from agentguard.testing.scenes import pending_approval
 from tests.conftest import (
     ASK,
     DENY,
@@ -315,13 +316,17 @@ class Failing(MemoryStore):
         self._stand("approval_for")
         return super().approval_for(call_key)
 
+    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        self._stand("rejection")
+        return super().rejection(family, tool, shown_digest)
+
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         self._stand("begin_call")
         super().begin_call(call, credential)
 
 
 @pytest.mark.promise("observe-blocks-nothing")
-@pytest.mark.parametrize("operation", ["task", "labels", "approval_for", "begin_call"])
+@pytest.mark.parametrize("operation", ["task", "labels", "approval_for", "rejection", "begin_call"])
 @pytest.mark.parametrize("answer", [PERMIT, DENY])
 async def test_with_a_failing_store_a_call_stays_denied(
     kit: Kit, shop: Shop, mode: Mode, operation: str, answer: Decision
@@ -330,11 +335,13 @@ async def test_with_a_failing_store_a_call_stays_denied(
     store = Failing()
     guard = observing(kit, store=store)
     look, page = guard.wrap([shop.tool("look", **FACTS), shop.tool("page", path="read", untrusted=True)])
-    with guard.task("test", subject="alice", mandate=EVERYTHING):
+    in_a_graph = {"configurable": {"thread_id": "t", "__pregel_scratchpad": None}}
+    with guard.task("test", subject="alice", mandate=EVERYTHING) as task:
         await mode.invoke(page, {"order": "6"})
+        store.save_approval(pending_approval(task_id=task.id))  # a person may have rejected something
         store.failing = operation
         with pytest.raises(Denied):
-            await mode.invoke(look, {"order": "7"}, {"configurable": {"thread_id": "t"}})
+            await mode.invoke(look, {"order": "7"}, in_a_graph)
         store.failing = ""
     assert [order for order, _ in shop.calls] == ["6"]
     assert kit.decisions("look") == ["store_error"]

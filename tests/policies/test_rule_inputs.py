@@ -62,6 +62,7 @@ TASK = TaskState(
     kinds=("refund", "bill"),
     sensitivity=Sensitivity.INTERNAL,
     labels=7,
+    questions=2,
 )
 REQUEST = AccessRequest(
     identity=IDENTITY,
@@ -126,10 +127,10 @@ def test_what_is_recorded_is_the_same_json_as_ever() -> None:
     assert replayed(json.loads(golden("record.json")), PAY) == REQUEST
 
 
-def test_a_record_from_before_there_were_distinctions_is_read() -> None:
+def test_a_record_from_before_there_were_distinctions_and_questions_is_read() -> None:
     record = json.loads(golden("record.json"))
-    del record["distinctions"]
-    assert replayed(record, PAY) == REQUEST
+    del record["distinctions"], record["task"]["questions"]
+    assert replayed(record, PAY) == replace(REQUEST, task=replace(TASK, questions=0))
 
 
 def _tuples(members: dict[str, object]) -> dict[str, object]:

@@ -92,7 +92,7 @@ def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Agin
     store.create_task(sample_task("active", deadline=1e12))
     store.begin_call(call("1", task="active", key="k"), None)
     store.end_call("1", Outcome.SUSPENDED)
-    store.save_approval(pending_approval())
+    store.save_approval(pending_approval(task_id="active"))
     store.end_task("over", TaskStatus.COMPLETED)
     aging.now += _rules.KEEP - 1.0
     aging.tick()

@@ -257,7 +257,7 @@ class Generous(MemoryStore):
 
 class Credulous(MemoryStore):
     def answer_approval(self, approval: Any) -> None:
-        self._approvals[approval.id] = approval
+        self._approvals._approvals[approval.id] = approval
 
 
 def broken(contract: Any) -> list[str]:

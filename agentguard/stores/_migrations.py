@@ -1,0 +1,29 @@
+"""The statements that bring the SQLite store's file from one schema version to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["MIGRATIONS"]
+
+TO_4 = """
+ALTER TABLE tasks ADD COLUMN questions INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE approvals ADD COLUMN path TEXT NOT NULL DEFAULT 'escalation';
+ALTER TABLE approvals ADD COLUMN purpose TEXT NOT NULL DEFAULT '';
+ALTER TABLE approvals ADD COLUMN shown TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE approvals ADD COLUMN shown_digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE approvals ADD COLUMN family TEXT NOT NULL DEFAULT '';
+UPDATE tasks SET questions = (
+    SELECT count(*) FROM approvals WHERE task_id = tasks.id
+    OR task_id IN (SELECT task_id FROM lineage WHERE ancestor = tasks.id));
+DELETE FROM approvals WHERE status != 'denied';
+UPDATE approvals SET shown_digest = digest, family = coalesce(
+    (SELECT json_extract(fixed, '$.lineage[#-1]') FROM tasks WHERE tasks.id = task_id), task_id);
+CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied'"""
+
+MIGRATIONS: Mapping[int, str] = {3: TO_4}
+"""By the version that a file has.
+
+To 4: an approval keeps what a person was shown, and a task counts its questions. A rejection of version 3
+still holds. Any other approval of it is dropped, for its call is named otherwise now: a person is asked anew.
+"""
