@@ -83,6 +83,9 @@ class BrokerTraits:
     - `reuse`: the paths on which one credential may serve several calls of one task. It is then revoked
       when the task ends.
     - `binds_arguments`: a credential is for one set of arguments, and so is a reused one.
+    - `outlives`: seconds that a credential may live beyond the end of its grant, where the issuer has
+      lifetimes of its own. One that may have been minted, and of which no more is known, counts as alive so
+      long.
     - `notes_in`: an optional fast path. If revoking only means to `remember` one key in this store, the
       broker returns the key and its time by ``note``. A guard on the same store writes them in the
       transaction that ends the call, and does not call `revoke`.
@@ -91,6 +94,7 @@ class BrokerTraits:
     legacy: bool = False
     reuse: frozenset[ToolPath] = frozenset()
     binds_arguments: bool = True
+    outlives: float = 0.0
     notes_in: Store | None = None
 
 
@@ -120,6 +124,9 @@ class Broker(Protocol):
 
     def revoke(self, handle: str, expires_at: float) -> None:
         """Make the credential useless at once; revoking twice, or what has expired, is no error.
+
+        *expires_at* is that of the credential; for one of which the guard has seen no more than its grant, it
+        is the end of the grant.
 
         Raises:
             RevocationUnknown: The handle is unknown here, so nothing was revoked.

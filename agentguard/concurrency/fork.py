@@ -21,22 +21,27 @@ Hook = Callable[[], Any]
 
 
 class _Hooks:
-    """Bound methods that are called as long as their objects live."""
+    """Bound methods that are called as long as their objects live.
+
+    Each is kept as its object and its function: a `WeakMethod` with a callback writes an error to stderr
+    when the interpreter ends.
+    """
 
     def __init__(self) -> None:
-        self._methods: dict[int, weakref.WeakMethod[Hook]] = {}
+        self._methods: dict[int, tuple[weakref.ref[Any], Callable[[Any], Any]]] = {}
 
     def add(self, method: Hook) -> None:
-        reference = weakref.WeakMethod(method, self._forget)
-        self._methods[id(reference)] = reference
+        bound: Any = method
+        reference = weakref.ref(bound.__self__, self._forget)
+        self._methods[id(reference)] = reference, bound.__func__
 
-    def _forget(self, reference: weakref.WeakMethod[Hook]) -> None:
+    def _forget(self, reference: weakref.ref[Any]) -> None:
         self._methods.pop(id(reference), None)
 
     def run(self) -> None:
-        for reference in list(self._methods.values()):
-            if (method := reference()) is not None:
-                method()
+        for reference, function in list(self._methods.values()):
+            if (target := reference()) is not None:
+                function(target)
 
 
 _before, _parent, _child = _Hooks(), _Hooks(), _Hooks()

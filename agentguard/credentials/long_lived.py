@@ -19,8 +19,15 @@ import httpx
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.single_flight import Share, SingleFlight
+from agentguard.credentials.revoked import RevokedHandles
 from agentguard.credentials.sources.base import SecretSource
-from agentguard.errors import ConfigurationError, CredentialUnavailable, DestinationRefused, IssueError
+from agentguard.errors import (
+    ConfigurationError,
+    CredentialUnavailable,
+    DestinationRefused,
+    IssueError,
+    RevocationUnknown,
+)
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.outbound.destinations import origin_of
 from agentguard.ports import BrokerTraits
@@ -75,6 +82,7 @@ class LegacySecret:
         )
         self._cache: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
+        self._revoked = RevokedHandles()
         self._anomalies: Counter[str] = Counter()
         self._lock = ProcessLock()
         in_child(self._end_all)
@@ -98,11 +106,18 @@ class LegacySecret:
         return await self._issue(grant, self._read.async_, self._share.async_)
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        """End the use of the credential with this handle in this process. *expires_at* is not used."""
+        """End the use of the credential with this handle in this process.
+
+        Raises:
+            RevocationUnknown: It has not expired, and another process uses it.
+        """
         with self._lock:
             attachment = self._live.pop(handle, None)
         if attachment is not None:
             attachment.end()
+            self._revoked.add(handle)
+        elif handle not in self._revoked and self._clock() < expires_at:
+            raise RevocationUnknown(f"{self._source.name}: another process uses the key by this handle")
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         """Do the same as `revoke`, which waits for nothing."""
@@ -126,12 +141,14 @@ class LegacySecret:
     async def _issue(self, grant: Grant, read: Operation, share: Share) -> Credential:
         if grant.path not in self.paths:
             self.anomaly("path", IssueError(f"{self._source.name} does not serve the {grant.path} path"))
+        self._revoked.add(grant.id)  # nothing is attached yet
         key = await self._key(read, share)
         now = self._clock()
         attachment = _Attachment(self, key, grant, grant.ends_at(now))
         with self._lock:
             self._live = {handle: live for handle, live in self._live.items() if live.expires_at > now}
             self._live[grant.id] = attachment
+            self._revoked.discard(grant.id)
         return Credential(
             f"stand-in for {grant.id}",
             id=grant.id,

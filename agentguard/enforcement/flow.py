@@ -83,7 +83,11 @@ class Flow:
         )
         self.recording = Recording(ports.identity, operations, requests=options.record_requests)
         self.outbox = Outbox(
-            operations, enforcement.calls, options.clock, enforcement.telemetry.revocation_unknown
+            operations,
+            enforcement.calls,
+            options.clock,
+            enforcement.telemetry.revocation_unknown,
+            {route.name: route.outlives for route in enforcement.routes},
         )
 
     async def refuse(self, invocation: Invocation, denied: Denied) -> None:

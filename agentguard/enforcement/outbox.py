@@ -7,11 +7,12 @@ guard first begins a task after a start, and in a thread of its own while anythi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread
 from time import monotonic
+from types import MappingProxyType
 
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
 from tenacity.wait import wait_random_exponential
@@ -70,9 +71,10 @@ class Outbox:
         calls: CallsHere,
         clock: Callable[[], float],
         on_unknown: Callable[[str], None] = lambda _broker: None,
+        outlives: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._operations, self._calls, self._clock = operations, calls, clock
-        self._on_unknown = on_unknown
+        self._on_unknown, self._outlives = on_unknown, outlives
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Revoke these at their issuers, side by side; return one for each call of which some may be alive.
@@ -88,24 +90,39 @@ class Outbox:
         return [credential for credential in unrevoked if credential is not None]
 
     async def _revoke_of_call(self, call_id: str, credentials: list[LiveCredential]) -> LiveCredential | None:
-        # one call may have two: what was to be minted, and what the broker then called it
-        fates = [await self._revoke(credential) for credential in credentials]
-        if Fate.FAILED in fates or Fate.REVOKED not in fates:
-            if Fate.FAILED not in fates:
-                await self._tell(credentials[-1])
-            return credentials[-1]
+        fates = {credential: await self._revoke(credential) for credential in credentials}
+        # one call may have two: what was to be minted, by the call's id, and what the broker then called it
+        alone = len(fates) == 1
+        alive = [
+            credential
+            for credential, fate in fates.items()
+            if fate is Fate.FAILED or (fate is Fate.UNKNOWN and (alone or credential.handle != call_id))
+        ]
+        if alive:
+            if Fate.FAILED not in fates.values():
+                await self._tell(alive[-1], "its broker does not know it")
+            return alive[-1]
         await best_effort("forget", self._operations.forget, call_id)
         self._calls.failed.discard(call_id)
         self._calls.told.discard(call_id)
         return None
 
-    async def _tell(self, credential: LiveCredential) -> None:
-        """Record once that a credential is not known to be revoked, and when it ends by itself."""
+    async def _tell(self, credential: LiveCredential, cause: str) -> None:
+        """Record once in this process that a credential is not known to be revoked, and when it ends."""
         if credential.call_id in self._calls.told:
             return
         self._calls.told.add(credential.call_id)
         self._on_unknown(credential.broker)
-        await best_effort("record", self._operations.append, unrevoked_record(credential))
+        record = unrevoked_record(credential, self._end(credential), cause)
+        await best_effort("record", self._operations.append, record)
+
+    def _end(self, credential: LiveCredential) -> float:
+        """Return when a credential has ended by itself, in seconds since the epoch.
+
+        Of what was to be minted, and is on record by its call's id, only the end of the grant is known.
+        """
+        planned = credential.handle == credential.call_id
+        return credential.expires_at + (self._outlives.get(credential.broker, 0.0) if planned else 0.0)
 
     async def sweep(self) -> int:
         """Revoke what is orphaned; return how much is left that no call of this process holds.
@@ -119,10 +136,15 @@ class Outbox:
         told = frozenset(self._calls.told)
         left = await self.revoke(orphans)
         calls_left = {credential.call_id for credential in left}
-        for call_id, credential in {one.call_id: one for one in orphans}.items():
-            # of what has ended by itself it is on record when that was to be
-            if call_id not in calls_left and not (call_id in told and credential.expires_at <= now):
+        for call_id, credential in {one.call_id: one for one in sorted(orphans, key=self._end)}.items():
+            if call_id in calls_left:
+                continue
+            if now < self._end(credential):
                 await best_effort("record", self._operations.append, recovery_record(credential))
+            elif call_id not in told:
+                # that it can be used no more is certain, and that it was revoked before is not
+                await self._tell(credential, "it had ended by itself, or was revoked after its time")
+                self._calls.told.discard(call_id)
         others = [credential for credential in live if credential not in orphans]
         held_by_none = sum(credential.call_id not in self._calls.running for credential in others)
         return len(left) + held_by_none + len(self._calls.unbegun)

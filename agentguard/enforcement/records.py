@@ -102,16 +102,16 @@ def recovery_record(credential: LiveCredential) -> Record:
     }
 
 
-def unrevoked_record(credential: LiveCredential) -> Record:
-    """Record that a credential is not known to be revoked, and when it ends by itself."""
+def unrevoked_record(credential: LiveCredential, until: float, cause: str) -> Record:
+    """Record that a credential is not known to be revoked, and when it ends or has ended by itself."""
     return {
         "event": "unrevoked",
         "call": credential.call_id,
         "task": credential.task_id,
         "lineage": [],
         "broker": credential.broker,
-        "cause": "its broker does not know it",
-        "until": credential.expires_at,
+        "cause": cause,
+        "until": until,
     }
 
 

@@ -23,6 +23,7 @@ class Route:
 
     `note` is set where a note in the guard's own store is all that the broker's `revoke` does. `waits` says
     that a task may end while the broker mints.
+    `outlives` is in seconds.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Route:
     binds_arguments: bool
     note: Note | None
     waits: bool
+    outlives: float
 
     @classmethod
     def to(cls, broker: Broker, resource: str | None, path: ToolPath, store: Store) -> Self:
@@ -56,6 +58,7 @@ class Route:
             binds_arguments=traits.binds_arguments,
             note=_note_of(broker) if traits.notes_in is store else None,
             waits=not getattr(broker, "inline", False),
+            outlives=traits.outlives,
         )
 
 

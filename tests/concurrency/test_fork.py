@@ -294,6 +294,7 @@ PRIMITIVES = {
     "ThreadPoolExecutor",
 }
 REASONS = {
+    "agentguard/concurrency/together.py": "its threads end with the one call that started them",
     "agentguard/credentials/sources/keychain.py": "each question has a thread of its own",
     "agentguard/policies/_remote.py": "its semaphore belongs to an event loop, and a child has another loop",
     "agentguard/policies/function.py": "its threads hold nothing that a child waits for",

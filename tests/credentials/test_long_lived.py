@@ -28,6 +28,7 @@ from agentguard.errors import (
     CredentialUnavailable,
     DestinationRefused,
     IssueError,
+    RevocationUnknown,
 )
 from agentguard.lease import Lease
 from agentguard.model import Credential, Grant, Secret
@@ -184,6 +185,30 @@ def test_a_call_that_outlives_its_credential_is_refused_and_no_anomaly() -> None
     with pytest.raises(CredentialUnavailable, match="longer"):
         credential.headers("POST", URL, None)
     assert by.anomalies == {}
+
+
+@pytest.mark.promise("revocation-not-claimed")
+def test_the_use_of_a_key_in_another_process_is_not_said_to_be_ended() -> None:
+    clock = Clock()
+    one, other = (LegacySecret(Source(), paths=[ToolPath.READ], clock=clock) for _ in range(2))
+    credential = one.issue(replace(GRANT, path=ToolPath.READ))
+    with pytest.raises(RevocationUnknown):
+        other.revoke(credential.handle, credential.expires_at)
+    one.revoke(credential.handle, credential.expires_at)
+    one.revoke(credential.handle, credential.expires_at)
+    clock.now = credential.expires_at
+    other.revoke(credential.handle, credential.expires_at)
+
+
+@pytest.mark.promise("revocation-not-claimed")
+def test_nothing_lives_under_a_handle_whose_key_was_not_read() -> None:
+    source = Source()
+    source.fails = OSError("the vault is down")
+    broker = LegacySecret(source, paths=[ToolPath.READ])
+    grant = replace(GRANT, path=ToolPath.READ)
+    with pytest.raises(IssueError):
+        broker.issue(grant)
+    broker.revoke(grant.id, time.time() + 60)
 
 
 def test_one_calls_end_is_not_anothers() -> None:

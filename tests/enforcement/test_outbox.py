@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,12 @@ def test_a_living_process_keeps_what_it_holds_until_its_expiry(mode: str) -> Non
 
 
 class Unsure(Mint):
-    """A broker that does not know the handle ``planned``, and says so until it has *ended*."""
+    """A broker that does not know the handles of *unknown*, and says so until they have *ended*."""
 
-    ended = False
+    ended, unknown = False, frozenset({"planned", "dead"})
 
     def revoke(self, handle: str, expires_at: float) -> None:
-        if handle == "planned" and not self.ended:
+        if handle in self.unknown and not self.ended:
             raise RevocationUnknown("a handle is unknown here")
         if handle == "never-named":
             return
@@ -200,7 +201,7 @@ def test_what_its_broker_does_not_know_is_not_known_to_be_revoked_until_it_ends_
 
 
 @pytest.mark.promise("revocation-not-claimed")
-@pytest.mark.parametrize("planned", ["planned", "h-planned", "never-named"])
+@pytest.mark.parametrize("planned", ["dead", "h-planned", "never-named"])
 def test_a_call_is_recorded_as_revoked_once_and_only_when_all_of_it_is(mode: str, planned: str) -> None:
     unsure = Unsure(fail="revoke")
     world = World(brokers={(None, path): unsure for path in ToolPath})
@@ -214,6 +215,51 @@ def test_a_call_is_recorded_as_revoked_once_and_only_when_all_of_it_is(mode: str
     assert sweep(world, mode) == 0
     assert sweep(world, mode) == 0
     assert events(world) == ["revocation"]
+
+
+@pytest.mark.promise("revocation-not-claimed")
+@pytest.mark.parametrize("minted", ["planned", "a-first", "z-last"])
+def test_a_plan_that_is_revoked_does_not_make_what_was_minted_revoked(mode: str, minted: str) -> None:
+    unsure = Unsure()
+    unsure.unknown = frozenset({minted})
+    world = World(brokers={(None, path): unsure for path in ToolPath})
+    world.begin()
+    left_behind(world, handle="dead")
+    left_behind(world, handle=minted)
+    for _ in range(2):
+        assert sweep(world, mode) == 1
+    assert events(world) == ["unrevoked"]
+
+
+@pytest.mark.promise("revocation-not-claimed")
+def test_what_ended_by_itself_while_its_issuer_was_down_is_not_said_to_be_revoked(mode: str) -> None:
+    world = World()
+    world.begin()
+    left_behind(world)
+    world.mint.fail = "revoke"
+    assert sweep(world, mode) == 1
+    assert events(world) == []
+    world.mint.fail = ""
+    world.now += 61
+    assert sweep(world, mode) == 0
+    (record,) = world.log.written
+    assert (record["event"], record["until"]) == ("unrevoked", world.now - 1)
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("revocation-not-claimed")
+def test_what_may_outlive_its_grant_counts_as_alive_until_its_issuer_ends_it(mode: str) -> None:
+    unsure = Unsure()
+    unsure.traits = replace(unsure.traits, outlives=3600.0)
+    world = World(brokers={(None, path): unsure for path in ToolPath})
+    world.begin()
+    left_behind(world, handle="dead")
+    assert sweep(world, mode) == 1
+    assert [record["until"] for record in world.log.written] == [world.now + 60 + 3600]
+    world.now += 61
+    unsure.unknown = frozenset()
+    assert sweep(world, mode) == 0, "past its grant it was alive, and was revoked"
+    assert events(world) == ["unrevoked", "revocation"]
 
 
 @pytest.mark.promise("revocation-retried")

@@ -41,7 +41,7 @@ from agentguard.credentials.aws.policy import (
     source_identity,
 )
 from agentguard.credentials.aws.revocation import Revocations
-from agentguard.errors import ConfigurationError, IssueError
+from agentguard.errors import ConfigurationError, IssueError, RevocationUnknown
 from agentguard.model import Credential, Grant, Secret, ToolPath
 
 __all__ = ["AUDIENCE", "AwsRole", "Statement"]
@@ -149,11 +149,14 @@ class AwsRole:
         """Deny the session everything, by a policy on its role.
 
         Raises:
+            RevocationUnknown: The handle is none of this broker's.
             IssueError: The session is not known to be denied, or its role is not one of *roles*.
         """
         match = _HANDLE.fullmatch(handle)
-        if match is None or self._clock() > expires_at + self._longest + self._skew:
+        if self._clock() > expires_at + self._longest + self._skew:
             return
+        if match is None:
+            raise RevocationUnknown("aws: the handle is none of this broker's")
         if match[1] not in self._roles.values():
             raise IssueError("aws: the session's role is none of this broker's")
         self._revocations.deny(_role_name(match[1]), match[2])

@@ -28,6 +28,7 @@ from agentguard.errors import IssueError, RevocationUnknown
 from agentguard.jose import b64url
 from agentguard.model import Credential, Grant, ToolPath
 from agentguard.outbound.client import Answer, Outbound
+from agentguard.ports import BrokerTraits
 
 __all__ = ["AppKey", "GitHubApp"]
 
@@ -59,6 +60,9 @@ class GitHubApp:
         ConfigurationError: READ has more than ``read``, a level is unknown, a resource has no
             repository, or a name is misspelt.
     """
+
+    # of a token whose answer was lost, only the end of the grant is known: GitHub's tokens live an hour
+    traits = BrokerTraits(outlives=HOUR + _SKEW)
 
     def __init__(
         self,
@@ -200,13 +204,13 @@ class GitHubApp:
             reason = "the handle is sealed with another key, or for another installation"
         elif "@" in handle and not handle.endswith(f"@{self._process()}"):
             reason = "only another process knows the token"
-        elif handle in self._revoked or self._clock() >= expires_at + _SKEW:
+        elif handle in self._revoked or self._clock() >= expires_at + self.traits.outlives:
             return None
         else:
             raise RevocationUnknown("github: a handle is unknown here")
         if self._clock() >= expires_at + _SKEW:
             return None
-        raise IssueError(f"github: not known to be revoked: {reason}")
+        raise RevocationUnknown(f"github: not known to be revoked: {reason}")
 
     def _process(self) -> str:
         return f"{self._instance}.{os.getpid()}"  # a forked process has the same instance

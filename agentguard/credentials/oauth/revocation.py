@@ -18,7 +18,9 @@ log = logging.getLogger("agentguard")
 
 
 class TokenRevoker:
-    """Revokes the tokens of one authorization server; *leeway* is in seconds.
+    """Revokes the tokens of one authorization server; *leeway* and *outlives* are in seconds.
+
+    *outlives* is how long an unknown token may live beyond the end of its grant.
 
     A JWT is written to the store first (`remember`), because resource servers accept a JWT without
     asking its issuer. If the issuer says that it does not revoke JWTs (``unsupported_token_type``),
@@ -26,9 +28,16 @@ class TokenRevoker:
     """
 
     def __init__(
-        self, server: AuthorizationServer, tokens: LiveTokens, *, leeway: float, clock: Callable[[], float]
+        self,
+        server: AuthorizationServer,
+        tokens: LiveTokens,
+        *,
+        leeway: float,
+        outlives: float,
+        clock: Callable[[], float],
     ) -> None:
         self._server, self._tokens, self._leeway, self._clock = server, tokens, leeway, clock
+        self._outlives = outlives
         self._jwts_in_store_only = False
 
     async def revoke(
@@ -43,7 +52,8 @@ class TokenRevoker:
         """
         token = self._tokens.find(handle)
         if token is None:
-            if expires_at + self._leeway > self._clock() and handle not in self._tokens.revoked:
+            # the issuer's own lifetime may be longer than the grant's, by which the token is on record
+            if expires_at + self._outlives > self._clock() and handle not in self._tokens.revoked:
                 raise RevocationUnknown(f"{self._server.issuer}: a handle is unknown here")
         elif token.expires_at + self._leeway <= self._clock():
             self._tokens.remove(handle)

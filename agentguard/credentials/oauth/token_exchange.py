@@ -89,11 +89,15 @@ class TokenExchange:
         if profile.bearer and seal is None:
             raise ConfigurationError("bearer tokens outlive a crash", hint="give their handles a seal")
         self.issuer, self.paths = server.issuer, frozenset(paths)
-        self.traits = BrokerTraits(reuse=frozenset(reuse), binds_arguments=profile.details)
+        self.traits = BrokerTraits(
+            reuse=frozenset(reuse), binds_arguments=profile.details, outlives=_ASSUMED_LIFETIME
+        )
         self._server, self._profile, self._clock = server, profile, clock
         self._proofs = None if profile.bearer else proof_key or ProofKey(clock=clock)
         self._tokens = LiveTokens(seal, context=f"token_exchange {server.issuer}")
-        self._revoker = TokenRevoker(server, self._tokens, leeway=leeway, clock=clock)
+        self._revoker = TokenRevoker(
+            server, self._tokens, leeway=leeway, outlives=_ASSUMED_LIFETIME, clock=clock
+        )
         token, remember = operation_pair(identity, "token"), operation_pair(store, "remember", shielded=True)
         self._sync = _Operations(token.sync, server.sync, remember.sync)
         self._async = _Operations(token.async_, server.async_, remember.async_)
