@@ -1,4 +1,4 @@
-"""Whatever a model writes: what a tool sees differently has another digest; the seal computes the same one."""
+"""Whatever a model writes: what a tool sees differently has another digest, which the seal computes too."""
 
 from __future__ import annotations
 
