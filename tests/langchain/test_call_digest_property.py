@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Whatever a model writes: what a tool sees differently has another digest, which the seal computes too."""
+=======
+"""Whatever a model writes: what a tool sees differently has another digest, also where it is entered."""
+>>>>>>> bafc1ce (Keep a line within its length)
 
 from __future__ import annotations
 
