@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Whatever a model writes: what a tool sees differently has another digest, which the seal computes too."""
-=======
-"""Whatever a model writes: what a tool sees differently has another digest, also where it is entered."""
->>>>>>> bafc1ce (Keep a line within its length)
 
 from __future__ import annotations
 
