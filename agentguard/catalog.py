@@ -144,6 +144,13 @@ class Catalog:
             self._tools[tool.name] = tool
             self.changes += 1
 
+    def is_taken(self, tools: Iterable[str], argument: str) -> bool:
+        """Return whether one of these tools is known to take this argument."""
+        specs = map(self._tools.get, tools)
+        return any(
+            argument in (spec.schema or {}).get("properties", {}) for spec in specs if spec is not None
+        )
+
     def unused_limits(self, mandate: Mandate) -> list[str]:
         """Return the limits in a mandate's `args` that apply to none of its tools, and so to no call.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 from agentguard.enforcement.access_requests import AccessRequests, unclassified
 from agentguard.enforcement.approval import APPROVED, Approvals
@@ -126,7 +127,8 @@ class Authorization:
 
     async def _limits(self, request: AccessRequest) -> tuple[frozenset[str], Resource | None, Route | None]:
         spec, task = request.tool, request.task
-        if objection := task.mandate.objection(spec, request.arguments):
+        is_taken = partial(self._ports.catalog.is_taken, task.mandate.tools)
+        if objection := task.mandate.objection(spec, request.arguments, is_taken):
             raise Denied.of(DenialCode.MANDATE, objection)
         scopes = await effective_scopes(spec, task, self._options.ceiling, self._operations.entitled)
         if (resource := self._ports.catalog.resource(spec.resource)) is None:

@@ -25,6 +25,7 @@ from typing import Any
 from agentguard.catalog import Catalog
 from agentguard.intent.templates import Template, Values
 from agentguard.model import WORDS, Budget, Mandate, Scalar, ToolPath
+from agentguard.model.mandate import IF_TAKEN
 
 __all__ = ["Derivation", "Intent"]
 
@@ -159,12 +160,14 @@ class Intent:
         """Return the limits that every kind with the tool has, since each of these kinds alone permits it."""
         givers = Counter(tool for template, _ in chosen for tool in template.tools_in(self._catalog))
         limits: defaultdict[tuple[str, str], list[dict[Scalar, str]]] = defaultdict(list)
+        certain = set[tuple[str, str]]()
         for template, values in chosen:
+            certain |= template.limits(self._catalog, values).keys() - template.uncertain(self._catalog)
             for place, allowed in template.limits(self._catalog, values).items():
                 author = _author(template, by)
                 limits[place].append({value: by if filled else author for value, filled in allowed.items()})
         return {
-            f"args.{tool}.{argument}": {
+            f"args.{tool}.{argument}{'' if (tool, argument) in certain else IF_TAKEN}": {
                 value: who for limit in reversed(parts) for value, who in limit.items()
             }
             for (tool, argument), parts in limits.items()

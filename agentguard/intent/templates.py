@@ -130,6 +130,13 @@ class Template:
         tools = self.tools_in(catalog)
         return {place: allowed for place, allowed in limits.items() if place[0] in tools}
 
+    def uncertain(self, catalog: Catalog) -> frozenset[tuple[str, str]]:
+        """Return the places of limits for any tool, of tools whose arguments are not known yet."""
+        bare = [name for name in self.args if not name.startswith(tuple(f"{tool}." for tool in self.tools))]
+        unknown = [tool for tool in self.tools if (spec := catalog.tool(tool)) is None or spec.schema is None]
+        places = {(tool, name) for tool in unknown for name in bare}
+        return frozenset((tool, name) for tool, name in places if f"{tool}.{name}" not in self.args)
+
     def _places(self, name: str, catalog: Catalog) -> list[tuple[str, str]]:
         """Return the tools and arguments that a limit of `args` is for."""
         by_tool = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -14,8 +14,15 @@ __all__ = ["Mandate", "Scalar"]
 
 
 ANY = "*"
+IF_TAKEN = "?"
+"""Ends the name of a template's limit for any tool, where it was not known yet whether this tool takes the
+argument. If the tool does not take it, and another tool of the mandate does, the limit refuses nothing."""
 AUTHORS = frozenset({"application", "user", "template", "model", "granted"})
 Scalar = str | int | float | bool
+
+
+def _taken_by_none(_argument: str) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +115,14 @@ class Mandate:
             form["scopes"] = sorted(self.scopes)
         return form
 
-    def objection(self, tool: ToolSpec, arguments: Arguments) -> str | None:
-        """Return what of this call is outside the mandate, or None if the mandate allows the call."""
+    def objection(
+        self, tool: ToolSpec, arguments: Arguments, is_taken: Callable[[str], bool] = _taken_by_none
+    ) -> str | None:
+        """Return what of this call is outside the mandate, or None if the mandate allows the call.
+
+        *is_taken* says whether a tool of the mandate is known to take the argument of a limit: else the limit
+        was mistyped, and refuses.
+        """
         if ANY not in self.tools and tool.name not in self.tools:
             return f"tool {tool.name} is outside the mandate"
         if self.resources is not None and tool.resource not in self.resources:
@@ -119,10 +132,9 @@ class Mandate:
         values = arguments.values
         argument_names = set((tool.schema or {}).get("properties", {})) | set(values)
         for key, allowed in self.args.items():
-            name = key.removeprefix(f"{tool.name}.")
-            # a limit for this very tool also applies if the tool takes no such argument: it was mistyped
-            if (name in argument_names or name != key) and not _within(values.get(name), allowed):
-                return f"argument {name} is outside the mandate"
+            limited = _limited_argument(key, tool, argument_names, is_taken)
+            if limited is not None and not _within(values.get(limited), allowed):
+                return f"argument {limited} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
             if not _within(values.get(name), self.counterparties or frozenset()):
                 return f"counterparty in {name} is outside the mandate"
@@ -154,6 +166,21 @@ class Mandate:
                 for place, values in narrowed.places()
             }
         )
+
+
+def _limited_argument(
+    key: str, tool: ToolSpec, names: Set[str], is_taken: Callable[[str], bool]
+) -> str | None:
+    """Return the argument of this tool that a limit is for, or None if it is for other tools."""
+    own = key.removeprefix(f"{tool.name}.")
+    if own == key:
+        return key if key in names else None
+    # a limit for this very tool also applies if the tool takes no such argument: it was mistyped
+    if own in names or not own.endswith(IF_TAKEN):
+        return own
+    own = own.removesuffix(IF_TAKEN)
+    is_others = tool.schema is not None and own not in names and is_taken(own)
+    return None if is_others else own
 
 
 def _is_model(who: str) -> bool:

@@ -18,6 +18,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
+from agentguard.model.mandate import IF_TAKEN
 from agentguard.provenance.leaves import digest, every_key, leaves
 from agentguard.provenance.words import words_contain
 
@@ -103,6 +104,7 @@ def _leaf(
 
 def _authors(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
     """Return which of user and application put this value into the mandate for this argument."""
-    places = [f"args.{name}", f"args.{spec.name}.{name}"] + ["counterparties"] * (name in spec.sinks)
+    own = f"args.{spec.name}.{name}"
+    places = [f"args.{name}", own, f"{own}{IF_TAKEN}"] + ["counterparties"] * (name in spec.sinks)
     authors = (mandate.authors.get(place, {}).get(value, "").partition(" ")[0] for place in places)
     return {_VOUCHES[author] for author in authors if author in _VOUCHES}
