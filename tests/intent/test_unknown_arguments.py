@@ -79,7 +79,11 @@ async def test_a_limit_holds_for_the_tools_that_take_its_argument_whichever_is_c
 ) -> None:
     guard = guard_of(tmp_path, 'order_id = ["{order}"]')
     for _ in range(2):  # in the second run the arguments of all tools are known from the start
-        _, *rest = await answers(guard, mode, [first, OWN, USER, OTHER, ALL])
+        texts = await answers(guard, mode, [first, OWN, USER, OTHER, ALL])
+        permitted = {"get_order 4711": "order 4711", "get_user ann": "user ann"}
+        expected = permitted.get(" ".join((first[0], *first[1].values())), "Denied: ")
+        assert texts[0].startswith(expected), texts
+        rest = texts[1:]
         assert rest[:2] == ["order 4711", "user ann"]
         assert all("outside the current task" in text for text in rest[2:]), rest
     guard.close()
