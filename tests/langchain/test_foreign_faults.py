@@ -125,8 +125,12 @@ class Unwritable:
         raise Broken("s3cret")
 
 
+# a thread counts only in a graph's run, which langgraph marks so
+IN_A_GRAPH = {"thread_id": Unwritable(), "__pregel_scratchpad": None}
+
+
 @pytest.mark.promise("never-unrecorded")
-@pytest.mark.parametrize("configurable", [{"thread_id": Unwritable()}, {"agentguard_task": Unwritable()}])
+@pytest.mark.parametrize("configurable", [IN_A_GRAPH, {"agentguard_task": Unwritable()}])
 def test_a_config_that_cannot_be_read_is_a_recorded_denial(configurable: Any) -> None:
     audit = RecordingAudit()
     guard = guard_of(audit)
