@@ -11,9 +11,13 @@ boundary. A stray copy of the secret becomes harmless because its credential is 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
+from threading import Thread, current_thread
+from threading import enumerate as enumerate_threads
 from typing import NoReturn, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.model import Credential, Resource
@@ -25,6 +29,9 @@ R = TypeVar("R")
 
 _current: ContextVar[Lease | None] = ContextVar("agentguard_lease", default=None)
 _open: dict[int, Lease] = {}  # by id; the leases that are open in this process, for redaction only
+# the secrets of ended calls in whose time a thread began that still runs, for redaction in that thread only
+_outlived: WeakKeyDictionary[Thread, deque[tuple[str, ...]]] = WeakKeyDictionary()
+_ENDED = 64  # calls of which one thread keeps the secrets; a pool's thread may outlive many
 
 
 class Lease:
@@ -34,7 +41,16 @@ class Lease:
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     """
 
-    __slots__ = ("__closed", "__credential", "__open", "__pid", "report_anomaly", "resource", "tool")
+    __slots__ = (
+        "__closed",
+        "__credential",
+        "__open",
+        "__pid",
+        "__threads",
+        "report_anomaly",
+        "resource",
+        "tool",
+    )
 
     def __init__(
         self,
@@ -46,6 +62,7 @@ class Lease:
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential, self.__pid = credential, os.getpid()
         self.__open = self.__closed = False
+        self.__threads: frozenset[Thread] = frozenset()
 
     def open(self) -> Token[Lease | None]:
         """Make this the lease of the current context; `release` undoes it.
@@ -57,6 +74,7 @@ class Lease:
             raise Denied.of(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
         self.__open = True
         if self.__credential is not None:
+            self.__threads = frozenset(enumerate_threads())
             _open[id(self)] = self
             if self.__closed:  # meanwhile, by another thread
                 _open.pop(id(self), None)
@@ -70,6 +88,11 @@ class Lease:
     def close(self) -> None:
         """Close the lease for good, in every thread and task that holds it."""
         self.__closed = True
+        if id(self) in _open:
+            for thread in enumerate_threads():
+                if thread not in self.__threads and thread is not current_thread():
+                    _outlived.setdefault(thread, deque(maxlen=_ENDED)).append(self._secrets())
+            self.__threads = frozenset()
         _open.pop(id(self), None)
 
     def _live(self) -> Credential:
@@ -180,13 +203,16 @@ def live_secrets() -> tuple[str, ...]:
     """Return the secrets that must not be logged here. For redaction only.
 
     These are the secrets of this context's call, also after its end, and those of each call that runs in this
-    process: a tool may log from a thread of its own, which knows nothing of the tool's context.
+    process: a tool may log from a thread of its own, which knows nothing of the tool's context. In a thread
+    that began while a call ran, they are also those of that call, until the thread ends. Not covered is a
+    thread that was there before the call and logs after it.
     """
     lease = _current.get()
     leases = list(_open.values())
     if lease is not None and lease not in leases:
         leases.append(lease)
-    return tuple(secret for one in leases for secret in secrets_of(one))
+    ended = tuple(_outlived.get(current_thread(), ())) if _outlived else ()
+    return tuple(secret for secrets in (*map(secrets_of, leases), *ended) for secret in secrets)
 
 
 def credential(resource: str | None = None) -> Lease:

@@ -456,6 +456,33 @@ async def test_no_standing_credential_of_the_connection_or_the_user_travels_besi
 
 
 @pytest.mark.promise("mcp-no-foreign-token")
+@pytest.mark.parametrize("own_client", [False, True])
+async def test_no_standing_credential_travels_in_a_call_that_needs_none(
+    world: World, gate: Gate, own_client: bool
+) -> None:
+    def factory(headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
+        basic = httpx.BasicAuth("user", "standing-key")
+        return httpx.AsyncClient(headers=headers, timeout=timeout, auth=auth or basic)
+
+    names = ("Authorization", "X-Api-Key", "Cookie", "Proxy-Authorization", "DPoP", "X-Anything")
+    headers = {**dict.fromkeys(names, "standing-key"), "X-Tenant": "t1"}
+    more: dict[str, Any] = {"httpx_client_factory": factory} if own_client else {}
+    connection = world.server.connection(
+        headers=headers, auth=httpx.BasicAuth("user", "standing-key"), **more
+    )
+    tool = await world.tool(
+        "public_hours", changing(headers={"X-Api-Key": "standing-key"}), connection=connection
+    )
+    world.server.seen.clear()
+    async with world.task():
+        assert text(await ask(world, gate, tool)) == "9 to 5"
+    assert len(world.server.calls()) == 1
+    for seen in world.server.seen:
+        assert (seen.authorization, seen.headers["x-tenant"]) == (None, "t1")
+        assert "standing-key" not in str(seen.headers)
+
+
+@pytest.mark.promise("mcp-no-foreign-token")
 async def test_a_redirect_to_another_origin_is_not_followed(world: World, gate: Gate) -> None:
     world.bearers()
     tool = await world.tool("get_order")

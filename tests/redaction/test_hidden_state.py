@@ -116,6 +116,41 @@ async def test_a_log_line_of_a_tools_own_thread_holds_no_secret(
     ]
 
 
+@pytest.mark.promise("own-threads-cleared")
+async def test_a_tools_own_thread_that_outlives_its_call_logs_no_secret(
+    mode: Mode, kit: Kit, task: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log, ended, threads = logging.getLogger("app"), threading.Event(), list[threading.Thread]()
+    pools = list[ThreadPoolExecutor]()
+
+    def late(kind: str, secret: str) -> None:
+        ended.wait(5)
+        log.info("%s %s", kind, secret)
+        log.info(f"{kind} in the text {secret}")
+
+    def read() -> str:
+        secret = credential().reveal()
+        threads.append(threading.Thread(target=late, args=("thread", secret)))
+        threads[-1].start()
+        pools.append(ThreadPoolExecutor(1))
+        pools[-1].submit(late, "pool", secret)
+        return "ok"
+
+    guarded = kit.wrap(classified(StructuredTool.from_function(read, name="read", description="d")))
+    for call_id in ("c1", "c2"):
+        assert (await mode.invoke(guarded, tool_call("read", call_id))).text == "ok"
+    assert not kit.broker.live
+    ended.set()
+    for thread in threads:
+        thread.join()
+    for pool in pools:
+        pool.shutdown()
+    messages = [record.getMessage() for record in caplog.records if record.name == "app"]
+    assert len(messages) == 8
+    assert [message for message in messages if "[redacted]" not in message] == []
+
+
 async def test_after_its_call_nothing_of_a_secret_is_kept_for_the_log(
     mode: Mode, kit: Kit, task: Any
 ) -> None:

@@ -45,6 +45,7 @@ class Way:
     handler: Handler
     connection: Mapping[str, Any]
     callbacks: Any
+    is_bound: bool = False  # to a session that is open
 
     @classmethod
     def of(cls, handler: Handler, resource: Resource | None) -> Way:
@@ -59,11 +60,16 @@ class Way:
         found = inspect.getclosurevars(handler).nonlocals
         if resource is not None and (obstacle := _obstacle(found, resource)):
             raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
-        return cls(handler, found.get("connection") or {}, found.get("mcp_callbacks"))
+        is_bound = found.get("session") is not None
+        return cls(handler, found.get("connection") or {}, found.get("mcp_callbacks"), is_bound)
 
     async def call(self, request: MCPToolCallRequest, resource: Resource | None) -> MCPToolCallResult:
-        """Make the call; without a resource as the adapter does."""
-        if resource is None:
+        """Make the call, in a session of its own over HTTP.
+
+        Without a resource it carries no credential. A session that the application has opened itself, or one
+        over stdio, is used as it is.
+        """
+        if resource is None and not self._opens_http:
             return await self.handler(request)
         failure: Exception | None = None
         callbacks = _discreet(self.callbacks)
@@ -81,13 +87,17 @@ class Way:
         assert failure is not None  # noqa: S101  a session that ended well has returned
         raise failure
 
-    def _own(self, request: MCPToolCallRequest, resource: Resource) -> Connection:
+    @property
+    def _opens_http(self) -> bool:
+        return not self.is_bound and self.connection.get("transport") in _HTTP
+
+    def _own(self, request: MCPToolCallRequest, resource: Resource | None) -> Connection:
         """Return the connection for this call alone; the application's stays as it is."""
         headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
         own = {
             **self.connection,
             "headers": {n: v for n, v in headers.items() if n.lower() in _HEADERS},
-            "auth": auth(resource.name),
+            "auth": None if resource is None else auth(resource.name),
             # the adapter writes its callbacks into this one
             "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
         }
@@ -112,11 +122,13 @@ def _obstacle(found: Mapping[str, Any], resource: Resource) -> str | None:
 
 
 def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.AsyncClient]:
-    """Refuse a client that was made without the credential."""
+    """Refuse a client that was made without the credential, and take away one that no call has."""
 
     def made(**given: Any) -> httpx.AsyncClient:
         client = factory(**given)
-        if client.auth is not given["auth"]:
+        if given["auth"] is None:  # a call without a resource
+            client.auth = None
+        elif client.auth is not given["auth"]:
             reason = "the connection's httpx_client_factory leaves out `auth`"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
         return client
