@@ -164,10 +164,12 @@ def test_a_rejection_of_one_class_is_none_of_another() -> None:
 @pytest.mark.promise("a-no-stays-a-no")
 async def test_a_rejection_holds_when_the_rules_would_now_permit(mode: Mode, kit: Kit) -> None:
     guard, tool = desk(kit, Carol(), paid := list[Any]())
-    with guard.task("t", **ALICE):
+    with guard.task("t", **ALICE) as task:
         await pay(mode, tool, "c1")
         kit.rule.answer = lambda _request: PERMIT
         await pay(mode, tool, "c2")
+        with task.narrow().active():
+            await pay(mode, tool, "c4")
         assert paid == []
         await pay(mode, tool, "c3", to="bob")
     assert paid == [("bob", 5)]

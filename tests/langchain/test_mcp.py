@@ -610,6 +610,25 @@ async def test_an_approval_by_interrupt_passes_through(world: World) -> None:
     assert len(world.server.calls()) == 1
 
 
+@pytest.mark.promise("call-ids-repeat")
+async def test_an_id_that_comes_again_in_a_later_turn_is_asked_about_again(world: World, gate: Gate) -> None:
+    tool = await world.tool("refund_order")
+    world.kit.rule.answer = lambda request: ASK if request.approval is None else PERMIT
+    model = scripted(*[tool_call("refund_order", order_id="4711", amount=3)] * 2)
+    model.script.insert(1, "done")
+    tools, layers = gate(world, tool)
+    agent: Any = create_agent(model, tools, middleware=layers, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    async with world.task():
+        for turn in range(2):
+            (question,) = (await agent.ainvoke(GO, config))["__interrupt__"]
+            (again,) = (await agent.ainvoke(None, config))["__interrupt__"]
+            assert question.value == again.value
+            answer = await world.guard.aanswer(question.value, approved=True, approver="ben")
+            await agent.ainvoke(Command(resume=answer), config)
+            assert len(world.server.calls()) == turn + 1
+
+
 async def test_a_synchronous_call_raises_as_the_adapters_own_and_leaves_nothing_alive(world: World) -> None:
     world.bearers()
     tool = await world.tool("get_order")

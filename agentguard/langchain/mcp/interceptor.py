@@ -27,7 +27,7 @@ from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.mcp.session import Way
-from agentguard.langchain.messages import configurable, refusal
+from agentguard.langchain.messages import configurable, refusal, step_of
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
 from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_call
 from agentguard.langchain.tools import OnDeny
@@ -224,7 +224,7 @@ def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArgument
 def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: Denied | None) -> Invocation:
     config = getattr(call.runtime, "config", None)
     names = {**configurable(var_child_runnable_config.get()), **configurable(config)}
-    thread, task = names.get("thread_id"), None
+    step, task = step_of(names), None
     try:
         task = named_task(names)
     except Denied as denied:
@@ -236,7 +236,8 @@ def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: D
         values={} if validated is None else validated.values,
         problem=problem,
         call_id=call.call_id,
-        thread_id=None if thread is None else str(thread),
+        thread_id=step.thread,
+        place=step.place,
         named_task=task,
     )
 
