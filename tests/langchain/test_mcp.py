@@ -470,6 +470,7 @@ async def test_no_standing_credential_travels_in_a_call_that_needs_none(
     connection = world.server.connection(
         headers=headers, auth=httpx.BasicAuth("user", "standing-key"), **more
     )
+    connection["url"] = connection["url"].replace("//", "//user:standing-key@")
     tool = await world.tool(
         "public_hours", changing(headers={"X-Api-Key": "standing-key"}), connection=connection
     )

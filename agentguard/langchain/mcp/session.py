@@ -30,6 +30,7 @@ __all__ = ["Way"]
 
 Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
 
+_NONE = httpx.Auth()  # where there is no auth, httpx takes a name and a password from the URL
 _HTTP = frozenset({"http", "streamable_http", "streamable-http", "sse"})
 # what a connection brings along beside our credential: any other header may be a credential of its own
 _HEADERS = frozenset({
@@ -97,7 +98,7 @@ class Way:
         own = {
             **self.connection,
             "headers": {n: v for n, v in headers.items() if n.lower() in _HEADERS},
-            "auth": None if resource is None else auth(resource.name),
+            "auth": _NONE if resource is None else auth(resource.name),
             # the adapter writes its callbacks into this one
             "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
         }
@@ -126,8 +127,8 @@ def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.
 
     def made(**given: Any) -> httpx.AsyncClient:
         client = factory(**given)
-        if given["auth"] is None:  # a call without a resource
-            client.auth = None
+        if given["auth"] is _NONE:
+            client.auth = _NONE
         elif client.auth is not given["auth"]:
             reason = "the connection's httpx_client_factory leaves out `auth`"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
