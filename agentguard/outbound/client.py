@@ -18,7 +18,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
-from circuitbreaker import CircuitBreaker
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -30,12 +29,13 @@ from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.errors import AgentGuardError, IssueError
+from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.outbound.connections import Connections
 
 __all__ = ["Answer", "Limits", "Outbound"]
 
 
-_NO_EFFECT = frozenset({429, 503})  # with these statuses the service says that it did nothing
+_TOO_MANY = 429
 _SERVER_ERROR = 500
 _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
 
@@ -44,13 +44,15 @@ _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
 class Limits:
     """Limits of the requests to one service.
 
-    All attempts of a request together take at most *timeout* seconds, and an answer has at most *size*
-    bytes. After *threshold* failures in a row nothing is sent for *cooldown* seconds.
+    All attempts of a request together take at most *timeout* seconds. An answer has at most *size* bytes, and
+    a request's body at most *body* bytes; a longer one is not sent. After *threshold* failed requests in a
+    row nothing is sent for *cooldown* seconds.
     """
 
     timeout: float = 4.5
     attempts: int = 3
     size: int = 1_048_576
+    body: int = 1_048_576
     threshold: int = 5
     cooldown: float = 10.0
 
@@ -86,9 +88,9 @@ class Answer:
 class _Failure(Exception):
     """An attempt that got no answer, or an answer that the service failed. *after* is in seconds."""
 
-    def __init__(self, reason: str, *, after: float | None = None) -> None:
+    def __init__(self, reason: str, *, cause: Cause = Cause.REQUEST, after: float | None = None) -> None:
         super().__init__(reason)
-        self.after = after
+        self.cause, self.after = cause, after
 
 
 class _RepeatableFailure(_Failure):
@@ -100,8 +102,11 @@ class Outbound:
 
     `ask.sync` and `ask.async_` are coroutine functions of (method, url, *, repeatable, and httpx's
     `content`, `data`, `json`, `headers`). They return an `Answer` of any status below 500 but 429. A
-    request is repeated if no connection was made, or if the status is 429 or 503; with *repeatable*,
-    after every failure.
+    request is repeated if no connection was made, or if the status is 429; with *repeatable*, after every
+    failure. So a request that mints is repeated only where it certainly had no effect.
+
+    *party* says for whom the request is, such as a user. Requests of a party that get no answer do not keep
+    requests of others from being sent. An answer of any status counts as no failure of the service.
 
     On the synchronous path a request may take twice its time limit if an answer stops midway, and longer
     if its headers arrive byte by byte, since each byte may take that time. A compressed answer is
@@ -122,7 +127,7 @@ class Outbound:
         self.name, self.base_url = name, base_url.rstrip("/")
         self._error, self._limits = error, limits
         self._stop = stop_after_attempt(limits.attempts) | stop_before_delay(limits.timeout)
-        self._breaker = CircuitBreaker(limits.threshold, limits.cooldown, _Failure, name)
+        self._breakers = Breakers(name, limits.threshold, limits.cooldown)
         options: dict[str, Any] = {
             "base_url": self.base_url,
             "verify": verify,
@@ -132,7 +137,7 @@ class Outbound:
             # a cookie would be a credential that one call passes to the next
             "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         }
-        self._connections = Connections(options, transport, async_transport)
+        self._connections = Connections(options, self._check_body, transport, async_transport)
         blocking = self._asking(lift(self._send), lift(time.sleep))
         self.ask = OperationPair(blocking, self._asking(self._asend, asyncio.sleep))
 
@@ -143,7 +148,9 @@ class Outbound:
     # --- one implementation for both paths
 
     def _asking(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
-        async def ask(method: str, url: str, *, repeatable: bool = False, **options: Any) -> Answer:
+        async def ask(
+            method: str, url: str, *, repeatable: bool = False, party: str = "", **options: Any
+        ) -> Answer:
             deadline = time.monotonic() + self._limits.timeout
             try:
                 async for attempt in AsyncRetrying(
@@ -154,9 +161,16 @@ class Outbound:
                     reraise=True,
                 ):
                     with attempt:
-                        return await self._attempt(send, deadline, repeatable, method, url, options)
+                        self._check_open(party)
+                        answer = await self._attempt(send, deadline, repeatable, method, url, options)
+                        self._breakers.succeed(party)  # with any status: the connection has not failed
+                        if (failure := _failure(answer, repeatable)) is not None:
+                            raise failure
+                        return answer
             except _Failure as failure:
                 reason = str(failure)
+                # once for all attempts, and by hand: a cancellation neither opens nor closes the circuit
+                self._breakers.fail(party, failure.cause)
             # outside the handler, so that the error has no context: that would hold the request
             raise self._error(f"{self.name}: {reason}")
 
@@ -171,26 +185,22 @@ class Outbound:
         url: str,
         options: dict[str, Any],
     ) -> Answer:
-        if self._breaker.opened:
-            raise _Failure(f"not asked for {self._breaker.open_remaining} s, after repeated failures")
-        failure: _Failure | None
         try:
             answer: Answer = await send(deadline, method, url, options)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return answer
+        except httpx.PoolTimeout as error:  # nothing was sent
+            failure: _Failure = _RepeatableFailure(f"no connection ({_cause(error)})")
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             kind = _Failure if _is_untrusted(error) else _RepeatableFailure
-            failure = kind(f"no connection ({_cause(error)})")
+            failure = kind(f"no connection ({_cause(error)})", cause=Cause.SERVICE)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             kind = _RepeatableFailure if repeatable else _Failure
-            failure = kind(f"no answer ({_cause(error)})")
-        else:
-            failure = _failure(answer, repeatable)
-            if failure is None:
-                self._breaker.reset()
-                return answer
-        # no `with` around all of this: a cancellation would close the circuit, and the breaker would keep
-        # the last failure, whose stack frames hold the request
-        self._breaker.__exit__(_Failure, _Failure("counted"), None)
+            failure = kind(f"no answer ({_cause(error)})", cause=Cause.PARTY)
         raise failure
+
+    def _check_open(self, party: str) -> None:
+        if seconds := self._breakers.seconds_open(party):
+            raise _Failure(f"not asked for {seconds} s, after repeated failures")
 
     # --- input and output
 
@@ -214,6 +224,10 @@ class Outbound:
                     self._check_limits(content, deadline)
                 return Answer(response.status_code, dict(response.headers), bytes(content))
 
+    def _check_body(self, request: httpx.Request) -> None:
+        if int(request.headers.get("content-length", 0)) > self._limits.body:
+            raise _Failure(f"not asked: the request has more than {self._limits.body} bytes")
+
     def _start_content(self, response: httpx.Response) -> bytearray:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise ValueError("the answer is compressed, although we refuse that")
@@ -229,12 +243,16 @@ class Outbound:
 
 
 def _failure(answer: Answer, repeatable: bool) -> _Failure | None:
-    reason = f"answered {answer.status}"
-    if answer.status in _NO_EFFECT:
-        return _RepeatableFailure(reason, after=_seconds(answer.headers.get("retry-after")))
-    if answer.status >= _SERVER_ERROR:
-        return (_RepeatableFailure if repeatable else _Failure)(reason)
-    return None
+    """Return what an answer of 429, or of 500 and above, means for the request; None for other answers.
+
+    429 says that the service has refused the request before it did anything (RFC 6585 section 4). 503 does
+    not say so (RFC 9110 section 15.6.4): a proxy also answers 503 when the service behind it has minted.
+    """
+    status, after = answer.status, _seconds(answer.headers.get("retry-after"))
+    if status != _TOO_MANY and status < _SERVER_ERROR:
+        return None
+    kind = _RepeatableFailure if repeatable or status == _TOO_MANY else _Failure
+    return kind(f"answered {status}", after=after)
 
 
 def _wait(state: RetryCallState) -> float:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import httpx
 
+from agentguard.concurrency.drive import lift
 from agentguard.concurrency.fork import in_child
 
 __all__ = ["Connections"]
 
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+
 
 class Connections:
     """Opens httpx clients with these *options* when they are first needed.
+
+    *check* sees each request before it is sent, and raises if it may not be sent. The number of connections
+    has no limit of its own: requests of one user that hang would else keep those of others from being sent.
 
     A forked child opens its own. It neither sends on its parent's connections nor closes them.
     """
@@ -24,10 +30,11 @@ class Connections:
     def __init__(
         self,
         options: Mapping[str, Any],
+        check: Callable[[httpx.Request], None],
         transport: httpx.BaseTransport | None,
         async_transport: httpx.AsyncBaseTransport | None,
     ) -> None:
-        self._options = options
+        self._options, self._check = {**options, "limits": _UNLIMITED}, check
         self._transport, self._async_transport = transport, async_transport
         self._of_parents: list[object] = []
         self._begin()
@@ -51,7 +58,8 @@ class Connections:
         """Return the client of the synchronous path."""
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(transport=self._transport, **self._options)
+                hooks = {"request": [self._check]}
+                self._client = httpx.Client(transport=self._transport, event_hooks=hooks, **self._options)
             return self._client
 
     async def loop_client(self) -> httpx.AsyncClient:
@@ -71,6 +79,9 @@ class Connections:
             client.close()
 
     async def _open_client(self) -> AsyncGenerator[httpx.AsyncClient]:
+        hooks = {"request": [lift(self._check)]}
         # at its end an event loop closes asynchronous generators, and nothing else
-        async with httpx.AsyncClient(transport=self._async_transport, **self._options) as client:
+        async with httpx.AsyncClient(
+            transport=self._async_transport, event_hooks=hooks, **self._options
+        ) as client:
             yield client

@@ -6,14 +6,14 @@ import asyncio
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, lift
-from agentguard.concurrency.fork import ProcessSemaphore
+from agentguard.concurrency.fork import ProcessLock, ProcessSemaphore
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
@@ -49,6 +49,9 @@ class RemoteOperations(NamedTuple):
 
 class Remote(ABC):
     """Asks a PDP at *url*, with limits of number, time and size. Raises *error* for an unclear answer.
+
+    *limit* is for the questions about one subject that are open at the same time. So questions that hang,
+    because of their arguments or because they are many, hold no question about another subject.
 
     A subclass writes `_decide` once for both paths. A ValueError raised in it says that an answer does not
     count.
@@ -88,9 +91,13 @@ class Remote(ABC):
         ask, share = self._http.ask, SingleFlight(timeout=timeout).share
         self._sync = RemoteOperations(ask.sync, share.sync)
         self._async = RemoteOperations(ask.async_, share.async_)
-        self._places = ProcessSemaphore(limit)
+        # the places of a subject are known as long as somebody holds or awaits one of them
+        self._places: WeakValueDictionary[str, ProcessSemaphore] = WeakValueDictionary()
+        self._lock = ProcessLock()
         # a semaphore belongs to the event loop that waits for it
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Semaphore]
+        ] = WeakKeyDictionary()
 
     def close(self) -> None:
         """Close the synchronous connections; asynchronous ones end with their event loop."""
@@ -102,7 +109,9 @@ class Remote(ABC):
         Raises:
             AgentGuardError: The PDP gave no answer that counts.
         """
-        places = self._places
+        with self._lock:
+            places = self._places.get(request.identity.subject) or ProcessSemaphore(self._limit)
+            self._places[request.identity.subject] = places
         enter = lift(lambda: places.acquire(timeout=self._timeout))
         return drive(self._limited(request, self._sync, enter, places.release))
 
@@ -112,7 +121,8 @@ class Remote(ABC):
         Raises:
             AgentGuardError: The PDP gave no answer that counts.
         """
-        places = self._loops.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))
+        subjects = self._loops.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        places = subjects.setdefault(request.identity.subject, asyncio.Semaphore(self._limit))
 
         async def enter() -> bool:
             try:
@@ -132,8 +142,9 @@ class Remote(ABC):
     ) -> Decision:
         if not await enter():
             raise self._error(f"{self._http.name}: too many questions at once")
+        ask = partial(operations.ask, party=request.identity.subject)
         try:
-            return await self._decide(request, operations)
+            return await self._decide(request, operations._replace(ask=ask))
         except (ValueError, TimeoutError) as error:
             reason = str(error) if type(error) is ValueError else type(error).__name__
         finally:

@@ -216,31 +216,42 @@ async def test_a_service_that_asks_for_more_patience_than_there_is_is_left(mode:
 @pytest.mark.parametrize("after", ["soon", "-1", "²", "Fri, 31 Dec 2100 23:59:59 GMT", ""])
 async def test_an_unreadable_patience_is_none(mode: Mode, after: str) -> None:
     headers = httpx.Headers([(b"Retry-After", after.encode())])
-    service = Service(httpx.Response(503, headers=headers), httpx.Response(200))
+    service = Service(httpx.Response(429, headers=headers), httpx.Response(200))
     assert (await ask(service.outbound(), mode)).status == 200
 
 
 async def test_unavailable_and_then_there_is_an_answer(mode: Mode) -> None:
     service = Service(httpx.Response(503), httpx.Response(503), httpx.Response(200))
-    assert (await ask(service.outbound(), mode)).status == 200
+    assert (await ask(service.outbound(), mode, repeatable=True)).status == 200
     assert len(service.requests) == 3
 
 
 async def test_attempts_are_bounded(mode: Mode) -> None:
     service = Service(httpx.Response(503))
-    await fails(service.outbound(attempts=3), mode, "answered 503")
+    await fails(service.outbound(attempts=3), mode, "answered 503", repeatable=True)
+    assert len(service.requests) == 3
+    service = Service(httpx.Response(429))
+    await fails(service.outbound(attempts=3), mode, "answered 429")
     assert len(service.requests) == 3
 
 
 @pytest.mark.promise("outbound-leaks-nothing")
 @pytest.mark.parametrize(
-    "failure", [httpx.Response(500), httpx.Response(502), httpx.ReadError("x"), httpx.ReadTimeout("x")]
+    "failure",
+    [
+        httpx.Response(500),
+        httpx.Response(502),
+        httpx.Response(503),
+        httpx.Response(503, headers={"Retry-After": "0"}),
+        httpx.ReadError("x"),
+        httpx.ReadTimeout("x"),
+    ],
 )
 async def test_what_may_have_had_an_effect_is_sent_again_only_if_repeatable(
     mode: Mode, failure: httpx.Response | Exception
 ) -> None:
     service = Service(failure, httpx.Response(200))
-    await fails(service.outbound(), mode, r"(answered 50[02]|no answer \(Read(Error|Timeout)\))")
+    await fails(service.outbound(), mode, r"(answered 50[023]|no answer \(Read(Error|Timeout)\))")
     assert len(service.requests) == 1
     service = Service(failure, httpx.Response(200))
     assert (await ask(service.outbound(), mode, repeatable=True)).status == 200
@@ -375,24 +386,82 @@ async def test_nothing_of_the_environment_chooses_a_proxy(
 # --- the circuit
 
 
+NO_ANSWER = r"no answer \(ReadError\)"
+
+
 @pytest.mark.promise("service-failures-bounded")
 async def test_a_service_that_keeps_failing_is_left_alone_and_then_tried(mode: Mode) -> None:
-    service = Service(httpx.Response(500))
+    service = Service(httpx.ReadError("x"))
     outbound = service.outbound(threshold=3, cooldown=0.5)
     for _ in range(3):
-        await fails(outbound, mode, "answered 500")
+        await fails(outbound, mode, NO_ANSWER)
     await fails(outbound, mode, r"not asked for \d s, after repeated failures")
     assert len(service.requests) == 3
     await asyncio.sleep(0.6)
-    await fails(outbound, mode, "answered 500")  # half open: one failure opens it again
+    await fails(outbound, mode, NO_ANSWER)  # half open: one failure opens it again
     await fails(outbound, mode, "not asked for .*")
     assert len(service.requests) == 4
     await asyncio.sleep(0.6)
     service.answers[:] = [httpx.Response(200)]
     assert (await ask(outbound, mode)).status == 200
-    service.answers[:] = [httpx.Response(500)]
-    await fails(outbound, mode, "answered 500")
-    await fails(outbound, mode, "answered 500")
+    service.answers[:] = [httpx.ReadError("x")]
+    await fails(outbound, mode, NO_ANSWER)
+    await fails(outbound, mode, NO_ANSWER)
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_an_answer_is_no_failure_of_the_connection(mode: Mode, status: int) -> None:
+    service = Service(httpx.Response(status))
+    outbound = service.outbound(threshold=2)
+    for _ in range(5):
+        await fails(outbound, mode, f"answered {status}", repeatable=True)
+    service.answers[:] = [httpx.Response(200)]
+    assert (await ask(outbound, mode)).status == 200
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_a_question_that_is_repeated_counts_once(mode: Mode) -> None:
+    service = Service(httpx.ReadError("x"))
+    outbound = service.outbound(threshold=3, attempts=3)
+    for _ in range(2):
+        await fails(outbound, mode, NO_ANSWER, repeatable=True)
+    assert len(service.requests) == 6
+    await fails(outbound, mode, NO_ANSWER)
+    await fails(outbound, mode, "not asked for .*")
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_what_gets_no_answer_stops_its_own_party_alone(mode: Mode) -> None:
+    service = Service(httpx.ReadTimeout("x"))
+    outbound = service.outbound(threshold=2)
+    for _ in range(2):
+        await fails(outbound, mode, "no answer .*", party="user:eve")
+    await fails(outbound, mode, "not asked for .*", party="user:eve")
+    service.answers[:] = [httpx.Response(200)]
+    assert (await ask(outbound, mode, party="user:ada")).status == 200
+    assert (await ask(outbound, mode)).status == 200
+    await fails(outbound, mode, "not asked for .*", party="user:eve")
+
+
+async def test_a_service_that_cannot_be_reached_is_left_alone_by_all(mode: Mode) -> None:
+    service = Service(httpx.ConnectError("x"))
+    outbound = service.outbound(threshold=2)
+    for party in ("user:eve", "user:ada"):
+        await fails(outbound, mode, "no connection .*", party=party)
+    await fails(outbound, mode, "not asked for .*", party="user:bob")
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_a_body_that_is_too_long_is_not_sent_and_counts_for_nobody(mode: Mode) -> None:
+    service = Service(httpx.Response(200))
+    outbound = service.outbound(body=1000, threshold=1)
+    for options in ({"json": {"a": "x" * 1000}}, {"content": b"x" * 1001}, {"data": {"a": "x" * 1000}}):
+        await fails(
+            outbound, mode, "not asked: the request has more than 1000 bytes", **{"data": None, **options}
+        )
+    assert not service.requests
+    assert (await ask(outbound, mode)).status == 200
 
 
 async def test_a_refusal_is_no_failure(mode: Mode) -> None:
@@ -416,14 +485,14 @@ async def test_the_circuit_keeps_nothing_of_a_request_that_failed(mode: Mode) ->
 async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
     async def answer(_request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(60 if hanging else 0)
-        return httpx.Response(500)
+        raise httpx.ReadError("x")
 
     transport = httpx.MockTransport(answer)
     outbound = Outbound(
         "issuer", "https://issuer.example", limits=Limits(threshold=2), async_transport=transport
     )
     hanging = False
-    await fails(outbound, Mode("async"), "answered 500")
+    await fails(outbound, Mode("async"), NO_ANSWER)
     hanging = True
     for _ in range(5):
         asking = asyncio.create_task(ask(outbound, Mode("async")))
@@ -432,7 +501,7 @@ async def test_a_cancellation_neither_opens_nor_closes_the_circuit() -> None:
         with pytest.raises(asyncio.CancelledError):
             await asking
     hanging = False
-    await fails(outbound, Mode("async"), "answered 500")
+    await fails(outbound, Mode("async"), NO_ANSWER)
     await fails(outbound, Mode("async"), "not asked for .*")
 
 
@@ -520,7 +589,7 @@ async def test_a_cancelled_question_is_cancelled_at_once(make: Make) -> None:
 
 
 async def test_a_cancellation_while_it_waits_to_try_again_is_at_once() -> None:
-    service = Service(httpx.Response(503, headers={"Retry-After": "1"}))
+    service = Service(httpx.Response(429, headers={"Retry-After": "1"}))
     asking = asyncio.create_task(ask(service.outbound(), Mode("async")))
     await asyncio.sleep(0.1)
     asking.cancel()

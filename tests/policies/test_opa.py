@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import httpx
 import pytest
 
-from agentguard.errors import ConfigurationError
-from agentguard.model import Decision, Provenance
+from agentguard.errors import AgentGuardError, ConfigurationError
+from agentguard.model import AccessRequest, Arguments, Decision, Identity, Provenance
 from agentguard.policies.authzen import AuthZen
 from agentguard.policies.opa import Opa, OpaError
 from agentguard.testing import PdpContract
@@ -162,3 +166,110 @@ def test_an_open_line_is_refused_at_start(url: str) -> None:
 async def test_who_finds_no_place_in_time_is_denied(ask: Callable[..., Any]) -> None:
     with pytest.raises(OpaError, match="too many"):
         await ask(Server({"result": {"allow": True}}), limit=0, timeout=0.05)
+
+
+# --- one user's arguments and another user's calls
+
+
+def refund(subject: str, **arguments: Any) -> AccessRequest:
+    who = Identity(subject=subject, actor="spiffe://example.test/agent")
+    return sample_request(identity=who, arguments=Arguments.of(arguments))
+
+
+def policies(handle: Callable[[httpx.Request], Any]) -> tuple[Opa, AuthZen]:
+    """Return both kinds of remote policy, over a transport in which *handle* answers each question."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/.well-known"):
+            endpoint = f"{URL}/access/v1/evaluation"
+            return httpx.Response(
+                200, json={"policy_decision_point": URL, "access_evaluation_endpoint": endpoint}
+            )
+        answer: httpx.Response = handle(request)
+        return answer
+
+    transport = httpx.MockTransport(respond)
+    options: dict[str, Any] = {"version": "1", "transport": transport, "async_transport": transport}
+    return Opa(URL, **options), AuthZen(URL, **options)
+
+
+PERMIT = {"result": {"allow": True}, "decision": True}
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("failure", [httpx.Response(500), httpx.Response(503), httpx.ReadTimeout("slow")])
+async def test_an_argument_that_the_pdp_fails_on_denies_no_other_user(
+    failure: httpx.Response | Exception, asynchronous: bool
+) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if b"poison" not in request.content:
+            return httpx.Response(200, json=PERMIT)
+        if isinstance(failure, Exception):
+            raise failure
+        return httpx.Response(failure.status_code)
+
+    for remote in policies(handle):
+        port = AwaitedPort(remote, asynchronous=asynchronous)
+        for _ in range(6):
+            with pytest.raises(AgentGuardError):
+                await port.decide(refund("user:eve", order_id="poison"))
+        assert (await port.decide(refund("user:ada", order_id="4711"))).permitted
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_arguments_that_are_too_long_for_a_question_are_not_sent(asynchronous: bool) -> None:
+    questions: list[int] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        questions.append(len(request.content))
+        return httpx.Response(200, json=PERMIT)
+
+    for remote in policies(handle):
+        port = AwaitedPort(remote, asynchronous=asynchronous)
+        for _ in range(6):
+            with pytest.raises(AgentGuardError, match="more than 1048576 bytes"):
+                await port.decide(refund("user:eve", order_id="x" * 8_000_000))
+        assert not questions
+        assert (await port.decide(refund("user:eve", order_id="4711"))).permitted
+        questions.clear()
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_questions_of_one_user_that_hang_take_no_place_of_another(asynchronous: bool) -> None:
+    released = Event()
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        if b"poison" in request.content:
+            released.wait(5)
+        return httpx.Response(200, json=PERMIT)
+
+    async def ahang(request: httpx.Request) -> httpx.Response:
+        if b"poison" in request.content:
+            await asyncio.sleep(0.5)
+        return httpx.Response(200, json=PERMIT)
+
+    remote = Opa(
+        URL,
+        version="1",
+        limit=2,
+        transport=httpx.MockTransport(hang),
+        async_transport=httpx.MockTransport(ahang),
+    )
+    port = AwaitedPort(remote, asynchronous=asynchronous)
+    poison = refund("user:eve", order_id="poison")
+    with ThreadPoolExecutor(2) as pool:
+        if asynchronous:
+            hanging = [asyncio.create_task(port.decide(poison)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        else:
+            threads = [pool.submit(remote.decide, poison) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        began = time.monotonic()
+        assert (await port.decide(refund("user:ada", order_id="4711"))).permitted
+        assert time.monotonic() - began < 0.4
+        released.set()
+        for decision in await asyncio.gather(*hanging) if asynchronous else [t.result() for t in threads]:
+            assert decision.permitted

@@ -152,3 +152,28 @@ def test_opa_answers_in_time(policy: Opa) -> None:
         policy.decide(refund(30))
         times.append(time.perf_counter() - began)
     assert median(times) < 0.25, f"p50 {median(times) * 1000:.2f} ms"
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_an_argument_on_which_opa_fails_denies_no_other_user(tmp_path: Path) -> None:
+    rules = tmp_path / "all.rego"
+    rules.write_text(
+        'package shop\ndecision := {"allow": true} if to_number(input.resource.properties.order_id) > 0\n'
+    )
+    with another(str(rules)) as (_child, url):
+        policy = Opa(url, path="shop/decision", version="1")
+        poison = sample_request(
+            identity=Identity(subject="user:eve", actor="spiffe://example.test/agent"),
+            arguments=Arguments.of({"order_id": "no number"}),
+        )
+        for _ in range(6):
+            with pytest.raises(OpaError, match="answered 500"):
+                policy.decide(poison)
+            with pytest.raises(OpaError, match="answered 500"):
+                await policy.adecide(poison)
+        for decision in (policy.decide(refund(5)), await policy.adecide(refund(5))):
+            assert decision.permitted
+        long = sample_request(arguments=Arguments.of({"order_id": "9" * 8_000_000}))
+        with pytest.raises(OpaError, match="more than 1048576 bytes"):
+            policy.decide(long)
+        policy.close()
