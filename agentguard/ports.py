@@ -272,8 +272,8 @@ class Store(Protocol):
         """Record a person's answer to a pending approval.
 
         Raises:
-            ApprovalError: It is unknown, expired, or already answered; or it is approved after a person has
-                rejected such a call (see `rejection`).
+            ApprovalError: It is unknown or already answered; or it is approved after its expiry, or after a
+                person has rejected such a call (see `rejection`). A late rejection is recorded.
         """
 
     def approval(self, approval_id: str) -> Approval | None:

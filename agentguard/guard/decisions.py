@@ -74,7 +74,8 @@ class DecisionMethods:
 
         *pending* is what the person was shown: what `pending` has returned, or the interrupt's value. All of
         it is compared with the store. Call this where the person has authenticated; *approver* is who they
-        are. A rejection holds for the whole task and its family, under each call id.
+        are. A rejection holds for the whole task and its family, under each call id; it counts also after the
+        expiry.
 
         Raises:
             ApprovalError: It is unknown, expired or answered before, such a call was rejected before, or the

@@ -119,15 +119,17 @@ def answer(recorded: Approval | None, reply: Approval, rejection: Approval | Non
     """Return the *recorded* approval with the answer of *reply*; the reply can change nothing else.
 
     *rejection* is what a person has answered about such a call before. A second rejection is recorded; an
-    approval that was given before the rejection stays.
+    approval that was given before the rejection stays. A rejection counts also after the expiry: it takes a
+    possibility away, and gives none.
 
     Raises:
-        ApprovalError: The approval is unknown, expired or already answered, the reply is for another call, or
-            it approves what a person has rejected.
+        ApprovalError: The approval is unknown or already answered, the reply is for another call, or it
+            approves what has expired or what a person has rejected.
     """
     if recorded is None:
         raise ApprovalError(f"approval {reply.id} is unknown")
-    _check_expiry(recorded, now)
+    if reply.status is not ApprovalStatus.DENIED:
+        _check_expiry(recorded, now)
     if recorded.status is not ApprovalStatus.PENDING:
         raise ApprovalError(f"approval {recorded.id} is already {recorded.status}")
     if reply.status not in (ApprovalStatus.APPROVED, ApprovalStatus.DENIED):

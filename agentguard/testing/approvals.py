@@ -63,6 +63,8 @@ class ApprovalContract(Contract):
         self.now = 1300.0
         await assert_raises(ApprovalError, store.answer_approval(answer))
         assert (await store.approval("a")).status is ApprovalStatus.PENDING
+        await store.answer_approval(pending_approval().answered(approved=False, approver="x"))
+        assert (await store.approval("a")).status is ApprovalStatus.DENIED
 
     @on_both_paths
     async def test_the_newest_approval_of_a_call_is_found(self, store: AwaitedPort) -> None:

@@ -95,28 +95,35 @@ async def test_an_answer_holds_in_a_process_that_resumes_the_run(
 class Team:
     """An agent with two others as its tools, which make the same call with the same id."""
 
-    def __init__(self, kit: Kit, mode: Mode, by: str) -> None:
+    def __init__(self, kit: Kit, mode: Mode, by: str, *, in_turn: bool = False) -> None:
         kit.rule.answer = lambda r: asks_a_person(r) if r.tool.name == "pay" else PERMIT
         self.paid, self.mode, self.guard = list[tuple[str, int]](), mode, kit.guard
         pay = payment(self.paid)
         self._pay: BaseTool = kit.guard.wrap([pay])[0] if by == "wrap" else pay
         self._middleware = [kit.guard.middleware()] if by == "middleware" else []
-        helpers = [self._helper(f"helper_{n}") for n in range(2)]
+        helpers = (
+            [self._helper("helper", 2)] if in_turn else [self._helper(f"helper_{n}", 1) for n in range(2)]
+        )
         both = [tool_call(helper.name, f"c{n}", text="go") for n, helper in enumerate(helpers)]
         self.agent: Any = create_agent(
             scripted(both), helpers, middleware=self._middleware, checkpointer=InMemorySaver()
         )
 
-    def _helper(self, name: str) -> BaseTool:
-        agent: Any = create_agent(scripted(CALL), [self._pay], middleware=self._middleware)
+    def _helper(self, name: str, number: int) -> BaseTool:
+        """Return a tool that asks *number* agents one after the other."""
+        agents: list[Any] = [
+            create_agent(scripted(CALL), [self._pay], middleware=self._middleware) for _ in range(number)
+        ]
 
         def ask(text: str) -> str:
             """Ask a helper."""
-            return str(agent.invoke({"messages": [("user", text)]})["messages"][-1].text)
+            states = [agent.invoke({"messages": [("user", text)]}) for agent in agents]
+            return str([state["messages"][-1].text for state in states])
 
         async def aask(text: str) -> str:
             """Ask a helper."""
-            return str((await agent.ainvoke({"messages": [("user", text)]}))["messages"][-1].text)
+            states = [await agent.ainvoke({"messages": [("user", text)]}) for agent in agents]
+            return str([state["messages"][-1].text for state in states])
 
         made = StructuredTool.from_function(ask, aask, name=name)
         return classified(made, path="read")
@@ -154,6 +161,23 @@ async def test_parallel_agents_are_both_approved_where_a_person_says_so_twice(
     await mode.invoke(team.agent, Command(resume=answers), THREAD)
     assert team.paid == [("bob", 5)] * 2
     assert task.state().questions == 2
+
+
+@pytest.mark.promise("call-ids-repeat")
+@BOTH
+async def test_agents_that_one_tool_asks_one_after_the_other_make_calls_of_their_own(
+    by: str, mode: Mode, kit: Kit, task: Any
+) -> None:
+    """When the tool's step runs again for the second approval, the first agent does not pay again."""
+    team = Team(kit, mode, by, in_turn=True)
+    message: Any = GO
+    for n in range(2):
+        (question,) = (await mode.invoke(team.agent, message, THREAD))["__interrupt__"]
+        assert len(team.paid) == n
+        answer = await mode.call(kit.guard, "answer", question.value, approved=True, approver="user:carol")
+        message = Command(resume=answer)
+    assert "__interrupt__" not in await mode.invoke(team.agent, message, THREAD)
+    assert len(team.paid) == task.state().questions == 2
 
 
 def _approver() -> tuple[list[str], Any]:

@@ -193,6 +193,26 @@ async def test_of_equal_calls_that_wait_the_first_no_ends_all_that_nobody_has_ap
     assert sorted(kit.decisions()) == ["approval_refused", "approval_refused", "permit"]
 
 
+@pytest.mark.promise("a-no-stays-a-no")
+async def test_a_no_that_comes_late_is_a_no_and_a_yes_that_comes_late_is_none(mode: Mode, kit: Kit) -> None:
+    now = [1000.0]
+    store = MemoryStore(clock=lambda: now[0])
+
+    def carol(request: AccessRequest) -> bool:
+        asked.append(request.arguments.values["to"])
+        now[0] += 60.0
+        return bool(request.arguments.values["to"] == "bob")
+
+    asked, paid = list[str](), list[Any]()
+    guard, tool = desk(kit, carol, paid, store=store, clock=lambda: now[0], approval_lifetime=60.0)
+    with guard.task("t", **ALICE):
+        for n in range(2):
+            await pay(mode, tool, f"a{n}", to="bob")
+            await pay(mode, tool, f"b{n}", to="mallory")
+    assert asked == ["bob", "mallory", "bob"]
+    assert paid == []
+
+
 # --- questions are counted
 
 
