@@ -15,7 +15,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from agentguard import AccessRequest, Decision
+from agentguard.approvals import InterruptApprover
 from agentguard.errors import ConfigurationError, Denied
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Arguments
@@ -498,6 +499,19 @@ async def test_publish_does_not_run_under_the_approval_of_draft(mode: Mode, kit:
     agent.update_state(thread, {"messages": [message]}, as_node="model")
     await mode.invoke(agent, Command(resume=answer), thread)
     assert ran == []
+
+
+async def test_distinctions_stay_out_of_the_checkpoint_with_the_arguments(mode: Mode, kit: Kit) -> None:
+    """They hold names of keys, and numbers."""
+    kit.rule.answer = _asks
+    guard = kit.another(approver=InterruptApprover(interrupt, show_arguments=False))
+    tool = classified(_tool(_tagged(Draft, Publish), []))
+    model = scripted(tool_call("act", "c1", what=ONE))
+    agent: Any = create_agent(model, [tool], middleware=[guard.middleware()], checkpointer=InMemorySaver())
+    with guard.task("t", subject="alice", mandate={"tools": "*"}):
+        state = await mode.invoke(agent, GO, {"configurable": {"thread_id": "1"}})
+    waiting = state["__interrupt__"][0].value
+    assert not {"arguments", "distinctions"} & waiting.keys()
 
 
 @pytest.mark.promise("told-apart-judged-apart")

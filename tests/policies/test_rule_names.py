@@ -120,6 +120,8 @@ def test_each_mistyped_tool_of_a_template_and_each_mistyped_sink_is_found(
 
 
 EXISTING = [
+    'context.distinctions.contains("note: class shop.Publish")',
+    'context.distinctions.containsAny(["free[].x: not set", "arguments: order"])',
     "context.args has note",
     "context.args has free",
     "context.args has deep.inner",
@@ -155,6 +157,8 @@ WRONG = [
     ('context.provenance.args.note.sources.contains("lok.any")', "lok.any"),
     ('context.provenance.args.note.sources.contains("usr")', "usr"),
     ('context.task.status == "activ"', "activ"),
+    ('context.distinctions.contains("nott: class shop.Publish")', "nott"),
+    ('context.distinctions.contains("fre[].x: class shop.Publish")', "fre"),
     ("context.args has free && context.args.free == {}", "Cedar has no type"),
 ]
 LOOK = ToolSpec(name="look", path=ToolPath.READ, untrusted=True, schema={"properties": {}})
