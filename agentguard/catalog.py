@@ -103,6 +103,10 @@ class Catalog:
         """Return all resources."""
         return tuple(self._resources.values())
 
+    def original(self, name: str) -> object | None:
+        """Return the original of the tool that is attached by this name; None if there is none."""
+        return self._attached.get(name)
+
     def declared_schema(self, name: str) -> Mapping[str, Any] | None:
         """Return the argument schema that the catalog itself gives; None if only the tool has one.
 

@@ -116,6 +116,8 @@ class Permit:
 
     __slots__ = (
         "_entrance",
+        "_server_call",
+        "_stops",
         "_unused",
         "begun",
         "call",
@@ -152,6 +154,8 @@ class Permit:
         self.result: object = None
         self.outcome = Outcome.DONE
         self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in
+        self._server_call = [True]  # taken by a pop, as the entrance
+        self._stops: list[Callable[[], None]] = []
         self._unused = False
 
     @property
@@ -168,7 +172,30 @@ class Permit:
         """Let the tool begin no more; a tool that still runs finds a dead lease."""
         with suppress(IndexError):  # the tool has begun, or the call has ended before
             self._unused = self._entrance.pop()
+        self.leave()
         self.lease.close()
+
+    def leave(self) -> None:
+        """Let the tool make no call at its server any more, and stop the call that still runs there."""
+        self._server_call.clear()
+        while self._stops:
+            self._stops.pop()()
+
+    def enter_server(self, stop: Callable[[], None]) -> None:
+        """Let the call that the tool makes at its own server begin, once, while the tool runs.
+
+        *stop* is called when the tool is left. It must allow to be called from any thread, and when the call
+        at the server has ended.
+
+        Raises:
+            Denied: The tool has made its call at the server, or the tool has ended.
+        """
+        self._stops.append(stop)  # before the pop: a thread that leaves meanwhile finds it
+        try:
+            self._server_call.pop()
+        except IndexError:
+            reason = "a permit is good for one execution at the server, while its call lasts"
+            raise Denied.of(DenialCode.GRANT_USED, reason) from None
 
     def enter(self, digest: str) -> Lease:
         """Let the tool itself begin, once, with the arguments that were judged.

@@ -16,7 +16,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.identification import facts_of, original_of
+from agentguard.langchain.identification import facts_of, mcp_target, original_of
 from agentguard.langchain.messages import Step, configurable, step_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -64,7 +64,17 @@ class Gate:
     Python is no security boundary all the same; a copy of the original obtains no credential.
     """
 
-    __slots__ = ("__sealed", "_injector_fills", "async_", "enforcement", "name", "schema", "spec", "sync")
+    __slots__ = (
+        "__sealed",
+        "_injector_fills",
+        "async_",
+        "enforcement",
+        "name",
+        "schema",
+        "spec",
+        "sync",
+        "target",
+    )
 
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
@@ -78,6 +88,7 @@ class Gate:
             tool.description,
         )
         self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
+        self.target = mcp_target(tool)
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)
@@ -201,7 +212,7 @@ class Entrance:
 
     async def __aenter__(self) -> Any:
         permit = await self._permit()
-        self._token = running_call.set(RunningCall(permit, self._gate.schema))
+        self._token = running_call.set(RunningCall(permit, self._gate.schema, self._gate.target))
         return self._arguments(permit.invocation.values)
 
     async def __aexit__(

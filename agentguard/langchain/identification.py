@@ -10,14 +10,24 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from types import MethodType
-from typing import Any, final
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple, final
 
 from langchain_core.tools import BaseTool
 
-__all__ = ["METADATA_KEY", "Classification", "classified", "facts_of", "original_of"]
+__all__ = [
+    "METADATA_KEY",
+    "Classification",
+    "McpTarget",
+    "classified",
+    "facts_of",
+    "is_target_of",
+    "mcp_target",
+    "original_of",
+]
 
 METADATA_KEY = "agentguard"
+ADAPTER = "langchain_mcp_adapters.tools"
 log = logging.getLogger("agentguard")
 
 
@@ -44,6 +54,38 @@ def classified(**facts: Any) -> Classification:
     return Classification(facts)
 
 
+class McpTarget(NamedTuple):
+    """Where the function that langchain-mcp-adapters made for a tool sends the tool's calls.
+
+    A call goes to `session` if there is one, and else to a session that is opened at `connection`. `tool` and
+    `server` are the names that an `MCPToolCallRequest` of this tool has.
+    """
+
+    tool: str
+    server: str
+    connection: object
+    session: object
+
+
+def mcp_target(tool: BaseTool) -> McpTarget | None:
+    """Return where an MCP tool sends its calls; None for any other tool.
+
+    A decorator of the application around the adapter's function is looked through if it was made with
+    `functools.wraps`. Any other decorator hides the function, and the tool counts as no MCP tool.
+    """
+    return _target(getattr(tool, "coroutine", None))
+
+
+def is_target_of(original: object, target: McpTarget) -> bool:
+    """Return whether *original*, as `original_of` has returned it, is the tool that *target* calls."""
+    if isinstance(original, tuple):
+        return original == _place(target)
+    known = _target(original)
+    if known is None or known.session is not target.session:
+        return False
+    return known[:2] == target[:2] and _place(known) == _place(target)
+
+
 def original_of(tool: BaseTool) -> object:
     """Return what runs, by which a tool that is wrapped again is known to be the same.
 
@@ -53,12 +95,17 @@ def original_of(tool: BaseTool) -> object:
     body = _body(tool)
     if isinstance(body, MethodType):  # made anew at each look, and equal if function and object are the same
         return ("method", body)
-    found = _adapted(body)
-    connection, mcp_tool = found.get("connection"), found.get("tool")
-    if found.get("session") is not None or not isinstance(connection, Mapping) or mcp_tool is None:
-        return body
+    target = _read_target(_adapted(body))
+    return body if target is None else _place(target) or body
+
+
+def _place(target: McpTarget) -> tuple[object, ...] | None:
+    """Return the place of a server and the name of a tool; None where a session stands in their stead."""
+    connection = target.connection
+    if target.session is not None or not isinstance(connection, Mapping):
+        return None
     place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))
-    return ("mcp", found.get("server_name"), *place, mcp_tool.name)
+    return ("mcp", target.server, *place, target.tool)
 
 
 def facts_of(tool: BaseTool) -> Classification | None:
@@ -79,12 +126,27 @@ def facts_of(tool: BaseTool) -> Classification | None:
     return None
 
 
+def _target(body: object) -> McpTarget | None:
+    try:
+        return _read_target(_adapted(inspect.unwrap(body) if callable(body) else body))
+    except ValueError:  # `__wrapped__` leads back to where it began
+        return None
+
+
+def _read_target(adapted: Mapping[str, Any]) -> McpTarget | None:
+    if not {"tool", "server_name", "connection", "session"} <= adapted.keys():
+        return None
+    server = adapted["server_name"] or "unknown"  # as the adapter itself
+    return McpTarget(adapted["tool"].name, server, adapted["connection"], adapted["session"])
+
+
 def _body(tool: BaseTool) -> Any:
     return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool
 
 
 def _adapted(body: Any) -> Mapping[str, Any]:
     """Return what langchain-mcp-adapters keeps for a tool that it has made; of any other, nothing."""
-    if getattr(body, "__module__", None) != "langchain_mcp_adapters.tools":
+    # `__module__` says nothing: a decorator copies it from the function that it is put around
+    if not isinstance(body, FunctionType) or body.__globals__.get("__name__") != ADAPTER:
         return {}
     return inspect.getclosurevars(body).nonlocals

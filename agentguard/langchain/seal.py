@@ -25,6 +25,7 @@ from langchain_core.tools.base import _get_runnable_config_param
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.identification import McpTarget
 from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
@@ -39,10 +40,14 @@ Body = Callable[..., Awaitable[Any]]
 
 
 class RunningCall(NamedTuple):
-    """A permitted call on its way to the one tool that has this schema."""
+    """A permitted call on its way to the one tool that has this schema.
+
+    `target` is where that tool sends its calls if it is an MCP tool. It was read when the tool was sealed.
+    """
 
     permit: Permit
     schema: ArgumentSchema
+    target: McpTarget | None = None
 
 
 running_call: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
@@ -100,6 +105,7 @@ async def enter(
         if failure is error:
             raise
     finally:
+        permit.leave()
         lease.release(token)
     # outside of the block above, where Python would make the original its context
     raise failure

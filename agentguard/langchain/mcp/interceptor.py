@@ -4,8 +4,14 @@
 
 List it last: an interceptor behind it could change the call after it was judged, so there is none.
 Where the tool is wrapped, or the agent has the middleware, theirs is the decision and this carries the
-credential; alone, this is the gate. Then the arguments are judged by the catalog's schema, never by
-what the server says of its tool today, and a tool without one is denied.
+credential: once, while the tool runs, and to the connection or session, the server and the tool that the
+wrapped tool was made for. What else a running tool calls is judged as a call of its own. An interceptor that
+repeats a call at the server is denied the second time: repeat the call of the guarded tool instead. A
+decorator around the adapter's function has to be made with `functools.wraps`, or what it calls is denied as
+another tool of the same name.
+
+Alone, this is the gate. Then the arguments are judged by the catalog's schema, never by what the server
+says of its tool today, and a tool without one is denied.
 
 What it does not do: `initialize` and `tools/list` of `get_tools` come before any call and have no
 credential of ours; nor have MCP resources and prompts, which pass no interceptor. What a server asks in
@@ -26,12 +32,13 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.mcp.session import Way
+from agentguard.langchain.identification import McpTarget, is_target_of
+from agentguard.langchain.mcp.server_call import call_around, call_server, copy_request
+from agentguard.langchain.mcp.session import Way, endpoint
 from agentguard.langchain.messages import configurable, refusal, step_of
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
 from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_call
 from agentguard.langchain.tools import OnDeny
-from agentguard.lease import current
 from agentguard.model import Resource, ToolSpec
 from agentguard.tasks.handle import named_task
 
@@ -95,9 +102,9 @@ class McpInterceptor:
 
     async def __call__(self, request: MCPToolCallRequest, handler: Handler) -> MCPToolCallResult:
         """Judge the call, unless a gate around it has, and make it with its own credential."""
-        around = _around(request)
+        around = call_around(request, handler)
         if around is not None:
-            return await self._within(around, request, handler)
+            return await call_server(self._enforcement, around, request, handler)
         call = self._read(request, handler)
         try:
             return await self._call(call)
@@ -106,30 +113,14 @@ class McpInterceptor:
         except Denied as denied:
             return self._denied(denied, call)
 
-    # --- behind a gate
-
-    async def _within(
-        self, around: RunningCall, request: MCPToolCallRequest, handler: Handler
-    ) -> MCPToolCallResult:
-        permit = around.permit
-        try:
-            if _changed(around, request.args):
-                raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
-            resource = None if permit.grant is None else permit.grant.resource
-            way = Way.of(handler, resource)
-        except Denied as denied:
-            await self._enforcement.async_.refuse(permit.invocation, denied)
-            raise
-        return await way.call(request, resource)
-
-    # --- alone
-
     def _read(self, request: MCPToolCallRequest, handler: Handler) -> _McpCall:
         catalog = self._enforcement.ports.catalog
         name = next((n for n in _names(request) if catalog.tool(n) is not None), request.name)
         # by its name, so that langgraph need not be there; no JSON of a model has this class
         proved = type(request.runtime).__name__ == "ToolRuntime"
-        return _McpCall(request, handler, name, catalog.tool(name), request.runtime if proved else None)
+        runtime = request.runtime if proved else None
+        # a copy: an interceptor before this one could change the name while the call is judged
+        return _McpCall(request.override(), handler, name, catalog.tool(name), runtime)
 
     async def _call(self, call: _McpCall) -> MCPToolCallResult:
         ready: _Ready | None = None
@@ -149,7 +140,7 @@ class McpInterceptor:
         self._require(call)
         resource = self._enforcement.ports.catalog.resource(call.spec.resource)
         schema = self._schema(call.spec)
-        validated = _validate(schema, call.request.args)
+        validated = _validate(schema, copy_request(call.request).args)
         return _Ready(Way.of(call.handler, resource), resource, schema, validated)
 
     def _require(self, call: _McpCall) -> None:
@@ -158,6 +149,13 @@ class McpInterceptor:
             raise Denied.of(DenialCode.FORGED_ARGUMENT, "runtime may not come from the model")
         if call.runtime is not None and call.call_id is None:
             raise Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
+        original = self._enforcement.ports.catalog.original(call.name)
+        if original is not None and not is_target_of(original, _target(call)):
+            raise Denied.of(
+                DenialCode.UNKNOWN_TOOL,
+                f"{call.name} is another tool than that of {request.server_name}: use tool_name_prefix, and "
+                "functools.wraps for a decorator of a tool's function",
+            )
         server = self._servers.setdefault(call.name, request.server_name)
         if server != request.server_name:
             raise Denied.of(
@@ -199,17 +197,10 @@ def _names(request: MCPToolCallRequest) -> tuple[str, str]:
     return f"{request.server_name}_{request.name}", request.name
 
 
-def _around(request: MCPToolCallRequest) -> RunningCall | None:
-    """Return the permit of a gate that this very call has passed."""
-    call = running_call.get()
-    if call is None or call.permit.invocation.tool not in _names(request):
-        return None
-    return call if call.permit.entered and current() is call.permit.lease else None
-
-
-def _changed(around: RunningCall, args: dict[str, Any]) -> bool:
-    judged = around.permit.invocation.arguments
-    return judged is None or around.schema.canonicalize(args, judged.raw).digest != judged.digest
+def _target(call: _McpCall) -> McpTarget:
+    """Return where a call goes that no gate has judged."""
+    request, place = call.request, endpoint(call.handler) or (None, None)
+    return McpTarget(request.name, request.server_name, *place)
 
 
 def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArguments:

@@ -26,7 +26,7 @@ from agentguard.lease import current, secrets_of
 from agentguard.model import Resource
 from agentguard.redaction import redact
 
-__all__ = ["Way"]
+__all__ = ["Way", "endpoint"]
 
 Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
 
@@ -55,7 +55,7 @@ class Way:
         Raises:
             Denied: It is not the last, or a credential for *resource* would not arrive.
         """
-        if (handler.__module__, handler.__name__) != ("langchain_mcp_adapters.tools", "execute_tool"):
+        if not _is_last(handler):
             reason = "an interceptor behind the guard's could change the call: list the guard's last"
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
         found = inspect.getclosurevars(handler).nonlocals
@@ -105,6 +105,19 @@ class Way:
         if (factory := self.connection.get("httpx_client_factory")) is not None:
             own["httpx_client_factory"] = _faithful(factory)
         return cast(Connection, own)
+
+
+def endpoint(handler: Handler) -> tuple[object, object] | None:
+    """Return the connection and the session that *handler* would use; None if it does not show them."""
+    adapted = inspect.getclosurevars(handler).nonlocals if _is_last(handler) else {}
+    if not {"connection", "session"} <= adapted.keys():
+        return None
+    return adapted["connection"], adapted["session"]
+
+
+def _is_last(handler: Handler) -> bool:
+    """Whether it is the adapter's own last function, with no interceptor behind it."""
+    return (handler.__module__, handler.__name__) == ("langchain_mcp_adapters.tools", "execute_tool")
 
 
 def _obstacle(found: Mapping[str, Any], resource: Resource) -> str | None:
