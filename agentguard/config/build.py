@@ -145,7 +145,7 @@ def _policy(settings: Settings) -> Policy:
         policies.append(ReloadingCedar(partial(_cedar, settings)))
     for name in settings.policy.pdps:
         with _with_position(settings, "pdps", name, "url"):
-            policies.append(settings.pdps[name].policy())
+            policies.append(settings.pdps[name].policy(settings.file.parent.joinpath))
     return policies[0] if len(policies) == 1 else Combine(policies, settings.policy.rule)
 
 

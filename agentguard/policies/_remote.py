@@ -7,7 +7,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import httpx
@@ -30,6 +30,7 @@ from agentguard.model.inputs import (
 )
 from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.policies._bearer import BearerToken, TokenSource
 from agentguard.provenance.arguments import unknown_provenance
 
 __all__ = ["TEXT", "Remote", "RemoteOperations", "content", "question", "read_obligations", "with_approval"]
@@ -37,7 +38,7 @@ __all__ = ["TEXT", "Remote", "RemoteOperations", "content", "question", "read_ob
 TEXT = 500
 """How many characters of a PDP's own words are kept."""
 
-_OK, _SIZE = 200, 65_536  # status, bytes
+_OK, _UNAUTHORIZED, _SIZE = 200, 401, 65_536  # two statuses, and bytes
 
 
 class RemoteOperations(NamedTuple):
@@ -45,6 +46,7 @@ class RemoteOperations(NamedTuple):
 
     ask: Operation
     share: Share
+    asynchronous: bool
 
 
 class Remote(ABC):
@@ -72,6 +74,7 @@ class Remote(ABC):
         verify: ssl.SSLContext | bool,
         transport: httpx.BaseTransport | None,
         async_transport: httpx.AsyncBaseTransport | None,
+        token: TokenSource | None = None,
     ) -> None:
         self._url, self._timeout, self._limit, self._error = url.rstrip("/"), timeout, limit, error
         if not is_confidential_url(self._url):
@@ -89,8 +92,9 @@ class Remote(ABC):
             async_transport=async_transport,
         )
         ask, share = self._http.ask, SingleFlight(timeout=timeout).share
-        self._sync = RemoteOperations(ask.sync, share.sync)
-        self._async = RemoteOperations(ask.async_, share.async_)
+        self._bearer = None if token is None else BearerToken(token, timeout)
+        self._sync = RemoteOperations(ask.sync, share.sync, asynchronous=False)
+        self._async = RemoteOperations(ask.async_, share.async_, asynchronous=True)
         # the places of a subject are known as long as somebody holds or awaits one of them
         self._places: WeakValueDictionary[str, ProcessSemaphore] = WeakValueDictionary()
         self._lock = ProcessLock()
@@ -142,7 +146,7 @@ class Remote(ABC):
     ) -> Decision:
         if not await enter():
             raise self._error(f"{self._http.name}: too many questions at once")
-        ask = partial(operations.ask, party=request.identity.subject)
+        ask = partial(self._ask_as, operations, request.identity.subject)
         try:
             return await self._decide(request, operations._replace(ask=ask))
         except (ValueError, TimeoutError) as error:
@@ -151,6 +155,22 @@ class Remote(ABC):
             leave()
         # outside of the handler, so that the error has no context, which would hold the answer
         raise self._error(f"{self._http.name}: {reason}")
+
+    async def _ask_as(
+        self, operations: RemoteOperations, party: str, method: str, url: str, **options: Any
+    ) -> Answer:
+        """Ask with the bearer token, and once more with a token that is read anew if the PDP refuses it."""
+        bearer = self._bearer
+        if bearer is None:
+            plain: Answer = await operations.ask(method, url, party=party, **options)
+            return plain
+        headers = options.pop("headers", {})
+        for again in (False, True):
+            fields = {**headers, **await bearer.header(operations, again)}
+            answer: Answer = await operations.ask(method, url, party=party, headers=fields, **options)
+            if answer.status != _UNAUTHORIZED:
+                break
+        return answer
 
     @abstractmethod
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision: ...

@@ -15,6 +15,7 @@ from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.policies._bearer import TokenSource
 from agentguard.policies._remote import (
     TEXT,
     Remote,
@@ -28,11 +29,15 @@ from agentguard.policies.combine import merge_obligations
 
 __all__ = ["AuthZen", "AuthZenError"]
 
-_METADATA = "/.well-known/authzen-configuration"
+_METADATA, _EVALUATION = "/.well-known/authzen-configuration", "/access/v1/evaluation"
+_NOT_FOUND = 404
 
 
 class AuthZenError(AgentGuardError):
     """The PDP gave no answer that counts, so the guard denies. The error holds nothing of the question."""
+
+
+_UNANSWERED = Decision(effect=Effect.DENY, reason="the PDP has answered a question with an error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,15 @@ class AuthZen(Remote):
 
     *version* names the rules in force at the PDP. AuthZEN does not tell it, so change it with the rules.
     *timeout*, in seconds, is for each of: waiting for one of *limit* places, the metadata once, and each
-    question. The places of the synchronous path, and those of each event loop, are counted apart.
+    question. The places of the synchronous path, those of each event loop, and those of each subject are
+    counted apart.
+
+    *token* is the source of a bearer token, by which the guard authenticates itself at the PDP. For mutual
+    TLS, give an `ssl.SSLContext` with a certificate as *verify*.
+
+    The PDP need not publish metadata. Without them, or without an endpoint in them, it is asked at the
+    standard's default path below *url*. An error in one item of a batch makes that item a deny. If the first
+    question has an error and a person's approval would permit the call, a person is asked.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it.
@@ -74,6 +87,7 @@ class AuthZen(Remote):
         limit: int = 16,
         entropy: Callable[[int], bytes] = os.urandom,
         verify: ssl.SSLContext | bool = True,
+        token: TokenSource | None = None,
         transport: httpx.BaseTransport | None = None,
         async_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -87,6 +101,7 @@ class AuthZen(Remote):
             verify=verify,
             transport=transport,
             async_transport=async_transport,
+            token=token,
         )
         self._entropy = entropy
         self._endpoints: _Endpoints | None = None
@@ -120,22 +135,31 @@ class AuthZen(Remote):
         if not isinstance(items, list) or len(items) > len(contexts):
             raise ValueError("the batch was not answered one by one")
         missing = [{"decision": False}] * (len(contexts) - len(items))
-        first, second = items + missing
-        return self._decision(first), self._decision(second, person=True)
+        first, second = (
+            _UNANSWERED if _is_error(item) else self._decision(item, person=person)
+            for item, person in zip(items + missing, (False, True), strict=True)
+        )
+        if first is _UNANSWERED and not second.permitted:
+            raise ValueError(_UNANSWERED.reason)
+        return first, second
 
     async def _discover(self, operations: RemoteOperations) -> _Endpoints:
         parts = urlsplit(self._url)
         where = f"{parts.scheme}://{parts.netloc}{_METADATA}{parts.path}"
-        metadata = content(await operations.ask("GET", where, repeatable=True))
-        if metadata.get("policy_decision_point") != self._url:
+        answer: Answer = await operations.ask("GET", where, repeatable=True)
+        if answer.status == _NOT_FOUND:
+            return _Endpoints(self._url + _EVALUATION, None)
+        metadata = content(answer)
+        identifier = metadata.get("policy_decision_point")
+        if not isinstance(identifier, str) or identifier.rstrip("/") != self._url:
             raise ValueError("the metadata are those of another PDP")
         urls = [metadata.get(f"access_{name}_endpoint") for name in ("evaluation", "evaluations")]
+        if urls[0] is None and "access_evaluation_endpoint" in metadata:
+            raise ValueError("the metadata's evaluation endpoint is no URL")
         for url in urls:
             if url is not None and not is_confidential_url(url):
                 raise ValueError("an endpoint is neither https nor of loopback")
-        if urls[0] is None:
-            raise ValueError("the metadata name no evaluation endpoint")
-        return _Endpoints(urls[0], urls[1])
+        return _Endpoints(urls[0] or self._url + _EVALUATION, urls[1])
 
     async def _post(
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
@@ -152,8 +176,10 @@ class AuthZen(Remote):
         if not isinstance(answer, dict) or not isinstance(answer.get("decision"), bool):
             raise ValueError("the decision is not a boolean")
         context = answer.get("context") or {}
-        if not isinstance(context, dict) or "error" in context:
-            raise ValueError("the context is no object, or tells of an error")
+        if not isinstance(context, dict):
+            raise ValueError("the context is no object")
+        if "error" in context:
+            raise ValueError(_UNANSWERED.reason)
         permitted: bool = answer["decision"]
         required = [Obligation(kind="approve")] if person else []
         required += read_obligations(context.get("obligations", [])) if permitted else []
@@ -166,6 +192,12 @@ class AuthZen(Remote):
             obligations=merge_obligations(required) if permitted else (),
             policy_version=self.version,
         )
+
+
+def _is_error(item: object) -> bool:
+    """Return whether an item of a batch says that its question could not be answered."""
+    context = item.get("context") if isinstance(item, dict) else None
+    return isinstance(context, dict) and "error" in context
 
 
 def _ids(context: Mapping[str, Json]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import httpx
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
+from agentguard.policies._bearer import TokenSource
 from agentguard.policies._remote import (
     TEXT,
     Remote,
@@ -55,7 +56,10 @@ class Opa(Remote):
     added to each decision's `policy_version`, so that an approval asked under another revision does not hold.
     Change *version* with rules that come in another way. *timeout*, in seconds, is for each of: waiting for
     one of *limit* places, and each question. The places of the synchronous path, and those of each event
-    loop, are counted apart.
+    loop, are counted apart, and so are those of each subject.
+
+    *token* is the source of a bearer token, by which the guard authenticates itself at the PDP. For mutual
+    TLS, give an `ssl.SSLContext` with a certificate as *verify*.
 
     Raises:
         ConfigurationError: The url is neither https nor of loopback, or has more than a place in it; or
@@ -71,6 +75,7 @@ class Opa(Remote):
         timeout: float = 1.0,
         limit: int = 16,
         verify: ssl.SSLContext | bool = True,
+        token: TokenSource | None = None,
         transport: httpx.BaseTransport | None = None,
         async_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -84,6 +89,7 @@ class Opa(Remote):
             verify=verify,
             transport=transport,
             async_transport=async_transport,
+            token=token,
         )
         if not _PATH.fullmatch(path):
             raise ConfigurationError(

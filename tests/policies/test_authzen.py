@@ -200,3 +200,72 @@ async def test_who_finds_no_place_in_time_is_denied(ask: Callable[..., Any]) -> 
 def test_an_open_line_is_refused_at_start(url: str) -> None:
     with pytest.raises(ConfigurationError):
         AuthZen(url, version="1")
+
+
+# --- identifiers, metadata and batches
+
+
+def metadata_at(urls: list[str], metadata: Any, **options: Any) -> AuthZen:
+    """Return a policy over a PDP that publishes *metadata*, and permits. Its URLs are put in *urls*."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        urls.append(str(request.url))
+        if "/.well-known/" in request.url.path:
+            return httpx.Response(404) if metadata is None else httpx.Response(200, json=metadata)
+        return httpx.Response(200, json={"decision": True})
+
+    transport = httpx.MockTransport(handle)
+    return AuthZen(**{"version": "1", "transport": transport, "async_transport": transport, **options})
+
+
+@pytest.mark.promise("pdp-as-the-standard-says")
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("path", ["", "/", "/tenant", "/tenant/", "/a/b"])
+async def test_a_pdp_without_endpoints_is_asked_at_the_default_path_below_its_identifier(
+    path: str, published: bool, asynchronous: bool
+) -> None:
+    urls: list[str] = []
+    metadata = {"policy_decision_point": f"{URL}{path}"} if published else None
+    port = AwaitedPort(metadata_at(urls, metadata, url=f"{URL}{path}"), asynchronous=asynchronous)
+    assert (await port.decide(sample_request())).permitted
+    tail = path.rstrip("/")
+    assert urls == [
+        f"{URL}/.well-known/authzen-configuration{tail}",
+        f"{URL}{tail}/access/v1/evaluation",
+    ]
+
+
+@pytest.mark.promise("pdp-as-the-standard-says")
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500, 302])
+def test_metadata_that_cannot_be_read_are_not_taken_for_missing(status: int) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, json={"decision": True}))
+    with pytest.raises(AuthZenError):
+        AuthZen(URL, version="1", transport=transport).decide(sample_request())
+
+
+ERROR = {"decision": False, "context": {"error": {"status": 500, "message": "4711"}}}
+NO, YES = {"decision": False}, {"decision": True}
+
+
+@pytest.mark.promise("pdp-as-the-standard-says")
+async def test_an_error_in_one_item_of_a_batch_is_that_items(ask: Callable[..., Any]) -> None:
+    decision = await ask(Pdp({"evaluations": [YES, ERROR]}, batch=True))
+    assert decision.permitted
+    assert not decision.obligations
+    assert not (await ask(Pdp({"evaluations": [NO, ERROR]}, batch=True))).permitted
+    decision = await ask(Pdp({"evaluations": [ERROR, YES]}, batch=True))
+    assert decision.permitted
+    assert decision.obliges("approve"), "what could not be answered is no permit without a person"
+
+
+@pytest.mark.promise("pdp-clear-permit")
+@pytest.mark.parametrize(
+    "items", [[ERROR, NO], [ERROR, ERROR], [ERROR], [{**ERROR, "decision": True}, NO], [YES, {"decision": 1}]]
+)
+async def test_a_batch_whose_errors_leave_no_permit_is_an_error(
+    ask: Callable[..., Any], items: list[Any]
+) -> None:
+    with pytest.raises(AuthZenError) as raised:
+        await ask(Pdp({"evaluations": items}, batch=True))
+    assert "4711" not in str(raised.value)

@@ -1,0 +1,58 @@
+"""The bearer token by which the guard authenticates itself to a policy decision point (RFC 6750)."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from agentguard.concurrency.drive import Operation, operation_pair
+from agentguard.model import Secret
+
+if TYPE_CHECKING:
+    from agentguard.policies._remote import RemoteOperations
+
+__all__ = ["BearerToken", "TokenSource"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
+_REFRESH = 300.0  # seconds
+
+
+class TokenSource(Protocol):
+    """Where the token is, such as a source of `agentguard.credentials.sources`."""
+
+    def read(self) -> Secret:
+        """Return the token that is valid now."""
+
+
+class BearerToken:
+    """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it."""
+
+    def __init__(self, source: TokenSource, timeout: float) -> None:
+        self._read = operation_pair(source, "read", timeout=timeout)
+        self._cache: tuple[Secret, float] | None = None
+
+    async def header(self, operations: RemoteOperations, again: bool) -> dict[str, str]:
+        """Return the header that carries the token. With *again* the token is read anew.
+
+        Raises:
+            ValueError: The source gave no token that can be sent. The message does not hold it.
+        """
+        entry = self._cache
+        if again or entry is None or time.monotonic() >= entry[1]:
+            read = self._read.async_ if operations.asynchronous else self._read.sync
+            entry = self._cache = await operations.share("token", lambda: _fetch(read))
+        return {"Authorization": f"Bearer {entry[0].reveal()}"}
+
+
+async def _fetch(read: Operation) -> tuple[Secret, float]:
+    try:
+        token = await read()
+    except Exception as error:  # noqa: BLE001  anyone may write a source, and its message may hold the secret
+        problem = f"no token to authenticate with ({type(error).__name__})"
+    else:
+        if isinstance(token, Secret) and _TOKEN.fullmatch(token.reveal()):
+            return token, time.monotonic() + _REFRESH
+        problem = "the token to authenticate with cannot stand in a header"
+    # outside of the handler, so that the error has no context, which may hold the secret
+    raise ValueError(problem)

@@ -1,0 +1,150 @@
+"""The guard authenticates itself to a PDP: by a bearer token of a secret source, or by a certificate."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agentguard.config.pdps import AuthZenSettings, OpaSettings
+from agentguard.errors import AgentGuardError, ConfigurationError
+from agentguard.model import Secret
+from agentguard.policies.authzen import AuthZen
+from agentguard.policies.opa import Opa
+from agentguard.testing.samples import sample_request
+from agentguard.testing.scenarios import AwaitedPort
+from tests.doubles.loopback import Connection, certificate, response, serving
+
+URL = "https://pdp.example"
+PERMIT = {"result": {"allow": True}, "decision": True}
+Settings = type[OpaSettings] | type[AuthZenSettings]
+
+pytestmark = pytest.mark.promise("pdp-authenticated")
+
+
+class Source:
+    """A source whose token changes from one reading to the next."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens, self.readings = list(tokens), 0
+
+    def read(self) -> Secret:
+        self.readings += 1
+        return Secret(self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0])
+
+
+@pytest.fixture(params=[Opa, AuthZen])
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Make a policy over a PDP that permits whoever sends the token ``current``."""
+
+    def make(source: Any, headers: list[str | None]) -> Any:
+        def handle(question: httpx.Request) -> httpx.Response:
+            headers.append(question.headers.get("authorization"))
+            if headers[-1] != "Bearer current":
+                return httpx.Response(401)
+            if "/.well-known/" in question.url.path:
+                return httpx.Response(404)
+            return httpx.Response(200, json=PERMIT)
+
+        transport = httpx.MockTransport(handle)
+        options = {"version": "1", "transport": transport, "async_transport": transport}
+        return request.param(URL, token=source, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_token_is_sent_and_read_again_only_when_it_is_refused(
+    make: Callable[..., Any], asynchronous: bool
+) -> None:
+    headers: list[str | None] = []
+    source = Source("old", "current")
+    port = AwaitedPort(make(source, headers), asynchronous=asynchronous)
+    for _ in range(3):
+        assert (await port.decide(sample_request())).permitted
+    assert source.readings == 2
+    assert headers.count("Bearer old") == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("token", ["wrong", "two words", "line\r\nX: y", ""])
+async def test_without_a_token_that_counts_nothing_is_permitted_and_no_error_shows_it(
+    make: Callable[..., Any], token: str, asynchronous: bool
+) -> None:
+    headers: list[str | None] = []
+    port = AwaitedPort(make(Source(token), headers), asynchronous=asynchronous)
+    with pytest.raises(AgentGuardError) as raised:
+        await port.decide(sample_request())
+    assert not token or token not in str(raised.value)
+    assert set(headers) <= {"Bearer wrong"}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_source_that_fails_is_a_deny_that_shows_no_secret(
+    make: Callable[..., Any], asynchronous: bool
+) -> None:
+    class Failing:
+        def read(self) -> Secret:
+            raise RuntimeError("the secret is 4711")
+
+    headers: list[str | None] = []
+    with pytest.raises(AgentGuardError, match="no token to authenticate with") as raised:
+        await AwaitedPort(make(Failing(), headers), asynchronous=asynchronous).decide(sample_request())
+    assert "4711" not in str(raised.value)
+    assert raised.value.__context__ is None
+    assert not headers
+
+
+def settings_of(kind: Settings, url: str, **values: Any) -> OpaSettings | AuthZenSettings:
+    name = "opa" if kind is OpaSettings else "authzen"
+    return kind.model_validate({"kind": name, "url": url, "version": "1", **values})
+
+
+@pytest.mark.parametrize("kind", [OpaSettings, AuthZenSettings])
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_the_settings_give_a_token_and_a_certificate(
+    kind: Settings, asynchronous: bool, tmp_path: Path
+) -> None:
+    file = certificate(tmp_path, expires=timedelta(days=1))
+    (tmp_path / "token").write_text("current")
+    (tmp_path / "token").chmod(0o600)
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(file))
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    server_context.load_cert_chain(file)
+    requests: list[bytes] = []
+
+    def answer(connection: Connection) -> None:
+        requests.append(connection.request())
+        found = b"/.well-known/" not in requests[-1]
+        body = json.dumps(PERMIT).encode() if found else b"{}"
+        content = response("200 OK" if found else "404 Not Found", body)
+        connection.send(content.replace(b"\r\n", b"\r\nContent-Type: application/json\r\n", 1))
+
+    with serving(answer, server_context) as server:
+        values = {"ca": file.name, "token": f"file:{tmp_path}/token"}
+        alone = settings_of(kind, server.url, **values).policy(tmp_path.joinpath)
+        with pytest.raises(AgentGuardError):
+            await AwaitedPort(alone, asynchronous=asynchronous).decide(sample_request())
+        assert not requests
+        both = settings_of(kind, server.url, certificate=file.name, **values).policy(tmp_path.joinpath)
+        assert (await AwaitedPort(both, asynchronous=asynchronous).decide(sample_request())).permitted
+        assert all(b"Authorization: Bearer current" in request for request in requests)
+
+
+@pytest.mark.parametrize("kind", [OpaSettings, AuthZenSettings])
+def test_a_mistake_about_authentication_is_told_at_the_start(kind: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for values in (
+        {"ca": "missing.pem"},
+        {"certificate": "empty.pem"},
+        {"key": "empty.pem"},
+        {"token": "nowhere"},
+    ):
+        with pytest.raises(ConfigurationError):
+            settings_of(kind, URL, **values).policy(tmp_path.joinpath)
