@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from threading import BoundedSemaphore, Condition, Lock, get_ident
 from typing import Any
@@ -122,29 +122,29 @@ class ForkGate:
         around_fork(before=self._close, in_parent=self._open)
         in_child(self._renew_in_child)
 
-    def enter(self) -> None:
+    def enter(self, user: Hashable) -> None:
         """Begin to use the thing."""
         with self._lock:
             while self._forks:
                 self._changed.wait()
-            self._uses += 1
+            self._users.add(user)
 
-    def leave(self) -> None:
-        """Have used the thing."""
+    def leave(self, user: Hashable) -> None:
+        """Have used the thing; one who never entered may leave, too, and who entered may leave twice."""
         with self._lock:
-            self._uses -= 1
+            self._users.discard(user)
             if self._forks:
                 self._changed.notify_all()
 
     def _renew(self) -> None:
         self._lock = Lock()
         self._changed = Condition(self._lock)
-        self._uses = self._forks = 0
+        self._users, self._forks = set[Hashable](), 0
 
     def _close(self) -> None:
         with self._lock:
             self._forks += 1
-            self._changed.wait_for(lambda: not self._uses, self._seconds)
+            self._changed.wait_for(lambda: not self._users, self._seconds)
 
     def _open(self) -> None:
         with self._lock:
@@ -152,7 +152,7 @@ class ForkGate:
             self._changed.notify_all()
 
     def _renew_in_child(self) -> None:
-        self.was_in_use = self._uses > 0
+        self.was_in_use = bool(self._users)
         self._renew()
 
 

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 
 from agentguard.concurrency.fork import ForkGate, around_fork, in_child
 from agentguard.errors import ConfigurationError, StoreError
+from agentguard.stores._file_watch import FileWatch, store_error
+from agentguard.stores._schema import migrate, use_wal
 
-RETRY = 0.01  # seconds between attempts to switch to WAL, for which SQLite itself does not wait
-
-PAGE = 1024  # bytes; a write copies whole pages to the log, and the rows here are small
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
-
-
-HINTS = {  # by SQLite's primary result code
-    sqlite3.SQLITE_BUSY: "another process holds the file: end it, or wait until it is done",
-    sqlite3.SQLITE_LOCKED: "another process holds the file: end it, or wait until it is done",
-    sqlite3.SQLITE_FULL: "make room on the disk",
-    sqlite3.SQLITE_IOERR: "look after the disk: SQLite cannot read or write it",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, or put a copy of it back",
-    sqlite3.SQLITE_NOTADB: "the file is no store of agentguard: name another file, or move this one away",
-    sqlite3.SQLITE_READONLY: "let this process write to the file and to its directory",
-    sqlite3.SQLITE_CANTOPEN: "correct the path, or the permissions of its directory",
-}
-
-
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    """Return what went wrong in SQLite's words, and what an operator can do about it."""
-    code = getattr(error, "sqlite_errorcode", None)  # an error of Python's own module has none
-    return StoreError(f"{path}: {error}", hint="" if code is None else HINTS.get(code & 0xFF, ""))
 
 
 _lost: set[Path] = set()
@@ -44,11 +25,25 @@ _lost: set[Path] = set()
 PATIENCE = 1.0  # seconds that a fork waits for a transaction, beyond what the transaction waits for others
 
 
+class Handle:
+    """A connection, and which write-ahead log it uses: no file may take that log's place while it is open."""
+
+    __slots__ = ("connection", "log")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.log: int | None = None
+
+
 class _Resources:
-    """The connections and the thread of one operating-system process; a forked child must not use them."""
+    """The connections and the thread of one operating-system process; a forked child must not use them.
+
+    `writing` holds the write transaction of each thread that is in one.
+    """
 
     def __init__(self) -> None:
-        self.idle: deque[sqlite3.Connection] = deque()
+        self.idle: deque[Handle] = deque()
+        self.writing: dict[int, Loan] = {}
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
 
 
@@ -56,50 +51,67 @@ def _close_abandoned(by_process: dict[int, _Resources]) -> None:
     """Close the connections of this process, for a store that was collected without being closed."""
     resources = by_process.get(os.getpid())
     while resources is not None and resources.idle:
-        resources.idle.pop().close()
+        resources.idle.pop().connection.close()
 
 
 class Loan:
     """Lends a connection for a ``with`` block; with *writes*, in a write transaction.
 
+    An exception at any line, such as that of Ctrl-C, leaves no transaction open, although a notebook keeps
+    the traceback and with it every variable: the connection is closed at once, or, where Python itself was
+    interrupted between the block and this class, before the thread's next write.
+
     This is a class because nested `contextlib` generators would cost each write a sixth of its time.
     """
 
-    __slots__ = ("_connection", "_database", "_writes")
+    __slots__ = ("_database", "_handle", "_number", "_writes")
 
     def __init__(self, database: Database, *, writes: bool) -> None:
         self._database, self._writes = database, writes
+        self._handle: Handle | None = None
+        self._number = 0
 
     def __enter__(self) -> sqlite3.Connection:
-        connection = None
-        self._database.gate.enter()
         try:
-            connection = self._database.take()
             if self._writes:
-                connection.execute("BEGIN IMMEDIATE")
+                self._database.abandon_interrupted(self)
+            self._database.gate.enter(self)
+            self._handle = handle = self._database.take()
+            if self._writes:
+                handle.connection.execute("BEGIN IMMEDIATE")
+                self._number = self._database.watch.next_number(handle.connection)
+            return handle.connection
         except BaseException as error:
-            if connection is not None:
-                connection.close()
-            self._database.gate.leave()
+            self.abandon()
             if isinstance(error, sqlite3.Error):
-                raise _store_error(self._database.path, error) from error
+                raise store_error(self._database.path, error) from error
             raise
-        self._connection = connection
-        return connection
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        handle = self._handle
+        assert handle is not None  # noqa: S101  it was entered
         try:
             if isinstance(error, sqlite3.Error):
                 raise error
             if self._writes:
-                self._connection.execute("COMMIT" if error is None else "ROLLBACK")
+                handle.connection.execute("COMMIT" if error is None else "ROLLBACK")
+                if error is None:
+                    self._database.watch.committed(self._number)
+            self._handle = None  # before it is given back: from then on, another thread may have it
+            self._database.give(handle)
         except sqlite3.Error as failure:
-            self._connection.close()  # closing rolls back
-            raise _store_error(self._database.path, failure) from failure
-        else:
-            self._database.give(self._connection)
+            raise store_error(self._database.path, failure) from failure
         finally:
-            self._database.gate.leave()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close what is still lent, which rolls back, and let a fork go on."""
+        if self._handle is not None:
+            self._handle.connection.close()  # first: an interrupt here finds it again at the next write
+            self._handle = None
+        self._database.gate.leave(self)
+        if self._writes:
+            self._database.ended(self)  # last, so that an interrupt before leaves the rest to the next write
 
 
 class Database:
@@ -109,6 +121,9 @@ class Database:
     the locks. So a fork waits until no transaction runs, and then closes the idle connections. If a
     transaction runs for longer than the busy timeout and a second, the child cannot use the file: each use
     of it raises StoreError.
+
+    A file that was removed, or a log of it, or one that was replaced or rolled back to an older copy, is
+    noticed: each use raises StoreError. Each write has a number in the file, which only grows.
 
     *migrations* bring a file from the version that is their key to the next one.
 
@@ -128,6 +143,7 @@ class Database:
         if os.fspath(path) in ("", ":memory:"):
             raise ConfigurationError("a SQLite store needs a file", hint='use store = "memory"')
         self.path = Path(path).absolute()
+        self.watch = FileWatch(self.path)
         self._timeout = timeout
         self._closed = False
         self._by_process: dict[int, _Resources] = {}
@@ -137,8 +153,9 @@ class Database:
         weakref.finalize(self, _close_abandoned, self._by_process)
         self._create()
         with self.connection() as connection:
-            self._use_wal(connection)
-            self._migrate(connection, schema, version, migrations)
+            use_wal(connection, self.path, timeout)
+            migrate(connection, self.path, schema, version, migrations)
+            self.watch.begin(connection)
 
     @property
     def executor(self) -> ThreadPoolExecutor:
@@ -159,8 +176,12 @@ class Database:
         """Lend a connection in a write transaction, which is written completely or not at all."""
         return Loan(self, writes=True)
 
-    def take(self) -> sqlite3.Connection:
-        """Return a connection that no other thread uses."""
+    def take(self) -> Handle:
+        """Return a connection that no other thread uses.
+
+        Raises:
+            StoreError: The store is closed, or its file is gone.
+        """
         if self._closed:
             raise StoreError(f"{self.path} is closed")
         if _lost and self.path.resolve() in _lost:
@@ -168,17 +189,44 @@ class Database:
                 f"{self.path}: this process was forked while another thread used the store",
                 hint="fork while no call runs, or start the process anew (spawn)",
             )
+        self.watch.check_file()
         try:
-            return self._resources().idle.pop()
+            handle = self._resources().idle.pop()
         except IndexError:
-            return self._connect()
+            return Handle(self._connect())
+        try:
+            self.watch.check_log(handle.log)
+        except StoreError:
+            handle.connection.close()
+            raise
+        return handle
 
-    def give(self, connection: sqlite3.Connection) -> None:
+    def give(self, handle: Handle) -> None:
         """Take back a connection; it must not be in a transaction."""
         if self._closed:
-            connection.close()
-        else:
-            self._resources().idle.append(connection)
+            handle.connection.close()
+            return
+        if handle.log is None:
+            handle.log = self.watch.log_id()
+        self._resources().idle.append(handle)
+
+    def abandon_interrupted(self, loan: Loan) -> None:
+        """Close the write transaction that an interrupt has left to this thread, and note the next one.
+
+        One that is not interrupted may be met too, where the garbage collector or a signal's handler runs
+        another write within it. It would wait for itself; instead, the outer one fails.
+        """
+        writing, thread = self._resources().writing, get_ident()
+        before = writing.get(thread)
+        if before is not None:
+            before.abandon()
+        writing[thread] = loan
+
+    def ended(self, loan: Loan) -> None:
+        """Note that a write transaction is over."""
+        writing, thread = self._resources().writing, get_ident()
+        if writing.get(thread) is loan:
+            del writing[thread]
 
     def close(self) -> None:
         """Finish the queued operations, and close this process's connections."""
@@ -189,7 +237,7 @@ class Database:
     def _close_idle(self) -> None:
         idle = self._resources().idle
         while idle:
-            idle.pop().close()
+            idle.pop().connection.close()
 
     def _begin_in_child(self) -> None:
         if self.gate.was_in_use:
@@ -220,45 +268,3 @@ class Database:
             connection.close()
             raise
         return connection
-
-    def _use_wal(self, connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA page_size = {PAGE}")
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(RETRY)
-                continue
-            if mode != "wal":
-                raise ConfigurationError(
-                    "SQLite cannot keep a write-ahead log here",
-                    hint="put the store on a local disk, not on a network file system",
-                    file=self.path,
-                )
-            return
-
-    def _migrate(
-        self, connection: sqlite3.Connection, schema: str, version: int, migrations: Mapping[int, str]
-    ) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            present = connection.execute("PRAGMA user_version").fetchone()[0]
-            if present not in (0, version, *migrations):
-                older = "end its tasks with the agentguard version that made it, then name another file"
-                raise ConfigurationError(
-                    f"the store has schema version {present}, and this agentguard knows {version}",
-                    hint=older if present < version else "upgrade agentguard, or name another file",
-                    file=self.path,
-                )
-            steps = [schema] if present == 0 else [migrations[step] for step in range(present, version)]
-            for statement in ";".join(steps).split(";") if steps else ():
-                connection.execute(statement)
-            if steps:
-                connection.execute(f"PRAGMA user_version = {version:d}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.rollback()
-            raise

@@ -19,11 +19,19 @@ UPDATE tasks SET questions = (
 DELETE FROM approvals WHERE status != 'denied';
 UPDATE approvals SET shown_digest = digest, family = coalesce(
     (SELECT json_extract(fixed, '$.lineage[#-1]') FROM tasks WHERE tasks.id = task_id), task_id);
-CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied'"""
+CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied';
+CREATE INDEX tasks_active ON tasks (json_extract(fixed, '$.identity[0]')) WHERE status = 'active';
+CREATE INDEX lineage_task ON lineage (task_id);
+CREATE INDEX calls_task ON calls (task_id);
+CREATE INDEX credentials_task ON credentials (task_id);
+CREATE INDEX credentials_expiry ON credentials (expires_at);
+CREATE TABLE writes (id TEXT NOT NULL, n INTEGER NOT NULL) STRICT;
+INSERT INTO writes VALUES (lower(hex(randomblob(16))), 0)"""
 
 MIGRATIONS: Mapping[int, str] = {3: TO_4}
 """By the version that a file has.
 
 To 4: an approval keeps what a person was shown, and a task counts its questions. A rejection of version 3
 still holds. Any other approval of it is dropped, for its call is named otherwise now: a person is asked anew.
+Writes are numbered, so that an older copy of the file is noticed.
 """

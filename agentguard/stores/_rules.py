@@ -26,6 +26,9 @@ from agentguard.model import (
 KEEP = 86_400.0
 """Seconds for which an ended task, an expired approval and a lapsed credential can still be read."""
 
+KEEP_KEYS = 7_200.0
+"""Seconds for which a key is kept beyond its time, so that a clock that is ahead for a while loses none."""
+
 PRUNE_EVERY = 256
 """Writes between two rounds of pruning."""
 

@@ -38,7 +38,14 @@ CREATE TABLE approvals (
     shown TEXT NOT NULL, shown_digest TEXT NOT NULL, family TEXT NOT NULL) STRICT;
 CREATE INDEX approvals_call ON approvals (call_key);
 CREATE INDEX approvals_expiry ON approvals (expires_at);
-CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied'"""
+CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied';
+CREATE INDEX tasks_active ON tasks (json_extract(fixed, '$.identity[0]')) WHERE status = 'active';
+CREATE INDEX lineage_task ON lineage (task_id);
+CREATE INDEX calls_task ON calls (task_id);
+CREATE INDEX credentials_task ON credentials (task_id);
+CREATE INDEX credentials_expiry ON credentials (expires_at);
+CREATE TABLE writes (id TEXT NOT NULL, n INTEGER NOT NULL) STRICT;
+INSERT INTO writes VALUES (lower(hex(randomblob(16))), 0)"""
 
 TASK = (
     "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions"
@@ -70,19 +77,6 @@ FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
 )
-PRUNE = (  # each with the seconds that rows stay after their end; a task with a live credential stays
-    ("DELETE FROM keys WHERE until <= ?", 0.0),
-    (
-        "DELETE FROM approvals WHERE expires_at <= ?"
-        " AND (status != 'denied' OR family NOT IN (SELECT id FROM tasks))",
-        _rules.KEEP,
-    ),
-    ("DELETE FROM credentials WHERE expires_at <= ?", _rules.KEEP),
-    (
-        "DELETE FROM tasks WHERE over <= ? AND id NOT IN (SELECT task_id FROM credentials)",
-        _rules.KEEP,
-    ),
-)
 LABELS = "SELECT digest, source, trusted, sensitivity FROM labels WHERE family = ? AND digest IN ({})"
 LABEL = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)"
 LABELLED = (
@@ -90,11 +84,6 @@ LABELLED = (
     " OR id IN (SELECT task_id FROM lineage WHERE ancestor = ?)"
 )
 READ = "UPDATE tasks SET untrusted = max(untrusted, ?), sensitivity = max(sensitivity, ?) WHERE id = ?"
-PRUNE_ORPHANS = (
-    "DELETE FROM labels WHERE family NOT IN (SELECT id FROM tasks)",
-    "DELETE FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
-    "DELETE FROM calls WHERE task_id NOT IN (SELECT id FROM tasks)",
-)
 
 
 def track(db: sqlite3.Connection, live: LiveCredential) -> None:

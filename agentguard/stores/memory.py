@@ -41,7 +41,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = Lock()
         in_child(self._unlock)
-        self._writes = 0
+        self._writes, self._next_pruning = 0, _rules.PRUNE_EVERY
         self._tasks: dict[str, TaskState] = {}
         self._over: dict[str, float] = {}  # the latest time at which each task ends
         self._descendants: dict[str, set[str]] = {}
@@ -246,14 +246,17 @@ class MemoryStore:
 
     def _prune(self) -> None:
         self._writes += 1
-        if self._writes % _rules.PRUNE_EVERY:
+        if self._writes < self._next_pruning:
             return
         now = self._clock()
-        self._keys = {key: until for key, until in self._keys.items() if until > now}
+        self._keys = {key: until for key, until in self._keys.items() if until + _rules.KEEP_KEYS > now}
         self._approvals.prune(now, self._tasks)
         remaining = {call_id: _unlapsed(of_call, now) for call_id, of_call in self._credentials.items()}
         self._credentials = {call_id: of_call for call_id, of_call in remaining.items() if of_call}
         self._prune_tasks(now)
+        # each round looks at all that is held, so the more there is, the rarer it is
+        size = len(self._keys) + len(self._tasks) + len(self._credentials)
+        self._next_pruning = self._writes + max(_rules.PRUNE_EVERY, size)
 
     def _prune_tasks(self, now: float) -> None:
         with_credential = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}

@@ -21,7 +21,7 @@ from agentguard.model import (
     TaskState,
     TaskStatus,
 )
-from agentguard.stores import _rows, _rules, _sql, _sql_approvals
+from agentguard.stores import _rows, _rules, _sql, _sql_approvals, _sql_pruning
 from agentguard.stores._database import Database
 from agentguard.stores._migrations import MIGRATIONS
 from agentguard.stores._sql_tasks import TaskRows
@@ -151,7 +151,7 @@ class SqliteStore:
 
     def forget(self, call_id: str) -> None:
         """Record that the call's credentials are revoked."""
-        with self._db.connection() as db:
+        with self._db.transaction() as db:
             db.execute(_sql.FORGET, (call_id,))
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
@@ -247,8 +247,4 @@ class SqliteStore:
         self._writes += 1
         if self._writes % _rules.PRUNE_EVERY:
             return
-        now = self._clock()
-        for statement, seconds in _sql.PRUNE:
-            db.execute(statement, (now - seconds,))
-        for statement in _sql.PRUNE_ORPHANS:
-            db.execute(statement)
+        _sql_pruning.prune(db, self._clock())

@@ -271,7 +271,7 @@ def test_who_comes_while_a_fork_is_under_way_waits_for_it() -> None:
     entered = threading.Event()
 
     def work() -> None:
-        gate.enter()
+        gate.enter("user")
         entered.set()
 
     thread = threading.Thread(target=work)
@@ -280,7 +280,7 @@ def test_who_comes_while_a_fork_is_under_way_waits_for_it() -> None:
     gate._open()
     assert entered.wait(5)
     thread.join()
-    gate.leave()
+    gate.leave("user")
 
 
 PRIMITIVES = {

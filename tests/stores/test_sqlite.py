@@ -192,8 +192,9 @@ def test_short_lived_threads_leave_no_connections_behind(store: SqliteStore) -> 
 
 def test_a_store_that_nobody_closed_leaves_no_connection_open(path: Path) -> None:
     store = SqliteStore(path)
-    connection = store._db.take()
-    store._db.give(connection)
+    handle = store._db.take()
+    store._db.give(handle)
+    connection = handle.connection
     del store
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
