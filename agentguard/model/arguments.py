@@ -135,8 +135,8 @@ class Arguments:
         """
         if not self.distinctions:
             return self.json_digest
-        kept = tuple(text for text in self.distinctions if _ORDER not in text)
-        return Arguments.of(self.values, kept).digest
+        unordered = tuple(text for text in self.distinctions if _ORDER not in text)
+        return Arguments.of(self.values, unordered).digest
 
     @property
     def rule_distinctions(self) -> tuple[str, ...]:

@@ -393,10 +393,10 @@ def test_no_key_can_pretend_to_be_another_place() -> None:
 def test_what_tells_two_secrets_apart_is_covered_and_not_told() -> None:
     kind = _picked({"a": SecretStr("7"), "b": Secret({"x": 1.0}), "c": Secret({"x": 1}), "d": Secret("7")})
     schema = ArgumentSchema(_tool(kind, []))
-    found = [schema.validate({"what": what}).arguments for what in "abcd"]
-    assert len({arguments.digest for arguments in found}) == 4
-    assert found[1].json_digest != found[2].json_digest
-    assert "1.0" not in " ".join(text for arguments in found for text in arguments.distinctions)
+    results = [schema.validate({"what": what}).arguments for what in "abcd"]
+    assert len({arguments.digest for arguments in results}) == 4
+    assert results[1].json_digest != results[2].json_digest
+    assert "1.0" not in " ".join(text for arguments in results for text in arguments.distinctions)
 
 
 @pytest.mark.promise("told-apart-judged-apart")

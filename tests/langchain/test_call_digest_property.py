@@ -80,19 +80,19 @@ def _written(chance: random.Random, depth: int = 0) -> Any:
     return {name: _written(chance, depth + 1) for name in names}
 
 
-def _seen(value: Any) -> Any:
+def _view(value: Any) -> Any:
     """Return all that a tool can see of a value, in its order, with each class."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, enum.Enum):
         return kind, value.name
     if isinstance(value, BaseModel):
-        return kind, _seen(value.__dict__), _seen(value.model_extra), sorted(value.model_fields_set)
+        return kind, _view(value.__dict__), _view(value.model_extra), sorted(value.model_fields_set)
     if dataclasses.is_dataclass(value):
-        return kind, _seen(value.__dict__)
+        return kind, _view(value.__dict__)
     if isinstance(value, dict):
-        return kind, [(_seen(key), _seen(item)) for key, item in value.items()]
+        return kind, [(_view(key), _view(item)) for key, item in value.items()]
     if isinstance(value, list | tuple | set):
-        return kind, [_seen(item) for item in value]
+        return kind, [_view(item) for item in value]
     return kind, value.get_secret_value() if isinstance(value, SecretStr) else repr(value)
 
 
@@ -107,7 +107,7 @@ def test_one_digest_is_one_thing_to_the_tool(kind: Any) -> None:
             values, arguments = schema.validate({"what": _written(chance)})
         except (Denied, ValueError):
             continue
-        seen = repr(_seen(values))
-        assert known.setdefault(arguments.digest, seen) == seen
+        view = repr(_view(values))
+        assert known.setdefault(arguments.digest, view) == view
         assert schema.canonicalize(dict(values), arguments.raw).digest == arguments.digest
     assert len(known) > 1
