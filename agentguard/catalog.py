@@ -16,6 +16,7 @@ from typing import Any
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
 from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
+from agentguard.model.definition import Digests, Pins
 from agentguard.model.schema_difference import contradictions, differences
 
 __all__ = ["Catalog", "spec_of"]
@@ -74,7 +75,14 @@ RESERVED = frozenset({"user", "application"})
 class Catalog:
     """All tools and resources that a guard knows. An application adds tools while it starts."""
 
-    def __init__(self, tools: Iterable[ToolSpec] = (), resources: Iterable[Resource] = ()) -> None:
+    def __init__(
+        self,
+        tools: Iterable[ToolSpec] = (),
+        resources: Iterable[Resource] = (),
+        pins: Pins | None = None,
+    ) -> None:
+        self.pins = pins
+        self._unpinned: dict[str, tuple[str, ...]] = {}
         self._lock = ProcessLock()
         self.changes = 0  # grows with each change, so that a check of all tools knows whether it is current
         self._tools: dict[str, ToolSpec] = {}
@@ -117,6 +125,18 @@ class Catalog:
     def differences(self) -> Mapping[str, tuple[str, ...]]:
         """Return how the schemas of attached tools differ from those that the catalog gives, by tool."""
         return {name: texts for name, texts in sorted(self._differences.items()) if texts}
+
+    def unpinned(self, name: str, definition: Digests) -> tuple[str, ...]:
+        """Return how a tool differs from its pinned definition, and log it once.
+
+        Without a lock file nothing differs. A tool that the file does not have differs too: nobody has
+        reviewed it.
+        """
+        differences = () if self.pins is None else self.pins.differences(name, definition)
+        if differences and self._unpinned.get(name) != differences:
+            log.warning("tool %s is denied: %s", name, "; ".join(differences))
+        self._unpinned[name] = differences
+        return differences
 
     def add(self, tool: ToolSpec) -> None:
         """Classify a tool. If the classification has a schema, each call must satisfy that schema.

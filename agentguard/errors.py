@@ -78,6 +78,7 @@ class DenialCode(StrEnum):
     TASK_MISMATCH = "task_mismatch"
     NO_CALL_ID = "no_call_id"
     UNKNOWN_TOOL = "unknown_tool"
+    DEFINITION_CHANGED = "definition_changed"
     INVALID_ARGUMENTS = "invalid_arguments"
     FORGED_ARGUMENT = "forged_argument"
     ARGUMENTS_CHANGED = "arguments_changed"
@@ -209,6 +210,7 @@ ADVICE = {
     ),
     DenialCode.NO_CALL_ID: "The call has no id, so it did not run. Make the call again.",
     DenialCode.UNKNOWN_TOOL: "This tool is not available here. Use another tool.",
+    DenialCode.DEFINITION_CHANGED: "This tool is not available now. Use another tool, or tell the user.",
     DenialCode.INVALID_ARGUMENTS: (
         "The arguments do not fit the tool's schema. Correct them and make the call again."
     ),

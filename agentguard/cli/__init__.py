@@ -15,7 +15,7 @@ try:
 except ImportError:  # users who run the console script read a sentence, not a traceback
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
-from agentguard.cli import audit, demo, explain, init, lint, simulate, suggest
+from agentguard.cli import audit, demo, explain, init, lint, pin, simulate, suggest
 from agentguard.cli import exec as execute
 
 __all__ = ["main"]
@@ -38,6 +38,7 @@ def _begin() -> None:
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
+main.command("pin")(pin.command)
 main.command("explain")(explain.command)
 main.command("simulate")(simulate.command)
 main.command("suggest")(suggest.command)

@@ -8,6 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as as_tool
+
 from agentguard import ConfigurationError, Guard
 from agentguard.audit import verify
 from agentguard.audit.chain import parse
@@ -15,10 +18,13 @@ from agentguard.cli._console import fail, note, out
 from agentguard.config import build, load
 from agentguard.config.settings import AuditSettings, IssuerSettings, StoreSettings
 from agentguard.langchain import GuardedTool
+from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of
+from agentguard.langchain.schema import ArgumentSchema
+from agentguard.model.definition import Digests
 from agentguard.text import printable
 
-__all__ = ["attach", "guard_of", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "definitions", "guard_of", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
@@ -49,6 +55,23 @@ def attach(guard: Guard, tools: list[Any]) -> None:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema
         raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
+
+
+def definitions(tools: list[Any]) -> dict[str, Digests]:
+    """Return the digests of the tools' definitions as the application sees them, by name."""
+    found: dict[str, Digests] = {}
+    for item in tools:
+        try:
+            tool = item if isinstance(item, BaseTool) else as_tool(item)
+        except ValueError as error:  # a function without docstring or with types that have no schema
+            raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
+        if isinstance(tool, GuardedTool):
+            digests = tool.gate.definition
+        else:
+            digests = definition_of(tool, ArgumentSchema(tool).schema)
+        if found.setdefault(tool.name, digests) != digests:
+            raise ConfigurationError(f"two tools are named {tool.name}", hint="rename one of them")
+    return found
 
 
 def warn_of_unknown_arguments(guard: Guard) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,8 +22,9 @@ from agentguard.analysis.lint import (
     find_unvouched,
 )
 from agentguard.cli._console import load_object, note, out, tools_of
-from agentguard.cli._policies import attach, guard_of
+from agentguard.cli._policies import attach, definitions, guard_of
 from agentguard.langchain import GuardedTool
+from agentguard.model.definition import Digests, Pins
 from agentguard.policies.cedar.source import Rule, closest
 
 __all__ = ["Finding", "command", "findings"]
@@ -74,7 +75,21 @@ def findings(config: Path, target: object = None) -> Iterator[Finding]:
             names |= {reach.tool for reach in reaches if reach.gated_by != "outside"}
         yield from _gaps(guard, names, target is not None)
         if target is not None:
+            yield from _pins(guard.catalog.pins, definitions(tools))
+        if target is not None:
             yield from _coverage(guard, target, tools)
+
+
+def _pins(pins: Pins | None, present: Mapping[str, Digests]) -> Iterator[Finding]:
+    """Yield how the tools differ from agentguard.lock, if there is one."""
+    if pins is None:
+        return
+    for name, digests in sorted(present.items()):
+        if differences := pins.differences(name, digests):
+            hint = "review it, and run: agentguard pin"
+            yield Finding("error", f"{name}: its calls are denied: {'; '.join(differences)}; {hint}")
+    for name in sorted(pins.tools.keys() - present.keys()):
+        yield Finding("warning", f"{name}: pinned in agentguard.lock, but not among the tools")
 
 
 def _many(count: int, noun: str) -> str:

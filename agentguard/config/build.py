@@ -16,6 +16,7 @@ from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, identity_of
 from agentguard.config.load import position_of
+from agentguard.config.lock import lock_of, read_pins
 from agentguard.config.settings import Settings, schema_of
 from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
@@ -135,7 +136,7 @@ def _catalog(settings: Settings) -> Catalog:
         spec_of(name, tool.model_dump(exclude={"args"}), schema_of(name, tool.args))
         for name, tool in settings.tools.items()
     ]
-    return Catalog(specs, resources)
+    return Catalog(specs, resources, read_pins(lock_of(settings.file)))
 
 
 def _policy(settings: Settings) -> Policy:

@@ -16,6 +16,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of
 from agentguard.langchain.messages import Step, configurable, step_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
@@ -68,12 +69,14 @@ class Gate:
         "__sealed",
         "_injector_fills",
         "async_",
+        "definition",
         "enforcement",
         "name",
         "schema",
         "spec",
         "sync",
         "target",
+        "unpinned",
     )
 
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
@@ -88,6 +91,8 @@ class Gate:
             tool.description,
         )
         self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
+        self.definition = definition_of(tool, self.schema.schema)
+        self.unpinned = enforcement.ports.catalog.unpinned(tool.name, self.definition)
         self.target = mcp_target(tool)
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
@@ -147,6 +152,9 @@ class Gate:
         step, task, problem = _run_of(tool_input)
         validated, spec = None, self.spec
         try:
+            if self.unpinned:
+                reason = f"{self.name} was not reviewed as it is: {'; '.join(self.unpinned)}"
+                raise Denied.of(DenialCode.DEFINITION_CHANGED, reason)
             if spec is None:  # a guard may classify a tool after it was wrapped
                 catalog = self.enforcement.ports.catalog
                 spec = catalog.tool(self.name)

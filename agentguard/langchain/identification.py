@@ -23,6 +23,7 @@ __all__ = [
     "facts_of",
     "is_target_of",
     "mcp_target",
+    "mcp_tool_of",
     "original_of",
 ]
 
@@ -74,6 +75,12 @@ def mcp_target(tool: BaseTool) -> McpTarget | None:
     `functools.wraps`. Any other decorator hides the function, and the tool counts as no MCP tool.
     """
     return _target(getattr(tool, "coroutine", None))
+
+
+def mcp_tool_of(tool: BaseTool) -> Any:
+    """Return what the server offered as this tool, an ``mcp.types.Tool``; None for any other tool."""
+    body: Any = getattr(tool, "coroutine", None)
+    return None if _target(body) is None else _adapted(inspect.unwrap(body))["tool"]
 
 
 def is_target_of(original: object, target: McpTarget) -> bool:

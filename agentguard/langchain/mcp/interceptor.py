@@ -11,7 +11,8 @@ decorator around the adapter's function has to be made with `functools.wraps`, o
 another tool of the same name.
 
 Alone, this is the gate. Then the arguments are judged by the catalog's schema, never by what the server
-says of its tool today, and a tool without one is denied.
+says of its tool today, and a tool without one is denied. It sees no definition of a tool, so it compares none
+with agentguard.lock: a wrapped tool and the middleware do.
 
 What it does not do: `initialize` and `tools/list` of `get_tools` come before any call and have no
 credential of ours; nor have MCP resources and prompts, which pass no interceptor. What a server asks in
