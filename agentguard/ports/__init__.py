@@ -3,9 +3,8 @@
 Write the method, its `a…` twin, or both. An adapter that answers without waiting for anything
 sets ``inline = True`` and is then called on the event loop without a thread. One whose ``a…`` twins only
 hand the blocking methods to a thread sets ``blocking = True``: a guard may then ask it several things in one
-thread of its own. Whatever an adapter
-raises, or a late answer, is a denied call. Each Protocol has a contract suite in
-`agentguard.testing`.
+thread of its own. Whatever an adapter raises, or a late answer, is a denied call. Each Protocol has a contract
+suite in `agentguard.testing`. The Protocol of the state that processes share is in `store`.
 """
 
 from __future__ import annotations
@@ -15,23 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from agentguard.model import (
-    NO_READ_EFFECTS,
     AccessRequest,
     Approval,
-    Call,
     Credential,
     Decision,
     Grant,
-    Label,
-    LiveCredential,
-    Outcome,
-    ReadEffects,
     Secret,
-    TaskState,
-    TaskStatus,
     ToolPath,
     ToolSpec,
 )
+from agentguard.ports.store import Store
 
 __all__ = [
     "Approver",
@@ -145,6 +137,8 @@ class Approver(Protocol):
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
         """Return the approval with its answer, or raise to let the call wait.
 
+        `Approval.question` is what the person is to be shown.
+
         Raises:
             ApprovalError: Nobody can be asked here.
         """
@@ -177,116 +171,6 @@ class Entitlements(Protocol):
         """Return the scopes of the subject on a resource; None if it may do nothing there.
 
         Whatever it raises means that the rights are unknown, and the call is denied.
-        """
-
-
-@runtime_checkable
-class Store(Protocol):
-    """State that all processes of an application share. Each method is atomic.
-
-    Any method may raise StoreError; the caller then denies.
-    """
-
-    def create_task(self, state: TaskState) -> None:
-        """Record a new task."""
-
-    def task(self, task_id: str) -> TaskState | None:
-        """Return the task as it is now, or None."""
-
-    def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
-        """Count the call against its task and all that it descends from, and record *credential*.
-
-        Uses up `call.approval_id`, if set. A call whose key is suspended is resumed: it counts
-        nothing, and may use the approval that it used before.
-
-        Raises:
-            TaskNotActive: The task or one of its lineage is unknown, ended, or past its deadline.
-            BudgetExhausted: One of their budgets is used up; nothing was counted.
-            ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
-        """
-
-    def track(self, credential: LiveCredential) -> None:
-        """Record a credential whose handle is known only after issue, for a call that has begun.
-
-        Raises:
-            TaskNotActive: The task ended while it was minted; it is recorded, and must be revoked.
-        """
-
-    def end_call(
-        self,
-        call_id: str,
-        outcome: Outcome,
-        *,
-        effects: ReadEffects = NO_READ_EFFECTS,
-        revoked: bool = False,
-        remember: tuple[str, float] | None = None,
-    ) -> None:
-        """Note how the call ended, what its task has read by it, and as `forget` and `remember` do.
-
-        The task and all that it descends from have then read it. Its labels are kept for the oldest of
-        these and all its descendants together, and counted in each one's `labels`. With `LABELS` of them, an
-        untrusted one is dropped; a trusted one is dropped with `LABELS` + `TRUSTED_LABELS`.
-        """
-
-    def labels(self, family: str, digests: Collection[str]) -> Iterable[Label]:
-        """Return the labels with these digests that are kept for a task and all its descendants."""
-
-    def forget(self, call_id: str) -> None:
-        """Note that the call's credentials are revoked."""
-
-    def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
-        """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
-
-    def end_task(
-        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
-    ) -> tuple[str, ...]:
-        """End the task and all its descendants; returns the ids of those that ended now.
-
-        The first end stands: ending an ended task changes nothing. With each end, and not without
-        it, the *owed* are recorded as live, as that task's: its id is their `task_id`, and follows
-        what they say as `call_id` and `handle`.
-        """
-
-    def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the tasks of *subject* that are active."""
-
-    def remember(self, key: str, until: float) -> bool:
-        """Record *key* until that time; returns False if it was recorded before."""
-
-    def known(self, key: str) -> bool:
-        """Return whether *key* is recorded and its time is not over."""
-
-    def save_approval(self, approval: Approval) -> Approval:
-        """Record a pending approval, unless one with its id exists; returns the one recorded.
-
-        A new one is counted in `questions` of its task and of all that the task descends from, in the same
-        transaction.
-
-        Raises:
-            ApprovalError: It has an answer already, or a person has rejected such a call (see `rejection`).
-            BudgetExhausted: One of these tasks has used up its questions; nothing was recorded or counted.
-            TaskNotActive: One of these tasks is unknown, ended, or past its deadline.
-        """
-
-    def answer_approval(self, approval: Approval) -> None:
-        """Record a person's answer to a pending approval.
-
-        Raises:
-            ApprovalError: It is unknown or already answered; or it is approved after its expiry, or after a
-                person has rejected such a call (see `rejection`). A late rejection is recorded.
-        """
-
-    def approval(self, approval_id: str) -> Approval | None:
-        """Return an approval, or None."""
-
-    def approval_for(self, call_key: str) -> Approval | None:
-        """Return the newest approval that was asked for this call, or None."""
-
-    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
-        """Return a rejection of such a call in the family of a task, or None.
-
-        *family* is the `TaskState.root_id` of the tasks; a rejection holds for all of them, and is kept as
-        long as that oldest task is.
         """
 
 
