@@ -101,8 +101,8 @@ class Approvals:
         if request.tool.path not in self._operations.approve:
             reason = f"no approver for {request.tool.path}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
-        version, shown = self.version(decision), _shown(request.arguments)
-        if (size := len(shown.encode())) > SHOWN:
+        version, display = self.version(decision), _display(request.arguments)
+        if (size := len(display.encode())) > SHOWN:
             reason = f"a person can be shown {SHOWN} bytes of arguments, and these have {size}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
         question = Approval(
@@ -116,7 +116,7 @@ class Approvals:
             reason=decision.reason,
             path=request.tool.path,
             purpose=request.task.purpose,
-            shown=shown,
+            display=display,
             shown_digest=request.arguments.shown_digest,
         )
         return await stored(self._operations.save_approval(question))
@@ -149,7 +149,7 @@ class Approvals:
         await best_effort("record", self._operations.append, record)
 
 
-def _shown(arguments: Arguments) -> str:
+def _display(arguments: Arguments) -> str:
     """Return what a person is shown of arguments, as a JSON text."""
     form: dict[str, Json] = {"arguments": arguments.values}
     if arguments.distinctions:
@@ -157,10 +157,10 @@ def _shown(arguments: Arguments) -> str:
     return json.dumps(form, ensure_ascii=False, separators=(",", ":"))
 
 
-def _differences(asked: Mapping[str, Json], shown: Mapping[str, Any]) -> list[str]:
-    """Name what was shown otherwise than it was asked. What nobody asked counts as ``more``."""
-    names = [name for name, value in asked.items() if name not in shown or not _equal(value, shown[name])]
-    return names if shown.keys() <= asked.keys() else [*names, "more"]
+def _differences(question: Mapping[str, Json], page: Mapping[str, Any]) -> list[str]:
+    """Name what *page* showed otherwise than the question. What is no part of it counts as ``more``."""
+    names = [name for name, value in question.items() if name not in page or not _equal(value, page[name])]
+    return names if page.keys() <= question.keys() else [*names, "more"]
 
 
 def _equal(one: Json, other: object) -> bool:

@@ -53,9 +53,9 @@ class Approval:
 
     `call_key` binds task, tool, argument digest, call id and the place of the call in its run;
     `policy_version` the rules under which it was asked. `path` and `purpose` are the tool's and the task's.
-    `shown` is what a person is shown of the arguments, as JSON: an object with `arguments` and, if there are
-    any, `distinctions`. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection holds
-    for.
+    `display` is what a person is shown of the arguments, as JSON: an object with `arguments` and, if there
+    are any, `distinctions`. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection
+    holds for.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Approval:
     reason: str = ""
     path: ToolPath = ToolPath.ESCALATION
     purpose: str = ""
-    shown: str = "{}"
+    display: str = "{}"
     shown_digest: str = ""
 
     def question(self) -> dict[str, Json]:
@@ -84,7 +84,7 @@ class Approval:
             "path": self.path.value,
             "digest": self.digest,
             "expires_at": self.expires_at,
-            **json.loads(self.shown),
+            **json.loads(self.display),
         }
 
     def answered(self, *, approved: bool, approver: str, reason: str = "") -> Approval:

@@ -3,8 +3,8 @@
 Write the method, its `a…` twin, or both. An adapter that answers without waiting for anything
 sets ``inline = True`` and is then called on the event loop without a thread. One whose ``a…`` twins only
 hand the blocking methods to a thread sets ``blocking = True``: a guard may then ask it several things in one
-thread of its own. Whatever an adapter raises, or a late answer, is a denied call. Each Protocol has a contract
-suite in `agentguard.testing`. The Protocol of the state that processes share is in `store`.
+thread of its own. Whatever an adapter raises, or a late answer, is a denied call. Each Protocol has a
+contract suite in `agentguard.testing`. The Protocol of the state that processes share is in `store`.
 """
 
 from __future__ import annotations

@@ -118,15 +118,26 @@ def approval_row(approval: Approval, family: str) -> Row:
     """Return the values of a new row of `approvals`, without its number."""
     call = (approval.call_key, approval.task_id, approval.tool, approval.digest, approval.policy_version)
     answer = (str(approval.status), approval.approver, approval.reason)
-    shown = (str(approval.path), approval.purpose, approval.shown, approval.shown_digest)
-    return (approval.id, *call, approval.expires_at, *answer, *shown, family)
+    question = (str(approval.path), approval.purpose, approval.display, approval.shown_digest)
+    return (approval.id, *call, approval.expires_at, *answer, *question, family)
 
 
 def approval(row: Row) -> Approval:
     """Read a row of `approvals`, which does not hold its number and its family."""
-    id_, call_key, task_id, tool, digest, policy_version, expires_at, *answer, path, purpose, shown, alike = (
-        row
-    )
+    (
+        id_,
+        call_key,
+        task_id,
+        tool,
+        digest,
+        policy_version,
+        expires_at,
+        *answer,
+        path,
+        purpose,
+        display,
+        alike,
+    ) = row
     status, approver, reason = answer
     return Approval(
         id=id_,
@@ -141,6 +152,6 @@ def approval(row: Row) -> Approval:
         reason=reason,
         path=ToolPath(path),
         purpose=purpose,
-        shown=shown,
+        display=display,
         shown_digest=alike,
     )

@@ -35,7 +35,7 @@ CREATE TABLE approvals (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, call_key TEXT NOT NULL, task_id TEXT NOT NULL,
     tool TEXT NOT NULL, digest TEXT NOT NULL, policy_version TEXT NOT NULL, expires_at REAL NOT NULL,
     status TEXT NOT NULL, approver TEXT, reason TEXT NOT NULL, path TEXT NOT NULL, purpose TEXT NOT NULL,
-    shown TEXT NOT NULL, shown_digest TEXT NOT NULL, family TEXT NOT NULL) STRICT;
+    display TEXT NOT NULL, shown_digest TEXT NOT NULL, family TEXT NOT NULL) STRICT;
 CREATE INDEX approvals_call ON approvals (call_key);
 CREATE INDEX approvals_expiry ON approvals (expires_at);
 CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied';

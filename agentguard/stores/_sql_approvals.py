@@ -9,7 +9,7 @@ from agentguard.stores import _rows, _rules
 
 COLUMNS = (
     "id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason,"
-    " path, purpose, shown, shown_digest"
+    " path, purpose, display, shown_digest"
 )
 ASK = f"INSERT INTO approvals ({COLUMNS}, family) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants alone
 BY_ID = f"SELECT {COLUMNS} FROM approvals WHERE id = ?"  # noqa: S608  constants alone

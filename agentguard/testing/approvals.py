@@ -27,7 +27,7 @@ class ApprovalContract(Contract):
     @on_both_paths
     async def test_an_approval_is_asked_once_and_answered_once(self, store: AwaitedPort) -> None:
         await store.create_task(sample_task("child"))
-        pending = pending_approval(purpose="Refund order 4711", shown='{"arguments":{"id":"4711"}}')
+        pending = pending_approval(purpose="Refund order 4711", display='{"arguments":{"id":"4711"}}')
         assert await store.save_approval(pending) == pending
         assert await store.save_approval(replace(pending, tool="other")) == pending
         await store.answer_approval(pending.answered(approved=True, approver="user:eve", reason="fine"))
@@ -53,7 +53,7 @@ class ApprovalContract(Contract):
             {"task_id": "z"},
             {"path": ToolPath.READ},
             {"purpose": "z"},
-            {"shown": '{"arguments":{}}'},
+            {"display": '{"arguments":{}}'},
             {"shown_digest": "z"},
             {"status": ApprovalStatus.USED},
         )
