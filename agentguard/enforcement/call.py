@@ -7,52 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from agentguard.enforcement.activation import active_task
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Outcome, ToolSpec
 
-__all__ = ["Invocation", "Permit", "activate", "active_task", "deactivate"]
-
-active_task: ContextVar[str | None] = ContextVar("agentguard_task", default=None)
-
-
-class _Activation(str):
-    """The id of an active task, with the task that was active before it in this context."""
-
-    __slots__ = ("left", "outer")
-    left: bool
-    outer: str | None
-
-
-def activate(task_id: str) -> str:
-    """Make a task the active one of this context; `deactivate` takes what is returned."""
-    activation = _Activation(task_id)
-    activation.left, activation.outer = False, _not_left(active_task.get())
-    active_task.set(activation)
-    return activation
-
-
-def deactivate(activation: str) -> None:
-    """Undo `activate`, in any context and any order.
-
-    A generator can be closed in another context than the one that it began in, where a token of the
-    ContextVar would raise ValueError. Another task that is active here stays active.
-    """
-    if isinstance(activation, _Activation):
-        activation.left = True
-    active_task.set(_not_left(active_task.get()))
-
-
-def _not_left(activation: str | None) -> str | None:
-    while isinstance(activation, _Activation) and activation.left:
-        activation = activation.outer
-    return activation
+__all__ = ["Invocation", "Permit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +50,8 @@ class Invocation:
 
         Where both are present, `Authorization` denies the call unless they agree.
         """
-        active = active_task.get()
-        return self.named_task if active is None else str(active)
+        active = active_task()
+        return self.named_task if active is None else active
 
     @property
     def path(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.call import activate, deactivate
+from agentguard.enforcement.activation import activate, deactivate
 from agentguard.enforcement.evaluation import decision_of, undecidable
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.errors import Denied

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.call import activate, active_task, deactivate
+from agentguard.enforcement.activation import Blocks, activate, active_task, deactivate
 from agentguard.errors import TaskNotActive
 from agentguard.model import QUESTIONS, WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.tasks.ending import Ending, Endings
@@ -47,7 +47,7 @@ class Task:
         self._options = self._enforcement.options
         self._state, self._begun = state, begun
         self._subject_token = subject_token
-        self._activation: str | None = None
+        self._blocks = Blocks()
 
     @classmethod
     def new(
@@ -119,7 +119,7 @@ class Task:
         if self._begun:
             return
         derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
-        parent_id = derived[0] if derived else active_task.get()
+        parent_id = derived[0] if derived else active_task()
         if parent_id is not None:
             parent = await ending.flow.operations.task(parent_id)
             if parent is None or parent.ended(self._options.clock()) is not None:
@@ -190,7 +190,7 @@ class Task:
             deactivate(activation)
 
     def __enter__(self) -> Self:
-        self._activation = activate(self.begin().id)
+        self._blocks.enter(self.begin().id)
         return self
 
     def __exit__(
@@ -202,11 +202,11 @@ class Task:
         try:
             drive(self._end(self._endings.sync, *_ending(kind)))
         finally:
-            self._leave()
+            self._blocks.leave()
 
     async def __aenter__(self) -> Self:
         await self.abegin()
-        self._activation = activate(self.id)
+        self._blocks.enter(self.id)
         return self
 
     async def __aexit__(
@@ -218,12 +218,7 @@ class Task:
         try:
             await self._end(self._endings.async_, *_ending(kind))
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        if self._activation is not None:
-            deactivate(self._activation)
-            self._activation = None
+            self._blocks.leave()
 
     # --- end
 

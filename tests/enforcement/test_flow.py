@@ -13,7 +13,8 @@ import pytest
 
 from agentguard import lease
 from agentguard.concurrency.drive import drive, lift
-from agentguard.enforcement.call import Invocation, Permit, active_task
+from agentguard.enforcement.activation import activate, deactivate
+from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import (
     ApprovalError,
@@ -140,12 +141,12 @@ def test_without_a_task_a_call_is_denied(mode: str) -> None:
 def test_a_task_of_the_context_and_another_of_the_config_are_a_denial(mode: str) -> None:
     world = World()
     world.begin()
-    token = active_task.set("t1")
+    activation = activate("t1")
     try:
         assert world.denied(mode, named_task="somebody else's").code is DenialCode.TASK_MISMATCH
         assert world.ran == []
     finally:
-        active_task.reset(token)
+        deactivate(activation)
 
 
 @pytest.mark.promise("no-task-no-call")

@@ -66,6 +66,17 @@ def test_every_ignore_has_its_reason_beside_it() -> None:
     assert not bare
 
 
+def test_one_function_alone_reads_which_task_is_active() -> None:
+    room = ROOT / "agentguard/enforcement/activation.py"
+    assert '"agentguard_task"' in room.read_text()
+    assert room.read_text().count("_innermost.get()") == 1
+    for path in ROOT.glob("agentguard/**/*.py"):
+        if path != room:
+            text = path.read_text()
+            assert "_innermost" not in text, path
+            assert 'ContextVar("agentguard_task"' not in text, path
+
+
 FORMER = {
     "agentguard.errors": ["denial", "told"],
     "agentguard.model": ["NOTHING_SEEN", "Origin", "Seen"],

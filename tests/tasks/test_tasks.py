@@ -10,7 +10,7 @@ import pytest
 
 from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import drive
-from agentguard.enforcement.call import active_task
+from agentguard.enforcement.activation import active_task
 from agentguard.errors import DenialCode, StoreError, TaskNotActive
 from agentguard.model import Arguments, Budget, Identity, Mandate, TaskState, TaskStatus, ToolPath, ToolSpec
 from agentguard.stores.memory import MemoryStore
@@ -31,9 +31,9 @@ def task(world: World, mandate: Any = None, ttl: float = 600, **budget: Any) -> 
 def test_a_task_is_active_inside_its_block_and_over_behind_it() -> None:
     world = World()
     with task(world) as current:
-        assert active_task.get() == current.id
+        assert active_task() == current.id
         assert world.call("sync", named_task=None) == "done"
-    assert active_task.get() is None
+    assert active_task() is None
     assert current.state().status is TaskStatus.COMPLETED
     assert world.denied("sync", named_task=current.id).code is DenialCode.TASK_ENDED
 
@@ -41,7 +41,7 @@ def test_a_task_is_active_inside_its_block_and_over_behind_it() -> None:
 async def test_a_task_is_an_async_context_manager_too() -> None:
     world = World()
     async with task(world) as current:
-        assert active_task.get() == current.id
+        assert active_task() == current.id
     assert current.state().status is TaskStatus.COMPLETED
 
 
@@ -174,7 +174,7 @@ async def test_parallel_tasks_do_not_see_each_other() -> None:
     async def one() -> str:
         async with task(world) as current:
             await asyncio.sleep(0)
-            assert active_task.get() == current.id
+            assert active_task() == current.id
             return current.id
 
     assert len(set(await asyncio.gather(*(one() for _ in range(8))))) == 8

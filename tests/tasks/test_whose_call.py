@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.enforcement.call import active_task
+from agentguard.enforcement.activation import active_task
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import Budget, Identity, Mandate, TaskStatus
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle, named_task
@@ -65,13 +65,13 @@ def test_two_tasks_that_generators_hold_in_one_context_leave_nothing_active() ->
     def both() -> None:
         first, second = hold(task(world).begin()), hold(task(world, "bob").begin())
         next(first)
-        active_first = active_task.get()
+        active_first = active_task()
         # bob's task was begun before alice's was active, so it is no part of it
         next(second)
         first.close()
-        assert active_task.get() not in (None, active_first)
+        assert active_task() not in (None, active_first)
         second.close()
-        assert active_task.get() is None
+        assert active_task() is None
 
     contextvars.copy_context().run(both)
 
@@ -91,7 +91,7 @@ def test_a_generator_that_is_stepped_and_closed_in_other_contexts_ends_its_task(
     assert said == ["one", "done"]
     contextvars.copy_context().run(stream.close)
     assert current[0].state().status is TaskStatus.REVOKED
-    assert active_task.get() is None
+    assert active_task() is None
 
 
 @pytest.mark.promise("leaving-ends")
