@@ -25,8 +25,6 @@ URL = "https://pdp.example"
 PERMIT = {"result": {"allow": True}, "decision": True}
 Settings = type[OpaSettings] | type[AuthZenSettings]
 
-pytestmark = pytest.mark.promise("pdp-authenticated")
-
 
 class Source:
     """A source whose token changes from one reading to the next."""
@@ -59,6 +57,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return make
 
 
+@pytest.mark.promise("pdp-authenticated")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_the_token_is_sent_and_read_again_only_when_it_is_refused(
     make: Callable[..., Any], asynchronous: bool
@@ -72,6 +71,7 @@ async def test_the_token_is_sent_and_read_again_only_when_it_is_refused(
     assert headers.count("Bearer old") == 1
 
 
+@pytest.mark.promise("pdp-authenticated")
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("token", ["wrong", "two words", "line\r\nX: y", ""])
 async def test_without_a_token_that_counts_nothing_is_permitted_and_no_error_shows_it(
@@ -85,6 +85,7 @@ async def test_without_a_token_that_counts_nothing_is_permitted_and_no_error_sho
     assert set(headers) <= {"Bearer wrong"}
 
 
+@pytest.mark.promise("pdp-authenticated")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_source_that_fails_is_a_deny_that_shows_no_secret(
     make: Callable[..., Any], asynchronous: bool
@@ -106,6 +107,7 @@ def settings_of(kind: Settings, url: str, **values: Any) -> OpaSettings | AuthZe
     return kind.model_validate({"kind": name, "url": url, "version": "1", **values})
 
 
+@pytest.mark.promise("pdp-authenticated")
 @pytest.mark.parametrize("kind", [OpaSettings, AuthZenSettings])
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_the_settings_give_a_token_and_a_certificate(
@@ -137,6 +139,7 @@ async def test_the_settings_give_a_token_and_a_certificate(
         assert all(b"Authorization: Bearer current" in request for request in requests)
 
 
+@pytest.mark.promise("pdp-authenticated")
 @pytest.mark.parametrize("kind", [OpaSettings, AuthZenSettings])
 def test_a_mistake_about_authentication_is_told_at_the_start(kind: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
