@@ -31,7 +31,7 @@ gate, and `seal.running_call` from the gate to the sealed tool.
     coverage        says which tools of an agent have no gate
     identification  what a tool is known by, and who has classified it
     definition      the digests of what a tool says of itself, which `agentguard pin` pins
-    messages, interrupts      what langchain and langgraph hand over, and LangGraph's interrupt
+    messages, runs, interrupts      what langchain and langgraph hand over, and LangGraph's interrupt
 
 This package imports langchain-core alone. `middleware` needs the extra ``agentguard[langchain]`` and
 `mcp` the extra ``agentguard[mcp]``; both are imported when they are asked for.

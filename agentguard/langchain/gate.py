@@ -8,7 +8,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 
 from agentguard.concurrency.drive import Operation, lift
@@ -18,11 +17,10 @@ from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of
-from agentguard.langchain.messages import Step, configurable, step_of
+from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
 from agentguard.langchain.streams import is_runtime
-from agentguard.tasks.handle import named_task
 
 __all__ = ["Gate", "Injected", "PrejudgedCall", "SealedPath", "ToolInput", "prejudged_call"]
 
@@ -149,7 +147,8 @@ class Gate:
 
         The `__cause__` of the `problem` is the tool's own validation error, if there is one.
         """
-        step, task, problem = _run_of(tool_input)
+        run = run_of(tool_input.config)
+        problem = run.problem or tool_input.problem
         validated, spec = None, self.spec
         try:
             if self.unpinned:
@@ -172,9 +171,9 @@ class Gate:
             validate_again=partial(self.schema.arguments_of, tool_input.raw),
             problem=problem,
             call_id=tool_input.call_id,
-            thread_id=step.thread,
-            place=step.place,
-            named_task=task,
+            thread_id=run.step.thread,
+            place=run.step.place,
+            named_task=run.task,
         )
 
     def entrance(self, flow: Flow, tool_input: ToolInput) -> Entrance:
@@ -257,22 +256,6 @@ def _equal(arguments: Any, judged: Any) -> bool:
         return bool(arguments == judged)
     except Exception:  # noqa: BLE001  a value that refuses to be compared, or is nested too deep, is another one
         return False
-
-
-def _run_of(tool_input: ToolInput) -> tuple[Step, str | None, Denied | None]:
-    """Return the step of the run, the task that its config names, and what is wrong with the call so far."""
-    step, task, problem = Step(), None, tool_input.problem
-    try:
-        # as langchain itself: what a run's config does not say, the run around it may have said
-        names = {**configurable(var_child_runnable_config.get()), **configurable(tool_input.config)}
-        step = step_of(names)
-        task = named_task(names)
-    except Denied as denied:
-        problem = denied
-    except Exception as error:  # noqa: BLE001  on a server, a client may have written the config
-        reason = f"the run's config cannot be read: {type(error).__name__}"
-        problem = Denied.of(DenialCode.INVALID_ARGUMENTS, reason)
-    return step, task, problem
 
 
 class Injected:

@@ -25,10 +25,10 @@ from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
-from agentguard.langchain.messages import configurable, refusal
+from agentguard.langchain.messages import refusal
+from agentguard.langchain.runs import run_of
 from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
-from agentguard.tasks.handle import named_task
 from agentguard.text import label
 
 __all__ = ["GuardMiddleware"]
@@ -77,9 +77,7 @@ class GuardMiddleware(AgentMiddleware):
         try:
             guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:
-            task = None
-            with suppress(Denied):  # the call is denied anyway, and its record names no forged task
-                task = named_task(configurable(config))
+            task = run_of(config).task  # none if it is forged: the call is denied anyway
             unknown = Invocation(
                 tool=label(name), spec=None, arguments=None, call_id=call_id, named_task=task
             )

@@ -48,11 +48,12 @@ def named_task(names: Mapping[str, Any]) -> str | None:
     """Return the id of the task that the `configurable` part of a run's config names, or None.
 
     Raises:
-        Denied: The config names a task by something other than a handle, such as the task's id.
+        Denied: The key is there without a handle: with the task's id, or with null. A client of a server
+            writes null over the handle that the application has bound to its agent.
     """
-    handle = names.get(CONFIG_KEY)
-    if handle is None:
+    if CONFIG_KEY not in names:
         return None
+    handle = names[CONFIG_KEY]
     if type(handle) is not TaskHandle:
         reason = "the run's config names a task by something other than Task.config"
         raise Denied.of(DenialCode.NO_TASK, reason)

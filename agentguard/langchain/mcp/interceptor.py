@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import StructuredTool
 from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallResult
 from mcp.types import CallToolResult, TextContent
@@ -36,12 +35,12 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import McpTarget, is_target_of
 from agentguard.langchain.mcp.server_call import call_around, call_server, copy_request
 from agentguard.langchain.mcp.session import Way, endpoint
-from agentguard.langchain.messages import configurable, refusal, step_of
+from agentguard.langchain.messages import refusal
+from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
 from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_call
 from agentguard.langchain.tools import OnDeny
 from agentguard.model import Resource, ToolSpec
-from agentguard.tasks.handle import named_task
 
 __all__ = ["McpInterceptor"]
 
@@ -214,23 +213,17 @@ def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArgument
 
 
 def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: Denied | None) -> Invocation:
-    config = getattr(call.runtime, "config", None)
-    names = {**configurable(var_child_runnable_config.get()), **configurable(config)}
-    step, task = step_of(names), None
-    try:
-        task = named_task(names)
-    except Denied as denied:
-        problem = denied
+    run = run_of(getattr(call.runtime, "config", None))
     return Invocation(
         tool=call.name,
         spec=call.spec,
         arguments=None if validated is None else validated.arguments,
         values={} if validated is None else validated.values,
-        problem=problem,
+        problem=run.problem or problem,
         call_id=call.call_id,
-        thread_id=step.thread,
-        place=step.place,
-        named_task=task,
+        thread_id=run.step.thread,
+        place=run.step.place,
+        named_task=run.task,
     )
 
 
