@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 from agentguard.concurrency.fork import ProcessLock
@@ -244,10 +245,26 @@ class Catalog:
             former = self._attached.setdefault(name, original)
             # an equal tuple names the same place; any other original is the same object or another tool
             if former is not original and not (isinstance(original, tuple) and former == original):
+                log.warning(
+                    "two tools are named %s: %s, and %s", name, _describe(former), _describe(original)
+                )
                 raise ConfigurationError(
                     f"two tools are named {name}",
-                    hint="rename one: policies name tools. To wrap a tool again, wrap the same function",
+                    hint="rename one: policies name tools. A tool that is made for each request has one "
+                    "definition and one schema",
                 )
+
+
+def _describe(original: object) -> str:
+    """Say where a tool is defined, for an operator who finds two of one name."""
+    parts = original if isinstance(original, tuple) else (original,)
+    for part in parts:
+        code = getattr(part, "__code__", part)
+        if isinstance(code, CodeType):
+            return f"{code.co_qualname} at {code.co_filename}:{code.co_firstlineno}"
+        if isinstance(part, type):
+            return f"{part.__module__}.{part.__qualname__}"
+    return " ".join(map(str, parts)) if isinstance(original, tuple) else type(original).__qualname__
 
 
 def _check_arguments(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

@@ -175,8 +175,9 @@ class Guard(TaskMethods, DecisionMethods):
         is answered with a message, and an application's own `invoke` raises Denied.
 
         For the life of a guard one name is one tool. A tool that an application makes anew for each
-        request has to be made of the same function, or of the same object's method; a closure or another
-        BaseTool is another tool. What differs by request comes by an injected argument.
+        request is the same one where its code is defined in the same place and its schema is the same. What
+        a closure or an object of the request holds makes no other tool. A function that a framework defines,
+        such as that of ``runnable.as_tool()``, is the same only as the same object.
 
         Raises:
             ConfigurationError: Two tools have one name, a classification is wrong, or a policy does

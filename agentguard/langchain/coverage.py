@@ -21,7 +21,12 @@ By = Literal["tool", "middleware", "interceptor", "nothing", "outside"]
 _MOST = 20_000
 _AGENTS = frozenset({"CompiledStateGraph", "Pregel", "AgentExecutor"})
 # dicts of other kinds that stand in lists: messages, calls, content blocks, schemas
-_NO_PROVIDER = frozenset({"function", "object", "tool_call", "text", "human", "ai", "system", "tool"})
+_NO_PROVIDER = frozenset(
+    {
+        *("function", "tool_call", "text", "human", "ai", "system", "tool"),
+        *("object", "string", "number", "integer", "boolean", "array", "null"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +193,14 @@ def _parts(item: object) -> Iterator[Any]:
         yield from (item.__self__, item.__func__)
     elif isinstance(item, types.FunctionType):
         yield from _cells(item)
-    elif isinstance(item, Runnable) or type(item).__module__.startswith(
-        ("langchain", "langgraph", "agentguard.langchain")
-    ):
+    elif isinstance(item, Runnable) or _is_of_framework(type(item).__module__):
         yield from list(getattr(item, "__dict__", {}).values())
+
+
+def _is_of_framework(module: str) -> bool:
+    # the form of a final answer is a tool by name only: nothing runs for it. What a guard itself holds, such
+    # as the tools of its other agents, is not looked into either: it is of agentguard
+    return module.startswith(("langchain", "langgraph")) and module != "langchain.agents.structured_output"
 
 
 def _cells(function: types.FunctionType) -> Iterator[Any]:

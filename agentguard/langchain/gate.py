@@ -83,7 +83,7 @@ class Gate:
         self._injector_fills = self.schema.stripped | {PROOF}
         self.spec = enforcement.ports.catalog.attach(
             tool.name,
-            original_of(tool),
+            original_of(tool, self.schema.schema),
             facts_of(tool),
             self.schema.schema,
             tool.description,

@@ -8,6 +8,7 @@ its class, which no JSON, and so no server, can give to a value.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Mapping
 from types import FunctionType, MethodType
@@ -29,6 +30,9 @@ __all__ = [
 
 METADATA_KEY = "agentguard"
 ADAPTER = "langchain_mcp_adapters.tools"
+FRAMEWORKS = frozenset(
+    {"functools", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langgraph"}
+)
 log = logging.getLogger("agentguard")
 
 
@@ -93,17 +97,45 @@ def is_target_of(original: object, target: McpTarget) -> bool:
     return known[:2] == target[:2] and _place(known) == _place(target)
 
 
-def original_of(tool: BaseTool) -> object:
-    """Return what runs, by which a tool that is wrapped again is known to be the same.
+def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> object:
+    """Return what runs, by which a tool that is wrapped again, or made anew for a request, is the same tool.
 
-    That is a function, a method of one object, or a BaseTool. Of a tool from langchain-mcp-adapters it
-    is the server's place and the tool's name, unless a session stands in their stead.
+    That is the place of the definition in the application's code, and *schema*, that of the arguments. What a
+    closure or an object holds, such as the user of a request, makes no other tool. A function that a
+    framework defines stands for anything, so there it is the object itself. Of a tool from
+    langchain-mcp-adapters it is the server's place and the tool's name, unless a session stands in their
+    stead.
     """
     body = _body(tool)
-    if isinstance(body, MethodType):  # made anew at each look, and equal if function and object are the same
-        return ("method", body)
     target = _read_target(_adapted(body))
-    return body if target is None else _place(target) or body
+    if target is not None:
+        return _place(target) or body
+    definition = _definition(body)
+    return body if definition is None else (*definition, json.dumps(schema, sort_keys=True, default=repr))
+
+
+def _definition(body: Any) -> tuple[object, ...] | None:
+    """Return where the application defines what runs; None if a framework does, or nobody can say."""
+    if isinstance(body, MethodType):
+        return None if _is_foreign(type(body.__self__)) else (type(body.__self__), *_functions(body.__func__))
+    if isinstance(body, FunctionType):
+        functions = _functions(body)
+        return None if _is_foreign(functions[-1]) else tuple(functions)
+    return None if _is_foreign(type(body)) or not isinstance(body, BaseTool) else (type(body),)
+
+
+def _functions(function: Any) -> list[Any]:
+    """Return the code of a function, and of those that its decorators name as wrapped by them."""
+    functions = list[Any]()
+    while isinstance(function, FunctionType) and len(functions) < 20:
+        functions.append(function)
+        function = getattr(function, "__wrapped__", None)
+    return [*(f.__code__ for f in functions), functions[-1].__module__]
+
+
+def _is_foreign(definition: Any) -> bool:
+    module = definition if isinstance(definition, str) else getattr(definition, "__module__", None)
+    return str(module or "").partition(".")[0] in FRAMEWORKS
 
 
 def _place(target: McpTarget) -> tuple[object, ...] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import datetime
@@ -370,7 +372,7 @@ async def test_a_tool_that_begins_after_its_task_is_denied(layers: str, mode: Mo
         await mode.invoke(slow.agent(kit, layers, ran), GO)
     await slow.begin()
     assert ran == []
-    assert kit.decisions()[-1] == "task_ended"
+    assert kit.decisions()[-1] == "no_task", "the block of its task is left"
 
 
 class SlowToBegin(BaseCallbackHandler):
@@ -440,11 +442,95 @@ async def test_a_call_without_id_is_denied_before_the_tool_runs(mode: Mode, kit:
 async def test_the_second_tool_of_one_name_is_denied(mode: Mode, kit: Kit, task: Any) -> None:
     ran: Ran = []
     guard = kit.guard.middleware()
-    for tool in (recording(ran), recording(ran)):
+
+    def pay_elsewhere(to: str) -> str:
+        ran.append(f"elsewhere {to}")
+        return to
+
+    for tool in (recording(ran), named("pay", pay_elsewhere)):
         agent = create_agent(scripted(tool_call("pay", to="a")), [tool], middleware=[guard])
         await mode.invoke(agent, GO)
     assert ran == ["a"]
     assert kit.decisions() == ["permit", "unknown_tool"]
+
+
+def pay_for(user: str, ran: Ran, **arguments: Any) -> BaseTool:
+    """Make a tool as a server does for each request: closed over the user."""
+
+    def pay(to: str) -> str:
+        ran.append(f"{user} pays {to}")
+        return to
+
+    return named("pay", pay, **arguments)
+
+
+class Toolkit:
+    """A toolkit that is made for each request."""
+
+    def __init__(self, user: str, ran: Ran) -> None:
+        self.user, self.ran = user, ran
+
+    def pay(self, to: str) -> str:
+        self.ran.append(f"{self.user} pays {to}")
+        return to
+
+
+class Pays(BaseTool):
+    """A tool class whose objects are made for each request."""
+
+    name: str = "pay"
+    description: str = "Pay."
+    user: str
+    ran: Any
+
+    def _run(self, to: str) -> str:
+        self.ran.append(f"{self.user} pays {to}")
+        return to
+
+
+MADE_FOR_EACH_REQUEST: dict[str, Callable[[str, Ran], BaseTool]] = {
+    "closure": pay_for,
+    "toolkit": lambda user, ran: named("pay", Toolkit(user, ran).pay),
+    "class": lambda user, ran: classified(Pays(user=user, ran=ran)),
+}
+
+
+@pytest.mark.promise("tool-per-request")
+@pytest.mark.parametrize("kind", MADE_FOR_EACH_REQUEST)
+async def test_a_tool_that_is_made_for_each_request_runs_for_its_own_user(
+    mode: Mode, kit: Kit, kind: str
+) -> None:
+    ran: Ran = []
+    for user in ("alice", "bob", "carol"):
+        tool = MADE_FOR_EACH_REQUEST[kind](user, ran)
+        agent = create_agent(
+            scripted(tool_call("pay", to="shop")), [tool], middleware=[kit.guard.middleware()]
+        )
+        with kit.guard.task("test", subject=user, mandate={"tools": "*"}):
+            await mode.invoke(agent, GO)
+    assert ran == [f"{user} pays shop" for user in ("alice", "bob", "carol")]
+    assert kit.decisions() == ["permit"] * 3
+
+
+@pytest.mark.promise("unknown-tool-denied")
+async def test_one_definition_with_another_schema_is_another_tool(
+    mode: Mode, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit.guard.wrap(pay_for("alice", []))
+    wider = {"type": "object", "properties": {"to": {"type": "string"}, "amount": {"type": "number"}}}
+    with pytest.raises(ConfigurationError, match="two tools are named pay"):
+        kit.guard.wrap(pay_for("bob", [], args_schema=wider))
+    assert caplog.text.count(f"pay_for.<locals>.pay at {__file__}") == 2, "the operator reads both places"
+
+
+def test_tools_that_are_made_for_each_request_are_not_kept(kit: Kit) -> None:
+    tools = [pay_for("alice", []) for _ in range(3)]
+    functions = [weakref.ref(tool.func) for tool in tools]  # type: ignore[attr-defined]  # it is a StructuredTool
+    for tool in tools:
+        kit.guard.wrap(tool)
+    del tools, tool
+    gc.collect()
+    assert [function() is None for function in functions] == [True, True, False], "only the last has a gate"
 
 
 async def test_an_unclassified_tool_is_denied(mode: Mode, kit: Kit, task: Any) -> None:
@@ -653,13 +739,16 @@ async def test_langchains_own_shell_is_judged_and_runs(mode: Mode, kit: Kit, tmp
     assert (kit.decisions(), kit.outcomes()) == (["permit"], ["done"])
 
 
-async def test_the_method_of_one_object_is_one_tool_and_that_of_another_is_not(mode: Mode, kit: Kit) -> None:
+async def test_the_method_of_one_class_is_one_tool_and_that_of_another_is_not(mode: Mode, kit: Kit) -> None:
     class Shop:
         def pay(self, to: str) -> str:
             return f"paid {to}"
 
         def __eq__(self, _other: object) -> bool:
             return True
+
+    class Other(Shop):
+        pass
 
     shop = Shop()
     with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
@@ -668,7 +757,7 @@ async def test_the_method_of_one_object_is_one_tool_and_that_of_another_is_not(m
             done = await mode.invoke(agent, GO)
             assert [m.content for m in tool_messages(done)] == ["paid a"]
     with pytest.raises(ConfigurationError, match="two tools are named pay"):
-        kit.guard.wrap(named("pay", Shop().pay))
+        kit.guard.wrap(named("pay", Other().pay))
 
 
 def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
