@@ -37,6 +37,8 @@ _ENDED = 64  # calls of which one thread keeps the secrets; a pool's thread may 
 class Lease:
     """A credential for the length of one call. `resource` is None if the tool needs no credential.
 
+    `task_id` is the task of the call, in which a task begins that the tool begins.
+
     The lease calls `report_anomaly(kind)` when the tool does what no honest call does: it uses the
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     """
@@ -49,6 +51,7 @@ class Lease:
         "__threads",
         "report_anomaly",
         "resource",
+        "task_id",
         "tool",
     )
 
@@ -58,7 +61,9 @@ class Lease:
         resource: Resource | None,
         credential: Credential | None,
         on_anomaly: Callable[[str], None] = lambda _kind: None,
+        task_id: str | None = None,
     ) -> None:
+        self.task_id = task_id
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential, self.__pid = credential, os.getpid()
         self.__open = self.__closed = False

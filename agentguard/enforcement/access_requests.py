@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.routing import Routes
@@ -90,7 +91,7 @@ class AccessRequests:
     async def _task(self, invocation: Invocation) -> TaskState:
         task_id = invocation.task_id
         if task_id is None:
-            raise Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
+            raise await self._none_active()
         state = await self._known(task_id)
         named = invocation.named_task
         if named is not None and named not in (state.id, *state.lineage):
@@ -107,6 +108,15 @@ class AccessRequests:
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
         return state
+
+    async def _none_active(self) -> Denied:
+        """Return the denial of a call without a task; work that a task has left behind makes such calls."""
+        left = left_task()
+        state = None if left is None else await stored(self._operations.task(left))
+        if state is not None and (ended := state.ended(self._options.clock())) is not None:
+            reason = f"task {state.id} was active in this context, and is {ended}"
+            return Denied.of(DenialCode.TASK_ENDED, reason)
+        return Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
 
     async def _known(self, task_id: str) -> TaskState:
         state = await stored(self._operations.task(task_id))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-__all__ = ["Activation", "Blocks", "activate", "active_task", "deactivate"]
+__all__ = ["Activation", "Blocks", "activate", "active_task", "deactivate", "left_task"]
 
 
 class Activation:
@@ -31,6 +31,11 @@ def active_task() -> str | None:
     """Return the id of the task that is active in this context, or None."""
     activation = _not_left()
     return None if activation is None else activation.task_id
+
+
+def left_task() -> str | None:
+    """Return the id of a task whose block was left in another context, for the words of a denial only."""
+    return next((activation.task_id for activation in _here() if activation.left), None)
 
 
 def activate(task_id: str) -> Activation:

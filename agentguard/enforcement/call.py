@@ -113,7 +113,7 @@ class Permit:
         self.observed = observed
         self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
-        self.lease = Lease(invocation.tool, None, None)
+        self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
         self.begun = False
         self.withheld: Denied | None = None
         self.result: object = None

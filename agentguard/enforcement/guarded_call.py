@@ -165,7 +165,7 @@ class GuardedCall:
             telemetry.anomaly(kind, resource.name, legacy=legacy)
             anomalies.append(kind)
 
-        permit.lease = Lease(tool, resource, credential, anomaly)
+        permit.lease = Lease(tool, resource, credential, anomaly, permit.task.id)
 
     # --- leaving
 

@@ -46,7 +46,8 @@ class TaskMethods:
         *mandate* is what it may touch at most, *words* what the user said, by which a value that the
         user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. *questions* is
         how often persons are asked about its calls at most; 20, unless a limit is given here or by a
-        template. Begun inside another task, it is a part of that one, and its words are that one's.
+        template. Begun inside another task, or by a tool, it is a part of that one or of the tool's task,
+        and its words are that one's.
         *subject_token* proves the user to an issuer (RFC 8693); it stays in this process, and no tool sees
         it.
 

@@ -11,12 +11,18 @@ from agentguard.catalog import Catalog
 from agentguard.lease import current
 from agentguard.model import Mandate, TaskState
 
-__all__ = ["adopted", "child_of", "in_a_tool", "require_used_limits"]
+__all__ = ["adopted", "calling_task", "child_of", "in_a_tool", "require_used_limits"]
 
 
 def in_a_tool() -> bool:
     """Return whether a guarded tool runs in this context."""
     return current() is not None
+
+
+def calling_task() -> str | None:
+    """Return the id of the task whose call runs the tool of this context, also when that call is over."""
+    lease = current()
+    return None if lease is None else lease.task_id
 
 
 def require_used_limits(mandate: Mandate, catalog: Catalog) -> Mandate:

@@ -21,7 +21,7 @@ from agentguard.enforcement.activation import Blocks, activate, active_task, dea
 from agentguard.errors import TaskNotActive
 from agentguard.model import QUESTIONS, WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.tasks.ending import Ending, Endings
-from agentguard.tasks.family import adopted, child_of, in_a_tool, require_used_limits
+from agentguard.tasks.family import adopted, calling_task, child_of, in_a_tool, require_used_limits
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
 
 __all__ = ["Task"]
@@ -102,9 +102,12 @@ class Task:
     def begin(self) -> Self:
         """Record the task, as a child of the one that is active here. Begins once.
 
+        In a guarded tool the parent is the task of the call, also where only the run's config names it, and
+        where the call is over.
+
         Raises:
             TaskNotActive: The task that it is a child of is unknown or over.
-            ValueError: It is for another subject than the active one.
+            ValueError: It is for another subject than its parent.
             StoreError: It could not be recorded.
         """
         drive(self._begin(self._endings.sync))
@@ -119,17 +122,34 @@ class Task:
         if self._begun:
             return
         derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
-        parent_id = derived[0] if derived else active_task()
-        if parent_id is not None:
-            parent = await ending.flow.operations.task(parent_id)
-            if parent is None or parent.ended(self._options.clock()) is not None:
-                raise TaskNotActive(f"task {parent_id} is over: nothing can begin in it")
+        parent = await (self._running(ending, derived[0]) if derived else self._around(ending))
+        if parent is not None:
             state = self._state if derived else adopted(self._state, parent)
             self._state = child_of(state, parent)
         await ending.begin(self._state)
         if self._subject_token is not None:
             self._enforcement.subject_tokens.keep(self.id, self._subject_token, self._state.deadline)
         self._begun = True
+
+    async def _around(self, ending: Ending) -> TaskState | None:
+        """Return the task in which this one begins, or None.
+
+        In a tool that is the task of the call, which the run's config alone may name: no task may be active
+        there, and an active one is the parent only if it is a part of the call's.
+        """
+        calling, active = calling_task(), active_task()
+        if active is not None and calling not in (None, active):
+            state = await ending.flow.operations.task(active)
+            if state is None or calling not in state.lineage:
+                active = calling
+        parent_id = active or calling
+        return None if parent_id is None else await self._running(ending, parent_id)
+
+    async def _running(self, ending: Ending, task_id: str) -> TaskState:
+        state = await ending.flow.operations.task(task_id)
+        if state is None or state.ended(self._options.clock()) is not None:
+            raise TaskNotActive(f"task {task_id} is over: nothing can begin in it")
+        return state
 
     def narrow(
         self,
