@@ -23,6 +23,7 @@ from agentguard.cli._policies import (
     records_of,
     warn_of_unknown_arguments,
 )
+from agentguard.errors import Denied
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -124,14 +125,24 @@ def _task(
 def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: frozenset[str]) -> AccessRequest:
     if (spec := guard.catalog.tool(tool)) is None:
         raise _unclassified(tool)
+    request = request_for(guard.enforcement, spec, _arguments(guard, tool, args), task)
+    return replace(request, provenance={**request.provenance, **dict.fromkeys(trusted, _TRUSTED)})
+
+
+def _arguments(guard: Guard, tool: str, text: str) -> Arguments:
+    """Return the arguments as the guard would judge them: validated, and with the tool's defaults."""
     try:
-        arguments = Arguments.of(json.loads(args))
-    except (ValueError, TypeError) as error:
+        invocation = guard._gates.invocation(tool, dict(json.loads(text)), None)
+    except (ValueError, TypeError, Denied) as error:
         raise ConfigurationError(
             f"the arguments are no JSON object: {error}", hint="--args '{...}'"
         ) from None
-    request = request_for(guard.enforcement, spec, arguments, task)
-    return replace(request, provenance={**request.provenance, **dict.fromkeys(trusted, _TRUSTED)})
+    if invocation.arguments is None:
+        reason = "" if invocation.problem is None else printable(invocation.problem.reason)
+        raise ConfigurationError(
+            f"the tool takes other arguments, so the call is denied: {reason}", hint="correct --args"
+        )
+    return invocation.arguments
 
 
 def _unclassified(tool: str) -> ConfigurationError:

@@ -35,6 +35,7 @@ from agentguard.stores.sqlite import SqliteStore
 __all__ = ["Parts", "build"]
 
 Clock = Callable[[], float]
+KEYS = ".agentguard/keys"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,11 +230,10 @@ def _issuer(settings: Settings, path: ToolPath, key: Signer, store: Store, clock
 
 
 def _signer(settings: Settings, path: ToolPath) -> Signer:
-    if settings.issuer.keys is None:
+    directory = settings.issuer.keys or (None if settings.issuer.jwks is None else KEYS)
+    if directory is None:
         return Signer.generate(settings.issuer.algorithm)
-    return load_key(
-        _writable(settings, f"{settings.issuer.keys}/{path.value}.pem"), settings.issuer.algorithm
-    )
+    return load_key(_writable(settings, f"{directory}/{path.value}.pem"), settings.issuer.algorithm)
 
 
 def _writable(settings: Settings, name: str) -> Path:

@@ -69,7 +69,16 @@ def _text(file: Path) -> str:
 def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        lines = text.splitlines()
+        deepest = max(range(len(lines)), key=lambda n: lines[n].count("[") + lines[n].count("{"))
+        raise ConfigurationError(
+            "this is not TOML that anybody can read: its lists and tables are nested too deeply",
+            hint="correct the line with the most brackets",
+            file=file,
+            line=deepest + 1,
+        ) from None
+    except ValueError as error:
         match = _AT.search(str(error))
         line = int(match[1]) if match and match[1] else text.count("\n") + 1 if match else None
         problem = _AT.sub("", str(error)) if match else type(error).__name__

@@ -58,7 +58,12 @@ class PolicySettings(Table):
 
 
 class IssuerSettings(Table):
-    """``[issuer]``: the embedded issuer of credentials. Without `keys`, its keys end with the process."""
+    """``[issuer]``: the embedded issuer of credentials.
+
+    With `jwks`, others verify its tokens. Its keys are then kept in `keys`, by default ``.agentguard/keys``,
+    so that a restarted guard and each worker have those that a resource server has read. Without both, the
+    keys end with the process.
+    """
 
     issuer: Name = Field(default="https://agentguard.local", description='the `iss` of tokens, a URL in ""')
     algorithm: Literal["ES256", "EdDSA"] = Field(default="ES256", description='"ES256" or "EdDSA"')

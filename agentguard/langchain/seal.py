@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from langchain_core.tools.base import _get_runnable_config_param
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.langchain.identification import McpTarget
 from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.schema import ArgumentSchema
@@ -35,6 +36,7 @@ from agentguard.redaction import redact, redact_exception
 
 __all__ = ["RunningCall", "ToolDenied", "enter", "running_call", "seal", "set_private"]
 
+log = logging.getLogger("agentguard")
 _CONTENT_AND_ARTIFACT = 2
 Body = Callable[..., Awaitable[Any]]
 
@@ -100,6 +102,9 @@ async def enter(
             # langchain would write down a ToolException's argument, whatever that is
             permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
             failure: BaseException = RuntimeError("[withheld]")
+        elif permit.observed is not None and isinstance(error, CredentialUnavailable):
+            log.warning("OBSERVED, NOT BLOCKED: %s asks for a credential, which a denied call has not", tool)
+            failure = ToolDenied(permit.observed)  # the run goes on, as it will when the rules are in force
         else:
             failure = _outward(error, secrets_of(lease))
         if failure is error:

@@ -218,6 +218,36 @@ def test_an_imagined_call_is_explained(run: Run) -> None:
     assert "mandate: tool pay is outside the mandate" in outside.output
 
 
+PAYS = """
+from langchain_core.tools import tool
+
+@tool
+def pay(to: str, amount: int, note: str = "rent") -> str:
+    \"\"\"Pay.\"\"\"
+    return "paid"
+
+tools = [pay]
+"""
+
+
+def test_an_imagined_call_has_the_defaults_of_its_tool_and_is_validated_by_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "explained_shop.py").write_text(PAYS)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "p.cedar").write_text(
+        '@id("rent") permit (principal, action == Action::"pay", resource)'
+        ' when { context.args has note && context.args.note == "rent" };'
+    )
+    tools = ("--tools", "explained_shop:tools")
+    result = run("pay", "--args", '{"to": "bob", "amount": 50}', *tools)
+    assert result.exit_code == 0, result.output
+    assert "permitted pay: permitted by rent" in result.output
+    wrong = run("pay", "--args", '{"to": "bob", "amount": "much"}', *tools)
+    assert wrong.exit_code == 1
+    assert "the tool takes other arguments" in wrong.output
+
+
 def test_a_recorded_call_is_explained_by_the_rules_of_today(run: Run, tmp_path: Path) -> None:
     log = JsonLinesAudit(tmp_path / "audit.jsonl")
     hostile = replace(request(), arguments=Arguments.of({"to": "bob\x1b[31m", "amount": 50}))

@@ -173,13 +173,39 @@ def test_each_path_has_a_broker_a_key_and_a_file_of_its_own(home: Path) -> None:
     assert json.loads((home / "state" / "jwks.json").read_text("utf-8"))["keys"] == keys
 
 
-def test_keys_are_new_each_time_when_none_are_kept(home: Path) -> None:
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a=", "}")])
+def test_a_file_that_is_nested_too_deeply_is_refused_with_its_line(
+    tmp_path: Path, opening: str, closing: str
+) -> None:
+    (tmp_path / "agentguard.toml").write_text(f"# mine\nx = {opening * 3_000}1{closing * 3_000}\n", "utf-8")
+    with pytest.raises(ConfigurationError, match="nested too deeply") as caught:
+        load(tmp_path / "agentguard.toml")
+    assert caught.value.line == 2
+
+
+@pytest.mark.promise("published-keys-last")
+def test_published_keys_are_those_of_each_worker_and_of_the_next_start(home: Path) -> None:
     (home / "agentguard.toml").write_text(TOML.replace('keys = "state/keys"\n', ""), "utf-8")
     key_sets = []
     for _ in range(2):
         build_parts(home)
         key_sets.append((home / "state" / "jwks.json").read_text("utf-8"))
-    assert key_sets[0] != key_sets[1]
+    assert key_sets[0] == key_sets[1]
+    files = list((home / ".agentguard" / "keys").iterdir())
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_keys_that_nobody_verifies_end_with_the_process(home: Path) -> None:
+    text = TOML.replace('keys = "state/keys"\n', "").replace('jwks = "state/jwks.json"\n', "")
+    (home / "agentguard.toml").write_text(text, "utf-8")
+    kids = {json.dumps(_kids(build_parts(home))) for _ in range(2)}
+    assert len(kids) == 2
+    assert not (home / ".agentguard" / "keys").exists()
+
+
+def _kids(parts: Parts) -> list[str]:
+    issuers: list[Any] = list(parts.ports.brokers.values())
+    return [issuer.public_jwk["kid"] for issuer in issuers]
 
 
 def test_an_empty_file_has_every_default(tmp_path: Path) -> None:

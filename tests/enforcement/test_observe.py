@@ -150,6 +150,30 @@ async def test_what_a_rule_denies_runs_without_credential_aloud_and_on_record(
     assert code in line
 
 
+@pytest.mark.promise("observe-blocks-nothing")
+@pytest.mark.parametrize("way", ["middleware", "tool"])
+async def test_a_run_goes_on_where_a_denied_tool_asks_for_its_credential(
+    kit: Kit, mode: Mode, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    def refund(order: str) -> str:
+        """Pay back."""
+        return f"with {agentguard.credential('orders').reveal()}"
+
+    kit.rule.answer = lambda _request: DENY
+    guard, tool = observing(kit), classified(StructuredTool.from_function(refund), **WRITE)
+    guarded: Any = {"tools": [tool], "middleware": [guard.middleware()]}
+    if way == "tool":
+        guarded = {"tools": guard.wrap(tool)}
+    agent: Any = create_agent(scripted(tool_call("refund", order="7")), **guarded)
+    with guard.task("test", subject="alice", mandate=EVERYTHING):
+        state = await mode.invoke(agent, GO)
+    (message,) = tool_messages(state)
+    assert message.status == "error"
+    assert state["messages"][-1].type == "ai", "the model answered, after the tool had failed"
+    assert [line for line in aloud(caplog) if "asks for a credential" in line]
+    assert kit.outcomes() == ["failed"]
+
+
 async def test_an_unclassified_tool_runs_and_counts_as_the_worst(
     kit: Kit, shop: Shop, mode: Mode, caplog: pytest.LogCaptureFixture
 ) -> None:
