@@ -10,6 +10,7 @@ from dataclasses import replace
 from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import DenialCode, Denied, safe_text
@@ -36,7 +37,10 @@ def unclassified(tool: str) -> Denied:
 class AccessRequests:
     """Makes the requests of one guard, on one path."""
 
-    def __init__(self, ports: Ports, options: Options, routes: Routes, operations: Operations) -> None:
+    def __init__(
+        self, ports: Ports, options: Options, routes: Routes, operations: Operations, calls: CallsHere
+    ) -> None:
+        self._calls = calls
         self._ports, self._options, self._routes = ports, options, routes
         self._environment = dict(options.environment)
         self._operations = operations
@@ -99,6 +103,9 @@ class AccessRequests:
             raise Denied.of(DenialCode.TASK_MISMATCH, reason)
         if (ended := state.ended(self._options.clock())) is not None:
             raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")
+        if self._calls.is_unended(state):
+            reason = f"task {task_id} is over, and its end is yet to be stored"
+            raise Denied.of(DenialCode.TASK_ENDED, reason)
         try:
             actor = self._ports.identity.actor()
         except Exception as error:  # noqa: BLE001  an agent without an identity acts for nobody
@@ -111,8 +118,8 @@ class AccessRequests:
 
     async def _none_active(self) -> Denied:
         """Return the denial of a call without a task; work that a task has left behind makes such calls."""
-        left = left_task()
-        state = None if left is None else await stored(self._operations.task(left))
+        task_id = left_task()
+        state = None if task_id is None else await stored(self._operations.task(task_id))
         if state is not None and (ended := state.ended(self._options.clock())) is not None:
             reason = f"task {state.id} was active in this context, and is {ended}"
             return Denied.of(DenialCode.TASK_ENDED, reason)

@@ -16,6 +16,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.setup import Options, Ports
@@ -60,10 +61,11 @@ class Authorization:
         routes: Routes,
         subject_tokens: SubjectTokens,
         operations: Operations,
+        calls: CallsHere,
     ) -> None:
         self._ports, self._options, self._routes = ports, options, routes
         self._subject_tokens, self._operations = subject_tokens, operations
-        self.requests = AccessRequests(ports, options, routes, operations)
+        self.requests = AccessRequests(ports, options, routes, operations, calls)
         self.approvals = Approvals(ports.policy, options, operations)
 
     # --- the decision

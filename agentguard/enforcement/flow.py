@@ -79,7 +79,7 @@ class Flow:
         self.enforcement, self.operations = enforcement, operations
         self._blocking = blocking
         self.authorization = Authorization(
-            ports, options, enforcement.routes, enforcement.subject_tokens, operations
+            ports, options, enforcement.routes, enforcement.subject_tokens, operations, enforcement.calls
         )
         self.recording = Recording(ports.identity, operations, requests=options.record_requests)
         self.outbox = Outbox(

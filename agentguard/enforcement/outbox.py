@@ -7,7 +7,7 @@ guard first begins a task after a start, and in a thread of its own while anythi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread
@@ -24,7 +24,7 @@ from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
 from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
 from agentguard.errors import RevocationUnknown, safe_text
-from agentguard.model import LiveCredential, TaskStatus
+from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 __all__ = ["CallsHere", "Outbox", "OutboxThread"]
 
@@ -45,17 +45,23 @@ class CallsHere:
 
     `told` are those of which it is on record that they are not known to be revoked. `unbegun` are the tasks
     of which a caller was told that they could not be begun, each with the time of the monotonic clock until
-    which the store may still begin it.
+    which the store may still begin it. `unended` are the tasks whose end could not be stored, each with the
+    status and the cause of its end. They act for nobody in this process.
     """
 
     running: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
     unbegun: dict[str, float] = field(default_factory=dict)
+    unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
 
     def give_up(self, task_id: str, seconds: float) -> None:
         """Have a task ended that the store may yet begin within *seconds*."""
         self.unbegun[task_id] = monotonic() + seconds
+
+    def is_unended(self, task: TaskState) -> bool:
+        """Return whether the end of the task, or of one that it is a part of, is yet to be stored."""
+        return bool(self.unended) and not self.unended.keys().isdisjoint((task.id, *task.lineage))
 
 
 class Outbox:
@@ -63,6 +69,8 @@ class Outbox:
 
     A broker that does not know a handle (RevocationUnknown) has revoked nothing. Such a credential ends by
     itself. Until then it stays in the outbox, and is recorded once.
+
+    `end_task` ends a task whose end could not be stored; the room that ends tasks sets it.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Outbox:
     ) -> None:
         self._operations, self._calls, self._clock = operations, calls, clock
         self._on_unknown, self._outlives = on_unknown, outlives
+        self.end_task: Callable[[str, TaskStatus, str], Awaitable[None]] | None = None
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Revoke these at their issuers, side by side; return one for each call of which some may be alive.
@@ -131,6 +140,7 @@ class Outbox:
             StoreError: The outbox cannot be read.
         """
         await self._end_unbegun()
+        await self._end_unended()
         live, now = await self._operations.live(), self._clock()
         orphans = [credential for credential in live if await self._orphaned(credential)]
         told = frozenset(self._calls.told)
@@ -147,7 +157,7 @@ class Outbox:
                 self._calls.told.discard(call_id)
         others = [credential for credential in live if credential not in orphans]
         held_by_none = sum(credential.call_id not in self._calls.running for credential in others)
-        return len(left) + held_by_none + len(self._calls.unbegun)
+        return len(left) + held_by_none + len(self._calls.unbegun) + len(self._calls.unended)
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
@@ -168,13 +178,22 @@ class Outbox:
             if ended or late:
                 self._calls.unbegun.pop(task_id, None)
 
+    async def _end_unended(self) -> None:
+        for task_id, (status, cause) in list(self._calls.unended.items()):
+            if self.end_task is None:
+                return
+            try:
+                await self.end_task(task_id, status, cause)
+            except Exception as error:  # noqa: BLE001  it is tried again, and the other tasks end meanwhile
+                log.error("the end of task %s was tried again, and failed: %s", task_id, safe_text(error))
+
     async def _orphaned(self, credential: LiveCredential) -> bool:
         if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:
             return True
         if gone(credential.owner):
             return True
         state = await self._operations.task(credential.task_id)
-        return state is None or state.ended(self._clock()) is not None
+        return state is None or state.ended(self._clock()) is not None or self._calls.is_unended(state)
 
     async def _revoke(self, credential: LiveCredential) -> Fate:
         revoke = self._operations.revoke.get(credential.broker)

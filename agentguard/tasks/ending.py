@@ -8,6 +8,7 @@ stays in the store's outbox.
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 from typing import NamedTuple, Self
 
@@ -19,6 +20,8 @@ from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 __all__ = ["Ending", "Endings"]
 
+log = logging.getLogger("agentguard")
+
 
 class Ending:
     """Ends the tasks of one guard, on one path."""
@@ -27,6 +30,7 @@ class Ending:
         self.flow = flow
         self._enforcement, self._operations = flow.enforcement, flow.operations
         self._swept = False
+        flow.outbox.end_task = self.end
 
     async def sweep_once(self) -> None:
         """Look once, before the first task, for what a process that is gone has left alive.
@@ -60,8 +64,12 @@ class Ending:
     async def end(self, task_id: str, status: TaskStatus, cause: str) -> None:
         """End a task and its descendants.
 
+        If the end cannot be stored, the task acts for nobody in this process all the same, and the outbox's
+        thread tries again. Other processes that share the store let it act until then, at most until its
+        deadline.
+
         Raises:
-            StoreError: The end could not be recorded; credentials end by their expiry.
+            StoreError: The end could not be stored yet.
             AuditError: It could not be written down.
         """
         await self._operations.to_the_end(self._end([task_id], status, cause))
@@ -110,7 +118,17 @@ class Ending:
 
     async def _mark_ended(self, task_id: str, status: TaskStatus, cause: str) -> tuple[str, ...]:
         enforcement = self._enforcement
-        ended = await self._operations.end_task(task_id, status, await self._owed(task_id, cause))
+        try:
+            ended = await self._operations.end_task(task_id, status, await self._owed(task_id, cause))
+        except BaseException as error:
+            # who has left a dropped generator is not told of what fails; a retry must not wake its own thread
+            if task_id not in enforcement.calls.unended:
+                enforcement.calls.unended[task_id] = (status, cause)
+                failure = safe_text(error) if isinstance(error, Exception) else type(error).__name__
+                log.error("the end of task %s is not stored yet: %s", task_id, failure)
+                enforcement.on_unrevoked()
+            raise
+        enforcement.calls.unended.pop(task_id, None)
         enforcement.reuse.drop(ended)
         enforcement.subject_tokens.drop(ended)
         return ended

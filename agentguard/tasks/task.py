@@ -147,7 +147,10 @@ class Task:
 
     async def _running(self, ending: Ending, task_id: str) -> TaskState:
         state = await ending.flow.operations.task(task_id)
-        if state is None or state.ended(self._options.clock()) is not None:
+        over = (
+            state is None or state.ended(self._options.clock()) or self._enforcement.calls.is_unended(state)
+        )
+        if state is None or over:
             raise TaskNotActive(f"task {task_id} is over: nothing can begin in it")
         return state
 
