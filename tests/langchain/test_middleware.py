@@ -372,7 +372,7 @@ async def test_a_tool_that_begins_after_its_task_is_denied(layers: str, mode: Mo
         await mode.invoke(slow.agent(kit, layers, ran), GO)
     await slow.begin()
     assert ran == []
-    assert kit.decisions()[-1] == "no_task", "the block of its task is left"
+    assert kit.decisions()[-1] == "task_ended"
 
 
 class SlowToBegin(BaseCallbackHandler):
