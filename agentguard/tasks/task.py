@@ -32,7 +32,8 @@ class Task:
 
     Leaving the block completes it, or revokes it when an exception passes; either way every live
     credential is revoked. Where a run is to be resumed later, by another request or process, use
-    `begin` and `active`, which end nothing, and `Guard.find` with the task's id.
+    `begin` and `active`, which end nothing, and `Guard.find` with the task's id. What `active` says of
+    generators holds for ``with`` too.
     """
 
     def __init__(
@@ -195,7 +196,14 @@ class Task:
 
     @contextmanager
     def active(self) -> Iterator[Self]:
-        """Make this the task of the context, and end nothing on leaving."""
+        """Make this the task of the context, and end nothing on leaving.
+
+        In a generator this is not enough. Python gives a resumed generator the context of its caller. So where
+        two generators are stepped in turn in one context, the block that was entered last counts for both, and
+        the calls of one run act as the user of the other. Nothing here can tell such runs apart. Give each run
+        its `config`: a call is denied where its run names another task. Or step each generator in a context of
+        its own, as `Guard.stream` does.
+        """
         activation = activate(self.begin().id)
         try:
             yield self
@@ -204,7 +212,7 @@ class Task:
 
     @asynccontextmanager
     async def aactive(self) -> AsyncIterator[Self]:
-        """Do as `active`, on an event loop."""
+        """Do as `active`, on an event loop. Async generators that one asyncio task steps share a context."""
         await self.abegin()
         activation = activate(self.id)
         try:

@@ -198,3 +198,26 @@ def test_one_task_that_two_generators_hold_is_active_nowhere_when_both_were_clos
     assert [context.run(active_task) for context in contexts] == ["t1", "t1"]
     in_a_thread(answers[order[1]].close)
     assert [context.run(active_task) for context in contexts] == [None, None]
+
+
+@pytest.mark.promise("run-names-its-task")
+@MODES
+def test_of_two_generators_in_one_context_the_config_tells_whose_call_it_is(mode: str) -> None:
+    world = World()
+
+    def answer(current: Task) -> Generator[Any, None, None]:
+        with current.active():
+            yield
+            yield world.denied(mode, named_task=current.id).code
+
+    def serve() -> None:
+        alice, bob = answer(task(world).begin()), answer(task(world, "bob").begin())
+        next(alice)
+        next(bob)
+        assert next(alice) is DenialCode.TASK_MISMATCH
+        bob.close()
+        alice.close()
+        assert active_task() is None
+
+    copy_context().run(serve)
+    assert world.ran == []
