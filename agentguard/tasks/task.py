@@ -198,11 +198,11 @@ class Task:
     def active(self) -> Iterator[Self]:
         """Make this the task of the context, and end nothing on leaving.
 
-        In a generator this is not enough. Python gives a resumed generator the context of its caller. So where
-        two generators are stepped in turn in one context, the block that was entered last counts for both, and
-        the calls of one run act as the user of the other. Nothing here can tell such runs apart. Give each run
-        its `config`: a call is denied where its run names another task. Or step each generator in a context of
-        its own, as `Guard.stream` does.
+        In a generator this is not enough. Python gives a resumed generator the context of its caller. So
+        where two generators are stepped in turn in one context, the block that was entered last counts for
+        both, and the calls of one run act as the user of the other. Nothing here can tell such runs apart.
+        Give each run its `config`: a call is denied where its run names another task. Or step each generator
+        in a context of its own, as `Guard.stream` does.
         """
         activation = activate(self.begin().id)
         try:
