@@ -24,7 +24,8 @@ gate, and `seal.running_call` from the gate to the sealed tool.
                     sealed tool
     registry        makes the gates of a guard, and has the policies checked against the tools
     schema          validates arguments; `canonical` freezes them as JSON
-    seal            the original as it can be run with a permit only; `streams` clears what it writes
+    seal            the original as it can be run with a permit only; `streams` clears what it writes,
+                    `results` bounds what it gives back
                     meanwhile
     tools, middleware, mcp    the entrances
     callbacks       stops a tool that no gate let through

@@ -26,8 +26,8 @@ from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
 from agentguard.langchain.messages import refusal
+from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
-from agentguard.langchain.seal import ToolDenied
 from agentguard.langchain.tools import GuardedTool
 from agentguard.text import label
 

@@ -11,33 +11,28 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException
 from langchain_core.tools.base import _get_runnable_config_param
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
-from agentguard.errors import CredentialUnavailable, DenialCode, Denied
+from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import McpTarget
-from agentguard.langchain.messages import outcome_of
+from agentguard.langchain.results import note_failure, note_result
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import secrets_of
-from agentguard.model import Outcome
-from agentguard.redaction import redact, redact_exception
+from agentguard.redaction import redact
 
-__all__ = ["RunningCall", "ToolDenied", "enter", "running_call", "seal", "set_private"]
+__all__ = ["RunningCall", "enter", "running_call", "seal", "set_private"]
 
-log = logging.getLogger("agentguard")
-_CONTENT_AND_ARTIFACT = 2
 Body = Callable[..., Awaitable[Any]]
 
 
@@ -53,14 +48,6 @@ class RunningCall(NamedTuple):
 
 
 running_call: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
-
-
-class ToolDenied(Exception):
-    """A guarded call that the tool made was denied: the tool has failed, and was not denied itself."""
-
-    def __init__(self, denied: Denied) -> None:
-        super().__init__(str(denied))
-        self.denied = denied
 
 
 async def enter(
@@ -90,23 +77,9 @@ async def enter(
         else:
             with clearing(lease):
                 result = redact(await body(*args, **cleared(arguments, lease)), secrets_of(lease))
-        permit.outcome = _outcome(result)
-        if excess := schema.limits.result.excess(result):
-            permit.withheld = Denied.of(DenialCode.WITHHELD, f"the result holds {excess}")
-            return _stand_in(result)
-        permit.result = result
-        return result
+        return note_result(permit, result, schema.limits.result)
     except BaseException as error:
-        permit.outcome = outcome_of(error)
-        if permit.outcome is Outcome.FAILED and (excess := schema.limits.result.excess(error.args)):
-            # langchain would write down a ToolException's argument, whatever that is
-            permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
-            failure: BaseException = RuntimeError("[withheld]")
-        elif permit.observed is not None and isinstance(error, CredentialUnavailable):
-            log.warning("OBSERVED, NOT BLOCKED: %s asks for a credential, which a denied call has not", tool)
-            failure = ToolDenied(permit.observed)  # the run goes on, as it will when the rules are in force
-        else:
-            failure = _outward(error, secrets_of(lease))
+        failure = note_failure(permit, error, schema.limits.result, secrets_of(lease))
         if failure is error:
             raise
     finally:
@@ -125,27 +98,6 @@ def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwarg
     if judged.arguments is not None and schema.unchanged(judged.values, values):
         return judged.arguments.digest
     return schema.canonicalize(values, "" if judged.arguments is None else judged.arguments.raw).digest
-
-
-def _outcome(result: Any) -> Outcome:
-    """Return how a tool ended that has returned: it may have answered with an error, and not raised it."""
-    if isinstance(result, ToolMessage):
-        return Outcome.FAILED if result.status == "error" else Outcome.DONE
-    # by its name, so that mcp need not be there
-    failed = type(result).__name__ == "CallToolResult" and result.isError
-    return Outcome.FAILED if failed else Outcome.DONE
-
-
-def _stand_in(result: Any) -> Any:
-    """Return a text in place of a result that is withheld, since langchain writes down what it is given."""
-    text = "[withheld]"
-    return (text, None) if type(result) is tuple and len(result) == _CONTENT_AND_ARTIFACT else text
-
-
-def _outward(error: BaseException, secrets: tuple[str, ...]) -> BaseException:
-    """Return what may be seen of a failure; the same one, with its causes, wherever it can stay."""
-    clean = redact_exception(error, secrets) if secrets else error
-    return ToolDenied(clean) if isinstance(clean, Denied) else clean
 
 
 class _SealedFunction(BaseTool):

@@ -22,7 +22,8 @@ from agentguard.concurrency.drive import drive
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.gate import PROOF, Entrance, Gate, SealedPath
 from agentguard.langchain.messages import is_tool_call, refusal
-from agentguard.langchain.seal import ToolDenied, set_private
+from agentguard.langchain.results import ToolDenied
+from agentguard.langchain.seal import set_private
 
 __all__ = ["GuardedTool", "OnDeny", "guarded"]
 

@@ -36,9 +36,10 @@ from agentguard.langchain.identification import McpTarget, is_target_of
 from agentguard.langchain.mcp.server_call import call_around, call_server, copy_request
 from agentguard.langchain.mcp.session import Way, endpoint
 from agentguard.langchain.messages import refusal
+from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
-from agentguard.langchain.seal import RunningCall, ToolDenied, enter, running_call
+from agentguard.langchain.seal import RunningCall, enter, running_call
 from agentguard.langchain.tools import OnDeny
 from agentguard.model import Resource, ToolSpec
 
