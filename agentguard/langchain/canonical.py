@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime, time
 from enum import Enum
@@ -194,6 +194,11 @@ class _Reading:
             self.note(place, f"class {class_name(type(value))}")
         if isinstance(value, _REPR) and self._free:
             self.note(place, repr(value))
+        if isinstance(value, deque) and value.maxlen is not None and self._free:
+            self.note(place, f"at most {value.maxlen} items")
+        if isinstance(value, defaultdict) and self._free:
+            factory = value.default_factory
+            self.note(place, f"default {class_name(factory) if isinstance(factory, type) else factory!r}")
 
     def _taken_apart(self, value: Any, place: Place) -> Any:
         if isinstance(value, Enum):

@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 from pydantic.fields import ModelPrivateAttr
@@ -19,6 +22,10 @@ __all__ = ["class_name", "hidden_state"]
 
 _KNOWN = frozenset({"pydantic", "pydantic_core", *sys.stdlib_module_names})
 # where pydantic's own kinds of values keep the value itself
+_ATOMS = frozenset(  # their repr says all of them
+    {*(str, int, float, bool, bytes, type(None)), *(date, datetime, timedelta, Decimal, UUID)}
+)
+_DEEPEST = 20
 _VALUE_OF_PYDANTIC = frozenset({"_url", "_secret_value"})
 
 
@@ -30,7 +37,8 @@ def class_name(kind: type) -> str:
 def hidden_state(value: Any) -> tuple[str, ...]:
     """Return the names of attributes whose values are not shown; none if all is shown.
 
-    A private attribute that has its default tells no call from another, and is not named.
+    A private attribute that has its default tells no call from another, and is not named. The default has to
+    be the same object, or made of texts, numbers, lists and dicts: of any other, nobody can say that it is.
     """
     if isinstance(value, Enum):  # a member is the same object in each call
         return ()
@@ -59,7 +67,20 @@ def _changed(attributes: Mapping[str, ModelPrivateAttr], private: Mapping[str, A
 def _is_default(attribute: ModelPrivateAttr, value: Any) -> bool:
     factory: Any = attribute.default_factory
     default = attribute.default if factory is None else factory()
-    return type(default) is type(value) and bool(default == value)
+    return default is value or _same(default, value, 0)
+
+
+def _same(one: Any, other: Any, depth: int) -> bool:
+    """Return whether two values hold the same, without asking them: an ``__eq__`` may leave state out."""
+    if type(one) is not type(other) or depth > _DEEPEST:
+        return False
+    if type(one) in _ATOMS:
+        return repr(one) == repr(other)  # -0.0 is no 0.0
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(_same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
+    if type(one) is dict:
+        return _same(list(one.items()), list(other.items()), depth + 1)
+    return type(one) in (set, frozenset) and not one and not other
 
 
 @lru_cache(1024)

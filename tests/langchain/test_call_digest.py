@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -257,6 +259,46 @@ class Rooted(RootModel[str]):
         return self
 
 
+class Agreeing:
+    """A value that says that it equals every other."""
+
+    def __init__(self, mode: str = "draft") -> None:
+        self.mode = mode
+
+    def __eq__(self, _other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Sworn(BaseModel):
+    id: str
+    _mode: Any = PrivateAttr(default="draft")
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.id == "publish":
+            self._mode = Agreeing("published")
+
+
+class Nested(BaseModel):
+    id: str
+    _flags: Any = PrivateAttr(default=[{"n": 0}])
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.id == "publish":
+            self._flags = [{"n": False}]
+
+
+class Made(BaseModel):
+    id: str
+    _since: Any = PrivateAttr(default_factory=lambda: [datetime(2026, 1, 1, tzinfo=UTC), Decimal("1.0")])
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.id == "publish":
+            self._since[1] = Decimal("1.00")
+
+
 def _stateful(kind: Any, value: Any, state: str = "label") -> Any:
     def make(raw: str) -> Any:
         made = kind(value)
@@ -272,6 +314,9 @@ HIDDEN: dict[str, tuple[Any, Any, Any]] = {
     "one in a list": (list[Post], [{"id": "7"}], [{"id": "7", "mode": "publish"}]),
     "one with a factory": (Fresh, {"id": "7"}, {"id": "publish"}),
     "one of a single value": (Rooted, "7", "publish"),
+    "one that says that it equals the default": (Sworn, {"id": "7"}, {"id": "publish"}),
+    "one that differs deep inside": (Nested, {"id": "7"}, {"id": "publish"}),
+    "one that differs by its digits": (Made, {"id": "7"}, {"id": "publish"}),
     "an entry of __dict__": (Loose, {"id": "7"}, {"id": "publish"}),
     "state of a text": (_stateful(Labelled, "7"), "draft", "publish"),
     "a slot of a text": (_stateful(Slotted, "7"), "draft", "publish"),
@@ -397,6 +442,23 @@ def test_what_tells_two_secrets_apart_is_covered_and_not_told() -> None:
     assert len({arguments.digest for arguments in results}) == 4
     assert results[1].json_digest != results[2].json_digest
     assert "1.0" not in " ".join(text for arguments in results for text in arguments.distinctions)
+
+
+@pytest.mark.promise("told-apart-judged-apart")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (deque([1], maxlen=1), deque([1], maxlen=9)),
+        (deque([1]), deque([1], maxlen=9)),
+        (defaultdict(bool, a=1), defaultdict(int, a=1)),
+        (defaultdict(None, a=1), defaultdict(int, a=1)),
+    ],
+)
+def test_what_a_collection_does_later_is_told_apart(one: Any, other: Any) -> None:
+    schema = ArgumentSchema(_tool(_picked({"a": one, "b": other}), []))
+    digests = {schema.validate({"what": "a"}).arguments.distinctions for _ in range(2)}
+    assert len(digests) == 1
+    assert schema.validate({"what": "b"}).arguments.distinctions not in digests
 
 
 @pytest.mark.promise("told-apart-judged-apart")
