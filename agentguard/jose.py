@@ -27,8 +27,10 @@ from agentguard.outbound.destinations import htu
 
 __all__ = [
     "ALGORITHMS",
+    "ALGORITHM_NAMES",
     "Algorithm",
     "Jws",
+    "OtherKind",
     "PrivateKey",
     "Signer",
     "b64url",
@@ -51,6 +53,8 @@ PrivateKey = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 KeyOf = Callable[[Mapping[str, Json]], PyJWK]
 
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("ES256", "EdDSA")
+_NEWER_NAMES: Final = {"Ed25519": "EdDSA"}  # RFC 9864 section 2.2: EdDSA with a key on Ed25519
+ALGORITHM_NAMES: Final = (*ALGORITHMS, *_NEWER_NAMES)  # the names that a token's header may have
 LIMIT: Final = 16 * 1024
 
 _SPELLING = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
@@ -64,6 +68,10 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 class _Refusal(ValueError):
     """Says what is wrong with a token. The message repeats nothing of the token."""
+
+
+class OtherKind(_Refusal):
+    """Says that a key is of another kind, or for another use, than those accepted here."""
 
 
 class Jws(NamedTuple):
@@ -128,7 +136,7 @@ def decode(token: str, key: KeyOf | None, *, typ: frozenset[str], error: str = "
         header, claims = _parts(token)
         _check_header(header, typ, may_embed_key=key is None)
         jwk = public_key(header.get("jwk")) if key is None else key(header)
-        if header["alg"] != jwk.algorithm_name:
+        if _NEWER_NAMES.get(header["alg"], header["alg"]) != jwk.algorithm_name:
             raise _Refusal("the algorithm is not the one of its key")
         # PyJWT's algorithm, on the same bytes that were checked: its `decode` would parse the token again
         message, _, signature = token.rpartition(".")
@@ -158,7 +166,7 @@ def _check_header(header: Mapping[str, Json], typ: frozenset[str], *, may_embed_
     value = header.get("typ")
     if not isinstance(value, str) or value.lower().removeprefix("application/") not in typ:
         raise _Refusal("it is of another type")
-    if header.get("alg") not in ALGORITHMS:
+    if header.get("alg") not in ALGORITHM_NAMES:
         raise _Refusal("its algorithm is not accepted")
     if not _REFUSED.isdisjoint(header) or ("jwk" in header and not may_embed_key):
         raise _Refusal("its header has a member that is not accepted")
@@ -199,20 +207,31 @@ def _finite(text: str) -> float:
 def public_key(jwk: Json) -> PyJWK:
     """Read a public JWK. Its curve determines the algorithm: ES256 for P-256, EdDSA for Ed25519.
 
+    A key that names a use must be for signatures alone (RFC 7517 sections 4.2 and 4.3 say SHOULD).
+
     Raises:
-        ValueError: The key is of another kind, names another algorithm, or has a private part.
+        OtherKind: The key is of another kind, or names another algorithm or use.
+        ValueError: The key is malformed, or has a private part.
     """
     if not isinstance(jwk, Mapping) or not _PRIVATE.isdisjoint(jwk):
         raise _Refusal("the key is not a public JWK")
     kind = (jwk.get("kty"), jwk.get("crv"))
     algorithm = next((alg for kty, crv, alg in _KINDS if (kty, crv) == kind), None)
-    if algorithm is None or jwk.get("alg", algorithm) != algorithm:
-        raise _Refusal("the key is of a kind that is not accepted")
+    name = jwk.get("alg", algorithm)
+    if algorithm is None or not isinstance(name, str) or _NEWER_NAMES.get(name, name) != algorithm:
+        raise OtherKind("the key is of a kind that is not accepted")
+    if not _is_for_signatures(jwk):
+        raise OtherKind("the key is not for signatures")
     try:
         members = {name: b64url(unb64url(jwk[name])) for name in ("x", "y") if name in jwk}
         return PyJWK({"kty": kind[0], "crv": kind[1], **members}, algorithm=algorithm)
     except (PyJWTError, ValueError, TypeError):
         raise _Refusal("the key is malformed") from None
+
+
+def _is_for_signatures(jwk: Mapping[str, Json]) -> bool:
+    operations, use = jwk.get("key_ops", ["verify"]), jwk.get("use", "sig")
+    return use == "sig" and operations in (["verify"], ["sign", "verify"], ["verify", "sign"])
 
 
 def public_jwk(key: ec.EllipticCurvePublicKey | Ed25519PublicKey) -> dict[str, str]:

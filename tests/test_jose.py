@@ -21,6 +21,7 @@ from agentguard.errors import VerificationError
 from agentguard.jose import (
     Algorithm,
     Jws,
+    OtherKind,
     Signer,
     b64url,
     decode,
@@ -216,9 +217,35 @@ def test_only_a_public_key_of_a_known_kind_is_a_key() -> None:
     partial = {"kty": "EC", "crv": "P-256", "x": SIGNER.public_jwk["x"]}
     padded = {**RFC8037_KEY, "x": RFC8037_KEY["x"] + "="}
     unfit: list[Any] = [private, other_alg, rsa, symmetric, off_curve, partial, padded, {}, None, [], "x"]
+    unfit += [{**RFC8037_KEY, "alg": alg} for alg in ("ES256", "Ed448", None, ["Ed25519"])]
+    unfit.append({**SIGNER.public_jwk, "alg": "Ed25519"})
     for jwk in unfit:
         with pytest.raises(ValueError, match="key"):
             public_key(jwk)
+
+
+@pytest.mark.promise("every-binding-verified")
+def test_a_key_verifies_only_what_it_says_it_is_for() -> None:
+    fit: list[Any] = [{"use": "sig"}, {"key_ops": ["verify"]}, {"use": "sig", "key_ops": ["sign", "verify"]}]
+    unfit: list[Any] = [{"use": use} for use in ("enc", "", None, ["sig"], "SIG")]
+    operations = (
+        [],
+        ["sign"],
+        ["encrypt"],
+        ["verify", "encrypt"],
+        ["verify", "verify"],
+        "verify",
+        None,
+        [{}],
+    )
+    unfit += [{"key_ops": names} for names in operations]
+    unfit += [{"use": "enc", "key_ops": ["verify"]}, {"use": "sig", "key_ops": ["deriveKey"]}]
+    for key in (SIGNER, EDWARDS):
+        for use in fit:
+            public_key({**key.public_jwk, **use})
+        for use in unfit:
+            with pytest.raises(OtherKind, match="not for signatures"):
+                public_key({**key.public_jwk, **use})
 
 
 def test_an_embedded_key_with_a_private_part_is_refused() -> None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from agentguard.jose import Algorithm, Json, Signer, b64url, htu, token_hash
+from agentguard.jose import Algorithm, Json, Signer, b64url, token_hash
 from agentguard.model import DeferredSecret
+from agentguard.outbound.destinations import without_query
 
 __all__ = ["Bearer", "Presentation", "ProofKey"]
 
@@ -46,8 +47,8 @@ class ProofKey:
     ) -> str:
         """Sign a proof for one request (RFC 9449 section 4.2).
 
-        `htu` is *url* without query and fragment, normalized. Give *access_token*, or its hash as
-        *ath*.
+        `htu` is *url* as it is sent, without query and fragment: a server may compare it character by
+        character. Give *access_token*, or its hash as *ath*.
 
         Raises:
             ValueError: *url* is not an absolute http(s) URL, or it names a user.
@@ -55,7 +56,7 @@ class ProofKey:
         claims: dict[str, Json] = {
             "jti": b64url(self._entropy(16)),
             "htm": method,
-            "htu": htu(url),
+            "htu": without_query(url),
             "iat": int(self._clock()),
         }
         if access_token is not None:

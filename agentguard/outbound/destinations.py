@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 
 import httpx
 
-__all__ = ["DEFAULT_PORTS", "Origin", "htu", "is_confidential", "is_confidential_url", "origin_of"]
+__all__ = [
+    "DEFAULT_PORTS",
+    "Origin",
+    "htu",
+    "is_confidential",
+    "is_confidential_url",
+    "origin_of",
+    "without_query",
+]
 
 Origin = tuple[str, str, int | None]
 
@@ -60,6 +68,20 @@ def htu(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{path}"
+
+
+def without_query(url: str) -> str:
+    """Return *url* as a request to it is sent, without query and fragment (RFC 9449 section 4.2).
+
+    Nothing is normalized, since a server may compare a proof's `htu` with the URL of the request character by
+    character. An empty path is sent as "/" (RFC 9112 section 3.2.1).
+
+    Raises:
+        ValueError: `htu` refuses the URL.
+    """
+    htu(url)
+    sent = url.partition("#")[0].partition("?")[0]
+    return sent if urlsplit(sent).path else f"{sent}/"
 
 
 def _normalize(match: re.Match[str]) -> str:

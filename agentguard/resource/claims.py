@@ -63,6 +63,11 @@ class Claims:
 def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = True) -> Claims:
     """Read the claims that RFC 9068 section 2.2 requires, and those of agentguard.
 
+    The token must be bound to one DPoP key and to nothing else. A resource is not told the client's
+    certificate, so it could not verify a second binding, such as `x5t#S256` (RFC 8705 section 3.1). RFC 7800
+    section 3.1 lets a recipient ignore what it does not understand in `cnf`; here such a token is refused,
+    since whoever steals token and key would need less than the issuer has asked for.
+
     Raises:
         VerificationError: A claim is missing or malformed, or the token is for another path.
     """
@@ -73,6 +78,8 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
         raise invalid("the token lacks a required claim")
     if jkt is None:
         raise invalid("the token is not bound to a key")
+    if cnf != {"jkt": jkt}:
+        raise invalid("the token is bound to more than a DPoP key, which cannot be verified here")
     tool, digest = _details(claims.get("authorization_details"), path)
     return Claims(
         id=str(names["jti"]),

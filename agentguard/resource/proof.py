@@ -61,6 +61,9 @@ def verify_proof(
 ) -> str:
     """Verify a proof, except for a replay, and return its `jti`. *lifetime* and *leeway* are seconds.
 
+    RFC 9449 defines neither `exp` nor `nbf` in a proof. A proof that has one is accepted only within it
+    (RFC 7519 sections 4.1.4 and 4.1.5), since its client has said so; *lifetime* holds all the same.
+
     Raises:
         VerificationError: invalid_dpop_proof or use_dpop_nonce.
     """
@@ -73,6 +76,8 @@ def verify_proof(
     issued = number_claim(claims, "iat")
     if issued is None or not now - lifetime - leeway <= issued <= now + leeway:
         raise _invalid("the proof was made too long ago, or in the future")
+    if not _is_within(claims, now, leeway):
+        raise _invalid("the proof has ended, or is not valid yet")
     if claims.get("ath") != token_hash(token):
         raise _invalid("the proof is for another token")
     if nonces is not None and not nonces.accepts(claims.get("nonce")):
@@ -82,6 +87,12 @@ def verify_proof(
 
 def _invalid(description: str) -> VerificationError:
     return VerificationError("invalid_dpop_proof", description)
+
+
+def _is_within(claims: Mapping[str, Json], now: float, leeway: float) -> bool:
+    expires = number_claim(claims, "exp") if "exp" in claims else now
+    begins = number_claim(claims, "nbf") if "nbf" in claims else now
+    return expires is not None and begins is not None and begins - leeway <= now < expires + leeway
 
 
 def _is_for(claims: Mapping[str, Json], url: str) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import ALGORITHMS, Json, decode, htu, number_claim, revocation_key, token_hash
+from agentguard.jose import ALGORITHM_NAMES, Json, decode, htu, number_claim, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
 from agentguard.ports import Store
 from agentguard.resource.claims import Claims, invalid, read_claims
@@ -290,7 +290,7 @@ def challenge(
     fields = {"error": error.error, "error_description": error.description} if error.error else {}
     if scope is not None and error.error == "insufficient_scope":
         fields["scope"] = scope
-    fields["algs"] = " ".join(ALGORITHMS)
+    fields["algs"] = " ".join(ALGORITHM_NAMES)
     quoted = ", ".join(f'{name}="{_UNQUOTABLE.sub("?", value)}"' for name, value in fields.items())
     headers = {"WWW-Authenticate": f"DPoP {quoted}"}
     return headers if nonce is None else {**headers, "DPoP-Nonce": nonce}

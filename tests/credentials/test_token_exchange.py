@@ -126,6 +126,9 @@ OTHER = [{**grant().detail(), "digest": "another"}]
         ({"act": {}}, "impersonates"),
         ({"act": "agent://support"}, "impersonates"),
         ({"act": {"sub": "agent://other", "act": ACT}}, "another actor"),
+        ({"act": {**ACT, "iss": "https://partner.example"}}, "another issuer's actor"),
+        ({"act": {**ACT, "iss": None}}, "another issuer's actor"),
+        ({"act": {**ACT, "iss": [ISSUER]}}, "another issuer's actor"),
         ({"sub": "user:bob"}, "another subject"),
         ({"sub": AGENT}, "another subject"),
         ({"aud": "orders/write"}, "another audience"),
@@ -641,22 +644,52 @@ def test_an_issuer_that_is_no_https_url_is_a_configuration_error(
         opaque.broker(issuer=issuer)
 
 
-async def test_metadata_is_looked_for_in_both_places(mode: Mode) -> None:
+@pytest.mark.parametrize("issuer", [ISSUER, AGENT])  # the agent's token is its own statement
+async def test_an_actors_name_may_be_the_servers_or_the_one_in_the_agents_token(
+    server: AuthorizationServer, mode: Mode, issuer: str
+) -> None:
+    server.claims = {
+        "act": {**ACT, "iss": issuer, "act": {"sub": "agent://earlier", "iss": "https://x.example"}}
+    }
+    assert (await mode.call(server.broker(), "issue", grant())).reveal() in server.alive
+
+
+@pytest.mark.promise("wrong-answer-revoked")
+async def test_a_token_that_is_bound_to_a_certificate_too_is_refused(
+    server: AuthorizationServer, mode: Mode
+) -> None:
+    proof_key = ProofKey(clock=lambda: NOW)
+    server.claims = {"cnf": {"jkt": proof_key.thumbprint, "x5t#S256": "x"}}
+    assert "bound to more than our key" in await refused(mode, server.broker(proof_key=proof_key), grant())
+    assert len(server.calls("revocation")) == 1
+
+
+@pytest.mark.promise("proof-of-sent-request")
+async def test_the_proof_for_the_server_names_the_url_as_it_is_sent(
+    server: AuthorizationServer, mode: Mode
+) -> None:
+    server.metadata["token_endpoint"] = "https://AS.example:443/token"
+    assert (await mode.call(server.broker(), "issue", grant())).reveal() in server.alive
+
+
+async def test_metadata_is_looked_for_in_all_places(mode: Mode) -> None:
     for issuer, places in {
         ISSUER: ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"),
         f"{ISSUER}/tenant": (
             "/.well-known/oauth-authorization-server/tenant",
             "/tenant/.well-known/openid-configuration",
+            "/.well-known/openid-configuration/tenant",
         ),
     }.items():
         server = AuthorizationServer()
         server.metadata["issuer"] = issuer
-        server.faults[places[0]] = lambda _: httpx.Response(404)
-        server.faults[places[1]] = lambda _, server=server: httpx.Response(200, json=server.metadata)  # type: ignore[misc]  # mypy infers none for a default
+        for place in places[:-1]:
+            server.faults[place] = lambda _: httpx.Response(404)
+        server.faults[places[-1]] = lambda _, server=server: httpx.Response(200, json=server.metadata)  # type: ignore[misc]  # mypy infers none for a default
         broker = server.broker(issuer=issuer)
         with suppress(IssueError):  # the user's token is for another issuer
             await mode.call(broker, "issue", grant())
-        assert [path for path, _ in server.sent][:3] == [*places, "/token"]
+        assert [path for path, _ in server.sent][: len(places) + 1] == [*places, "/token"]
 
 
 async def test_metadata_is_fetched_once_for_all_and_again_after_a_failure() -> None:

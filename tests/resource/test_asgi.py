@@ -213,7 +213,7 @@ async def test_a_read_credential_is_refused_at_a_write_endpoint(ask: Ask) -> Non
 async def test_without_a_credential_there_is_a_bare_challenge(ask: Ask) -> None:
     response = await ask("GET", "/orders/4711")
     assert response.status_code == 401
-    assert response.headers["WWW-Authenticate"] == 'DPoP algs="ES256 EdDSA"'
+    assert response.headers["WWW-Authenticate"] == 'DPoP algs="ES256 EdDSA Ed25519"'
 
 
 async def test_a_bearer_downgrade_and_a_replay_are_refused(ask: Ask) -> None:

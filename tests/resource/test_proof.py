@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
-from agentguard.jose import Algorithm, Signer, b64url, decode, thumbprint, token_hash, unb64url
+from agentguard.jose import Algorithm, Signer, b64url, decode, htu, thumbprint, token_hash, unb64url
 from agentguard.resource.proof import Nonces, verify_proof
 from tests.tiers import examples
 
@@ -254,3 +254,64 @@ claim_values = st.none() | st.integers() | st.text(max_size=9) | st.lists(st.int
 def test_no_claims_of_whatever_shape_raise_anything_else(changes: dict[str, Any]) -> None:
     proof, jkt = forged({"htu": "https://elsewhere.example/", **changes})
     refused(proof, bound_to=jkt)
+
+
+@pytest.mark.promise("proof-of-sent-request")
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://api.example/groups/a%2fb?page=2", "https://api.example/groups/a%2fb"),
+        ("https://api.example/%7Euser/%c3%bc#part?no", "https://api.example/%7Euser/%c3%bc"),
+        ("https://api.example/a//b/;v=1", "https://api.example/a//b/;v=1"),
+        ("https://API.example:443/A", "https://API.example:443/A"),
+        ("https://api.example?q=/x", "https://api.example/"),
+        ("https://api.example:8443#/x", "https://api.example:8443/"),
+    ],
+)
+def test_a_proof_names_the_url_as_it_is_sent_and_its_other_forms_verify(url: str, sent: str) -> None:
+    proof = KEY.proof("GET", url, access_token=TOKEN)
+    assert decode(proof, None, typ=frozenset({"dpop+jwt"})).claims["htu"] == sent
+    verify(proof, url=htu(url))
+
+
+@pytest.mark.promise("proof-of-sent-request")
+@pytest.mark.parametrize(
+    "changes",
+    [{"exp": NOW - 20}, {"exp": NOW - 5}, {"nbf": NOW + 6}, {"exp": None}, {"exp": "1"}, {"exp": True},
+     {"exp": -1}, {"nbf": None}, {"nbf": str(NOW)}, {"exp": NOW + 50, "nbf": NOW + 40}],
+)  # fmt: skip
+def test_a_proof_outside_of_the_times_that_it_says_is_refused(changes: dict[str, Any]) -> None:
+    proof, jkt = forged(changes)
+    assert "ended, or is not valid yet" in refused(proof, bound_to=jkt)
+
+
+def test_a_proof_within_its_times_is_still_good_for_a_moment_only() -> None:
+    proof, jkt = forged({"exp": NOW + 3600, "nbf": NOW - 3600})
+    verify(proof, bound_to=jkt)
+    assert "made too long ago" in refused(proof, bound_to=jkt, now=NOW + 66)
+    proof, jkt = forged({"exp": NOW - 4, "nbf": NOW + 5})
+    verify(proof, bound_to=jkt)  # the leeway is for clocks that differ
+
+
+@pytest.mark.promise("every-binding-verified")
+@pytest.mark.parametrize("use", [{"use": "enc"}, {"key_ops": ["deriveBits"]}, {"key_ops": []}])
+def test_a_proof_by_a_key_for_another_use_is_refused(use: dict[str, Any]) -> None:
+    signer = Signer.generate()
+    claims = {"jti": "j" * 22, "htm": "GET", "htu": URL, "iat": int(NOW), "ath": token_hash(TOKEN)}
+    for members, accepted in (({"use": "sig", "key_ops": ["verify"], "ext": True}, True), (use, False)):
+        head = signer.head(typ="dpop+jwt", jwk={**signer.public_jwk, **members})
+        if accepted:
+            verify(signer.sign(head, claims), bound_to=signer.kid)
+        else:
+            assert "not for signatures" in refused(signer.sign(head, claims), bound_to=signer.kid)
+
+
+def test_a_proof_may_name_its_algorithm_as_ed25519() -> None:
+    signer = Signer.generate("EdDSA")
+    claims = {"jti": "j" * 22, "htm": "GET", "htu": URL, "iat": int(NOW), "ath": token_hash(TOKEN)}
+    verify(
+        signer.sign(signer.head(typ="dpop+jwt", jwk=signer.public_jwk, alg="Ed25519"), claims),
+        bound_to=signer.kid,
+    )
+    proof, jkt = forged({}, header={"alg": "Ed25519"})  # the key is on P-256
+    assert "algorithm" in refused(proof, bound_to=jkt)

@@ -19,6 +19,7 @@ from agentguard.model import Arguments, Grant, Identity, Resource, ToolPath
 from agentguard.ports import Store
 from agentguard.resource import Claims, Introspection, Limits, Nonces, Verifier, challenge
 from agentguard.stores.memory import MemoryStore
+from tests.conftest import Mode
 from tests.tiers import examples
 
 NOW = 1_700_000_000.0
@@ -438,10 +439,11 @@ async def test_introspection_is_one_logic_for_both_clients() -> None:
 
 def test_a_challenge_says_what_is_wrong_in_the_words_of_the_rfcs() -> None:
     missing = challenge(VerificationError("", "no credential was presented"))
-    assert missing == {"WWW-Authenticate": 'DPoP algs="ES256 EdDSA"'}
+    assert missing == {"WWW-Authenticate": 'DPoP algs="ES256 EdDSA Ed25519"'}
     nonce = challenge(VerificationError("use_dpop_nonce", "a nonce"), nonce="n-1")
     assert nonce == {
-        "WWW-Authenticate": 'DPoP error="use_dpop_nonce", error_description="a nonce", algs="ES256 EdDSA"',
+        "WWW-Authenticate": 'DPoP error="use_dpop_nonce", error_description="a nonce", '
+        'algs="ES256 EdDSA Ed25519"',
         "DPoP-Nonce": "n-1",
     }
     scope = challenge(VerificationError("insufficient_scope", "x", status=403), scope="orders:write")
@@ -677,3 +679,48 @@ def test_a_resource_may_prove_itself_by_an_assertion_for_each_question() -> None
         assert source.claims("x") == SAID
     assert [request.content.decode().rpartition("=")[2] for request in requests] == ["one", "two"]
     assert requests[0].headers["X-Header"] == "a"
+
+
+@pytest.mark.promise("every-binding-verified")
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"},
+        {"x5t#S256": None},
+        {"kid": "k"},
+        {"jwk": {}},
+    ],
+)
+async def test_a_token_that_is_bound_to_something_else_too_is_refused(
+    mode: Mode, other: dict[str, Any]
+) -> None:
+    bound = {"jkt": PROOFS.thumbprint}
+    await mode.call(verifier(), "verify", "GET", URL, minted({"cnf": bound}), path=ToolPath.READ)
+    for store in (None, MemoryStore(clock=lambda: NOW)):
+        headers = minted({"cnf": {**bound, **other}})
+        with pytest.raises(VerificationError, match="bound to more than"):
+            await mode.call(verifier(store=store), "verify", "GET", URL, headers, path=ToolPath.READ)
+
+
+@pytest.mark.promise("every-binding-verified")
+@pytest.mark.parametrize("by_audience", [(), (ToolPath.READ,)])
+@pytest.mark.parametrize(
+    "use", [{"use": "enc"}, {"key_ops": ["deriveKey"]}, {"use": "sig", "key_ops": ["encrypt"]}]
+)
+def test_a_key_for_another_use_verifies_no_token(
+    by_audience: tuple[ToolPath, ...], use: dict[str, Any]
+) -> None:
+    keys = {"keys": [{**jwk, **use} for jwk in jwks(ISSUERS[ToolPath.READ])["keys"]]}
+    with pytest.raises(
+        (ConfigurationError, VerificationError), match=r"not for signatures|not signed with a key"
+    ):
+        verify(presented(), verifier(keys=keys, by_audience=by_audience))
+
+
+@pytest.mark.parametrize("named", ["EdDSA", "Ed25519", ...])
+@pytest.mark.parametrize("signed", ["EdDSA", "Ed25519"])
+def test_ed25519_is_known_by_both_of_its_names(named: Any, signed: str) -> None:
+    key = Signer.generate("EdDSA")
+    jwk = {**key.public_jwk, "kid": key.kid, "alg": named, "agentguard_path": "read"}
+    keys = {"keys": [{name: value for name, value in jwk.items() if value is not ...}]}
+    verify(minted({}, key=key, header={"alg": signed}), verifier(keys=keys))

@@ -27,12 +27,14 @@ class InvalidResponse(ValueError):
 class ExpectedToken(NamedTuple):
     """The token that was asked for.
 
-    `actor` is None if the agent acts for itself. `thumbprint` is None for a bearer token.
+    `actor` is None if the agent acts for itself. `actor_issuers` are those whose name for an actor it is.
+    `thumbprint` is None for a bearer token.
     """
 
     issuer: str
     subject: str
     actor: str | None
+    actor_issuers: frozenset[str]
     scopes: frozenset[str]
     audiences: frozenset[str]
     detail: Mapping[str, Json] | None
@@ -110,7 +112,11 @@ def _validate_details(detail: Mapping[str, Json], members: Mapping[str, Json]) -
 
 
 def _validate_parties(expected: ExpectedToken, claims: Mapping[str, Json]) -> None:
-    """Check subject and actor. Only the outermost actor counts (RFC 8693 section 4.1)."""
+    """Check subject and actor. Only the outermost actor counts (RFC 8693 section 4.1).
+
+    An `act` may say with `iss` whose name for the actor `sub` is. Another issuer's actor of the same name is
+    another actor.
+    """
     if claims.get("sub") != expected.subject:
         raise InvalidResponse("the token is for another subject")
     act = claims.get("act")
@@ -119,6 +125,8 @@ def _validate_parties(expected: ExpectedToken, claims: Mapping[str, Json]) -> No
         raise InvalidResponse("the token impersonates: it does not say who acts for its subject")
     if actor != expected.actor or (act is not None and actor is None):
         raise InvalidResponse("the token is for another actor")
+    if isinstance(act, dict) and "iss" in act and act["iss"] not in tuple(expected.actor_issuers):
+        raise InvalidResponse("the token is for another issuer's actor")
 
 
 def _validate_use(expected: ExpectedToken, claims: Mapping[str, Json]) -> None:
@@ -134,3 +142,5 @@ def _validate_use(expected: ExpectedToken, claims: Mapping[str, Json]) -> None:
     thumbprint = cnf.get("jkt") if isinstance(cnf, dict) else None
     if expected.thumbprint is not None and thumbprint != expected.thumbprint:
         raise InvalidResponse("the token is not bound to our key")
+    if expected.thumbprint is not None and cnf != {"jkt": thumbprint}:
+        raise InvalidResponse("the token is bound to more than our key")

@@ -115,9 +115,9 @@ class AuthorizationServer:
         """
         prove = await operations.prove(self.issuer)
 
-        def attempt() -> Proof:
+        def attempt(sent_to: str) -> Proof:
             fields, headers = prove()
-            proof = {} if dpop is None else {"DPoP": dpop("POST", url, self._nonce)}
+            proof = {} if dpop is None else {"DPoP": dpop("POST", sent_to, self._nonce)}
             return Proof({**_reveal(form), **fields}, {**headers, **proof, "Accept": "application/json"})
 
         try:
@@ -132,7 +132,7 @@ class AuthorizationServer:
         return answer
 
     async def _post(
-        self, operations: ServerOperations, url: str, attempt: Callable[[], Proof], repeatable: bool
+        self, operations: ServerOperations, url: str, attempt: Callable[[str], Proof], repeatable: bool
     ) -> Answer:
         auth = _NewProofAuth(attempt)
         answer: Answer = await operations.ask("POST", url, repeatable=repeatable, auth=auth)
@@ -201,11 +201,11 @@ class AuthorizationServer:
 class _NewProofAuth(httpx.Auth):
     """Makes a new proof for each attempt, since servers refuse a proof or assertion that they saw before."""
 
-    def __init__(self, attempt: Callable[[], Proof]) -> None:
+    def __init__(self, attempt: Callable[[str], Proof]) -> None:
         self._attempt = attempt
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        form, headers = self._attempt()
+        form, headers = self._attempt(str(request.url))
         all_headers = request.headers.copy()
         del all_headers["Content-Length"]  # of the empty body that the form replaces
         all_headers.update(headers)
@@ -218,14 +218,21 @@ def _reveal(form: Form) -> dict[str, str]:
     return {name: value if isinstance(value, str) else value.reveal() for name, value in form.items()}
 
 
-def _metadata_urls(issuer: str) -> tuple[str, str]:
-    """Return where metadata may be: RFC 8414 section 3.1, then OpenID Connect Discovery 1.0 section 4."""
+def _metadata_urls(issuer: str) -> list[str]:
+    """Return where metadata may be, in the order in which the places are tried.
+
+    RFC 8414 section 3.1, OpenID Connect Discovery 1.0 section 4, then the OpenID name with the issuer's path
+    behind it (RFC 8414 section 5). In each place the metadata must name the issuer. For an issuer without a
+    path, the last two are one.
+    """
     parts = urlsplit(issuer)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-    return (
+    places = (
         f"{origin}/.well-known/oauth-authorization-server{path}",
         f"{origin}{path}/.well-known/openid-configuration",
+        f"{origin}/.well-known/openid-configuration{path}",
     )
+    return list(dict.fromkeys(places))
 
 
 def _is_endpoint(url: str, *, allow_http: bool) -> bool:

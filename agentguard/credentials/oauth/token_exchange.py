@@ -151,7 +151,7 @@ class TokenExchange:
         except InvalidResponse as invalid:
             self._tokens.revoked.add(grant.id)
             raise self._server.issue_error(str(invalid)) from None
-        return await self._accept(grant, token, body, now, operations)
+        return await self._accept(grant, token, body, now, form, operations)
 
     def _require(self, grant: Grant) -> None:
         if grant.path not in self.paths:
@@ -205,14 +205,20 @@ class TokenExchange:
         return Bearer(token) if self._proofs is None else Presentation(token, self._proofs)
 
     async def _accept(
-        self, grant: Grant, token: Secret, body: Mapping[str, Json], now: float, operations: _Operations
+        self,
+        grant: Grant,
+        token: Secret,
+        body: Mapping[str, Json],
+        now: float,
+        form: Form,
+        operations: _Operations,
     ) -> Credential:
         """Use the token if it is the expected one, else revoke it. It stays known until it is revoked."""
         live = LiveToken.of(token, now + _ASSUMED_LIFETIME)
         self._tokens.add(grant.id, live)
         try:
             claims = await self._claims(token, operations.server)
-            validate_response(self._expected(grant), body, claims)
+            validate_response(self._expected(grant, form), body, claims)
             earliest, latest = self._expiries(body, claims, now)
         except (InvalidResponse, AgentGuardError) as error:
             await self._revoker.discard(grant.id, live, operations.server, operations.remember)
@@ -244,12 +250,13 @@ class TokenExchange:
             raise InvalidResponse("the token is not active")
         return {"iss": self.issuer, **introspection}
 
-    def _expected(self, grant: Grant) -> ExpectedToken:
+    def _expected(self, grant: Grant, form: Form) -> ExpectedToken:
         identity, uri = grant.identity, self._profile.resource_uri(grant.audience)
         return ExpectedToken(
             issuer=self.issuer,
             subject=self._profile.party_name(identity.subject),
             actor=None if identity.subject == identity.actor else self._profile.party_name(identity.actor),
+            actor_issuers=frozenset({self.issuer, *_issuer_of(form.get("actor_token"))}),
             scopes=grant.scopes,
             audiences=frozenset({grant.audience} if uri is None else {grant.audience, uri}),
             detail=grant.detail() if self._profile.details else None,
@@ -271,3 +278,10 @@ class TokenExchange:
 
     def __repr__(self) -> str:
         return f"<TokenExchange {self.issuer} {' '.join(sorted(self.paths))}>"
+
+
+def _issuer_of(actor_token: str | Secret | None) -> tuple[str, ...]:
+    """Return who has named the agent in its own token; a server may repeat that in `act`."""
+    claims = claims_of(actor_token) if isinstance(actor_token, Secret) else None
+    issuer = None if claims is None else text_claim(claims, "iss")
+    return () if issuer is None else (issuer,)
