@@ -228,7 +228,7 @@ def test_only_a_public_key_of_a_known_kind_is_a_key() -> None:
 def test_a_key_verifies_only_what_it_says_it_is_for() -> None:
     fit: list[Any] = [{"use": "sig"}, {"key_ops": ["verify"]}, {"use": "sig", "key_ops": ["sign", "verify"]}]
     unfit: list[Any] = [{"use": use} for use in ("enc", "", None, ["sig"], "SIG")]
-    operations = (
+    operations: tuple[Any, ...] = (
         [],
         ["sign"],
         ["encrypt"],
