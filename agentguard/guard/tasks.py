@@ -47,7 +47,8 @@ class TaskMethods:
         user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. *questions* is
         how often persons are asked about its calls at most; 20, unless a limit is given here or by a
         template. Begun inside another task, or by a tool, it is a part of that one or of the tool's task,
-        and its words are that one's.
+        and its words are that one's. What a task has read is forgotten with it: one conversation, in which a
+        later turn may repeat what an earlier one has read, is one task.
         *subject_token* proves the user to an issuer (RFC 8693); it stays in this process, and no tool sees
         it.
 

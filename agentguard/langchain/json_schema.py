@@ -45,7 +45,8 @@ def compile_schema(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
         ConfigurationError: A pattern in the schema cannot be run in linear time.
         jsonschema.SchemaError: This is no JSON Schema.
     """
-    # an extra, for tools with a JSON Schema
+    # an extra, for tools with a JSON Schema; jsonschema brings attrs
+    import attrs
     from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
@@ -54,7 +55,9 @@ def compile_schema(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     _check_patterns(schema)
     keywords: dict[str, Keyword] = {**kind.VALIDATORS, **_replaced(kind.VALIDATORS)}
     counted = {name: _counted(keyword) for name, keyword in keywords.items()}
-    bounded = extend(kind, counted)  # type: ignore[no-untyped-call]  # jsonschema has no types here
+    bounded: Any = extend(kind, counted)  # type: ignore[no-untyped-call]  # jsonschema has no types here
+    # jsonschema's own `evolve` goes by the part's `$schema`, and so to a class that bounds nothing
+    bounded.evolve = attrs.evolve
     # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
     validator = bounded(schema, registry=Registry())
 

@@ -6,7 +6,8 @@ of a tool's result for the values in it. Nobody vouches for any other value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from agentguard.model import (
     LABELS,
@@ -19,11 +20,13 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.mandate import IF_TAKEN
-from agentguard.provenance.leaves import digest, every_key, leaves
+from agentguard.provenance.leaves import Leaf, digest, every_key, leaves
 from agentguard.provenance.words import words_contain
 
 __all__ = ["ABSENT", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
+FEW = 32
+"""The most values in one argument that keep a sensitivity of their own, below that of the task."""
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
@@ -38,16 +41,37 @@ def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
 def provenance_of(
     spec: ToolSpec, arguments: Arguments, task: TaskState, labels: Mapping[str, Iterable[Label]]
 ) -> dict[str, Provenance]:
-    """Return the provenance of each argument of the tool; *labels* are by digest."""
+    """Return the provenance of each argument of the tool; *labels* are by digest.
+
+    Nobody vouches for an empty text, list or object or for null, of which many could spell a secret, unless
+    the schema has it as a default, or does not say what it has where the model leaves the argument out.
+    """
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     unknown = unknown_provenance(task)
     for name, value in arguments.values.items():
+        values = [leaf for _, leaf in _leaves(name, value, spec)]
         parts = [
-            (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown
-            for _, leaf in leaves(value, keys=lambda key: key not in spec.declared)
+            (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown for leaf in values
         ]
-        by_argument[name] = parts[0] if len(parts) == 1 else _joined(parts)
+        joined = parts[0] if len(parts) == 1 else _joined(parts)
+        by_argument[name] = replace(joined, sensitivity=task.sensitivity) if _may_spell(values) else joined
     return by_argument
+
+
+def _leaves(name: str, value: object, spec: ToolSpec) -> Iterator[tuple[str, Leaf]]:
+    def says_something(part: str, empty: object) -> bool:
+        return not spec.omits(part or name, empty)
+
+    return leaves(value, keys=lambda key: key not in spec.declared, empties=says_something)
+
+
+def _may_spell(values: list[Leaf]) -> bool:
+    """Return whether the choice and order of values can spell a text, whoever vouches for each of them.
+
+    Two values that are repeated are the bits of any text. Of `FEW` different ones, the order says at most 117
+    bits, which are 15 characters.
+    """
+    return len(values) > FEW or len(set(map(repr, values))) < len(values)
 
 
 def unknown_provenance(task: TaskState) -> Provenance:

@@ -21,6 +21,7 @@ highest that the task has read.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -33,7 +34,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
-from agentguard.provenance.leaves import Leaf, digest, every_key, leaves
+from agentguard.provenance.leaves import Leaf, digest, every_key, leaves, leaves_at
 from agentguard.provenance.words import EDGE
 
 __all__ = ["CHARACTERS", "PER_RESULT", "observe_result"]
@@ -58,16 +59,36 @@ def observe_result(spec: ToolSpec | None, task: TaskState, result: object) -> Re
 def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
     """Yield the labels of a result, as far as its budget goes. A repeated value is noted once.
 
-    Trusted fields have a budget of their own, so that an untrusted text beside them cannot use it up.
+    Trusted fields are found first, each by its own path, and have a budget of their own. So what stands
+    beside them, nested or large without end, costs them nothing, and a key with dots in it is no path.
     """
-    budgets = {True: _Budget(), False: _Budget()}
-    for field, value in _fields(result):
+    values = list(_values(result))
+    trusted, other = _Budget(), _Budget()
+    whole = _WHOLE in spec.trusted
+    for path in sorted(spec.trusted - {_WHOLE}):
+        for value in values:
+            fields = ((path, leaf) for leaf in leaves_at(value, path.split(".")))
+            yield from _labels_of(spec, salt, fields, trusted, trusted=True)
+    for value in values:
+        rest = leaves(value, keys=every_key)
+        yield from _labels_of(spec, salt, rest, trusted if whole else other, trusted=whole, but=trusted)
+
+
+def _labels_of(
+    spec: ToolSpec,
+    salt: str,
+    fields: Iterable[tuple[str, Leaf]],
+    budget: _Budget,
+    *,
+    trusted: bool,
+    but: _Budget | None = None,
+) -> Iterator[Label]:
+    """Yield the labels of these fields, but not of what another budget has admitted for the same field."""
+    for field, value in fields:
         if value is None or isinstance(value, bool):
             continue
-        trusted = _WHOLE in spec.trusted or field in spec.trusted
         source = f"{spec.name}.{field}" if field else spec.name
-        budget = budgets[trusted]
-        if not budget.admits(source, value):
+        if (but is not None and but.has(source, value)) or not budget.admits(source, value):
             continue
         for leaf in (value, *_words_of(value), *(_listed(value) if trusted else ())):
             if budget.notes(source, leaf):
@@ -81,6 +102,10 @@ class _Budget:
         self._characters, self._labels = CHARACTERS, PER_RESULT
         self._values: set[tuple[str, object]] = set()
         self._noted: set[tuple[str, object]] = set()
+
+    def has(self, source: str, value: str | int | float) -> bool:
+        """Return whether this value was admitted for this field."""
+        return (source, value) in self._values
 
     def admits(self, source: str, value: str | int | float) -> bool:
         """Return whether this value is new in its field and is within the budget, which it then uses."""
@@ -99,8 +124,8 @@ class _Budget:
         return True
 
 
-def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
-    """Yield the path and the value of every text and number in a result; lists add nothing to a path.
+def _values(result: object) -> Iterator[object]:
+    """Yield the values that a result consists of, in which the fields are looked for.
 
     A result is a pair of content and artifact, one content block, or the value itself. If one text is the
     whole result, it may be the JSON of a value. A text beside other texts is not read as JSON: anybody may
@@ -109,12 +134,11 @@ def _fields(result: object) -> Iterator[tuple[str, Leaf]]:
     parts = [part for part in _contents(result) if part is not None]
     alone = parts[0] if len(parts) == 1 else None
     if isinstance(alone, str):
-        yield from leaves(_structured(alone), keys=every_key)
+        yield _structured(alone)
         return
     if isinstance(alone, list) and len(alone) == 1 and _is_block(alone[0]):
-        yield from leaves(_structured(alone[0]["text"]), keys=every_key)
-    for part in parts:
-        yield from leaves(part, keys=every_key)
+        yield _structured(alone[0]["text"])
+    yield from parts
 
 
 def _contents(result: object) -> Iterable[object]:
@@ -150,8 +174,16 @@ def _structured(text: object) -> object:
         try:
             return from_json(text)
         except ValueError:
-            return text
+            return _nested(text)
     return text
+
+
+def _nested(text: str) -> object:
+    """Return the value of a JSON text that is nested more deeply than pydantic's reader goes, or the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _words_of(value: str | int | float) -> Iterator[str]:

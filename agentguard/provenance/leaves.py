@@ -6,16 +6,17 @@ anchors stand for more parts than any program can visit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
 from decimal import Decimal
 from enum import Enum
 from hashlib import blake2b
+from itertools import islice
 
 from pydantic import BaseModel
 
-__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "every_key", "leaves"]
+__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "every_key", "leaves", "leaves_at"]
 
 MOST = 20_000  # parts of a value that are visited at most
 DEEPEST = 200  # levels of a value that are entered at most
@@ -29,43 +30,97 @@ def _no_key(_name: str) -> bool:
     return False
 
 
-def leaves(value: object, *, keys: Callable[[str], bool] = _no_key) -> Iterator[tuple[str, Leaf]]:
+def leaves(
+    value: object,
+    *,
+    keys: Callable[[str], bool] = _no_key,
+    empties: Callable[[str, object], bool] | None = None,
+) -> Iterator[tuple[str, Leaf]]:
     """Yield each text, number and boolean in a value, with its path. Lists add nothing to a path.
 
-    An empty text is not yielded. JSON values, dataclasses and pydantic models are visited; other objects are
-    not. A key of an object for which *keys* is true is a value too, at the path of the object, since a table
-    may hold values as its keys. None stands for all parts beyond `MOST`, `DEEPEST` or
-    `PATHS`, which are not visited.
+    An empty text, list or object and null are not yielded, unless *empties* is given: then None stands for
+    one in a list, and for one of which *empties* is true, by its name and value. JSON values, dataclasses
+    and pydantic models are visited; other objects are not. A key of an object for which *keys* is true is a
+    value too, at the path of the object, since a table may hold values as its keys. None stands for all
+    parts beyond `MOST`, `DEEPEST` or `PATHS`, which are not visited.
     """
-    if type(value) is str:  # the most frequent
-        if value:
-            yield "", value
+    if type(value) is str and value:  # the most frequent
+        yield "", value
         return
-    for path, name, here, part in _walk(value):
+    for path, name, here, part, listed in _walk(value):
         if name and keys(name):
             yield path, name
         if part is _BEYOND:
             yield here, None
         elif isinstance(part, str | int | float) and part != "":
             yield here, part
+        elif empties is not None and _is_empty(part) and (listed or empties(name, part)):
+            yield here, None
 
 
-def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
-    """Yield each part of a value: the path of what it is in, its name, its own path, and itself."""
-    count, path_length, within = 0, 0, [("", iter((("", value),)))]
+def _is_empty(part: object) -> bool:
+    return part is None or (isinstance(part, str | list | tuple | dict | set | frozenset) and not part)
+
+
+def leaves_at(value: object, path: Sequence[str]) -> Iterator[Leaf]:
+    """Yield each text, number and boolean that stands at a path; lists on the way and at its end add nothing.
+
+    What stands beside the path is not visited. The keys of an object at the path are values too.
+    """
+    parts = [value]
+    for name in path:
+        parts = [inner for part in _unlisted(parts) for inner in _named(part, name)]
+    for part in _unlisted(parts):
+        plain = _plain(part)
+        if isinstance(plain, str | int | float):
+            if plain != "":
+                yield plain
+        elif isinstance(plain, Mapping):
+            yield from map(str, islice(plain, MOST))
+
+
+def _unlisted(parts: Iterable[object]) -> Iterator[object]:
+    """Yield parts, and in place of a list what is in it, at most `MOST` of them."""
+    waiting, count = [iter(parts)], 0
+    while waiting:
+        for part in waiting[-1]:
+            count += 1
+            if count > MOST:
+                return
+            if isinstance(part, list | set | frozenset) or type(part) is tuple:
+                if len(waiting) < DEEPEST:
+                    waiting.append(iter(part))
+                    break
+            else:
+                yield part
+        else:
+            waiting.pop()
+
+
+def _named(part: object, name: str) -> Iterable[object]:
+    """Return what an object holds by a name."""
+    if isinstance(part, Mapping):
+        return (part[name],) if name in part else ()
+    inner = None if isinstance(part, str | int | float) else _parts(part)
+    return () if inner is None else [value for key, value in inner if key == name]
+
+
+def _walk(value: object) -> Iterator[tuple[str, str, str, object, bool]]:
+    """Yield each part of a value: the path around it, its name, its path, itself, and if a list has it."""
+    count, path_length, within = 0, 0, [("", iter((("", value),)), False)]
     while within:
-        path, parts = within[-1]
+        path, parts, listed = within[-1]
         for name, part in parts:
             count += 1
             here = f"{path}.{name}" if path and name else name or path
             path_length += len(here)
             if count > MOST or path_length > PATHS or len(within) > DEEPEST:
-                yield path, name, here, _BEYOND
+                yield path, name, here, _BEYOND, listed
                 return
             plain = _plain(part)
-            yield path, name, here, plain
+            yield path, name, here, plain, listed
             if (inner := _parts(plain)) is not None:
-                within.append((here, inner))
+                within.append((here, inner, listed or isinstance(plain, list | tuple | set | frozenset)))
                 break
         else:
             within.pop()

@@ -92,3 +92,25 @@ def test_a_property_may_be_named_like_a_keyword() -> None:
     compile_schema({"properties": {"pattern": {"type": "string"}, "default": {"enum": ["("]}}})(
         {"pattern": "("}
     )
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+@pytest.mark.parametrize("draft", ["2020-12", "2019-09", "07"])
+@pytest.mark.parametrize("place", ["property", "item", "definition"])
+def test_a_part_with_a_dialect_of_its_own_stays_in_the_bounded_validator(draft: str, place: str) -> None:
+    dialect = {
+        "07": "http://json-schema.org/draft-07/schema#",
+        **{name: f"https://json-schema.org/draft/{name}/schema" for name in ("2020-12", "2019-09")},
+    }[draft]
+    part = {"$schema": dialect, "type": "string", "pattern": "^(a+)+$"}
+    parts: dict[str, dict[str, Any]] = {
+        "property": {"properties": {"a": part}},
+        "item": {"properties": {"a": {"items": part}}},
+        "definition": {"properties": {"a": {"$ref": "#/$defs/part"}}, "$defs": {"part": part}},
+    }
+    validate = compile_schema({"type": "object", **parts[place]})
+    text = "a" * 40 + "!"  # Python's own engine needs years for it
+    started = perf_counter()
+    with pytest.raises(ValidationError):
+        validate({"a": [text] if place == "item" else text})
+    assert perf_counter() - started < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from agentguard.model import Arguments, Identity, Label, Mandate, Sensitivity, TaskState, ToolPath, ToolSpec
 from agentguard.provenance.arguments import provenance_of, value_digests
 from agentguard.provenance.labels import PER_RESULT, observe_result
+from agentguard.provenance.leaves import digest
 from agentguard.provenance.words import words_contain
 
 WEB = ToolSpec(name="web", path=ToolPath.READ, untrusted=True)
@@ -77,6 +79,35 @@ def test_untrusted_parts_of_a_result_take_no_room_from_its_trusted_field(noise: 
     labels = observe_result(MIXED, task(), {"page": noise, "email": "a@b.example"}).labels
     assert [label.source for label in labels if label.trusted] == ["mixed.email"]
     assert sum(not label.trusted for label in labels) <= PER_RESULT
+
+
+def deep(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.promise("trusted-labels-have-room")
+@pytest.mark.parametrize(
+    "page", [deep(205), deep(900), list(range(20_001)), {f"k{n}": n for n in range(20_001)}, "x" * 1_000_000]
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_nothing_beside_a_trusted_field_keeps_it_from_being_found(page: Any, as_text: bool) -> None:
+    result = {"page": page, "email": "a@b.example"}
+    labels = observe_result(MIXED, task(), json.dumps(result) if as_text else result).labels
+    assert "mixed.email" in {label.source for label in labels if label.trusted}
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_a_key_with_dots_is_no_path_to_a_trusted_field() -> None:
+    spec = ToolSpec(name="form", path=ToolPath.READ, untrusted=True, trusted=frozenset({"customer.email"}))
+    result = {"customer": {"email": "bob@b.example"}, "customer.email": "eve@e.example"}
+    for order in (result, dict(reversed(result.items()))):
+        labels = observe_result(spec, task(), order).labels
+        trusted = {label.digest for label in labels if label.trusted}
+        assert digest(task().root_id, "bob@b.example") in trusted
+        assert digest(task().root_id, "eve@e.example") not in trusted
 
 
 @pytest.mark.promise("results-in-bounded-time")

@@ -39,7 +39,7 @@ from agentguard.model import (
 )
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import Store
-from agentguard.provenance.arguments import provenance_of, value_digests
+from agentguard.provenance.arguments import FEW, provenance_of, value_digests
 from agentguard.provenance.labels import PER_RESULT, observe_result
 from agentguard.provenance.leaves import MOST
 from agentguard.provenance.words import words_contain
@@ -398,6 +398,58 @@ def test_of_a_list_all_must_be_vouched_for() -> None:
 def test_an_absent_argument_was_said_by_the_user() -> None:
     assert origin_of({"to": "x"}, "note", task(untrusted=True)) == Provenance()
     assert origin_of({"note": None}, "note", task(untrusted=True)) == Provenance()
+
+
+SECRETS = ToolSpec(name="secrets", path=ToolPath.READ, untrusted=True, sensitivity=Sensitivity.RESTRICTED)
+READ_SECRET = (SECRETS, {"word": "rose-garden"})
+BITS = [int(bit) for letter in b"rose-garden" for bit in f"{letter:08b}"]
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[""] * letter for letter in b"rose"],
+        [None if bit else "" for bit in BITS],
+        [[] if bit else {} for bit in BITS],
+        [{"to": ""} if bit else {"note": ""} for bit in BITS],
+        {"to": [""] * 114},
+        ["Ada" if bit else "Byron" for bit in BITS],
+        [2200 if bit else 11 for bit in BITS],
+        [f"w{number}" for number in range(FEW + 1)],
+    ],
+    ids=["lengths", "null or empty", "empty lists", "declared keys", "a length", "words", "numbers", "order"],
+)
+def test_no_structure_spells_a_secret_in_values_that_the_user_has_said(value: Json) -> None:
+    words = f"{WORDS} Ada Byron 2200 11 {' '.join(f'w{number}' for number in range(FEW + 1))}"
+    provenance = origin_of({"to": value}, "to", task(words=words), READ_SECRET)
+    assert provenance.sensitivity is Sensitivity.RESTRICTED
+
+
+@pytest.mark.promise("unvouched-is-untrusted")
+@pytest.mark.parametrize("value", ["", [], {}, None])
+def test_an_empty_value_that_the_tool_needs_is_vouched_for_by_nobody(value: Json) -> None:
+    needed = replace(PAY, schema={"properties": {"to": {"type": "string"}}, "required": ["to"]})
+    state = task(untrusted=True, sensitivity=Sensitivity.RESTRICTED)
+    provenance = provenance_of(needed, Arguments.of({"to": value}), state, {})["to"]
+    assert (provenance.user, provenance.trusted, provenance.untrusted) == (False, False, True)
+    assert provenance.sensitivity is Sensitivity.RESTRICTED
+
+
+@pytest.mark.parametrize("value", ["", [], {}, None])
+def test_an_empty_default_was_said_by_the_user(value: Json) -> None:
+    state = task(untrusted=True, sensitivity=Sensitivity.RESTRICTED)
+    inner = {"properties": {"note": {"default": value}}}
+    spec = replace(PAY, schema={"properties": {"to": {**inner, "default": value}}, "required": ["to"]})
+    for argument in (value, {"note": value}):
+        assert provenance_of(spec, Arguments.of({"to": argument}), state, {})["to"] == Provenance()
+    for other in {"", None} - ({value} if value in ("", None) else set()):
+        assert provenance_of(spec, Arguments.of({"to": other}), state, {})["to"] != Provenance()
+
+
+def test_control_some_different_values_that_the_user_has_said_stay_public() -> None:
+    provenance = origin_of({"to": ["Ada", "Byron"]}, "to", task(words="Ada and Byron"), READ_SECRET)
+    assert (provenance.user, provenance.sensitivity) == (True, Sensitivity.PUBLIC)
 
 
 @pytest.mark.promise("mandate-provenance")
