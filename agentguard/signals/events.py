@@ -164,10 +164,13 @@ class _Complex(_Parsed):
 class _Event(_Parsed):
     event_timestamp: NumericDate | None = None
     initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
-    reason_admin: dict[str, str] = {}
+    reason_admin: Any = None  # only for the log: whatever its form is, it must not lose a signal
 
     def reason(self) -> str:
-        text = self.reason_admin.get("en") or next(iter(self.reason_admin.values()), "")
+        """Return the reason as one line: a text (drafts of CAEP), or one by language (CAEP 1.0 section 2)."""
+        by_language = self.reason_admin if isinstance(self.reason_admin, dict) else {"en": self.reason_admin}
+        candidates = (by_language.get("en"), *by_language.values())
+        text = next((text for text in candidates if isinstance(text, str) and text), "")
         return "".join(c if c.isprintable() else " " for c in text[:LONGEST])
 
 

@@ -14,6 +14,7 @@ from agentguard.errors import VerificationError
 from agentguard.ports import Store
 from agentguard.signals.events import SessionRevoked
 from agentguard.signals.sources import Source, Sources, refusal
+from agentguard.text import label
 
 __all__ = ["Receiver"]
 
@@ -23,6 +24,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _CONTENT_TYPE = b"application/secevent+jwt"
+_STREAM_EVENTS = frozenset(
+    f"https://schemas.openid.net/secevent/ssf/event-type/{name}"
+    for name in ("verification", "stream-updated")
+)  # SSF 1.0 section 8.1.4 and 8.1.5: about the stream, and never about a session
 _LIMIT = 16 * 1024  # bytes, the same limit as for any token
 log = logging.getLogger("agentguard")
 
@@ -34,7 +39,7 @@ class Receiver:
     trusted. It answers 503 while the store or *revoke* fails, so that the sender sends the signal again.
     A signal that comes again after it was processed is acknowledged and has no further effect. An event
     of another type is acknowledged without effect; 400 to a sender's verification event would end its
-    stream.
+    stream. Unless it is about the stream itself, the log has a warning.
 
     *revoke* raises VerificationError (400, with a code of RFC 8935 section 2.4) for a signal that it can
     never apply. It should be idempotent: the signal is recorded as processed only after *revoke* returns.
@@ -88,7 +93,7 @@ class Receiver:
     async def _accept(self, scope: Scope, receive: Receive) -> None:
         if scope["method"] != "POST":
             raise refusal("invalid_request", "signals are sent with POST", status=405)
-        if [value.lower() for value in _values(scope, b"content-type")] != [_CONTENT_TYPE]:
+        if [_media_type(value) for value in _values(scope, b"content-type")] != [_CONTENT_TYPE]:
             raise refusal("invalid_request", "the content type is not application/secevent+jwt")
         authorization = _values(scope, b"authorization") or [b""]
         senders = self._sources.authorized(authorization[0]) if len(authorization) == 1 else []
@@ -98,10 +103,16 @@ class Receiver:
         source, event = self._sources.verify(body, self._clock())
         if source not in senders:
             raise refusal("access_denied", "the transmitter may not send for this issuer")
-        if event is None:
-            log.info("a signal of %s with another type of event was acknowledged and ignored", source.issuer)
-        else:
+        if isinstance(event, SessionRevoked):
             await self._process(event)
+        else:
+            level = logging.INFO if event in _STREAM_EVENTS else logging.WARNING
+            log.log(
+                level,
+                "a signal of %s was acknowledged and ended nothing: events of type %s have no effect here",
+                source.issuer,
+                label(event),
+            )
 
     async def _body(self, receive: Receive) -> str:
         body, more = bytearray(), True
@@ -139,6 +150,11 @@ class Receiver:
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:
     return [value for field, value in scope["headers"] if field == name]
+
+
+def _media_type(value: bytes) -> bytes:
+    """Return a content type without its parameters (RFC 9110 section 8.3.1); a token needs none."""
+    return value.partition(b";")[0].strip().lower()
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:

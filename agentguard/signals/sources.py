@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jwt import PyJWK
 
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import Json, decode, public_key
+from agentguard.jose import Json, OtherKind, decode, public_key
 from agentguard.model import Secret
 from agentguard.signals.events import Frame, SessionRevoked
 
 __all__ = ["Source", "Sources", "refusal"]
 
 _TYP = frozenset({"secevent+jwt"})
+log = logging.getLogger("agentguard")
 
 
 def refusal(error: str, description: str, *, status: int = 400) -> VerificationError:
@@ -27,7 +29,8 @@ def refusal(error: str, description: str, *, status: int = 400) -> VerificationE
 class Source:
     """A transmitter that is trusted.
 
-    *keys* is its JWK Set; while a key is being replaced, the set holds both keys. The source may end
+    *keys* is its JWK Set; while a key is being replaced, the set holds both keys. Keys of other kinds and
+    for other uses are passed over beside a usable one, and no signal is believed by them. The source may end
     tokens and sessions of its own *issuer* and of the issuers that it *speaks_for*: a security team may
     speak for an identity provider. *authorization* is the whole header that it must send with each push.
     """
@@ -55,7 +58,8 @@ class Sources:
     A SET is accepted from *leeway* seconds before it was issued until *max_age* seconds after.
 
     Raises:
-        ConfigurationError: A key is unusable, or two keys have one `kid`, so it does not name one source.
+        ConfigurationError: A key is malformed, private or without a `kid`; all keys of a source are of other
+            kinds; or two keys have one `kid`, so it does not name one source.
     """
 
     def __init__(self, sources: Iterable[Source], *, audience: str, max_age: float, leeway: float) -> None:
@@ -67,8 +71,8 @@ class Sources:
         """Return the sources that may have sent a push with this Authorization header."""
         return [source for source in self._all if source.admits(authorization)]
 
-    def verify(self, token: str, now: float) -> tuple[Source, SessionRevoked | None]:
-        """Verify a SET, except for a replay. The event is None if it is of another type.
+    def verify(self, token: str, now: float) -> tuple[Source, SessionRevoked | str]:
+        """Verify a SET, except for a replay. Of an event of another type, return only the type.
 
         Raises:
             VerificationError: 400 and a code of RFC 8935 section 2.4.
@@ -91,7 +95,7 @@ class Sources:
         for subject in () if event is None else (event.token, event.user):
             if subject is not None and subject.issuer not in source.authority:
                 raise refusal("access_denied", "the subject belongs to an issuer that the sender may not end")
-        return source, event
+        return source, event or next(iter(frame.events))
 
     def _signed(self, token: str) -> tuple[Source, Mapping[str, Json]]:
         signers: list[Source] = []
@@ -116,14 +120,7 @@ class Sources:
 def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
     pinned: dict[str, tuple[Source, PyJWK]] = {}
     for source in sources:
-        for jwk in source.keys.get("keys", ()):
-            try:
-                kid, key = str(jwk["kid"]), public_key(jwk)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ConfigurationError(
-                    f"the key set of {source.issuer} holds an unusable key: {error}",
-                    hint="give each key a kid, and use public P-256 or Ed25519 keys",
-                ) from None
+        for kid, key in _usable_keys(source):
             if kid in pinned:
                 raise ConfigurationError(
                     f"two keys have the kid {kid}",
@@ -131,3 +128,28 @@ def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
                 )
             pinned[kid] = (source, key)
     return pinned
+
+
+def _usable_keys(source: Source) -> list[tuple[str, PyJWK]]:
+    """Return the source's keys for signatures of a kind that is accepted, and pass over those of other kinds.
+
+    A private key is a mistake beside usable ones too, since whoever reads the set can sign with it.
+    """
+    usable, other_kinds = list[tuple[str, PyJWK]](), list[str]()
+    for jwk in source.keys.get("keys", ()):
+        try:
+            key = public_key(jwk)
+            usable.append((str(jwk["kid"]), key))
+        except OtherKind as error:
+            other_kinds.append(str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unusable(f"the key set of {source.issuer} holds an unusable key: {error}") from None
+    if other_kinds and not usable:
+        raise _unusable(f"the key set of {source.issuer} holds only unusable keys: {other_kinds[0]}")
+    if other_kinds:
+        log.info("%d keys of %s are of other kinds and passed over", len(other_kinds), source.issuer)
+    return usable
+
+
+def _unusable(message: str) -> ConfigurationError:
+    return ConfigurationError(message, hint="give each key a kid, and use public P-256 or Ed25519 keys")

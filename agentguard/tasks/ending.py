@@ -79,7 +79,8 @@ class Ending:
     ) -> None:
         """End a task, or that of a token, or all active ones of a user; what is unknown is over already.
 
-        All of them are over before the first credential is revoked.
+        All of them are over before the first credential is revoked. If nothing was active, the log has a
+        warning: what the sender names may go by another name here, and still run.
 
         Raises:
             StoreError: It could not be recorded.
@@ -91,10 +92,15 @@ class Ending:
             tasks += [one.task_id for one in live if token in (one.call_id, one.handle)]
         elif user is not None and task is None:
             tasks += await self._operations.active(user)
-        await self._operations.to_the_end(self._end(list(dict.fromkeys(tasks)), TaskStatus.REVOKED, cause))
+        end = self._end(list(dict.fromkeys(tasks)), TaskStatus.REVOKED, cause)
+        if not await self._operations.to_the_end(end):
+            log.warning("a signal ended nothing (task %s, token %s, user %s): %s", task, token, user, cause)
 
-    async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> None:
-        """End tasks, then revoke what they hold, and record both; a failure at one keeps no other alive."""
+    async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> int:
+        """End tasks, then revoke what they hold, and record both; return how many have ended.
+
+        A failure at one keeps no other alive.
+        """
         ended, failures = dict[str, tuple[str, ...]](), list[Exception]()
         for task_id in task_ids:
             try:
@@ -115,6 +121,7 @@ class Ending:
             self._enforcement.on_unrevoked()
         if failures:
             raise failures[0]
+        return sum(map(len, ended.values()))
 
     async def _mark_ended(self, task_id: str, status: TaskStatus, cause: str) -> tuple[str, ...]:
         enforcement = self._enforcement

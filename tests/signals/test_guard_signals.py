@@ -147,8 +147,9 @@ async def test_a_security_teams_signal_ends_a_task_or_all_of_a_users(
         guard.task("More", subject="user:ada", mandate={"tools": "*"}).begin()
 
 
-async def test_a_signal_for_what_is_unknown_here_is_done_and_ends_nothing(
-    make_guard: Callable[..., Guard],
+@pytest.mark.promise("signal-without-effect-told")
+async def test_a_signal_for_what_is_unknown_here_is_done_and_ends_nothing_and_is_a_warning(
+    make_guard: Callable[..., Guard], caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = make_guard()
     task = guard.task("Refund", subject="user:ada", mandate={"tools": "*"}).begin()
@@ -157,4 +158,16 @@ async def test_a_signal_for_what_is_unknown_here_is_done_and_ends_nothing(
     for target in unknown:
         answer = await push(guard, SessionRevoked(at=time.time(), **target))
         assert answer.status_code == 202, answer.text
+        (name,) = [getattr(value, "name", value) for value in target.values()]
+        (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "ended nothing" in message
+        assert name in message
+        caplog.clear()
     assert task.state().status is TaskStatus.ACTIVE
+    over = [
+        SessionRevoked(at=time.time(), task_id=task.id),
+        SessionRevoked(at=time.time() + 1, task_id=task.id),
+    ]
+    for event, count in zip(over, (0, 1), strict=True):
+        assert (await push(guard, event)).status_code == 202
+        assert sum("ended nothing" in record.getMessage() for record in caplog.records) == count

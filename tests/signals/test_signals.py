@@ -230,18 +230,29 @@ def test_a_set_has_no_claim_by_which_it_is_another_token() -> None:
     assert set(claims["sub_id"]) == {"format", "session", "user"}
 
 
+@pytest.mark.promise("signal-without-effect-told")
 @pytest.mark.parametrize(
-    "type_",
+    ("type_", "level"),
     [
-        "https://schemas.openid.net/secevent/ssf/event-type/verification",
-        "https://schemas.openid.net/secevent/caep/event-type/credential-change",
+        ("https://schemas.openid.net/secevent/ssf/event-type/verification", "INFO"),
+        ("https://schemas.openid.net/secevent/ssf/event-type/stream-updated", "INFO"),
+        ("https://schemas.openid.net/secevent/caep/event-type/credential-change", "WARNING"),
+        ("https://schemas.openid.net/secevent/risc/event-type/account-disabled", "WARNING"),
+        ("urn:x\nline" + "y" * 5000, "WARNING"),
     ],
 )
-async def test_an_event_of_another_type_is_acknowledged_and_ends_nothing(type_: str) -> None:
+async def test_an_event_of_another_type_is_acknowledged_and_ends_nothing(
+    type_: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="agentguard")
     revocations = RecordingRevoke()
     token = signed(events={type_: {}}, sub_id={"format": "email", "email": "a@example.com"})
     assert (await push(receiver(revocations), token)).status_code == 202
     assert revocations.events == []
+    (record,) = [record for record in caplog.records if record.name == "agentguard"]
+    assert (record.levelname, "ended nothing" in record.getMessage()) == (level, True)
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 500
 
 
 # --- refused signals
@@ -403,17 +414,45 @@ async def test_only_a_post_is_a_push(method: str) -> None:
         [("x", "y")],
         [("content-type", "application/json")],
         [("content-type", "application/jwt")],
-        [("content-type", "application/secevent+jwt; charset=utf-8")],
+        [("content-type", "application/jwt; x=application/secevent+jwt")],
+        [("content-type", "application/secevent+jwt, text/plain; charset=utf-8")],
+        [("content-type", "; application/secevent+jwt")],
         [("content-type", "application/secevent+jwt"), ("content-type", "application/secevent+jwt")],
     ],
 )
-async def test_the_content_type_is_exact(headers: list[tuple[str, str]]) -> None:
+async def test_the_media_type_is_exact(headers: list[tuple[str, str]]) -> None:
     revocations = RecordingRevoke()
     answer = await push(receiver(revocations), signed(), headers)
     assert (answer.status_code, answer.json()["err"], revocations.events) == (400, "invalid_request", [])
     assert (
         await push(receiver(revocations), signed(), {"content-type": "Application/SecEvent+JWT"})
     ).is_success
+
+
+@pytest.mark.promise("no-signal-lost-for-its-form")
+@pytest.mark.parametrize("parameter", ["; charset=utf-8", ";charset=UTF-8", ' ; charset="utf-8"; x=y', ";"])
+async def test_a_parameter_of_the_content_type_loses_no_signal(parameter: str) -> None:
+    revocations = RecordingRevoke()
+    headers = {"content-type": f"application/secevent+jwt{parameter}"}
+    assert (await push(receiver(revocations), signed(), headers)).status_code == 202
+    assert len(revocations.events) == 1
+
+
+@pytest.mark.promise("no-signal-lost-for-its-form")
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("policy C076E82F", "policy C076E82F"), ({"en": "stolen"}, "stolen"), ({"de": "x", "en": "y"}, "y"),
+        ({"de-AT": "gestohlen"}, "gestohlen"), ({"en": "", "fr": "vol"}, "vol"), ({"en": 7, "fr": "v"}, "v"),
+        ({"en": None}, ""), ({"en": {"text": "x"}}, ""), ({}, ""), (None, ""), (["stolen"], ""), (7, ""),
+        (True, ""), ("two\nlines\x1b[2J", "two lines [2J"), ("x" * 5000, "x" * 512),
+    ],
+)  # fmt: skip
+async def test_a_reason_in_any_form_loses_no_signal(reason: Json, text: str) -> None:
+    revocations = RecordingRevoke()
+    token = signed(events={SESSION_REVOKED: {"reason_admin": reason}})
+    assert (await push(receiver(revocations), token)).status_code == 202
+    assert [event.reason for event in revocations.events] == [text]
 
 
 @pytest.mark.promise("false-signal-ends-nothing")
@@ -539,6 +578,40 @@ def test_two_sources_with_one_key_are_a_mistake() -> None:
 def test_a_source_with_an_unusable_key_is_a_mistake(keys: Json) -> None:
     with pytest.raises(ConfigurationError, match="unusable key"):
         receiver(RecordingRevoke(), sources=[Source(issuer=GUARD, keys=keys)])
+
+
+RSA = {"kty": "RSA", "kid": "r1", "alg": "RS256", "use": "sig", "e": "AQAB", "n": "AQAB"}
+OTHER_KINDS: list[dict[str, Json]] = [
+    RSA,
+    {**RSA, "kid": KEY.kid},  # its key id names the usable key all the same
+    {"kty": "EC", "crv": "P-384", "kid": "e1", "x": "AA", "y": "AA"},
+    {"kty": "OKP", "crv": "X25519", "kid": "o1", "x": "AA"},
+    {**OTHER_KEY.public_jwk, "kid": OTHER_KEY.kid, "use": "enc"},
+    {**OTHER_KEY.public_jwk, "kid": OTHER_KEY.kid, "key_ops": ["deriveKey"]},
+    {**OTHER_KEY.public_jwk, "kid": OTHER_KEY.kid, "alg": "ECDH-ES"},
+    {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"},
+]
+
+
+@pytest.mark.promise("no-signal-lost-for-its-form")
+@pytest.mark.parametrize("jwk", OTHER_KINDS)
+async def test_a_key_of_another_kind_keeps_no_source_from_being_heard(jwk: dict[str, Json]) -> None:
+    for keys in ([jwk, *jwks(KEY)["keys"]], [*jwks(KEY)["keys"], jwk]):
+        revocations = RecordingRevoke()
+        app = receiver(revocations, sources=[Source(issuer=GUARD, keys={"keys": keys})])
+        assert (await push(app, signed())).status_code == 202
+        answer = await push(app, signed(OTHER_KEY, jti="set-2"))
+        assert (answer.status_code, len(revocations.events)) == (400, 1)  # nothing is believed by it
+    with pytest.raises(ConfigurationError, match="only unusable keys"):
+        receiver(RecordingRevoke(), sources=[Source(issuer=GUARD, keys={"keys": [jwk]})])
+
+
+@pytest.mark.parametrize(
+    "jwk", [{**RSA, "d": "AQAB"}, {"kty": "oct", "kid": "x", "k": "AA"}, dict(OTHER_KEY.public_jwk), "x"]
+)
+def test_a_private_or_malformed_key_is_a_mistake_beside_a_usable_one(jwk: Json) -> None:
+    with pytest.raises(ConfigurationError, match="unusable key"):
+        receiver(RecordingRevoke(), sources=[Source(issuer=GUARD, keys={"keys": [*jwks(KEY)["keys"], jwk]})])
 
 
 async def test_while_a_key_is_replaced_both_are_believed() -> None:
