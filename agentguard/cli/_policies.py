@@ -59,7 +59,7 @@ def attach(guard: Guard, tools: list[Any]) -> None:
 
 def definitions(tools: list[Any]) -> dict[str, Digests]:
     """Return the digests of the tools' definitions as the application sees them, by name."""
-    found: dict[str, Digests] = {}
+    digests_by_name: dict[str, Digests] = {}
     for item in tools:
         try:
             tool = item if isinstance(item, BaseTool) else as_tool(item)
@@ -69,9 +69,9 @@ def definitions(tools: list[Any]) -> dict[str, Digests]:
             digests = tool.gate.definition
         else:
             digests = definition_of(tool, ArgumentSchema(tool).schema)
-        if found.setdefault(tool.name, digests) != digests:
+        if digests_by_name.setdefault(tool.name, digests) != digests:
             raise ConfigurationError(f"two tools are named {tool.name}", hint="rename one of them")
-    return found
+    return digests_by_name
 
 
 def warn_of_unknown_arguments(guard: Guard) -> None:

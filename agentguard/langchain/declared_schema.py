@@ -23,7 +23,8 @@ _PLAIN: Mapping[str, tuple[type, ...]] = {
 class DeclaredSchema:
     """Checks validated arguments, in their JSON form, against the catalog's schema.
 
-    An optional argument that is null counts as absent, as it does for policies. A default of the catalog is
+    An optional argument for which the model wrote null is left out, unless the catalog's schema accepts null:
+    the tool gets its own default. That is what the check then sees as absent. A default of the catalog is
     filled in before the tool's own. *compile_schema* makes a validator of a JSON Schema. It is not needed if
     the schema says only which plain type each argument has.
     """
@@ -37,14 +38,21 @@ class DeclaredSchema:
             for name, part in properties.items()
             if isinstance(part, Mapping) and part.get("default") is not None
         }
+        self._parts = properties
         self._types = _plain_types(schema)
         self._validate = None if self._types is not None else _compiled(schema, compile_schema)
 
     def fill(self, given: dict[str, Any]) -> None:
-        """Add the catalog's default for each argument that the model left out."""
+        """Add the catalog's defaults for what is left out, and leave out each null that it refuses."""
         for name, value in self._defaults.items():
             if given.get(name) is None:
                 given[name] = deepcopy(value)
+        for name in [name for name, value in given.items() if value is None]:
+            if not _keeps_null(name, self.schema):
+                del given[name]
+        for name, value in given.items():
+            if isinstance(value, dict | list):
+                given[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
 
     def validate(self, arguments: Arguments) -> None:
         """Check arguments as the tool will get them.
@@ -102,17 +110,39 @@ def _compiled(schema: Mapping[str, Any], compile_schema: Compile) -> Callable[[d
         ) from error
 
 
-def _without_nulls(value: Any, schema: Any) -> Any:
-    """Return the value without optional properties that are null, as deep as `properties` and `items` go."""
+def _without_nulls(value: Any, schema: Any, *, refused_only: bool = False) -> Any:
+    """Return the value without optional properties that are null, as deep as `properties` and `items` go.
+
+    With *refused_only*, those stay of which the schema accepts null.
+    """
     if not isinstance(schema, Mapping):
         return value
     if isinstance(value, list):
-        return [_without_nulls(item, schema.get("items")) for item in value]
+        return [_without_nulls(item, schema.get("items"), refused_only=refused_only) for item in value]
     if not isinstance(value, dict):
         return value
     required, parts = schema.get("required", ()), schema.get("properties", {})
     return {
-        name: _without_nulls(part, parts.get(name))
+        name: _without_nulls(part, parts.get(name), refused_only=refused_only)
         for name, part in value.items()
-        if part is not None or name in required or name not in parts
+        if part is not None
+        or (_keeps_null(name, schema) if refused_only else name in required or name not in parts)
     }
+
+
+def _keeps_null(name: str, schema: Mapping[str, Any]) -> bool:
+    """Return whether null for a property is a value: it is required, not declared, or may be null."""
+    parts = schema.get("properties", {})
+    return name in schema.get("required", ()) or name not in parts or _accepts_null(parts[name])
+
+
+def _accepts_null(part: Any) -> bool:
+    if not isinstance(part, Mapping):
+        return part is not False
+    choices = [*part.get("anyOf", ()), *part.get("oneOf", ())]
+    if choices:
+        return any(map(_accepts_null, choices))
+    if "enum" in part or "const" in part:
+        return None in part.get("enum", [part.get("const")])
+    kind = part.get("type")
+    return "null" in kind if isinstance(kind, list) else kind in (None, "null") and "$ref" not in part

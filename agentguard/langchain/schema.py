@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple, get_args
 
 from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
@@ -72,7 +73,9 @@ class ArgumentSchema:
         """
         known = None if self._declared is None else self._declared.schema
         if declared is not known:
-            self._declared = None if declared is None else DeclaredSchema(declared, _json_schema)
+            self._declared = (
+                None if declared is None else DeclaredSchema(declared, partial(_json_schema, formats=True))
+            )
 
     def validate(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
         """Validate what the model gave.
@@ -267,8 +270,8 @@ def _aliases(field: FieldInfo) -> Iterator[str]:
             yield str(alias.path[0])
 
 
-def _json_schema(schema: dict[str, Any]) -> Validate:
-    check = compile_schema(schema)
+def _json_schema(schema: dict[str, Any], *, formats: bool = False) -> Validate:
+    check = compile_schema(schema, formats=formats)
     defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
 
     def validate(given: Values) -> Values:

@@ -172,15 +172,15 @@ def _limited_argument(
     key: str, tool: ToolSpec, names: Set[str], is_taken: Callable[[str], bool]
 ) -> str | None:
     """Return the argument of this tool that a limit is for, or None if it is for other tools."""
-    own = key.removeprefix(f"{tool.name}.")
-    if own == key:
+    argument = key.removeprefix(f"{tool.name}.")
+    if argument == key:
         return key if key in names else None
-    # a limit for this very tool also applies if the tool takes no such argument: it was mistyped
-    if own in names or not own.endswith(IF_TAKEN):
-        return own
-    own = own.removesuffix(IF_TAKEN)
-    is_others = tool.schema is not None and own not in names and is_taken(own)
-    return None if is_others else own
+    # a limit that names this tool applies also if the tool takes no such argument: the name was mistyped
+    if argument in names or not argument.endswith(IF_TAKEN):
+        return argument
+    argument = argument.removesuffix(IF_TAKEN)
+    is_for_other_tools = tool.schema is not None and argument not in names and is_taken(argument)
+    return None if is_for_other_tools else argument
 
 
 def _is_model(who: str) -> bool:

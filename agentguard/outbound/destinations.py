@@ -80,8 +80,8 @@ def without_query(url: str) -> str:
         ValueError: `htu` refuses the URL.
     """
     htu(url)
-    sent = url.partition("#")[0].partition("?")[0]
-    return sent if urlsplit(sent).path else f"{sent}/"
+    target = url.partition("#")[0].partition("?")[0]
+    return target if urlsplit(target).path else f"{target}/"
 
 
 def _normalize(match: re.Match[str]) -> str:

@@ -128,7 +128,9 @@ def _leaf(
 
 def _authors(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
     """Return which of user and application put this value into the mandate for this argument."""
-    own = f"args.{spec.name}.{name}"
-    places = [f"args.{name}", own, f"{own}{IF_TAKEN}"] + ["counterparties"] * (name in spec.sinks)
+    place_for_tool = f"args.{spec.name}.{name}"
+    places = [f"args.{name}", place_for_tool, f"{place_for_tool}{IF_TAKEN}"] + ["counterparties"] * (
+        name in spec.sinks
+    )
     authors = (mandate.authors.get(place, {}).get(value, "").partition(" ")[0] for place in places)
     return {_VOUCHES[author] for author in authors if author in _VOUCHES}

@@ -14,6 +14,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from agentguard import ConfigurationError, Guard
 from agentguard.cli.lint import findings
+from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.model.schema_difference import contradictions, differences
@@ -214,3 +215,28 @@ def test_a_null_of_an_optional_argument_counts_as_absent_and_of_a_required_one_n
     schema.require({"properties": {"what": {"type": "string", "enum": ["a"]}}, "required": ["what"]})
     with pytest.raises(ValidationError, match="None"):
         schema.validate({})
+
+
+LIMITED = {"type": "integer", "maximum": 100}
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    ("part", "kept"),
+    [
+        (LIMITED, False),
+        ({"enum": ["alice"]}, False),
+        ({"$ref": "#/$defs/a"}, False),
+        ({"type": ["integer", "null"]}, True),
+        ({"anyOf": [LIMITED, {"type": "null"}]}, True),
+        ({"enum": ["alice", None]}, True),
+        ({}, True),
+    ],
+)
+def test_a_null_that_the_catalog_does_not_accept_never_reaches_the_tool(
+    part: dict[str, Any], kept: bool
+) -> None:
+    schema = {"type": "object", "properties": {"a": part, "deep": {"properties": {"a": part}}}}
+    arguments: dict[str, Any] = {"a": None, "deep": {"a": None}}
+    DeclaredSchema(schema, lambda _schema: lambda _arguments: None).fill(arguments)
+    assert ("a" in arguments, "a" in arguments["deep"]) == (kept, kept)

@@ -114,3 +114,40 @@ def test_a_part_with_a_dialect_of_its_own_stays_in_the_bounded_validator(draft: 
     with pytest.raises(ValidationError):
         validate({"a": [text] if place == "item" else text})
     assert perf_counter() - started < 1
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        (r"^\d{4}$", "4711", "\u0664\u0667\u0661\u0661"),
+        (r"^[\d-]+$", "47-11", "\u0664-\u0667"),
+        (r"^\w+$", "abc_1", "\u0430bc"),
+        (r"^\D+$", "\u0664", "4"),
+        (r"\babc\b", "x abc y", "xabcy"),
+        (r"^\\d$", "\\d", "4"),
+    ],
+)
+def test_a_shorthand_in_a_pattern_means_what_it_means_in_javascript(
+    pattern: str, good: str, bad: str
+) -> None:
+    validate = compile_schema(q(pattern=pattern))
+    validate({"q": good})
+    with pytest.raises(ValidationError):
+        validate({"q": bad})
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    ("format_", "good", "bad"),
+    [("email", "a@b.example", "ab"), ("ipv4", "10.0.0.1", "evil"), ("date", "2026-11-28", "soon")],
+)
+def test_a_format_of_the_catalog_binds_and_that_of_a_server_describes(
+    format_: str, good: str, bad: str
+) -> None:
+    declared, server = compile_schema(q(format=format_), formats=True), compile_schema(q(format=format_))
+    for validate in (declared, server):
+        validate({"q": good})
+    server({"q": bad})
+    with pytest.raises(ValidationError):
+        declared({"q": bad})
