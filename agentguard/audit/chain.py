@@ -10,6 +10,9 @@ cutting text, without a JSON parser. The first record has seq 1 and a `prev` of 
 disk can leave a half-written ("torn") line; the next record then has a member `torn`, the SHA-256 of
 that line.
 
+A log that was renamed or deleted is begun anew with seq 1 and a record `continued`. Its member `continues` is
+the head of the old file.
+
 What the chain alone does not show: somebody who can write the file can remove records from its end, or
 write the whole file again. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and
 give it to `verify`; then `verify` reports both.
@@ -24,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["GENESIS", "Fault", "Head", "Report", "parse", "seal", "verify"]
+__all__ = ["GENESIS", "Fault", "Head", "Report", "continued", "parse", "seal", "verify"]
 
 Record = Mapping[str, Any]
 
@@ -70,13 +73,16 @@ class Fault(NamedTuple):
 class Report:
     """The result of `verify`: the number of intact records, the faults, and the numbers of torn lines.
 
-    A torn line is one that a crash or a full disk left half-written. It is not a fault.
+    A torn line is one that a crash or a full disk left half-written. It is not a fault. `continues` are the
+    heads of the files that this file continues, since they were renamed or deleted. Verify each of them with
+    its head.
     """
 
     records: int = 0
     head: Head = GENESIS
     faults: list[Fault] = field(default_factory=list)
     torn: list[int] = field(default_factory=list)
+    continues: list[Head] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
@@ -109,6 +115,17 @@ def parse(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or type(record.get("seq")) is not int:
         return None
     return record if isinstance(record.get("hash"), str) else None
+
+
+def continued(record: Record) -> Head | None:
+    """Return the head of the file that a file continues, as this *record* says; None if it does not."""
+    text = record.get("continues")
+    if record.get("event") != "continued" or not isinstance(text, str):
+        return None
+    try:
+        return Head.of(text)
+    except ValueError:
+        return None
 
 
 def verify(lines: Iterable[bytes], head: Head | None = None) -> Report:
@@ -149,6 +166,8 @@ class _Walk:
         self._link(record, intact, self._report_unreadable())
         if intact:
             self.report.records += 1
+            if (head := continued(record)) is not None:
+                self.report.continues.append(head)
         self.last = line
 
     def finish(self) -> Report:

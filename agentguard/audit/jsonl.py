@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from threading import Event
+from typing import Any
 
-from agentguard.audit.chain import GENESIS, Head, parse, seal
+from agentguard.audit.appending import Appender, LockedTooLong, last_head
+from agentguard.audit.chain import Head, parse
+from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
 
 __all__ = ["JsonLinesAudit"]
 
-BLOCK = 65_536  # bytes of the file's end that are read at first to find the last record
+log = logging.getLogger("agentguard")
 
-
-class _Tail(NamedTuple):
-    """The end of a file: its last record, and the torn line that a crash left after it."""
-
-    head: Head
-    torn: bytes
-    whole: bool  # whether the last line has its newline
+LATE = 60.0  # seconds for which a record that was not written in time is tried again
 
 
 class JsonLinesAudit:
@@ -40,6 +36,13 @@ class JsonLinesAudit:
     *fsync* the record is also on the disk, which costs milliseconds. The file is created with mode 0600.
     After a crash or on a full disk, the next record seals a half-written line.
 
+    A record waits for the lock at most *timeout* seconds, and no longer than its caller does. A record
+    without which a call may not run (a permit) is not written once its caller has given up, since the call is
+    then denied. Each other record is tried again for 60 seconds by the log's own thread.
+
+    If the file is renamed or deleted, the next record goes to a new file at the same path. The first record
+    of that file (`event` is `continued`) holds the head of the old one, and a warning is logged.
+
     The lock is `flock`: do not use this on a network file system that does not support it.
 
     Raises:
@@ -49,11 +52,16 @@ class JsonLinesAudit:
     blocking = True  # `aappend` only hands `append` to a thread
 
     def __init__(
-        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, fsync: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        fsync: bool = False,
+        timeout: float = 5.0,
     ) -> None:
         self.path = Path(path).absolute()
-        self._clock, self._fsync = clock, fsync
-        self._by_process: dict[int, _Appender] = {}
+        self._clock, self._fsync, self._timeout = clock, fsync, timeout
+        self._by_process: dict[int, Appender] = {}
         in_child(self._begin)
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,21 +73,50 @@ class JsonLinesAudit:
         """Write one record; its time (`at`, RFC 3339 in UTC) is added if it has none.
 
         Raises:
-            AuditError: The record was not written or not written completely, or it has no JSON form.
+            AuditError: The record was not written or not written completely, or it has no JSON form. If the
+                log was locked for too long, a record that is no permit may still be written later.
         """
-        if "at" not in record:
-            record = {"at": _rfc3339(self._clock()), **record}
+        record, appender = self._dated(record), self._appender()
+        permits = _permits(record)
         try:
-            self._appender().append(record, fsync=self._fsync)
+            self._write(appender, record, lambda: seconds_left(self._timeout, of_sequence=permits))
+        except AuditError as error:
+            if not permits and isinstance(error.__cause__, LockedTooLong):
+                appender.executor.submit(self._write_late, appender, record, time.monotonic() + LATE)
+            raise
+
+    async def aappend(self, record: Mapping[str, Any]) -> None:
+        """Write one record on the log's own thread, after all records that were appended before."""
+        record, appender, given_up = self._dated(record), self._appender(), Event()
+        end, permits = time.monotonic() + (self._timeout if _permits(record) else LATE), _permits(record)
+
+        def seconds() -> float:
+            return 0.0 if permits and given_up.is_set() else end - time.monotonic()
+
+        future = appender.executor.submit(self._write, appender, record, seconds)
+        try:
+            await _done(future)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+        future.result()
+
+    def _dated(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return record if "at" in record else {"at": _rfc3339(self._clock()), **record}
+
+    def _write(self, appender: Appender, record: Mapping[str, Any], seconds: Callable[[], float]) -> None:
+        try:
+            appender.append(record, fsync=self._fsync, seconds=seconds)
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error
         except ValueError as error:
             raise AuditError(f"the record cannot be written as JSON: {error}") from error
 
-    async def aappend(self, record: Mapping[str, Any]) -> None:
-        """Write one record on the log's own thread, after all records that were appended before."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._appender().executor, self.append, record)
+    def _write_late(self, appender: Appender, record: Mapping[str, Any], end: float) -> None:
+        try:
+            self._write(appender, record, lambda: end - time.monotonic())
+        except AuditError as error:
+            log.error("a record is lost: %s", error)
 
     def records(self, task_id: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the records in order: those of one task and its descendants, or all.
@@ -104,8 +141,7 @@ class JsonLinesAudit:
         Keep them elsewhere: with them, `chain.verify` notices records that were removed from the end.
         """
         try:
-            with self.path.open("rb") as file:
-                return _tail(file.fileno(), os.fstat(file.fileno()).st_size).head
+            return last_head(self.path)
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error
 
@@ -121,97 +157,28 @@ class JsonLinesAudit:
             appender.abandon()
         self._by_process = {}
 
-    def _appender(self) -> _Appender:
+    def _appender(self) -> Appender:
         pid = os.getpid()
         # a forked child opens the file again: through an inherited descriptor it shares its parent's lock
-        return self._by_process.get(pid) or self._by_process.setdefault(pid, _Appender(self.path))
+        return self._by_process.get(pid) or self._by_process.setdefault(pid, Appender(self.path))
 
 
-class _Appender:
-    """The open file of one operating-system process, and the end of the file as this process knows it."""
+async def _done(future: Future[None]) -> None:
+    """Wait for a record's thread. If the caller is cancelled, a record that is still queued is written."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.executor = ThreadPoolExecutor(1, "agentguard-audit")
-        self._lock = Lock()
-        self._file: int | None = None
-        self._size = -1  # the file's size after this process's last write; if it differs, the end is read
-        self._head = GENESIS
+    def wake(_future: object) -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(lambda: None if waiter.done() else waiter.set_result(None))
 
-    def open(self) -> int:
-        if self._file is None:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._file = os.open(self.path, flags, 0o600)
-        return self._file
-
-    def append(self, record: Mapping[str, Any], *, fsync: bool) -> None:
-        with self._lock:
-            file = self.open()
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                self._append(file, record)
-                if fsync:
-                    os.fsync(file)
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-    def abandon(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-            self._file, self._size = None, -1
-
-    def _append(self, file: int, record: Mapping[str, Any]) -> None:
-        status = os.fstat(file)
-        if not status.st_nlink:
-            raise OSError(None, "the audit log was deleted")
-        head, before = self._head, b""
-        if status.st_size != self._size:
-            head, before = _resume(file, status.st_size, record["at"])
-        line, head = seal(record, head)
-        line = before + line
-        self._size = -1
-        if os.write(file, line) != len(line):
-            raise OSError(None, "no space left for a whole record")
-        self._size, self._head = status.st_size + len(line), head
+    future.add_done_callback(wake)
+    await waiter
 
 
-def _resume(file: int, size: int, at: str) -> tuple[Head, bytes]:
-    """Return the head of the next record, and the bytes to write before it to seal a torn line."""
-    tail = _tail(file, size)
-    if tail.whole and not tail.torn:
-        return tail.head, b""
-    line, head = seal({"at": at, "event": "torn", "torn": hashlib.sha256(tail.torn).hexdigest()}, tail.head)
-    return head, line if tail.whole else b"\n" + line
-
-
-def _tail(file: int, size: int) -> _Tail:
-    block = BLOCK
-    while True:
-        start = max(0, size - block)
-        data = os.pread(file, size - start, start)
-        whole = data.endswith(b"\n") or not data
-        lines = data.removesuffix(b"\n").split(b"\n")
-        # the first line may be the end of a longer one; that never parses, since its quotes do not match
-        for index in range(len(lines) - 1, -1, -1):
-            record = parse(lines[index])
-            if record is not None:
-                return _tail_after(record, lines[index:], whole)
-        if start == 0:
-            return _Tail(GENESIS, data.removesuffix(b"\n"), whole)
-        block *= 8
-
-
-def _tail_after(record: dict[str, Any], lines: list[bytes], whole: bool) -> _Tail:
-    head = Head(record["seq"], record["hash"])
-    torn = lines[1:] if whole or len(lines) > 1 else lines
-    return _Tail(head, b"\n".join(torn), whole)
+def _permits(record: Mapping[str, Any]) -> bool:
+    """Return whether a call runs only if *record* is written: its permit, or an observed denial."""
+    return record.get("event") == "decision" and (record.get("effect") == "permit" or "observed" in record)
 
 
 def _concerns(record: Mapping[str, Any], task_id: str | None) -> bool:

@@ -59,6 +59,8 @@ def _print_report(file: Path, report: Report) -> None:
         note(console, fault.kind, f"{file}:{fault.line}: {fault.detail}")
     for line in report.torn:
         note(console, "torn", f"{file}:{line}: half a record, as a crash leaves it; the chain continues")
+    for head in report.continues:
+        note(console, "continues", f"{file} continues another file; verify that with --head {head}")
     if report.faults:
         note(console, "error", f"{len(report.faults)} faults: this log was altered")
     elif not report.torn:

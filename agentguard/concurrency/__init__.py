@@ -1,6 +1,7 @@
 """One implementation for the synchronous and the asynchronous path, and one fetch for several callers.
 
 drive          runs a coroutine without an event loop, and makes both forms of a port's method
+deadline       until when a blocking operation may wait
 worker         runs several blocking operations of an event loop in one thread
 fork           what objects do when the process forks: locks, gates, hooks
 stream         steps a synchronous generator from an event loop, in one context

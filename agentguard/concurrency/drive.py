@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
+from agentguard.concurrency.deadline import within
+
 __all__ = ["Operation", "OperationPair", "capturing_result", "drive", "finish", "lift", "operation_pair"]
 
 T = TypeVar("T")
@@ -130,7 +132,8 @@ def _missing(port: object, name: str) -> Callable[..., Any]:
 def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
     async def checked(*args: Any, **kwargs: Any) -> T:
         started = time.monotonic()
-        answer = function(*args, **kwargs)
+        with within(timeout):
+            answer = function(*args, **kwargs)
         if time.monotonic() - started > timeout:
             raise TimeoutError(f"answered after more than {timeout} s")
         return answer

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
+from agentguard.concurrency.deadline import within
 from agentguard.concurrency.drive import drive
 
 __all__ = ["Worker", "blocks"]
@@ -49,7 +50,9 @@ class Worker:
         Raises:
             TimeoutError: It was not done in time. The thread goes on with it all the same.
         """
-        loop, context = asyncio.get_running_loop(), copy_context()
+        loop = asyncio.get_running_loop()
+        with within(self._timeout):
+            context = copy_context()
         future = loop.run_in_executor(self._executor(), context.run, drive, coroutine)
         deadline, cancelled = loop.time() + self._timeout, False
         while not future.done():

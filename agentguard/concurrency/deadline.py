@@ -1,0 +1,45 @@
+"""Until when a blocking operation may wait.
+
+A synchronous call cannot be interrupted. So the caller says by `within` how long the operation may take, and
+an adapter that waits for others asks `seconds_left`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+__all__ = ["seconds_left", "within"]
+
+
+class _Deadline(NamedTuple):
+    operation: float
+    sequence: float  # no later than that of each sequence of operations around this one
+
+
+_deadline: ContextVar[_Deadline | None] = ContextVar("agentguard_deadline", default=None)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Say that the operation inside may take *seconds*, and a sequence around it no longer than was said."""
+    outer, end = _deadline.get(), time.monotonic() + seconds
+    token = _deadline.set(_Deadline(end, end if outer is None else min(end, outer.sequence)))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def seconds_left(limit: float, *, of_sequence: bool = True) -> float:
+    """Return how long the caller may wait, at most *limit*; 0 or less means that it is too late.
+
+    With *of_sequence* false, what the sequence around the operation has used up does not count.
+    """
+    deadline = _deadline.get()
+    if deadline is None:
+        return limit
+    return min(limit, (deadline.sequence if of_sequence else deadline.operation) - time.monotonic())
