@@ -23,10 +23,12 @@ from agentguard import Decision, Effect, Guard, Resource, ToolPath
 from agentguard.audit import Head, JsonLinesAudit, verify
 from agentguard.catalog import Catalog
 from agentguard.cli import main
+from agentguard.concurrency.drive import operation_pair
+from agentguard.concurrency.worker import Worker
 from agentguard.errors import AuditError
 from agentguard.identity import LocalIdentity
 from agentguard.model import ToolSpec
-from agentguard.stores import MemoryStore
+from agentguard.stores import MemoryStore, SqliteStore
 from agentguard.testing import RecordingBroker
 
 TIMEOUT = 0.3
@@ -49,7 +51,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
 
 
-def guard_on(audit: JsonLinesAudit) -> Guard:
+def guard_on(audit: JsonLinesAudit, mode: str) -> Guard:
     return Guard(
         catalog=Catalog(
             [ToolSpec(name="look", path=ToolPath.READ)],
@@ -58,7 +60,8 @@ def guard_on(audit: JsonLinesAudit) -> Guard:
         policy=Rules(),
         identity=LocalIdentity("agent://desk"),
         brokers={(None, path): RecordingBroker() for path in ToolPath},
-        store=MemoryStore(),
+        # a store that blocks lets the guard write from a thread of its own
+        store=SqliteStore(audit.path.with_suffix(".db")) if mode == "worker" else MemoryStore(),
         audit=audit,
         timeout=TIMEOUT,
     )
@@ -115,7 +118,7 @@ def test_a_call_does_not_wait_for_a_locked_log_and_its_denial_is_written_late(
     path: Path, mode: str, kind: type[JsonLinesAudit]
 ) -> None:
     audit = kind(path)
-    guard = guard_on(audit)
+    guard = guard_on(audit, mode)
     holder = threading.Event()
 
     def hold() -> None:
@@ -142,7 +145,7 @@ def test_the_last_word_about_a_call_is_its_denial_also_if_its_permit_was_written
     path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: type[JsonLinesAudit]
 ) -> None:
     audit = kind(path, fsync=True)
-    guard = guard_on(audit)
+    guard = guard_on(audit, mode)
     monkeypatch.setattr(os, "fsync", lambda _file: time.sleep(3 * TIMEOUT))
     text, _ = call_in(mode, guard)
     assert text != "seen"
@@ -249,3 +252,21 @@ def test_no_record_is_lost_or_written_twice_while_several_processes_write_and_th
         heads.append(report.head)
         ids += [record["id"] for record in texts(part) if "id" in record]
     assert sorted(ids) == sorted(f"{number}-{index}" for number in range(3) for index in range(100))
+
+
+@pytest.mark.promise("audit-log-lock")
+def test_a_thread_that_its_caller_gave_up_before_writes_no_permit_but_other_records(path: Path) -> None:
+    audit, worker = JsonLinesAudit(path), Worker("slow", 0.1)
+    append = operation_pair(audit, "append", timeout=0.1).sync
+
+    async def steps() -> None:
+        time.sleep(0.2)  # noqa: ASYNC251  the steps run in a thread, where blocking is the attack
+        with pytest.raises(AuditError, match="locked for too long"):
+            await append(PERMIT)
+        await append({"event": "outcome"})
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(worker.run(steps()))
+    worker.close()
+    audit.close()
+    assert [record["event"] for record in texts(path)] == ["outcome"]

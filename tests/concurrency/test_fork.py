@@ -294,6 +294,7 @@ PRIMITIVES = {
     "ThreadPoolExecutor",
 }
 REASONS = {
+    "agentguard/audit/appending.py": "`JsonLinesAudit` in jsonl.py makes a child an appender of its own",
     "agentguard/concurrency/together.py": "its threads end with the one call that started them",
     "agentguard/credentials/sources/keychain.py": "each question has a thread of its own",
     "agentguard/policies/_remote.py": "its semaphore belongs to an event loop, and a child has another loop",
