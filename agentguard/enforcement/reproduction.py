@@ -8,8 +8,9 @@ time before a person is asked, and nobody is asked in vain.
 The values that were shown are not kept for the later run. They can be any Python objects, the later run can
 be in another process, and what a checkpoint holds can be edited.
 
-What this does not find: a value that changes rarely, such as today's date, or one that changes with each
-process. Then the person is asked again about the call that would really run.
+What this does not find: a value that changes rarely, such as a time in whole seconds or today's date, or one
+that changes with each process. The person's answer then is for a call that does not come again: the call that
+would really run is denied.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ __all__ = ["require_reproducible"]
 def require_reproducible(invocation: Invocation, decision: Decision) -> None:
     """Deny a call whose arguments are not the same when they are validated a second time.
 
-    A call that cannot be suspended is not looked at.
+    A call that cannot be suspended is not looked at. One that has no id is denied: when its step runs again,
+    nothing says that it is the call about which the person was asked.
 
     Raises:
         Denied: Its reason and its advice name the arguments that differ.
     """
     arguments, validate = invocation.arguments, invocation.validate_again
-    if arguments is None or validate is None or invocation.thread_id is None:
+    if invocation.thread_id is None:
+        return
+    if not invocation.call_id:
+        raise _unavailable("a run that is resumed does not know it", "it has no call id", decision)
+    if arguments is None or validate is None:
         return
     try:
         second = validate()

@@ -22,6 +22,7 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 
 _PLAIN = frozenset((str, int, bool, type(None)))
 _POSITION = re.compile(r"\[\d+\]")
+_NUMBER = re.compile(r": -?\d+(\.\d+)?(e[+-]?\d+)?$")
 _ORDER = ": order ["  # in a distinction that says only in which order keys stand
 _LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
 _encode = json.JSONEncoder(
@@ -128,15 +129,15 @@ class Arguments:
 
     @property
     def shown_digest(self) -> str:
-        """A digest of what a person is shown of the call, without the order of keys.
+        """A digest of what a person is shown of the call, without the order of keys and spellings of numbers.
 
-        A person who has rejected a call has rejected each call with this digest: another spelling of the same
-        values is no other call to a person. `digest` tells those apart, since a tool can.
+        A person who has rejected a call has rejected each call with this digest: 5.0 for 5, or another order,
+        is no other call to a person. `digest` tells those apart, since a tool can.
         """
         if not self.distinctions:
             return self.json_digest
-        unordered = tuple(text for text in self.distinctions if _ORDER not in text)
-        return Arguments.of(self.values, unordered).digest
+        words = tuple(text for text in self.distinctions if _ORDER not in text and not _NUMBER.search(text))
+        return Arguments.of(self.values, words).digest
 
     @property
     def rule_distinctions(self) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def _properties(schema: object) -> Iterator[str]:
 
 def _omissions(schema: object) -> Iterator[tuple[str, frozenset[str]]]:
     for part in _objects(schema):
-        required = part.get("required", ())
+        names = part.get("required")
+        required = names if isinstance(names, list | tuple) else ()
         for name, inner in part["properties"].items():
             if isinstance(inner, Mapping) and "default" in inner:
                 yield name, frozenset({json.dumps(inner["default"], default=repr)}) & EMPTY
