@@ -70,13 +70,13 @@ class Appender:
         """
         deadline = time.monotonic() + seconds()
 
-        def left() -> float:
+        def remaining() -> float:
             return min(deadline - time.monotonic(), seconds())
 
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise LockedTooLong
         try:
-            file, status = self._locked(left, record["at"])
+            file, status = self._locked(remaining, record["at"])
             try:
                 if seconds() <= 0:
                     raise LockedTooLong
@@ -101,24 +101,24 @@ class Appender:
             self.abandon()
             self._size = -1
 
-    def _locked(self, left: Callable[[], float], at: str) -> tuple[int, os.stat_result]:
+    def _locked(self, remaining: Callable[[], float], at: str) -> tuple[int, os.stat_result]:
         """Return the locked file that is at the path, and its status; move to a new one if need be."""
         file = self.open()
-        _lock_file(file, left)
+        _lock_file(file, remaining)
         try:
             while not _is_at(self.path, status := os.fstat(file)):
-                file = self._move(file, status.st_size, left, at)
+                file = self._move(file, status.st_size, remaining, at)
         except BaseException:
             fcntl.flock(file, fcntl.LOCK_UN)
             raise
         return file, status
 
-    def _move(self, old: int, size: int, left: Callable[[], float], at: str) -> int:
+    def _move(self, old: int, size: int, remaining: Callable[[], float], at: str) -> int:
         """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
         head = _tail(old, size).head
         new = _open(self.path)
         try:
-            _lock_file(new, left)
+            _lock_file(new, remaining)
             new_size = os.fstat(new).st_size
             at_path = _is_at(self.path, os.fstat(new))
             if at_path and head != GENESIS and _first_continued(new) != head:
@@ -173,14 +173,14 @@ def _first_continued(file: int) -> Head | None:
     return None if record is None else continued(record)
 
 
-def _lock_file(file: int, left: Callable[[], float]) -> None:
-    """Take the lock of a file, which another process may hold, until no seconds are *left*."""
+def _lock_file(file: int, remaining: Callable[[], float]) -> None:
+    """Take the lock of a file, which another process may hold, until no seconds are *remaining*."""
     pause = 0.0001
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if (seconds := left()) <= 0:
+            if (seconds := remaining()) <= 0:
                 raise LockedTooLong from None
         else:
             return
