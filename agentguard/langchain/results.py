@@ -43,7 +43,7 @@ def note_failure(
 ) -> BaseException:
     """Note how a tool has failed, and return what may be seen of it: the error itself, if that can be."""
     permit.outcome = outcome_of(error)
-    if permit.outcome is Outcome.FAILED and (excess := limits.excess(error.args)):
+    if permit.outcome is Outcome.FAILED and (excess := limits.excess(error)):
         # langchain would write down a ToolException's argument, whatever that is
         permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
         return RuntimeError("[withheld]")

@@ -59,7 +59,10 @@ class Limits:
             if inner is not None:
                 sizes[id(part)] = _sum(inner, sizes)
             elif id(part) not in sizes:
-                if (parts := _inner(part)) is None:
+                if (scalars := _scalars_in(part)) is not None:
+                    sizes[id(part)] = _sum(scalars, {})
+                    references.append(part)
+                elif (parts := _inner(part)) is None:
                     sizes[id(part)] = _leaf(part)
                 else:
                     inner = list(parts)
@@ -86,7 +89,7 @@ class CallLimits:
     """The limits of the arguments of one call, and of what its tool returns."""
 
     arguments: Limits = Limits(bytes=1_048_576, parts=20_000, depth=100)
-    result: Limits = Limits(bytes=67_108_864, parts=1_000_000, depth=300)
+    result: Limits = Limits(bytes=67_108_864, parts=200_000, depth=300)
 
 
 def _flat(value: Any) -> _Size | None:
@@ -98,6 +101,18 @@ def _flat(value: Any) -> _Size | None:
         if _SCALARS.issuperset(map(type, items)):
             return _sum(items, {})
     return None
+
+
+def _scalars_in(value: Any) -> list[Any] | None:
+    """Return what a list or dict holds if that is scalars alone: most parts of a large result are such."""
+    items: list[Any]
+    if type(value) is list:
+        items = value
+    elif type(value) is dict:
+        items = [*value, *value.values()]
+    else:
+        return None
+    return items if _SCALARS.issuperset(map(type, items)) else None
 
 
 def _sum(items: list[Any], sizes: Mapping[int, _Size]) -> _Size:
@@ -143,9 +158,18 @@ def _inner(value: Any) -> Iterable[object] | None:
         return [*value.__dict__.values(), *(value.__pydantic_extra__ or {}).values()]
     if is_dataclass(value) and not isinstance(value, type):
         return (getattr(value, field.name, None) for field in fields(value))
-    if _writes_itself(type(value)):
-        return list(vars(value).values()) if hasattr(value, "__dict__") else None
-    return None
+    attributes = (
+        list(vars(value).values()) if _writes_itself(type(value)) and hasattr(value, "__dict__") else []
+    )
+    if isinstance(value, BaseException):  # whoever writes one down writes its causes as well
+        return [
+            *attributes,
+            value.args,
+            value.__cause__,
+            value.__context__,
+            getattr(value, "exceptions", None),
+        ]
+    return attributes or None
 
 
 def _pairs(pairs: Any) -> Iterable[object]:

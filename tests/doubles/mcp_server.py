@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import uvicorn
 from mcp.server.fastmcp import FastMCP
@@ -25,6 +25,7 @@ __all__ = ["PATHS", "PUBLIC", "McpServer", "Seen", "serving"]
 PATHS = {"refund_order": ToolPath.WRITE}  # all others read
 PUBLIC = frozenset({"public_hours"})
 Transport = Literal["http", "sse"]
+App = TypeVar("App", "McpServer", "HostileServer")
 
 
 class Seen(NamedTuple):
@@ -131,13 +132,54 @@ async def _answer(send: Any, status: int, headers: dict[str, str]) -> None:
     await send({"type": "http.response.body", "body": json.dumps({"refused": status}).encode()})
 
 
+class HostileServer:
+    """An MCP server of a few lines, which says of its one tool ``pay`` and of the result what it likes."""
+
+    transport: Transport = "http"
+
+    def __init__(self, output_schema: dict[str, Any], structured: dict[str, Any]) -> None:
+        self.origin, self.calls = "", 0
+        self.tool = {"name": "pay", "inputSchema": {"type": "object"}, "outputSchema": output_schema}
+        self.result = {"content": [{"type": "text", "text": "paid"}], "structuredContent": structured}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        message = strict_json(await _body(receive)) if scope["method"] == "POST" else {}
+        self.calls += message.get("method") == "tools/call"
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}}
+        results = {
+            "initialize": {**hello, "serverInfo": {"name": "hostile", "version": "1"}},
+            "tools/list": {"tools": [self.tool]},
+            "tools/call": self.result,
+        }
+        answer = {
+            "jsonrpc": "2.0",
+            "id": message.get("id"),
+            "result": results.get(str(message.get("method")), {}),
+        }
+        status = 405 if scope["method"] != "POST" else 200 if "id" in message else 202
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send(
+            {"type": "http.response.body", "body": json.dumps(answer).encode() if status == 200 else b""}
+        )
+
+
 @contextmanager
 def serving(tools: FastMCP, transport: Transport = "http") -> Iterator[McpServer]:
     """Serve *tools* in a thread, on a port of its own, until the end of the block."""
-    app = McpServer(tools, transport)
+    with served(McpServer(tools, transport)) as app:
+        yield app
+
+
+@contextmanager
+def served(app: App) -> Iterator[App]:
+    """Serve an application in a thread, on a port of its own, until the end of the block."""
+    lifespan: Any = "on" if isinstance(app, McpServer) else "off"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         app.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_config=None, ws="none", lifespan="on", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, log_config=None, ws="none", lifespan=lifespan, timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

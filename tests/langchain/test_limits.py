@@ -50,6 +50,22 @@ class Written:
         return f"<{self.inner}>"
 
 
+class ApiFailure(ToolException):
+    """An exception of an SDK, whose text shows an attribute."""
+
+    def __init__(self, *, body: Any) -> None:
+        super().__init__()
+        self.body = body
+
+    def __str__(self) -> str:
+        return f"the API said {self.body}"
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 WRAPPINGS: list[Callable[[Any], Any]] = [
     lambda inner: inner,
     lambda inner: {"a": inner},
@@ -58,6 +74,10 @@ WRAPPINGS: list[Callable[[Any], Any]] = [
     Data,
     lambda inner: Model(inner=inner),
     Written,
+    ValueError,
+    lambda inner: caused(ValueError("x"), ValueError(inner)),
+    lambda inner: [ExceptionGroup("x", [ValueError(inner)])],
+    lambda inner: ApiFailure(body=inner),
     lambda inner: [Document(page_content="x", metadata={"a": inner})],
     lambda inner: [{"type": "text", "text": "x", "more": inner}],
 ]
@@ -124,7 +144,17 @@ def failing(url: str) -> Any:
     raise ToolException(BOMB)
 
 
+def failing_by_an_attribute(url: str) -> Any:
+    raise ApiFailure(body=BOMB)
+
+
+def failing_by_a_cause(url: str) -> Any:
+    raise ToolException("x") from ApiFailure(body=BOMB)
+
+
 CASES = [
+    (failing_by_an_attribute, {"handle_tool_error": True}),
+    (failing_by_a_cause, {"handle_tool_error": True}),
     (plain, {}),
     (artifact, {"response_format": "content_and_artifact"}),
     (blocks, {}),
