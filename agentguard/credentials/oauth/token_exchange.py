@@ -281,7 +281,12 @@ class TokenExchange:
 
 
 def _issuer_of(actor_token: str | Secret | None) -> tuple[str, ...]:
-    """Return who has named the agent in its own token; a server may repeat that in `act`."""
-    claims = claims_of(actor_token) if isinstance(actor_token, Secret) else None
-    issuer = None if claims is None else text_claim(claims, "iss")
-    return () if issuer is None else (issuer,)
+    """Return who has named the agent in its own token; a server may repeat that in `act`.
+
+    A SPIFFE ID names its issuer itself: the trust domain. A JWT-SVID need not have an `iss`.
+    """
+    claims = (claims_of(actor_token) if isinstance(actor_token, Secret) else None) or {}
+    issuer, subject = text_claim(claims, "iss"), text_claim(claims, "sub") or ""
+    scheme, _, rest = subject.partition("://")
+    trust_domain = f"spiffe://{rest.partition('/')[0]}" if scheme == "spiffe" else None
+    return tuple(name for name in (issuer, trust_domain) if name is not None)
