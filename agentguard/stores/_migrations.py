@@ -1,4 +1,8 @@
-"""The statements that bring the SQLite store's file from one schema version to the next."""
+"""The statements that bring the SQLite store's file from one schema version to the next.
+
+A step stays as it was written, though it repeats what the newest tables are made of: a later version changes
+those, and a file is brought through each version in turn.
+"""
 
 from __future__ import annotations
 

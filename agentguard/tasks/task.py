@@ -148,10 +148,8 @@ class Task:
 
     async def _running(self, ending: Ending, task_id: str) -> TaskState:
         state = await ending.flow.operations.task(task_id)
-        over = (
-            state is None or state.ended(self._options.clock()) or self._enforcement.calls.is_unended(state)
-        )
-        if state is None or over:
+        unended = self._enforcement.calls.is_unended
+        if state is None or state.ended(self._options.clock()) or unended(state):
             raise TaskNotActive(f"task {task_id} is over: nothing can begin in it")
         return state
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentguard.credentials.long_lived import LegacySecret
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import DenialCode
 from agentguard.model import Credential, Grant, Secret, TaskStatus, ToolPath
 from agentguard.ports import BrokerTraits
 from tests.doubles.flow import PAYMENTS, Mint, World
@@ -63,20 +63,24 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def call_whose_task_ends_meanwhile(broker: Any, mode: str) -> World:
+    """Make a call whose task ends while its credential is minted; it is denied for that."""
+    world = World(brokers={(None, path): broker for path in ToolPath})
+    world.begin()
+    ending = threading.Timer(ANSWERS / 3, world.end, ["t1", TaskStatus.REVOKED, "signal"])
+    ending.start()
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+    ending.join()
+    return world
+
+
 @pytest.mark.promise("task-end-revokes")
 @pytest.mark.parametrize("broker", [Sealed, Reused])
 def test_a_task_that_ends_while_a_credential_with_a_known_handle_is_minted_runs_nothing(
     mode: str, broker: type[Sealed]
 ) -> None:
     mint = broker()
-    world = World(brokers={(None, path): mint for path in ToolPath})
-    world.begin()
-    ending = threading.Timer(ANSWERS / 3, world.end, ["t1", TaskStatus.REVOKED, "signal"])
-    ending.start()
-    with pytest.raises(Denied) as caught:
-        world.call(mode)
-    ending.join()
-    assert caught.value.code is DenialCode.TASK_ENDED
+    world = call_whose_task_ends_meanwhile(mint, mode)
     assert len(mint.issued) == 1, "it was minted, after the end"
     assert world.ran == []
     assert mint.live == set()
@@ -86,14 +90,7 @@ def test_a_task_that_ends_while_a_credential_with_a_known_handle_is_minted_runs_
 @pytest.mark.promise("task-end-revokes")
 def test_a_long_lived_key_that_arrives_after_the_task_is_attached_to_nothing(mode: str) -> None:
     broker = LegacySecret(SlowVault(), paths=list(ToolPath))
-    world = World(brokers={(None, path): broker for path in ToolPath})
-    world.begin()
-    ending = threading.Timer(ANSWERS / 3, world.end, ["t1", TaskStatus.REVOKED, "signal"])
-    ending.start()
-    with pytest.raises(Denied) as caught:
-        world.call(mode)
-    ending.join()
-    assert caught.value.code is DenialCode.TASK_ENDED
+    world = call_whose_task_ends_meanwhile(broker, mode)
     assert world.ran == []
     assert broker._live == {}
     assert world.store.live() == ()
