@@ -15,12 +15,12 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, tokens
+from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, token_exchange, tokens
 from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IdentityError, IssueError, RevocationUnknown
 from agentguard.identity.local import LocalIdentity
-from agentguard.jose import decode, public_key, revocation_key
+from agentguard.jose import b64url, decode, public_key, revocation_key
 from agentguard.model import Credential, Grant, Identity, Resource, Secret, ToolPath
 from agentguard.outbound.client import Limits, Outbound
 from agentguard.ports import Broker, Store
@@ -652,6 +652,27 @@ async def test_an_actors_name_may_be_the_servers_or_the_one_in_the_agents_token(
         "act": {**ACT, "iss": issuer, "act": {"sub": "agent://earlier", "iss": "https://x.example"}}
     }
     assert (await mode.call(server.broker(), "issue", grant())).reveal() in server.alive
+
+
+@pytest.mark.promise("wrong-answer-revoked")
+@pytest.mark.parametrize(
+    ("claims", "issuers"),
+    [
+        ({"sub": "spiffe://shop.example/agents/a"}, ("spiffe://shop.example",)),  # a JWT-SVID without iss
+        (
+            {"sub": "spiffe://shop.example/a", "iss": "https://spire"},
+            ("https://spire", "spiffe://shop.example"),
+        ),
+        ({"sub": "agent://shop.example/a"}, ()),
+        ({"sub": "https://x/spiffe://shop.example/a"}, ()),
+        ({"sub": 7, "iss": 7}, ()),
+    ],
+)
+def test_a_spiffe_id_names_its_trust_domain_as_the_agents_issuer_and_nothing_else_does(
+    claims: dict[str, Any], issuers: tuple[str, ...]
+) -> None:
+    head, payload = (b64url(json.dumps(part).encode()) for part in ({"alg": "ES256"}, claims))
+    assert token_exchange._issuer_of(Secret(f"{head}.{payload}.AA")) == issuers
 
 
 @pytest.mark.promise("wrong-answer-revoked")
