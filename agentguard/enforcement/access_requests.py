@@ -97,9 +97,11 @@ class AccessRequests:
         if task_id is None:
             raise await self._none_active()
         state = await self._known(task_id)
-        named = invocation.named_task
-        if named is not None and named not in (state.id, *state.lineage):
-            reason = f"task {task_id} is active in this context, and the run's config names task {named}"
+        config_task = invocation.named_task
+        if config_task is not None and config_task not in (state.id, *state.lineage):
+            reason = (
+                f"task {task_id} is active in this context, and the run's config names task {config_task}"
+            )
             raise Denied.of(DenialCode.TASK_MISMATCH, reason)
         if (ended := state.ended(self._options.clock())) is not None:
             raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is {ended}")

@@ -43,15 +43,15 @@ class Fate(Enum):
 class CallsHere:
     """The ids of this process's calls: those that run, and those whose revocation has failed.
 
-    `told` are those of which it is on record that they are not known to be revoked. `unbegun` are the tasks
-    of which a caller was told that they could not be begun, each with the time of the monotonic clock until
-    which the store may still begin it. `unended` are the tasks whose end could not be stored, each with the
-    status and the cause of its end. They act for nobody in this process.
+    `reported` are those of which it is on record that they are not known to be revoked. `unbegun` are the
+    tasks of which a caller was told that they could not be begun, each with the time of the monotonic clock
+    until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
+    with the status and the cause of its end. They act for nobody in this process.
     """
 
     running: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     unbegun: dict[str, float] = field(default_factory=dict)
     unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
 
@@ -113,14 +113,14 @@ class Outbox:
             return alive[-1]
         await best_effort("forget", self._operations.forget, call_id)
         self._calls.failed.discard(call_id)
-        self._calls.told.discard(call_id)
+        self._calls.reported.discard(call_id)
         return None
 
     async def _tell(self, credential: LiveCredential, cause: str) -> None:
         """Record once in this process that a credential is not known to be revoked, and when it ends."""
-        if credential.call_id in self._calls.told:
+        if credential.call_id in self._calls.reported:
             return
-        self._calls.told.add(credential.call_id)
+        self._calls.reported.add(credential.call_id)
         self._on_unknown(credential.broker)
         record = unrevoked_record(credential, self._end(credential), cause)
         await best_effort("record", self._operations.append, record)
@@ -143,21 +143,21 @@ class Outbox:
         await self._end_unended()
         live, now = await self._operations.live(), self._clock()
         orphans = [credential for credential in live if await self._orphaned(credential)]
-        told = frozenset(self._calls.told)
-        left = await self.revoke(orphans)
-        calls_left = {credential.call_id for credential in left}
+        reported = frozenset(self._calls.reported)
+        remaining = await self.revoke(orphans)
+        calls_left = {credential.call_id for credential in remaining}
         for call_id, credential in {one.call_id: one for one in sorted(orphans, key=self._end)}.items():
             if call_id in calls_left:
                 continue
             if now < self._end(credential):
                 await best_effort("record", self._operations.append, recovery_record(credential))
-            elif call_id not in told:
+            elif call_id not in reported:
                 # that it can be used no more is certain, and that it was revoked before is not
                 await self._tell(credential, "it had ended by itself, or was revoked after its time")
-                self._calls.told.discard(call_id)
-        others = [credential for credential in live if credential not in orphans]
-        held_by_none = sum(credential.call_id not in self._calls.running for credential in others)
-        return len(left) + held_by_none + len(self._calls.unbegun) + len(self._calls.unended)
+                self._calls.reported.discard(call_id)
+        live_elsewhere = [credential for credential in live if credential not in orphans]
+        held_by_none = sum(credential.call_id not in self._calls.running for credential in live_elsewhere)
+        return len(remaining) + held_by_none + len(self._calls.unbegun) + len(self._calls.unended)
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.

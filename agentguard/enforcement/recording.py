@@ -72,7 +72,7 @@ class Recording:
     ) -> None:
         """Write how a call ended, and what became of its credential."""
         credential = None if issuance.credential is None else issuance.credential.id
-        record = outcome_record(permit, outcome, now, credential, revoked=revoked, kept=issuance.kept)
+        record = outcome_record(permit, outcome, now, credential, revoked=revoked, reusable=issuance.kept)
         if issuance.anomalies:
             record["anomalies"] = issuance.anomalies
         await best_effort("record", self._operations.append, record)

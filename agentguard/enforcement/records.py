@@ -72,7 +72,7 @@ def denial_record(
 
 
 def outcome_record(
-    permit: Permit, outcome: Outcome, now: float, credential: str | None, *, revoked: bool, kept: bool
+    permit: Permit, outcome: Outcome, now: float, credential: str | None, *, revoked: bool, reusable: bool
 ) -> Record:
     """Record how a call ended, and that its credential ended with it, or is kept for its task."""
     return {
@@ -83,8 +83,8 @@ def outcome_record(
         "tool": permit.call.tool,
         "outcome": outcome.value,
         "credential": credential,
-        "revoked": revoked and not kept and credential is not None,
-        "kept": kept,
+        "revoked": revoked and not reusable and credential is not None,
+        "kept": reusable,
         "cause": f"call {outcome.value}",
         "seconds": round(now - permit.call.at, 6),
     }

@@ -77,32 +77,32 @@ class ReusableCredentials:
     def find(self, key: Hashable, ends_at: float) -> Credential | None:
         """Return a credential that still lives long enough, and was not to live beyond *ends_at*, or None."""
         with self._lock:
-            kept = self._kept.get(key)
-        if kept is None or kept.credential.expires_at - self._clock() < MARGIN or not kept.serves(ends_at):
+            entry = self._kept.get(key)
+        if entry is None or entry.credential.expires_at - self._clock() < MARGIN or not entry.serves(ends_at):
             return None
-        return kept.credential
+        return entry.credential
 
     def keep(self, key: Hashable, task_id: str, credential: Credential, ends_at: float) -> KeptCredential:
         """Keep a credential for later calls of its task."""
-        kept = KeptCredential(task_id, credential, ends_at)
+        entry = KeptCredential(task_id, credential, ends_at)
         with self._lock:
-            self._kept[key] = kept
+            self._kept[key] = entry
             self._kept.move_to_end(key)
             while len(self._kept) > MOST:
                 self._kept.popitem(last=False)
-        return kept
+        return entry
 
     def refuse(self, key: Hashable, credential: Credential) -> None:
         """Use it no more: a call with it has failed, and it may be the cause."""
         with self._lock:
-            if (kept := self._kept.get(key)) is not None and kept.credential is credential:
+            if (entry := self._kept.get(key)) is not None and entry.credential is credential:
                 del self._kept[key]
 
     def drop(self, task_ids: Iterable[str]) -> None:
         """Forget what was kept for tasks that ended."""
         ended = set(task_ids)
         with self._lock:
-            for key in [key for key, kept in self._kept.items() if kept.task_id in ended]:
+            for key in [key for key, entry in self._kept.items() if entry.task_id in ended]:
                 del self._kept[key]
 
 

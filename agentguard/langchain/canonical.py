@@ -228,7 +228,7 @@ class _Reading:
         # a tool sees by `exclude_unset` what was not set
         if unset := kind.model_fields.keys() - model.model_fields_set:
             self.note(place, f"not set {json.dumps(sorted(unset))}")
-        members = [(shown, getattr(model, name)) for name, shown in _fields(kind)]
+        members = [(member, getattr(model, name)) for name, member in _fields(kind)]
         if extra:
             self._note_order(extra, place)
             members += extra.items()

@@ -122,13 +122,13 @@ def _parts(schema: Any) -> Iterator[Schema]:
 
 def _reachable(schema: Any, definitions: Mapping[str, Schema]) -> Iterator[Schema]:
     """Yield each schema in this one, and in the definitions that it refers to."""
-    known, todo = set[str](), [schema]
+    references, todo = set[str](), [schema]
     while todo:
         for part in _parts(todo.pop()):
             yield part
             reference = str(part.get("schema_ref"))
-            if reference in definitions and reference not in known:
-                known.add(reference)
+            if reference in definitions and reference not in references:
+                references.add(reference)
                 todo.append(definitions[reference])
 
 

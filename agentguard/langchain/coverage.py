@@ -168,14 +168,14 @@ def _provider_tools(items: Sequence[Any]) -> Iterator[str]:
             yield str(item.get("name", kind))
 
 
-def _walk(root: object, seen: set[int], leaves: frozenset[str] = frozenset()) -> Iterator[object]:
+def _walk(root: object, visited: set[int], leaves: frozenset[str] = frozenset()) -> Iterator[object]:
     """Yield what hangs together with *root*; not what is inside a tool, or inside one of *leaves*."""
     stack, count = [root], 0
     while stack and count < _MOST:
         item = stack.pop()
-        if id(item) in seen or isinstance(item, str | bytes | int | float | type | types.ModuleType):
+        if id(item) in visited or isinstance(item, str | bytes | int | float | type | types.ModuleType):
             continue
-        seen.add(id(item))
+        visited.add(id(item))
         count += 1
         yield item
         if not isinstance(item, BaseTool) and type(item).__name__ not in leaves:

@@ -42,17 +42,17 @@ class DeclaredSchema:
         self._types = _plain_types(schema)
         self._validate = None if self._types is not None else _compiled(schema, compile_schema)
 
-    def fill(self, given: dict[str, Any]) -> None:
+    def fill(self, arguments: dict[str, Any]) -> None:
         """Add the catalog's defaults for what is left out, and leave out each null that it refuses."""
         for name, value in self._defaults.items():
-            if given.get(name) is None:
-                given[name] = deepcopy(value)
-        for name in [name for name, value in given.items() if value is None]:
+            if arguments.get(name) is None:
+                arguments[name] = deepcopy(value)
+        for name in [name for name, value in arguments.items() if value is None]:
             if not _keeps_null(name, self.schema):
-                del given[name]
-        for name, value in given.items():
+                del arguments[name]
+        for name, value in arguments.items():
             if isinstance(value, dict | list):
-                given[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
+                arguments[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
 
     def validate(self, arguments: Arguments) -> None:
         """Check arguments as the tool will get them.

@@ -48,8 +48,8 @@ def hidden_state(value: Any) -> tuple[str, ...]:
     if isinstance(value, BaseModel):
         if private := value.__pydantic_private__:
             names += _changed(kind.__private_attributes__, private)
-        if not value.__dict__.keys() <= (known := _kept(kind)):
-            names += value.__dict__.keys() - known
+        if not value.__dict__.keys() <= (attributes := _kept(kind)):
+            names += value.__dict__.keys() - attributes
     elif not dataclasses.is_dataclass(value):  # of which the canonical form shows each attribute
         names += getattr(value, "__dict__", {}).keys() - _VALUE_OF_PYDANTIC
     return tuple(sorted(names))

@@ -91,10 +91,10 @@ def is_target_of(original: object, target: McpTarget) -> bool:
     """Return whether *original*, as `original_of` has returned it, is the tool that *target* calls."""
     if isinstance(original, tuple):
         return original == _place(target)
-    known = _target(original)
-    if known is None or known.session is not target.session:
+    other = _target(original)
+    if other is None or other.session is not target.session:
         return False
-    return known[:2] == target[:2] and _place(known) == _place(target)
+    return other[:2] == target[:2] and _place(other) == _place(target)
 
 
 def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> object:

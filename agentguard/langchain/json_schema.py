@@ -173,10 +173,10 @@ def _pattern_properties(validator: Any, patterns: Any, instance: Any, _schema: A
                     yield from validator.descend(value, part, path=name, schema_path=pattern)
 
 
-def _unique_items(validator: Any, wanted: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+def _unique_items(validator: Any, required: Any, instance: Any, _schema: Any) -> Iterator[Any]:
     from jsonschema.exceptions import ValidationError
 
-    if wanted and validator.is_type(instance, "array") and len(set(map(_key, instance))) < len(instance):
+    if required and validator.is_type(instance, "array") and len(set(map(_key, instance))) < len(instance):
         yield ValidationError(f"{instance!r} has non-unique elements")
 
 

@@ -70,10 +70,10 @@ class GuardMiddleware(AgentMiddleware):
         call = request.tool_call
         name, call_id = call["name"], call.get("id")
         config = getattr(request.runtime, "config", None)
-        for known in getattr(request.runtime, "tools", ()):
+        for tool in getattr(request.runtime, "tools", ()):
             # the arguments of all tools are known before one is judged: a limit may be for another tool's
             with suppress(Exception):  # what is wrong with a tool is told when that tool is called
-                self.__guard(known)
+                self.__guard(tool)
         try:
             guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:

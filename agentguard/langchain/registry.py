@@ -48,23 +48,23 @@ class GateRegistry:
         """
         plain = [t if isinstance(t, BaseTool) else as_tool(t) for t in tools]
         _distinct(plain)
-        made = [self._guarded(tool, on_deny) for tool in plain]
+        guarded_tools = [self._guarded(tool, on_deny) for tool in plain]
         self.check_policies()
-        return made
+        return guarded_tools
 
     def at_first_sight(self, tool: BaseTool) -> GuardedTool:
         """Return the guarded form of a tool that an agent was given as it is."""
         if isinstance(tool, GuardedTool):
             return tool
-        known = self._seen.get(id(tool))
-        if known is None:
+        entry = self._seen.get(id(tool))
+        if entry is None:
             if len(self._seen) >= REMEMBERED:
                 self._seen.pop(next(iter(self._seen)), None)
-            made = self._guarded(tool, None)
+            guarded_tool = self._guarded(tool, None)
             self.check_policies()  # before other threads see it: until then the policies do not know the tool
             # the tool itself is kept beside, so that its id is not given to another
-            known = self._seen.setdefault(id(tool), (tool, made))
-        return known[1]
+            entry = self._seen.setdefault(id(tool), (tool, guarded_tool))
+        return entry[1]
 
     def invocation(self, tool: str, arguments: Mapping[str, Any], named_task: str | None) -> Invocation:
         """Return a call that nobody makes, with its arguments validated as the tool's schema says.
@@ -104,9 +104,9 @@ class GateRegistry:
 
 
 def _distinct(tools: Iterable[BaseTool]) -> None:
-    seen: dict[str, BaseTool] = {}
+    tools_by_name: dict[str, BaseTool] = {}
     for tool in tools:
-        if seen.setdefault(tool.name, tool) is not tool:
+        if tools_by_name.setdefault(tool.name, tool) is not tool:
             raise ConfigurationError(
                 f"two tools are named {tool.name}", hint="rename one: policies go by name"
             )

@@ -71,8 +71,8 @@ class ArgumentSchema:
         Raises:
             ConfigurationError: It is no JSON Schema.
         """
-        known = None if self._declared is None else self._declared.schema
-        if declared is not known:
+        current = None if self._declared is None else self._declared.schema
+        if declared is not current:
             self._declared = (
                 None if declared is None else DeclaredSchema(declared, partial(_json_schema, formats=True))
             )
@@ -87,18 +87,18 @@ class ArgumentSchema:
         if excess := self.limits.arguments.excess(raw):
             advice = f"The arguments hold {excess}. Make the call again with less."
             raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"the arguments hold {excess}", advice=advice)
-        given = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
-        if self.single and len(given) == 1:
-            given = dict.fromkeys(self.names, *given.values())  # as `Tool` itself: by whatever name
-        if forged := self.injected & given.keys():
+        raw_values = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
+        if self.single and len(raw_values) == 1:
+            raw_values = dict.fromkeys(self.names, *raw_values.values())  # as `Tool` itself: by whatever name
+        if forged := self.injected & raw_values.keys():
             raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
-        given = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in given.items()}
-        written = _written(given) if self._choices.binds_raw else ""  # before a validator can change it
+        raw_values = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in raw_values.items()}
+        raw_text = _written(raw_values) if self._choices.binds_raw else ""  # before a validator can change it
         if self._declared is not None:
-            self._declared.fill(given)
+            self._declared.fill(raw_values)
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
-        values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(given).items()}
-        arguments = self.canonicalize(values, written)
+        values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(raw_values).items()}
+        arguments = self.canonicalize(values, raw_text)
         if self._declared is not None:
             self._declared.validate(arguments)
         return ValidatedArguments(values, arguments)
@@ -205,8 +205,10 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
         schema = {"type": "object", "properties": {"__arg1": {"type": "string"}}, "required": ["__arg1"]}
         return _Compiled(schema, _json_schema(schema), direct)
     if isinstance(tool.args_schema, dict):
-        known = frozenset(tool.args_schema.get("properties", {}))
-        return _Compiled(tool.args_schema, _json_schema(tool.args_schema), direct, stripped=direct - known)
+        properties = frozenset(tool.args_schema.get("properties", {}))
+        return _Compiled(
+            tool.args_schema, _json_schema(tool.args_schema), direct, stripped=direct - properties
+        )
     model = tool.get_input_schema()
     if not issubclass(model, BaseModel):
         raise ConfigurationError(f"tool {tool.name} has a pydantic v1 schema", hint="use a pydantic v2 model")
@@ -231,19 +233,19 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
 
 def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:
     """Describe what a model can give: what it is shown, and what langchain takes beyond."""
-    shown = visible.model_json_schema()
+    visible_schema = visible.model_json_schema()
     left_out = {
         n: (f.annotation, f)
         for n, f in model.model_fields.items()
         if n not in visible.model_fields and n not in injected and not f.exclude
     }
     if not left_out:
-        return shown
+        return visible_schema
     more = create_model(model.__name__, **left_out).model_json_schema(by_alias=False)  # type: ignore[call-overload]  # mypy looks for its options
     for part in ("properties", "$defs"):
         if part in more:
-            shown[part] = {**more[part], **shown.get(part, {})}
-    return shown
+            visible_schema[part] = {**more[part], **visible_schema.get(part, {})}
+    return visible_schema
 
 
 def _run_configs(tool: BaseTool) -> frozenset[str]:
@@ -262,8 +264,8 @@ def _wants_call_id(annotation: Any) -> bool:
 
 def _aliases(field: FieldInfo) -> Iterator[str]:
     """Name every other key under which an injected field could be given."""
-    given = field.validation_alias
-    for alias in (field.alias, *(given.choices if isinstance(given, AliasChoices) else [given])):
+    alias_in = field.validation_alias
+    for alias in (field.alias, *(alias_in.choices if isinstance(alias_in, AliasChoices) else [alias_in])):
         if isinstance(alias, str):
             yield alias
         elif isinstance(alias, AliasPath):
@@ -274,8 +276,8 @@ def _json_schema(schema: dict[str, Any], *, formats: bool = False) -> Validate:
     check = compile_schema(schema, formats=formats)
     defaults = {n: p["default"] for n, p in schema.get("properties", {}).items() if "default" in p}
 
-    def validate(given: Values) -> Values:
-        filled = {**{n: deepcopy(d) for n, d in defaults.items() if n not in given}, **given}
+    def validate(values: Values) -> Values:
+        filled = {**{n: deepcopy(d) for n, d in defaults.items() if n not in values}, **values}
         check(filled)
         return filled
 
@@ -289,10 +291,10 @@ def _pydantic(model: type[BaseModel], injected: frozenset[str]) -> Validate:
     fields = {n: f for n, f in partial.model_fields.items() if n not in injected and not f.exclude}
     defaulted = frozenset(n for n, f in fields.items() if not f.is_required()) - {"args", "kwargs"}
 
-    def validate(given: Values) -> Values:
-        result = partial.model_validate(given)
-        shown = defaulted | given.keys() | result.model_fields_set
-        values = {n: getattr(result, n) for n in fields if n in shown}
+    def validate(raw_values: Values) -> Values:
+        result = partial.model_validate(raw_values)
+        names = defaulted | raw_values.keys() | result.model_fields_set
+        values = {n: getattr(result, n) for n in fields if n in names}
         return values | (result.model_extra or {})
 
     return validate

@@ -190,8 +190,8 @@ def seal(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
 
 def _sealed_function(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
     assert isinstance(tool, StructuredTool | Tool)  # noqa: S101  the caller has looked
-    kept = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
-    sealed = _SealedFunction.model_construct(args_schema=None, **kept)
+    attributes = {name: getattr(tool, name) for name in BaseTool.model_fields if name != "args_schema"}
+    sealed = _SealedFunction.model_construct(args_schema=None, **attributes)
     set_private(
         sealed,
         _schema=schema,

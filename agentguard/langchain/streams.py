@@ -44,9 +44,9 @@ def clearing(lease: Lease) -> Iterator[None]:
         var_child_runnable_config.reset(token)
 
 
-def cleared(given: Mapping[str, Any], lease: Lease) -> dict[str, Any]:
+def cleared(arguments: Mapping[str, Any], lease: Lease) -> dict[str, Any]:
     """Return a tool's arguments, in which each runtime and config has writers that clear."""
-    return {name: _cleared(value, lease) for name, value in given.items()}
+    return {name: _cleared(value, lease) for name, value in arguments.items()}
 
 
 def _cleared(value: Any, lease: Lease) -> Any:

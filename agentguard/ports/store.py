@@ -78,12 +78,12 @@ class Store(Protocol):
         """Return what is not yet known to be revoked, of the task and its descendants, or of all."""
 
     def end_task(
-        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+        self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential] = ()
     ) -> tuple[str, ...]:
         """End the task and all its descendants; returns the ids of those that ended now.
 
         The first end stands: ending an ended task changes nothing. With each end, and not without
-        it, the *owed* are recorded as live, as that task's: its id is their `task_id`, and follows
+        it, the *notices* are recorded as live, as that task's: its id is their `task_id`, and follows
         what they say as `call_id` and `handle`.
         """
 

@@ -50,8 +50,8 @@ class ApprovalTable:
 
     def use(self, call: Call, approval_id: str, before: str | None, now: float) -> None:
         """Record that a call uses an approval; *before* is the one that it used before it was suspended."""
-        used = _rules.use(call, self._approvals.get(approval_id), before, now)
-        self._approvals[used.id] = used
+        approval = _rules.use(call, self._approvals.get(approval_id), before, now)
+        self._approvals[approval.id] = approval
 
     def prune(self, now: float, tasks: Container[str]) -> None:
         """Delete expired approvals; a rejection stays as long as the oldest task of its family."""

@@ -110,12 +110,12 @@ def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:
     An untrusted label has no room once the family has `LABELS` labels, of either kind. A trusted one has
     `TRUSTED_LABELS` more, which no untrusted page can fill. A value without a label is vouched for by nobody.
     """
-    count, kept = state.labels, list[Label]()
+    count, labels = state.labels, list[Label]()
     for label in effects.labels:
         if count < (LABELS + TRUSTED_LABELS if label.trusted else LABELS):
-            kept.append(label)
+            labels.append(label)
             count += 1
-    return tuple(kept)
+    return tuple(labels)
 
 
 def answer(recorded: Approval | None, reply: Approval, rejection: Approval | None, now: float) -> Approval:
@@ -152,7 +152,7 @@ def end(state: TaskState, status: TaskStatus, now: float) -> TaskStatus:
     return state.ended(now) or status
 
 
-def owed(notice: LiveCredential, task_id: str) -> LiveCredential:
+def notice_of(notice: LiveCredential, task_id: str) -> LiveCredential:
     """Return the copy of *notice* for a task that ended: its ids and handle end with the task's id."""
     call_id, handle = f"{notice.call_id}{task_id}", f"{notice.handle}{task_id}"
     return replace(notice, task_id=task_id, call_id=call_id, handle=handle)
@@ -173,8 +173,8 @@ def _check_budget(state: TaskState, *, writes: int) -> None:
         _check_limit(state, "writes", state.writes, state.budget.writes)
 
 
-def _check_limit(state: TaskState, unit: str, used: int, limit: int | None) -> None:
-    if limit is not None and used >= limit:
+def _check_limit(state: TaskState, unit: str, count: int, limit: int | None) -> None:
+    if limit is not None and count >= limit:
         raise BudgetExhausted(f"task {state.id} has used its {limit} {unit}")
 
 

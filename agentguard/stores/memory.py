@@ -149,10 +149,10 @@ class MemoryStore:
             return tuple(credential for credential in credentials if credential.task_id in tasks)
 
     def end_task(
-        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+        self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential] = ()
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
-        notices = tuple(owed)
+        notices = tuple(notices)
         with self._lock:
             now, ended_ids = self._clock(), []
             for id_ in (task_id, *sorted(self._descendants.get(task_id, ()))):
@@ -161,7 +161,7 @@ class MemoryStore:
                     self._tasks[id_] = replace(state, status=_rules.end(state, status, now))
                     self._over[id_] = min(now, state.deadline)
                     for notice in notices:
-                        self._track(_rules.owed(notice, id_))
+                        self._track(_rules.notice_of(notice, id_))
                     ended_ids.append(id_)
             return tuple(ended_ids)
 

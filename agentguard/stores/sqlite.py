@@ -161,10 +161,10 @@ class SqliteStore:
             return tuple(map(_rows.credential, rows))
 
     def end_task(
-        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+        self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential] = ()
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
-        notices = tuple(owed)
+        notices = tuple(notices)
         with self._db.transaction() as db:
             now, ended_ids = self._clock(), []
             for (id_,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
@@ -173,7 +173,7 @@ class SqliteStore:
                     values = (str(_rules.end(state, status, now)), min(now, state.deadline), id_)
                     db.execute("UPDATE tasks SET status = ?, over = ? WHERE id = ?", values)
                     for notice in notices:
-                        _sql.track(db, _rules.owed(notice, id_))
+                        _sql.track(db, _rules.notice_of(notice, id_))
                     ended_ids.append(id_)
             return tuple(ended_ids)
 

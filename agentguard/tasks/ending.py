@@ -111,10 +111,10 @@ class Ending:
         # a task and its child may both be named, and the child's credentials are its parent's too
         unrevoked = await self.flow.outbox.revoke(dict.fromkeys(chain.from_iterable(live.values())))
         for task_id, ids in ended.items():
-            left = sum(one in unrevoked for one in live[task_id])
+            remaining = sum(one in unrevoked for one in live[task_id])
             try:
                 for ended_id in ids:
-                    await self._record(ended_id, status, cause, left)
+                    await self._record(ended_id, status, cause, remaining)
             except Exception as error:  # noqa: BLE001  raised below, when the other ends are on record
                 failures.append(error)
         if unrevoked or (any(ended.values()) and self._enforcement.transmitters):

@@ -38,9 +38,9 @@ def require_used_limits(mandate: Mandate, catalog: Catalog) -> Mandate:
 
 def adopted(child: TaskState, parent: TaskState) -> TaskState:
     """Return a task that begins in another as one of its party: else a tool could begin it as anybody."""
-    own, other = child.identity.subject, parent.identity.subject
-    if own != other:
-        raise ValueError(f"no task for {own} begins in one for {other}")
+    subject, other = child.identity.subject, parent.identity.subject
+    if subject != other:
+        raise ValueError(f"no task for {subject} begins in one for {other}")
     purpose = parent.purpose if in_a_tool() else child.purpose
     return replace(child, identity=parent.identity, purpose=purpose)
 

@@ -14,8 +14,6 @@ WORDS = """
     owed own said seen sent shown spent such taken them these those told tried used wanted what written
 """
 NO_NOUNS = frozenset(word + end for word in WORDS.split() for end in ("", "_"))
-# Rooms that still have such names. Take a room out when it has none left; add no room.
-NOT_YET = ("enforcement", "langchain", "policies/cedar/names.py", "ports", "stores", "tasks")
 
 
 def bound_names(source: str) -> Iterator[tuple[str, int]]:
@@ -28,10 +26,6 @@ def bound_names(source: str) -> Iterator[tuple[str, int]]:
                 yield name, node.lineno
             case ast.MatchAs(name=str(name)) | ast.ExceptHandler(name=str(name)):
                 yield name, node.lineno
-
-
-def is_in(path: Path, room: str) -> bool:
-    return path.is_relative_to(ROOT / "agentguard" / room)
 
 
 def uses_in(paths: list[Path]) -> list[str]:
@@ -52,12 +46,7 @@ PATHS = sorted(ROOT.glob("agentguard/**/*.py"))
 
 
 def test_no_participle_and_no_pronoun_is_the_name_of_a_variable() -> None:
-    assert uses_in([path for path in PATHS if not any(is_in(path, room) for room in NOT_YET)]) == []
-
-
-@pytest.mark.parametrize("room", NOT_YET)
-def test_a_room_is_taken_off_the_list_when_it_has_no_such_name_left(room: str) -> None:
-    assert uses_in([path for path in PATHS if is_in(path, room)]), f"take {room!r} out of NOT_YET"
+    assert uses_in(PATHS) == []
 
 
 @pytest.mark.parametrize(

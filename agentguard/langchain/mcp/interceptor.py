@@ -59,8 +59,8 @@ class _McpCall(NamedTuple):
 
     @property
     def call_id(self) -> str | None:
-        found = getattr(self.runtime, "tool_call_id", None)
-        return found if isinstance(found, str) else None
+        call_id = getattr(self.runtime, "tool_call_id", None)
+        return call_id if isinstance(call_id, str) else None
 
 
 class _Ready(NamedTuple):
@@ -165,8 +165,8 @@ class McpInterceptor:
             )
 
     def _schema(self, spec: ToolSpec) -> ArgumentSchema:
-        known = self._schemas.get(spec.name)
-        if known is None or known[0] is not spec:
+        entry = self._schemas.get(spec.name)
+        if entry is None or entry[0] is not spec:
             if spec.schema is None:
                 reason = f"the catalog gives no schema for {spec.name}: add [tools.{spec.name}.args]"
                 raise Denied.of(DenialCode.UNKNOWN_TOOL, reason)
@@ -177,8 +177,8 @@ class McpInterceptor:
                 args_schema={"additionalProperties": False, **spec.schema},
                 coroutine=_schema_only,
             )
-            known = self._schemas[spec.name] = spec, ArgumentSchema(form, self._enforcement.options.limits)
-        return known[1]
+            entry = self._schemas[spec.name] = spec, ArgumentSchema(form, self._enforcement.options.limits)
+        return entry[1]
 
     def _denied(self, denied: Denied, call: _McpCall) -> MCPToolCallResult:
         otherwise: OnDeny = "raise" if call.call_id is None else "message"

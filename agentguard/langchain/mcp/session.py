@@ -58,11 +58,11 @@ class Way:
         if not _is_last(handler):
             reason = "an interceptor behind the guard's could change the call: list the guard's last"
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
-        found = inspect.getclosurevars(handler).nonlocals
-        if resource is not None and (obstacle := _obstacle(found, resource)):
+        closure = inspect.getclosurevars(handler).nonlocals
+        if resource is not None and (obstacle := _obstacle(closure, resource)):
             raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
-        is_bound = found.get("session") is not None
-        return cls(handler, found.get("connection") or {}, found.get("mcp_callbacks"), is_bound)
+        is_bound = closure.get("session") is not None
+        return cls(handler, closure.get("connection") or {}, closure.get("mcp_callbacks"), is_bound)
 
     async def call(self, request: MCPToolCallRequest, resource: Resource | None) -> MCPToolCallResult:
         """Make the call, in a session of its own over HTTP.
@@ -98,7 +98,7 @@ class Way:
     def _own(self, request: MCPToolCallRequest, resource: Resource | None) -> Connection:
         """Return the connection for this call alone; the application's stays as it is."""
         headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
-        own = {
+        connection = {
             **self.connection,
             "headers": {n: v for n, v in headers.items() if n.lower() in _HEADERS},
             "auth": _NONE if resource is None else auth(resource.name),
@@ -106,8 +106,8 @@ class Way:
             "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
         }
         if (factory := self.connection.get("httpx_client_factory")) is not None:
-            own["httpx_client_factory"] = _faithful(factory)
-        return cast(Connection, own)
+            connection["httpx_client_factory"] = _faithful(factory)
+        return cast(Connection, connection)
 
 
 def endpoint(handler: Handler) -> tuple[object, object] | None:
@@ -123,13 +123,13 @@ def _is_last(handler: Handler) -> bool:
     return (handler.__module__, handler.__name__) == ("langchain_mcp_adapters.tools", "execute_tool")
 
 
-def _obstacle(found: Mapping[str, Any], resource: Resource) -> str | None:
+def _obstacle(closure: Mapping[str, Any], resource: Resource) -> str | None:
     """Say why a credential would not arrive."""
-    if not {"session", "connection", "mcp_callbacks"} <= found.keys():
+    if not {"session", "connection", "mcp_callbacks"} <= closure.keys():
         return "this version of langchain-mcp-adapters does not show whether a header would arrive"
-    if found["session"] is not None:
+    if closure["session"] is not None:
         return "the session was opened before the call, and takes no credential: load the tools without one"
-    connection = found["connection"] or {}
+    connection = closure["connection"] or {}
     if (transport := connection.get("transport")) not in _HTTP:
         return f"a server over {transport} takes no credential for a call"
     url, origins = httpx.URL(connection["url"]), map(httpx.URL, resource.origins)
@@ -141,11 +141,11 @@ def _obstacle(found: Mapping[str, Any], resource: Resource) -> str | None:
 def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.AsyncClient]:
     """Refuse a client that was made without the credential, and take away one that no call has."""
 
-    def made(**given: Any) -> httpx.AsyncClient:
-        client = factory(**given)
-        if given["auth"] is _NONE:
+    def made(**options: Any) -> httpx.AsyncClient:
+        client = factory(**options)
+        if options["auth"] is _NONE:
             client.auth = _NONE
-        elif client.auth is not given["auth"]:
+        elif client.auth is not options["auth"]:
             reason = "the connection's httpx_client_factory leaves out `auth`"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
         return client
@@ -159,13 +159,15 @@ def _discreet(callbacks: Any) -> Any:
     secrets = () if lease is None else secrets_of(lease)
 
     def clean(callback: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def cleaned(*given: Any) -> Any:
-            return await callback(*(redact(each, secrets) for each in given))
+        async def cleaned(*arguments: Any) -> Any:
+            return await callback(*(redact(argument, secrets) for argument in arguments))
 
         return cleaned
 
     present = {f.name: getattr(callbacks, f.name) for f in fields(callbacks)}
-    return replace(callbacks, **{name: clean(each) for name, each in present.items() if each is not None})
+    return replace(
+        callbacks, **{name: clean(callback) for name, callback in present.items() if callback is not None}
+    )
 
 
 def _single(group: ExceptionGroup[Exception]) -> Exception:

@@ -64,10 +64,10 @@ def wrong_names(
     node = rule.node
     affected = [spec for spec in specs if applies_to(rule.head, spec)]
     for path, name in _tests(node):
-        known = _attributes(path, affected, shapes, environment)
-        if known is not None and name not in known:
+        possible = _attributes(path, affected, shapes, environment)
+        if possible is not None and name not in possible:
             place = ".".join(path) or "context"
-            hint = _unseen_hint(path, name, affected, shapes) or closest(name, known)
+            hint = _unseen_hint(path, name, affected, shapes) or closest(name, possible)
             yield WrongName(name, f"`{name}` is never in {place}, so the test for it is always false", hint)
     tools = {spec.name for spec in specs}
     for place, name in listed_names(node):
@@ -88,14 +88,14 @@ def _wrong_distinctions(
 
     The rest of a distinction, such as the name of a class, is not checked: a schema does not hold it.
     """
-    known = _of_tools(["provenance", "args"], tuple(specs), shapes)
+    possible = _of_tools(["provenance", "args"], tuple(specs), shapes)
     for place, name in listed_names(node):
         if (
             place == "distinctions"
-            and known is not None
-            and _NAME.split(name)[0] not in {*known, "arguments"}
+            and possible is not None
+            and _NAME.split(name)[0] not in {*possible, "arguments"}
         ):
-            yield WrongName(name, f"no argument is distinguished by `{name}`", closest(name, known))
+            yield WrongName(name, f"no argument is distinguished by `{name}`", closest(name, possible))
 
 
 def listed_names(node: pst.Template) -> Iterator[tuple[str, str]]:
