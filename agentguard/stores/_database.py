@@ -36,21 +36,29 @@ class Handle:
 
 
 class _Resources:
-    """The connections and the thread of one operating-system process; a forked child must not use them.
+    """The connections and the thread of one operating-system process; a forked child has its own.
 
-    `writing` holds the write transaction of each thread that is in one.
+    `writing` holds the write transaction of each thread that is in one. In a child, the parent's connections
+    stay referenced: closing one there would break the parent's locks.
     """
 
     def __init__(self) -> None:
+        self._inherited: list[object] = []
+        self._begin()
+
+    def renew(self) -> None:
+        """Begin anew in a child."""
+        self._inherited += [self.idle, self.writing, self.executor]
+        self._begin()
+
+    def _begin(self) -> None:
         self.idle: deque[Handle] = deque()
         self.writing: dict[int, Loan] = {}
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
 
 
-def _close_abandoned(by_process: dict[int, _Resources]) -> None:
-    """Close the connections of this process, for a store that was collected without being closed."""
-    resources = by_process.get(os.getpid())
-    while resources is not None and resources.idle:
+def _close_idle(resources: _Resources) -> None:
+    while resources.idle:
         resources.idle.pop().connection.close()
 
 
@@ -146,11 +154,11 @@ class Database:
         self.watch = FileWatch(self.path)
         self._timeout = timeout
         self._closed = False
-        self._by_process: dict[int, _Resources] = {}
+        self._resources = _Resources()
         self.gate = ForkGate(timeout + PATIENCE)
         around_fork(before=self._close_idle)
         in_child(self._begin_in_child)
-        weakref.finalize(self, _close_abandoned, self._by_process)
+        weakref.finalize(self, _close_idle, self._resources)  # a store that nobody has closed
         self._create()
         with self.connection() as connection:
             use_wal(connection, self.path, timeout)
@@ -162,7 +170,7 @@ class Database:
         """The one thread that runs the asynchronous operations of this process in order."""
         if self._closed:
             raise StoreError(f"{self.path} is closed")
-        return self._resources().executor
+        return self._resources.executor
 
     def connection(self) -> Loan:
         """Lend a connection for one statement, which is its own transaction.
@@ -191,7 +199,7 @@ class Database:
             )
         self.watch.check_file()
         try:
-            handle = self._resources().idle.pop()
+            handle = self._resources.idle.pop()
         except IndexError:
             return Handle(self._connect())
         try:
@@ -208,7 +216,7 @@ class Database:
             return
         if handle.log is None:
             handle.log = self.watch.log_id()
-        self._resources().idle.append(handle)
+        self._resources.idle.append(handle)
 
     def abandon_interrupted(self, loan: Loan) -> None:
         """Close the write transaction that an interrupt has left to this thread, and note the next one.
@@ -216,7 +224,7 @@ class Database:
         One that is not interrupted may be met too, where the garbage collector or a signal's handler runs
         another write within it. It would wait for itself; instead, the outer one fails.
         """
-        writing, thread = self._resources().writing, get_ident()
+        writing, thread = self._resources.writing, get_ident()
         before = writing.get(thread)
         if before is not None:
             before.abandon()
@@ -224,29 +232,23 @@ class Database:
 
     def ended(self, loan: Loan) -> None:
         """Note that a write transaction is over."""
-        writing, thread = self._resources().writing, get_ident()
+        writing, thread = self._resources.writing, get_ident()
         if writing.get(thread) is loan:
             del writing[thread]
 
     def close(self) -> None:
         """Finish the queued operations, and close this process's connections."""
         self._closed = True
-        self._resources().executor.shutdown()
+        self._resources.executor.shutdown()
         self._close_idle()
 
     def _close_idle(self) -> None:
-        idle = self._resources().idle
-        while idle:
-            idle.pop().connection.close()
+        _close_idle(self._resources)
 
     def _begin_in_child(self) -> None:
+        self._resources.renew()
         if self.gate.was_in_use:
             _lost.add(self.path.resolve())
-
-    def _resources(self) -> _Resources:
-        pid = os.getpid()
-        # the parent's connections stay referenced: closing one in a child would break the parent's locks
-        return self._by_process.get(pid) or self._by_process.setdefault(pid, _Resources())
 
     def _create(self) -> None:
         try:

@@ -21,6 +21,9 @@ HINTS = {  # by SQLite's primary result code
     sqlite3.SQLITE_CANTOPEN: "correct the path, or the permissions of its directory",
 }
 
+_NUMBER = "SELECT key, write_number FROM calls WHERE id = '~'"
+_NEXT = "UPDATE calls SET write_number = ? WHERE id = '~' AND write_number = ? AND key = ?"
+
 
 def store_error(path: Path, error: sqlite3.Error) -> StoreError:
     """Return what went wrong in SQLite's words, and what an operator can do about it."""
@@ -42,7 +45,7 @@ class FileWatch:
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Watch the file from now on, of which this is a connection."""
-        self._identity, self._last = connection.execute("SELECT id, n FROM writes").fetchone()
+        self._identity, self._last = connection.execute(_NUMBER).fetchone()
         self._file = self._file_id()
 
     def check_file(self) -> None:
@@ -78,10 +81,15 @@ class FileWatch:
         Raises:
             StoreError: It is not greater than those before: the file is another, or an older copy.
         """
-        identity, number = connection.execute("UPDATE writes SET n = n + 1 RETURNING id, n").fetchone()
-        if identity != self._identity or number <= self._last:
-            raise self._error("the file was replaced, or rolled back to an older copy")
-        return int(number)
+        number = self._last + 1
+        if not connection.execute(_NEXT, (number, self._last, self._identity)).rowcount:
+            # another thread or process has written since: look for the number
+            identity, before = connection.execute(_NUMBER).fetchone()
+            if identity != self._identity or before < self._last:
+                raise self._error("the file was replaced, or rolled back to an older copy")
+            number = before + 1
+            connection.execute(_NEXT, (number, before, identity))
+        return number
 
     def committed(self, number: int) -> None:
         """Note the number of a write that is in the file."""

@@ -32,10 +32,19 @@ CREATE INDEX credentials_expiry ON credentials (expires_at);
 CREATE TABLE writes (id TEXT NOT NULL, n INTEGER NOT NULL) STRICT;
 INSERT INTO writes VALUES (lower(hex(randomblob(16))), 0)"""
 
-MIGRATIONS: Mapping[int, str] = {3: TO_4}
+TO_5 = """
+ALTER TABLE calls ADD COLUMN write_number INTEGER;
+INSERT INTO calls SELECT '~', id, '', '', '', NULL, 0, n FROM writes;
+DROP TABLE writes;
+DROP INDEX calls_task;
+DROP INDEX credentials_expiry;
+DROP INDEX keys_until"""
+
+MIGRATIONS: Mapping[int, str] = {3: TO_4, 4: TO_5}
 """By the version that a file has.
 
 To 4: an approval keeps what a person was shown, and a task counts its questions. A rejection of version 3
 still holds. Any other approval of it is dropped, for its call is named otherwise now: a person is asked anew.
 Writes are numbered, so that an older copy of the file is noticed.
+To 5: the number stands in a page that a call changes anyway, and the indexes of the pruning are gone.
 """

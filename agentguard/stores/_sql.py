@@ -8,7 +8,7 @@ import sqlite3
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rules
 
-VERSION = 4
+VERSION = 5
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
@@ -23,14 +23,13 @@ CREATE TABLE labels (
     sensitivity INTEGER NOT NULL, PRIMARY KEY (family, digest, source)) STRICT, WITHOUT ROWID;
 CREATE TABLE calls (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, task_id TEXT NOT NULL, tool TEXT NOT NULL, path TEXT NOT NULL,
-    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
+    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0, write_number INTEGER) STRICT, WITHOUT ROWID;
 CREATE INDEX calls_suspended ON calls (key) WHERE suspended;
 CREATE TABLE credentials (
     call_id TEXT NOT NULL, task_id TEXT NOT NULL, broker TEXT NOT NULL, handle TEXT NOT NULL,
     expires_at REAL NOT NULL, owner TEXT NOT NULL,
     PRIMARY KEY (call_id, broker, handle)) STRICT, WITHOUT ROWID;
 CREATE TABLE keys (key TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX keys_until ON keys (until);
 CREATE TABLE approvals (
     n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, call_key TEXT NOT NULL, task_id TEXT NOT NULL,
     tool TEXT NOT NULL, digest TEXT NOT NULL, policy_version TEXT NOT NULL, expires_at REAL NOT NULL,
@@ -41,11 +40,11 @@ CREATE INDEX approvals_expiry ON approvals (expires_at);
 CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied';
 CREATE INDEX tasks_active ON tasks (json_extract(fixed, '$.identity[0]')) WHERE status = 'active';
 CREATE INDEX lineage_task ON lineage (task_id);
-CREATE INDEX calls_task ON calls (task_id);
 CREATE INDEX credentials_task ON credentials (task_id);
-CREATE INDEX credentials_expiry ON credentials (expires_at);
-CREATE TABLE writes (id TEXT NOT NULL, n INTEGER NOT NULL) STRICT;
-INSERT INTO writes VALUES (lower(hex(randomblob(16))), 0)"""
+INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 0)"""
+# The last row of `calls` is no call. It holds the identity of the file and the number of its last write: a
+# write copies each page that it changes to the log, and the page of the calls is one that a call changes
+# anyway. For the same reason no index serves the pruning alone (see `_sql_pruning`).
 
 TASK = (
     "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions"
@@ -56,6 +55,7 @@ BEGIN = (  # the task, and the approval that its suspended call of the same key 
     " (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
 )
+CALL = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0, NULL)"
 RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
 COUNT = "UPDATE tasks SET calls = ?, writes = ? WHERE id = ?"
 COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"

@@ -7,17 +7,12 @@ import sqlite3
 from agentguard.stores import _rules
 
 KEYS, TASKS, ROWS = 4096, 512, 5000
-"""The most keys, and the most tasks, that one round drops; with so many rows of tasks it stops early."""
+"""The most keys that one round looks at, and the most tasks; with so many rows of tasks it stops early."""
 
-KEYS_OVER = "DELETE FROM keys WHERE key IN (SELECT key FROM keys WHERE until <= ? ORDER BY until LIMIT ?)"
 APPROVALS_OVER = (  # a rejection stays as long as its family
     "DELETE FROM approvals WHERE n IN (SELECT n FROM approvals WHERE expires_at <= ?"
     " AND (status != 'denied' OR NOT EXISTS (SELECT 1 FROM tasks WHERE id = family))"
     " ORDER BY expires_at LIMIT ?)"
-)
-CREDENTIALS_OVER = (
-    "DELETE FROM credentials WHERE (call_id, broker, handle) IN ("
-    "SELECT call_id, broker, handle FROM credentials WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
 )
 TASKS_OVER = (  # a task with a live credential stays
     "SELECT id FROM tasks WHERE over <= ?"
@@ -27,19 +22,51 @@ OF_TASK = (
     "DELETE FROM labels WHERE family = ?",
     "DELETE FROM lineage WHERE ancestor = ?",
     "DELETE FROM lineage WHERE task_id = ?",
-    "DELETE FROM calls WHERE task_id = ?",
     "DELETE FROM tasks WHERE id = ?",
 )
 
 
-def prune(db: sqlite3.Connection, now: float) -> None:
-    """Drop what has been over for long enough by the time *now*."""
-    old = now - _rules.KEEP
-    db.execute(KEYS_OVER, (now - _rules.KEEP_KEYS, KEYS))
-    db.execute(CREDENTIALS_OVER, (old, TASKS))
-    rows = 0
-    for (task_id,) in db.execute(TASKS_OVER, (old, TASKS)).fetchall():
-        rows += sum(db.execute(statement, (task_id,)).rowcount for statement in OF_TASK)
-        if rows > ROWS:
-            break
-    db.execute(APPROVALS_OVER, (old, TASKS))
+class _Sweep:
+    """Deletes what is over from a table, one slice a round, in the order of its primary key.
+
+    An index by time would find what is over at once, but each call would have to write it. *column* is the
+    first of the primary key.
+    """
+
+    def __init__(self, table: str, column: str, condition: str) -> None:
+        self._end = f"SELECT {column} FROM {table} WHERE {column} > ? ORDER BY {column} LIMIT 1 OFFSET ?"  # noqa: S608  constants alone
+        self._rest = f"DELETE FROM {table} WHERE {column} > ? AND {condition}"  # noqa: S608  constants alone
+        self._slice = f"{self._rest} AND {column} <= ?"
+        self._from = ""
+
+    def run(self, db: sqlite3.Connection, size: int, *values: float) -> None:
+        """Go through the next *size* rows; *values* are those of the condition."""
+        row = db.execute(self._end, (self._from, size - 1)).fetchone()
+        if row is None:
+            db.execute(self._rest, (self._from, *values))
+        else:
+            db.execute(self._slice, (self._from, *values, row[0]))
+        self._from = "" if row is None else row[0]
+
+
+class Pruning:
+    """Drops what has been over for long enough. Each process that has the file open goes through it."""
+
+    def __init__(self) -> None:
+        self._keys = _Sweep("keys", "key", "until <= ?")
+        self._credentials = _Sweep("credentials", "call_id", "expires_at <= ?")
+        without_task = "write_number IS NULL AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = calls.task_id)"
+        self._calls = _Sweep("calls", "id", without_task)
+
+    def prune(self, db: sqlite3.Connection, now: float) -> None:
+        """Drop a part of what was over at the time *now*; a few rounds drop all of it."""
+        old = now - _rules.KEEP
+        self._keys.run(db, KEYS, now - _rules.KEEP_KEYS)
+        self._credentials.run(db, TASKS, old)
+        rows = 0
+        for (task_id,) in db.execute(TASKS_OVER, (old, TASKS)).fetchall():
+            rows += sum(db.execute(statement, (task_id,)).rowcount for statement in OF_TASK)
+            if rows > ROWS:
+                break
+        self._calls.run(db, TASKS)
+        db.execute(APPROVALS_OVER, (old, TASKS))

@@ -21,9 +21,10 @@ from agentguard.model import (
     TaskState,
     TaskStatus,
 )
-from agentguard.stores import _rows, _rules, _sql, _sql_approvals, _sql_pruning
+from agentguard.stores import _rows, _rules, _sql, _sql_approvals
 from agentguard.stores._database import Database
 from agentguard.stores._migrations import MIGRATIONS
+from agentguard.stores._sql_pruning import Pruning
 from agentguard.stores._sql_tasks import TaskRows
 
 __all__ = ["SqliteStore"]
@@ -70,6 +71,7 @@ class SqliteStore:
         self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout, MIGRATIONS)
         self._writes = 0
         self._tasks = TaskRows()
+        self._pruning = Pruning()
 
     def close(self) -> None:
         """Finish the queued operations and close the file; later calls raise StoreError."""
@@ -109,7 +111,7 @@ class SqliteStore:
                     _sql.count(db, state, call)
             else:
                 db.execute(_sql.RESUME, same)
-            db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0)", (call.id, *same, call.approval_id))
+            db.execute(_sql.CALL, (call.id, *same, call.approval_id))
             if credential is not None:
                 _sql.track(db, credential)
 
@@ -247,4 +249,4 @@ class SqliteStore:
         self._writes += 1
         if self._writes % _rules.PRUNE_EVERY:
             return
-        _sql_pruning.prune(db, self._clock())
+        self._pruning.prune(db, self._clock())

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,7 +113,7 @@ def test_an_interrupt_within_begin_locks_nobody_out_at_once(
     class Interrupted(sqlite3.Connection):
         def execute(self, *arguments: Any) -> Any:
             result = super().execute(*arguments)
-            if armed[0] and arguments[0].startswith(("BEGIN", "COMMIT", "UPDATE writes")):
+            if armed[0] and arguments[0].startswith(("BEGIN", "COMMIT", "UPDATE calls SET write_number")):
                 raise KeyboardInterrupt
             return result
 
@@ -256,6 +257,35 @@ def test_a_round_of_forgetting_is_bounded_and_comes_to_its_end(
     before = [12 * 21 + 1, *sizes]
     assert all(0 <= a - b <= 40 + 21 for a, b in zip(before, sizes, strict=False))
     assert sizes[-1] == 1, "all but the active task"
+    store.close()
+
+
+@pytest.mark.promise("call-independent-of-others")
+def test_rounds_of_forgetting_go_through_each_table_slice_by_slice_and_begin_again(path: Path) -> None:
+    store = SqliteStore(path)
+    store.create_task(sample_task("child", deadline=FAR))
+    for number in range(10):
+        name = f"c{number}"
+        store.begin_call(call(name, task="child"), replace(live_credential(name), expires_at=number * 100.0))
+    with store._db.transaction() as db:
+        db.execute("UPDATE calls SET task_id = 'gone' WHERE id IN ('c0', 'c5', 'c9')")
+        for number in range(10):
+            db.execute("INSERT INTO keys VALUES (?, ?)", (f"k{number}", number * 100.0))
+
+    def rows() -> list[int]:
+        tables = ("keys", "credentials", "calls WHERE write_number IS NULL")
+        with store._db.connection() as db:
+            return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]  # noqa: S608  constants alone
+
+    sweeps = store._pruning._keys, store._pruning._credentials, store._pruning._calls
+    for round_, remaining in enumerate([[7, 7, 9], [5, 5, 8], [5, 5, 8], [5, 5, 7]]):
+        with store._db.transaction() as db:
+            for sweep, values in zip(sweeps, ((450.0,), (450.0,), ()), strict=True):
+                sweep.run(db, 3, *values)
+        assert rows() == remaining, f"round {round_}"
+    with store._db.transaction() as db:
+        sweeps[0].run(db, 3, 1_000.0)
+    assert rows() == [2, 5, 7], "after the end of a table, a sweep begins again"
     store.close()
 
 

@@ -11,6 +11,8 @@ import pytest
 from agentguard.errors import ApprovalError
 from agentguard.model import QUESTIONS, ApprovalStatus, ToolPath
 from agentguard.stores import MemoryStore, SqliteStore, _rules
+from agentguard.stores._migrations import MIGRATIONS
+from agentguard.stores._schema import migrate
 from agentguard.testing.samples import sample_task
 from agentguard.testing.scenes import call, pending_approval
 
@@ -101,6 +103,8 @@ def test_a_file_of_the_version_before_is_brought_to_todays(old: Path, tmp_path: 
         for table in ("tasks", "approvals", "calls"):
             columns = [[c[1] for c in one.execute(f"PRAGMA table_info({table})")] for one in (db, new)]
             assert columns[0] == columns[1]
+        objects = [set(one.execute("SELECT type, name FROM sqlite_master")) for one in (db, new)]
+        assert objects[0] == objects[1], "the same tables and indexes"
     db.close()
     new.close()
     SqliteStore(old).close()  # once
@@ -124,12 +128,24 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
     broken = {
         3: "ALTER TABLE tasks ADD COLUMN questions INTEGER NOT NULL DEFAULT 0; DROP TABLE no_such_table"
     }
-    monkeypatch.setattr("agentguard.stores.sqlite.MIGRATIONS", broken)
+    monkeypatch.setattr("agentguard.stores.sqlite.MIGRATIONS", {**MIGRATIONS, **broken})
     with pytest.raises(Exception, match="no_such_table"):
         SqliteStore(old)
     monkeypatch.undo()
     store = SqliteStore(old)
     assert store.rejection("root", "pay", "digest denied") is not None
+    store.close()
+
+
+@pytest.mark.promise("store-file-watched")
+def test_a_file_of_version_4_keeps_its_identity_and_the_number_of_its_last_write(old: Path) -> None:
+    with sqlite3.connect(old, isolation_level=None) as db:
+        migrate(db, old, "", 4, MIGRATIONS)
+        (identity,) = db.execute("UPDATE writes SET n = 41 RETURNING id").fetchone()
+    db.close()
+    store = SqliteStore(old)
+    store.remember("a write", 1e12)
+    assert (store._db.watch._identity, store._db.watch._last) == (identity, 42)
     store.close()
 
 

@@ -21,6 +21,7 @@ import pytest
 
 from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError, TaskNotActive
 from agentguard.model import Budget, Outcome, TaskStatus
+from agentguard.stores._schema import PAGE
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import sample_task
 from agentguard.testing.scenes import call, live_credential
@@ -200,6 +201,18 @@ def test_a_store_that_nobody_closed_leaves_no_connection_open(path: Path) -> Non
         connection.execute("SELECT 1")
 
 
+def test_a_call_changes_eight_pages_of_the_file(path: Path, store: SqliteStore) -> None:
+    store.create_task(sample_task("child", deadline=FAR))
+    for number in range(3):  # the first makes the pages
+        log = Path(f"{path}-wal")
+        before = log.stat().st_size
+        store.begin_call(call(str(number)), live_credential(str(number)))
+        store.end_call(str(number), Outcome.DONE, revoked=True, remember=(f"token {number}", FAR))
+        pages = (log.stat().st_size - before) / (PAGE + 24)
+    # tasks; calls and the number of the write; credentials and their index; the same, and keys
+    assert pages == 8
+
+
 async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore) -> None:
     await store.acreate_task(sample_task("child", deadline=FAR))
     for number in range(50):
@@ -211,7 +224,7 @@ async def test_an_abandoned_begin_still_comes_before_its_end(store: SqliteStore)
         await store.aforget(str(number))
     assert await store.alive() == ()
     with store._db.connection() as db:
-        assert db.execute("SELECT count(*) FROM calls").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM calls WHERE write_number IS NULL").fetchone() == (0,)
 
 
 async def test_the_loop_goes_on_while_the_file_is_locked(path: Path, store: SqliteStore) -> None:
