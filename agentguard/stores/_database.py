@@ -131,7 +131,8 @@ class Database:
     of it raises StoreError.
 
     A file that was removed, or a log of it, or one that was replaced or rolled back to an older copy, is
-    noticed: each use raises StoreError. Each write has a number in the file, which only grows.
+    noticed within 5 ms of use: from then on, each use raises StoreError. Each write has a number in the file,
+    which only grows.
 
     *migrations* bring a file from the version that is their key to the next one.
 
@@ -197,13 +198,13 @@ class Database:
                 f"{self.path}: this process was forked while another thread used the store",
                 hint="fork while no call runs, or start the process anew (spawn)",
             )
-        self.watch.check_file()
         try:
             handle = self._resources.idle.pop()
         except IndexError:
+            self.watch.check(None)
             return Handle(self._connect())
         try:
-            self.watch.check_log(handle.log)
+            self.watch.check(handle.log)
         except StoreError:
             handle.connection.close()
             raise

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from time import monotonic
 
 from agentguard.errors import StoreError
 
 __all__ = ["FileWatch", "store_error"]
+
+INTERVAL = 0.005
+"""Seconds for which a file counts as sound once it was looked at: the transactions of one call look once."""
 
 HINTS = {  # by SQLite's primary result code
     sqlite3.SQLITE_BUSY: "another process holds the file: end it, or wait until it is done",
@@ -39,8 +43,9 @@ class FileWatch:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._log = path, f"{path}-wal"
+        self._path, self._log = os.fspath(path), f"{path}-wal"
         self._file: tuple[int, int] | None = None
+        self._sound_until = 0.0
         self._identity, self._last, self._fault = "", 0, ""
 
     def begin(self, connection: sqlite3.Connection) -> None:
@@ -48,25 +53,25 @@ class FileWatch:
         self._identity, self._last = connection.execute(_NUMBER).fetchone()
         self._file = self._file_id()
 
-    def check_file(self) -> None:
-        """Refuse a file that is not the same any more.
+    def check(self, log: int | None) -> None:
+        """Refuse a file that is not the same any more, and a *log* that is not the one of a connection.
+
+        While a connection is open, nobody may remove its log. A connection that is new has none.
 
         Raises:
-            StoreError: It was removed, emptied or replaced.
+            StoreError: File or log was removed, emptied or replaced.
         """
         if self._fault:
             raise self._error(self._fault)
+        now = monotonic()
+        if log is not None and now < self._sound_until:
+            return
         if self._file is not None and self._file_id() != self._file:
             raise self._error("the file was removed or replaced under this process")
-
-    def check_log(self, log: int | None) -> None:
-        """Refuse a log that is not the one that a connection uses: while it is open, nobody may remove it.
-
-        Raises:
-            StoreError: The log was removed or replaced.
-        """
-        if log is not None and self.log_id() != log:
-            raise self._error("its write-ahead log was removed or replaced under this process")
+        if log is not None:
+            if self.log_id() != log:
+                raise self._error("its write-ahead log was removed or replaced under this process")
+            self._sound_until = now + INTERVAL
 
     def log_id(self) -> int | None:
         """Return what names the log, or None if there is none."""

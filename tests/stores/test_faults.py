@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from agentguard.errors import StoreError
 from agentguard.model import Label, Outcome, ReadEffects, Sensitivity, TaskStatus
 from agentguard.stores import _rules
+from agentguard.stores._file_watch import INTERVAL
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing.samples import sample_task
@@ -160,10 +162,11 @@ def empty(path: Path) -> None:
 @pytest.mark.parametrize(
     "operation", [begins, lambda store: store.task("child"), lambda store: store.known("k")]
 )
-def test_a_file_that_is_gone_or_another_one_is_noticed_by_the_next_use(
+def test_a_file_that_is_gone_or_another_one_is_noticed_within_5_ms(
     path: Path, store: SqliteStore, fault: Callable[[Path], None], operation: Callable[[SqliteStore], object]
 ) -> None:
     fault(path)
+    time.sleep(INTERVAL)
     for _ in range(2):
         with pytest.raises(StoreError, match="removed or replaced") as caught:
             operation(store)
