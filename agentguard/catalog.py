@@ -23,7 +23,7 @@ from agentguard.model.schema_difference import contradictions, differences
 __all__ = ["Catalog", "spec_of"]
 log = logging.getLogger("agentguard")
 
-_KEYS = {"path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"}
+_KEYS = {"path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance", "server"}
 
 
 def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> ToolSpec:
@@ -55,6 +55,7 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         sensitivity=_level(name, "sensitivity", facts, Sensitivity.PUBLIC),
         clearance=_level(name, "clearance", facts, Sensitivity.RESTRICTED),
         schema=schema,
+        server=facts.get("server"),
     )
 
 

@@ -156,6 +156,9 @@ class ToolSettings(Table):
     trusted: tuple[Name, ...] = list_field('fields that only the owner can write, as in trusted = ["sender"]')
     sensitivity: Level = Field(default="public", description=_LEVELS.format("sensitivity"))
     clearance: Level = Field(default="restricted", description=_LEVELS.format("clearance"))
+    server: Name | None = Field(
+        default=None, description='the MCP server that offers it, as in server = "orders"'
+    )
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )

@@ -16,7 +16,7 @@ from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.definition import definition_of
-from agentguard.langchain.identification import facts_of, mcp_target, original_of
+from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -81,17 +81,20 @@ class Gate:
         self.enforcement, self.name = enforcement, tool.name
         self.schema = ArgumentSchema(tool, enforcement.options.limits)
         self._injector_fills = self.schema.stripped | {PROOF}
+        facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
+        self.target = mcp_target(tool)
+        server = present.server if present is not None else facts.get("server") if facts else None
+        require_server(tool.name, self.target, server)
         self.spec = enforcement.ports.catalog.attach(
             tool.name,
             original_of(tool, self.schema.schema),
-            facts_of(tool),
+            facts,
             self.schema.schema,
             tool.description,
         )
         self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
         self.definition = definition_of(tool, self.schema.schema)
         self.unpinned = enforcement.ports.catalog.unpinned(tool.name, self.definition)
-        self.target = mcp_target(tool)
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, final
 
 from langchain_core.tools import BaseTool
 
+from agentguard.errors import ConfigurationError
+
 __all__ = [
     "METADATA_KEY",
     "Classification",
@@ -26,6 +28,7 @@ __all__ = [
     "mcp_target",
     "mcp_tool_of",
     "original_of",
+    "require_server",
 ]
 
 METADATA_KEY = "agentguard"
@@ -95,6 +98,19 @@ def is_target_of(original: object, target: McpTarget) -> bool:
     if other is None or other.session is not target.session:
         return False
     return other[:2] == target[:2] and _place(other) == _place(target)
+
+
+def require_server(tool: str, target: McpTarget | None, server: str | None) -> None:
+    """Refuse an MCP tool of another server than the catalog gives.
+
+    Raises:
+        ConfigurationError: It is another server's tool.
+    """
+    if target is not None and server is not None and target.server != server:
+        raise ConfigurationError(
+            f"{tool} is a tool of the MCP server {server}, and not of {target.server}",
+            hint=f"correct the server of [tools.{tool}], or name the servers of the client as it does",
+        )
 
 
 def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> object:

@@ -84,7 +84,8 @@ class ToolSpec:
     structured result that only the owner of the data can write, as paths without list indices
     (``event.participants``; ``*`` is the whole result). A field that may repeat an argument of the call is
     not one of them: the model could have anything vouched for by it. `sensitivity` is that of its result, and
-    `clearance` is the highest sensitivity that the receiver of its arguments may learn.
+    `clearance` is the highest sensitivity that the receiver of its arguments may learn. `server` is the MCP
+    server that offers the tool, by the name that the application gives that server.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ToolSpec:
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""
+    server: str | None = None
     omissions: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
     """The JSON of each empty value that says nothing, by the name of its property in `schema`, at any depth.
     Such a value is the default, or may be one that the schema does not name."""

@@ -98,7 +98,7 @@ class World:
 
 def facts(name: str) -> dict[str, Any]:
     needed = {} if name in PUBLIC else {"resource": "orders"}
-    return {"path": PATHS.get(name, ToolPath.READ).value, **needed}
+    return {"path": PATHS.get(name, ToolPath.READ).value, "server": "shop", **needed}
 
 
 @pytest.fixture(scope="module")
@@ -701,7 +701,7 @@ async def test_a_tool_that_changes_after_it_was_classified_is_judged_by_the_cata
                 [
                     spec_of(
                         "get_order",
-                        {"path": "read"},
+                        {"path": "read", "server": "shop"},
                         {"type": "object", "properties": {"order_id": {"type": "string"}}},
                     )
                 ]
@@ -743,10 +743,10 @@ async def test_of_two_servers_with_one_tool_name_the_second_is_denied(world: Wor
             await tools["shop", "public_hours"].ainvoke({})
             with pytest.raises(Denied, match="not available"):
                 await tools["evil", "public_hours"].ainvoke({})
-            with pytest.raises(Denied) as denied:  # the first to call, and all the same not the resource's
+            with pytest.raises(Denied) as denied:  # the first to call, and all the same not the catalog's
                 await tools["evil", "get_order"].ainvoke({"order_id": "4711"})
         assert evil.seen == []
-        assert "no origin of orders" in denied.value.reason
+        assert "a tool of shop, and not of evil" in denied.value.reason
         with pytest.raises(ConfigurationError, match="two tools are named"):
             world.guard.wrap([tools["shop", "get_order"], tools["evil", "get_order"]])
 
@@ -764,7 +764,7 @@ async def test_a_tool_that_is_loaded_again_is_the_same_and_that_of_another_place
     world.guard.wrap(await loaded(shop=here))
     with serving(shop()) as evil, pytest.raises(ConfigurationError, match="two tools are named"):
         world.guard.wrap(await loaded(shop=evil.connection()))
-    with pytest.raises(ConfigurationError, match="two tools are named"):
+    with pytest.raises(ConfigurationError, match="a tool of the MCP server shop, and not of other"):
         world.guard.wrap(await loaded(other=here))
 
 
@@ -772,7 +772,7 @@ async def test_a_prefixed_tool_is_what_the_catalog_says_of_the_prefixed_name(
     world: World, gate: Gate
 ) -> None:
     named = {tool.name: tool.parameters for tool in world.server.tools._tool_manager.list_tools()}
-    spec = spec_of("shop_get_order", {"path": "read"}, named["get_order"])
+    spec = spec_of("shop_get_order", {"path": "read", "server": "shop"}, named["get_order"])
     other = spec_of("get_order", {"path": "escalation"}, named["get_order"])
     world.server.verifies = "nothing"
     world.guard = world.another(catalog=Catalog([spec, other]))

@@ -29,7 +29,9 @@ async def test_a_result_is_not_validated_by_a_schema_of_the_server(schema: dict[
     with served(HostileServer(schema, {"x": "a" * 40 + "!"})) as server:
         kit = Kit()
         api = Resource(name="api", origins=(server.origin,))
-        spec = ToolSpec(name="pay", path=ToolPath.WRITE, resource="api", schema={"type": "object"})
+        spec = ToolSpec(
+            name="pay", path=ToolPath.WRITE, resource="api", schema={"type": "object"}, server="shop"
+        )
         guard = kit.another(catalog=Catalog([spec], [api]))
         connection: Any = {"transport": "streamable_http", "url": f"{server.origin}/mcp"}
         client = MultiServerMCPClient({"shop": connection}, tool_interceptors=[guard.mcp_interceptor()])

@@ -38,7 +38,10 @@ class Shop:
 
     def __init__(self, kit: Kit) -> None:
         self.ran: list[str] = []
-        self.kit, self.guard = kit, kit.another(catalog=Catalog([spec_of("pay", {"path": "write"}, SCHEMA)]))
+        self.kit, self.guard = (
+            kit,
+            kit.another(catalog=Catalog([spec_of("pay", {"path": "write", "server": "shop"}, SCHEMA)])),
+        )
         self.tools = FastMCP("shop", log_level="CRITICAL")
 
         @self.tools.tool()
@@ -215,14 +218,14 @@ async def test_a_permit_carries_no_call_of_another_session(shop: Shop, server: M
     servers: Any = {"shop": server.connection()}
     client, interceptor = MultiServerMCPClient(servers), shop.guard.mcp_interceptor()
     async with client.session("shop") as first, client.session("shop") as second:
-        (other,) = await load_mcp_tools(second, tool_interceptors=[interceptor])
+        (other,) = await load_mcp_tools(second, tool_interceptors=[interceptor], server_name="shop")
 
         async def elsewhere(request: Any, handler: Any) -> Any:
             with pytest.raises(Denied):
                 await other.ainvoke({"to": "mallory"})
             return await handler(request)
 
-        (tool,) = await load_mcp_tools(first, tool_interceptors=[elsewhere, interceptor])
+        (tool,) = await load_mcp_tools(first, tool_interceptors=[elsewhere, interceptor], server_name="shop")
         (guarded,) = shop.guard.wrap(tool)
         async with shop.task():
             await guarded.ainvoke({"to": "bob"})

@@ -32,7 +32,8 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.identification import McpTarget, is_target_of
+from agentguard.langchain.identification import McpTarget
+from agentguard.langchain.mcp.names import catalog_name, misbound
 from agentguard.langchain.mcp.server_call import call_around, call_server, copy_request
 from agentguard.langchain.mcp.session import Way, endpoint
 from agentguard.langchain.messages import refusal
@@ -87,10 +88,10 @@ class _Ready(NamedTuple):
 class McpInterceptor:
     """A `ToolCallInterceptor` that lets nothing through without a decision.
 
-    The name that policies go by is ``{server}_{tool}`` if the catalog knows that, and else the tool's
-    own, which is then one server's alone. A denied call of an agent is answered with an error
-    ToolMessage, and a call of the application's own raises Denied; *on_deny* sets one of them for
-    both, and a message without a call to answer is an MCP result with ``isError``.
+    The name that policies go by is ``{server}_{tool}`` or the tool's own. `names` says which of them is
+    bound to the server; a name that is bound to another server, or to none, is denied. A denied call of an
+    agent is answered with an error ToolMessage, and a call of the application's own raises Denied; *on_deny*
+    sets one of them for both, and a message without a call to answer is an MCP result with ``isError``.
 
     Denied too is a call that needs a credential where none would arrive: in a session that was opened
     before the call, over stdio or WebSocket, at an origin that is not the resource's.
@@ -99,7 +100,6 @@ class McpInterceptor:
     def __init__(self, enforcement: Enforcement, on_deny: OnDeny | None = None) -> None:
         self._enforcement, self._on_deny = enforcement, on_deny
         self._schemas: dict[str, tuple[ToolSpec, ArgumentSchema]] = {}
-        self._servers: dict[str, str] = {}
 
     async def __call__(self, request: MCPToolCallRequest, handler: Handler) -> MCPToolCallResult:
         """Judge the call, unless a gate around it has, and make it with its own credential."""
@@ -116,7 +116,7 @@ class McpInterceptor:
 
     def _read(self, request: MCPToolCallRequest, handler: Handler) -> _McpCall:
         catalog = self._enforcement.ports.catalog
-        name = next((n for n in _names(request) if catalog.tool(n) is not None), request.name)
+        name = catalog_name(catalog, _target(request, handler))
         # by its name, so that langgraph need not be there; no JSON of a model has this class
         proved = type(request.runtime).__name__ == "ToolRuntime"
         runtime = request.runtime if proved else None
@@ -150,19 +150,9 @@ class McpInterceptor:
             raise Denied.of(DenialCode.FORGED_ARGUMENT, "runtime may not come from the model")
         if call.runtime is not None and call.call_id is None:
             raise Denied.of(DenialCode.NO_CALL_ID, "a model's call without id")
-        original = self._enforcement.ports.catalog.original(call.name)
-        if original is not None and not is_target_of(original, _target(call)):
-            raise Denied.of(
-                DenialCode.UNKNOWN_TOOL,
-                f"{call.name} is another tool than that of {request.server_name}: use tool_name_prefix, and "
-                "functools.wraps for a decorator of a tool's function",
-            )
-        server = self._servers.setdefault(call.name, request.server_name)
-        if server != request.server_name:
-            raise Denied.of(
-                DenialCode.UNKNOWN_TOOL,
-                f"{call.name} is a tool of {server}, and not of {request.server_name}: use tool_name_prefix",
-            )
+        catalog, target = self._enforcement.ports.catalog, _target(request, call.handler)
+        if (reason := misbound(catalog, call.name, target)) is not None:
+            raise Denied.of(DenialCode.UNKNOWN_TOOL, reason)
 
     def _schema(self, spec: ToolSpec) -> ArgumentSchema:
         entry = self._schemas.get(spec.name)
@@ -193,15 +183,9 @@ class McpInterceptor:
         return "<McpInterceptor>"
 
 
-def _names(request: MCPToolCallRequest) -> tuple[str, str]:
-    """Name the tool as langchain may know it: with the server's name before its own, or without."""
-    return f"{request.server_name}_{request.name}", request.name
-
-
-def _target(call: _McpCall) -> McpTarget:
+def _target(request: MCPToolCallRequest, handler: Handler) -> McpTarget:
     """Return where a call goes that no gate has judged."""
-    request, place = call.request, endpoint(call.handler) or (None, None)
-    return McpTarget(request.name, request.server_name, *place)
+    return McpTarget(request.name, request.server_name, *(endpoint(handler) or (None, None)))
 
 
 def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArguments:
