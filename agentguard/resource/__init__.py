@@ -6,7 +6,9 @@
     proof            DPoP proofs and nonces (RFC 9449)
     introspection    asks the authorization server whether a token is still active (RFC 7662)
     asgi             a middleware, and a Starlette or FastAPI dependency. It needs the extra ``server``, so
-                     this package does not import it.
+                     this package does not import it, nor what it is made of:
+    routing          finds the endpoint that serves a request
+    reading          reads a request as the application will, or refuses it
 
 This package does not issue tokens, does not fetch keys, and does not decide which scope, tool or
 arguments an endpoint requires: the application passes these.

@@ -1,54 +1,68 @@
 """Protect an ASGI application: a middleware that refuses routes without a rule, and a dependency.
 
-`Protected` works with any ASGI application; `require` is for Starlette and FastAPI. Both need the extra
+`Protected` is for every ASGI application; `require` is for Starlette and FastAPI. Both need the extra
 ``server``. The URL that a proof must name is *origin* plus the path of the request. The Host header is not
-used, since anyone can set it.
+used for it, since anyone can set it.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import Json, strict_json
+from agentguard.jose import Json
 from agentguard.model import ToolPath
 from agentguard.resource.claims import Claims
+from agentguard.resource.reading import (
+    Presented,
+    Receive,
+    buffer_body,
+    path_has_one_reading,
+    present,
+    read_body,
+    require_one_method,
+    unexpected_form,
+)
+from agentguard.resource.routing import (
+    Finder,
+    Scope,
+    find_endpoint,
+    find_only_endpoint,
+    make_finder,
+    make_routes,
+)
 from agentguard.resource.verifier import Verifier, challenge
 
 __all__ = ["Presented", "Protected", "Rule", "require"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-class Presented(NamedTuple):
-    """The request as *arguments* functions see it: path parameters, query (each name once), JSON body."""
-
-    params: Mapping[str, str]
-    query: Mapping[str, str]
-    body: Json
+log = logging.getLogger("agentguard")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The credential that one route requires.
+    """The credential that one endpoint requires.
 
-    `route` is a template such as ``/orders/{order_id}/refund``; a parameter is one segment of the path.
+    `route` is the path of the endpoint as the application declares it, with the names of its parameters and
+    their converters: ``/orders/{order_id}/refund``, ``/files/{name:path}``. In a mounted application it
+    begins with the path of the mount; below a host of Starlette it begins with the host's name. A rule opens
+    no other endpoint: the rule of ``/orders/{order_id}`` does not open ``/orders/export`` if the application
+    has an endpoint of that path.
+
     `arguments` computes the tool's arguments from the request. They are compared with the token's digest,
-    so a credential for one order is refused for another. Without `arguments` nothing is compared.
+    so a credential for one order is refused for another. Without `arguments` nothing is compared. It must
+    give each argument as the endpoint reads it: what it leaves out, the endpoint must not read.
     """
 
     method: str
@@ -57,27 +71,25 @@ class Rule:
     scope: str | None = None
     tool: str | None = None
     arguments: Callable[[Presented], Mapping[str, Json]] | None = None
-    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        parts = _PARAMETER.split(self.route)  # literal, name, literal, name, ...
-        pattern = "".join(f"(?P<{part}>[^/]+)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
-        object.__setattr__(self, "_pattern", re.compile(pattern))
-
-    def match(self, method: str, path: str) -> dict[str, str] | None:
-        """Return the path parameters, or None if this rule is for another route."""
-        match = self._pattern.fullmatch(path) if method == self.method else None
-        return None if match is None else match.groupdict()
 
 
 class Protected:
-    """ASGI middleware: passes a request on if a rule matches it and its credential fits the rule.
+    """ASGI middleware: passes a request on if its endpoint has a rule and its credential fits the rule.
 
-    It refuses a route without a rule (403) and every WebSocket. The verified `Claims` are in
-    ``scope["state"]["agentguard"]`` (``request.state.agentguard``). *origin* is the origin that clients
-    use, ``https://host[:port]``; it may be left out if the resource has exactly one. The body is read only
-    if the rule computes arguments, after the credential was verified, and up to *max_body* bytes. The
-    application can read it again.
+    It refuses an endpoint without a rule (403), a request that can be read in two ways, and every WebSocket.
+    The verified `Claims` are in ``scope["state"]["agentguard"]`` (``request.state.agentguard``). *origin* is
+    the origin that clients use, ``https://host[:port]``; it may be left out if the resource has exactly one.
+    The body is read only if the rule computes arguments, after the credential was verified, up to *max_body*
+    bytes and for *body_timeout* seconds. It must be JSON and say so. The application can read it again.
+
+    The application's own routes tell which endpoint serves a request. *routes* gives them if *app* does not
+    show them. ``routes=()`` says that the application has no endpoint beside those of the rules; a path that
+    two rules match is then closed. A middleware inside *app* that changes the method, the path or the body of
+    a request must stand around `Protected` and not inside it.
+
+    Raises:
+        ConfigurationError: The routes cannot be seen, two rules are for one endpoint, or the resource does
+            not have exactly one origin.
     """
 
     def __init__(
@@ -88,9 +100,12 @@ class Protected:
         *,
         origin: str | None = None,
         max_body: int = 1 << 20,
+        body_timeout: float = 10.0,
+        routes: Sequence[BaseRoute] | None = None,
     ) -> None:
-        self._app, self._verifier, self._rules = app, verifier, tuple(rules)
-        self._origin, self._max_body = _origin(verifier, origin), max_body
+        self._app, self._verifier, self._rules = app, verifier, _by_endpoint(rules)
+        self._origin, self._max_body, self._body_timeout = _origin(verifier, origin), max_body, body_timeout
+        self._endpoint = _make_finder(app, routes, self._rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -106,6 +121,7 @@ class Protected:
         try:
             if rule is None:
                 raise VerificationError("insufficient_scope", "no rule allows this route", status=403)
+            require_one_method(scope)
             claims = await self._verifier.averify(
                 scope["method"],
                 _url(self._origin, scope),
@@ -115,7 +131,7 @@ class Protected:
                 tool=rule.tool,
             )
             if rule.arguments is not None:
-                body, receive = await _buffered(receive, self._max_body)
+                body, receive = await buffer_body(receive, self._max_body, self._body_timeout)
                 claims.require(arguments=_arguments(rule.arguments, scope, params, body))
         except VerificationError as error:
             await _refuse(
@@ -125,13 +141,14 @@ class Protected:
         state = {**scope.get("state", {}), "agentguard": claims}
         await self._app({**scope, "state": state}, receive, send)
 
-    def _rule(self, scope: Scope) -> tuple[Rule | None, Mapping[str, str]]:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        for rule in self._rules:
-            params = rule.match(scope["method"], path)
-            if params is not None:
-                return rule, params
-        return None, {}
+    def _rule(self, scope: Scope) -> tuple[Rule | None, Mapping[str, Any]]:
+        endpoint = self._endpoint(scope) if path_has_one_reading(scope) else None
+        if endpoint is None:
+            return None, {}
+        rule = self._rules.get((scope["method"], _normalize_route(endpoint.route)))
+        if rule is None:
+            log.info("no rule allows a request's method of the endpoint %s", endpoint.route)
+        return rule, endpoint.params
 
 
 def require(
@@ -142,16 +159,25 @@ def require(
     tool: str | None = None,
     arguments: Callable[[Presented], Mapping[str, Json]] | None = None,
     origin: str | None = None,
+    max_body: int = 1 << 20,
+    body_timeout: float = 10.0,
 ) -> Callable[[Request], Awaitable[Claims]]:
     """Return a dependency that returns the verified `Claims`: ``Depends(require(verifier, ...))``.
 
     In plain Starlette, await it with the request. *origin* and *arguments* are as in `Protected` and
-    `Rule`. It protects only the endpoints that use it; `Protected` protects every route.
+    `Rule`. It protects only the endpoints that use it; `Protected` protects every route. A larger body than
+    *max_body* bytes is refused after it was read. FastAPI reads the body before any dependency runs, so
+    *body_timeout* does not bound that; `Protected` bounds both.
     """
     base = _origin(verifier, origin)
 
     async def dependency(request: Request) -> Claims:
         try:
+            if not path_has_one_reading(request.scope):
+                raise VerificationError(
+                    "invalid_request", "the path can be read in more than one way", status=400
+                )
+            require_one_method(request.scope)
             claims = await verifier.averify(
                 request.method,
                 _url(base, request.scope),
@@ -161,7 +187,7 @@ def require(
                 tool=tool,
             )
             if arguments is not None:
-                body = await request.body()
+                body = await read_body(request, max_body, body_timeout)
                 claims.require(arguments=_arguments(arguments, request.scope, request.path_params, body))
         except VerificationError as error:
             raise HTTPException(
@@ -170,6 +196,30 @@ def require(
         return claims
 
     return dependency
+
+
+def _by_endpoint(rules: Iterable[Rule]) -> dict[tuple[str, str], Rule]:
+    table: dict[tuple[str, str], Rule] = {}
+    for rule in rules:
+        if table.setdefault((rule.method, _normalize_route(rule.route)), rule) is not rule:
+            raise ConfigurationError(
+                f"two rules are for {rule.method} {rule.route}", hint="write one rule for each endpoint"
+            )
+    return table
+
+
+def _normalize_route(route: str) -> str:
+    return route.replace(":str}", "}")  # Starlette's converter where a path names none
+
+
+def _make_finder(app: App, routes: Sequence[BaseRoute] | None, rules: Iterable[tuple[str, str]]) -> Finder:
+    if routes is None:
+        return make_finder(app)
+    if routes:
+        return lambda scope: find_endpoint(routes, scope)
+    own_routes = make_routes(rules)
+    # a list that was empty may have been filled since
+    return lambda scope: find_endpoint(routes, scope) if routes else find_only_endpoint(own_routes, scope)
 
 
 def _origin(verifier: Verifier, origin: str | None) -> str:
@@ -192,37 +242,13 @@ def _headers(scope: Scope) -> list[tuple[str, str]]:
 
 
 def _arguments(
-    compute: Callable[[Presented], Mapping[str, Json]], scope: Scope, params: Mapping[str, str], body: bytes
+    compute: Callable[[Presented], Mapping[str, Json]], scope: Scope, params: Mapping[str, Any], body: bytes
 ) -> Mapping[str, Json]:
+    presented = present(scope, params, body)
     try:
-        text = scope["query_string"].decode("ascii")
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
-        query = dict(pairs)
-        if len(query) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return compute(Presented(params, query, strict_json(body) if body else None))
+        return compute(presented)
     except Exception as error:  # whatever the application's function raises, the call is not verified
-        raise VerificationError(
-            "invalid_request", "the request does not have the expected form", status=400
-        ) from error
-
-
-async def _buffered(receive: Receive, limit: int) -> tuple[bytes, Receive]:
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise VerificationError("invalid_request", "the body ended too early", status=400)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit:
-            raise VerificationError("invalid_request", "the body is too large", status=413)
-    replay: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-    async def again() -> Message:
-        return replay.pop() if replay else await receive()
-
-    return bytes(body), again
+        raise unexpected_form() from error
 
 
 def _challenge(verifier: Verifier, error: VerificationError, scope: str | None) -> dict[str, str]:

@@ -53,7 +53,7 @@ def shop(settings: dict[str, Any]) -> None:
         signals=True,
     )
     rules = [Rule("GET", "/orders/{order_id}", ToolPath.READ)]
-    orders = Protected(_order, verifier, rules)
+    orders = Protected(_order, verifier, rules, routes=())
     source = Source(issuer=ISSUER, keys=settings["signal_keys"])
     signals = Receiver([source], audience="orders", store=store, revoke=Revocations(store))
 

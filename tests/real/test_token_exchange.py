@@ -355,7 +355,7 @@ def _application(verifier: Verifier) -> Any:
         tool="get_order",
         arguments=lambda presented: dict(presented.params),
     )
-    return asgi.Protected(orders, verifier, [rule], origin=ORIGIN)
+    return asgi.Protected(orders, verifier, [rule], origin=ORIGIN, routes=())
 
 
 # the theft matrix, at the issuer
