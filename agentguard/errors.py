@@ -7,6 +7,8 @@
     │   ├── TaskNotActive         the task is over, unknown, or past its deadline
     │   └── BudgetExhausted       the task's budget of calls or writes is used up
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
+    │   ├── ApprovalUsed          the call that it was for was made
+    │   └── CallRejected          a person has rejected such a call
     ├── IdentityError             the platform gave no identity, or no token that proves it
     ├── IssueError                a broker could not mint or revoke a credential
     │   └── RevocationUnknown     it does not know the handle, so nothing was revoked
@@ -29,8 +31,10 @@ __all__ = [
     "ADVICE",
     "AgentGuardError",
     "ApprovalError",
+    "ApprovalUsed",
     "AuditError",
     "BudgetExhausted",
+    "CallRejected",
     "ConfigurationError",
     "CredentialUnavailable",
     "DenialCode",
@@ -153,6 +157,14 @@ class ApprovalError(AgentGuardError):
     """An approval is unknown, expired or already used, or it is for another call."""
 
 
+class ApprovalUsed(ApprovalError):
+    """The call that the approval is for was made."""
+
+
+class CallRejected(ApprovalError):
+    """A person has rejected such a call."""
+
+
 class IdentityError(AgentGuardError):
     """The platform gave no identity, or no token that proves it. `str()` says why and holds no secret."""
 
@@ -199,9 +211,7 @@ class AuditError(AgentGuardError):
     """
 
 
-_UNDETERMINED = (
-    "It could not be determined whether this call is permitted. Do not repeat it now; tell the user."
-)
+_UNDETERMINED = "It is not known whether this call is permitted. Do not repeat it now; tell the user."
 
 ADVICE = {
     DenialCode.NO_TASK: "This call belongs to no task. Ask the user to start the task again.",
@@ -217,12 +227,8 @@ ADVICE = {
     DenialCode.FORGED_ARGUMENT: (
         "The call sets an argument that only the application may set. Make the call again without it."
     ),
-    DenialCode.ARGUMENTS_CHANGED: (
-        "The call was changed after it was judged, so it did not run. Tell the user."
-    ),
-    DenialCode.GRANT_USED: (
-        "This permission was already used. Make a new call if the action is still needed."
-    ),
+    DenialCode.ARGUMENTS_CHANGED: "The call was changed after it was judged, and did not run. Tell the user.",
+    DenialCode.GRANT_USED: "This permission was already used. Make a new call if the action is needed.",
     DenialCode.NOT_EXECUTED: (
         "Something else answered in place of the tool, and that answer is withheld. Tell the user."
     ),
@@ -231,7 +237,7 @@ ADVICE = {
     DenialCode.POLICY: "This is not permitted here. Continue without it, or tell the user.",
     DenialCode.POLICY_ERROR: _UNDETERMINED,
     DenialCode.OBLIGATION: "This call has a condition that cannot be met here. Tell the user.",
-    DenialCode.APPROVAL_REFUSED: ("A person did not approve this call. Do not make it again; tell the user."),
+    DenialCode.APPROVAL_REFUSED: "No person's approval holds, so the call did not run. Tell the user.",
     DenialCode.APPROVAL_UNAVAILABLE: (
         "This call needs a person's approval, and nobody can be asked here."
         " Continue without it, or tell the user."

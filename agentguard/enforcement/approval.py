@@ -15,10 +15,10 @@ from typing import Any
 
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.issuance import best_effort
-from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.records import denial_record
 from agentguard.enforcement.setup import Options
-from agentguard.errors import ApprovalError, DenialCode, Denied
+from agentguard.errors import ApprovalError, ApprovalUsed, CallRejected, DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, ApprovalStatus, Arguments, Decision, Json, Outcome
 from agentguard.model.arguments import canonical_json
 from agentguard.ports import Policy
@@ -78,26 +78,31 @@ class Approvals:
         await self._operations.answer_approval(answer)
         return {"approval_id": approval.id, "answered": True}
 
-    async def obtain(self, request: AccessRequest, decision: Decision, key: str) -> Approval:
+    async def obtain(
+        self, request: AccessRequest, decision: Decision, key: str, answers_at_once: bool
+    ) -> Approval:
         """Ask a person, once for each call however often a graph runs its node again.
+
+        An approver that answers at once is not asked about a question that is answered. One that suspends the
+        run has to do so on each run of the node.
 
         Raises:
             Denied: Nobody can be asked, or the person has not approved.
         """
         pending = await self._pending(request, decision, key)
-        answer = await self._ask(pending, request, decision)
-        if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
-            await stored(self._operations.answer_approval(answer))
+        if pending.status is ApprovalStatus.PENDING or not answers_at_once:
+            answer = await self._ask(pending, request, decision)
+            if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
+                await stored(self._operations.answer_approval(answer))
         # only what the store holds counts, not what a resumed graph or an edited state says
         final = await stored(self._operations.approval(pending.id))
         if not isinstance(final, Approval) or final.status not in APPROVED:
-            reason = "no person has approved this call with these arguments"
-            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, policy_ids=decision.policy_ids)
+            raise _unanswered(final, decision)
         # `begin_call` says whether the call that was suspended may use a used one again
         return replace(final, status=ApprovalStatus.APPROVED)
 
     async def _pending(self, request: AccessRequest, decision: Decision, key: str) -> Approval:
-        """Record the question, unless it is on record."""
+        """Record the question, unless it is on record. One that has expired is asked anew, by another id."""
         if request.tool.path not in self._operations.approve:
             reason = f"no approver for {request.tool.path}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
@@ -119,7 +124,16 @@ class Approvals:
             display=display,
             shown_digest=request.arguments.shown_digest,
         )
-        return await stored(self._operations.save_approval(question))
+        recorded = await stored(self._operations.save_approval(question))
+        while self._has_expired(recorded):
+            question = replace(question, id=sha256(f"again {recorded.id}".encode()).hexdigest()[:32])
+            recorded = await stored(self._operations.save_approval(question))
+        return recorded
+
+    def _has_expired(self, approval: Approval) -> bool:
+        """Return whether nobody can answer or use it any more. What was used or rejected stays so."""
+        is_open = approval.status in (ApprovalStatus.PENDING, ApprovalStatus.APPROVED)
+        return is_open and self._options.clock() >= approval.expires_at
 
     async def _ask(self, pending: Approval, request: AccessRequest, decision: Decision) -> object:
         try:
@@ -127,8 +141,8 @@ class Approvals:
         except Exception as error:
             if self._options.outcome_of(error) is Outcome.SUSPENDED:
                 if pending.status is ApprovalStatus.USED:  # nobody could answer it once more
-                    reason = "a call of this id was approved and made"
-                    raise Denied.of(DenialCode.GRANT_USED, reason) from None
+                    made = unapproved(ApprovalUsed("a call of this id was approved and made"))
+                    raise Denied.of(DenialCode.GRANT_USED, made.reason, advice=made.advice) from None
                 raise
             # an approver that fails, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
@@ -149,6 +163,15 @@ class Approvals:
         await best_effort("record", self._operations.append, record)
 
 
+def _unanswered(approval: object, decision: Decision) -> Denied:
+    """Return the denial of a call that the store has no approval for, after the approver has returned."""
+    if isinstance(approval, Approval) and approval.status is ApprovalStatus.DENIED:
+        return unapproved(CallRejected(f"rejected by {approval.approver}: {approval.reason}"))
+    advice = "No person has answered the question about this call, so it did not run. Tell the user."
+    reason = "no person has approved this call with these arguments: its question is not answered"
+    return Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=advice, policy_ids=decision.policy_ids)
+
+
 def _display(arguments: Arguments) -> str:
     """Return what a person is shown of arguments, as a JSON text."""
     form: dict[str, Json] = {"arguments": arguments.values}
@@ -165,6 +188,8 @@ def _differences(question: Mapping[str, Json], page: Mapping[str, Any]) -> list[
 
 def _equal(one: Json, other: object) -> bool:
     """Return whether two values are the same JSON. A page may write numbers otherwise, such as 5 for 5.0."""
+    if isinstance(one, str):  # half a character has no canonical form
+        return one == other
     try:
         return canonical_json(one) == canonical_json(other)
     except (ValueError, TypeError, AttributeError, RecursionError):

@@ -15,13 +15,13 @@ from agentguard.enforcement.approval import APPROVED, Approvals
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
-from agentguard.enforcement.operations import Operations, stored
+from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import SubjectTokens
-from agentguard.errors import AgentGuardError, DenialCode, Denied
+from agentguard.errors import AgentGuardError, CallRejected, DenialCode, Denied
 from agentguard.model import (
     AccessRequest,
     Call,
@@ -48,6 +48,7 @@ OBSERVED = frozenset(
 )
 """The denials that a guard in observe mode records and lets pass: what rules and rights say, or cannot say.
 It never lets pass the end or the budget of a task, nor a store or an audit log that fails."""
+CHANGED = "The rules have changed since a person was asked about this call, so it did not run. Tell the user."
 log = logging.getLogger("agentguard")
 
 
@@ -124,8 +125,7 @@ class Authorization:
             self._operations.rejection(task.root_id, request.tool.name, arguments.shown_digest)
         )
         if rejection is not None:
-            reason = f"rejected by {rejection.approver}: {rejection.reason}"
-            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason)
+            raise unapproved(CallRejected(f"rejected by {rejection.approver}: {rejection.reason}"))
 
     async def _limits(self, request: AccessRequest) -> tuple[frozenset[str], Resource | None, Route | None]:
         spec, task = request.tool, request.task
@@ -177,17 +177,20 @@ class Authorization:
         if self._options.observe:
             reason = "a person would be asked"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
-        if not getattr(self._ports.approvers.get(spec.path), "answers_at_once", False):
+        answers_at_once = getattr(self._ports.approvers.get(spec.path), "answers_at_once", False)
+        if not answers_at_once:
             require_reproducible(invocation, decision)
         if not evaluation.repeated:
             span.asked(spec.name, spec.path.value)
         with span.stage("approve"):
-            approval = await self.approvals.obtain(evaluation.request, decision, evaluation.key)
+            approval = await self.approvals.obtain(
+                evaluation.request, decision, evaluation.key, answers_at_once
+            )
             request = replace(await self.requests.of_call(invocation, span), approval=approval)
             decision = await self._decide(request)
         if self.approvals.version(decision) != approval.policy_version:
             reason = "the policy has changed since the approval was asked"
-            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason)
+            raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
         if decision.obliges("approve"):
             raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
         return replace(evaluation, request=request, decision=decision, approval=approval)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentguard.enforcement.activation import active_task
 from agentguard.enforcement.routing import Route
@@ -17,7 +17,14 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Outcome, ToolSpec
 
-__all__ = ["Invocation", "Permit"]
+__all__ = ["Invocation", "Permit", "Repetition"]
+
+
+class Repetition(NamedTuple):
+    """The arguments of a call, validated again; `made` names those that a default factory has made."""
+
+    arguments: Arguments
+    made: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +44,7 @@ class Invocation:
     spec: ToolSpec | None
     arguments: Arguments | None
     values: Mapping[str, Any] = field(default_factory=dict)
-    validate_again: Callable[[], Arguments] | None = None
+    validate_again: Callable[[], Repetition] | None = None
     problem: Denied | None = None
     call_id: str | None = None
     thread_id: str | None = None

@@ -15,7 +15,16 @@ from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.concurrency.together import in_loop, in_threads
 from agentguard.enforcement.routing import Route
 from agentguard.enforcement.setup import Ports
-from agentguard.errors import ApprovalError, BudgetExhausted, DenialCode, Denied, TaskNotActive, safe_text
+from agentguard.errors import (
+    ApprovalError,
+    ApprovalUsed,
+    BudgetExhausted,
+    CallRejected,
+    DenialCode,
+    Denied,
+    TaskNotActive,
+    safe_text,
+)
 from agentguard.model import (
     NO_READ_EFFECTS,
     AccessRequest,
@@ -34,9 +43,14 @@ from agentguard.model import (
 )
 from agentguard.ports import Broker, Transmitter
 
-__all__ = ["Operations", "OperationsPair", "operations_of", "stored"]
+__all__ = ["Operations", "OperationsPair", "operations_of", "stored", "unapproved"]
 
 T = TypeVar("T")
+# what a model is told about an approval; of all else, that none holds
+_ADVICE = {
+    CallRejected: "A person did not approve this call. Do not make it again; tell the user.",
+    ApprovalUsed: "A person approved this call and it was made before. It was not made again; tell the user.",
+}
 Approve = Callable[[Approval, AccessRequest], Awaitable[Approval]]
 Prepare = Callable[[Callable[[str], None], Grant], Awaitable[None]]
 Issue = Callable[[Callable[[Credential], None], Grant], Awaitable[None]]
@@ -188,6 +202,11 @@ async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
+def unapproved(error: ApprovalError) -> Denied:
+    """Return the denial of a call for which no approval holds; *error* says why."""
+    return Denied.of(DenialCode.APPROVAL_REFUSED, str(error), advice=_ADVICE.get(type(error), ""))
+
+
 async def stored(answer: Awaitable[T]) -> T:
     """Await an operation of the store; the call is denied if it fails.
 
@@ -201,6 +220,6 @@ async def stored(answer: Awaitable[T]) -> T:
     except BudgetExhausted as error:
         raise Denied.of(DenialCode.BUDGET, str(error)) from None
     except ApprovalError as error:
-        raise Denied.of(DenialCode.APPROVAL_REFUSED, str(error)) from None
+        raise unapproved(error) from None
     except Exception as error:  # noqa: BLE001  a call without known shared state is denied
         raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None

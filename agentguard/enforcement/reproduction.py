@@ -8,9 +8,11 @@ time before a person is asked, and nobody is asked in vain.
 The values that were shown are not kept for the later run. They can be any Python objects, the later run can
 be in another process, and what a checkpoint holds can be edited.
 
-What this does not find: a value that changes rarely, such as a time in whole seconds or today's date, or one
-that changes with each process. The person's answer then is for a call that does not come again: the call that
-would really run is denied.
+A default factory may make the same value twice and another one later, such as a time in whole seconds. So
+nobody is asked about a call in which such a default stands; the model can give the value.
+
+What this does not find: a value that a validator changes rarely, or with each process. The person's answer is
+then for a call that does not come again, and the person is asked anew about the call that would really run.
 """
 
 from __future__ import annotations
@@ -35,21 +37,31 @@ def require_reproducible(invocation: Invocation, decision: Decision) -> None:
     if invocation.thread_id is None:
         return
     if not invocation.call_id:
-        raise _unavailable("a run that is resumed does not know it", "it has no call id", decision)
+        advice = "A person cannot be asked about a call without an id. Tell the user."
+        raise _unavailable("a run that is resumed does not know it", "it has no call id", decision, advice)
     if arguments is None or validate is None:
         return
     try:
         second = validate()
     except Exception as error:  # noqa: BLE001  validators are the application's code; their words may hold values
         raise _unavailable("a second validation fails", type(error).__name__, decision) from None
-    if second.digest == arguments.digest:
-        return
-    names = ", ".join(_differences(arguments, second))
-    raise _unavailable("each validation makes another value", names, decision)
+    if second.arguments.digest != arguments.digest:
+        names = ", ".join(_differences(arguments, second.arguments))
+        raise _unavailable("each validation makes another value", names, decision)
+    if second.made:
+        names = ", ".join(second.made)
+        raise _unavailable("the default may be another value by then", names, decision)
 
 
-def _unavailable(what_happens: str, of_what: str, decision: Decision) -> Denied:
-    advice = "A person cannot be asked about this call. Give a value for each argument, or tell the user."
+def _unavailable(
+    what_happens: str,
+    of_what: str,
+    decision: Decision,
+    advice: str = "",
+) -> Denied:
+    advice = (
+        advice or "Nobody can be asked about this call. Give a value for each argument, or tell the user."
+    )
     reason = f"an approval would not hold for the call that runs later: {what_happens}: {of_what}"
     return Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, advice=advice, policy_ids=decision.policy_ids)
 

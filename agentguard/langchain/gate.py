@@ -17,6 +17,7 @@ from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
+from agentguard.langchain.made_defaults import model_of, repeated
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -66,6 +67,7 @@ class Gate:
     __slots__ = (
         "__sealed",
         "_injector_fills",
+        "_model",
         "async_",
         "definition",
         "enforcement",
@@ -80,6 +82,7 @@ class Gate:
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.schema = ArgumentSchema(tool, enforcement.options.limits)
+        self._model = model_of(tool)
         self._injector_fills = self.schema.stripped | {PROOF}
         facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
         self.target = mcp_target(tool)
@@ -171,7 +174,7 @@ class Gate:
             spec=spec,
             arguments=None if validated is None else validated.arguments,
             values={} if validated is None else validated.values,
-            validate_again=partial(self.schema.arguments_of, tool_input.raw),
+            validate_again=partial(repeated, self.schema, self._model, tool_input.raw),
             problem=problem,
             call_id=tool_input.call_id,
             thread_id=run.step.thread,

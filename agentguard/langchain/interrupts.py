@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from agentguard.approvals.interrupt import answers_another
 from agentguard.errors import ApprovalError
 from agentguard.langchain.messages import configurable
 
@@ -13,7 +15,10 @@ __all__ = ["interrupt"]
 
 
 def interrupt(value: Any) -> Any:
-    """Suspend the run that is active here.
+    """Suspend the run that is active here, or return what it was resumed with.
+
+    Where *value* is a question about an approval, answers to other questions are passed over as long as one
+    to this question follows. For that of a question that was asked anew stands behind that of the first.
 
     Raises:
         ApprovalError: No graph runs here, or it has no checkpointer to resume from.
@@ -25,4 +30,15 @@ def interrupt(value: Any) -> Any:
         raise ApprovalError("the graph has no checkpointer: an interrupt could never be resumed")
     from langgraph.types import interrupt as suspend  # here, a graph runs
 
-    return suspend(value)
+    answer, approval_id = suspend(value), value.get("approval_id") if isinstance(value, Mapping) else None
+    if approval_id is not None:
+        scratchpad = names["__pregel_scratchpad"]
+        while answers_another(answer, approval_id) and _has_answer(scratchpad, approval_id):
+            answer = suspend(value)
+    return answer
+
+
+def _has_answer(scratchpad: Any, approval_id: object) -> bool:
+    """Return whether one of the values that the node was resumed with names this approval."""
+    values = [*scratchpad.resume, scratchpad.get_null_resume(False)]
+    return any(isinstance(v, Mapping) and v.get("approval_id") == approval_id for v in values)

@@ -103,10 +103,6 @@ class ArgumentSchema:
             self._declared.validate(arguments)
         return ValidatedArguments(values, arguments)
 
-    def arguments_of(self, raw: str | Mapping[str, Any]) -> Arguments:
-        """Validate what the model gave, and return the frozen form alone; it raises as `validate` does."""
-        return self.validate(raw).arguments
-
     def canonicalize(self, values: Mapping[str, Any], raw: str = "") -> Arguments:
         """Return values of this schema frozen; *raw* is the `Arguments.raw` of what they were made from.
 

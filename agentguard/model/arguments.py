@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category, normalize
 
 import rfc8785
 from pydantic_core import from_json
@@ -23,7 +24,10 @@ Json = Any  # a JSON value: mypy has no recursive alias that json.loads would sa
 _PLAIN = frozenset((str, int, bool, type(None)))
 _POSITION = re.compile(r"\[\d+\]")
 _NUMBER = re.compile(r": -?\d+(\.\d+)?(e[+-]?\d+)?$")
-_ORDER = ": order ["  # in a distinction that says only in which order keys stand
+_SPELLINGS = (
+    ": order [",
+    ": floats ",
+)  # in distinctions of the order of keys, and of a list's spelled numbers
 _LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
 _encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -116,9 +120,7 @@ class Arguments:
             from_json(canonical)
         digest = call_digest = digest_of(canonical)
         if distinctions or raw:
-            # a JSON text holds no line break, so each part ends where it seems to end
-            more = json.dumps([*distinctions, raw], separators=(",", ":"))
-            call_digest = digest_of(canonical + b"\n" + more.encode())
+            call_digest = digest_of(canonical + _beside(distinctions, raw))
         return cls(canonical, digest, call_digest, distinctions, raw)
 
     @property
@@ -129,15 +131,16 @@ class Arguments:
 
     @property
     def shown_digest(self) -> str:
-        """A digest of what a person is shown of the call, without the order of keys and spellings of numbers.
+        """A digest of what a person sees of the call; it names the calls that a rejection holds for.
 
-        A person who has rejected a call has rejected each call with this digest: 5.0 for 5, or another order,
-        is no other call to a person. `digest` tells those apart, since a tool can.
+        To a person it is no other call that writes 5.0 for 5, has another order of keys, spells a letter with
+        its accent apart (NFD for NFC), or holds characters that nobody sees (category Cf, as U+200B). `digest`
+        tells all of these apart, since a tool can: an approval holds for the very bytes.
         """
-        if not self.distinctions:
+        words = [text for text in self.distinctions if not _is_spelling(text)]
+        if not words and self.canonical.isascii():
             return self.json_digest
-        words = tuple(text for text in self.distinctions if _ORDER not in text and not _NUMBER.search(text))
-        return Arguments.of(self.values, words).digest
+        return digest_of(_as_seen(self.canonical) + (_beside(words, "") if words else b""))
 
     @property
     def rule_distinctions(self) -> tuple[str, ...]:
@@ -148,6 +151,24 @@ class Arguments:
 
     def __repr__(self) -> str:
         return f"Arguments(digest={self.digest!r})"
+
+
+def _is_spelling(distinction: str) -> bool:
+    return any(part in distinction for part in _SPELLINGS) or _NUMBER.search(distinction) is not None
+
+
+def _beside(distinctions: Sequence[str], raw: str) -> bytes:
+    """Return what stands behind the canonical JSON in a digest."""
+    # a JSON text holds no line break, so each part ends where it seems to end
+    return b"\n" + json.dumps([*distinctions, raw], separators=(",", ":")).encode()
+
+
+def _as_seen(canonical: bytes) -> bytes:
+    """Return JSON with its letters composed, and without the characters that nobody sees."""
+    if canonical.isascii():
+        return canonical
+    text = normalize("NFC", canonical.decode())
+    return "".join(letter for letter in text if category(letter) != "Cf").encode()
 
 
 def digest_of(data: bytes) -> str:

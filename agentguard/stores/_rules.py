@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agentguard.errors import ApprovalError, BudgetExhausted, TaskNotActive
+from agentguard.errors import ApprovalError, ApprovalUsed, BudgetExhausted, CallRejected, TaskNotActive
 from agentguard.model import (
     LABELS,
     TRUSTED_LABELS,
@@ -71,7 +71,8 @@ def ask(approval: Approval, family: Family, rejection: Approval | None, now: flo
     *rejection* is what a person has answered about such a call before.
 
     Raises:
-        ApprovalError: It already has an answer, or a person has rejected such a call.
+        ApprovalError: It already has an answer.
+        CallRejected: A person has rejected such a call.
         BudgetExhausted: One of the tasks has used up its questions.
         TaskNotActive: One of them is unknown, ended, or past its deadline.
     """
@@ -87,18 +88,22 @@ def ask(approval: Approval, family: Family, rejection: Approval | None, now: flo
 def use(call: Call, approval: Approval | None, before: str | None, now: float) -> Approval:
     """Return the approval as used by *call*.
 
-    *before* is the id of the approval that the same call used before it was suspended.
+    *before* is the id of the approval that the same call used before it was suspended. That call goes on,
+    also when the approval has expired meanwhile: it was used in time.
 
     Raises:
-        ApprovalError: It is unknown, unanswered, denied, expired, used, or for another call.
+        ApprovalError: It is unknown, unanswered, denied, expired, or for another call.
+        ApprovalUsed: Another call has used it, or this one before it ended.
     """
     if approval is None:
         raise ApprovalError(f"approval {call.approval_id} is unknown")
     if (approval.call_key, approval.task_id, approval.tool) != (call.key, call.task_id, call.tool):
         raise ApprovalError(f"approval {approval.id} is for another call")
+    if approval.status is ApprovalStatus.USED:
+        if approval.id == before:
+            return approval
+        raise ApprovalUsed(f"approval {approval.id} is used: the call that it was for was made")
     _check_expiry(approval, now)
-    if approval.status is ApprovalStatus.USED and approval.id == before:
-        return approval
     if approval.status is not ApprovalStatus.APPROVED:
         raise ApprovalError(f"approval {approval.id} is {approval.status}")
     return replace(approval, status=ApprovalStatus.USED)
@@ -184,7 +189,7 @@ def _writes(call: Call) -> int:
 
 def _check_rejection(rejection: Approval | None) -> None:
     if rejection is not None:
-        raise ApprovalError(f"rejected by {rejection.approver}: {rejection.reason}")
+        raise CallRejected(f"rejected by {rejection.approver}: {rejection.reason}")
 
 
 def _check_expiry(approval: Approval, now: float) -> None:

@@ -192,6 +192,7 @@ class ApprovalContract(Contract):
         await store.begin_call(call("2", key="k", approval="new"), None)
         await store.end_call("2", Outcome.SUSPENDED)
         await assert_raises(ApprovalError, store.begin_call(call("3", key="k", approval="old"), None))
+        self.now = 1300.0  # it has expired, and was used in time
         await store.begin_call(call("3", key="k", approval="new"), None)
         await store.end_call("3", Outcome.DONE)
         await assert_raises(ApprovalError, store.begin_call(call("4", key="k", approval="new"), None))

@@ -424,7 +424,7 @@ def test_rules_that_change_while_a_person_thinks_void_the_answer(in_decision: bo
     )
     pay = guard.wrap(payment(paid))[0]
     with guard.task("Pay", subject="alice", mandate={"tools": "*"}):
-        with pytest.raises(Denied, match="did not approve"):
+        with pytest.raises(Denied, match="rules have changed since a person was asked"):
             pay.invoke({"to": "bob"})
         assert paid == []
         assert log.written[-1]["reason"] == "the policy has changed since the approval was asked"

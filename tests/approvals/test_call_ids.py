@@ -140,7 +140,11 @@ async def test_parallel_agents_with_equal_ids_do_not_share_an_approval(
     yes = await mode.call(team.guard, "answer", first.value, approved=True, approver="user:carol")
     state = await mode.invoke(team.agent, Command(resume={first.id: yes, second.id: yes}), THREAD)
     assert team.paid == [("bob", 5)]
-    assert "__interrupt__" not in state
+    (still,) = state["__interrupt__"]  # the answer was to another question
+    assert still.value["approval_id"] == second.value["approval_id"]
+    no = await mode.call(team.guard, "answer", second.value, approved=False, approver="user:carol")
+    await mode.invoke(team.agent, Command(resume={still.id: no}), THREAD)
+    assert team.paid == [("bob", 5)]
     assert sorted(kit.decisions("pay")) == ["approval_refused", "permit"]
 
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 
 from agentguard import AccessRequest, Guard
 from agentguard.errors import ApprovalError, Denied
+from agentguard.langchain.canonical import canonicalize
 from agentguard.model import QUESTIONS, Arguments
 from agentguard.stores import MemoryStore, SqliteStore
 from tests.approvals.bank import Bank, asks_a_person, payment
@@ -149,6 +150,40 @@ async def test_a_rejection_holds_for_another_spelling_and_not_for_another_call(m
         assert len(carol.asked) == 1
         await mode.invoke(spelled, tool_call("act", "c9", to="bob", what={"a": 2, "b": 1}))
         assert len(carol.asked) == 2
+
+
+SPELLINGS: list[tuple[Any, Any]] = [
+    ("caf\u00e9", "cafe\u0301"),
+    ("bob", "bo\u200bb"),
+    ("bob", "\u202ebob\u202c"),
+    ({"\u00e9": [1]}, {"e\u0301": [1]}),
+    ([1, 2], [1.0, 2]),
+    ({"a": [5]}, {"a": [5.0]}),
+    ([[5, "caf\u00e9"]], [[5.0, "cafe\u0301"]]),
+]
+
+
+@pytest.mark.promise("a-no-stays-a-no")
+@pytest.mark.parametrize(("value", "spelling"), SPELLINGS)
+async def test_a_rejection_holds_for_what_looks_the_same_and_an_approval_does_not(
+    value: Any, spelling: Any, mode: Mode, kit: Kit
+) -> None:
+    carol = Carol()
+    kit.rule.answer = asks_a_person
+    guard = kit.another(approver=carol)
+
+    def act(what: Any) -> str:
+        """Act."""
+        return "done"
+
+    guarded = guard.wrap([classified(StructuredTool.from_function(act), path="write")])[0]
+    with guard.task("t", **ALICE):
+        for n, what in enumerate([value, spelling, value]):
+            await mode.invoke(guarded, tool_call("act", f"c{n}", what=what))
+        assert len(carol.asked) == 1
+        await mode.invoke(guarded, tool_call("act", "c9", what="another"))
+    one, other = (canonicalize({"what": what}) for what in (value, spelling))
+    assert one.digest != other.digest
 
 
 @pytest.mark.promise("a-no-stays-a-no")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 import pytest
@@ -35,6 +36,32 @@ class Lines(BaseModel):
     lines: list[Inner]
 
 
+class Second(BaseModel):
+    at: int = Field(default_factory=lambda: int(time.time()))
+
+
+class Seconds(BaseModel):
+    of: dict[str, list[Second]]
+
+
+@dataclasses.dataclass
+class Plain:
+    text: str
+    at: int = dataclasses.field(default_factory=lambda: 5)
+    more: list[str] = dataclasses.field(default_factory=list)
+
+
+class Steady(BaseModel):
+    text: str = "a"
+    more: list[str] = Field(default_factory=list)
+
+
+class Aliased(BaseModel):
+    at: int = Field(default_factory=lambda: 5, alias="when")
+    second: Second = Field(default_factory=lambda: Second(at=5))
+    more: dict[str, str] = Field(default_factory=dict)
+
+
 class Mixed(BaseModel):
     text: str
 
@@ -51,6 +78,13 @@ ANEW: dict[str, tuple[Any, dict[str, Any]]] = {
     "a validator": (Mixed, {"what": {"text": "a"}}),
     "a validator before": (Annotated[str, BeforeValidator(lambda v: f"{v}{uuid.uuid4()}")], {"what": "a"}),
     "a counter": (Annotated[str, AfterValidator(lambda v: f"{v}{next(COUNTER)}")], {"what": "a"}),
+    "the time in seconds": (Annotated[int, Field(default_factory=lambda: int(time.time()))], {}),
+    "the day": (Annotated[date, Field(default_factory=date.today)], {}),
+    "one of two": (Annotated[str, Field(default_factory=lambda: random.choice(["eu", "eu"]))], {}),  # noqa: S311
+    "a model of it": (Annotated[Second, Field(default_factory=Second)], {}),
+    "seconds deep in it": (Seconds, {"what": {"of": {"a": [{}]}}}),
+    "seconds in a dataclass": (list[Plain], {"what": [{"text": "a"}]}),
+    "one of several fields": (Aliased, {"what": {"when": 6}}),
     "a class": (
         Annotated[Any, AfterValidator(lambda v: v if next(COUNTER) % 2 else float(v))],
         {"what": 1},
@@ -112,6 +146,11 @@ async def test_a_value_that_the_model_gives_is_approved(
 STEADY: dict[str, tuple[Any, dict[str, Any]]] = {
     "a validator": (Annotated[str, AfterValidator(str.strip)], {"what": " a "}),
     "a list": (list[str], {"what": ["a"]}),
+    "a factory of python's": (Annotated[list[str], Field(default_factory=list)], {}),
+    "a model of plain defaults": (Annotated[Steady, Field(default_factory=Steady)], {}),
+    "a field that the model gives": (Second, {"what": {"at": 7}}),
+    "fields by alias": (Aliased, {"what": {"when": 6, "second": {"at": 7}}}),
+    "a dataclass": (list[Plain], {"what": [{"text": "a", "at": 6}]}),
     "a set": (set[str], {"what": ["a", "b", "c", "d"]}),
 }
 
@@ -158,3 +197,21 @@ async def test_a_call_that_no_person_is_asked_about_is_validated_once(
     kit.rule.answer = lambda _request: PERMIT
     await mode.invoke(agent, GO, THREAD)
     assert counted == ["a"]
+
+
+@pytest.mark.promise("asked-once")
+@pytest.mark.parametrize("by", ["wrap", "middleware"])
+async def test_a_person_is_asked_anew_about_a_value_that_a_validator_changes_meanwhile(
+    by: str, mode: Mode, kit: Kit, task: Any
+) -> None:
+    rate = [1.25]
+    kind = Annotated[Any, AfterValidator(lambda _value: rate[0])]
+    agent = _agent(kit, classified(_tool(kind, ran := list[Any]())), by, what="a rate")
+    first = (await mode.invoke(agent, GO, THREAD))["__interrupt__"][0]
+    answer = await mode.call(kit.guard, "answer", first.value, approved=True, approver="user:carol")
+    rate[0] = 1.5
+    second = (await mode.invoke(agent, Command(resume={first.id: answer}), THREAD))["__interrupt__"][0]
+    assert (first.value["arguments"]["what"], second.value["arguments"]["what"]) == (1.25, 1.5)
+    answer = await mode.call(kit.guard, "answer", second.value, approved=True, approver="user:carol")
+    await mode.invoke(agent, Command(resume={second.id: answer}), THREAD)
+    assert ran == [1.5]

@@ -95,6 +95,14 @@ async def test_a_question_survives_a_page_that_writes_its_json_anew(mode: Mode, 
 
 
 @pytest.mark.promise("shown-is-approved")
+async def test_a_purpose_with_half_a_character_can_be_answered(mode: Mode, kit: Kit) -> None:
+    with kit.guard.task("buy \ud800 it", subject="alice", mandate={"tools": "*"}):
+        bank = Bank(kit, mode, "middleware", CALL)
+        await bank.answer(await bank.asked(GO), approved=True)
+    assert bank.paid == [("mallory", 9999)]
+
+
+@pytest.mark.promise("shown-is-approved")
 async def test_only_an_open_question_is_pending(mode: Mode, kit: Kit, task: Any) -> None:
     bank = Bank(kit, mode, "middleware", CALL)
     question = await bank.asked(GO)

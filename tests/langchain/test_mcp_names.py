@@ -22,7 +22,7 @@ SCHEMA: dict[str, Any] = {"type": "object", "properties": {"to": {"type": "strin
 
 
 class Place:
-    """One real server, whose tools the application may know as tools of several servers; `ran` are its calls."""
+    """A real server, whose tools the application may know as those of several; `ran` are its calls."""
 
     def __init__(self, server: McpServer, ran: list[str]) -> None:
         self._server, self.ran = server, ran
