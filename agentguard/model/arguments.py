@@ -134,7 +134,7 @@ class Arguments:
         """A digest of what a person sees of the call; it names the calls that a rejection holds for.
 
         To a person it is no other call that writes 5.0 for 5, has another order of keys, spells a letter with
-        its accent apart (NFD for NFC), or holds characters that nobody sees (category Cf, as U+200B). `digest`
+        its accent apart (NFD for NFC), or holds characters that nobody sees (category Cf). `digest`
         tells all of these apart, since a tool can: an approval holds for the very bytes.
         """
         words = [text for text in self.distinctions if not _is_spelling(text)]
