@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import httpx
 
-from agentguard.concurrency.drive import Operation, drive, operation_pair
+from agentguard.concurrency.abandonable import AbandonableThreads, abandonable_pair
+from agentguard.concurrency.drive import Operation, drive
 from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
@@ -43,8 +44,9 @@ class LegacySecret:
 
     Its `Credential` does not hand out the key. `reveal` returns a stand-in that opens nothing. `headers`
     refuses when the call is over, and for a URL outside the resource's origins. The key is read again
-    *refresh* seconds after it was read; if the source then fails, there is no credential. *timeout* is
-    in seconds. Revoking ends the use by this process; the key itself stays valid.
+    *refresh* seconds after it was read; if the source then fails, there is no credential. *timeout* is in
+    seconds, and holds also where the source hangs. Revoking ends the use by this process; the key itself
+    stays valid.
 
     `anomalies` counts uses that no honest call makes: ``late`` (after the call), ``destination`` (for
     another origin) and ``path`` (for a path that the broker does not serve). *on_anomaly* is called
@@ -76,10 +78,8 @@ class LegacySecret:
             )
         self._source, self._header, self._scheme = source, header, scheme
         self._refresh, self._clock, self.on_anomaly = refresh, clock, on_anomaly
-        self._read, self._share = (
-            operation_pair(source, "read", timeout=timeout),
-            SingleFlight(timeout=timeout).share,
-        )
+        self._read = abandonable_pair(source, "read", AbandonableThreads(source.name), timeout)
+        self._share = SingleFlight(timeout=timeout).share
         self._cache: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}
         self._revoked = RevokedHandles()

@@ -23,14 +23,16 @@ from tenacity import (
     RetryCallState,
     retry_if_exception_type,
     stop_after_attempt,
-    stop_before_delay,
 )
+from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
+from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.errors import AgentGuardError, IssueError
 from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.outbound.connections import Connections
+from agentguard.outbound.deadline import until
 
 __all__ = ["Answer", "Limits", "Outbound"]
 
@@ -108,8 +110,7 @@ class Outbound:
     *party* says for whom the request is, such as a user. Requests of a party that get no answer do not keep
     requests of others from being sent. An answer of any status counts as no failure of the service.
 
-    On the synchronous path a request may take twice its time limit if an answer stops midway, and longer
-    if its headers arrive byte by byte, since each byte may take that time. A compressed answer is
+    Both paths keep the time limit whatever the service sends, and however slowly. A compressed answer is
     refused, since it could hide its size.
     """
 
@@ -126,7 +127,6 @@ class Outbound:
     ) -> None:
         self.name, self.base_url = name, base_url.rstrip("/")
         self._error, self._limits = error, limits
-        self._stop = stop_after_attempt(limits.attempts) | stop_before_delay(limits.timeout)
         self._breakers = Breakers(name, limits.threshold, limits.cooldown)
         options: dict[str, Any] = {
             "base_url": self.base_url,
@@ -151,11 +151,11 @@ class Outbound:
         async def ask(
             method: str, url: str, *, repeatable: bool = False, party: str = "", **options: Any
         ) -> Answer:
-            deadline = time.monotonic() + self._limits.timeout
+            deadline = time.monotonic() + seconds_left(self._limits.timeout)
             try:
                 async for attempt in AsyncRetrying(
                     sleep=sleep,
-                    stop=self._stop,
+                    stop=stop_after_attempt(self._limits.attempts) | _StopBefore(deadline),
                     wait=_wait,
                     retry=retry_if_exception_type(_RepeatableFailure),
                     reraise=True,
@@ -205,9 +205,11 @@ class Outbound:
     # --- input and output
 
     def _send(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
-        with self._connections.client().stream(
-            method, url, timeout=_remaining(deadline), **options
-        ) as response:
+        timeout = _remaining(deadline)
+        with (
+            until(deadline),
+            self._connections.client().stream(method, url, timeout=timeout, **options) as response,
+        ):
             content = self._start_content(response)
             for chunk in response.iter_bytes():
                 content += chunk
@@ -259,6 +261,16 @@ def _wait(state: RetryCallState) -> float:
     error = None if state.outcome is None else state.outcome.exception()
     after = error.after if isinstance(error, _Failure) else None
     return max(_JITTER(state), after or 0.0)
+
+
+class _StopBefore(stop_base):
+    """A rule by which no attempt begins at the deadline or later."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return time.monotonic() + retry_state.upcoming_sleep >= self._deadline
 
 
 def _remaining(deadline: float) -> float:

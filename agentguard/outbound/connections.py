@@ -12,6 +12,7 @@ import httpx
 
 from agentguard.concurrency.drive import lift
 from agentguard.concurrency.fork import in_child
+from agentguard.outbound.deadline import DeadlineTransport
 
 __all__ = ["Connections"]
 
@@ -59,7 +60,8 @@ class Connections:
         with self._lock:
             if self._client is None:
                 hooks = {"request": [self._check]}
-                self._client = httpx.Client(transport=self._transport, event_hooks=hooks, **self._options)
+                transport = self._transport or DeadlineTransport(self._options["verify"], _UNLIMITED)
+                self._client = httpx.Client(transport=transport, event_hooks=hooks, **self._options)
             return self._client
 
     async def loop_client(self) -> httpx.AsyncClient:

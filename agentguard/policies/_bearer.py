@@ -6,7 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from agentguard.concurrency.drive import Operation, operation_pair
+from agentguard.concurrency.abandonable import AbandonableThreads, abandonable_pair
+from agentguard.concurrency.drive import Operation
 from agentguard.model import Secret
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class BearerToken:
     """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it."""
 
     def __init__(self, source: TokenSource, timeout: float) -> None:
-        self._read = operation_pair(source, "read", timeout=timeout)
+        threads = AbandonableThreads("the source of the token for the PDP")
+        self._read = abandonable_pair(source, "read", threads, timeout)
         self._cache: tuple[Secret, float] | None = None
 
     async def header(self, operations: RemoteOperations, again: bool) -> dict[str, str]:

@@ -9,20 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from contextvars import copy_context
 from dataclasses import replace
 from types import CodeType
 from typing import Any
 
-from agentguard.concurrency.fork import ProcessSemaphore
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.model import AccessRequest, Decision, Effect
 
 __all__ = ["FunctionPolicy"]
-
-_AT_ONCE = 64  # threads at most; a thread that hangs never ends
 
 
 class FunctionPolicy:
@@ -31,8 +26,9 @@ class FunctionPolicy:
     It never raises. If the function raises, is late, or answers anything but a bool or a well-formed
     Decision, the answer is a deny, whose reason starts with ``policy_error:`` and names only the kind of
     error. A synchronous function runs in a thread of its own, with the caller's context. If it hangs, the
-    answer is a deny after *timeout* seconds, and its thread is lost. An asynchronous function is cancelled.
-    On the synchronous path it runs on an event loop of its own.
+    answer is a deny after *timeout* seconds, its thread is left alone, and a warning is logged. Another call
+    gets another thread: 128 calls of one subject may hang, and 1024 in all. An asynchronous function is
+    cancelled. On the synchronous path it runs on an event loop of its own.
 
     *version* defaults to a digest of the function's name and code. The digest does not cover what the
     function calls, closes over, or reads: give a version if these can change.
@@ -52,51 +48,37 @@ class FunctionPolicy:
         self._timeout = timeout
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
-        self._slots = ProcessSemaphore(_AT_ONCE)
+        self._threads = AbandonableThreads(f"policy {self._name}")
         self.version = _version(function) if version is None else version
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request, or deny after the time-out."""
-        future = self._start(request)
-        if future is None:
-            return self._error("too many calls of it hang")
         try:
-            return future.result(self._timeout)
+            return self._threads.run(self._timeout, self._answer, request, party=request.identity.subject)
         except TimeoutError:
             return self._late()
+        except NoThread as error:
+            return self._error(str(error))
 
     async def adecide(self, request: AccessRequest) -> Decision:
         """Answer the request, or deny after the time-out, without blocking the event loop."""
         if self._async:
             return await self._awaited(request)
-        future = self._start(request)
-        if future is None:
-            return self._error("too many calls of it hang")
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
+            party = request.identity.subject
+            return await self._threads.arun(self._timeout, self._answer, request, party=party)
         except TimeoutError:
             return self._late()
+        except NoThread as error:
+            return self._error(str(error))
 
-    def _start(self, request: AccessRequest) -> Future[Decision] | None:
-        if not self._slots.acquire(blocking=False):
-            return None
-        future: Future[Decision] = Future()
-        future.set_running_or_notify_cancel()  # so that a caller that stops waiting does not cancel it
-        # a daemon, since a hung function must not keep the interpreter from its end
-        context = copy_context()
-        threading.Thread(target=context.run, args=(self._work, future, request), daemon=True).start()
-        return future
-
-    def _work(self, future: Future[Decision], request: AccessRequest) -> None:
+    def _answer(self, request: AccessRequest) -> Decision:
         try:
-            future.set_result(asyncio.run(self._awaited(request)) if self._async else self._called(request))
+            if self._async:
+                return asyncio.run(self._awaited(request))
+            return self._verdict(self._function(request))
         except BaseException as error:  # noqa: BLE001  SystemExit too: whatever a function raises is no permit
-            future.set_result(self._error(type(error).__name__))
-        finally:
-            self._slots.release()
-
-    def _called(self, request: AccessRequest) -> Decision:
-        return self._verdict(self._function(request))
+            return self._error(type(error).__name__)
 
     async def _awaited(self, request: AccessRequest) -> Decision:
         clock = asyncio.get_running_loop().time

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import copy
 import logging
+import os
 import pickle
 import threading
 import time
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +25,7 @@ import agentguard
 from agentguard import Resource, ToolPath
 from agentguard.catalog import Catalog
 from agentguard.credentials.long_lived import LegacySecret
+from agentguard.credentials.sources import FileSecret
 from agentguard.errors import (
     ConfigurationError,
     CredentialUnavailable,
@@ -374,3 +377,79 @@ def test_a_redirect_away_carries_no_key(behind: Any) -> None:
 
     with kit.guard.task("t", subject="user:1", mandate={"tools": ["charge"]}):
         assert kit.wrap(charge).invoke({}) == "done"
+
+
+class HungOnce:
+    """A source whose first reading hangs, as that of a library without time-outs does."""
+
+    name = "vault:key"
+
+    def __init__(self) -> None:
+        self.end, self.reads = threading.Event(), 0
+
+    def read(self) -> Secret:
+        self.reads += 1
+        if self.reads == 1:
+            self.end.wait(10)
+        return Secret(KEY)
+
+
+@pytest.mark.promise("secret-source-bounded")
+def test_a_source_that_hangs_once_costs_one_call_its_time_out(
+    issued: Callable[[LegacySecret, Grant], Credential],
+) -> None:
+    source = HungOnce()
+    by = broker(source, timeout=0.2)
+    started = time.monotonic()
+    with pytest.raises(IssueError, match=r"vault:key: no key \(TimeoutError\)"):
+        issued(by, GRANT)
+    assert time.monotonic() - started < 1.0
+    assert issued(by, GRANT).headers("GET", URL, None)["Authorization"].endswith(KEY)
+    source.end.set()
+
+
+@pytest.mark.promise("secret-source-bounded")
+def test_a_file_on_a_mount_that_hangs_is_given_up(
+    issued: Callable[[LegacySecret, Grant], Credential], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, end = tmp_path / "key", threading.Event()
+    file.write_text(KEY)
+    file.chmod(0o600)
+    read = os.read
+
+    def hangs(descriptor: int, size: int) -> bytes:
+        # the descriptors of event loops are read as before
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(file):
+            end.wait(10)
+        return read(descriptor, size)
+
+    monkeypatch.setattr(os, "read", hangs)
+    by = broker(FileSecret(file), timeout=0.2)
+    started = time.monotonic()
+    with pytest.raises(IssueError, match=r"no key \(TimeoutError\)"):
+        issued(by, GRANT)
+    assert time.monotonic() - started < 1.0
+    end.set()
+
+
+@pytest.mark.promise("secret-source-bounded")
+def test_a_call_whose_secret_hangs_is_denied_in_time_and_the_denial_is_on_record(kit: Kit) -> None:
+    source = HungOnce()
+    by = broker(source, timeout=0.2, paths=list(ToolPath))
+    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], by))
+
+    @tool
+    def read_orders() -> str:
+        """Read the orders."""
+        return "read"
+
+    guarded = kit.wrap(read_orders)
+    call: Any = {"type": "tool_call", "name": "read_orders", "id": "1", "args": {}}
+    started = time.monotonic()
+    with kit.guard.task("Read", subject="user:ada", mandate={"tools": "*"}):
+        assert guarded.invoke(call).text != "read"
+        assert time.monotonic() - started < 1.5
+        source.end.set()
+        assert guarded.invoke(call | {"id": "2"}).text == "read"
+    effects = [record.get("effect") or record["event"] for record in kit.audit.records()]
+    assert effects[:3] == ["permit", "outcome", "deny"]

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from agentguard.concurrency import abandonable
 from agentguard.concurrency.drive import drive, operation_pair
 from agentguard.model import (
     AccessRequest,
@@ -29,6 +31,7 @@ from agentguard.model import (
 )
 from agentguard.policies.function import FunctionPolicy
 from agentguard.ports import Policy
+from tests.conftest import Mode
 
 IDENTITY = Identity(subject="user:ada", actor="agent://support")
 REQUEST = AccessRequest(
@@ -207,17 +210,79 @@ async def test_cancelling_the_caller_is_not_a_decision() -> None:
         await decision
 
 
-@pytest.mark.promise("policy-failure-denies")
-def test_hung_calls_are_bounded_and_then_denied_at_once() -> None:
+def asked_by(subject: str) -> AccessRequest:
+    return replace(REQUEST, identity=Identity(subject=subject, actor="agent://support"))
+
+
+@pytest.mark.promise("hung-policy-blocks-nobody")
+def test_hung_calls_of_one_user_are_replaced_then_bounded_and_block_nobody_else(
+    mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
     release = threading.Event()
-    policy = FunctionPolicy(lambda _request: release.wait(10), timeout=0.001)
-    reasons = [policy.decide(REQUEST).reason for _ in range(70)]
-    assert "too many calls of it hang" in reasons[-1]
+
+    def rule(request: AccessRequest) -> bool:
+        return request.identity.subject != "user:eve" or request.tool.name == "quick" or release.wait(10)
+
+    policy = FunctionPolicy(rule, timeout=0.01)
+    slow, quick = (
+        asked_by("user:eve"),
+        replace(asked_by("user:eve"), tool=replace(REQUEST.tool, name="quick")),
+    )
+
+    async def ask(request: AccessRequest) -> Decision:
+        return await policy.adecide(request) if mode.asynchronous else policy.decide(request)
+
+    async def run() -> None:
+        for _ in range(70):
+            assert "no answer within" in (await ask(slow)).reason
+        assert (await ask(quick)).permitted, "64 hung calls deny their own user for ever"
+        assert (await ask(asked_by("user:ada"))).permitted
+        reasons = [(await ask(slow)).reason for _ in range(70)]
+        assert "too many calls of it hang" in reasons[-1]
+        assert (await ask(asked_by("user:ada"))).permitted
+        assert not (await ask(quick)).permitted, "the hung calls of one user have a bound"
+
+    asyncio.run(run())
+    assert "a call was given up, and its thread still runs (70 of at most 1024)" in caplog.text
     release.set()
     deadline = time.monotonic() + 5
-    while not policy.decide(REQUEST).permitted and time.monotonic() < deadline:
+    while not policy.decide(slow).permitted and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert FunctionPolicy(small).decide(REQUEST).permitted
+    assert policy.decide(slow).permitted
+
+
+@pytest.mark.promise("hung-policy-blocks-nobody")
+def test_the_hung_calls_of_all_users_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abandonable, "HUNG_OF_ALL", 5)
+    release = threading.Event()
+    policy = FunctionPolicy(lambda _request: release.wait(10), timeout=0.001)
+    reasons = [policy.decide(asked_by(f"user:{number}")).reason for number in range(6)]
+    assert [("hang" in reason) for reason in reasons] == [False] * 5 + [True]
+    release.set()
+
+
+def test_a_system_without_more_threads_is_a_deny(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    policy = FunctionPolicy(small)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        assert "no more threads" in policy.decide(REQUEST).reason
+    assert policy.decide(REQUEST).permitted
+
+
+async def test_a_caller_that_is_cancelled_gives_its_place_back() -> None:
+    release = threading.Event()
+    policy = FunctionPolicy(lambda _request: release.wait(10), timeout=5)
+    for _ in range(70):
+        decision = asyncio.create_task(policy.adecide(REQUEST))
+        await asyncio.sleep(0)
+        decision.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await decision
+    release.set()
+    assert (await policy.adecide(REQUEST)).permitted
 
 
 async def test_the_callers_context_reaches_the_function() -> None:

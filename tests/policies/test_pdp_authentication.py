@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -41,7 +43,7 @@ class Source:
 def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Make a policy over a PDP that permits whoever sends the token ``current``."""
 
-    def make(source: Any, headers: list[str | None]) -> Any:
+    def make(source: Any, headers: list[str | None], **settings: Any) -> Any:
         def handle(question: httpx.Request) -> httpx.Response:
             headers.append(question.headers.get("authorization"))
             if headers[-1] != "Bearer current":
@@ -51,7 +53,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
             return httpx.Response(200, json=PERMIT)
 
         transport = httpx.MockTransport(handle)
-        options = {"version": "1", "transport": transport, "async_transport": transport}
+        options = {"version": "1", "transport": transport, "async_transport": transport, **settings}
         return request.param(URL, token=source, **options)
 
     return make
@@ -151,3 +153,31 @@ def test_a_mistake_about_authentication_is_told_at_the_start(kind: Settings, tmp
     ):
         with pytest.raises(ConfigurationError):
             settings_of(kind, URL, **values).policy(tmp_path.joinpath)
+
+
+class HungOnce:
+    """A source of tokens whose first reading hangs."""
+
+    def __init__(self) -> None:
+        self.end, self.readings = threading.Event(), 0
+
+    def read(self) -> Secret:
+        self.readings += 1
+        if self.readings == 1:
+            self.end.wait(10)
+        return Secret("current")
+
+
+@pytest.mark.promise("secret-source-bounded")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_token_that_hangs_once_costs_one_decision_its_time_out(
+    make: Callable[..., Any], asynchronous: bool
+) -> None:
+    source = HungOnce()
+    port = AwaitedPort(make(source, [], timeout=0.2), asynchronous=asynchronous)
+    started = time.monotonic()
+    with pytest.raises(AgentGuardError, match=r"no token to authenticate with \(TimeoutError\)"):
+        await port.decide(sample_request())
+    assert time.monotonic() - started < 1.0
+    assert (await port.decide(sample_request())).permitted
+    source.end.set()

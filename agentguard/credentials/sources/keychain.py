@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Thread
-
 import keyring
 from keyring.errors import KeyringError
 
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.credentials.sources.base import TIMEOUT
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Secret
@@ -31,12 +28,13 @@ class KeyringSecret:
         if not self._service or not self._user:
             raise ConfigurationError(f"keyring:{id} names no entry", hint="write keyring:SERVICE/NAME")
         self.name, self._timeout = f"keyring:{id}", timeout
+        self._threads = AbandonableThreads(self.name)
 
     def read(self) -> Secret:
         """Ask the keyring."""
         try:
-            secret = _with_timeout(self._timeout, lambda: keyring.get_password(self._service, self._user))
-        except TimeoutError:
+            secret = self._threads.run(self._timeout, self._ask)
+        except (TimeoutError, NoThread):
             raise IssueError(f"{self.name}: no answer; the keyring may be locked") from None
         except (KeyringError, RuntimeError, OSError) as error:
             raise IssueError(f"{self.name}: the keyring failed ({type(error).__name__})") from None
@@ -44,16 +42,6 @@ class KeyringSecret:
             raise IssueError(f"{self.name}: no such entry")
         return secret
 
-
-def _with_timeout(seconds: float, ask: Callable[[], str | None]) -> Secret | None:
-    future: Future[Secret | None] = Future()
-
-    def answer() -> None:
-        try:
-            text = ask()
-            future.set_result(None if text is None else Secret(text))
-        except Exception as error:  # noqa: BLE001  the waiting thread raises it
-            future.set_exception(error)
-
-    Thread(target=answer, name="agentguard-keyring", daemon=True).start()
-    return future.result(seconds)
+    def _ask(self) -> Secret | None:
+        text = keyring.get_password(self._service, self._user)
+        return None if text is None else Secret(text)

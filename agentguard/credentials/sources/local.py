@@ -18,10 +18,8 @@ class FileSecret:
     """A `SecretSource`: a file that only its owner may read (mode 0600). The owner is this user or root.
 
     One newline at the end, which editors add, is not part of the secret. A file that is not a regular
-    file, or has more than 1 MiB, is refused; `read` does not wait for a pipe.
+    file, or has more than 1 MiB, is refused; `read` does not wait for a pipe. It may wait for a mount.
     """
-
-    inline = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name, self._path = f"file:{os.fspath(path)}", path

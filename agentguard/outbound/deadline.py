@@ -1,0 +1,148 @@
+"""Connections of the synchronous path that keep a deadline, whatever the peer sends, and however slowly.
+
+The time-outs of httpx are for each read and each write. A peer that sends one byte, or one 1xx answer, before
+each of them has passed would hold a thread for ever. The asynchronous path needs none of this: its event loop
+ends the whole exchange.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from ipaddress import ip_address
+from typing import Any
+
+import httpcore
+import httpx
+
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+
+__all__ = ["DeadlineTransport", "until"]
+
+_deadline: ContextVar[float | None] = ContextVar("agentguard_outbound_deadline", default=None)
+
+
+@contextmanager
+def until(deadline: float) -> Iterator[None]:
+    """Have all connecting, writing and reading inside end at *deadline*, by `time.monotonic`."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def _seconds(timeout: float | None, error: type[Exception]) -> float | None:
+    deadline = _deadline.get()
+    if deadline is None:
+        return timeout
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise error("too late")
+    return seconds if timeout is None else min(timeout, seconds)
+
+
+class DeadlineTransport(httpx.HTTPTransport):
+    """httpx's own transport, over connections that keep the deadline of `until`.
+
+    httpx has no argument for httpcore's public `network_backend`. So the transport gets another pool.
+    """
+
+    def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
+        context = httpx.create_ssl_context(verify=verify, trust_env=False)
+        super().__init__(verify=context, limits=limits, trust_env=False)
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            network_backend=_Backend(),
+        )
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._threads = AbandonableThreads("the resolver of names")
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        # one address after the other: the time-out of `socket.create_connection` is for each of them
+        failure: Exception = httpcore.ConnectError("the name has no address")
+        for address in self._addresses(host, port, timeout):
+            seconds = _seconds(timeout, httpcore.ConnectTimeout)
+            try:
+                return _Stream(
+                    self._backend.connect_tcp(address, port, seconds, local_address, socket_options)
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
+        seconds = _seconds(timeout, httpcore.ConnectTimeout)
+        with suppress(ValueError):
+            return [str(ip_address(host))]
+        try:
+            # the resolver has time-outs of its own, which may be longer
+            infos = self._threads.run(60.0 if seconds is None else seconds, _resolve, host, port, party=host)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout("the look-up of the name took too long") from error
+        except (OSError, UnicodeError, NoThread) as error:
+            raise httpcore.ConnectError(str(error)) from error
+        return list(dict.fromkeys(infos))
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _seconds(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        # the time-out of httpcore's own writing is for each piece that the peer takes
+        connection: socket.socket = self._stream.get_extra_info("socket")
+        view = memoryview(buffer)
+        try:
+            while view:
+                connection.settimeout(_seconds(timeout, httpcore.WriteTimeout))
+                view = view[connection.send(view) :]
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            # OpenSSL takes the time-out for the whole handshake
+            seconds = _seconds(timeout, httpcore.ConnectTimeout)
+            return _Stream(self._stream.start_tls(ssl_context, server_hostname, seconds))
+        except httpcore.ConnectTimeout:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
