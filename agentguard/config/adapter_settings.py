@@ -23,6 +23,7 @@ __all__ = [
     "OpenBaoSettings",
     "SecretSettings",
     "SignalSettings",
+    "SourceSettings",
     "SpiffeIdentitySettings",
     "TokenExchangeSettings",
 ]
@@ -177,6 +178,26 @@ class SignalSettings(Table):
     url: Name = Field(description='the receiver\'s URL, as in url = "https://orders.example/signals"')
     audience: Name = Field(description='the receiver\'s name, as in audience = "https://orders.example"')
     key: Name = Field(description='the key that signs, as in key = ".agentguard/signals.pem"')
+    algorithm: Literal["ES256", "EdDSA", "RS256"] = Field(
+        default="ES256", description='of a new key: "ES256", "EdDSA", or "RS256" as CAEP demands'
+    )
+    authorization: Name | None = Field(
+        default=None, description='a source of the whole header, as in authorization = "env:SIGNALS"'
+    )
+
+
+class SourceSettings(Table):
+    """``[sources.NAME]``: who may end tasks by signals, and of whom it may speak (see `signals.Source`)."""
+
+    issuer: Name = Field(description='the `iss` of its signals, as in issuer = "https://login.example"')
+    keys: Name = Field(description='a file with its JWK Set, as in keys = "login.jwks.json"')
+    speaks_for: tuple[Name, ...] = list_field(
+        'further issuers, as in speaks_for = ["https://agentguard.local"], whose users it may end'
+    )
+    subjects: dict[Name, Name] = Field(
+        default_factory=dict,
+        description='a task\'s subject by issuer, as in { "https://login.example" = "user:{sub}" }',
+    )
     authorization: Name | None = Field(
         default=None, description='a source of the whole header, as in authorization = "env:SIGNALS"'
     )

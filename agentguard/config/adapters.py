@@ -19,18 +19,22 @@ from agentguard.config.adapter_settings import (
     OpenBaoSettings,
     SecretSettings,
     SignalSettings,
+    SourceSettings,
     SpiffeIdentitySettings,
     TokenExchangeSettings,
 )
+from agentguard.config.signal_keys import load_signal_key
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
 from agentguard.identity.local import LocalIdentity
+from agentguard.jose import strict_json
 from agentguard.model import ToolPath
 from agentguard.ports import Broker, IdentitySource, Store, Transmitter
 
 if TYPE_CHECKING:  # each needs an extra
     from agentguard.credentials.oauth import ClientAuth
     from agentguard.credentials.openbao import OpenBaoSession
+    from agentguard.signals.sources import Source
 
 __all__ = ["AdapterFactory", "identity_of"]
 
@@ -122,9 +126,37 @@ class AdapterFactory:
                 settings.url,
                 audience=settings.audience,
                 issuer=issuer,
-                signer=load_key(self.file_of(settings.key)),
+                signer=load_signal_key(self.file_of(settings.key), settings.algorithm),
                 authorization=header,
                 clock=self.clock,
+            )
+
+    def source(self, settings: SourceSettings) -> Source:
+        """Make a source of signals.
+
+        Raises:
+            ConfigurationError: A setting or the JWK Set is wrong, or an extra is missing.
+        """
+        with _extra("issuers"):
+            from agentguard.credentials.sources import source
+            from agentguard.signals.sources import Source as SignalSource
+
+            header = None if settings.authorization is None else source(settings.authorization).read()
+            file = self.file_of(settings.keys)
+            try:
+                keys = strict_json(file.read_bytes())
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(
+                    f"the JWK Set cannot be read: {type(error).__name__}",
+                    hint="save the issuer's jwks_uri in it",
+                    file=file,
+                ) from error
+            return SignalSource(
+                issuer=settings.issuer,
+                keys=keys,
+                speaks_for=frozenset(settings.speaks_for),
+                authorization=header,
+                subjects=settings.subjects,
             )
 
     def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
@@ -32,27 +32,36 @@ from agentguard.ports import Broker, IdentitySource, Policy, Store, Transmitter
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 
+if TYPE_CHECKING:  # needs an extra
+    from agentguard.signals import Source
+
 __all__ = ["Parts", "build"]
 
 Clock = Callable[[], float]
 KEYS = ".agentguard/keys"
+_OF_RECEIVERS = ("issuer", "sources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What agentguard.toml makes of a guard: its adapters, its options, and its templates and tracing."""
+    """What agentguard.toml makes of a guard: its adapters, its options, and its templates and tracing.
+
+    `issuer` and `sources` are for `Guard.receiver`.
+    """
 
     ports: Ports
     options: Options
     templates: tuple[Template, ...] = ()
     trace_arguments: bool = False
     trace_stages: bool = False
+    issuer: str = ""
+    sources: tuple[Source, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """Return the parts by name, as a guard's constructor takes them."""
         ports = {name: getattr(self.ports, name) for name in _names(Ports) - {"approvers", "entitlements"}}
         options = {name: getattr(self.options, name) for name in _names(Options) - {"new_id", "outcome_of"}}
-        rest = {name: getattr(self, name) for name in _names(Parts) - {"ports", "options"}}
+        rest = {name: getattr(self, name) for name in _names(Parts) - {"ports", "options", *_OF_RECEIVERS}}
         return {**ports, **options, **rest}
 
 
@@ -107,6 +116,8 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         templates=tuple(task.template(name) for name, task in settings.tasks.items()),
         trace_arguments=settings.telemetry.arguments,
         trace_stages=settings.telemetry.stages == "spans",
+        issuer=settings.issuer.issuer,
+        sources=_sources(settings, adapters),
     )
 
 
@@ -195,6 +206,14 @@ def _signals(settings: Settings, adapters: AdapterFactory) -> dict[str, Transmit
         with _with_position(settings, "signals", name):
             transmitters[name] = adapters.transmitter(receiver, settings.issuer.issuer)
     return transmitters
+
+
+def _sources(settings: Settings, adapters: AdapterFactory) -> tuple[Source, ...]:
+    sources = []
+    for name, table in settings.sources.items():
+        with _with_position(settings, "sources", name):
+            sources.append(adapters.source(table))
+    return tuple(sources)
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

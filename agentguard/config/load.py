@@ -140,7 +140,7 @@ def _suggestion(table: type[Any], wrong: str) -> str:
 def _description(keys: tuple[str, ...], kind: str | None) -> str:
     """Return the description of the field at *keys*, or else of the table that holds it."""
     inner = _table(keys[:1], kind)
-    depth = 2 if keys[0] in ("brokers", "pdps", "resources", "signals", "tasks", "tools") else 1
+    depth = 2 if keys[0] in ("brokers", "pdps", "resources", "signals", "sources", "tasks", "tools") else 1
     has_field = isinstance(inner, type) and issubclass(inner, BaseModel) and len(keys) > depth
     field = inner.model_fields.get(keys[depth]) if has_field else None
     return (field or Settings.model_fields[keys[0]]).description or ""

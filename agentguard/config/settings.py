@@ -16,6 +16,7 @@ from agentguard.config.adapter_settings import (
     IdentitySettings,
     LocalIdentitySettings,
     SignalSettings,
+    SourceSettings,
 )
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
@@ -181,8 +182,10 @@ class Settings(Table):
         default_factory=dict, description='tables with a kind, as in [brokers.login] kind = "token_exchange"'
     )
     signals: dict[Name, SignalSettings] = Field(
-        default_factory=dict,
-        description="receivers of the end of a task: tables, as in [signals.orders]",
+        default_factory=dict, description="receivers of a task's end: tables, as in [signals.orders]"
+    )
+    sources: dict[Name, SourceSettings] = Field(
+        default_factory=dict, description="who may end tasks by signals: tables, as in [sources.login]"
     )
     policy: PolicySettings = Field(default=PolicySettings(), description="a table, as in [policy]")
     pdps: dict[Name, PdpSettings] = Field(

@@ -35,6 +35,7 @@ from agentguard.model import (
     Grant,
     Label,
     LiveCredential,
+    Login,
     Outcome,
     ReadEffects,
     TaskState,
@@ -110,6 +111,7 @@ class Operations:
     live: Live
     end_task: Callable[[str, TaskStatus, Iterable[LiveCredential]], Awaitable[tuple[str, ...]]]
     active: Callable[[str], Awaitable[tuple[str, ...]]]
+    active_in: Callable[[Login], Awaitable[tuple[str, ...]]]
     save_approval: Callable[[Approval], Awaitable[Approval]]
     answer_approval: Callable[[Approval], Awaitable[None]]
     approval: Callable[[str], Awaitable[Approval | None]]
@@ -133,7 +135,7 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:17]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:18]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
 _SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task"})
 

@@ -10,6 +10,7 @@ policies about what has happened is the whole request recorded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agentguard.audit.requests import recorded
@@ -22,6 +23,7 @@ __all__ = [
     "outcome_record",
     "permit_record",
     "recovery_record",
+    "signal_record",
     "task_end_record",
     "unrevoked_record",
 ]
@@ -124,6 +126,18 @@ def task_end_record(task_id: str, lineage: list[str], status: str, cause: str, u
         "status": status,
         "cause": cause,
         "unrevoked": unrevoked,
+    }
+
+
+def signal_record(issuer: str, signal: str, cause: str, names: Mapping[str, Any]) -> Record:
+    """Record a signal of a trusted source that ended nothing, and what it named."""
+    return {"event": "signal", "task": None, "lineage": [], "issuer": issuer, "signal": signal} | {
+        "names": {
+            kind: list(name) if isinstance(name, tuple) else name
+            for kind, name in names.items()
+            if name is not None
+        },
+        "cause": cause,
     }
 
 

@@ -121,6 +121,8 @@ class Guard(TaskMethods, DecisionMethods):
         self._endings = Endings.of(self.enforcement)
         self.intent = Intent(templates, catalog)
         self._parts: list[object] = [store, audit]
+        self._issuer = ""
+        self._sources: tuple[Source, ...] = ()
         self._gates = GateRegistry(self.enforcement)
         install_log_redaction(live_secrets)
 
@@ -137,6 +139,7 @@ class Guard(TaskMethods, DecisionMethods):
     def from_parts(cls, parts: Parts, **changes: Any) -> Self:
         """Build a guard from what `config.build` made, which it closes with itself."""
         guard = cls(**{**parts.arguments(), **changes})
+        guard._issuer, guard._sources = parts.issuer, parts.sources
         ports = parts.ports
         adapters = (*ports.brokers.values(), *ports.signals.values(), ports.identity, ports.policy)
         guard._parts = [*adapters, *guard._parts]
@@ -149,19 +152,29 @@ class Guard(TaskMethods, DecisionMethods):
 
     # --- signals
 
-    def receiver(self, sources: Iterable[Source], *, audience: str) -> Receiver:
-        """Return an ASGI application by which a security team ends tasks (CAEP ``session-revoked``).
+    def receiver(
+        self, sources: Iterable[Source] | None = None, *, audience: str, issuer: str | None = None
+    ) -> Receiver:
+        """Return an ASGI application by which others end tasks (CAEP ``session-revoked``).
 
-        A signal names a task, one credential, or a user, all of whose active tasks then end. The user
-        is who `subject` says; *sources* say who may send, and for which issuers.
+        *sources* say who may send, for which issuers, and what the users of those are called here; by default
+        they are those of agentguard.toml. *issuer* is the issuer of our own tasks: a source that speaks for
+        it may name any task, credential and `subject` of ours. By default that is the one of
+        agentguard.toml, or else the *audience*.
+
+        Another issuer's session ends the tasks whose subject token is of that session, and a user of
+        another issuer those whose subject token is of that user, or whose `subject` is the user's name here.
+        An unknown session of a user ends all tasks of that user. If a signal ended nothing, the log has a
+        warning and the audit log a record.
         """
         from agentguard.signals import Receiver
 
-        async def end(event: SessionRevoked) -> None:
-            names = {kind: name.name for kind in ("token", "user") if (name := getattr(event, kind))}
-            cause = f"signal of {event.issuer}: {event.reason}"
-            await self._endings.async_.end_by_signal(cause, task=event.task_id, **names)
+        our_issuer = issuer or self._issuer or audience
 
+        async def end(event: SessionRevoked) -> None:
+            await self._endings.async_.end_by_signal(event, our_issuer)
+
+        sources = self._sources if sources is None else sources
         return Receiver(sources, audience=audience, store=self.enforcement.ports.store, revoke=end)
 
     # --- langchain

@@ -1,6 +1,6 @@
 """The nouns: frozen values without I/O. Times are seconds since the epoch, lifetimes are seconds.
 
-identity    `Identity`: who acts, and for whom
+identity    `Identity`, `Login`: who acts, and for whom
 mandate     `Mandate`: what a task may touch at most
 task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
@@ -31,7 +31,7 @@ from agentguard.model.decision import (
     Effect,
     Obligation,
 )
-from agentguard.model.identity import Identity
+from agentguard.model.identity import Identity, Login
 from agentguard.model.limits import CallLimits, Limits
 from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import (
@@ -74,6 +74,7 @@ __all__ = [
     "Label",
     "Limits",
     "LiveCredential",
+    "Login",
     "Mandate",
     "Obligation",
     "Origin",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "Login"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +30,28 @@ class Identity:
         for actor in reversed((self.actor, *self.chain)):
             claim = {"sub": actor, "act": claim} if claim else {"sub": actor}
         return claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A user's login at an identity provider, as the subject token of a task names it.
+
+    `issuer`, `subject`, `session` and `jti` are the token's `iss`, `sub`, `sid` (OpenID Connect
+    Front-Channel Logout 1.0 section 3) and `jti`. A name that the token does not have is empty.
+    """
+
+    issuer: str
+    subject: str = ""
+    session: str = ""
+    jti: str = ""
+
+    def matches(self, other: Login) -> bool:
+        """Return whether this login has every name that *other* has."""
+        return self.issuer == other.issuer and all(
+            name in ("", mine)
+            for name, mine in (
+                (other.subject, self.subject),
+                (other.session, self.session),
+                (other.jti, self.jti),
+            )
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from agentguard.model.identity import Identity
+from agentguard.model.identity import Identity, Login
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
@@ -57,7 +57,8 @@ class TaskState:
     and `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
     values in them. `kinds` are the templates that its mandate was made of. `labels` counts the labels on
     values that the task and its family have read. `questions` counts the questions about its calls that were
-    asked of persons.
+    asked of persons. `login` is that of the subject token; an identity provider's signal names
+    the task by it.
     """
 
     id: str
@@ -77,6 +78,7 @@ class TaskState:
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     labels: int = 0
     questions: int = 0
+    login: Login | None = None
 
     @property
     def root_id(self) -> str:

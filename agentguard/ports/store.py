@@ -11,6 +11,7 @@ from agentguard.model import (
     Call,
     Label,
     LiveCredential,
+    Login,
     Outcome,
     ReadEffects,
     TaskState,
@@ -89,6 +90,12 @@ class Store(Protocol):
 
     def active(self, subject: str) -> tuple[str, ...]:
         """Return the ids of the tasks of *subject* that are active."""
+
+    def active_in(self, login: Login) -> tuple[str, ...]:
+        """Return the ids of the active tasks whose `TaskState.login` has each name that *login* has.
+
+        *login* has an issuer, and a subject, a session or a token.
+        """
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; returns False if it was recorded before."""

@@ -1,8 +1,8 @@
 """The one event: a session is revoked (CAEP 1.0 section 3.1), as a Security Event Token (RFC 8417).
 
 Here a session is a task. The subject has one of the formats of RFC 9493 and SSF 1.0 section 3:
-``opaque`` for a task, ``jwt_id`` for one token, ``iss_sub`` for all tasks of a user, or ``complex``
-with one of these as its session or user.
+``opaque`` for a session, ``jwt_id`` for one token, ``iss_sub`` or ``email`` for all sessions of a user, or
+``complex``, which has these as members.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+)
 
 from agentguard.jose import Json
 
@@ -31,24 +39,27 @@ class IssuedId(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRevoked:
-    """A task, one token, or all tasks of a user have ended at *at* (seconds since the epoch).
+    """A session, one token, or all sessions of a user have ended at *at* (seconds since the epoch).
 
-    With a `task_id` or a `token`, `user` only says to whom it belongs. Without them, all tasks of `user`
-    have ended. `reason` is for operators and holds no secret.
+    `task_id` is the session. An identity provider names a session of its own, or ``ALL``, and no task.
+    With a `task_id` or a `token`, `user` or `email` only says to whom it belongs. `reason` is for operators
+    and holds no secret.
 
-    A received event has three more values: the sender (`issuer`), the token's `jti` (`id`), and the
-    issuers whose users, tasks and tokens the sender may end (`authority`).
+    A received event has four more values: the sender (`issuer`), the token's `jti` (`id`), the issuers whose
+    users, sessions and tokens the sender may end (`authority`), and the user's names here (`subjects`).
     """
 
     at: float
     task_id: str | None = None
     token: IssuedId | None = None
     user: IssuedId | None = None
+    email: str = ""
     reason: str = ""
     initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
     issuer: str = ""
     id: str = ""
     authority: frozenset[str] = frozenset()
+    subjects: frozenset[str] = frozenset()
 
     def handle(self) -> str:
         """Return the event as a store's outbox keeps it, in clear text: JSON followed by the task's id.
@@ -107,6 +118,10 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), After
 NumericDate = Annotated[float, Field(ge=0, lt=2**53, allow_inf_nan=False)]
 
 
+Facts = dict[str, Any]
+"""Some members of a `SessionRevoked`."""
+
+
 class _Parsed(BaseModel):
     """Input that is parsed strictly; unknown members are ignored."""
 
@@ -117,8 +132,11 @@ class _Opaque(_Parsed):
     format: Literal["opaque"]
     id: Text
 
-    def facts(self) -> dict[str, Any]:
+    def session(self) -> Facts:
         return {"task_id": self.id}
+
+    def user(self, sender: str) -> Facts:
+        return {"user": IssuedId(sender, self.id)}
 
 
 class _JwtId(_Parsed):
@@ -126,7 +144,7 @@ class _JwtId(_Parsed):
     iss: Text
     jti: Text
 
-    def facts(self) -> dict[str, Any]:
+    def session(self) -> Facts:
         return {"token": IssuedId(self.iss, self.jti)}
 
 
@@ -135,30 +153,48 @@ class _IssSub(_Parsed):
     iss: Text
     sub: Text
 
-    def facts(self) -> dict[str, Any]:
+    def user(self, _sender: str) -> Facts:
         return {"user": IssuedId(self.iss, self.sub)}
 
 
+class _Email(_Parsed):
+    format: Literal["email"]
+    email: Text
+
+    def user(self, _sender: str) -> Facts:
+        return {"email": self.email}
+
+
+def _passing_over(*formats: str) -> BeforeValidator:
+    """Take a member for absent whose format is another one, since it can only narrow the subject."""
+
+    def read(member: object) -> object:
+        name = member.get("format") if isinstance(member, dict) else None
+        return None if isinstance(name, str) and name not in formats else member
+
+    return BeforeValidator(read)
+
+
 Session = Annotated[_Opaque | _JwtId, Field(discriminator="format")]
+User = Annotated[_IssSub | _Email | _Opaque, Field(discriminator="format")]
 
 
 class _Complex(_Parsed):
-    """A session, with or without other members, or a user and no other member.
+    """A session, a user, or both, with or without other members (SSF 1.0 section 3.3).
 
-    A user *and* a device means a part of the user's sessions, and this module cannot select a part.
+    A user and a device or a tenant are a part of the user's sessions. This package cannot select that part,
+    and so the event is about all of them: too much ends, and never too little.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
-
     format: Literal["complex"]
-    session: Session | None = None
-    user: _IssSub | None = None
+    session: Annotated[Session | None, _passing_over("opaque", "jwt_id")] = None
+    user: Annotated[User | None, _passing_over("iss_sub", "email", "opaque")] = None
 
-    def facts(self) -> dict[str, Any]:
-        if self.session is None and (self.user is None or self.model_extra):
-            raise ValueError("the subject is neither a session nor a user alone")
-        parts = (part.facts() for part in (self.session, self.user) if part is not None)
-        return {name: value for part in parts for name, value in part.items()}
+    def facts(self, sender: str) -> Facts:
+        if self.session is None and self.user is None:
+            raise ValueError("the subject is neither a session nor a user")
+        session = {} if self.session is None else self.session.session()
+        return session if self.user is None else session | self.user.user(sender)
 
 
 class _Event(_Parsed):
@@ -174,11 +210,20 @@ class _Event(_Parsed):
         return "".join(c if c.isprintable() else " " for c in text[:LONGEST])
 
 
-Subject = Annotated[_Opaque | _JwtId | _IssSub | _Complex, Field(discriminator="format")]
+Subject = Annotated[_Opaque | _JwtId | _IssSub | _Email | _Complex, Field(discriminator="format")]
 
 
 class _SubjectClaim(_Parsed):
     sub_id: Subject
+
+    def facts(self, sender: str) -> Facts:
+        match self.sub_id:
+            case _Complex() as subject:
+                return subject.facts(sender)
+            case _Opaque() | _JwtId() as session:
+                return session.session()
+            case user:
+                return user.user(sender)
 
 
 class Frame(_Parsed):
@@ -223,5 +268,5 @@ class Frame(_Parsed):
             issuer=self.iss,
             id=self.jti,
             authority=authority,
-            **_SubjectClaim.model_validate(claims).sub_id.facts(),
+            **_SubjectClaim.model_validate(claims).facts(self.iss),
         )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from jwt import PyJWK
 
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import Json, OtherKind, decode, public_key
+from agentguard.jose import ALGORITHM_NAMES, Json, OtherKind, decode, set_key
 from agentguard.model import Secret
 from agentguard.signals.events import Frame, SessionRevoked
 
 __all__ = ["Source", "Sources", "refusal"]
 
+_ALGORITHMS = (*ALGORITHM_NAMES, "RS256")
+_PLACE = re.compile(r"[^{}]*(\{sub\}|\{email\})[^{}]*")
 _TYP = frozenset({"secevent+jwt"})
 log = logging.getLogger("agentguard")
 
@@ -31,19 +34,51 @@ class Source:
 
     *keys* is its JWK Set; while a key is being replaced, the set holds both keys. Keys of other kinds and
     for other uses are passed over beside a usable one, and no signal is believed by them. The source may end
-    tokens and sessions of its own *issuer* and of the issuers that it *speaks_for*: a security team may
-    speak for an identity provider. *authorization* is the whole header that it must send with each push.
+    sessions and tokens of its own *issuer* and of the issuers that it *speaks_for*: a security team may
+    speak for an identity provider, and for the issuer of our own tasks. *authorization* is the whole header
+    that it must send with each push.
+
+    *subjects* says, by issuer, what a task's `subject` is for a user of that issuer: a text with one
+    ``{sub}`` or ``{email}`` in it, as in ``{"https://login.example": "user:{sub}"}``. Users of an issuer that
+    is not named there are known only by the subject tokens of their tasks. An email address has no issuer: a
+    source with ``{email}`` may name any address.
+
+    Raises:
+        ConfigurationError: *subjects* names an issuer that the source does not speak for, or has a text of
+            another form.
     """
 
     issuer: str
     keys: Mapping[str, Json]
     speaks_for: frozenset[str] = frozenset()
     authorization: Secret | None = None
+    subjects: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for issuer, text in self.subjects.items():
+            if issuer not in self.authority:
+                raise ConfigurationError(
+                    f"the source {self.issuer} does not speak for {issuer}", hint="name it in speaks_for"
+                )
+            if not _PLACE.fullmatch(text):
+                raise ConfigurationError(
+                    f"{text!r} does not say what the users of {issuer} are called here",
+                    hint='put one {sub} or {email} into it, as in "user:{sub}"',
+                )
 
     @property
     def authority(self) -> frozenset[str]:
-        """The issuers whose users, tasks and tokens this source may end."""
+        """The issuers whose users, sessions and tokens this source may end."""
         return self.speaks_for | {self.issuer}
+
+    def names_here(self, event: SessionRevoked) -> frozenset[str]:
+        """Return what the event's user may be called here."""
+        addresses = {event.email, event.email.lower()} - {""}
+        by_email = [text for text in self.subjects.values() if "{email}" in text]
+        names = {text.replace("{email}", address) for text in by_email for address in addresses}
+        if event.user is not None and "{sub}" in (text := self.subjects.get(event.user.issuer, "")):
+            names.add(text.replace("{sub}", event.user.name))
+        return frozenset(names)
 
     def admits(self, authorization: bytes) -> bool:
         """Return whether a push with this Authorization header may come from this source."""
@@ -80,10 +115,7 @@ class Sources:
         source, claims = self._signed(token)
         if claims.get("iss") != source.issuer:
             raise refusal("invalid_issuer", "the token's issuer is not the one of its key")
-        try:
-            frame = Frame.of(claims)
-        except ValueError:
-            raise refusal("invalid_request", "this is not a security event token of one event") from None
+        frame = _frame_of(claims)
         if self._audience not in (frame.aud if isinstance(frame.aud, list) else (frame.aud,)):
             raise refusal("invalid_audience", "the token is for another audience")
         if not now - self._max_age - self._leeway <= frame.iat <= now + self._leeway:
@@ -92,10 +124,12 @@ class Sources:
             event = frame.session_revoked(claims, source.authority)
         except ValueError:
             raise refusal("invalid_request", "the event or its subject is not understood") from None
-        for subject in () if event is None else (event.token, event.user):
+        if event is None:
+            return source, next(iter(frame.events))
+        for subject in (event.token, event.user):
             if subject is not None and subject.issuer not in source.authority:
                 raise refusal("access_denied", "the subject belongs to an issuer that the sender may not end")
-        return source, event or next(iter(frame.events))
+        return source, replace(event, subjects=source.names_here(event))
 
     def _signed(self, token: str) -> tuple[Source, Mapping[str, Json]]:
         signers: list[Source] = []
@@ -109,12 +143,19 @@ class Sources:
             return pinned[1]
 
         try:
-            claims = decode(token, key, typ=_TYP, error="invalid_request").claims
+            claims = decode(token, key, typ=_TYP, error="invalid_request", algorithms=_ALGORITHMS).claims
         except VerificationError as error:
             # if the key was already known, the signature is wrong
             code = "invalid_key" if signers else error.error
             raise refusal(code, error.description) from None
         return signers[0], claims
+
+
+def _frame_of(claims: Mapping[str, Json]) -> Frame:
+    try:
+        return Frame.of(claims)
+    except ValueError:
+        raise refusal("invalid_request", "this is not a security event token of one event") from None
 
 
 def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
@@ -138,7 +179,7 @@ def _usable_keys(source: Source) -> list[tuple[str, PyJWK]]:
     usable, other_kinds = list[tuple[str, PyJWK]](), list[str]()
     for jwk in source.keys.get("keys", ()):
         try:
-            key = public_key(jwk)
+            key = set_key(jwk)
             usable.append((str(jwk["kid"]), key))
         except OtherKind as error:
             other_kinds.append(str(error))
@@ -152,4 +193,4 @@ def _usable_keys(source: Source) -> list[tuple[str, PyJWK]]:
 
 
 def _unusable(message: str) -> ConfigurationError:
-    return ConfigurationError(message, hint="give each key a kid, and use public P-256 or Ed25519 keys")
+    return ConfigurationError(message, hint="give each key a kid, and use public P-256, Ed25519 or RSA keys")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from agentguard.concurrency.drive import Operation, drive
 from agentguard.errors import ConfigurationError, IssueError
-from agentguard.jose import Json, Signer, b64url
+from agentguard.jose import Json, RsaSigner, Signer, b64url
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
@@ -40,8 +40,9 @@ class Transmitter:
     arrives twice has one effect.
 
     *issuer* is the issuer whose tasks end and whose tokens the receiver's verifier accepts. *signer* may be
-    replaced by one whose public key the receiver already has (see `jwks`). *authorization* is the whole
-    header by which the receiver recognizes the sender. A signal is given up *leeway* seconds after
+    replaced by one whose public key the receiver already has (see `jwks`). A receiver that follows the CAEP
+    Interoperability Profile knows RS256 alone, for which there is `jose.RsaSigner`. *authorization* is the
+    whole header by which the receiver recognizes the sender. A signal is given up *leeway* seconds after
     everything that it could revoke has expired.
 
     Raises:
@@ -54,7 +55,7 @@ class Transmitter:
         *,
         audience: str,
         issuer: str,
-        signer: Signer,
+        signer: Signer | RsaSigner,
         authorization: Secret | None = None,
         leeway: float = 60.0,
         clock: Callable[[], float] = time.time,
@@ -122,7 +123,7 @@ class Transmitter:
         return f"<Transmitter {self.issuer} to {self.audience}>"
 
 
-def jwks(*signers: Signer) -> dict[str, Json]:
+def jwks(*signers: Signer | RsaSigner) -> dict[str, Json]:
     """Return the JWK Set for receivers; give the signer in use, and the ones before and after it."""
     return {
         "keys": [

@@ -40,11 +40,20 @@ DROP INDEX calls_task;
 DROP INDEX credentials_expiry;
 DROP INDEX keys_until"""
 
-MIGRATIONS: Mapping[int, str] = {3: TO_4, 4: TO_5}
+TO_6 = """
+CREATE INDEX tasks_user ON tasks (json_extract(fixed, '$.login[1]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[1]') IS NOT NULL;
+CREATE INDEX tasks_session ON tasks (json_extract(fixed, '$.login[2]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[2]') IS NOT NULL;
+CREATE INDEX tasks_token ON tasks (json_extract(fixed, '$.login[3]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[3]') IS NOT NULL"""
+
+MIGRATIONS: Mapping[int, str] = {3: TO_4, 4: TO_5, 5: TO_6}
 """By the version that a file has.
 
 To 4: an approval keeps what a person was shown, and a task counts its questions. A rejection of version 3
 still holds. Any other approval of it is dropped, for its call is named otherwise now: a person is asked anew.
 Writes are numbered, so that an older copy of the file is noticed.
 To 5: the number stands in a page that a call changes anyway, and the indexes of the pruning are gone.
+To 6: a task keeps the login of its subject token, and is found by it.
 """

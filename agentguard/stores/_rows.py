@@ -14,6 +14,7 @@ from agentguard.model import (
     Identity,
     Label,
     LiveCredential,
+    Login,
     Mandate,
     Sensitivity,
     TaskState,
@@ -28,7 +29,7 @@ LEVELS = tuple(Sensitivity)
 
 def task_row(state: TaskState) -> Row:
     """Return the values of a new row of `tasks`."""
-    fixed = {
+    fixed: dict[str, Any] = {
         "purpose": state.purpose,
         "identity": [state.identity.subject, state.identity.actor, state.identity.chain],
         "mandate": state.mandate.literal(),
@@ -38,6 +39,8 @@ def task_row(state: TaskState) -> Row:
         "kinds": state.kinds,
         "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.authors.items())],
     }
+    if (login := state.login) is not None:
+        fixed["login"] = [login.issuer, login.subject, login.session, login.jti]
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
     read = (int(state.sensitivity), state.labels, state.questions)
     return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing, *read)
@@ -60,6 +63,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
         lineage=tuple(form["lineage"]),
         words=form["words"],
         kinds=tuple(form["kinds"]),
+        login=_login(form.get("login")),
     )
 
 
@@ -87,7 +91,15 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
         sensitivity=LEVELS[sensitivity],
         labels=labels,
         questions=questions,
+        login=fixed.login,
     )
+
+
+def _login(names: list[str] | None) -> Login | None:
+    if names is None:  # the task has no subject token, or an opaque one
+        return None
+    issuer, subject, session, jti = names
+    return Login(issuer=issuer, subject=subject, session=session, jti=jti)
 
 
 def history(text: str) -> tuple[str, ...]:

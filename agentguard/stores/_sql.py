@@ -8,7 +8,7 @@ import sqlite3
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rules
 
-VERSION = 5
+VERSION = 6
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
@@ -39,6 +39,12 @@ CREATE INDEX approvals_call ON approvals (call_key);
 CREATE INDEX approvals_expiry ON approvals (expires_at);
 CREATE INDEX approvals_denied ON approvals (family, tool, shown_digest) WHERE status = 'denied';
 CREATE INDEX tasks_active ON tasks (json_extract(fixed, '$.identity[0]')) WHERE status = 'active';
+CREATE INDEX tasks_user ON tasks (json_extract(fixed, '$.login[1]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[1]') IS NOT NULL;
+CREATE INDEX tasks_session ON tasks (json_extract(fixed, '$.login[2]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[2]') IS NOT NULL;
+CREATE INDEX tasks_token ON tasks (json_extract(fixed, '$.login[3]'))
+    WHERE status = 'active' AND json_extract(fixed, '$.login[3]') IS NOT NULL;
 CREATE INDEX lineage_task ON lineage (task_id);
 CREATE INDEX credentials_task ON credentials (task_id);
 INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 0)"""
@@ -73,6 +79,10 @@ ACTIVE_FOR = (
     "SELECT id FROM tasks WHERE status = 'active' AND deadline > ?"
     " AND json_extract(fixed, '$.identity[0]') = ?"
 )
+ACTIVE_IN = (  # by the place of a name in a login: subject, session, token
+    "SELECT id FROM tasks WHERE status = 'active' AND deadline > ? AND json_extract(fixed, '$.login[{}]') = ?"
+)
+ACTIVE_BY = {name: ACTIVE_IN.format(place) for place, name in enumerate(("subject", "session", "jti"), 1)}
 FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"

@@ -6,7 +6,7 @@ import sqlite3
 from functools import lru_cache
 
 from agentguard.errors import StoreError
-from agentguard.model import ReadEffects, TaskState
+from agentguard.model import Login, ReadEffects, TaskState
 from agentguard.stores import _rows, _rules, _sql
 
 
@@ -44,6 +44,15 @@ class TaskRows:
         """Return a task and the tasks of its lineage, each with its id."""
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((ancestor, self.one(db, ancestor)) for ancestor in lineage)]
+
+    def active_in(self, db: sqlite3.Connection, login: Login, now: float) -> tuple[str, ...]:
+        """Return the ids of the active tasks whose login has the names of *login*."""
+        names = ((name, getattr(login, name)) for name in ("jti", "session", "subject"))
+        column, value = next((pair for pair in names if pair[1]), ("subject", ""))
+        states = [self.one(db, row[0]) for row in db.execute(_sql.ACTIVE_BY[column], (now, value)).fetchall()]
+        return tuple(
+            state.id for state in states if state and state.login is not None and state.login.matches(login)
+        )
 
     def note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
         """Record what the task of a running call, and each task of its lineage, has read by it."""

@@ -15,6 +15,7 @@ from agentguard.model import (
     Call,
     Label,
     LiveCredential,
+    Login,
     Outcome,
     ReadEffects,
     TaskState,
@@ -174,6 +175,13 @@ class MemoryStore:
                 for state in self._tasks.values()
                 if state.identity.subject == subject and state.ended(now) is None
             )
+
+    def active_in(self, login: Login) -> tuple[str, ...]:
+        """Return the ids of the active tasks that were begun in *login*."""
+        with self._lock:
+            now, states = self._clock(), list(self._tasks.values())
+        in_login = [state for state in states if state.login is not None and state.login.matches(login)]
+        return tuple(state.id for state in in_login if state.ended(now) is None)
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""

@@ -16,6 +16,7 @@ from agentguard.model import (
     Call,
     Label,
     LiveCredential,
+    Login,
     Outcome,
     ReadEffects,
     TaskState,
@@ -184,6 +185,11 @@ class SqliteStore:
         with self._db.connection() as db:
             return tuple(row[0] for row in db.execute(_sql.ACTIVE_FOR, (self._clock(), subject)))
 
+    def active_in(self, login: Login) -> tuple[str, ...]:
+        """Return the ids of the active tasks that were begun in *login*."""
+        with self._db.connection() as db:
+            return self._tasks.active_in(db, login, self._clock())
+
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
         with self._db.transaction() as db:
@@ -237,6 +243,7 @@ class SqliteStore:
     alive = _queued(live)
     aend_task = _queued(end_task)
     aactive = _queued(active)
+    aactive_in = _queued(active_in)
     aremember = _queued(remember)
     aknown = _queued(known)
     asave_approval = _queued(save_approval)

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import logging
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
-from agentguard.enforcement.records import task_end_record
+from agentguard.enforcement.records import signal_record, task_end_record
 from agentguard.errors import AgentGuardError, StoreError, safe_text
 from agentguard.model import LiveCredential, TaskState, TaskStatus
+from agentguard.tasks.login import tasks_of
+
+if TYPE_CHECKING:
+    from agentguard.signals import SessionRevoked
 
 __all__ = ["Ending", "Endings"]
 
@@ -29,6 +33,9 @@ class Ending:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self._enforcement, self._operations = flow.enforcement, flow.operations
+        self._issuers = {
+            route.name: str(getattr(route.broker, "issuer", "")) for route in flow.enforcement.routes
+        }
         self._swept = False
         flow.outbox.end_task = self.end
 
@@ -74,27 +81,25 @@ class Ending:
         """
         await self._operations.to_the_end(self._end([task_id], status, cause))
 
-    async def end_by_signal(
-        self, cause: str, *, task: str | None = None, token: str | None = None, user: str | None = None
-    ) -> None:
-        """End a task, or that of a token, or all active ones of a user; what is unknown is over already.
+    async def end_by_signal(self, event: SessionRevoked, issuer: str) -> None:
+        """End the tasks that a signal is about (see `login.tasks_of`); what is unknown is over already.
 
         All of them are over before the first credential is revoked. If nothing was active, the log has a
-        warning: what the sender names may go by another name here, and still run.
+        warning, and the audit log a record: what the sender names may go by another name here, and still run.
 
         Raises:
             StoreError: It could not be recorded.
             AuditError: It could not be written down.
         """
-        tasks = [] if task is None else [task]
-        if token is not None:
-            live = await self._operations.live()
-            tasks += [one.task_id for one in live if token in (one.call_id, one.handle)]
-        elif user is not None and task is None:
-            tasks += await self._operations.active(user)
+        cause = f"signal of {event.issuer}: {event.reason}"
+        tasks = await tasks_of(event, issuer, self._operations, self._issuers)
         end = self._end(list(dict.fromkeys(tasks)), TaskStatus.REVOKED, cause)
-        if not await self._operations.to_the_end(end):
-            log.warning("a signal ended nothing (task %s, token %s, user %s): %s", task, token, user, cause)
+        if await self._operations.to_the_end(end):
+            return
+        names = {"task": event.task_id, "token": event.token, "user": event.user or event.email or None}
+        subject = ", ".join(f"{kind} {name}" for kind, name in names.items() if name is not None)
+        log.warning("a signal ended nothing (%s): %s", subject, cause)
+        await self._operations.append(signal_record(event.issuer, event.id, cause, names))
 
     async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> int:
         """End tasks, then revoke what they hold, and record both; return how many have ended.

@@ -54,6 +54,7 @@ def child_of(child: TaskState, parent: TaskState) -> TaskState:
         lineage=(parent.id, *parent.lineage),
         words=parent.words,  # a tool that begins a task is no user
         kinds=parent.kinds,
+        login=child.login or parent.login,
         untrusted=parent.untrusted,
         sensitivity=parent.sensitivity,
         labels=parent.labels,

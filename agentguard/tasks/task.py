@@ -23,6 +23,7 @@ from agentguard.model import QUESTIONS, WORDS, Budget, Identity, Mandate, Secret
 from agentguard.tasks.ending import Ending, Endings
 from agentguard.tasks.family import adopted, calling_task, child_of, in_a_tool, require_used_limits
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
+from agentguard.tasks.login import login_of
 
 __all__ = ["Task"]
 
@@ -79,6 +80,7 @@ class Task:
             deadline=options.clock() + ttl,
             words=words[:WORDS],
             kinds=kinds,
+            login=login_of(subject_token),
         )
         return cls(endings, state, subject_token=subject_token)
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from agentguard.concurrency.drive import drive
 from agentguard.errors import AgentGuardError, BudgetExhausted, StoreError, TaskNotActive
-from agentguard.model import Budget, Identity, Outcome, TaskStatus, ToolPath
+from agentguard.model import Budget, Identity, Login, Outcome, TaskStatus, ToolPath
 from agentguard.testing.approvals import ApprovalContract
 from agentguard.testing.effects import EffectsContract
 from agentguard.testing.samples import sample_task
@@ -134,6 +135,32 @@ class StoreContract(ApprovalContract, EffectsContract):
         self.now = 1501.0
         assert set(await store.active(subject)) == {"root", "parent"}
         assert await store.active("nobody") == ()
+
+    @on_both_paths
+    async def test_the_active_tasks_of_a_login_are_found_by_each_of_its_names(
+        self, store: AwaitedPort
+    ) -> None:
+        login = Login(issuer="https://idp.example", subject="4711", session="s-1", jti="t-1")
+        await store.create_task(sample_task("one", login=login))
+        await store.create_task(sample_task("late", login=replace(login, jti="t-2"), deadline=1500.0))
+        await store.create_task(sample_task("over", login=login))
+        await store.create_task(sample_task("foreign", login=replace(login, issuer="https://other.example")))
+        await store.create_task(sample_task("opaque"))
+        await store.end_task("over", TaskStatus.COMPLETED)
+        assert (await store.task("one")).login == login
+
+        async def active_in(issuer: str = login.issuer, **names: str) -> set[str]:
+            return set(await store.active_in(Login(issuer=issuer, **names)))
+
+        assert await active_in(subject="4711") == {"one", "late"}
+        assert await active_in(session="s-1") == {"one", "late"}
+        assert await active_in(jti="t-1") == {"one"}
+        assert await active_in(session="s-1", subject="4711", jti="t-2") == {"late"}
+        assert await active_in(session="s-1", subject="another") == set()
+        assert await active_in(session="4711") == await active_in(jti="s-1") == set()
+        assert await active_in("https://evil.example", session="s-1") == set()
+        self.now = 1501.0
+        assert await active_in(subject="4711") == {"one"}
 
     @on_both_paths
     async def test_what_ended_at_its_deadline_stays_expired_and_is_still_named_once(

@@ -195,13 +195,55 @@ async def test_a_signal_ends_what_it_names_and_is_acknowledged_with_nothing() ->
             {"format": "complex", "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"}},
             {"user": IssuedId(GUARD, "4")},
         ),
+        ({"format": "email", "email": "ada@corp.example"}, {"email": "ada@corp.example"}),
+        (
+            {"format": "complex", "user": {"format": "email", "email": "a@b.example"}},
+            {"email": "a@b.example"},
+        ),
+        ({"format": "complex", "user": {"format": "opaque", "id": "4"}}, {"user": IssuedId(GUARD, "4")}),
+        (
+            {
+                "format": "complex",
+                "session": {"format": "jwt_id", "iss": GUARD, "jti": "call-1"},
+                "user": {"format": "email", "email": "a@b.example"},
+                "device": {"format": "iss_sub", "iss": GUARD, "sub": "laptop"},
+            },
+            {"token": IssuedId(GUARD, "call-1"), "email": "a@b.example"},
+        ),
+        (  # a part of a user's sessions that cannot be selected is all of them
+            {
+                "format": "complex",
+                "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"},
+                "device": {"format": "opaque", "id": "laptop"},
+            },
+            {"user": IssuedId(GUARD, "4")},
+        ),
+        (
+            {
+                "format": "complex",
+                "session": {"format": "uri", "uri": "urn:session:1"},
+                "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"},
+                "tenant": {"format": "opaque", "id": "acme"},
+            },
+            {"user": IssuedId(GUARD, "4")},
+        ),
+        (
+            {
+                "format": "complex",
+                "session": {"format": "opaque", "id": "s"},
+                "user": {"format": "phone_number", "phone_number": "+12065550100"},
+            },
+            {"task_id": "s"},
+        ),
     ],
 )
 async def test_each_form_of_subject_is_read(subject: Json, expected: dict[str, Any]) -> None:
     revocations = RecordingRevoke()
     assert (await push(receiver(revocations), signed(sub_id=subject))).status_code == 202
     (event,) = revocations.events
-    assert {n: getattr(event, n) for n in ("task_id", "token", "user") if getattr(event, n)} == expected
+    assert {
+        n: getattr(event, n) for n in ("task_id", "token", "user", "email") if getattr(event, n)
+    } == expected
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
@@ -314,19 +356,31 @@ IMPOSTORS: dict[str, tuple[Callable[[], str | bytes], str]] = {
     "no subject": (lambda: signed(sub_id=...), "invalid_request"),
     "a subject that is text": (lambda: signed(sub_id="task-1"), "invalid_request"),
     "a subject of unknown form": (
-        lambda: signed(sub_id={"format": "email", "email": "a@example.com"}),
+        lambda: signed(sub_id={"format": "phone_number", "phone_number": "+12065550100"}),
+        "invalid_request",
+    ),
+    "an address that is no text": (
+        lambda: signed(sub_id={"format": "email", "email": ["a@example.com"]}),
+        "invalid_request",
+    ),
+    "a user that is malformed beside a session": (
+        lambda: signed(
+            sub_id={
+                "format": "complex",
+                "session": {"format": "opaque", "id": "task-1"},
+                "user": {"format": "iss_sub", "iss": GUARD},
+            }
+        ),
         "invalid_request",
     ),
     "a task that is no text": (lambda: signed(sub_id={"format": "opaque", "id": 1}), "invalid_request"),
     "a task with a newline": (lambda: signed(sub_id={"format": "opaque", "id": "a\nb"}), "invalid_request"),
-    "a user on one device": (
-        lambda: signed(
-            sub_id={
-                "format": "complex",
-                "user": {"format": "iss_sub", "iss": GUARD, "sub": "4"},
-                "device": {"format": "opaque", "id": "laptop"},
-            }
-        ),
+    "a device of nobody": (
+        lambda: signed(sub_id={"format": "complex", "device": {"format": "opaque", "id": "laptop"}}),
+        "invalid_request",
+    ),
+    "a whole tenant": (
+        lambda: signed(sub_id={"format": "complex", "tenant": {"format": "opaque", "id": "acme"}}),
         "invalid_request",
     ),
     "a complex nobody": (lambda: signed(sub_id={"format": "complex"}), "invalid_request"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agentguard.errors import StoreError
-from agentguard.model import Label, Outcome, ReadEffects, Sensitivity, TaskStatus
+from agentguard.model import Label, Login, Outcome, ReadEffects, Sensitivity, TaskStatus
 from agentguard.stores import _rules
 from agentguard.stores._file_watch import INTERVAL
 from agentguard.stores.memory import MemoryStore
@@ -304,6 +304,8 @@ def test_no_statement_of_a_call_or_of_an_end_scans_a_table(store: SqliteStore) -
     store.end_call("2", Outcome.DONE, revoked=True, effects=ReadEffects(untrusted=True))
     store.live("child")
     store.active("user://alice")
+    for name in ("subject", "session", "jti"):
+        store.active_in(Login(issuer="https://idp.example", **{name: "x"}))
     store.known("k")
     for _ in range(_rules.PRUNE_EVERY):
         store.remember("k", FAR)

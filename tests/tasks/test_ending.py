@@ -10,6 +10,7 @@ import pytest
 
 from agentguard.errors import DenialCode, StoreError
 from agentguard.model import LiveCredential, TaskStatus, ToolPath
+from agentguard.signals import IssuedId, SessionRevoked
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Mode
 from tests.doubles.flow import Mint, World
@@ -33,6 +34,10 @@ class Stalling(Mint):
         self.attack()
         time.sleep(STALL)
         super().revoke(handle, expires_at)
+
+
+GUARD = "https://guard.example"
+ALICE = SessionRevoked(at=0.0, user=IssuedId(GUARD, "alice"), authority=frozenset({GUARD}))
 
 
 class FailsAtTwo(MemoryStore):
@@ -70,7 +75,7 @@ async def test_all_tasks_of_a_user_are_over_before_the_first_credential_is_revok
     world, mint = world_of()
     started = time.monotonic()
     ending = world.endings.async_ if mode.asynchronous else world.endings.sync
-    await ending.end_by_signal("signal", user="alice")
+    await ending.end_by_signal(ALICE, GUARD)
     seconds = time.monotonic() - started
     assert mint.active == [0, 0, 0, 0]
     assert sorted(mint.revoked) == ["h1", "h2", "h3", "h4"]
@@ -84,7 +89,7 @@ async def test_a_task_that_cannot_be_ended_keeps_no_other_alive(mode: Mode) -> N
     world, mint = world_of(FailsAtTwo())
     ending = world.endings.async_ if mode.asynchronous else world.endings.sync
     with pytest.raises(StoreError, match="t2"):
-        await ending.end_by_signal("signal", user="alice")
+        await ending.end_by_signal(ALICE, GUARD)
     assert world.store.active("alice") == ("t2",)
     assert sorted(mint.revoked) == ["h1", "h3", "h4"]
 
@@ -99,6 +104,6 @@ async def test_while_an_issuer_stalls_no_call_of_the_ended_task_begins(mode: Mod
 
     mint.attack = write
     ending = world.endings.async_ if mode.asynchronous else world.endings.sync
-    await ending.end_by_signal("signal", user="alice")
+    await ending.end_by_signal(ALICE, GUARD)
     assert codes == [DenialCode.TASK_ENDED] * 4
     assert world.ran == []

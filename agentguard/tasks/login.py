@@ -1,0 +1,108 @@
+"""Which tasks a signal is about: ours by their ids, and those of a user, a session or a token of an issuer.
+
+An identity provider does not know our tasks. It names its own session, of which the subject token of a task
+tells us (`login_of`), or its own name for the user. Each name counts for its issuer alone: another source's
+user, session or token of the same name is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from agentguard.enforcement.operations import Operations
+from agentguard.jose import text_claim, unverified_claims
+from agentguard.model import Login, Secret
+
+if TYPE_CHECKING:
+    from agentguard.signals import SessionRevoked
+
+__all__ = ["login_of", "tasks_of"]
+
+_ALL = "ALL"  # how Keycloak names all sessions of a user
+
+
+def login_of(subject_token: Secret | None) -> Login | None:
+    """Return the login that a subject token names, or None for an opaque one.
+
+    The signature is not verified: the application has the token from its login, and what it names can only
+    end the task earlier.
+    """
+    claims = None if subject_token is None else unverified_claims(subject_token.reveal())
+    if claims is None or (issuer := text_claim(claims, "iss")) is None:
+        return None
+    subject, session, jti = (text_claim(claims, name) or "" for name in ("sub", "sid", "jti"))
+    return Login(issuer=issuer, subject=subject, session=session, jti=jti)
+
+
+async def tasks_of(
+    event: SessionRevoked, issuer: str, operations: Operations, issuers: Mapping[str, str]
+) -> list[str]:
+    """Return the ids of the tasks that a signal ends; some of them may be over already.
+
+    *issuer* is by whose name signals name our own tasks, users and credentials; *issuers* are those of our
+    brokers, by the name of the route. Another issuer's session ends the tasks of that session, and those of
+    its user whose session is not known. A session that no task is known to be of may be any of the user's.
+    So it ends all tasks of the user, as ``ALL`` does.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    ours = issuer in event.authority
+    if ours and event.task_id is not None and await operations.task(event.task_id) is not None:
+        return [event.task_id]
+    if event.token is not None and (ids := await _of_credential(event, issuer, operations, issuers)):
+        return ids
+    in_login = await _in_login(event, operations)
+    if event.user is not None and event.user.issuer == issuer and event.task_id != _ALL:
+        if event.task_id is not None or event.token is not None:
+            return in_login  # a task or a credential of ours that is unknown is over
+        return await _of_user(event, issuer, operations)
+    of_user = await _of_user(event, issuer, operations)
+    if not in_login or event.task_id == _ALL:
+        return of_user
+    name = "session" if event.token is None else "jti"
+    return [*in_login, *[id_ for id_ in of_user if not await _login_name(id_, name, operations)]]
+
+
+async def _of_credential(
+    event: SessionRevoked, issuer: str, operations: Operations, issuers: Mapping[str, str]
+) -> list[str]:
+    """Return the tasks that hold a live credential of the token's issuer with the token's `jti`."""
+    token = event.token
+    return [
+        live.task_id
+        for live in await operations.live()
+        if token is not None
+        and token.issuer in (issuer, issuers.get(live.broker))
+        and token.name in (live.call_id, live.handle)
+    ]
+
+
+async def _in_login(event: SessionRevoked, operations: Operations) -> list[str]:
+    """Return the active tasks whose subject token is the event's, or is of its session."""
+    if event.token is not None:
+        logins = [Login(issuer=event.token.issuer, jti=event.token.name)]
+    elif event.task_id is not None:
+        senders = event.authority if event.user is None else {event.user.issuer}
+        logins = [Login(issuer=sender, session=event.task_id) for sender in sorted(senders)]
+    else:
+        logins = []
+    return [id_ for login in logins for id_ in await operations.active_in(login)]
+
+
+async def _of_user(event: SessionRevoked, issuer: str, operations: Operations) -> list[str]:
+    """Return the active tasks of the event's user, by its name at its issuer and by its names here."""
+    subjects, ids = set(event.subjects), list[str]()
+    if event.user is not None:
+        ids += await operations.active_in(Login(issuer=event.user.issuer, subject=event.user.name))
+        if event.user.issuer == issuer:
+            subjects.add(event.user.name)
+    for subject in sorted(subjects):
+        ids += await operations.active(subject)
+    return ids
+
+
+async def _login_name(task_id: str, name: str, operations: Operations) -> str:
+    state = await operations.task(task_id)
+    return "" if state is None or state.login is None else str(getattr(state.login, name))
