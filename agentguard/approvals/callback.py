@@ -20,7 +20,8 @@ class CallbackApprover:
     """Calls *function*, sync or async, with the request. Only the value ``True`` approves.
 
     *approver* is the name of the person or service that answers; it is recorded. This class does not
-    limit how long the answer takes. The approval's expiry does: the store refuses a late answer.
+    limit how long the answer takes. The approval's expiry does: the store refuses a late answer. The request
+    does not hold what the tool is given from the state of its graph.
     """
 
     answers_at_once = True

@@ -38,9 +38,10 @@ ANSWERS = 100
 class InterruptApprover:
     """Asks with *interrupt*, which is `langgraph.types.interrupt`. Resuming needs a checkpointer.
 
-    *show_arguments* puts the values of the arguments into the interrupt, and so into the checkpoint. Without
-    them the interrupt alone cannot be answered: the page gets the whole question by `Guard.pending`, shows
-    it, and passes that to `Guard.answer`.
+    *show_arguments* puts the values of the arguments, and those that the tool is given from the graph's
+    state, into the interrupt, and so into the checkpoint. Without them the interrupt alone cannot be
+    answered: the page gets the whole question by `Guard.pending`, shows it, and passes that to
+    `Guard.answer`.
 
     An argument that is computed again on each run of the node, such as a random default, makes a
     different call, which nobody has approved. The guard denies such a call before anybody is asked, and each
@@ -56,7 +57,7 @@ class InterruptApprover:
         """Interrupt the run; after the resume, return *pending* unchanged."""
         question = pending.question()
         if not self._show:
-            for name in ("arguments", "distinctions"):
+            for name in ("arguments", "distinctions", "state"):
                 question.pop(name, None)
         for _ in range(ANSWERS):
             value = self._interrupt(question)

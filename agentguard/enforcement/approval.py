@@ -17,6 +17,7 @@ from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.records import denial_record
+from agentguard.enforcement.run_state import RunState
 from agentguard.enforcement.setup import Options
 from agentguard.errors import ApprovalError, ApprovalUsed, CallRejected, DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, ApprovalStatus, Arguments, Decision, Json, Outcome
@@ -79,17 +80,23 @@ class Approvals:
         return {"approval_id": approval.id, "answered": True}
 
     async def obtain(
-        self, request: AccessRequest, decision: Decision, key: str, answers_at_once: bool
+        self,
+        request: AccessRequest,
+        decision: Decision,
+        key: str,
+        answers_at_once: bool,
+        state: RunState | None = None,
     ) -> Approval:
         """Ask a person, once for each call however often a graph runs its node again.
 
         An approver that answers at once is not asked about a question that is answered. One that suspends the
-        run has to do so on each run of the node.
+        run has to do so on each run of the node. A yes is for *state* too, what the tool is given from the
+        state of its graph: with another one it is another question.
 
         Raises:
             Denied: Nobody can be asked, or the person has not approved.
         """
-        pending = await self._pending(request, decision, key)
+        pending = await self._pending(request, decision, key, state)
         if pending.status is ApprovalStatus.PENDING or not answers_at_once:
             answer = await self._ask(pending, request, decision)
             if isinstance(answer, Approval) and answer.id == pending.id and answer != pending:
@@ -101,17 +108,20 @@ class Approvals:
         # `begin_call` says whether the call that was suspended may use a used one again
         return replace(final, status=ApprovalStatus.APPROVED)
 
-    async def _pending(self, request: AccessRequest, decision: Decision, key: str) -> Approval:
+    async def _pending(
+        self, request: AccessRequest, decision: Decision, key: str, state: RunState | None
+    ) -> Approval:
         """Record the question, unless it is on record. One that has expired is asked anew, by another id."""
         if request.tool.path not in self._operations.approve:
             reason = f"no approver for {request.tool.path}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
-        version, display = self.version(decision), _display(request.arguments)
+        version, display = self.version(decision), _display(request.arguments, state)
+        bound = version if state is None else f"{version}\n{state.digest}"
         if (size := len(display.encode())) > SHOWN:
             reason = f"a person can be shown {SHOWN} bytes of arguments, and these have {size}"
             raise Denied.of(DenialCode.APPROVAL_UNAVAILABLE, reason, policy_ids=decision.policy_ids)
         question = Approval(
-            id=sha256(f"{key}\n{version}".encode()).hexdigest()[:32],
+            id=sha256(f"{key}\n{bound}".encode()).hexdigest()[:32],
             call_key=key,
             task_id=request.task.id,
             tool=request.tool.name,
@@ -172,11 +182,13 @@ def _unanswered(approval: object, decision: Decision) -> Denied:
     return Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=advice, policy_ids=decision.policy_ids)
 
 
-def _display(arguments: Arguments) -> str:
-    """Return what a person is shown of arguments, as a JSON text."""
+def _display(arguments: Arguments, state: RunState | None) -> str:
+    """Return what a person is shown of arguments and of the state beside them, as a JSON text."""
     form: dict[str, Json] = {"arguments": arguments.values}
     if arguments.distinctions:
         form["distinctions"] = list(arguments.distinctions)
+    if state is not None:
+        form["state"] = dict(state.shown)
     return json.dumps(form, ensure_ascii=False, separators=(",", ":"))
 
 

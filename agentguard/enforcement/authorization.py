@@ -19,6 +19,7 @@ from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
+from agentguard.enforcement.run_state import RunState
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import AgentGuardError, CallRejected, DenialCode, Denied
@@ -183,8 +184,9 @@ class Authorization:
         if not evaluation.repeated:
             span.asked(spec.name, spec.path.value)
         with span.stage("approve"):
+            state = RunState.of(invocation.state()) if invocation.state is not None else None
             approval = await self.approvals.obtain(
-                evaluation.request, decision, evaluation.key, answers_at_once
+                evaluation.request, decision, evaluation.key, answers_at_once, state
             )
             request = replace(await self.requests.of_call(invocation, span), approval=approval)
             decision = await self._decide(request)

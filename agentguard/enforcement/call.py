@@ -38,6 +38,7 @@ class Invocation:
     another agent that runs beside it, is another one. `named_task` is the task that the run's
     config names, for code that no ContextVar reaches: a call is denied where another task is active,
     unless that one descends from it.
+    `state` returns what the tool is given from the state of its graph, for a tool that is given any.
     """
 
     tool: str
@@ -50,6 +51,7 @@ class Invocation:
     thread_id: str | None = None
     place: str = ""
     named_task: str | None = None
+    state: Callable[[], Mapping[str, Any]] | None = None
 
     @property
     def task_id(self) -> str | None:

@@ -18,6 +18,7 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
 from agentguard.langchain.made_defaults import model_of, repeated
+from agentguard.langchain.run_state import state_arguments, state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -29,13 +30,17 @@ PROOF = "agentguard_runtime"
 
 
 class ToolInput(NamedTuple):
-    """The input of a call, parted into what a model may give (`raw`) and what was injected."""
+    """The input of a call, parted into what a model may give (`raw`) and what was injected.
+
+    `state` is that of the graph where nothing is injected yet.
+    """
 
     raw: str | Mapping[str, Any]
     injected: dict[str, Any]
     call_id: str | None
     config: Any
     problem: Denied | None = None
+    state: object = None
 
 
 class PrejudgedCall(NamedTuple):
@@ -68,6 +73,7 @@ class Gate:
         "__sealed",
         "_injector_fills",
         "_model",
+        "_state_arguments",
         "async_",
         "definition",
         "enforcement",
@@ -82,7 +88,7 @@ class Gate:
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.schema = ArgumentSchema(tool, enforcement.options.limits)
-        self._model = model_of(tool)
+        self._model, self._state_arguments = model_of(tool), state_arguments(tool)
         self._injector_fills = self.schema.stripped | {PROOF}
         facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
         self.target = mcp_target(tool)
@@ -156,6 +162,7 @@ class Gate:
         run = run_of(tool_input.config)
         problem = run.problem or tool_input.problem
         validated, spec = None, self.spec
+        arguments, injected = self._state_arguments, tool_input.injected
         try:
             if self.unpinned:
                 reason = f"{self.name} was not reviewed as it is: {'; '.join(self.unpinned)}"
@@ -180,6 +187,7 @@ class Gate:
             thread_id=run.step.thread,
             place=run.step.place,
             named_task=run.task,
+            state=partial(state_values, arguments, injected, tool_input.state) if arguments else None,
         )
 
     def entrance(self, flow: Flow, tool_input: ToolInput) -> Entrance:

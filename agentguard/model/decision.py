@@ -54,7 +54,8 @@ class Approval:
     `call_key` binds task, tool, argument digest, call id and the place of the call in its run;
     `policy_version` the rules under which it was asked. `path` and `purpose` are the tool's and the task's.
     `display` is what a person is shown of the arguments, as JSON: an object with `arguments` and, if there
-    are any, `distinctions`. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection
+    are any, `distinctions` and `state`: what the tool is given from the state of its graph, to which the `id`
+    is bound. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection
     holds for.
     """
 
