@@ -88,6 +88,7 @@ except ImportError:
         "lock a file that they share."
     ) from None
 
+import agentguard.concurrency.hiding  # noqa: F401  it hides `agentguard exec`, before the slow imports
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import (
     AgentGuardError,

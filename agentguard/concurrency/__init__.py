@@ -4,6 +4,7 @@ drive          runs a coroutine without an event loop, and makes both forms of a
 deadline       until when a blocking operation may wait
 worker         runs several blocking operations of an event loop in one thread
 fork           what objects do when the process forks: locks, gates, hooks
+hiding         hides this process from the other processes of its user
 stream         steps a synchronous generator from an event loop, in one context
 together       several coroutines side by side, on either path
 single_flight  when several callers need the same value at once, one of them fetches it for all

@@ -23,7 +23,7 @@ from mcp.client.stdio import stdio_client
 import agentguard
 from agentguard.audit import verify
 from agentguard.cli.exec.arguments import ExecArguments, child_environment
-from agentguard.cli.exec.secrets import SecretFile
+from agentguard.cli.exec.files import SecretFile
 from agentguard.credentials.sources import Reference
 from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
@@ -449,7 +449,7 @@ def test_the_child_dies_when_we_are_killed(wrapped: Exec) -> None:
 
 CONCEALED = """
 import ctypes, os
-from agentguard.cli.exec.child import hide_process
+from agentguard.concurrency.hiding import hide_process
 def looks():
     if (pid := os.fork()) == 0:
         try:

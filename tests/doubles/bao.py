@@ -23,6 +23,9 @@ class State:
         self.revoked: list[str] = []
         self.asked: list[str] = []
         self.value, self.down, self.delay = "stored-1", False, 0.0
+        self.forbidden: list[str] = []  # what no policy permits
+        self.entities = {"a-0": "somebody-else"}  # whose token an accessor names, if not our workload's
+        self.roles: dict[str, str] = {}
 
     def answer(self, path: str, token: str, body: dict[str, Any]) -> tuple[int, Any]:
         self.asked.append(path)
@@ -33,21 +36,44 @@ class State:
             self.count += 1
             self.tokens[f"token-{self.count}"] = time.time()
             auth = {"client_token": f"token-{self.count}", "accessor": f"a-{self.count}"}
+            self.roles[f"a-{self.count}"] = str(body["role"])
             return 200, {"auth": {**auth, "lease_duration": int(self.ttl)}}
         if token != "given" and token not in self.tokens:
             return 403, {"errors": ["permission denied"]}
+        if path in self.forbidden:
+            return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
         if path.startswith("sys/leases/"):
             return self._lease(path, str(body["lease_id"]))
+        if path.endswith("-accessor"):
+            return self._accessor(path, str(body["accessor"]))
         return self._other(path, token)
+
+    def _accessor(self, path: str, accessor: str) -> tuple[int, Any]:
+        token = accessor.replace("a-", "token-")
+        if token not in self.tokens:
+            known = {"warnings": ["No token found with this accessor"]}
+            return (200, known) if "revoke" in path else (400, {"errors": ["invalid accessor"]})
+        if "revoke" in path:
+            return self._end(token)
+        return 200, {"data": self._facts(accessor)}
+
+    def _facts(self, accessor: str) -> dict[str, Any]:
+        entity, role = self.entities.get(accessor, "workload"), self.roles.get(accessor, "exec")
+        return {"accessor": accessor, "entity_id": entity, "path": "auth/jwt/login", "meta": {"role": role}}
+
+    def _end(self, token: str) -> tuple[int, Any]:
+        del self.tokens[token]
+        self.revoked += [token, *(lease for lease, of in self.leases.items() if of == token)]
+        self.leases = {lease: of for lease, of in self.leases.items() if of != token}
+        return 204, None
 
     def _other(self, path: str, token: str) -> tuple[int, Any]:
         if path == "auth/token/renew-self":
             return 200, {"auth": {"lease_duration": self._left(self.tokens[token])}}
+        if path == "auth/token/lookup-self":
+            return 200, {"data": self._facts(token.replace("token-", "a-"))}
         if path == "auth/token/revoke-self":
-            del self.tokens[token]
-            self.revoked += [token, *(lease for lease, of in self.leases.items() if of == token)]
-            self.leases = {lease: of for lease, of in self.leases.items() if of != token}
-            return 204, None
+            return self._end(token)
         if path == "database/creds/ro":
             self.count += 1
             lease = f"database/creds/ro/{self.count}"

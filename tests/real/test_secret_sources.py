@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from agentguard.concurrency.drive import drive
 from agentguard.credentials.long_lived import LegacySecret
 from agentguard.credentials.sources import source
-from agentguard.errors import IssueError
-from agentguard.model import ToolPath
+from agentguard.errors import IssueError, TaskNotActive
+from agentguard.model import LiveCredential, ToolPath
+from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import sample_grant
 from tests.cli.test_exec import COMMAND, line
 from tests.real import conftest
@@ -32,6 +36,10 @@ PAIR = ["--secret", f"PGUSER={ROLE}#username", "--secret", f"PGPASSWORD={ROLE}#p
 POLICY = f"""
 path "{DATABASE}/creds/exec" {{ capabilities = ["read"] }}
 path "{KV}/data/api" {{ capabilities = ["read"] }}
+"""
+REVOKER = """
+path "auth/token/lookup-accessor" { capabilities = ["update"] }
+path "auth/token/revoke-accessor" { capabilities = ["update"] }
 """
 QUERY = """
 import os, psycopg, sys, time
@@ -56,6 +64,7 @@ def reports(openbao: conftest.OpenBao, postgres: str) -> Iterator[Reports]:
             break
         time.sleep(0.2)
     world.login_role("exec", POLICY)
+    world.login_role("exec-revoker", REVOKER, bound_audiences=["openbao/exec"])
     yield world
     world.operator.delete(f"sys/mounts/{KV}")
     world.close()
@@ -85,6 +94,7 @@ class Run:
         (directory / "jwt").write_text(reports.platform.token("openbao/exec").reveal())
         places = {f"PG{name.upper()}": str(server[name]) for name in ("host", "port")}
         login = {"ADDR": reports.address, "ROLE": "exec", "AUDIENCE": "openbao/exec", "MOUNT": MOUNT}
+        login["REVOKER_ROLE"] = "exec-revoker"
         self.environ = {"PATH": os.environ["PATH"], **places, "PGDATABASE": str(server["dbname"])}
         self.environ |= {f"BAO_{name}": value for name, value in login.items()}
         self.environ["BAO_JWT_FILE"] = str(directory / "jwt")
@@ -95,6 +105,23 @@ class Run:
         pipe = subprocess.PIPE
         self.started.append(subprocess.Popen(argv, env=self.environ, stdout=pipe, stderr=pipe, text=True))
         return self.started[-1]
+
+    def reads_again(self) -> str:
+        """Return what the next run says."""
+        later = self.start("--secret", f"K=openbao:{KV}/data/api#key", "--", "true")
+        said = later.communicate(timeout=60)[1]
+        assert later.returncode == 0, said
+        return said
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in (self.directory / "state/audit.jsonl").read_text().splitlines()]
+
+    def entries(self) -> list[LiveCredential]:
+        store = SqliteStore(self.directory / "state/exec.db")
+        try:
+            return list(store.live())
+        finally:
+            store.close()
 
     def close(self) -> None:
         for process in self.started:
@@ -154,7 +181,98 @@ def test_after_kill_9_the_child_is_dead_and_the_next_run_ends_its_role(run: Run,
     running.kill()
     running.wait()
     assert lease.roles(user) == 1
-    assert run.start("--secret", f"K=openbao:{KV}/data/api#key", "--", "true").wait(60) == 0
+    (entry,) = run.entries()
+    assert lease.living(entry.handle)
+    assert "left at OpenBao" not in run.reads_again()
+    assert not lease.living(entry.handle)
+    assert lease.gone(user, within=1.0)
+    assert run.entries() == []
+
+
+@pytest.fixture
+def bare_role(lease: Reports) -> Iterator[Reports]:
+    """Return the reports, whose role for exec may not even revoke itself."""
+    lease.login_role("exec", POLICY, token_no_default_policy=True)
+    yield lease
+    lease.login_role("exec", POLICY, token_no_default_policy=False)
+
+
+@pytest.mark.promise("exec-lease-ends")
+def test_a_login_that_may_not_revoke_itself_ends_with_the_command(run: Run, bare_role: Reports) -> None:
+    running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "2")
+    user = line(running).split()[1]
+    (entry,) = run.entries()
+    assert running.wait(30) == 0
+    assert not bare_role.living(entry.handle)
+    assert bare_role.gone(user, within=5.0)
+    assert run.records()[-2]["what"] == "revoked"
+
+
+@pytest.mark.promise("exec-revocation-not-claimed")
+def test_a_refused_revocation_is_told_and_made_by_a_later_run_that_may(run: Run, bare_role: Reports) -> None:
+    revoker = run.environ.pop("BAO_REVOKER_ROLE")
+    running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "0")
+    user = line(running).split()[1]
+    assert "not known to be revoked" in running.communicate(timeout=30)[1]
+    assert run.records()[-2]["what"] == "not revoked"
+    entries = run.entries()
+    assert all(bare_role.living(entry.handle) for entry in entries)
+    assert bare_role.roles(user) == 1
+    assert "is not revoked yet, and ends by itself at 20" in run.reads_again()
+    run.environ["BAO_REVOKER_ROLE"] = revoker
+    run.reads_again()
+    assert not [entry for entry in entries if bare_role.living(entry.handle)]
+    assert bare_role.gone(user, within=5.0)
+
+
+@pytest.mark.promise("exec-revokes-own-only")
+def test_a_forged_entry_ends_nobodys_token_or_lease(run: Run, lease: Reports) -> None:
+    running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "60")
+    user = line(running).split()[1]
+    own = run.entries()[0]
+    others = [lease.post("auth/token/create", ttl="60s")["auth"]["accessor"]]
+    others.append(drive(lease.session("read").sync.login()).accessor)  # our workload's, in another role
+    lease_id = lease.operator.get(f"{DATABASE}/creds/read").json()["lease_id"]
+    owner = f"{own.owner.rpartition('|')[0]}|4194000@1"
+    store = SqliteStore(run.directory / "state/exec.db")
+    for number, name in enumerate([*others, lease_id, f"lease {lease_id}"]):
+        with suppress(TaskNotActive):
+            store.track(replace(own, call_id=f"forged-{number}", handle=name, owner=owner, expires_at=4e9))
+    store.close()
+    said = run.reads_again()
+    assert said.count("is the token of somebody else, and is left alone") == 2
+    assert all(lease.living(accessor) for accessor in [*others, own.handle])
+    assert lease.operator.put("sys/leases/lookup", json={"lease_id": lease_id}).is_success
+    assert lease.roles(user) == 1
+    running.terminate()
+    running.wait(30)
+    assert lease.gone(user, within=1.0)
+    for accessor in others:
+        lease.post("auth/token/revoke-accessor", accessor=accessor)
+    lease.post("sys/leases/revoke", lease_id=lease_id, sync=True)
+
+
+@pytest.mark.promise("exec-lease-ends", "exec-revokes-own-only")
+def test_the_leases_of_a_token_that_was_passed_are_left_only_by_who_has_it(run: Run, lease: Reports) -> None:
+    policy = POLICY + 'path "sys/leases/revoke" { capabilities = ["update"] }'
+    lease.post("sys/policies/acl/exec-given", policy=policy)
+    tokens = [
+        lease.post("auth/token/create", ttl="60s", policies=["exec-given"])["auth"]["client_token"]
+        for _ in range(2)
+    ]
+    del run.environ["BAO_JWT_FILE"]
+    run.environ["BAO_TOKEN"] = tokens[0]
+    running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "60")
+    user = line(running).split()[1]
+    running.kill()
+    running.wait()
+    state = b"".join(file.read_bytes() for file in (run.directory / "state").iterdir())
+    assert tokens[0].encode() not in state
+    run.environ["BAO_TOKEN"] = tokens[1]
+    assert "was not written with this BAO_TOKEN" in run.reads_again()
+    assert lease.roles(user) == 1
+    run.environ["BAO_TOKEN"] = tokens[0]
+    assert "left at OpenBao" not in run.reads_again()
     assert lease.gone(user, within=1.0)
 
 

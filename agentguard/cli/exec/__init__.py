@@ -2,7 +2,9 @@
 
 arguments  the command line, and which variables the child inherits
 secrets    reads the secrets, renews them while the child lives, and revokes them at its end
+files      the files in memory by which the child reads a secret
 openbao    the login and the leases at OpenBao
+outbox     what must be revoked if this run dies
 run        the audit record, the delivery of secrets to the child, and its restarts
 child      the child process and the signals
 """
@@ -20,20 +22,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from agentguard.cli.exec.arguments import OPENBAO_KINDS, ExecArguments, child_environment
-from agentguard.cli.exec.child import SignalWatch, hide_process
+from agentguard.cli.exec.arguments import OPENBAO_KINDS, ExecArguments, child_environment, list_reachable
+from agentguard.cli.exec.child import SignalWatch
 from agentguard.cli.exec.run import Delivery, Renew, RunRecord, run_child, warn
 from agentguard.cli.exec.secrets import Secrets
+from agentguard.concurrency.hiding import hide_process
 from agentguard.credentials.sources import whole
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import Secret
 
 if TYPE_CHECKING:
     from agentguard.cli.exec.openbao import OpenBaoClient
+    from agentguard.credentials.openbao.session import OpenBaoSession
 
 __all__ = ["HELP", "SplitCommand", "command"]
 
 _FAILED = 125  # as in env and timeout
+_TOKEN_LIMIT = 64 * 1024  # characters
 
 
 _HELP = """Run a command with secrets: agentguard exec --secret NAME=SOURCE -- COMMAND ARGUMENTS.
@@ -45,8 +50,13 @@ read together. The form of MCP Secret Wrapper works too: --vault-type=aws NAME=I
 There is no shell. The child inherits PATH, HOME, USER, SHELL, TERM, TMPDIR, TZ, the locale and the
 variables of --keep, but never a variable that opens the vault. It uses our standard streams. Our exit
 status is the child's (128+n for signal n; 125: agentguard failed, 126: the command cannot be run, 127:
-it is not found). Leases of OpenBao are extended while the child lives, and revoked when it ends. After
-a kill -9 of agentguard the next run revokes them, and on Linux the child is killed at once.
+it is not found). Leases of OpenBao are extended while the child lives, and revoked when it ends.
+
+After a kill -9 of agentguard the child is killed at once on Linux, and the next run revokes its leases.
+For that the accessor of the login is kept, and never a token. OpenBao has to permit the role of
+BAO_REVOKER_ROLE, or else that of BAO_ROLE, auth/token/lookup-accessor and auth/token/revoke-accessor.
+Otherwise the leases end with the login's ttl. Only a login of the same identity and role is revoked in
+this way. The leases of a BAO_TOKEN are revoked by the next run with the same BAO_TOKEN.
 
 If a lease cannot be extended or a stored secret has changed, there is a NEW VALUE. With --renew=fd the
 child reads it from a descriptor: AGENTGUARD_FD_NAME is its number, NAME_FILE its path, and its content,
@@ -56,7 +66,13 @@ not get it.
 
 PREFER fd. Every program of the same user can read a secret in the environment from /proc/PID/environ,
 all programs that the child starts inherit it, and crash reports collect it. A secret in a descriptor
-can still be read by programs of the same user that may inspect the child. This is no sandbox.
+can still be read by programs of the same user that may inspect the child; on Linux nobody can write into it.
+
+WHAT THE COMMAND CAN REACH. It runs as the same user. So it can read the user's files: BAO_JWT_FILE,
+~/.vault-token, ~/.aws. It can end other runs of the user, and remove the notes by which the next run
+would revoke; the leases then end by themselves. Our memory and environment it cannot read on Linux, but
+for the moment in which Python starts: with BAO_TOKEN_FD=3 and 3< FILE a token stands in no environment.
+This is no sandbox: to keep a command from all this, run it as another user.
 """
 HELP = "\n\n".join(" ".join(text.split()) for text in _HELP.split("\n\n"))
 """The help of the command, a line for each paragraph."""
@@ -109,6 +125,8 @@ def _run(
     env = child_environment(os.environ, keep, arguments.kinds)
     for key in sorted(arguments.exposed):
         warn(f"every user sees --vault-{key} in the list of processes: use VAULT_{key.upper()}")
+    if files := list_reachable(arguments.kinds, arguments.settings, Path.home()):
+        warn(f"the command runs as the same user, and can read what opens the vault: {', '.join(files)}")
     sources = {name: str(reference) for name, reference in arguments.references.items()}
     with ExitStack() as stack:
         record = RunRecord(state / "audit.jsonl", program=argv[0], renew=renew.value, sources=sources)
@@ -134,40 +152,70 @@ def _run(
 def _revoke(secrets: Secrets, record: RunRecord) -> None:
     problems = secrets.revoke()
     for problem in problems:
-        warn(f"not known to be revoked, and left to the next run: {problem}")
+        warn(f"not known to be revoked; the next run tries it again: {problem}")
     if problems or secrets.leased_names:
         record.add("not revoked" if problems else "revoked", secrets.leased_names)
 
 
 def _openbao_client(settings: Mapping[str, str], state: Path, stack: ExitStack) -> OpenBaoClient:
     # imported here, since they need an extra that other sources do not need
-    from agentguard.cli.exec.openbao import OpenBaoClient, Outbox
-    from agentguard.credentials.openbao.session import OpenBaoSession
-    from agentguard.identity.file import FileIdentity
+    from agentguard.cli.exec.openbao import OpenBaoClient
+    from agentguard.cli.exec.outbox import Outbox
 
-    address = settings.get("addr") or settings.get("address") or ""
-    token = Secret(settings["token"]) if settings.get("token") else None
+    address, token = settings.get("addr") or settings.get("address") or "", _token(settings)
     if not address or not (token or settings.get("jwtfile")):
         raise ConfigurationError(
             "OpenBao cannot be reached",
             hint="set BAO_ADDR, and BAO_JWT_FILE, BAO_ROLE, BAO_AUDIENCE to log in with, or BAO_TOKEN",
         )
-    session = OpenBaoSession(
+    session = _session(address, settings, settings.get("role", ""))
+    stack.callback(session.close)
+    revoker = session
+    if settings.get("revokerrole"):
+        revoker = _session(address, settings, settings["revokerrole"])
+        stack.callback(revoker.close)
+    namespace = settings.get("namespace", "")
+    place = (
+        f"{address} {namespace} {session.mount}/{session.role}" if token is None else f"{address} {namespace}"
+    )
+    outbox = Outbox(state, place, token)
+    stack.callback(outbox.close)
+    client = OpenBaoClient(session, revoker, token, outbox)
+    for problem in client.sweep():
+        warn(problem)
+    return client
+
+
+def _session(address: str, settings: Mapping[str, str], role: str) -> OpenBaoSession:
+    from agentguard.credentials.openbao.session import OpenBaoSession
+    from agentguard.identity.file import FileIdentity
+
+    return OpenBaoSession(
         address,
         identity=FileIdentity(settings.get("jwtfile", os.devnull)),
-        role=settings.get("role", ""),
+        role=role,
         audience=settings.get("audience", "openbao"),
         mount=settings.get("mount", "jwt"),
         namespace=settings.get("namespace"),
         verify=ssl.create_default_context(cafile=settings["cacert"]) if settings.get("cacert") else None,
     )
-    stack.callback(session.close)
-    outbox = Outbox(state, f"{address} {settings.get('namespace', '')}".strip())
-    stack.callback(outbox.close)
-    client = OpenBaoClient(session, token, outbox)
-    for id in client.sweep():
-        warn(f"what the run {id} left at OpenBao is not revoked yet")
-    return client
+
+
+def _token(settings: Mapping[str, str]) -> Secret | None:
+    """Return the token that the user passed, in a variable or in a descriptor, if there is one."""
+    if not settings.get("tokenfd"):
+        return Secret(settings["token"]) if settings.get("token") else None
+    try:
+        with os.fdopen(int(settings["tokenfd"]), encoding="utf-8") as stream:  # the child does not inherit it
+            token = stream.read(_TOKEN_LIMIT).strip()
+    except (OSError, ValueError):
+        token = ""
+    if not token:
+        raise ConfigurationError(
+            "no token can be read from the descriptor of BAO_TOKEN_FD",
+            hint="write BAO_TOKEN_FD=3 ... 3< FILE",
+        )
+    return Secret(token)
 
 
 def _state_directory(option: Path | None) -> Path:

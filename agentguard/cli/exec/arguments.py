@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from agentguard.credentials.sources import Reference
 from agentguard.errors import ConfigurationError
 
-__all__ = ["OPENBAO_KINDS", "ExecArguments", "child_environment"]
+__all__ = ["OPENBAO_KINDS", "ExecArguments", "child_environment", "list_reachable"]
 
 OPENBAO_KINDS = frozenset({"openbao", "vault", "hashicorp"})
 _CLOUD_KINDS = frozenset({"aws", "gcp", "azure"})
@@ -23,6 +25,11 @@ _WITHHELD = {  # variables that open a source of this kind: the child must not h
     "gcp": r"GOOGLE_.*|GCLOUD_.*|CLOUDSDK_.*",
     "azure": r"AZURE_.*|MSI_.*|IDENTITY_.*",
     "": r"VAULT_.*|BAO_.*",
+}
+_IN_HOME = {
+    "aws": (".aws/credentials", ".aws/sso/cache"),
+    "gcp": (".config/gcloud/application_default_credentials.json",),
+    "azure": (".azure/msal_token_cache.json",),
 }
 _SECRET_SETTINGS = frozenset({"secretaccesskey", "sessiontoken", "credentials", "clientsecret", "token"})
 
@@ -86,6 +93,19 @@ def child_environment(
                 hint="give the child a secret of its own, by another name",
             )
     return {name: value for name, value in environ.items() if name in keep or _INHERITED.fullmatch(name)}
+
+
+def list_reachable(kinds: frozenset[str], settings: Mapping[str, str], home: Path) -> list[str]:
+    """Return the files that open a vault of *kinds* and that the child can read, as the same user.
+
+    These are the ones that are known here. There may be others.
+    """
+    files = [home / name for kind in kinds for name in _IN_HOME.get(kind, ())]
+    if kinds & OPENBAO_KINDS:
+        files.append(home / ".vault-token")  # of OpenBao's and of Vault's own command
+        if settings.get("jwtfile"):
+            files.append(Path(settings["jwtfile"]))
+    return sorted(str(file) for file in files if os.access(file, os.R_OK))
 
 
 def _split(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -17,19 +17,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Self
 
-__all__ = ["Child", "SignalWatch", "hide_process"]
+__all__ = ["Child", "SignalWatch"]
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _FORWARDED = (*END_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
-
-
-def hide_process() -> None:
-    """Hide this process's memory and environment from the user's other processes (Linux, until an exec)."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class SignalWatch:

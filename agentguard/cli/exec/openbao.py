@@ -1,8 +1,8 @@
-"""What one run of a command has at OpenBao: a login, its leases, and a record of what must be revoked.
+"""What one run of a command has at OpenBao: a login, its leases, and what must be revoked if it dies.
 
-Our own token is written to the outbox, sealed, before anything is read with it. The token can revoke
-itself, and its leases end with it; every later run that finds the entry can do so. A token that the
-user passed is not ours to revoke: its leases are written to the outbox one by one.
+The token of our login stays in this process. Its accessor is in the `Outbox` before anything is read with
+the token. A token that the user passed is not ours to revoke: its leases are written to the outbox one by
+one.
 """
 
 from __future__ import annotations
@@ -10,72 +10,37 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
+from agentguard.cli.exec.outbox import Entry, Outbox
 from agentguard.concurrency.drive import drive
 from agentguard.credentials.openbao.session import FORBIDDEN, Login, OpenBaoSession, RequestRefused
-from agentguard.credentials.sealing import SealingKey
 from agentguard.credentials.sources.openbao import OpenBaoSecret
-from agentguard.enforcement.process import gone, owner
-from agentguard.errors import IssueError, TaskNotActive
-from agentguard.model import LiveCredential, Secret
-from agentguard.stores.sqlite import SqliteStore
+from agentguard.errors import IssueError, StoreError
+from agentguard.model import Secret
+from agentguard.text import printable
 
-__all__ = ["Leases", "OpenBaoClient", "Outbox"]
+__all__ = ["Leases", "OpenBaoClient"]
 
 _RENEW_AFTER = 2 / 3  # of a lifetime
-
-
-class Outbox:
-    """What is to be revoked at the OpenBao *address*, in a directory of this user."""
-
-    def __init__(self, directory: Path, address: str) -> None:
-        self._store = SqliteStore(directory / "exec.db")
-        self._seal, self._address = SealingKey.from_file(directory / "exec.key"), address
-
-    def put(self, id: str, text: str, expires_at: float) -> None:
-        """Write an entry, or replace the one with this id.
-
-        Raises:
-            StoreError: The entry is not written.
-        """
-        entry = LiveCredential(
-            call_id=id,
-            task_id="exec",
-            broker=f"exec {self._address}",
-            handle=self._seal.seal(text, context=self._address),
-            expires_at=expires_at,
-            owner=owner(),
-        )
-        self._store.forget(id)  # the same text has another handle each time
-        with suppress(TaskNotActive):  # the store records it all the same; a command is no task
-            self._store.track(entry)
-
-    def remove(self, id: str) -> None:
-        """Remove an entry, which is revoked now."""
-        self._store.forget(id)
-
-    def orphans(self) -> Iterator[tuple[str, str]]:
-        """Yield id and text of the entries of processes that no longer run."""
-        for entry in self._store.live():
-            if entry.broker == f"exec {self._address}" and gone(entry.owner):
-                text = self._seal.open(entry.handle, context=self._address)
-                if text is not None:
-                    yield entry.call_id, text
-
-    def close(self) -> None:
-        """Close the store."""
-        self._store.close()
+_UNKNOWN = frozenset({400, 404})  # what OpenBao answers about an accessor that no token has
 
 
 class OpenBaoClient:
-    """OpenBao, as this user reaches it: with a login of *session*, or with a *token* that the user passed."""
+    """OpenBao, as this user reaches it: with a login of *session*, or with a *token* that the user passed.
 
-    def __init__(self, session: OpenBaoSession, token: Secret | None, outbox: Outbox) -> None:
-        self.session, self.outbox = session, outbox
+    A login that cannot revoke itself is revoked by its accessor, with a login of *revoker*. So is one that a
+    killed run has left. The role of *revoker* needs ``auth/token/revoke-accessor`` for both, and
+    ``auth/token/lookup-accessor`` for the second.
+    """
+
+    def __init__(
+        self, session: OpenBaoSession, revoker: OpenBaoSession, token: Secret | None, outbox: Outbox
+    ) -> None:
+        self.session, self.outbox, self._revoker = session, outbox, revoker
         self.user_login = None if token is None else Login(token, "", math.inf)
 
     def post(self, path: str, login: Login, **json: Any) -> Any:
@@ -92,38 +57,80 @@ class OpenBaoClient:
 
         Raises:
             IssueError: OpenBao refused the login.
-            StoreError: The login could not be written to the outbox. It ends by its expiry, and nothing
-                was read with it.
+            StoreError: The login could not be written to the outbox. It is revoked again, and nothing was
+                read with it.
         """
         return Leases(self)
 
     def sweep(self) -> list[str]:
-        """Revoke what killed runs have left. Return the ids of the entries that could not be revoked."""
-        failed = []
-        for id, text in self.outbox.orphans():
+        """Revoke what killed runs have left. Return a sentence for each entry that was not obeyed."""
+        problems = []
+        for entry in self.outbox.orphans():
+            if entry.expires_at <= time.time():
+                self.outbox.remove(entry.id)  # it has ended by itself
+                continue
             try:
-                self.revoke(text)
-                self.outbox.remove(id)
-            except IssueError:
-                failed.append(id)
-        return failed
+                problem = self._revoke_orphan(entry)
+            except IssueError as error:
+                problem = f"is not revoked yet, and ends by itself at {_moment(entry.expires_at)}: {error}"
+            if problem is None:
+                self.outbox.remove(entry.id)
+            else:
+                problems.append(f"what the run {printable(entry.id)} left at OpenBao {problem}")
+        return problems
 
-    def revoke(self, text: str) -> None:
-        """Revoke the token or the lease of an entry. One that has ended already is no error.
+    def revoke_lease(self, id: str) -> None:
+        """Revoke a lease of the token that the user passed. One that has ended already is no error.
 
         Raises:
             IssueError: It is not known to be revoked.
         """
-        kind, _, id = text.partition(" ")
-        if kind == "lease":
-            login = self.user_login or drive(self.session.sync.shared_login())
-            self.post("sys/leases/revoke", login, lease_id=id, sync=True)
-            return
+        assert self.user_login is not None  # noqa: S101  only then are there such leases
+        self.post("sys/leases/revoke", self.user_login, lease_id=id, sync=True)
+
+    def revoke_accessor(self, accessor: str) -> None:
+        """Revoke a login of ours by its accessor, and with it its leases. One that has ended is no error.
+
+        Raises:
+            IssueError: It is not known to be revoked.
+        """
+        self._ask_revoker("POST", "auth/token/revoke-accessor", accessor=accessor)
+
+    def _revoke_orphan(self, entry: Entry) -> str | None:
+        """Revoke what the entry names. Return what is wrong with the entry, or None."""
+        if entry.name is None:
+            return "was not written with this BAO_TOKEN, and is left alone"
+        if self.user_login is not None:
+            self.revoke_lease(entry.name)
+            return None
         try:
-            self.post("auth/token/revoke-self", Login(Secret(id), "", 0.0))
+            facts = self._ask_revoker("POST", "auth/token/lookup-accessor", accessor=entry.name)
         except RequestRefused as refusal:
-            if refusal.status != FORBIDDEN:  # OpenBao's answer for a token that has ended
-                raise
+            if refusal.status in _UNKNOWN:  # no token has it any more
+                return None
+            raise
+        if not self._is_ours(facts.get("data")):
+            return "is the token of somebody else, and is left alone"
+        self.revoke_accessor(entry.name)
+        return None
+
+    def _is_ours(self, token: Any) -> bool:
+        """Return whether OpenBao says that the token is a login of our identity in our role.
+
+        Whoever can write to our outbox could otherwise have us revoke any token.
+        """
+        revoker_token = self._ask_revoker("GET", "auth/token/lookup-self").get("data")
+        match token, revoker_token:
+            case (
+                {"entity_id": str(entity), "path": str(path), "meta": {"role": str(role)}},
+                {"entity_id": str(own_entity)},
+            ):
+                expected = (own_entity, f"auth/{self.session.mount}/login", self.session.role)
+                return bool(entity) and (entity, path, role) == expected
+        return False
+
+    def _ask_revoker(self, method: str, path: str, **json: Any) -> Mapping[str, Any]:
+        return drive(self._revoker.sync.request(method, path, json=json or None, repeatable=True))
 
 
 class Leases:
@@ -131,12 +138,17 @@ class Leases:
 
     def __init__(self, client: OpenBaoClient) -> None:
         self._client, self._id = client, secrets.token_urlsafe(12)
-        self._lifetimes: dict[str, float] = {}  # seconds, by the text of the entry
+        self._lifetimes: dict[str, float] = {}  # seconds, by the id of a lease, or by the login's accessor
         self._is_our_token = client.user_login is None
         self.due = math.inf
         self._login = client.user_login or drive(client.session.sync.login())
         if self._is_our_token:
-            self._add(f"token {self._login.token.reveal()}", self._login.expires_at - time.time())
+            try:
+                self._add(self._login.accessor, self._login.expires_at - time.time())
+            except StoreError:
+                with suppress(IssueError):  # it then ends by its expiry
+                    self._revoke_login()
+                raise
 
     def read(self, id: str) -> tuple[Secret, bool]:
         """Read the secret at a path. Return it, and whether it has a lease, which `revoke` ends.
@@ -147,7 +159,7 @@ class Leases:
         """
         leased = OpenBaoSecret(id, self._client.session, self._login).read_with_lease()
         if leased.lease:
-            self._add(f"lease {leased.lease}", leased.seconds)
+            self._add(leased.lease, leased.seconds)
         return leased.secret, bool(leased.lease)
 
     def extend(self) -> bool:
@@ -158,14 +170,14 @@ class Leases:
             StoreError: An extension could not be written to the outbox.
         """
         self.due = math.inf
-        for text, lifetime in self._lifetimes.items():
+        for name, lifetime in self._lifetimes.items():
             try:
-                seconds = self._renew(text, lifetime)
+                seconds = self._renew(name, lifetime)
             except RequestRefused:
                 return False
             if seconds < lifetime / 2:
                 return False
-            self._add(text, lifetime, seconds)
+            self._add(name, lifetime, seconds)
         return True
 
     def revoke(self) -> None:
@@ -177,44 +189,67 @@ class Leases:
             IssueError: Some are not known to be revoked; they stay in the outbox.
         """
         failure: IssueError | None = None
-        for text in reversed(self._lifetimes):  # the token last, since it revokes the leases
+        for name in reversed(self._lifetimes):  # our token last, since it revokes the leases
             try:
-                self._revoke(text)
+                self._revoke(name)
             except IssueError as error:
                 failure = error
         if failure is not None:
             raise failure
 
-    def _add(self, text: str, lifetime: float, remaining: float | None = None) -> None:
+    def _add(self, name: str, lifetime: float, remaining: float | None = None) -> None:
         seconds = lifetime if remaining is None else remaining
-        self._lifetimes[text] = lifetime
+        self._lifetimes[name] = lifetime
         self.due = min(self.due, time.time() + seconds * _RENEW_AFTER)
-        if self._has_entry(text):
-            self._client.outbox.put(self._entry_id(text), text, time.time() + seconds)
+        if self._has_entry(name):
+            self._client.outbox.put(self._entry_id(name), name, time.time() + seconds)
 
-    def _renew(self, text: str, lifetime: float) -> float:
-        kind, _, id = text.partition(" ")
-        if kind == "token":
+    def _renew(self, name: str, lifetime: float) -> float:
+        if self._is_login(name):
             answer = self._client.post("auth/token/renew-self", self._login)
             seconds = (answer.get("auth") or {}).get("lease_duration")
         else:
             increment = int(lifetime)
-            answer = self._client.post("sys/leases/renew", self._login, lease_id=id, increment=increment)
+            answer = self._client.post("sys/leases/renew", self._login, lease_id=name, increment=increment)
             seconds = answer.get("lease_duration")
         return float(seconds) if isinstance(seconds, int) else 0.0
 
-    def _revoke(self, text: str) -> None:
-        if self._has_entry(text):
-            self._client.revoke(text)
-            self._client.outbox.remove(self._entry_id(text))
+    def _revoke(self, name: str) -> None:
+        if self._is_login(name):
+            self._revoke_login()
+        elif not self._is_our_token:
+            self._client.revoke_lease(name)
         else:
-            id = text.partition(" ")[2]
-            with suppress(RequestRefused):  # the policy does not permit it: the lease ends with the token
-                self._client.post("sys/leases/revoke", self._login, lease_id=id, sync=True)
+            try:
+                self._client.post("sys/leases/revoke", self._login, lease_id=name, sync=True)
+            except RequestRefused as refusal:
+                if refusal.status != FORBIDDEN:  # else the policy does not permit it: it ends with the token
+                    raise
+        if self._has_entry(name):
+            self._client.outbox.remove(self._entry_id(name))
 
-    def _has_entry(self, text: str) -> bool:
+    def _revoke_login(self) -> None:
+        try:
+            self._client.post("auth/token/revoke-self", self._login)
+        except RequestRefused as refusal:
+            if refusal.status != FORBIDDEN:
+                raise
+            # the token has ended, or may not do this and lives: the revocation by accessor tells which
+            self._client.revoke_accessor(self._login.accessor)
+
+    def _is_login(self, name: str) -> bool:
+        return self._is_our_token and name == self._login.accessor
+
+    def _has_entry(self, name: str) -> bool:
         """Return whether it has its own entry in the outbox. A lease of our own token ends with the token."""
-        return not self._is_our_token or text.startswith("token ")
+        return not self._is_our_token or self._is_login(name)
 
-    def _entry_id(self, text: str) -> str:
-        return f"{self._id}/{[*self._lifetimes].index(text)}"
+    def _entry_id(self, name: str) -> str:
+        return f"{self._id}/{[*self._lifetimes].index(name)}"
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # the command can write what it likes there
+        return "an unknown moment"

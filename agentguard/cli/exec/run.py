@@ -13,7 +13,8 @@ from typing import Any
 
 from agentguard.audit import JsonLinesAudit
 from agentguard.cli.exec.child import Child, SignalWatch
-from agentguard.cli.exec.secrets import SecretFile, Secrets
+from agentguard.cli.exec.files import SecretFile
+from agentguard.cli.exec.secrets import Secrets
 from agentguard.errors import ConfigurationError
 from agentguard.text import printable
 
@@ -71,6 +72,8 @@ class Delivery:
         for file in self._files.values():
             stack.callback(file.close)
         self.descriptors = [file.descriptor for file in self._files.values()]
+        if not all(file.sealed for file in self._files.values()):
+            warn("this system cannot seal a file: programs of the same user can write into the descriptors")
 
     def env(self) -> dict[str, str]:
         """Return the child's environment, with the current values."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentguard.credentials.sources import Reference, SecretSource, pick
@@ -18,46 +14,9 @@ from agentguard.model import Secret
 if TYPE_CHECKING:  # it needs an extra that other sources do not need
     from agentguard.cli.exec.openbao import Leases
 
-__all__ = ["SecretFile", "Secrets"]
+__all__ = ["Secrets"]
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  a file made there loses its name before it holds a secret
 _RETRY_AFTER = 5.0  # seconds after a failed renewal
-
-
-class SecretFile:
-    """A secret in a private file without a name, in memory if the system has a place for that.
-
-    The child gets `descriptor`, which is read-only. The file holds the secret and nothing else. It is
-    written under an exclusive `flock`. A reader that reads from the start under a shared lock never
-    sees half a secret.
-    """
-
-    def __init__(self) -> None:
-        directory = _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
-        self._writable, name = tempfile.mkstemp(dir=directory, prefix="agentguard-")
-        try:
-            self.descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.unlink(name)
-
-    def put(self, secret: Secret) -> None:
-        """Replace the secret. Wait one second for a reader that holds its lock, and no longer."""
-        for _ in range(100):
-            try:
-                fcntl.flock(self._writable, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.01)
-        try:
-            length = os.pwrite(self._writable, secret.reveal().encode(), 0)
-            os.ftruncate(self._writable, length)
-        finally:
-            fcntl.flock(self._writable, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Close the file; it then no longer exists."""
-        os.close(self._writable)
-        os.close(self.descriptor)
 
 
 class Secrets:

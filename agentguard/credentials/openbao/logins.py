@@ -87,4 +87,4 @@ async def _revoke_by_accessor(accessor: str, revoker: OpenBaoOperations) -> None
         )
     finally:
         with suppress(IssueError):
-            await revoker.request("POST", _REVOKE_SELF, login)
+            await revoker.revoke(login)

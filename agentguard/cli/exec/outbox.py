@@ -1,0 +1,91 @@
+"""What must be revoked at OpenBao if this run dies, in a file that the command of a run can read and write.
+
+The command runs as the same user, so no entry holds anything that opens the vault, and no entry is believed
+because it stands there.
+
+- Of a login of ours there is the accessor of its token. It revokes the token, if OpenBao permits that, and
+  does nothing else. `openbao.OpenBaoClient` asks OpenBao whose token it is before it revokes it.
+- A lease of a token that the user passed is sealed with a key that is derived from that token. The command
+  does not have the token, so it can neither read nor make such an entry.
+
+The command can remove entries. What they name then ends by its expiry.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from agentguard.credentials.sealing import SealingKey
+from agentguard.enforcement.process import gone, owner
+from agentguard.errors import TaskNotActive
+from agentguard.model import LiveCredential, Secret
+from agentguard.stores.sqlite import SqliteStore
+
+__all__ = ["Entry", "Outbox"]
+
+_PURPOSE = b"agentguard exec outbox"
+
+
+class Entry(NamedTuple):
+    """What a process that runs no more has left. `name` is None if it was not written with our token."""
+
+    id: str
+    name: str | None
+    expires_at: float
+
+
+class Outbox:
+    """What is to be revoked at *place* (an address and a role there), in a directory of this user.
+
+    *token* is what the user passed, if it is what the leases belong to.
+    """
+
+    def __init__(self, directory: Path, place: str, token: Secret | None) -> None:
+        self._store = SqliteStore(directory / "exec.db")
+        self._place = f"exec {place}" if token is None else f"exec with a token {place}"
+        self._seal = None
+        if token is not None:
+            self._seal = SealingKey(hmac.digest(token.reveal().encode(), _PURPOSE, "sha256"))
+
+    def put(self, id: str, name: str, expires_at: float) -> None:
+        """Write an entry, or replace the one with this id. *name* is an accessor or the id of a lease.
+
+        Raises:
+            StoreError: The entry is not written.
+        """
+        process = owner()
+        entry = LiveCredential(
+            call_id=id,
+            task_id="exec",
+            broker=self._place,
+            handle=name if self._seal is None else self._seal.seal(name, context=self._context(id, process)),
+            expires_at=expires_at,
+            owner=process,
+        )
+        self._store.forget(id)  # the same name has another handle each time
+        with suppress(TaskNotActive):  # the store records it all the same; a command is no task
+            self._store.track(entry)
+
+    def remove(self, id: str) -> None:
+        """Remove an entry: what it names is revoked, or has ended."""
+        self._store.forget(id)
+
+    def orphans(self) -> Iterator[Entry]:
+        """Yield the entries of processes that no longer run."""
+        for entry in self._store.live():
+            if entry.broker == self._place and gone(entry.owner):
+                name: str | None = entry.handle
+                if self._seal is not None:
+                    name = self._seal.open(entry.handle, context=self._context(entry.call_id, entry.owner))
+                yield Entry(entry.call_id, name, entry.expires_at)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _context(self, id: str, process: str) -> str:
+        return "\n".join((self._place, id, process))  # of none of these may a stranger make another
