@@ -1,7 +1,8 @@
 """The audit log: one JSON object a line, each chained to the line before by its hash.
 
     chain       the format of a line, and the check for changed, removed, inserted or reordered records
-    appending   locks the log's file, finds its end, and begins it anew if it was moved away
+    file_end    finds the last record of a file
+    appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
     requests    turns a request into JSON and back, to ask a policy about recorded calls again
     timeline    draws what happened in a task, for a terminal or a notebook

@@ -1,7 +1,8 @@
 """The file of an audit log, as one operating-system process holds it: lock it, find its end, write a record.
 
 A log that was renamed or deleted (rotated away) is begun anew at its path. The first record of the new file
-holds the head of the old one.
+holds the head of the old one. A log that was cut in its place (`copytruncate` of logrotate) goes on with a
+record `cut`, which holds the last head that this process had written: it does not verify as sound.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +20,13 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from agentguard.audit.chain import GENESIS, Head, continued, parse, seal
+from agentguard.audit.file_end import BLOCK, tail_of
 
-__all__ = ["Appender", "LockedTooLong", "last_head"]
+__all__ = ["Appender", "LockedTooLong"]
 
 log = logging.getLogger("agentguard")
 
-BLOCK = 65_536  # bytes of the file's end that are read at first to find the last record
+OWED = 4096  # records that a process keeps in memory until they can be written
 
 
 class LockedTooLong(OSError):
@@ -33,16 +36,19 @@ class LockedTooLong(OSError):
         super().__init__(None, "the audit log was locked for too long")
 
 
-class _Tail(NamedTuple):
-    """The end of a file: its last record, and the torn line that a crash left after it."""
+class _End(NamedTuple):
+    """Where this process's last record ends in the file, and that record."""
 
+    offset: int
     head: Head
-    torn: bytes
-    whole: bool  # whether the last line has its newline
 
 
 class Appender:
-    """The open file of one operating-system process, and the end of the file as this process knows it."""
+    """The open file of one operating-system process, and the end of the file as this process knows it.
+
+    Records that could not be written (`owe`) are written before the next one. Of more than 4096 the number
+    alone is kept, and a record `lost` says it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,6 +57,9 @@ class Appender:
         self._file: int | None = None
         self._size = -1  # the file's size after this process's last write; if it differs, the end is read
         self._head = GENESIS
+        self._end: _End | None = None
+        self._owed: deque[Mapping[str, Any]] = deque()
+        self._lost = 0
 
     def open(self) -> int:
         """Return the file's descriptor, and open the file first if it is not open."""
@@ -59,15 +68,70 @@ class Appender:
         return self._file
 
     def append(self, record: Mapping[str, Any], *, fsync: bool, seconds: Callable[[], float]) -> None:
-        """Write one record. *seconds* says how long this may still wait; 0 or less is a refusal.
+        """Write one record, after those that are owed. *seconds* says how long this may still wait.
 
-        *seconds* is asked again once the lock is taken. So a record that is appended after its caller has
-        given up comes after the record that the caller gave up.
+        *seconds* is asked again once the lock is taken; 0 or less is a refusal. So a record that is appended
+        after its caller has given up comes after the record that the caller gave up.
 
         Raises:
             LockedTooLong: The lock was not free in time, or the caller has given up.
             OSError: The file cannot be written.
         """
+        file, size = self._lock_both(seconds, record["at"])
+        try:
+            if seconds() <= 0:
+                raise LockedTooLong
+            self._append(file, self._append_owed(file, size, record["at"]), record)
+            if fsync:
+                os.fsync(file)
+        finally:
+            self._unlock_both(file)
+
+    def owe(self, record: Mapping[str, Any]) -> None:
+        """Keep a record that could not be written. It is written before the next one that can be."""
+        if len(self._owed) < OWED:
+            self._owed.append(record)
+        else:
+            self._lost += 1
+
+    def settle(self, *, fsync: bool, seconds: Callable[[], float]) -> None:
+        """Write what is owed.
+
+        Raises:
+            LockedTooLong: The lock was not free in time.
+            OSError: The file cannot be written.
+        """
+        if not self._owed:
+            return
+        at = self._owed[0]["at"]
+        file, size = self._lock_both(seconds, at)
+        try:
+            self._append_owed(file, size, at)
+            if fsync:
+                os.fsync(file)
+        finally:
+            self._unlock_both(file)
+
+    def abandon(self) -> None:
+        """Close the file at once. Nothing that is queued is waited for."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def close(self, *, fsync: bool) -> None:
+        """Write the queued records and those that are owed, then close the file."""
+        self.executor.shutdown()
+        try:
+            self.settle(fsync=fsync, seconds=lambda: 0.0)
+        except OSError as error:
+            lost = len(self._owed) + self._lost
+            log.error("%s: %d records were never written and are lost: %s", self.path, lost, error.strerror)
+        with self._lock:
+            self.abandon()
+            self._size = -1
+
+    def _lock_both(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
+        """Lock this object and the file, in this order; return the file and its size."""
         deadline = time.monotonic() + seconds()
 
         def remaining() -> float:
@@ -76,30 +140,17 @@ class Appender:
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise LockedTooLong
         try:
-            file, status = self._locked(remaining, record["at"])
-            try:
-                if seconds() <= 0:
-                    raise LockedTooLong
-                self._append(file, status.st_size, record)
-                if fsync:
-                    os.fsync(file)
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+            file, status = self._locked(remaining, at)
+        except BaseException:
+            self._lock.release()
+            raise
+        return file, status.st_size
+
+    def _unlock_both(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_UN)
         finally:
             self._lock.release()
-
-    def abandon(self) -> None:
-        """Close the file at once. Nothing that is queued is waited for."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def close(self) -> None:
-        """Write the queued records, then close the file."""
-        self.executor.shutdown()
-        with self._lock:
-            self.abandon()
-            self._size = -1
 
     def _locked(self, remaining: Callable[[], float], at: str) -> tuple[int, os.stat_result]:
         """Return the locked file that is at the path, and its status; move to a new one if need be."""
@@ -115,14 +166,15 @@ class Appender:
 
     def _move(self, old: int, size: int, remaining: Callable[[], float], at: str) -> int:
         """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
-        head = _tail(old, size).head
+        end = self._end
+        head = tail_of(old, size).head if end is None or _ends_at(old, end) else end.head
         new = _open(self.path)
         try:
             _lock_file(new, remaining)
             new_size = os.fstat(new).st_size
             at_path = _is_at(self.path, os.fstat(new))
             if at_path and head != GENESIS and _first_continued(new) != head:
-                self._size = -1
+                self._size, self._end = -1, None
                 self._append(new, new_size, {"at": at, "event": "continued", "continues": str(head)})
         except BaseException:
             os.close(new)
@@ -132,29 +184,39 @@ class Appender:
             return old
         log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
         os.close(old)  # and with it the lock of the old file
-        self._file, self._size = new, -1
+        self._file, self._size, self._end = new, -1, None
         return new
 
-    def _append(self, file: int, size: int, record: Mapping[str, Any]) -> None:
+    def _append_owed(self, file: int, size: int, at: str) -> int:
+        """Write the records that are owed; return the file's size."""
+        while self._owed:
+            try:
+                size = self._append(file, size, self._owed[0])
+            except ValueError as error:
+                log.error("%s: a record is lost, as it has no JSON form: %s", self.path, error)
+            self._owed.popleft()
+        if self._lost:
+            record = {"at": at, "event": "lost", "records": self._lost}
+            size, self._lost = self._append(file, size, record), 0
+        return size
+
+    def _append(self, file: int, size: int, record: Mapping[str, Any]) -> int:
         head, before = self._head, b""
         if size != self._size:
             head, before = _resume(file, size, record["at"])
+            if (end := self._end) is not None and not _ends_at(file, end):
+                log.error("%s was cut under this process, which had written up to %s", self.path, end.head)
+                cut = {"at": record["at"], "event": "cut", "after": str(end.head)}
+                line, head = seal(cut, head)
+                before += line
         line, head = seal(record, head)
         line = before + line
         self._size = -1
         if os.write(file, line) != len(line):
             raise OSError(None, "no space left for a whole record")
         self._size, self._head = size + len(line), head
-
-
-def last_head(path: Path) -> Head:
-    """Return the head of the last record of a log.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    with path.open("rb") as file:
-        return _tail(file.fileno(), os.fstat(file.fileno()).st_size).head
+        self._end = _End(self._size, head)
+        return self._size
 
 
 def _open(path: Path) -> int:
@@ -166,6 +228,12 @@ def _is_at(path: Path, status: os.stat_result) -> bool:
         return os.path.samestat(os.stat(path), status)
     except FileNotFoundError:
         return False
+
+
+def _ends_at(file: int, end: _End) -> bool:
+    """Return whether the record that this process wrote last still ends where it ended."""
+    tail = f'"hash":"{end.head.hash}"}}\n'.encode()
+    return os.pread(file, len(tail), max(0, end.offset - len(tail))) == tail
 
 
 def _first_continued(file: int) -> Head | None:
@@ -190,31 +258,8 @@ def _lock_file(file: int, remaining: Callable[[], float]) -> None:
 
 def _resume(file: int, size: int, at: str) -> tuple[Head, bytes]:
     """Return the head of the next record, and the bytes to write before it to seal a torn line."""
-    tail = _tail(file, size)
+    tail = tail_of(file, size)
     if tail.whole and not tail.torn:
         return tail.head, b""
     line, head = seal({"at": at, "event": "torn", "torn": hashlib.sha256(tail.torn).hexdigest()}, tail.head)
     return head, line if tail.whole else b"\n" + line
-
-
-def _tail(file: int, size: int) -> _Tail:
-    block = BLOCK
-    while True:
-        start = max(0, size - block)
-        data = os.pread(file, size - start, start)
-        whole = data.endswith(b"\n") or not data
-        lines = data.removesuffix(b"\n").split(b"\n")
-        # the first line may be the end of a longer one; that never parses, since its quotes do not match
-        for index in range(len(lines) - 1, -1, -1):
-            record = parse(lines[index])
-            if record is not None:
-                return _tail_after(record, lines[index:], whole)
-        if start == 0:
-            return _Tail(GENESIS, data.removesuffix(b"\n"), whole)
-        block *= 8
-
-
-def _tail_after(record: dict[str, Any], lines: list[bytes], whole: bool) -> _Tail:
-    head = Head(record["seq"], record["hash"])
-    torn = lines[1:] if whole or len(lines) > 1 else lines
-    return _Tail(head, b"\n".join(torn), whole)

@@ -11,7 +11,9 @@ disk can leave a half-written ("torn") line; the next record then has a member `
 that line.
 
 A log that was renamed or deleted is begun anew with seq 1 and a record `continued`. Its member `continues` is
-the head of the old file.
+the head of the old file. A log that was cut in its place has a record `cut`. Its member `after` is the last
+head that the process had written before. Such a log does not verify as sound: what was cut away was a part of
+it. A record `lost` has the number of `records` that a process could not write and could not keep.
 
 What the chain alone does not show: somebody who can write the file can remove records from its end, or
 write the whole file again. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and
@@ -75,7 +77,9 @@ class Report:
 
     A torn line is one that a crash or a full disk left half-written. It is not a fault. `continues` are the
     heads of the files that this file continues, since they were renamed or deleted. Verify each of them with
-    its head.
+    its head. `unfinished` are the lines of permits whose call has no outcome in this file: the call still
+    runs, its process died, its outcome is in the next file, or the call was denied by a process that died
+    before it could write that. `lost` is the number of records that were never written.
     """
 
     records: int = 0
@@ -83,6 +87,8 @@ class Report:
     faults: list[Fault] = field(default_factory=list)
     torn: list[int] = field(default_factory=list)
     continues: list[Head] = field(default_factory=list)
+    unfinished: list[int] = field(default_factory=list)
+    lost: int = 0
 
     @property
     def sound(self) -> bool:
@@ -152,6 +158,7 @@ class _Walk:
         self.suspect = False  # whether the line before this one is already reported as a fault
         self.unreadable: list[tuple[int, bytes]] = []  # lines that are no records; torn, or a fault
         self.gaps: list[tuple[int, int, int]] = []  # line, first and last seq that are missing before it
+        self.permits: dict[str, int] = {}  # the lines of permits without an outcome, by their calls
         self.strays: list[tuple[int, int]] = []  # line and seq of records that come too late
 
     def take(self, line: bytes) -> None:
@@ -165,13 +172,28 @@ class _Walk:
             self._accept_torn(record["torn"])
         self._link(record, intact, self._report_unreadable())
         if intact:
-            self.report.records += 1
-            if (head := continued(record)) is not None:
-                self.report.continues.append(head)
+            self._read(record)
         self.last = line
+
+    def _read(self, record: Record) -> None:
+        """Note what an intact record says of the log and of its calls."""
+        report, call, event = self.report, record.get("call"), record.get("event")
+        report.records += 1
+        if (head := continued(record)) is not None:
+            report.continues.append(head)
+        elif event == "cut":
+            detail = f"the file was cut under its writer, which had written up to {record.get('after')}"
+            self._fault(self.line, "cut", detail)
+        elif event == "lost" and isinstance(record.get("records"), int):
+            report.lost += record["records"]
+        elif event == "decision" and record.get("effect") == "permit" and isinstance(call, str):
+            self.permits[call] = self.line
+        elif event == "outcome" and isinstance(call, str):
+            self.permits.pop(call, None)
 
     def finish(self) -> Report:
         report = self.report
+        report.unfinished = sorted(self.permits.values())
         if any(_is_json(line) for _, line in self.unreadable):
             self._report_unreadable()
         if self.unreadable:

@@ -15,8 +15,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from agentguard.audit.appending import Appender, LockedTooLong, last_head
+from agentguard.audit.appending import Appender, LockedTooLong
 from agentguard.audit.chain import Head, parse
+from agentguard.audit.file_end import last_head
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
@@ -25,7 +26,8 @@ __all__ = ["JsonLinesAudit"]
 
 log = logging.getLogger("agentguard")
 
-LATE = 60.0  # seconds for which a record that was not written in time is tried again
+LATE = 60.0  # seconds for which the log's own thread waits for the lock with what is owed
+_OF_CALLS = frozenset({"decision", "outcome", "revocation", "unrevoked", "task"})  # what a guard tells once
 
 
 class JsonLinesAudit:
@@ -38,10 +40,15 @@ class JsonLinesAudit:
 
     A record waits for the lock at most *timeout* seconds, and no longer than its caller does. A record
     without which a call may not run (a permit) is not written once its caller has given up, since the call is
-    then denied. Each other record is tried again for 60 seconds by the log's own thread.
+    then denied. Each other record of a guard that cannot be written (a locked log, a full disk) is kept in
+    memory and written before the next record that can be, or when the log is closed. For 60 seconds the log's
+    own thread waits for the lock with it. So the log does not end with a permit of a call that was denied,
+    unless the process dies before it can write again; `verify` then names the permit as one without an
+    outcome. After a failed *fsync* a record may stand in the log twice.
 
     If the file is renamed or deleted, the next record goes to a new file at the same path. The first record
-    of that file (`event` is `continued`) holds the head of the old one, and a warning is logged.
+    of that file (`event` is `continued`) holds the head of the old one, and a warning is logged. Rotate by
+    renaming, and never by cutting the file (`copytruncate`): a cut log does not verify as sound.
 
     The lock is `flock`: do not use this on a network file system that does not support it.
 
@@ -73,17 +80,12 @@ class JsonLinesAudit:
         """Write one record; its time (`at`, RFC 3339 in UTC) is added if it has none.
 
         Raises:
-            AuditError: The record was not written or not written completely, or it has no JSON form. If the
-                log was locked for too long, a record that is no permit may still be written later.
+            AuditError: The record was not written or not written completely, or it has no JSON form. A record
+                that is no permit is written later, if that becomes possible.
         """
         record, appender = self._dated(record), self._appender()
-        permits = _permits(record)
-        try:
-            self._write(appender, record, lambda: seconds_left(self._timeout, of_sequence=permits))
-        except AuditError as error:
-            if not permits and isinstance(error.__cause__, LockedTooLong):
-                appender.executor.submit(self._write_late, appender, record, time.monotonic() + LATE)
-            raise
+        of_sequence = _permits(record)
+        self._write(appender, record, lambda: seconds_left(self._timeout, of_sequence=of_sequence))
 
     async def aappend(self, record: Mapping[str, Any]) -> None:
         """Write one record on the log's own thread, after all records that were appended before."""
@@ -108,15 +110,21 @@ class JsonLinesAudit:
         try:
             appender.append(record, fsync=self._fsync, seconds=seconds)
         except OSError as error:
+            locked = isinstance(error, LockedTooLong)
+            if not _permits(record) and (locked or record.get("event") in _OF_CALLS):
+                appender.owe(record)
+                if locked:
+                    with suppress(RuntimeError):  # the log is being closed, which writes what is owed
+                        appender.executor.submit(self._settle, appender, time.monotonic() + LATE)
             raise AuditError(f"{self.path}: {error.strerror}") from error
         except ValueError as error:
             raise AuditError(f"the record cannot be written as JSON: {error}") from error
 
-    def _write_late(self, appender: Appender, record: Mapping[str, Any], end: float) -> None:
+    def _settle(self, appender: Appender, end: float) -> None:
         try:
-            self._write(appender, record, lambda: end - time.monotonic())
-        except AuditError as error:
-            log.error("a record is lost: %s", error)
+            appender.settle(fsync=self._fsync, seconds=lambda: end - time.monotonic())
+        except OSError as error:
+            log.error("%s: records wait to be written: %s", self.path, error.strerror)
 
     def records(self, task_id: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the records in order: those of one task and its descendants, or all.
@@ -149,7 +157,7 @@ class JsonLinesAudit:
         """Write the queued records and close the file. A later append opens it again."""
         appender = self._by_process.pop(os.getpid(), None)
         if appender is not None:
-            appender.close()
+            appender.close(fsync=self._fsync)
 
     def _begin(self) -> None:
         # if the parent died, its file that stays open here would keep the lock that the parent held

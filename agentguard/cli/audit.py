@@ -41,8 +41,8 @@ def verify_file(
 ) -> None:
     """Find every changed, removed, inserted or reordered record of an audit log.
 
-    Exit codes: 0 no record is altered; 1 a record is altered; 2 a crash tore a record, or the log is not
-    readable.
+    Exit codes: 0 no record is altered; 1 a record is altered; 2 a crash tore a record, records were never
+    written, or the log is not readable.
     """
     try:
         with file.open("rb") as lines:
@@ -50,7 +50,7 @@ def verify_file(
     except OSError as error:
         fail(f"{file}: {error.strerror}", 2)
     _print_report(file, report)
-    raise typer.Exit(1 if report.faults else 2 if report.torn else 0)
+    raise typer.Exit(1 if report.faults else 2 if report.torn or report.lost else 0)
 
 
 def _print_report(file: Path, report: Report) -> None:
@@ -61,7 +61,18 @@ def _print_report(file: Path, report: Report) -> None:
         note(console, "torn", f"{file}:{line}: half a record, as a crash leaves it; the chain continues")
     for head in report.continues:
         note(console, "continues", f"{file} continues another file; verify that with --head {head}")
+    if report.lost:
+        note(console, "lost", f"{file}: {report.lost} records were never written, as the log could not be")
+    if report.unfinished:
+        note(console, "unfinished", _unfinished(file, report.unfinished))
     if report.faults:
         note(console, "error", f"{len(report.faults)} faults: this log was altered")
-    elif not report.torn:
+    elif not report.torn and not report.lost:
         note(console, "ok", f"{report.records} records, none altered; head {report.head}")
+
+
+def _unfinished(file: Path, lines: list[int]) -> str:
+    return (
+        f"{file}:{lines[-1]}: a permit without an outcome, the last of {len(lines)}: the call still runs, or "
+        "its process died, or the next file has the outcome. The permit does not say that the call ran"
+    )

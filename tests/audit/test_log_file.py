@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
@@ -10,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from langchain_core.tools import tool
 from typer.testing import CliRunner
 
 from agentguard import Decision, Effect, Guard, Resource, ToolPath
-from agentguard.audit import Head, JsonLinesAudit, verify
+from agentguard.audit import Head, JsonLinesAudit, appending, jsonl, verify
 from agentguard.catalog import Catalog
 from agentguard.cli import main
 from agentguard.concurrency.drive import operation_pair
 from agentguard.concurrency.worker import Worker
-from agentguard.errors import AuditError
+from agentguard.errors import AuditError, IssueError
 from agentguard.identity import LocalIdentity
 from agentguard.model import ToolSpec
 from agentguard.stores import MemoryStore, SqliteStore
@@ -51,15 +52,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
 
 
-def guard_on(audit: JsonLinesAudit, mode: str) -> Guard:
+def guard_on(audit: JsonLinesAudit, mode: str, broker: Any = None) -> Guard:
     return Guard(
         catalog=Catalog(
-            [ToolSpec(name="look", path=ToolPath.READ)],
+            [ToolSpec(name="look", path=ToolPath.READ, resource=None if broker is None else "api")],
             [Resource(name="api", origins=("https://a.example",))],
         ),
         policy=Rules(),
         identity=LocalIdentity("agent://desk"),
-        brokers={(None, path): RecordingBroker() for path in ToolPath},
+        brokers=dict.fromkeys([(None, path) for path in ToolPath], broker or RecordingBroker()),
         # a store that blocks lets the guard write from a thread of its own
         store=SqliteStore(audit.path.with_suffix(".db")) if mode == "worker" else MemoryStore(),
         audit=audit,
@@ -270,3 +271,219 @@ def test_a_thread_that_its_caller_gave_up_before_writes_no_permit_but_other_reco
     worker.close()
     audit.close()
     assert [record["event"] for record in texts(path)] == ["outcome"]
+
+
+# --- a log that cannot be written for a time
+
+
+class FailingBroker(RecordingBroker):
+    """A broker that breaks the log at the moment when a permit has been written, and issues nothing."""
+
+    def __init__(self, fault: Callable[[], None]) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def issue(self, grant: Any) -> Any:
+        self.fault()
+        raise IssueError("the issuer is down")
+
+
+class Disk:
+    """The disk below a log: it can be full, and its fsync can fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = self.broken = False
+        self._write, self._fsync = os.write, os.fsync
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fill(self) -> None:
+        self.full = True
+
+    def write(self, file: int, data: bytes) -> int:
+        if self.full and data.startswith((b"{", b"\n{")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._write(file, data)
+
+    def fsync(self, file: int) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._fsync(file)
+
+
+def events(path: Path) -> list[str]:
+    return [record.get("effect") or record["event"] for record in texts(path)]
+
+
+@MODES
+@pytest.mark.promise("audit-log-last-word")
+@pytest.mark.parametrize("end", ["the next call", "the end of the log"])
+def test_a_denial_that_a_full_disk_refused_is_written_when_there_is_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: type[JsonLinesAudit], end: str
+) -> None:
+    disk, audit = Disk(monkeypatch), kind(path)
+    guard = guard_on(audit, mode, FailingBroker(disk.fill))
+    text, _ = call_in(mode, guard)
+    assert text != "seen"
+    assert events(path) == ["permit"], "the attack: the last word is a permit of a call that was denied"
+    with path.open("rb") as file:
+        assert verify(file).unfinished == [1]
+    result = CliRunner().invoke(main, ["audit", "verify", str(path)])
+    assert "permit without an outcome" in " ".join(result.output.split())
+    disk.full = False
+    if end == "the next call":
+        asyncio.run(audit.aappend({"event": "later"}))
+    audit.close()
+    assert events(path)[:3] == ["permit", "outcome", "deny"]
+    with path.open("rb") as file:
+        report = verify(file)
+    assert (report.sound, report.unfinished) == (True, [])
+
+
+@MODES
+@pytest.mark.promise("audit-log-last-word")
+def test_a_denial_is_written_also_after_a_lock_that_outlasts_every_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: type[JsonLinesAudit]
+) -> None:
+    monkeypatch.setattr(jsonl, "LATE", 0.1)
+    audit, other = kind(path), path.open("ab")
+    guard = guard_on(audit, mode, FailingBroker(lambda: fcntl.flock(other, fcntl.LOCK_EX)))
+    text, _ = call_in(mode, guard)
+    assert text != "seen"
+    time.sleep(0.5)  # the thread of the log has given up too
+    assert events(path) == ["permit"]
+    other.close()
+    audit.append({"event": "later"})
+    audit.close()
+    assert events(path)[:3] == ["permit", "outcome", "deny"]
+    assert "later" in events(path)[3:]
+
+
+@MODES
+@pytest.mark.promise("audit-log-last-word")
+def test_a_permit_that_did_not_reach_the_disk_is_followed_by_its_denial(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, kind: type[JsonLinesAudit]
+) -> None:
+    disk, audit = Disk(monkeypatch), kind(path, fsync=True)
+    guard = guard_on(audit, mode)
+    disk.broken = True
+    text, _ = call_in(mode, guard)
+    assert text != "seen"
+    disk.broken = False
+    audit.close()
+    decided = [event for event in events(path) if event in ("permit", "deny")]
+    assert decided[0] == "permit"
+    assert decided[-1] == "deny"
+    with path.open("rb") as file:
+        assert verify(file).unfinished == []
+
+
+@pytest.mark.promise("audit-log-last-word")
+def test_of_records_that_cannot_be_kept_the_number_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "OWED", 3)
+    disk, audit = Disk(monkeypatch), JsonLinesAudit(path)
+    disk.full = True
+    for number in range(5):
+        with pytest.raises(AuditError):
+            audit.append({"event": "outcome", "call": str(number)})
+    disk.full = False
+    audit.append({"event": "later"})
+    assert [record["event"] for record in texts(path)] == ["outcome"] * 3 + ["lost", "later"]
+    with path.open("rb") as file:
+        assert verify(file).lost == 2
+    result = CliRunner().invoke(main, ["audit", "verify", str(path)])
+    assert result.exit_code == 2
+    assert "2 records were never written" in " ".join(result.output.split())
+
+
+def test_records_that_can_never_be_written_are_told_when_the_log_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk, audit = Disk(monkeypatch), JsonLinesAudit(path)
+    disk.full = True
+    with pytest.raises(AuditError):
+        audit.append({"event": "outcome"})
+    audit.close()
+    assert "1 records were never written and are lost: No space left on device" in caplog.text
+
+
+# --- a log that is cut in its place
+
+
+def copytruncate(path: Path) -> None:
+    """Do what logrotate does with this option."""
+    path.with_suffix(".1").write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+
+
+def cut_to_two(path: Path) -> None:
+    os.truncate(path, len(b"".join(path.read_bytes().splitlines(keepends=True)[:2])))
+
+
+def cut_and_grown_by_another(path: Path) -> None:
+    os.truncate(path, 0)
+    other = JsonLinesAudit(path)
+    for number in range(9):
+        other.append({"event": "other", "number": number})
+    other.close()
+
+
+def restored_in_place(path: Path) -> None:
+    size = path.stat().st_size
+    os.truncate(path, 0)
+    with path.open("ab") as file:
+        file.write(b"x" * (size + 10) + b"\n")
+
+
+@pytest.mark.promise("audit-log-cut")
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("cut", [copytruncate, cut_to_two, cut_and_grown_by_another, restored_in_place])
+def test_a_log_that_was_cut_under_its_writer_does_not_verify_as_sound(
+    path: Path, cut: Callable[[Path], None], asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = JsonLinesAudit(path)
+    for number in range(5):
+        audit.append({"event": "before", "number": number})
+    head = audit.head()
+    cut(path)
+    for number in range(2):
+        record = {"event": "after", "number": number}
+        if asynchronous:
+            asyncio.run(audit.aappend(record))
+        else:
+            audit.append(record)
+    audit.close()
+    with path.open("rb") as file:
+        report = verify(file)
+    assert not report.sound
+    assert [fault.kind for fault in report.faults if str(head) in fault.detail] == ["cut"]
+    assert f"{path} was cut under this process, which had written up to {head}" in caplog.text
+    result = CliRunner().invoke(main, ["audit", "verify", str(path)])
+    assert result.exit_code == 1
+    assert "was cut under its writer" in " ".join(result.output.split())
+
+
+@pytest.mark.promise("audit-log-cut")
+def test_a_log_that_was_cut_and_then_moved_continues_what_was_written_before_the_cut(path: Path) -> None:
+    audit = JsonLinesAudit(path)
+    for number in range(3):
+        audit.append({"event": "before", "number": number})
+    head = audit.head()
+    os.truncate(path, 0)
+    path.rename(path.with_suffix(".1"))
+    audit.append({"event": "after"})
+    assert texts(path)[0]["continues"] == str(head)
+    with path.with_suffix(".1").open("rb") as file:
+        assert not verify(file, head).sound
+
+
+@pytest.mark.promise("audit-log-cut")
+def test_a_log_that_other_processes_write_is_not_told_as_cut(path: Path) -> None:
+    logs = [JsonLinesAudit(path) for _ in range(3)]
+    for number in range(30):
+        logs[number % 3].append({"event": "x", "number": number})
+    with path.open("rb") as file:
+        report = verify(file)
+    assert (report.sound, report.records) == (True, 30)
