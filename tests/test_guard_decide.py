@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from langchain_core.tools import tool
 
-from agentguard import Denied, Effect, Obligation
+from agentguard import Denied, Effect, Obligation, ToolPath
+from agentguard.catalog import Catalog
+from agentguard.model import ToolSpec
 from tests.conftest import ASK, DENY, PERMIT, Kit, Mode, classified
 
 
@@ -97,3 +99,22 @@ async def test_obligations_that_leave_no_scope_are_a_deny_as_they_are_of_the_cal
         with pytest.raises(Denied) as caught:
             await mode.invoke(wrapped, arguments)
     assert (decision.permitted, decision.reason.partition(":")[0]) == (False, caught.value.code)
+
+
+@pytest.mark.promise("limits-hold")
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "limit"), [("x" * 1_100_000, "1048576 bytes"), (list(range(20_001)), "20000 parts")]
+)
+async def test_the_limits_of_a_call_are_those_of_its_decision_also_for_a_tool_that_was_never_wrapped(
+    kit: Kit, mode: Mode, wrapped: bool, value: Any, limit: str
+) -> None:
+    if wrapped:
+        kit.wrap(refund, path="write", resource="orders")
+    else:
+        kit.guard = kit.another(catalog=Catalog([ToolSpec(name="refund", path=ToolPath.WRITE)]))
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        decision = await mode.call(kit.guard, "decide", "refund", {"order": value, "amount": 1})
+    assert decision.effect is Effect.DENY
+    assert f"the arguments hold more than {limit}" in decision.reason
+    assert kit.rule.asked == []

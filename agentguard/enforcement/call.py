@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -86,6 +86,8 @@ class Permit:
     all the same.
     `withheld` is the denial of a result that is not passed on, though the tool has run.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
+    `revoke_early` revokes the call's credential before its end, while a large result is not yet looked at; it
+    is told whether it has to block the thread. It is None without a credential, and when the call has ended.
     """
 
     __slots__ = (
@@ -103,6 +105,7 @@ class Permit:
         "outcome",
         "request",
         "result",
+        "revoke_early",
         "route",
         "task",
         "withheld",
@@ -126,6 +129,7 @@ class Permit:
         self.begun = False
         self.withheld: Denied | None = None
         self.result: object = None
+        self.revoke_early: Callable[[bool], Awaitable[None]] | None = None
         self.outcome = Outcome.DONE
         self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in
         self._server_call = [True]  # taken by a pop, as the entrance
@@ -147,6 +151,9 @@ class Permit:
         with suppress(IndexError):  # the tool has begun, or the call has ended before
             self._unused = self._entrance.pop()
         self.leave()
+        self.revoke_early = (
+            None  # it holds the credential, and this permit: a cycle that would keep the secret
+        )
         self.lease.close()
 
     def leave(self) -> None:

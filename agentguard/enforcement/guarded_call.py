@@ -119,7 +119,8 @@ class GuardedCall:
         if self._abandoned:
             raise TimeoutError("the call was given up before it began")
         enforcement, call = self._flow.enforcement, permit.call
-        self._issuance = Issuance(permit, enforcement.reuse, self._flow.operations)
+        blocking = enforcement.sync.operations
+        self._issuance = Issuance(permit, enforcement.reuse, self._flow.operations, blocking)
         enforcement.calls.running.add(call.id)
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         self._permit = permit
@@ -166,6 +167,7 @@ class GuardedCall:
             anomalies.append(kind)
 
         permit.lease = Lease(tool, resource, credential, anomaly, permit.task.id)
+        permit.revoke_early = self._issuance.revoke_early
 
     # --- leaving
 

@@ -28,11 +28,16 @@ class Issuance:
     """What one permitted call holds, from the record of it to its revocation.
 
     `credential` is what the call uses. `kept` says that it lives on for other calls until its task ends.
-    `anomalies` are what the tool tried with the credential that no honest call does.
+    `anomalies` are what the tool tried with the credential that no honest call does. *blocking* are the
+    operations for a thread without an event loop, in which a tool of an asynchronous call may run.
     """
 
-    def __init__(self, permit: Permit, reuse: ReusableCredentials, operations: Operations) -> None:
-        self._permit, self._reuse, self._operations = permit, reuse, operations
+    def __init__(
+        self, permit: Permit, reuse: ReusableCredentials, operations: Operations, blocking: Operations
+    ) -> None:
+        self._permit, self._reuse = permit, reuse
+        self._operations, self._blocking = operations, blocking
+        self._revoked: bool | None = None  # not yet tried
         route, grant = permit.route, permit.grant
         self._key = key_of(route, grant) if route and grant and route.reused else None
         self.credential = None if self._key is None else reuse.find(self._key, self._expiry())
@@ -77,14 +82,37 @@ class Issuance:
             if failed and self._key is not None:
                 self._reuse.refuse(self._key, self.credential)
             return not self._minted
-        if (handle := self._handle()) is None:
-            return True
-        return await best_effort("revoke", self._operations.revoke[self._permit.route.name], *handle)
+        if self._revoked is None:
+            await self._revoke(self._operations)
+        return bool(self._revoked)
+
+    async def revoke_early(self, blocks: bool) -> None:
+        """Revoke what was minted for this call alone, once its tool is done. The call ends later.
+
+        With *blocks*, the thread is blocked until that is done. A broker that cannot block revokes when the
+        call ends.
+        """
+        route = self._permit.route
+        if route is None or self.kept or self._revoked is not None:
+            return
+        if blocks and not hasattr(route.broker, "revoke"):
+            return
+        operations = self._blocking if blocks else self._operations
+        await operations.to_the_end(self._revoke(operations))
+
+    async def _revoke(self, operations: Operations) -> None:
+        route, handle = self._permit.route, self._handle()
+        if route is None or handle is None:
+            self._revoked = True
+            return
+        self._revoked = await best_effort("revoke", operations.revoke[route.name], *handle)
 
     def note(self) -> tuple[str, float] | None:
         """Return what the store has to remember, if that alone revokes what was minted for this call."""
         route = self._permit.route
-        if route is None or route.note is None or self.kept or (handle := self._handle()) is None:
+        if route is None or route.note is None or self.kept or self._revoked is not None:
+            return None
+        if (handle := self._handle()) is None:
             return None
         try:
             return route.note(*handle)

@@ -27,10 +27,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.hidden_state import class_name, hidden_state
-from agentguard.model import Arguments
+from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import canonical_json, digest_of
 
-__all__ = ["canonicalize"]
+__all__ = ["canonicalize", "require_within"]
 
 ATOMS = frozenset((str, int, float, bool, NoneType))
 FLAT = frozenset((str, int, bool, NoneType))
@@ -40,6 +40,17 @@ _FEW = 200  # characters of the numbers of one list; more are told by their dige
 _REPR = (datetime, time, Pattern)  # their JSON leaves something out: a fold, a time zone's name, flags
 Pairs = Iterable[tuple[Any, Any]]
 Place = tuple[Any, ...]  # (the place around it, the name or position in that)
+
+
+def require_within(limits: CallLimits, raw: object) -> None:
+    """Require that the arguments of a call are within the limits.
+
+    Raises:
+        Denied: They hold more.
+    """
+    if excess := limits.arguments.excess(raw):
+        advice = f"The arguments hold {excess}. Make the call again with less."
+        raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"the arguments hold {excess}", advice=advice)
 
 
 def canonicalize(

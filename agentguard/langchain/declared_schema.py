@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from agentguard.errors import ConfigurationError
@@ -12,10 +14,17 @@ from agentguard.model import Arguments
 __all__ = ["Compile", "DeclaredSchema"]
 
 Compile = Callable[[dict[str, Any]], Callable[[dict[str, Any]], object]]
+# a limit binds the values that it is about, so that no value of another kind passes it unseen
+_LIMITING = {
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
+    **dict.fromkeys(("minLength", "maxLength", "pattern", "format"), "string"),
+}
+_DECIDING = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"})
+_ATOMS = frozenset((str, int, float, bool, type(None)))
 _PLAIN: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
-    "number": (int, float),
+    "number": (int, float, Decimal),
     "boolean": (bool,),
 }
 
@@ -25,8 +34,9 @@ class DeclaredSchema:
 
     An optional argument for which the model wrote null is left out, unless the catalog's schema accepts null:
     the tool gets its own default. That is what the check then sees as absent. A default of the catalog is
-    filled in before the tool's own. *compile_schema* makes a validator of a JSON Schema. It is not needed if
-    the schema says only which plain type each argument has.
+    filled in before the tool's own. A property with a limit and no type accepts only what the limit is about:
+    a number, or a text. A Decimal is a number here, and a timedelta is its seconds. *compile_schema* makes a
+    validator of a JSON Schema. It is not needed if the schema says only which plain type each argument has.
     """
 
     def __init__(self, schema: Mapping[str, Any], compile_schema: Compile) -> None:
@@ -38,9 +48,10 @@ class DeclaredSchema:
             for name, part in properties.items()
             if isinstance(part, Mapping) and part.get("default") is not None
         }
-        self._parts = properties
+        self._typed: Mapping[str, Any] = _with_types(schema)
+        self._parts = self._typed.get("properties", {})
         self._types = _plain_types(schema)
-        self._validate = None if self._types is not None else _compiled(schema, compile_schema)
+        self._validate = None if self._types is not None else _compiled(self._typed, compile_schema)
 
     def fill(self, arguments: dict[str, Any]) -> None:
         """Add the catalog's defaults for what is left out, and leave out each null that it refuses."""
@@ -48,30 +59,62 @@ class DeclaredSchema:
             if arguments.get(name) is None:
                 arguments[name] = deepcopy(value)
         for name in [name for name, value in arguments.items() if value is None]:
-            if not _keeps_null(name, self.schema):
+            if not _keeps_null(name, self._typed):
                 del arguments[name]
         for name, value in arguments.items():
             if isinstance(value, dict | list):
                 arguments[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
 
-    def validate(self, arguments: Arguments) -> None:
-        """Check arguments as the tool will get them.
+    def validate(self, arguments: Arguments, originals: Mapping[str, Any]) -> None:
+        """Check arguments as the tool will get them; *originals* are the values that they were made of.
 
         Raises:
             ValueError: They do not fit, and the schema gives plain types only.
             jsonschema.ValidationError: They do not fit.
         """
-        if self._validate is not None:
-            self._validate(_without_nulls(arguments.values, self.schema))
-            return
         values = arguments.values
+        if not _ATOMS.issuperset(map(type, originals.values())):
+            values = _with_numbers(values, originals)
+        if self._validate is not None:
+            self._validate(_without_nulls(values, self._typed))
+            return
         for name in self._required:
             if values.get(name) is None:
                 raise _Unfit(f"{name!r} is a required property")
         for name, kinds in (self._types or {}).items():
             value = values.get(name)
-            if value is not None and (type(value) not in kinds):
+            if value is not None and type(value) not in kinds:
                 raise _Unfit(f"{name!r} is not of the type that the catalog gives")
+
+
+def _with_types(schema: Any) -> Any:
+    """Return a schema in which each property with a limit, and without a type, has the type of the limit."""
+    if not isinstance(schema, Mapping):
+        return schema
+    typed = dict(schema)
+    if not schema.keys() & _DECIDING and (
+        kinds := {_LIMITING[key] for key in schema.keys() & _LIMITING.keys()}
+    ):
+        typed["type"] = sorted(kinds)
+    if isinstance(parts := schema.get("properties"), Mapping):
+        typed["properties"] = {name: _with_types(part) for name, part in parts.items()}
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            typed[name] = _with_types(schema[name])
+    return typed
+
+
+def _with_numbers(plain: Any, value: Any) -> Any:
+    """Return the JSON form of a value in which a Decimal is a number, and a timedelta its seconds."""
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(plain, dict) and isinstance(value, Mapping):
+        return {name: _with_numbers(part, value.get(name)) for name, part in plain.items()}
+    if isinstance(plain, list) and isinstance(value, list | tuple):
+        return [_with_numbers(part, item) for part, item in zip(plain, value, strict=True)]
+    return plain
 
 
 class _Unfit(ValueError):

@@ -2,26 +2,33 @@
 
 A tool's server writes the schema, and a model under its influence the arguments. Patterns run in the engine
 of pydantic (Rust's `regex`), whose time is linear in the text; it has neither lookaround nor backreferences.
-A schema with a pattern that this engine does not take is refused. All other work is counted.
+A schema with a pattern that this engine does not take is refused, and so is one with too many patterns or too
+many parts: to check and to compile it would hold everybody up when the tool is first seen. All other work is
+counted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from pydantic_core import SchemaError, SchemaValidator, core_schema
+from pydantic_core import SchemaError as PatternError
+from pydantic_core import SchemaValidator, core_schema
 
 from agentguard.errors import ConfigurationError
+from agentguard.model import Limits
 
 __all__ = ["STEPS", "WorkExceeded", "compile_schema"]
 
 STEPS = 20_000  # keywords that are applied at most to the arguments of one call
 _PATTERN = 2_000  # characters of a pattern at most
+_PATTERNS, _ALL_PATTERNS = 100, 20_000  # different patterns of one schema at most, and their characters
+_COMPILING = 0.5  # seconds of this thread's work at most to compile them; an ordinary pattern takes 0.05 ms
+_SCHEMA = Limits(bytes=524_288, parts=5_000, depth=100)  # to check 5,000 parts takes about 0.5 s
 _MATCHED = 100_000  # characters of a text at most to which a pattern is applied
 _DATA = frozenset({"enum", "const", "default", "examples"})  # these hold values and no schemas
 _SHORTHAND = re.compile(r"\\(.)", re.DOTALL)
@@ -50,25 +57,19 @@ def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Callable
     It raises jsonschema's ValidationError if they do not fit, and WorkExceeded if that takes too much work.
 
     Raises:
-        ConfigurationError: A pattern in the schema cannot be run in linear time.
+        ConfigurationError: A pattern in the schema cannot be run in linear time, or the schema is too large.
         jsonschema.SchemaError: This is no JSON Schema.
     """
-    # an extra, for tools with a JSON Schema; jsonschema brings attrs
-    import attrs
-    from jsonschema.validators import extend, validator_for
-    from referencing import Registry
+    from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
 
-    kind = validator_for(schema)
-    kind.check_schema(schema)
-    _check_patterns(schema)
-    keywords: dict[str, Keyword] = {**kind.VALIDATORS, **_replaced(kind.VALIDATORS)}
+    if excess := _SCHEMA.excess(schema):
+        raise ConfigurationError(f"a tool's schema holds {excess}", hint="leave out what no call needs")
+    patterns = _compile_patterns(schema)
+    kind: Any = validator_for(schema)
+    _check(schema, kind)
+    keywords: dict[str, Keyword] = {**kind.VALIDATORS, **_Patterns(patterns).replace(kind.VALIDATORS)}
     counted = {name: _counted(keyword) for name, keyword in keywords.items()}
-    bounded: Any = extend(kind, counted)  # type: ignore[no-untyped-call]  # jsonschema has no types here
-    # jsonschema's own `evolve` goes by the part's `$schema`, and so to a class that bounds nothing
-    bounded.evolve = attrs.evolve
-    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
-    checker = kind.FORMAT_CHECKER if formats else None
-    validator = bounded(schema, registry=Registry(), format_checker=checker)
+    validator = _validator(schema, kind, counted, formats=formats)
 
     def validate(arguments: dict[str, Any]) -> None:
         token = _steps.set(count())
@@ -78,6 +79,42 @@ def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Callable
             _steps.reset(token)
 
     return validate
+
+
+def _check(schema: Mapping[str, Any], kind: Any) -> None:
+    """Do as `check_schema`, which would compile each pattern by Python's engine, and compare each two items.
+
+    Raises:
+        jsonschema.SchemaError: This is no JSON Schema.
+    """
+    from jsonschema import SchemaError
+
+    for error in _extended(kind, {"uniqueItems": _unique_items})(kind.META_SCHEMA).iter_errors(schema):
+        raise SchemaError.create_from(error)
+
+
+def _validator(
+    schema: Mapping[str, Any], kind: Any, keywords: Mapping[str, Keyword], *, formats: bool
+) -> Any:
+    from jsonschema import FormatChecker
+    from referencing import Registry
+
+    checker = None
+    if formats:
+        checker = FormatChecker(())
+        checker.checkers = {**kind.FORMAT_CHECKER.checkers, "regex": (_is_pattern, ())}
+    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
+    return _extended(kind, keywords)(schema, registry=Registry(), format_checker=checker)
+
+
+def _extended(kind: Any, keywords: Mapping[str, Keyword]) -> Any:
+    import attrs  # jsonschema brings it
+    from jsonschema.validators import extend
+
+    extended: Any = extend(kind, keywords)  # type: ignore[no-untyped-call]  # jsonschema has no types here
+    # jsonschema's own `evolve` goes by the part's `$schema`, and so to a class that bounds nothing
+    extended.evolve = attrs.evolve
+    return extended
 
 
 def _counted(keyword: Keyword) -> Keyword:
@@ -90,87 +127,131 @@ def _counted(keyword: Keyword) -> Keyword:
     return check
 
 
-def _check_patterns(schema: Mapping[str, Any]) -> None:
-    """Refuse a schema with a pattern that cannot be run in linear time."""
-    todo: list[Any] = [schema]
-    names = set[str]()
+def _compile_patterns(schema: Mapping[str, Any]) -> dict[str, SchemaValidator]:
+    """Compile all patterns of a schema.
+
+    Raises:
+        ConfigurationError: One cannot be run in linear time, or they are too many.
+    """
+    ours, remote = _find_patterns(schema)
+    if len(ours) + len(remote) > _PATTERNS or sum(map(len, (*ours, *remote))) > _ALL_PATTERNS:
+        raise ConfigurationError(
+            f"a tool's schema has more than {_PATTERNS} patterns, or {_ALL_PATTERNS} characters of them",
+            hint="leave patterns out, or write an enum in their place",
+        )
+    compiled, end = dict[str, SchemaValidator](), time.thread_time() + _COMPILING
+    for pattern in (*ours, *remote):
+        if (validator := _compiled(pattern)) is not None:
+            compiled[pattern] = validator
+        elif pattern in ours:
+            raise ConfigurationError(
+                f"a pattern in a tool's schema cannot be run in linear time: {pattern[:80]!r}",
+                hint="write it without lookaround, backreferences and large repetitions, or leave it out",
+            )
+        if time.thread_time() > end:
+            raise ConfigurationError(
+                f"to compile the patterns in a tool's schema takes more than {_COMPILING} s",
+                hint="write them without large repetitions, or leave them out",
+            )
+    return compiled
+
+
+def _find_patterns(schema: Mapping[str, Any]) -> tuple[dict[str, None], dict[str, None]]:
+    """Return the patterns of a schema, and those in values such as a default, which a `$ref` may name.
+
+    Raises:
+        ConfigurationError: jsonschema would run patterns itself.
+    """
+    todo: list[tuple[Any, bool]] = [(schema, False)]
+    ours, remote, names = dict[str, None](), dict[str, None](), set[str]()
     while todo:
-        part = todo.pop()
+        part, is_data = todo.pop()
         if isinstance(part, list):
-            todo.extend(part)
+            todo.extend((item, is_data) for item in part)
         if not isinstance(part, Mapping):
             continue
         names |= part.keys()
-        patterns = part.get("patternProperties")
-        for pattern in (part.get("pattern"), *(patterns if isinstance(patterns, Mapping) else ())):
+        of_names = part.get("patternProperties")
+        for pattern in (part.get("pattern"), *(of_names if isinstance(of_names, Mapping) else ())):
             if isinstance(pattern, str):
-                _compiled(pattern)
-        todo.extend(value for name, value in part.items() if name not in _DATA)
-    if {"patternProperties", "unevaluatedProperties"} <= names:  # jsonschema would run the patterns itself
+                (remote if is_data else ours)[pattern] = None
+        todo.extend((value, is_data or name in _DATA) for name, value in part.items())
+    if {"patternProperties", "unevaluatedProperties"} <= names:
         raise ConfigurationError(
             "a tool's schema has both patternProperties and unevaluatedProperties",
             hint="use additionalProperties in place of unevaluatedProperties",
         )
+    return ours, {pattern: None for pattern in remote if pattern not in ours}
 
 
-@lru_cache(1024)
-def _compiled(pattern: str) -> SchemaValidator:
+def _compiled(pattern: str) -> SchemaValidator | None:
+    """Return a pattern, compiled by an engine of linear time; None if that engine does not take it."""
+    if len(pattern) > _PATTERN:
+        return None
+    pattern = _SHORTHAND.sub(lambda match: _ASCII.get(match[1], match[0]), pattern)
     try:
-        if len(pattern) <= _PATTERN:
-            pattern = _SHORTHAND.sub(lambda match: _ASCII.get(match[1], match[0]), pattern)
-            return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-    except SchemaError:
-        pass
-    raise ConfigurationError(
-        f"a pattern in a tool's schema cannot be run in linear time: {pattern[:80]!r}",
-        hint="write it without lookaround, backreferences and large repetitions, or leave it out",
-    )
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except PatternError:
+        return None
 
 
-def _matches(pattern: str, text: str) -> bool:
-    if len(text) > _MATCHED:
-        raise WorkExceeded(f"a text of more than {_MATCHED} characters is not compared with a pattern")
-    return _compiled(pattern).isinstance_python(text, strict=True)
+def _is_pattern(text: object) -> bool:
+    return not isinstance(text, str) or _compiled(text) is not None
 
 
-def _replaced(keywords: Mapping[str, Keyword]) -> dict[str, Keyword]:
-    """Return the keywords of which jsonschema's own form takes unbounded time, in another form."""
-    original = keywords.get("additionalProperties")
+class _Patterns:
+    """The keywords of which jsonschema's own form takes unbounded time, with the patterns of one schema."""
 
-    def additional_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        patterns = schema.get("patternProperties")
-        if patterns and validator.is_type(instance, "object"):
-            unmatched = {
-                name: part
-                for name, part in instance.items()
-                if not any(_matches(pattern, name) for pattern in patterns)
-            }
-            instance, schema = unmatched, {**schema, "patternProperties": {}}
-        if original is not None:
-            yield from original(validator, value, instance, schema) or ()
+    def __init__(self, compiled: Mapping[str, SchemaValidator]) -> None:
+        self._compiled = compiled
 
-    replaced = {
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "uniqueItems": _unique_items,
-        "additionalProperties": additional_properties,
-    }
-    return {name: keyword for name, keyword in replaced.items() if name in keywords}
+    def replace(self, keywords: Mapping[str, Keyword]) -> dict[str, Keyword]:
+        """Return these keywords in another form."""
+        replaced = {
+            "pattern": self._pattern,
+            "patternProperties": self._pattern_properties,
+            "uniqueItems": _unique_items,
+            "additionalProperties": self._additional(keywords.get("additionalProperties")),
+        }
+        return {name: keyword for name, keyword in replaced.items() if name in keywords}
 
+    def _matches(self, pattern: str, text: str) -> bool:
+        if len(text) > _MATCHED:
+            raise WorkExceeded(f"a text of more than {_MATCHED} characters is not compared with a pattern")
+        if (compiled := self._compiled.get(pattern)) is None:
+            raise WorkExceeded("a pattern in the tool's schema cannot be run in linear time")
+        return compiled.isinstance_python(text, strict=True)
 
-def _pattern(validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Any]:
-    from jsonschema.exceptions import ValidationError
+    def _additional(self, original: Keyword | None) -> Keyword:
+        def additional_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+            patterns = schema.get("patternProperties")
+            if patterns and validator.is_type(instance, "object"):
+                unmatched = {
+                    name: part for name, part in instance.items() if not self._any_matches(patterns, name)
+                }
+                instance, schema = unmatched, {**schema, "patternProperties": {}}
+            if original is not None:
+                yield from original(validator, value, instance, schema) or ()
 
-    if validator.is_type(instance, "string") and not _matches(pattern, instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+        return additional_properties
 
+    def _any_matches(self, patterns: Iterable[str], name: str) -> bool:
+        return any(self._matches(pattern, name) for pattern in patterns)
 
-def _pattern_properties(validator: Any, patterns: Any, instance: Any, _schema: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "object"):
-        for pattern, part in patterns.items():
-            for name, value in instance.items():
-                if _matches(pattern, name):
-                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+    def _pattern(self, validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[Any]:
+        from jsonschema.exceptions import ValidationError
+
+        if validator.is_type(instance, "string") and not self._matches(pattern, instance):
+            yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+    def _pattern_properties(
+        self, validator: Any, patterns: Any, instance: Any, _schema: Any
+    ) -> Iterator[Any]:
+        if validator.is_type(instance, "object"):
+            for pattern, part in patterns.items():
+                for name, value in instance.items():
+                    if self._matches(pattern, name):
+                        yield from validator.descend(value, part, path=name, schema_path=pattern)
 
 
 def _unique_items(validator: Any, required: Any, instance: Any, _schema: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from agentguard.concurrency.fork import ProcessLock
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import ConfigurationError
-from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.gate import Gate, ToolInput
 from agentguard.langchain.tools import GuardedTool, OnDeny, guarded
 from agentguard.ports import CatalogAware
@@ -71,10 +71,14 @@ class GateRegistry:
 
         A tool that this guard has not wrapped is known by the catalog alone, and its arguments are taken as
         they are.
+
+        Raises:
+            Denied: The arguments of such a tool hold more than the limits allow, or have no canonical form.
         """
         gate = self._by_name.get(tool)
         if gate is not None:
             return replace(gate.invocation(ToolInput(arguments, {}, None, None)), named_task=named_task)
+        require_within(self._enforcement.options.limits, arguments)
         spec = self._enforcement.ports.catalog.tool(tool)
         return Invocation(tool=tool, spec=spec, arguments=canonicalize(arguments), named_task=named_task)
 

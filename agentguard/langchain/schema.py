@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticKnownError, PydanticSerializationError, to_json
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
-from agentguard.langchain.canonical import canonicalize
+from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.choices import Choices, choices_of, open_choices
 from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.langchain.hidden_state import class_name
@@ -84,9 +84,7 @@ class ArgumentSchema:
             Denied: It holds more than the limits allow, an injected argument, or what has no canonical form.
             ValueError: It does not fit the schema (pydantic's or jsonschema's error).
         """
-        if excess := self.limits.arguments.excess(raw):
-            advice = f"The arguments hold {excess}. Make the call again with less."
-            raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"the arguments hold {excess}", advice=advice)
+        require_within(self.limits, raw)
         raw_values = {self.names[0]: raw} if isinstance(raw, str) else dict(raw)
         if self.single and len(raw_values) == 1:
             raw_values = dict.fromkeys(self.names, *raw_values.values())  # as `Tool` itself: by whatever name
@@ -100,7 +98,7 @@ class ArgumentSchema:
         values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(raw_values).items()}
         arguments = self.canonicalize(values, raw_text)
         if self._declared is not None:
-            self._declared.validate(arguments)
+            self._declared.validate(arguments, values)
         return ValidatedArguments(values, arguments)
 
     def canonicalize(self, values: Mapping[str, Any], raw: str = "") -> Arguments:

@@ -25,11 +25,10 @@ from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import McpTarget
-from agentguard.langchain.results import note_failure, note_result
+from agentguard.langchain.results import note_failure, note_result, revoke_before
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
-from agentguard.lease import secrets_of
-from agentguard.redaction import redact
+from agentguard.lease import Lease, secrets_of
 
 __all__ = ["RunningCall", "enter", "running_call", "seal", "set_private"]
 
@@ -57,8 +56,13 @@ async def enter(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     extra: dict[str, Any],
+    *,
+    blocks: bool = False,
 ) -> Any:
     """Open the lease, run the tool's own code, and let nothing of the secret out.
+
+    What the tool gives back is looked at when the lease is closed, and within its limits. Unless it is small
+    plain data, the credential is revoked before. With *blocks*, nothing here may suspend.
 
     Raises:
         Denied: There is no permit for this tool here, it was used, or the arguments are other ones.
@@ -68,25 +72,33 @@ async def enter(
         raise Denied.of(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
     permit = call.permit
     lease = permit.enter(_digest(permit, schema, args, kwargs))
+    error: BaseException | None = None
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
-        arguments = {**kwargs, **extra}
-        if lease.resource is None:
-            result = await body(*args, **arguments)
-        else:
-            with clearing(lease):
-                result = redact(await body(*args, **cleared(arguments, lease)), secrets_of(lease))
-        return note_result(permit, result, schema.limits.result)
-    except BaseException as error:
-        failure = note_failure(permit, error, schema.limits.result, secrets_of(lease))
-        if failure is error:
-            raise
+        result = await _run(lease, body, args, {**kwargs, **extra})
+    except BaseException as raised:  # noqa: BLE001  the cancellation of a run as well: it is raised below
+        error = raised
     finally:
         permit.leave()
         lease.release(token)
-    # outside of the block above, where Python would make the original its context
-    raise failure
+    limits = schema.limits.result  # the secrets are in no variable: a traceback may show those of this frame
+    if error is None:
+        await revoke_before(permit, result, blocks)
+        return note_result(permit, result, limits, secrets_of(lease))
+    try:
+        await revoke_before(permit, error, blocks)
+        # outside of the block above, where Python would make the original its context
+        raise note_failure(permit, error, limits, secrets_of(lease))
+    finally:
+        del error  # its traceback holds this frame, and the frame would hold it
+
+
+async def _run(lease: Lease, body: Body, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+    if lease.resource is None:
+        return await body(*args, **arguments)
+    with clearing(lease):
+        return await body(*args, **cleared(arguments, lease))
 
 
 def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -136,7 +148,7 @@ class _SealedFunction(BaseTool):
         if self._func is None:
             raise NotImplementedError(f"{self._original} does not support sync invocation.")
         extra = _wanted(self._takes, config, run_manager)
-        return drive(enter(self._schema, self.name, lift(self._func), args, kwargs, extra))
+        return drive(enter(self._schema, self.name, lift(self._func), args, kwargs, extra, blocks=True))
 
     async def _arun(
         self,
@@ -220,7 +232,8 @@ def _sealed_twin(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
 
     @functools.wraps(kind._run)
     def _run(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:
-        return drive(enter(schema, tool.name, lift(tool._run), args, *_parted(kwargs, framework)))
+        arguments, extra = _parted(kwargs, framework)
+        return drive(enter(schema, tool.name, lift(tool._run), args, arguments, extra, blocks=True))
 
     @functools.wraps(kind._arun)
     async def _arun(_self: BaseTool, *args: Any, **kwargs: Any) -> Any:

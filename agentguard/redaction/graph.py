@@ -1,31 +1,39 @@
 """Redaction of values and exceptions: find the objects that lead to a secret, and rebuild only these.
 
-The first pass walks all reachable objects, without calling the code of their classes. The second pass
-rebuilds each object that leads to a secret, down to the string that contains it; all others are shared with
-the original. The third pass checks the text of a result that is not plain data, unless that would be too
-long to write: then the result is withheld. Plain data without a secret is passed on after one quick look
-(`plain`). Exceptions keep their identity and are changed in place. An object that cannot be rebuilt, or that
-was not walked because there are too many, becomes ``"[redacted]"``: what was not checked is not passed on.
+Plain data without a secret is passed on after one quick look (`plain`). Of any other value, its parts are
+counted first, each wherever it stands: a value of which there is too much is withheld. The first pass walks
+all reachable objects, without calling the code of their classes. The second pass rebuilds each object that
+leads to a secret, down to the string that contains it; all others are shared with the original. The third
+pass checks the text of a result that is not plain data; a class of the application may write that text, in a
+time that nobody can bound. Exceptions keep their identity and are changed in place. An object that cannot be
+rebuilt, or that was not walked because there are too many, becomes ``"[redacted]"``: what was not checked is
+not passed on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import is_
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
+from agentguard.model import Limits
+from agentguard.model.inside import variables
 from agentguard.redaction.frames import strip_locals
-from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots, variables
-from agentguard.redaction.plain import is_clean, writes_too_much
+from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots
+from agentguard.redaction.plain import DEEPEST, MOST_TEXT, is_clean
 
 __all__ = ["REDACTED", "redact", "redact_exception"]
 
 REDACTED = "[redacted]"
 MOST = 100_000  # containers and objects that are walked at most
 
+BUDGET = Limits(bytes=MOST_TEXT, parts=1_000_000, depth=DEEPEST)
 TEXT = (str, bytes, bytearray)
+KNOWN = ATOMS.union(TEXT, PLAIN)
+BULK: dict[Any, Any] = {str: "\0", bytes: b"\0"}  # texts that are looked through at once, and what joins them
+QUICK = ATOMS.union(BULK)
 Text = str | bytes | bytearray
 
 
@@ -43,9 +51,18 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
         return needles.without(value) if needles.inside(value) else value
     if is_clean(value, needles.texts, needles.bytes):
         return value
+    value = _within_budget(value)
     redaction = _Redaction(needles, value)
     cleaned = redaction.clean(value)
     return cleaned if redaction.plain else _check_text(cleaned, needles)
+
+
+def _within_budget(value: Any) -> Any:
+    """Return *value*, or a stand-in for it, or for an item of a tuple such as a content and an artifact."""
+    if type(value) is tuple:
+        items = tuple(_within_budget(item) for item in value)
+        return value if all(map(is_, items, value)) else items
+    return REDACTED if BUDGET.excess(value) else value
 
 
 def _check_text(value: Any, needles: _Needles) -> Any:
@@ -56,12 +73,8 @@ def _check_text(value: Any, needles: _Needles) -> Any:
     if type(value) is tuple:
         items = tuple(_check_text(item, needles) for item in value)
         return value if all(map(is_, items, value)) else items
-    try:
-        too_much = writes_too_much(value)
-    except Exception:  # noqa: BLE001  its class prevents it: what was not checked is not passed on
-        too_much = True
-    if too_much:
-        return REDACTED
+    if _is_text(value):  # its characters were looked at, and langchain writes no other text of it
+        return value
     try:
         return REDACTED if needles.inside(str(value)) else value
     except Exception:  # noqa: BLE001  if it has no text, its text shows no secret
@@ -71,7 +84,8 @@ def _check_text(value: Any, needles: _Needles) -> Any:
 def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseException:
     """Return *error* without the secrets in its text, notes, attributes, causes and contexts.
 
-    The error is changed in place. One that cannot be changed becomes a RuntimeError that names its type.
+    The error is changed in place. One that cannot be changed, or that holds too much to be looked through,
+    becomes a RuntimeError that names its type.
     In its tracebacks, the locals of finished frames are cleared and suspended frames are removed, so that
     nobody can read a secret from them.
 
@@ -81,6 +95,8 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
     needles = _Needles(secrets)
     if not needles.texts:
         return error
+    if BUDGET.excess(error):
+        return RuntimeError(f"{type(error).__name__}: it held too much to be looked through")
     cleaned: BaseException = _Redaction(needles, error).clean(error)
     return cleaned
 
@@ -91,6 +107,7 @@ class _Needles:
     def __init__(self, secrets: Sequence[str]) -> None:
         self.texts = sorted({str(secret) for secret in secrets if secret}, key=len, reverse=True)
         self.bytes = [text.encode(errors="surrogatepass") for text in self.texts]
+        self.replacements: Any = ((str, self.texts, REDACTED), (bytes, self.bytes, REDACTED.encode()))
 
     def inside(self, text: Text) -> bool:
         # with the method of the base class, since a subclass may override it
@@ -105,10 +122,13 @@ class _Needles:
             for needle in self.texts:
                 clean = clean.replace(needle, REDACTED)
             return clean
-        data = bytes(text)
+        base: Any = bytes if isinstance(text, bytes) else bytearray
+        data: bytes | bytearray = base.__getitem__(
+            text, slice(None)
+        )  # `bytes` would call a method of a subclass
         for secret in self.bytes:
             data = data.replace(secret, REDACTED.encode())
-        return bytearray(data) if isinstance(text, bytearray) else data
+        return data
 
 
 class _Redaction:
@@ -129,7 +149,7 @@ class _Redaction:
     def clean(self, value: Any) -> Any:
         """Return *value* if it is clean, or its replacement."""
         key = id(value)
-        if isinstance(value, TEXT):
+        if _is_text(value):
             return self.needles.without(value) if key in self.dirty or self.needles.inside(value) else value
         if key not in self.dirty:
             return value
@@ -143,31 +163,42 @@ class _Redaction:
         return self.replacements[key]
 
     def _walk(self, root: object) -> None:
-        todo: list[tuple[object, int]] = [(root, 0)]
+        todo = self._look((root,), 0)
         while todo:
             value, parent = todo.pop()
-            kind = type(value)
-            if kind in ATOMS:
-                continue
-            self.plain = self.plain and (kind in PLAIN or kind in TEXT)
-            if isinstance(value, TEXT) and self.needles.inside(value):
-                self.dirty.add(parent)
             if id(value) in self.nodes:
                 self.parents[id(value)].append(parent)
-            elif kind not in TEXT and not isinstance(value, INERT):
-                todo.extend((child, id(value)) for child in self._enter(value, parent))
+            else:
+                todo += self._look(self._enter(value, parent), id(value))
 
-    def _enter(self, value: object, parent: int) -> list[object]:
+    def _look(self, parts: tuple[object, ...], parent: int) -> list[tuple[object, int]]:
+        """Look for a secret in the texts of a container, all at once; return what else is to be walked."""
+        kinds = set(map(type, parts))
+        self.plain = self.plain and kinds <= KNOWN
+        for kind, between in BULK.items():
+            texts = [part for part in parts if type(part) is kind] if kind in kinds else []
+            if texts and self.needles.inside(between.join(texts)):
+                self.dirty.add(parent)
+        if kinds <= QUICK:
+            return []
+        rest = [part for part in parts if type(part) not in QUICK]
+        if any(self.needles.inside(part) for part in rest if _is_text(part)):
+            self.dirty.add(parent)
+        return [
+            (part, parent) for part in rest if type(part) not in TEXT and not issubclass(type(part), INERT)
+        ]
+
+    def _enter(self, value: object, parent: int) -> tuple[object, ...]:
         self.nodes[id(value)] = value
         self.parents[id(value)] = [parent]
         try:
             if len(self.nodes) <= MOST:
-                return list(children(value))
+                return tuple(children(value))
         except Exception:  # noqa: BLE001, S110  whatever its class raises, an unreadable object is not passed on
             pass
         self.unwalked.add(id(value))
         self.dirty.add(id(value))
-        return []
+        return ()
 
     def _mark_parents(self) -> None:
         todo = list(self.dirty)
@@ -192,8 +223,9 @@ class _Redaction:
 
     def _fill(self, new: Any, value: Any) -> None:
         if isinstance(value, dict):
-            for name, item in dict.items(value):
-                new[self.clean(name)] = self.clean(item)
+            names, items = self._clean_all(dict.keys(value)), self._clean_all(dict.values(value))
+            for name, item in zip(names, items, strict=True):
+                new[name] = item
         elif isinstance(value, list):
             list.extend(new, self._items(value, list))
         elif isinstance(value, set):
@@ -202,7 +234,14 @@ class _Redaction:
             deque.__init__(new, self._items(value, deque), value.maxlen)
 
     def _items(self, value: Any, base: Any) -> list[Any]:
-        return [self.clean(item) for item in base.__iter__(value)]
+        return self._clean_all(base.__iter__(value))
+
+    def _clean_all(self, items: Iterable[Any]) -> list[Any]:
+        cleaned = [item if type(item) in QUICK else self.clean(item) for item in items]
+        for kind, needles, stand_in in self.needles.replacements:
+            for needle in needles:
+                cleaned = [i.replace(needle, stand_in) if type(i) is kind else i for i in cleaned]
+        return cleaned
 
     def _copy_attributes(self, new: Any, old: object) -> Any:
         """Give *new* the cleaned attributes of *old*."""
@@ -245,6 +284,10 @@ class _Redaction:
     def _link(self, error: BaseException | None) -> BaseException | None:
         linked: BaseException | None = self.clean(error)
         return linked
+
+
+def _is_text(value: object) -> TypeGuard[Text]:
+    return issubclass(type(value), TEXT)  # by the type: an object may pretend another `__class__`
 
 
 def _stand_in(value: object) -> Any:

@@ -16,7 +16,6 @@ from contextvars import Context, ContextVar
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from io import BytesIO
 from selectors import BaseSelector
 from threading import Lock, RLock, Thread
@@ -26,7 +25,6 @@ from types import (
     FrameType,
     FunctionType,
     MappingProxyType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
     NoneType,
@@ -34,7 +32,9 @@ from types import (
 )
 from typing import Any
 
-__all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots", "variables"]
+from agentguard.model.inside import has_hidden_state, is_tracked, members, referents, variables
+
+__all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots"]
 
 ITEMS = (list, tuple, set, frozenset, deque)
 PLAIN = frozenset((dict, list, tuple, set, frozenset))
@@ -96,7 +96,8 @@ def _inside(value: Any) -> Iterable[object]:
         return (repr(value),)
     pickled = _Bounded()
     pickle.Pickler(pickled, protocol=5).dump(value)
-    return (repr(value), pickled.getvalue())
+    parts = referents(value) if is_tracked(kind) else (repr(value),)
+    return (*parts, pickled.getvalue())
 
 
 class _Bounded(BytesIO):
@@ -118,19 +119,10 @@ def blank(value: object) -> Any:
     return object.__new__(kind)
 
 
-def variables(value: object) -> dict[str, Any]:
-    """Return the object's own `__dict__`, or an empty one."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return {}
-    return attributes if isinstance(attributes, dict) else {}
-
-
 def slots(value: Any) -> Iterator[tuple[Any, object]]:
     """Yield the descriptors of the slots that are set, with their values."""
     kind: Any = type(value)
-    for member in _members(kind):
+    for member in members(kind):
         try:
             yield member, member.__get__(value)
         except AttributeError:
@@ -142,18 +134,4 @@ def _opaque(value: Any) -> bool:
     if isinstance(value, (dict, *ITEMS)):
         return False
     kind: Any = type(value)
-    return _has_hidden_state(kind)
-
-
-@lru_cache(512)
-def _has_hidden_state(kind: Any) -> bool:
-    # as copyreg does: what is larger than its head, its slots and the pointers to its dictionaries
-    pointers = len(_members(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
-    size = object.__basicsize__ + pointers * tuple.__itemsize__
-    return bool(kind.__basicsize__ > size or kind.__itemsize__)
-
-
-@lru_cache(512)
-def _members(kind: type) -> tuple[Any, ...]:
-    members = (member for base in kind.__mro__ for member in vars(base).values())
-    return tuple(member for member in members if isinstance(member, MemberDescriptorType))
+    return has_hidden_state(kind)

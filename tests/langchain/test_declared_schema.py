@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from jsonschema import ValidationError
 from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool
+from pydantic import BaseModel
 
 from agentguard import ConfigurationError, Guard
 from agentguard.cli.lint import findings
@@ -240,3 +243,59 @@ def test_a_null_that_the_catalog_does_not_accept_never_reaches_the_tool(
     arguments: dict[str, Any] = {"a": None, "deep": {"a": None}}
     DeclaredSchema(schema, lambda _schema: lambda _arguments: None).fill(arguments)
     assert ("a" in arguments, "a" in arguments["deep"]) == (kept, kept)
+
+
+class Amounts(BaseModel):
+    amount: Decimal | int | str = 1
+    wait: timedelta = timedelta(0)
+    items: list[Decimal] = []
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize(
+    ("part", "good", "bad"),
+    [
+        ({"amount": {"maximum": 100}}, {"amount": Decimal("99.5")}, {"amount": Decimal("100.5")}),
+        ({"amount": {"maximum": 100}}, {"amount": 100}, {"amount": "9999"}),
+        ({"amount": {"exclusiveMinimum": 0}}, {"amount": Decimal(1)}, {"amount": Decimal(0)}),
+        ({"amount": {"multipleOf": 5}}, {"amount": Decimal(10)}, {"amount": Decimal(7)}),
+        ({"wait": {"maximum": 60}}, {"wait": timedelta(seconds=60)}, {"wait": timedelta(days=2)}),
+        ({"items": {"items": {"maximum": 9}}}, {"items": [Decimal(9)]}, {"items": [Decimal(1), Decimal(10)]}),
+    ],
+)
+def test_a_limit_without_a_type_binds_numbers_of_each_kind(
+    typed: bool, part: dict[str, Any], good: dict[str, Any], bad: dict[str, Any]
+) -> None:
+    def pay(**_arguments: Any) -> str:
+        return "paid"
+
+    if typed:
+        part = {
+            name: {"type": "array" if name == "items" else "number", **limit} for name, limit in part.items()
+        }
+    schema = ArgumentSchema(
+        StructuredTool.from_function(pay, name="pay", description="d", args_schema=Amounts)
+    )
+    schema.require({"properties": part})
+    schema.validate(good)
+    with pytest.raises(ValidationError):
+        schema.validate(bad)
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+def test_a_plain_number_may_be_a_decimal_and_a_limit_of_texts_binds_no_number() -> None:
+    def pay(**_arguments: Any) -> str:
+        return "paid"
+
+    schema = ArgumentSchema(
+        StructuredTool.from_function(pay, name="pay", description="d", args_schema=Amounts)
+    )
+    schema.require({"properties": {"amount": {"type": "number"}}, "required": ["amount"]})
+    schema.validate({"amount": Decimal("1.5")})
+    with pytest.raises(ValueError, match="not of the type"):
+        schema.validate({"amount": "1.5"})
+    schema.require({"properties": {"amount": {"pattern": "^[a-z]+$"}}})
+    schema.validate({"amount": "abc"})
+    with pytest.raises(ValidationError):
+        schema.validate({"amount": 5})

@@ -151,3 +151,67 @@ def test_a_format_of_the_catalog_binds_and_that_of_a_server_describes(
     server({"q": bad})
     with pytest.raises(ValidationError):
         declared({"q": bad})
+
+
+def many(pattern: str, number: int) -> dict[str, Any]:
+    return {"properties": {f"p{n}": {"pattern": f"{pattern}{n}"} for n in range(number)}}
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (many("^[a-z]{1,4}$", 101), "more than 100 patterns"),
+        (many("x" * 1900, 11), "20000 characters"),
+        (many(r"\p{L}{150}", 90), "to compile the patterns"),
+        ({"default": many("^[a-z]+$", 101), "$ref": "#/default"}, "more than 100 patterns"),
+        ({"enum": [many(r"\p{L}{150}", 90)], "$ref": "#/enum/0"}, "to compile the patterns"),
+        ({"patternProperties": {f"^{n}": {} for n in range(101)}}, "more than 100 patterns"),
+        ({"properties": {f"p{n}": {"type": "string"} for n in range(2_000)}}, "more than 5000 parts"),
+        ({"description": "x" * 600_000}, "more than 524288 bytes"),
+    ],
+    ids=["many", "long", "costly", "many in a default", "costly in an enum", "names", "parts", "bytes"],
+)
+def test_a_schema_that_would_hold_everybody_up_when_it_is_first_seen_is_refused(
+    schema: dict[str, Any], reason: str
+) -> None:
+    start = perf_counter()
+    with pytest.raises(ConfigurationError, match=reason):
+        compile_schema(schema)
+    assert perf_counter() - start < SECONDS  # 90 costly patterns take 6 s
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_a_schema_is_checked_in_bounded_time_also_where_it_is_none() -> None:
+    mixed = [item for number in range(2_400) for item in (number, str(number))]
+    start = perf_counter()
+    with pytest.raises(SchemaError):
+        compile_schema({"type": mixed})  # to compare each two items takes 6 s
+    compile_schema({"$schema": "http://json-schema.org/draft-07/schema#", "enum": mixed})
+    assert perf_counter() - start < SECONDS
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_a_pattern_in_a_value_to_which_a_reference_leads_takes_linear_time_or_is_refused() -> None:
+    text, start = "a" * 40 + "!", perf_counter()
+    for name in ("default", "const"):
+        validate = compile_schema({name: {"pattern": "^(a+)+$"}, "properties": {"q": {"$ref": f"#/{name}"}}})
+        with pytest.raises((ValidationError, WorkExceeded)):
+            validate({"q": text})
+    validate = compile_schema({"default": {"pattern": r"(a)\1"}, "properties": {"q": {"$ref": "#/default"}}})
+    with pytest.raises(WorkExceeded):
+        validate({"q": text})
+    both = {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False}
+    with pytest.raises(ConfigurationError):
+        compile_schema({"default": both, "$ref": "#/default"})
+    assert perf_counter() - start < SECONDS
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_a_text_is_compiled_as_a_pattern_in_bounded_time() -> None:
+    validate, start = compile_schema(q(format="regex"), formats=True), perf_counter()
+    validate({"q": "^[a-z]+$"})
+    for wrong in ("(", "(?i)" + "[\0-\U0010ffff]" * 2_000):  # for the second Python's engine needs minutes
+        with pytest.raises(ValidationError):
+            validate({"q": wrong})
+    assert perf_counter() - start < SECONDS

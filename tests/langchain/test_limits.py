@@ -152,7 +152,22 @@ def failing_by_a_cause(url: str) -> Any:
     raise ToolException("x") from ApiFailure(body=BOMB)
 
 
+def in_a_view(url: str) -> Any:
+    return {"front matter": BOMB}.values()
+
+
+def in_an_exception(url: str) -> Any:
+    return [ValueError("the document is wrong", ExceptionGroup("x", [ValueError(BOMB)]))]
+
+
+def in_many_places(url: str) -> Any:
+    return ["x" * 100_000] * 12_000  # 148 KB of YAML
+
+
 CASES = [
+    (in_a_view, {}),
+    (in_an_exception, {}),
+    (in_many_places, {}),
     (failing_by_an_attribute, {"handle_tool_error": True}),
     (failing_by_a_cause, {"handle_tool_error": True}),
     (plain, {}),
@@ -190,7 +205,7 @@ async def test_a_result_beyond_the_limits_is_withheld_after_the_revocation(
     assert not kit.broker.live
     withheld = [record for record in kit.audit.records() if record.get("code") == "withheld"]
     assert len(withheld) == 1
-    assert "parts" in withheld[0]["reason"]
+    assert ("bytes" if function is in_many_places else "parts") in withheld[0]["reason"]
 
 
 ARGUMENTS = [

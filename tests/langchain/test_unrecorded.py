@@ -173,4 +173,4 @@ def test_a_credential_is_revoked_before_the_result_is_looked_through(way: str) -
         reads,
         {"type": "tool_call", "name": "note", "id": "c", "args": {"text": "x"}},
     )
-    assert alive == [1, 0], "first langchain makes a text of it, and at the end it is looked through"
+    assert alive == [0, 0], "first langchain makes a text of it, and at the end it is looked through"

@@ -1,0 +1,241 @@
+"""A credential is dead before a result is looked at that may take long: first the secret dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from pydantic import BaseModel, computed_field
+
+from agentguard import ToolPath
+from agentguard.credentials import LocalIssuer
+from agentguard.ports import BrokerTraits
+from agentguard.stores.memory import MemoryStore
+from agentguard.testing import RecordingBroker
+from tests.conftest import GO, Kit, Mode, scripted, tool_call, tool_messages
+
+alive: list[bool] = []
+"""Whether a credential lived, each time when code of the application wrote a text."""
+kit_of_now: list[Kit] = []
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    alive.clear()
+
+
+def look() -> str:
+    alive.append(bool(kit_of_now[-1].broker.live))
+    return "a text of its own"
+
+
+class Written:
+    """An object whose text takes as long as its class wishes, as that of a row which is loaded lazily."""
+
+    def __str__(self) -> str:
+        return look()
+
+    __repr__ = __str__
+
+
+class Text(str):
+    def __str__(self) -> str:
+        return look()
+
+
+class Counted(list[int]):
+    def __iter__(self) -> Any:
+        look()
+        return super().__iter__()
+
+
+class Computed(BaseModel):
+    @computed_field
+    def text(self) -> str:
+        return look()
+
+
+@dataclass
+class Around:
+    inner: Any
+
+
+class Failure(ToolException):
+    def __str__(self) -> str:
+        return look()
+
+
+def raised(error: Exception) -> Any:
+    raise error
+
+
+def caused() -> Any:
+    raise ToolException("x") from Failure()
+
+
+RESULTS: dict[str, Callable[[], Any]] = {
+    "object": Written,
+    "within a list": lambda: [Written()],
+    "within a dataclass": lambda: Around(Written()),
+    "text": lambda: [Text("x")],
+    "list": lambda: Counted([1]),
+    "model": Computed,
+    "exception within a list": lambda: [Failure("x")],
+    "raised": lambda: raised(Failure("x")),
+    "cause": caused,
+}
+QUIET = {"text"}  # of which nobody runs the code
+
+
+def the_tool(body: Callable[[], Any], *, coroutine: bool) -> BaseTool:
+    async def arun() -> Any:
+        return body()
+
+    return StructuredTool.from_function(
+        body, arun if coroutine else None, name="read", description="d", handle_tool_error=True
+    )
+
+
+async def called(kit: Kit, tool: BaseTool, mode: Mode, way: str, **config: Any) -> Any:
+    guarded = kit.wrap(tool)
+    kit_of_now.append(kit)
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        if way == "wrap":
+            return await mode.invoke(guarded, tool_call("read"), config)
+        agent: Any = create_agent(
+            scripted(tool_call("read")), [tool], middleware=[kit.guard.middleware()], debug=False
+        )
+        return tool_messages(await mode.invoke(agent, GO, config))[0]
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("kind", RESULTS)
+@pytest.mark.parametrize("coroutine", [True, False])
+@pytest.mark.parametrize("way", ["wrap", "middleware"])
+async def test_no_code_of_a_result_runs_while_its_credential_lives(
+    kit: Kit, mode: Mode, kind: str, coroutine: bool, way: str
+) -> None:
+    await called(kit, the_tool(RESULTS[kind], coroutine=coroutine), mode, way)
+    assert not any(alive)
+    assert alive or kind in QUIET
+    assert len(kit.broker.revoked) == len(kit.broker.issued) == 1
+    (outcome,) = [record for record in kit.audit.records() if record["event"] == "outcome"]
+    assert outcome["revoked"] is True
+
+
+class Watching(BaseCallbackHandler):
+    """Sees what langchain passes on of a tool's result."""
+
+    def on_tool_end(self, output: Any, **_more: Any) -> None:
+        look()
+
+
+LARGE: dict[str, Any] = {
+    "text": "x" * 70_000,
+    "rows": [{"id": number, "name": "x"} for number in range(500)],
+    "levels": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["x"]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]],
+}
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("coroutine", [True, False])
+async def test_a_large_result_is_written_when_its_credential_is_dead(
+    kit: Kit, mode: Mode, kind: str, coroutine: bool
+) -> None:
+    tool = the_tool(lambda: LARGE[kind], coroutine=coroutine)
+    answer = await called(kit, tool, mode, "wrap", callbacks=[Watching()])
+    assert answer.status == "success"
+    assert alive == [False]
+    assert len(kit.broker.revoked) == 1
+
+
+async def test_an_issuer_that_is_down_is_asked_once_by_the_call_and_the_result_is_passed_on(
+    kit: Kit, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit.broker.revoke_error = ConnectionError("down")
+    answer = await called(kit, the_tool(lambda: "x" * 70_000, coroutine=True), mode, "wrap")
+    assert answer.content == "x" * 70_000
+    assert [record.module for record in caplog.records].count("issuance") == 1  # the outbox goes on with it
+    (outcome,) = [record for record in kit.audit.records() if record["event"] == "outcome"]
+    assert outcome["revoked"] is False
+    assert [live.call_id for live in kit.store.live()] == [outcome["call"]]
+
+
+class Asynchronous:
+    """A broker that works on event loops only."""
+
+    def __init__(self) -> None:
+        self.inner = RecordingBroker()
+        self.paths = self.inner.paths
+
+    async def aissue(self, grant: Any) -> Any:
+        return self.inner.issue(grant)
+
+    async def arevoke(self, handle: str, expires_at: float) -> None:
+        self.inner.revoke(handle, expires_at)
+
+
+@pytest.mark.parametrize("coroutine", [True, False])
+async def test_a_broker_of_event_loops_revokes_once_also_for_a_tool_in_a_thread(
+    coroutine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit, broker = Kit(), Asynchronous()
+    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
+    tool = the_tool(lambda: "x" * 70_000, coroutine=coroutine)
+    await called(kit, tool, Mode("async"), "wrap")
+    assert len(broker.inner.revoked) == 1
+    assert [record for record in caplog.records if record.module == "issuance"] == []
+
+
+class Noting(MemoryStore):
+    """Remembers what is noted in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def _remember(self, key: str, until: float) -> bool:
+        self.notes.append(key)
+        return super()._remember(key, until)
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("size", [10, 70_000])
+async def test_a_note_in_the_store_is_made_before_a_large_result_is_written(mode: Mode, size: int) -> None:
+    kit = Kit()
+    store = Noting()
+    issuers = [LocalIssuer(path, issuer="https://guard.example", store=store) for path in ToolPath]
+    kit.guard = kit.another(store=store, brokers={(None, issuer.path): issuer for issuer in issuers})
+    noted: list[bool] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_tool_end(self, output: Any, **_more: Any) -> None:
+            noted.append(bool(store.notes))
+
+    answer = await called(
+        kit, the_tool(lambda: "x" * size, coroutine=True), mode, "wrap", callbacks=[Handler()]
+    )
+    assert answer.content == "x" * size
+    assert noted == [size > 10]  # a small one costs no transaction of its own
+    assert len(store.notes) == 1
+    assert store.live() == ()
+
+
+async def test_a_credential_that_serves_the_whole_task_is_not_revoked_with_its_call(mode: Mode) -> None:
+    class Reusing(RecordingBroker):
+        traits = BrokerTraits(reuse=frozenset(ToolPath))
+
+    kit = Kit(broker=Reusing())
+    tool = the_tool(lambda: "x" * 70_000, coroutine=True)
+    guarded = kit.wrap(tool)
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        for number in range(2):
+            await mode.invoke(guarded, tool_call("read", f"c{number}"))
+        assert (len(kit.broker.issued), kit.broker.revoked) == (1, [])
+    assert len(kit.broker.revoked) == 1
