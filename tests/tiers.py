@@ -1,7 +1,8 @@
 """Which tests a run takes, and in how many processes.
 
 - ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
-  A test that tries many inputs tries a ninth of them there (`examples`, `sample`).
+  A test that tries many inputs tries a ninth of them there (`examples`, `sample`), and one with many cases
+  that is marked `exhaustive` has a third of its cases.
 - ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
 - ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs. They hold the cores.
 - ``pytest -m timing``: tests that compare times. They run one after the other, so that none disturbs another.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -64,6 +66,10 @@ _thinning = 1
 """A test that tries many inputs tries one in so many of them."""
 NINTH = 9
 """Odd: where two kinds of input alternate, both are tried."""
+THIRD = 3
+"""Odd as well: the two modes alternate."""
+FEW = 4
+"""A test with fewer cases has all of them in the default tier."""
 FEWEST = 15
 """A property is tried with this many examples at least, where it asks for as many."""
 
@@ -139,6 +145,8 @@ def pytest_collection_modifyitems(
             item.add_marker("real")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("exhaustive")
+    if config.option.markexpr == DEFAULT:
+        _thin(config, items)
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
     items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
     real = [item for item in items if item.get_closest_marker("real")]
@@ -147,6 +155,18 @@ def pytest_collection_modifyitems(
         folded = _Folded.from_parent(session, name="real servers")
         folded.reason = f"{len(real)} tests need real servers, and none is there; run: {SERVERS}"
         items.append(folded)
+
+
+def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out two cases of three of each test that is marked `exhaustive`."""
+    cases = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    many = [of_test for of_test in cases.values() if len(of_test) >= FEW]
+    left_out = {item for of_test in many for item in of_test if of_test.index(item) % THIRD}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:

@@ -185,6 +185,7 @@ def hostile(text: str) -> list[Record]:
     return [ran(call, effect="deny", observed=True, code=text) for call in calls]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("suggest-only-seen")
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_recorded_text_leaves_its_string_or_comment(load: Load, text: str) -> None:

@@ -113,6 +113,7 @@ def _agent(kit: Kit, tool: BaseTool, by: str, guard: Any = None, **args: Any) ->
     return create_agent(model, tools, middleware=middleware, checkpointer=InMemorySaver())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("same-call-or-not-asked")
 @pytest.mark.parametrize("by", ["wrap", "middleware"])
 @pytest.mark.parametrize("case", ANEW)

@@ -49,6 +49,7 @@ def _endless() -> list[Any]:
     return values
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("shown-is-approved")
 @BOTH
 @pytest.mark.parametrize("case", EDITS)

@@ -399,6 +399,7 @@ FAULTS: Mapping[str, tuple[tuple[int, bytes], str]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("answer", "why"), FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("identity", [False, True], ids=["session", "identity"])
 def test_whatever_goes_wrong_at_sts_is_an_issue_error_that_says_a_code(

@@ -118,6 +118,7 @@ ACT = {"sub": AGENT}
 OTHER = [{**grant().detail(), "digest": "another"}]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("wrong-answer-revoked")
 @pytest.mark.parametrize(
     ("claims", "reason"),
@@ -159,6 +160,7 @@ async def test_a_token_for_anything_else_is_refused_and_revoked(
         assert server.alive == {}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("wrong-answer-revoked")
 @pytest.mark.parametrize(
     ("says", "reason"),
@@ -524,6 +526,7 @@ FAULTS: dict[str, Callable[[httpx.Request], httpx.Response]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("issuer-nonsense-is-error")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("place", ["/token", "/.well-known/oauth-authorization-server"])

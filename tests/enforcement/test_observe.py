@@ -349,6 +349,7 @@ class Failing(MemoryStore):
         super().begin_call(call, credential)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("observe-blocks-nothing")
 @pytest.mark.parametrize("operation", ["task", "labels", "approval_for", "rejection", "begin_call"])
 @pytest.mark.parametrize("answer", [PERMIT, DENY])

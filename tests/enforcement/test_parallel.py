@@ -130,6 +130,7 @@ async def run(agent: Any, mode: Mode) -> list[Any]:
     return [message for message in result["messages"] if message.type == "tool"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize("build", WAYS)
 async def test_each_of_many_parallel_calls_has_a_credential_of_its_own_that_ends_with_it(
@@ -158,6 +159,7 @@ async def test_each_of_many_parallel_calls_has_a_credential_of_its_own_that_ends
     assert report.records == len(records) == 2 * MANY + 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize("build", WAYS)
 async def test_a_token_names_the_arguments_of_its_own_call(real: Real, mode: Mode, build: Build) -> None:
@@ -172,6 +174,7 @@ async def test_a_token_names_the_arguments_of_its_own_call(real: Real, mode: Mod
         assert detail["digest"] == expected == digests[claims(token)["jti"]]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("build", WAYS)
 async def test_a_budget_holds_to_the_last_of_parallel_calls(real: Real, mode: Mode, build: Build) -> None:
     seen = Seen()

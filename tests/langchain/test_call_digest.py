@@ -148,6 +148,7 @@ def _tool(kind: Any, ran: list[Any]) -> BaseTool:
     return StructuredTool.from_function(act, name="act", description="Act.", args_schema=schema)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("told-apart-judged-apart")
 @pytest.mark.parametrize("case", TOLD_APART)
 async def test_what_the_tool_tells_apart_is_two_calls(case: str, mode: Mode, kit: Kit, task: Any) -> None:
@@ -326,6 +327,7 @@ HIDDEN: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("told-apart-judged-apart")
 @pytest.mark.parametrize("by", ["wrap", "middleware"])
 @pytest.mark.parametrize("case", HIDDEN)

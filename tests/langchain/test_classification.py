@@ -70,6 +70,7 @@ SAID: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("mcp-server-does-not-classify")
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
 @pytest.mark.parametrize("form", [decorated, rebuilt])

@@ -98,6 +98,7 @@ def _call(args: dict[str, Any]) -> dict[str, Any]:
     return {"name": "order", "args": args, "id": "call-1", "type": "tool_call"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("reviewed-schema-binds")
 @pytest.mark.parametrize(("args", "kind", "call"), LIMITS)
 @pytest.mark.parametrize("tool_of", [_served, _typed])

@@ -323,6 +323,7 @@ async def _outcome(way: Way, mode: Mode, tool: BaseTool, args: dict[str, Any]) -
         return type(error), str(error)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("judged-exactly-once")
 @pytest.mark.filterwarnings("ignore:This API is in beta")
 @pytest.mark.parametrize("kind", KINDS)

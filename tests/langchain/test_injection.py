@@ -135,6 +135,7 @@ async def by_middleware(mode: Mode, guard: Guard, tool: BaseTool, args: dict[str
     return await mode.invoke(agent, GO)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("application-arguments-closed")
 @pytest.mark.parametrize("way", [by_call, by_dict, by_run, by_node, by_agent, by_middleware])
 @pytest.mark.parametrize("make", FORGEABLE)
@@ -292,6 +293,7 @@ async def test_a_validator_runs_once(mode: Mode, kit: Kit, task: Any) -> None:
     assert ran == ["<bob>"] == [kit.rule.asked[0].arguments.values["to"]]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("policy-sees-tool-values")
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), 2**70, object(), {"deep": [2**70]}, b"\xff", "\ud800"]

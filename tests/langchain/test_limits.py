@@ -177,6 +177,7 @@ CASES = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("limits-hold", "results-in-bounded-time")
 @pytest.mark.parametrize(("function", "options"), CASES)
 @pytest.mark.parametrize("way", ["wrap", "middleware"])

@@ -513,6 +513,7 @@ async def test_what_the_server_refuses_fails_and_leaves_nothing_alive(world: Wor
 # --- what comes back
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("mcp-echo-unseen")
 @pytest.mark.parametrize("name", ["echo", "fail", "tell"])
 async def test_what_the_server_echoes_is_seen_by_nobody(

@@ -80,6 +80,7 @@ def change(server: McpServer, part: str) -> None:
         offered.annotations = ToolAnnotations(readOnlyHint=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("tool-definitions-pinned")
 @pytest.mark.parametrize("part", ["description", "schema", "annotations"])
 @pytest.mark.parametrize("entrance", ["wrap", "middleware"])

@@ -323,6 +323,7 @@ async def test_an_error_that_two_calls_share_ends_one_and_not_the_other(kit: Kit
 MANY = 64
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("parallel-own-credential")
 @pytest.mark.parametrize(
     ("mode", "kind"),
@@ -446,6 +447,7 @@ def as_log(secret: str) -> Any:
 ECHOES = [as_text, as_artifact, as_command, as_exception, as_interrupt, as_denial, as_log]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("no-secret-in-any-sink")
 @pytest.mark.parametrize("kind", ["function", "async function", "class"])
 @pytest.mark.parametrize("layer", ["tools", "middleware"])

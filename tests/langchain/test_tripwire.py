@@ -90,6 +90,7 @@ async def in_agent(mode: Mode, tool: BaseTool, config: Any) -> Any:
 WAYS: list[Callable[..., Any]] = [alone, as_call, by_run, in_batch, in_chain, in_node, in_agent]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("tripwire")
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("way", WAYS)
@@ -104,6 +105,7 @@ async def test_a_tool_around_the_gate_is_stopped_and_recorded(
     assert kit.broker.issued == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_tool_behind_its_gate_passes(way: Any, make: Any, mode: Mode, kit: Kit, task: Any) -> None:

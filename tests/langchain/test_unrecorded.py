@@ -93,6 +93,7 @@ def note(text: Any) -> str:
     return "noted"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("never-unrecorded")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ PAY = ToolSpec(
 )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("clause", ["when", "unless"])
 @pytest.mark.parametrize("effect", ["permit", "forbid"])
 @pytest.mark.parametrize(("condition", "name"), [*((c, "") for c in EXISTING), *WRONG])

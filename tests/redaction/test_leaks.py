@@ -180,6 +180,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("no-secret-in-any-sink")
 async def test_no_sink_of_a_run_holds_a_credential_that_its_tools_echo(
     world: World, langsmith: Callable[[], str], mode: Mode, way: str
@@ -215,6 +216,7 @@ async def test_no_sink_of_a_run_holds_a_credential_that_its_tools_echo(
     assert any(f"Authorization: DPoP {token}" in request for request in world.server.received)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("no-secret-in-any-sink")
 async def test_the_memory_checkpoint_and_the_messages_hold_no_credential(
     world: World, mode: Mode, way: str
@@ -235,6 +237,7 @@ async def test_the_memory_checkpoint_and_the_messages_hold_no_credential(
         assert "[redacted]" in messages[name].content
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("no-secret-in-exceptions")
 async def test_an_exception_that_ends_the_run_holds_no_credential(
     world: World, langsmith: Callable[[], str], mode: Mode, way: str

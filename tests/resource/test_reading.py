@@ -430,6 +430,7 @@ def refunding(amount: int = 5) -> Credential:
     return minted("refund", ToolPath.WRITE, "orders:refund", amount=amount)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("judged-is-read")
 @pytest.mark.parametrize("kind", [*KINDS, "form of FastAPI"])
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ CHILDREN: dict[str, Child] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("child", CHILDREN)
 @pytest.mark.parametrize("before", BEFORE)
@@ -96,6 +97,7 @@ async def test_what_a_task_has_read_and_done_rules_see_in_each_of_its_children(
             await mode.invoke(tools["pay"], {})
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("before", BEFORE)
 async def test_what_a_task_reads_later_rules_see_in_a_child_that_had_begun(
@@ -106,6 +108,7 @@ async def test_what_a_task_reads_later_rules_see_in_a_child_that_had_begun(
         await read_and_denied(mode, tools, before, nullcontext(), child.active())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("family-reads-seen")
 @pytest.mark.parametrize("before", BEFORE)
 async def test_what_a_sibling_has_read_and_done_rules_see_too(
