@@ -51,6 +51,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
                          tool gets its credential; where the values of arguments came from
     ports                the Protocols
     model, jose, outbound   nouns, frozen and without I/O; strict JWS; HTTP to one service, bounded
+    files                reads settings, rules and keys, unless others may write them
     errors, concurrency  the tree of exceptions; sync from async, and one fetch for many callers
     text                 what others have written, made safe to show in a terminal or a log
 

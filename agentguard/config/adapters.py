@@ -26,6 +26,7 @@ from agentguard.config.adapter_settings import (
 from agentguard.config.signal_keys import load_signal_key
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
+from agentguard.files import read_trusted
 from agentguard.identity.local import LocalIdentity
 from agentguard.jose import strict_json
 from agentguard.model import ToolPath
@@ -144,7 +145,7 @@ class AdapterFactory:
             header = None if settings.authorization is None else source(settings.authorization).read()
             file = self.file_of(settings.keys)
             try:
-                keys = strict_json(file.read_bytes())
+                keys = strict_json(read_trusted(file).encode())
             except (OSError, ValueError) as error:
                 raise ConfigurationError(
                     f"the JWK Set cannot be read: {type(error).__name__}",

@@ -16,6 +16,7 @@ from agentguard.config.positions import line_of, positions
 from agentguard.config.settings import Settings
 from agentguard.config.tables import SettingError
 from agentguard.errors import ConfigurationError, safe_text
+from agentguard.files import read_trusted
 
 __all__ = ["load", "position_of"]
 
@@ -57,7 +58,7 @@ def position_of(settings: Settings, *keys: str) -> tuple[Path, int | None]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
+        return read_trusted(file)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"the file cannot be read: {safe_text(error)}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentguard.errors import ConfigurationError
+from agentguard.files import read_trusted
 from agentguard.model.definition import PARTS, Digests, Pins
 
 __all__ = ["lock_of", "read_pins", "write_pins"]
@@ -21,10 +22,11 @@ def read_pins(file: Path) -> Pins | None:
     """Return what the lock file holds; None if there is no such file, so that no tool is pinned.
 
     Raises:
-        ConfigurationError: The file cannot be read, or `agentguard pin` has not written it.
+        ConfigurationError: The file cannot be read, others may write it, or `agentguard pin` has not written
+            it.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_trusted(file))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agentguard.config.tables import Name, Table
 from agentguard.errors import ConfigurationError
+from agentguard.files import require_trusted
 from agentguard.ports import Policy
 
 __all__ = ["AuthZenSettings", "OpaSettings", "PdpSettings"]
@@ -62,6 +63,7 @@ class _PdpSettings(Table):
             return True
         if self.certificate is None and self.key is not None:
             raise ConfigurationError("key is there without certificate", hint="name both files")
+        self._require_trusted(file_of)
         try:
             context = ssl.create_default_context(cafile=None if self.ca is None else file_of(self.ca))
             if self.certificate is not None:
@@ -73,6 +75,11 @@ class _PdpSettings(Table):
                 hint="name PEM files; the key has no password",
             ) from None
         return context
+
+    def _require_trusted(self, file_of: Callable[[str], Path]) -> None:
+        for name in (self.ca, self.certificate, self.key):
+            if name is not None and (file := file_of(name)).exists():
+                require_trusted(file, file.stat())
 
 
 class AuthZenSettings(_PdpSettings):

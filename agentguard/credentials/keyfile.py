@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agentguard.errors import ConfigurationError
+from agentguard.files import require_own
 
 __all__ = ["read_or_make"]
 
@@ -20,7 +21,8 @@ def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
     Processes that start at the same moment read the same content.
 
     Raises:
-        ConfigurationError: Other users may read the file, or it cannot be read or made.
+        ConfigurationError: Other users may read or write the file, it belongs to another user, or it cannot
+            be read or made.
     """
     file = Path(path)
     try:
@@ -47,9 +49,10 @@ def _create(file: Path, content: bytes) -> None:
 
 def _read(file: Path) -> bytes:
     with file.open("rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
-        if stat.S_IMODE(mode) & 0o077:
+        status = os.fstat(stream.fileno())
+        if stat.S_IMODE(status.st_mode) & 0o077:
             raise ConfigurationError(
-                "other users may read this private key", hint=f"chmod 600 {file}", file=file
+                "other users may read or write this private key", hint=f"chmod 600 {file}", file=file
             )
+        require_own(file, status)
         return stream.read()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentguard.errors import IdentityError
+from agentguard.files import is_writable_by_others
 from agentguard.identity.tokens import LIMIT, Token
 from agentguard.model import Secret
 
 __all__ = ["FileIdentity"]
-
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class FileIdentity:
@@ -116,6 +115,6 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 def _problem(status: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    if status.st_mode & _OTHERS or status.st_uid not in (0, os.geteuid()):
+    if is_writable_by_others(status) or status.st_uid not in (0, os.geteuid()):
         return "others may write it: only its owner may write it, and that must be this user or root"
     return ""

@@ -18,6 +18,7 @@ from pathlib import Path
 from cedarpy import PolicySet, policies_to_pst, pst
 
 from agentguard.errors import ConfigurationError, safe_text
+from agentguard.files import read_trusted
 from agentguard.policies.cedar.head import Head, Opening, opening_in, opening_of
 
 __all__ = ["Rule", "closest", "read_file", "read_text", "unique"]
@@ -68,7 +69,7 @@ def read_file(path: Path) -> tuple[Rule, ...]:
         ConfigurationError: It cannot be read, or a policy in it is wrong.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_trusted(path, "utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"the policy file cannot be read: {safe_text(error)}",

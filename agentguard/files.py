@@ -1,0 +1,62 @@
+"""Files whose content decides what is permitted: keys, settings, rules.
+
+Somebody who may write such a file decides in the guard's place. So a file that its group or all users may
+write is refused. What is not looked at: the directories above, in which others could replace the file, and
+access control lists.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from agentguard.errors import ConfigurationError
+
+__all__ = ["is_writable_by_others", "read_trusted", "require_own", "require_trusted"]
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def is_writable_by_others(status: os.stat_result) -> bool:
+    """Return whether the file's mode lets its group or all users write it."""
+    return bool(status.st_mode & _OTHERS)
+
+
+def require_trusted(file: Path, status: os.stat_result) -> None:
+    """Refuse a file that others may write. Its owner is trusted, who may be another user, such as a deployer.
+
+    Raises:
+        ConfigurationError: Others may write it.
+    """
+    if is_writable_by_others(status):
+        raise ConfigurationError(
+            "other users may write this file, and so decide what is permitted",
+            hint=f"chmod go-w {file}",
+            file=file,
+        )
+
+
+def require_own(file: Path, status: os.stat_result) -> None:
+    """Refuse a file with a key that belongs to another user than this one or root.
+
+    Raises:
+        ConfigurationError: It belongs to another user.
+    """
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigurationError(
+            "this private key belongs to another user, who may write it", hint=f"chown it: {file}", file=file
+        )
+
+
+def read_trusted(file: Path, encoding: str = "utf-8") -> str:
+    """Read a text that no others may write.
+
+    Raises:
+        ConfigurationError: Others may write it.
+        OSError: It cannot be read.
+        ValueError: It is not in *encoding*.
+    """
+    with file.open(encoding=encoding) as stream:
+        require_trusted(file, os.fstat(stream.fileno()))
+        return stream.read()
