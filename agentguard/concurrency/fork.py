@@ -15,7 +15,7 @@ from contextlib import suppress
 from threading import BoundedSemaphore, Condition, Lock, get_ident
 from typing import Any
 
-__all__ = ["ForkGate", "ProcessLock", "ProcessSemaphore", "around_fork", "in_child"]
+__all__ = ["ForkGate", "ProcessLock", "ProcessSemaphore", "around_fork", "in_child", "this_process"]
 
 Hook = Callable[[], Any]
 
@@ -46,6 +46,11 @@ class _Hooks:
 
 _before, _parent, _child = _Hooks(), _Hooks(), _Hooks()
 _generation: object = object()  # another one in each process
+
+
+def this_process() -> object:
+    """Return an object that stands for this process. A forked child has another one."""
+    return _generation
 
 
 def in_child(method: Hook) -> None:

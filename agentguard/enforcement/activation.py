@@ -5,6 +5,9 @@ loop closes a dropped async generator in a context of its own, and any thread ma
 code can take the task out of the first context then. So the block's `Activation` says that it was left, and
 `active_task` passes over such activations. That holds in each copy of the context too, such as that of work
 in the background.
+
+An activation is one of the process that made it. A forked child has a copy of the context, and no task is
+active there: the child would else go on as the task's user after the parent has ended the task.
 """
 
 from __future__ import annotations
@@ -12,16 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from agentguard.concurrency.fork import this_process
+
 __all__ = ["Activation", "Blocks", "activate", "active_task", "deactivate", "left_task"]
 
 
 class Activation:
     """One block in which a task is active; `outer` is the activation around it in the same context."""
 
-    __slots__ = ("left", "outer", "task_id")
+    __slots__ = ("left", "outer", "process", "task_id")
 
     def __init__(self, task_id: str, outer: Activation | None) -> None:
         self.task_id, self.outer, self.left = task_id, outer, False
+        self.process = this_process()
 
 
 _innermost: ContextVar[Activation | None] = ContextVar("agentguard_task", default=None)
@@ -59,7 +65,8 @@ def _here() -> Iterator[Activation]:
 
 
 def _not_left() -> Activation | None:
-    return next((activation for activation in _here() if not activation.left), None)
+    process = this_process()
+    return next((a for a in _here() if not a.left and a.process is process), None)
 
 
 class Blocks:
@@ -74,6 +81,12 @@ class Blocks:
 
     def __init__(self) -> None:
         self._entered, self._elsewhere = list[Activation](), list[None]()
+
+    @property
+    def are_of_another_process(self) -> bool:
+        """Whether all blocks that are entered were entered before a fork, in the parent of this process."""
+        process = this_process()
+        return bool(self._entered) and all(activation.process is not process for activation in self._entered)
 
     def enter(self, task_id: str) -> None:
         """Make the task active in this context, for one block."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from agentguard.concurrency.fork import this_process
 from agentguard.enforcement.activation import active_task
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
@@ -92,6 +93,7 @@ class Permit:
 
     __slots__ = (
         "_entrance",
+        "_process",
         "_server_call",
         "_stops",
         "_unused",
@@ -131,10 +133,16 @@ class Permit:
         self.result: object = None
         self.revoke_early: Callable[[bool], Awaitable[None]] | None = None
         self.outcome = Outcome.DONE
+        self._process = this_process()
         self._entrance = [True]  # taken by a pop, which is atomic: of two threads only one gets in
         self._server_call = [True]  # taken by a pop, as the entrance
         self._stops: list[Callable[[], None]] = []
         self._unused = False
+
+    @property
+    def is_of_another_process(self) -> bool:
+        """Whether this process is a child that was forked from the one in which the call was permitted."""
+        return self._process is not this_process()
 
     @property
     def entered(self) -> bool:
@@ -171,6 +179,7 @@ class Permit:
         Raises:
             Denied: The tool has made its call at the server, or the tool has ended.
         """
+        self._require_process()
         self._stops.append(stop)  # before the pop: a thread that leaves meanwhile finds it
         try:
             self._server_call.pop()
@@ -184,6 +193,7 @@ class Permit:
         Raises:
             Denied: The arguments are others, or the permit was used.
         """
+        self._require_process()
         judged = self.invocation.arguments
         if judged is None or digest != judged.digest:
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
@@ -193,3 +203,8 @@ class Permit:
             reason = "a permit is good for one execution in its call"
             raise Denied.of(DenialCode.GRANT_USED, reason) from None
         return self.lease
+
+    def _require_process(self) -> None:
+        if self.is_of_another_process:
+            reason = "the permit is one of the process that this one was forked from"
+            raise Denied.of(DenialCode.GRANT_USED, reason)

@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+from agentguard.concurrency.fork import this_process
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.call_ending import CallEnding
 from agentguard.enforcement.evaluation import Evaluation, undecidable
@@ -30,10 +31,21 @@ class GuardedCall:
     """A call as an asynchronous context manager; its block is the execution of the tool.
 
     Entering raises Denied if the call is not permitted. Leaving raises Denied if the store could not note
-    what the tool has read: rules would not know what the model has read, so the answer is withheld.
+    what the tool has read: rules would not know what the model has read, so the answer is withheld. A forked
+    child that leaves the call ends and records nothing: the call is its parent's.
     """
 
-    __slots__ = ("_abandoned", "_flow", "_invocation", "_issuance", "_permit", "_request", "_span", "_stage")
+    __slots__ = (
+        "_abandoned",
+        "_flow",
+        "_invocation",
+        "_issuance",
+        "_permit",
+        "_process",
+        "_request",
+        "_span",
+        "_stage",
+    )
     _issuance: Issuance
     _stage: Stage
 
@@ -41,7 +53,7 @@ class GuardedCall:
         self._flow, self._invocation = flow, invocation
         self._request: AccessRequest | None = None
         self._permit: Permit | None = None
-        self._abandoned = False
+        self._abandoned, self._process = False, this_process()
         telemetry = flow.enforcement.telemetry
         self._span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
 
@@ -63,7 +75,8 @@ class GuardedCall:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._stage.__exit__()
+        if self._process is this_process():
+            self._stage.__exit__()
         await self._leave(error)
 
     # --- entering
@@ -177,6 +190,8 @@ class GuardedCall:
         Raises:
             Denied: What was read is not noted.
         """
+        if self._process is not this_process():
+            return
         withheld: Denied | None = None
         try:
             withheld = await self._end(self._outcome(error))

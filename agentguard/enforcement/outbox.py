@@ -39,14 +39,15 @@ class Fate(Enum):
     UNKNOWN = auto()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class CallsHere:
     """The ids of this process's calls: those that run, and those whose revocation has failed.
 
     `reported` are those of which it is on record that they are not known to be revoked. `unbegun` are the
     tasks of which a caller was told that they could not be begun, each with the time of the monotonic clock
     until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
-    with the status and the cause of its end. They act for nobody in this process.
+    with the status and the cause of its end. They act for nobody in this process. A forked child has none of
+    its parent's calls and tasks to revoke or to end; the `unended` ones act for nobody there either.
     """
 
     running: set[str] = field(default_factory=set)
@@ -54,6 +55,13 @@ class CallsHere:
     reported: set[str] = field(default_factory=set)
     unbegun: dict[str, float] = field(default_factory=dict)
     unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Have a forked child begin without the calls of its parent."""
+        in_child(self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        self.running, self.failed, self.reported, self.unbegun = set(), set(), set(), {}
 
     def give_up(self, task_id: str, seconds: float) -> None:
         """Have a task ended that the store may yet begin within *seconds*."""

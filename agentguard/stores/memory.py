@@ -33,15 +33,24 @@ _Key = tuple[str, str, str, ToolPath]  # what a resumed call has in common with 
 class MemoryStore:
     """A `Store` in the memory of its process, safe for several threads.
 
-    Other processes do not see it: a task that is revoked here continues there.
+    Other processes do not see it. A forked child begins with no task, call and approval.
     """
 
     inline = True
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._lock = Lock()
-        in_child(self._unlock)
+        self._keys: dict[str, float] = {}
+        self._begin()
+        in_child(self._begin)
+
+    def _begin(self) -> None:
+        """Be empty, but for the keys.
+
+        A forked child has a copy of the parent's tasks that nobody ends, so it must not go on with them. A
+        key only refuses what came before.
+        """
+        self._lock = Lock()  # whichever thread of the parent held the old one
         self._writes, self._next_pruning = 0, _rules.PRUNE_EVERY
         self._tasks: dict[str, TaskState] = {}
         self._over: dict[str, float] = {}  # the latest time at which each task ends
@@ -50,12 +59,7 @@ class MemoryStore:
         self._suspended: dict[_Key, Call] = {}
         self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
         self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
-        self._keys: dict[str, float] = {}
         self._approvals = ApprovalTable()
-
-    def _unlock(self) -> None:
-        """Have a lock that is free in a forked child, whichever thread of the parent held the old one."""
-        self._lock = Lock()
 
     def create_task(self, state: TaskState) -> None:
         """Record a new task.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from agentguard.concurrency.fork import this_process
 from agentguard.errors import DenialCode, Denied
 
 __all__ = ["CONFIG_KEY", "TaskHandle", "named_task"]
@@ -20,16 +21,17 @@ class TaskHandle:
     """Names one task in a run's config. It does not show the task's id, and cannot be pickled.
 
     langgraph writes only numbers and texts of a config into checkpoints and metadata, so the handle is in
-    neither. It is no protection from Python code of the same process.
+    neither. It is no protection from Python code of the same process. In a forked child it names no task.
     """
 
-    __slots__ = ("__task_id",)
+    __slots__ = ("__process", "__task_id")
 
     def __init__(self, task_id: str) -> None:
-        self.__task_id = task_id
+        self.__task_id, self.__process = task_id, this_process()
 
-    def _reveal(self) -> str:
-        return self.__task_id
+    def _reveal(self) -> str | None:
+        """Return the task's id, or None in another process than that which made the handle."""
+        return self.__task_id if self.__process is this_process() else None
 
     def __repr__(self) -> str:
         return "<TaskHandle>"
@@ -49,7 +51,8 @@ def named_task(names: Mapping[str, Any]) -> str | None:
 
     Raises:
         Denied: The key is there without a handle: with the task's id, or with null. A client of a server
-            writes null over the handle that the application has bound to its agent.
+            writes null over the handle that the application has bound to its agent. Or the handle was made
+            before a fork, in the parent of this process.
     """
     if CONFIG_KEY not in names:
         return None
@@ -57,4 +60,8 @@ def named_task(names: Mapping[str, Any]) -> str | None:
     if type(handle) is not TaskHandle:
         reason = "the run's config names a task by something other than Task.config"
         raise Denied.of(DenialCode.NO_TASK, reason)
-    return handle._reveal()
+    task_id = handle._reveal()
+    if task_id is None:
+        reason = "the run's config names a task of the process that this one was forked from"
+        raise Denied.of(DenialCode.NO_TASK, reason)
+    return task_id

@@ -34,7 +34,8 @@ class Task:
     Leaving the block completes it, or revokes it when an exception passes; either way every live
     credential is revoked. Where a run is to be resumed later, by another request or process, use
     `begin` and `active`, which end nothing, and `Guard.find` with the task's id. What `active` says of
-    generators holds for ``with`` too.
+    generators holds for ``with`` too. In a forked child the task is not active, and a child that leaves the
+    block ends nothing.
     """
 
     def __init__(
@@ -231,7 +232,8 @@ class Task:
         _traceback: TracebackType | None,
     ) -> None:
         try:
-            drive(self._end(self._endings.sync, *_ending(kind)))
+            if not self._blocks.are_of_another_process:
+                drive(self._end(self._endings.sync, *_ending(kind)))
         finally:
             self._blocks.leave()
 
@@ -247,7 +249,8 @@ class Task:
         _traceback: TracebackType | None,
     ) -> None:
         try:
-            await self._end(self._endings.async_, *_ending(kind))
+            if not self._blocks.are_of_another_process:
+                await self._end(self._endings.async_, *_ending(kind))
         finally:
             self._blocks.leave()
 
