@@ -329,6 +329,33 @@ async def test_a_shorter_token_or_a_narrower_scope_is_taken(server: Authorizatio
     assert credential.expires_at == NOW + 10
 
 
+@pytest.mark.promise("wrong-answer-revoked")
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"scp": "orders:read orders:write"}, "scp are wider"),
+        ({"scp": ["orders:write"]}, "scp are wider"),
+        ({"roles": ["admin"]}, "roles are wider"),
+        ({"entitlements": ["orders"]}, "entitlements are wider"),
+        ({"permissions": ["orders:read", "orders:write"]}, "permissions are wider"),
+        ({"roles": {"admin": True}}, "roles cannot be read"),
+        ({"scp": None}, "scp cannot be read"),
+        ({"scope": "orders:read", "scp": ["orders:read"], "roles": []}, ""),
+    ],
+)
+async def test_rights_under_another_name_are_scopes_too(
+    server: AuthorizationServer, mode: Mode, claims: dict[str, Any], reason: str
+) -> None:
+    server.claims = claims
+    if not reason:
+        await mode.call(server.broker(), "issue", grant())
+        return
+    assert reason in await refused(mode, server.broker(), grant())
+    assert len(server.calls("revocation")) == 1
+    server.claims, server.says = {}, claims
+    assert reason in await refused(mode, server.broker(), grant())
+
+
 async def test_without_scopes_none_is_accepted(server: AuthorizationServer, mode: Mode) -> None:
     server.claims = {"scope": "orders:read"}
     assert "scope is wider" in await refused(mode, server.broker(), grant(scopes=frozenset()))

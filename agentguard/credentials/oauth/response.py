@@ -17,6 +17,8 @@ from agentguard.model import Secret
 __all__ = ["ACCESS_TOKEN", "ExpectedToken", "InvalidResponse", "claims_of", "token_in", "validate_response"]
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  the name of a type
+# beside `scope`: Okta and Microsoft Entra write scp, Auth0 permissions; RFC 9068 section 2.2.3.1 has the others
+_RIGHTS = frozenset({"scp", "roles", "entitlements", "permissions"})
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1, as RFC 9449 section 7.1
 
 
@@ -88,11 +90,21 @@ def _validate_type(expected: ExpectedToken, body: Mapping[str, Json]) -> None:
 
 
 def _validate_scope(expected: ExpectedToken, members: Mapping[str, Json]) -> None:
-    if "scope" not in members:  # RFC 6749 section 5.1: it is the scope that was asked for
-        return
-    scope = members["scope"]
+    """Check that no member grants more than the scopes that were asked for.
+
+    Without a `scope` it is the one that was asked for (RFC 6749 section 5.1). What is not compared: `groups`,
+    which say who the user is, and the roles that Keycloak nests in `realm_access` and `resource_access`.
+    """
+    scope = members.get("scope", "")
     if not isinstance(scope, str) or not expected.scopes.issuperset(scope.split()):
         raise InvalidResponse("the scope is wider than asked")
+    for name in _RIGHTS & members.keys():
+        rights = members[name]
+        names = rights.split() if isinstance(rights, str) else rights
+        if not isinstance(names, list) or not all(isinstance(right, str) for right in names):
+            raise InvalidResponse(f"the {name} cannot be read, and so may be wider than asked")
+        if not expected.scopes.issuperset(map(str, names)):
+            raise InvalidResponse(f"the {name} are wider than the scopes that were asked for")
 
 
 def _validate_details(detail: Mapping[str, Json], members: Mapping[str, Json]) -> None:
