@@ -17,7 +17,7 @@ from agentguard.model import Secret
 __all__ = ["ACCESS_TOKEN", "ExpectedToken", "InvalidResponse", "claims_of", "token_in", "validate_response"]
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  the name of a type
-# beside `scope`: Okta and Microsoft Entra write scp, Auth0 permissions; RFC 9068 section 2.2.3.1 has the others
+# Okta and Microsoft Entra write scp, Auth0 permissions; RFC 9068 section 2.2.3.1 has the others
 _RIGHTS = frozenset({"scp", "roles", "entitlements", "permissions"})
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1, as RFC 9449 section 7.1
 
