@@ -110,7 +110,8 @@ class Denied(AgentGuardError):
 
     `reason` is written for the operator and may name policies. `advice` is written for the model: it
     says what the model can do instead, and reveals nothing about policies. `str()` returns only the
-    advice, so an error that reaches a model's context, a trace or a checkpoint reveals nothing.
+    advice, so an error that reaches a model's context, a trace or a checkpoint reveals nothing. With
+    `ends_session`, a policy obliges the guard to end the tasks of the call's family.
     """
 
     def __init__(
@@ -121,10 +122,11 @@ class Denied(AgentGuardError):
         advice: str,
         policy_ids: tuple[str, ...] = (),
         decision_id: str = "",
+        ends_session: bool = False,
     ) -> None:
         super().__init__(advice)
         self.code, self.reason, self.advice, self.policy_ids = code, reason, advice, policy_ids
-        self.decision_id = decision_id
+        self.decision_id, self.ends_session = decision_id, ends_session
 
     @classmethod
     def of(
@@ -135,10 +137,17 @@ class Denied(AgentGuardError):
         advice: str = "",
         policy_ids: tuple[str, ...] = (),
         decision_id: str = "",
+        ends_session: bool = False,
     ) -> Denied:
         """Return a denial with the fixed advice of its code, unless a policy gives its own *advice*."""
-        advice = advice or ADVICE[code]
-        return cls(code, reason, advice=advice, policy_ids=policy_ids, decision_id=decision_id)
+        return cls(
+            code,
+            reason,
+            advice=advice or ADVICE[code],
+            policy_ids=policy_ids,
+            decision_id=decision_id,
+            ends_session=ends_session,
+        )
 
 
 class TaskError(AgentGuardError):

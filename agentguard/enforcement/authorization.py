@@ -150,17 +150,7 @@ class Authorization:
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
-        ids = decision.policy_ids
-        if not decision.permitted:
-            raise Denied.of(
-                DenialCode.POLICY,
-                decision.reason or "denied by policy",
-                advice=decision.advice,
-                policy_ids=ids,
-                decision_id=decision.decision_id,
-            )
-        if (kind := decision.not_understood) is not None:
-            raise Denied.of(DenialCode.OBLIGATION, f"{kind} is not understood", policy_ids=ids)
+        _require_permit(decision)
         return decision
 
     # --- the permit
@@ -234,4 +224,32 @@ class Authorization:
             at=self._options.clock(),
             broker=broker,
             approval_id=approval_id,
+        )
+
+
+def _require_permit(decision: Decision) -> None:
+    """Require a permit whose obligations the guard can fulfil.
+
+    Raises:
+        Denied: It is none. The guard still ends the session where the decision obliges to that, also beside
+            an obligation that it does not understand.
+    """
+    unknown = decision.not_understood
+    if not decision.permitted:
+        if unknown is not None:
+            log.warning("an obligation of a deny is not executed: %s is not understood", unknown)
+        raise Denied.of(
+            DenialCode.POLICY,
+            decision.reason or "denied by policy",
+            advice=decision.advice,
+            policy_ids=decision.policy_ids,
+            decision_id=decision.decision_id,
+            ends_session=decision.ends_session,
+        )
+    if unknown is not None or decision.ends_session:
+        raise Denied.of(
+            DenialCode.OBLIGATION,
+            "the policy ends the session" if unknown is None else f"{unknown} is not understood",
+            policy_ids=decision.policy_ids,
+            ends_session=decision.ends_session,
         )

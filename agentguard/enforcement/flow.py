@@ -22,6 +22,7 @@ from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.evaluation import Evaluation, grant_of
+from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations, operations_of
 from agentguard.enforcement.outbox import CallsHere, Outbox, OutboxThread
 from agentguard.enforcement.recording import Recording
@@ -29,7 +30,7 @@ from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import ReusableCredentials, SubjectTokens
 from agentguard.errors import Denied
-from agentguard.model import AccessRequest
+from agentguard.model import AccessRequest, TaskState, TaskStatus
 from agentguard.telemetry import Telemetry
 
 __all__ = ["Enforcement", "Flow"]
@@ -95,6 +96,13 @@ class Flow:
         telemetry = self.enforcement.telemetry
         with telemetry.call(invocation.tool, invocation.call_id, invocation.arguments) as span:
             await self.recording.denial(invocation, denied, span)
+
+    async def end_session(self, task: TaskState, denied: Denied) -> None:
+        """End the oldest task of a family, as a policy obliges to; a failure is logged and tried again."""
+        end = self.outbox.end_task
+        if end is not None:
+            cause = f"a policy ends the session ({', '.join(denied.policy_ids)}): {denied.reason}"
+            await best_effort("the end of a session", end, task.root_id, TaskStatus.REVOKED, cause)
 
     async def decide(self, invocation: Invocation) -> Evaluation:
         """Judge a call without any effect: nothing is recorded, asked of a person, or minted.

@@ -233,6 +233,8 @@ class GuardedCall:
         invocation, permit = self._invocation, self._permit
         if isinstance(error, Denied):
             await self._flow.recording.denial(invocation, error, self._span, self._request)
+            if error.ends_session and self._request is not None:
+                await self._flow.end_session(self._request.task, error)
             return
         effect = Effect.PERMIT if permit is None else permit.decision.effect
         self._span.ended(invocation.path, effect, self._outcome(error))

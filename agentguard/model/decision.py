@@ -16,7 +16,10 @@ from agentguard.model.tool import ToolPath, ToolSpec
 __all__ = ["AccessRequest", "Approval", "ApprovalStatus", "Decision", "Effect", "Obligation"]
 
 
-_UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime"})
+SESSION_TERMINATION = "session_termination"
+"""The obligation to end the oldest task of the call's family, and with it all of the family's tasks."""
+
+_UNDERSTOOD = frozenset({"approve", "narrow_scopes", "shorten_lifetime", SESSION_TERMINATION})
 
 
 class Effect(StrEnum):
@@ -30,8 +33,11 @@ class Effect(StrEnum):
 class Obligation:
     """What the guard must do for a permit to hold. The guard denies for a kind that it does not understand.
 
-    Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime` {"seconds": n}. If a
-    policy still obliges to `approve` when `AccessRequest.approval` is set, the guard denies.
+    Understood kinds: `approve`; `narrow_scopes` {"scopes": [...]}; `shorten_lifetime` {"seconds": n};
+    `session_termination`. If a policy still obliges to `approve` when `AccessRequest.approval` is set, the
+    guard denies. `session_termination` (AuthZEN Obligations 1.0, draft) is executed with a deny: the oldest
+    task of the call's family ends as revoked, and all tasks of the family with it. With a permit, it denies
+    too. The other kinds mean nothing with a deny.
     """
 
     kind: str
@@ -145,6 +151,11 @@ class Decision:
     def not_understood(self) -> str | None:
         """The first kind of obligation that the guard does not understand, so that it denies; or None."""
         return next((o.kind for o in self.obligations if o.kind not in _UNDERSTOOD), None)
+
+    @property
+    def ends_session(self) -> bool:
+        """Whether the family of the call's task is to end."""
+        return self.obliges(SESSION_TERMINATION) is not None
 
     def obliges(self, kind: str) -> Obligation | None:
         """Return the obligation of that kind, if any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +34,18 @@ from agentguard.outbound.destinations import is_confidential_url
 from agentguard.policies._bearer import BearerToken, TokenSource
 from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["TEXT", "Remote", "RemoteOperations", "content", "question", "read_obligations", "with_approval"]
+__all__ = [
+    "TEXT",
+    "Remote",
+    "RemoteOperations",
+    "content",
+    "of_a_deny",
+    "question",
+    "read_obligations",
+    "with_approval",
+]
 
+log = logging.getLogger("agentguard")
 TEXT = 500
 """How many characters of a PDP's own words are kept."""
 
@@ -268,6 +279,17 @@ def read_obligations(items: Json) -> list[Obligation]:
     if not isinstance(items, list):
         raise ValueError("the obligations are not a list")
     return [_obligation(item) for item in items]
+
+
+def of_a_deny(items: Json) -> list[Obligation]:
+    """Return those obligations of a deny that can be read; the others keep it from nothing."""
+    obligations = []
+    for item in items if isinstance(items, list) else ():
+        try:
+            obligations.append(_obligation(item))
+        except ValueError:
+            log.warning("an obligation of a deny is not executed: it cannot be read")
+    return obligations
 
 
 def _obligation(item: Json) -> Obligation:

@@ -21,6 +21,7 @@ from agentguard.policies._remote import (
     Remote,
     RemoteOperations,
     content,
+    of_a_deny,
     question,
     read_obligations,
     with_approval,
@@ -58,8 +59,9 @@ class AuthZen(Remote):
     ``at``, and ``approval`` once a person has approved. A call that would be permitted with
     ``context.approval`` needs a person. Both questions are one batch if the PDP's metadata offers it.
 
-    From the answer's context, ``obligations`` are taken over with their types as kinds; the guard denies for
-    a kind that it does not know. ``policy_ids`` or ``id`` name what determined the answer, by default the PDP
+    From the answer's context, ``obligations`` are taken over with their types as kinds, also of a deny; the
+    guard denies for a kind that it does not know. A deny that ends the session (``session_termination``) asks
+    no person. ``policy_ids`` or ``id`` name what determined the answer, by default the PDP
     itself. ``reason_admin`` and ``reason_user`` become reason and advice.
 
     *version* names the rules in force at the PDP. AuthZEN does not tell it, so change it with the rules.
@@ -119,10 +121,11 @@ class AuthZen(Remote):
             first, second = await self._batch(operations, endpoints.evaluations, body)
         else:
             first = second = self._decision(await self._post(operations, endpoints.evaluation, body))
-            if not first.permitted:
+            if not first.permitted and not first.ends_session:
                 answer = await self._post(operations, endpoints.evaluation, with_approval(body))
                 second = self._decision(answer, person=True)
-        return second if second.permitted and not first.permitted else first
+        ask_a_person = second.permitted and not first.permitted and not first.ends_session
+        return second if ask_a_person else first
 
     async def _batch(
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
@@ -181,15 +184,15 @@ class AuthZen(Remote):
         if "error" in context:
             raise ValueError(_UNANSWERED.reason)
         permitted: bool = answer["decision"]
-        required = [Obligation(kind="approve")] if person else []
-        required += read_obligations(context.get("obligations", [])) if permitted else []
+        required = [Obligation(kind="approve")] if person and permitted else []
+        required += (read_obligations if permitted else of_a_deny)(context.get("obligations", []))
         verb = "permitted" if permitted else "denied"
         return Decision(
             effect=Effect.PERMIT if permitted else Effect.DENY,
             policy_ids=_ids(context) or (self._url,),
             reason=_reason(context.get("reason_admin")) or f"{verb} by {self._url}",
             advice=_reason(context.get("reason_user")),
-            obligations=merge_obligations(required) if permitted else (),
+            obligations=merge_obligations(required) if permitted else tuple(required),
             policy_version=self.version,
         )
 

@@ -136,13 +136,14 @@ def _joined(decisions: Sequence[Decision], tool: str) -> Decision:
         reason = f"no policy permits {tool} here"
         return Decision(effect=Effect.DENY, reason=reason, applicable=False)
     permitted = decisive[0].permitted
-    obligations = [obligation for decision in decisive for obligation in decision.obligations]
+    obligated = decisive if permitted else decisions  # one policy's deny keeps no other's from being executed
+    obligations = [obligation for decision in obligated for obligation in decision.obligations]
     return Decision(
         effect=decisive[0].effect,
         policy_ids=tuple(dict.fromkeys(id for decision in decisive for id in decision.policy_ids)),
         reason="; ".join(dict.fromkeys(decision.reason for decision in decisive if decision.reason)),
         advice=" ".join(dict.fromkeys(decision.advice for decision in decisive if decision.advice)),
-        obligations=merge_obligations(obligations) if permitted else (),
+        obligations=merge_obligations(obligations) if permitted else tuple(obligations),
         decision_id=" ".join(decision.decision_id for decision in decisive if decision.decision_id),
         applicable=any(map(_has_opinion, decisive)),
     )

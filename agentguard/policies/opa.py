@@ -18,6 +18,7 @@ from agentguard.policies._remote import (
     Remote,
     RemoteOperations,
     content,
+    of_a_deny,
     question,
     read_obligations,
     with_approval,
@@ -49,7 +50,8 @@ class Opa(Remote):
          "obligations": [{"type": kind, "properties": {...}}]}
 
     Without ``policies``, the document itself is what determined the answer. An undefined document is a deny.
-    The guard denies for an obligation that it does not know. The id under which OPA logs the decision becomes
+    The guard denies for an obligation that it does not know. Those of a deny are executed too
+    (``session_termination``). The id under which OPA logs the decision becomes
     `Decision.decision_id`.
 
     *version* names the rules in force at OPA. If the rules come in bundles, the revisions of the bundles are
@@ -101,7 +103,7 @@ class Opa(Remote):
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         body = question(request)
         first = await self._ask(operations, body)
-        if first.permitted or request.approval is not None:
+        if first.permitted or first.ends_session or request.approval is not None:
             return first
         second = await self._ask(operations, with_approval(body), person=True)
         return second if second.permitted else first
@@ -117,8 +119,8 @@ class Opa(Remote):
         if not _FIELDS.issuperset(result):
             raise ValueError("the result has fields that mean nothing here")
         permitted: bool = result["allow"]
-        obliged = read_obligations(result.get("obligations", []))
-        if person:
+        obliged = (read_obligations if permitted else of_a_deny)(result.get("obligations", []))
+        if person and permitted:
             obliged = [Obligation(kind="approve"), *obliged]
         verb = "permitted" if permitted else "denied"
         return Decision(
@@ -126,7 +128,7 @@ class Opa(Remote):
             policy_ids=_ids(result) or (f"{self._url} {self._path}",),
             reason=_text(result, "reason")[:TEXT] or f"{verb} by {self._path} at {self._url}",
             advice=_text(result, "advice")[:TEXT],
-            obligations=merge_obligations(obliged) if permitted else (),
+            obligations=merge_obligations(obliged) if permitted else tuple(obliged),
             policy_version=self.version + _revisions(answer),
             decision_id=_text(answer, "decision_id"),
             applicable="result" in answer,

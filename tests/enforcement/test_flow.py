@@ -602,6 +602,7 @@ STORE = (
     "create_task",
     "task",
     "active",
+    "active_in",
     "begin_call",
     "track",
     "end_call",
