@@ -68,7 +68,8 @@ class CallEnding:
         enforcement.calls.running.discard(call_id)
         if unrevoked:
             enforcement.on_unrevoked()
-        await flow.recording.outcome(permit, outcome, enforcement.options.clock(), issuance, revoked=revoked)
+        now = enforcement.options.clock()
+        await flow.recording.outcome(permit, outcome, now, issuance, self._span, revoked=revoked)
         return noted
 
 

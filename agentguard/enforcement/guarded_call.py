@@ -193,6 +193,8 @@ class GuardedCall:
         if self._process is not this_process():
             return
         withheld: Denied | None = None
+        if self._permit is not None and isinstance(error, Denied):
+            self._permit.decided = True  # by the denial
         try:
             withheld = await self._end(self._outcome(error))
             error = withheld or error

@@ -48,6 +48,7 @@ class Recording:
                 "approval.id": call.approval_id,
             }
         )
+        permit.decided = True  # before the attempt: one that is cancelled or fails may have written it
         try:
             await self._operations.append(self._decision(permit, span))
         except Exception as error:  # noqa: BLE001  a call that cannot be recorded does not happen
@@ -68,9 +69,22 @@ class Recording:
         await best_effort("record", self._operations.append, record)
 
     async def outcome(
-        self, permit: Permit, outcome: Outcome, now: float, issuance: Issuance, *, revoked: bool
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        now: float,
+        issuance: Issuance,
+        span: CallSpan,
+        *,
+        revoked: bool,
     ) -> None:
-        """Write how a call ended, and what became of its credential."""
+        """Write how a call ended, and what became of its credential.
+
+        Of a call that was cancelled between its beginning and its permit, the permit is written first: no
+        outcome is without a decision.
+        """
+        if not permit.decided:
+            await best_effort("record", self._operations.append, self._decision(permit, span))
         credential = None if issuance.credential is None else issuance.credential.id
         record = outcome_record(permit, outcome, now, credential, revoked=revoked, reusable=issuance.kept)
         if issuance.anomalies:

@@ -624,17 +624,22 @@ STORE = (
 def test_cancellation_at_every_await_leaves_nothing_alive() -> None:
     finished, steps = False, 0
     while not finished:
-        memory, mint = MemoryStore(clock=lambda: 1000.0), Mint()
+        memory, mint, log = MemoryStore(clock=lambda: 1000.0), Mint(), Log()
         world = World(
             store=Slow(memory, *STORE),
             policy=Slow(Rule(), "decide"),
-            audit=Slow(Log(), "append", "records"),
+            audit=Slow(log, "append", "records"),
             brokers={(None, ToolPath.WRITE): Slow(mint, "issue", "revoke")},
         )
         world.begin()
         finished = asyncio.run(cancelled_after(steps, world))
         assert memory.live() == (), f"alive after a cancellation at step {steps}"
         assert {f"h-{g.id}" for g in mint.issued} <= set(mint.revoked), f"not revoked at step {steps}"
+        calls = {
+            event: [record["call"] for record in log.written if record["event"] == event]
+            for event in ("decision", "outcome")
+        }
+        assert calls["decision"] == calls["outcome"], f"a half of the record at step {steps}"
         steps += 1
     assert steps > 15, "the call had fewer awaits than it has stages"
 
