@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from langchain_mcp_adapters.client import MultiServerMCPClient
 
-from agentguard import Resource
+from agentguard import Denied, Resource
 from agentguard.catalog import Catalog
+from agentguard.langchain.messages import refusal
 from agentguard.model import ToolPath, ToolSpec
 from tests.conftest import Kit, tool_call
 from tests.doubles.mcp_server import HostileServer, served
@@ -26,8 +27,30 @@ REFERENCES = {
 @pytest.mark.parametrize("schema", [PATTERN, REFERENCES])
 @pytest.mark.parametrize("way", ["wrap", "interceptor"])
 async def test_a_result_is_not_validated_by_a_schema_of_the_server(schema: dict[str, Any], way: str) -> None:
-    with served(HostileServer(schema, {"x": "a" * 40 + "!"})) as server:
-        kit = Kit()
+    kit = Kit()
+    answer = await answer_of(kit, HostileServer(schema, {"x": "a" * 40 + "!"}), way)
+    assert answer.status == "success"
+
+
+@pytest.mark.promise("limits-hold", "revoked-before-looking")
+@pytest.mark.parametrize(
+    ("content", "withheld"), [({"rows": [[]] * 250_000}, True), ({"rows": ["x" * 100] * 1_000}, False)]
+)
+@pytest.mark.parametrize("way", ["wrap", "interceptor"])
+async def test_a_large_result_of_a_server_is_looked_at_without_a_credential(
+    content: dict[str, Any], withheld: bool, way: str
+) -> None:
+    kit = Kit()
+    answer = await answer_of(kit, HostileServer({"type": "object"}, content), way)
+    assert ("its result is withheld" in answer.text) is withheld
+    assert len(kit.broker.revoked) == 1
+    codes = [record.get("code") for record in kit.audit.records() if record["event"] == "decision"]
+    assert codes == ([None, "withheld"] if withheld else [None])
+
+
+async def answer_of(kit: Kit, hostile: HostileServer, way: str) -> Any:
+    """Return what a call of the server's tool is answered with, in bounded time."""
+    with served(hostile) as server:
         api = Resource(name="api", origins=(server.origin,))
         spec = ToolSpec(
             name="pay", path=ToolPath.WRITE, resource="api", schema={"type": "object"}, server="shop"
@@ -40,8 +63,11 @@ async def test_a_result_is_not_validated_by_a_schema_of_the_server(schema: dict[
             (tool,) = guard.wrap(tool)
         started = time.monotonic()
         async with guard.task("pay", subject="alice", mandate={"tools": "*"}):
-            answer = await tool.ainvoke(tool_call("pay"))
+            try:
+                answer = await tool.ainvoke(tool_call("pay"))
+            except Denied as denied:  # by the interceptor alone, outside of an agent
+                answer = refusal(denied, "pay", "c1")
         assert time.monotonic() - started < 5, "either schema takes Python's own engine years"
         assert server.calls == 1
-        assert answer.status == "success"
         assert not kit.broker.live
+        return answer

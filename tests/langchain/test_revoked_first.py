@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +180,29 @@ class Asynchronous:
 
     async def arevoke(self, handle: str, expires_at: float) -> None:
         self.inner.revoke(handle, expires_at)
+
+
+async def test_a_call_that_is_cancelled_while_it_revokes_early_has_revoked_once() -> None:
+    kit, broker, under_way = Kit(), Asynchronous(), asyncio.Event()
+
+    async def slowly(handle: str, expires_at: float) -> None:
+        under_way.set()
+        await asyncio.sleep(0.05)
+        broker.inner.revoke(handle, expires_at)
+
+    broker.arevoke = slowly  # type: ignore[method-assign]  # one that takes its time
+    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
+    call = asyncio.create_task(
+        called(kit, the_tool(lambda: "x" * 70_000, coroutine=True), Mode("async"), "wrap")
+    )
+    await under_way.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(broker.inner.revoked) == 1
+    (outcome,) = [record for record in kit.audit.records() if record["event"] == "outcome"]
+    assert outcome["revoked"] is True
+    assert kit.store.live() == ()
 
 
 @pytest.mark.parametrize("coroutine", [True, False])
