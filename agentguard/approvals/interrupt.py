@@ -68,5 +68,5 @@ class InterruptApprover:
 
 def answers_another(value: object, approval_id: object) -> bool:
     """Return whether a resume value names another approval than this one. Most values name none."""
-    named = value.get("approval_id") if isinstance(value, Mapping) else None
-    return isinstance(named, str) and named != approval_id
+    answered_id = value.get("approval_id") if isinstance(value, Mapping) else None
+    return isinstance(answered_id, str) and answered_id != approval_id

@@ -100,7 +100,19 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         audit=audit,
         signals=_signals(settings, adapters),
     )
-    options = Options(
+    return Parts(
+        ports=ports,
+        options=_options(settings, clock),
+        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
+        trace_arguments=settings.telemetry.arguments,
+        trace_stages=settings.telemetry.stages == "spans",
+        issuer=settings.issuer.issuer,
+        sources=_sources(settings, adapters),
+    )
+
+
+def _options(settings: Settings, clock: Clock) -> Options:
+    return Options(
         environment=dict(settings.environment),
         ceiling=settings.ceiling,
         lifetime=settings.issuer.lifetime,
@@ -109,15 +121,6 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         clock=clock,
         observe=settings.policy.mode == "observe",
         record_requests=settings.audit.requests,
-    )
-    return Parts(
-        ports=ports,
-        options=options,
-        templates=tuple(task.template(name) for name, task in settings.tasks.items()),
-        trace_arguments=settings.telemetry.arguments,
-        trace_stages=settings.telemetry.stages == "spans",
-        issuer=settings.issuer.issuer,
-        sources=_sources(settings, adapters),
     )
 
 

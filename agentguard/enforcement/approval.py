@@ -151,8 +151,8 @@ class Approvals:
         except Exception as error:
             if self._options.outcome_of(error) is Outcome.SUSPENDED:
                 if pending.status is ApprovalStatus.USED:  # nobody could answer it once more
-                    made = unapproved(ApprovalUsed("a call of this id was approved and made"))
-                    raise Denied.of(DenialCode.GRANT_USED, made.reason, advice=made.advice) from None
+                    used = unapproved(ApprovalUsed("a call of this id was approved and made"))
+                    raise Denied.of(DenialCode.GRANT_USED, used.reason, advice=used.advice) from None
                 raise
             # an approver that fails, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
@@ -188,7 +188,7 @@ def _display(arguments: Arguments, state: RunState | None) -> str:
     if arguments.distinctions:
         form["distinctions"] = list(arguments.distinctions)
     if state is not None:
-        form["state"] = dict(state.shown)
+        form["state"] = dict(state.display)
     return json.dumps(form, ensure_ascii=False, separators=(",", ":"))
 
 

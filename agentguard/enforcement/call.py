@@ -22,10 +22,10 @@ __all__ = ["Invocation", "Permit", "Repetition"]
 
 
 class Repetition(NamedTuple):
-    """The arguments of a call, validated again; `made` names those that a default factory has made."""
+    """The arguments of a call, validated again, and the names of those that default factories have made."""
 
     arguments: Arguments
-    made: tuple[str, ...] = ()
+    factory_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

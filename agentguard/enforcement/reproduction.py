@@ -48,8 +48,8 @@ def require_reproducible(invocation: Invocation, decision: Decision) -> None:
     if second.arguments.digest != arguments.digest:
         names = ", ".join(_differences(arguments, second.arguments))
         raise _unavailable("each validation makes another value", names, decision)
-    if second.made:
-        names = ", ".join(second.made)
+    if second.factory_names:
+        names = ", ".join(second.factory_names)
         raise _unavailable("the default may be another value by then", names, decision)
 
 

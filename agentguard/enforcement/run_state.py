@@ -32,7 +32,7 @@ _PLAIN = (str, int, float, bool, type(None))
 class RunState(NamedTuple):
     """What a person is shown of the state, by field, and a digest of all of it."""
 
-    shown: Mapping[str, Json]
+    display: Mapping[str, Json]
     digest: str
 
     @classmethod
@@ -40,8 +40,8 @@ class RunState(NamedTuple):
         """Return the fields of a state in their form."""
         texts = {name: _text(_form(value, 0)) for name, value in sorted(values.items())}
         room = FIELD if sum(map(len, texts.values())) <= FIELDS else 0
-        shown = {name: _shown(text, room) for name, text in texts.items()}
-        return cls(shown, digest_of(json.dumps(texts).encode()))
+        fields = {name: _shown(text, room) for name, text in texts.items()}
+        return cls(fields, digest_of(json.dumps(texts).encode()))
 
 
 def _text(form: Json) -> str:

@@ -41,43 +41,45 @@ def repeated(
     values, arguments = schema.validate(raw)
     if model is None:
         return Repetition(arguments)
-    given = raw if isinstance(raw, Mapping) else dict.fromkeys(schema.names)
+    raw_values = raw if isinstance(raw, Mapping) else dict.fromkeys(schema.names)
     fields = ((name, field) for name, field in model.model_fields.items() if name in values)
     names = [
-        name for name, field in fields if _makes(field.default_factory) and not _is_in(given, name, field)
+        name
+        for name, field in fields
+        if _makes(field.default_factory) and not _is_in(raw_values, name, field)
     ]
     nested = (
         name
         for argument, value in values.items()
-        for name in _nested(value, argument, given.get(argument), 0)
+        for name in _nested(value, argument, raw_values.get(argument), 0)
     )
     return Repetition(arguments, tuple(dict.fromkeys([*names, *nested])))
 
 
-def _nested(value: Any, place: str, given: Any, depth: int) -> Iterator[str]:
-    """Yield the fields in a value that a factory has made, where *given* is what the model gave for it."""
+def _nested(value: Any, place: str, raw_value: Any, depth: int) -> Iterator[str]:
+    """Yield the fields in a value that a factory has made, where the model gave *raw_value* for it."""
     if depth > DEPTH:
         return
-    yield from (f"{place}.{name}" for name in _made_in(value, given))
-    for name, member, part in _members(value, given):
+    yield from (f"{place}.{name}" for name in _made_in(value, raw_value))
+    for name, member, part in _members(value, raw_value):
         yield from _nested(member, f"{place}{name}", part, depth + 1)
 
 
-def _made_in(value: Any, given: Any) -> list[str]:
+def _made_in(value: Any, raw_value: Any) -> list[str]:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields.items()
         return [n for n, f in fields if n not in value.model_fields_set and _makes(f.default_factory)]
     if isinstance(value, type) or not dataclasses.is_dataclass(value):
         return []
     # a dataclass does not say which of its fields were given
-    known = given if isinstance(given, Mapping) else {}
-    return [name for name, factory in _factories(value) if name not in known and _makes(factory)]
+    raw_fields = raw_value if isinstance(raw_value, Mapping) else {}
+    return [name for name, factory in _factories(value) if name not in raw_fields and _makes(factory)]
 
 
-def _members(value: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
+def _members(value: Any, raw_value: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield the parts of a value: where each stands, the part, and what the model gave for it."""
     if isinstance(value, list | tuple | Set):
-        parts = given if isinstance(given, list) and isinstance(value, list | tuple) else []
+        parts = raw_value if isinstance(raw_value, list) and isinstance(value, list | tuple) else []
         for position, item in enumerate(value):
             yield "[]", item, parts[position] if position < len(parts) else None
         return
@@ -87,15 +89,18 @@ def _members(value: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
     elif dataclasses.is_dataclass(value):
         pairs = [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
     for name, member in pairs:
-        yield f".{name}", member, given.get(name) if isinstance(given, Mapping) else None
+        yield f".{name}", member, raw_value.get(name) if isinstance(raw_value, Mapping) else None
 
 
 def _factories(value: Any) -> Iterator[tuple[str, Factory]]:
     """Yield the factory of each field of a dataclass; pydantic keeps those of its `Field` apart."""
-    own: Mapping[str, FieldInfo] = getattr(value, "__pydantic_fields__", {})
+    with_field: Mapping[str, FieldInfo] = getattr(value, "__pydantic_fields__", {})
     for field in dataclasses.fields(value):
         factory = None if field.default_factory is dataclasses.MISSING else field.default_factory
-        yield field.name, own[field.name].default_factory if field.name in own else factory
+        yield (
+            field.name,
+            with_field[field.name].default_factory if field.name in with_field else factory,
+        )
 
 
 def _makes(factory: Factory) -> bool:
@@ -110,7 +115,7 @@ def _is_shape(kind: Any) -> bool:
     return issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind)
 
 
-def _is_in(given: Mapping[str, Any], name: str, field: FieldInfo) -> bool:
+def _is_in(raw_values: Mapping[str, Any], name: str, field: FieldInfo) -> bool:
     alias = field.validation_alias
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias, field.alias]
-    return any(key in given for key in (name, *choices) if isinstance(key, str))
+    return any(key in raw_values for key in (name, *choices) if isinstance(key, str))

@@ -67,7 +67,7 @@ class Mixed(BaseModel):
 
     @model_validator(mode="after")
     def mix(self) -> Any:
-        self.text += str(random.random())  # noqa: S311  no secret: any other value will do
+        self.text += str(random.random())  # noqa: S311  it is no secret  no secret: any other value will do
         return self
 
 
@@ -80,7 +80,7 @@ ANEW: dict[str, tuple[Any, dict[str, Any]]] = {
     "a counter": (Annotated[str, AfterValidator(lambda v: f"{v}{next(COUNTER)}")], {"what": "a"}),
     "the time in seconds": (Annotated[int, Field(default_factory=lambda: int(time.time()))], {}),
     "the day": (Annotated[date, Field(default_factory=date.today)], {}),
-    "one of two": (Annotated[str, Field(default_factory=lambda: random.choice(["eu", "eu"]))], {}),  # noqa: S311
+    "one of two": (Annotated[str, Field(default_factory=lambda: random.choice(["eu", "eu"]))], {}),  # noqa: S311  it is no secret
     "a model of it": (Annotated[Second, Field(default_factory=Second)], {}),
     "seconds deep in it": (Seconds, {"what": {"of": {"a": [{}]}}}),
     "seconds in a dataclass": (list[Plain], {"what": [{"text": "a"}]}),

@@ -255,13 +255,13 @@ async def test_a_tool_that_is_given_nothing_of_the_state_shows_none(mode: Mode, 
 def test_a_large_field_is_shown_by_its_digest_and_bound_as_a_whole() -> None:
     one, other = ({"text": "a" * 9_999 + end, "to": "bob"} for end in ("x", "y"))
     states = RunState.of(one), RunState.of(other)
-    assert states[0].shown["to"] == "bob"
-    assert "10002 bytes, SHA-256 " in str(states[0].shown["text"])
-    assert len(str(states[0].shown["text"])) < 100
+    assert states[0].display["to"] == "bob"
+    assert "10002 bytes, SHA-256 " in str(states[0].display["text"])
+    assert len(str(states[0].display["text"])) < 100
     assert states[0].digest != states[1].digest
-    assert states[0].shown != states[1].shown
+    assert states[0].display != states[1].display
     many = RunState.of({f"f{n}": "a" * (FIELD - 10) for n in range(20)})
-    assert len(str(dict(many.shown))) < 4_000
+    assert len(str(dict(many.display))) < 4_000
 
 
 class Handle:
@@ -272,7 +272,7 @@ def test_what_has_no_form_in_json_is_said_not_to_be_covered() -> None:
     deep: Any = []
     for _ in range(200):
         deep = [deep]
-    shown = RunState.of({"handle": Handle(), "deep": deep, "nan": float("nan"), "half": "\ud800"}).shown
+    shown = RunState.of({"handle": Handle(), "deep": deep, "nan": float("nan"), "half": "\ud800"}).display
     assert "not covered: tests.approvals.test_run_state.Handle" in str(shown["handle"])
     assert "not covered: too deep" in str(shown["deep"])
     assert RunState.of({"handle": Handle()}) == RunState.of({"handle": Handle()})
