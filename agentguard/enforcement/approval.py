@@ -151,8 +151,8 @@ class Approvals:
         except Exception as error:
             if self._options.outcome_of(error) is Outcome.SUSPENDED:
                 if pending.status is ApprovalStatus.USED:  # nobody could answer it once more
-                    used = unapproved(ApprovalUsed("a call of this id was approved and made"))
-                    raise Denied.of(DenialCode.GRANT_USED, used.reason, advice=used.advice) from None
+                    denial = unapproved(ApprovalUsed("a call of this id was approved and made"))
+                    raise Denied.of(DenialCode.GRANT_USED, denial.reason, advice=denial.advice) from None
                 raise
             # an approver that fails, in whatever way, has not approved
             reason = f"approver failed: {type(error).__name__}: {error}"
