@@ -71,9 +71,10 @@ class Refusal(IssueError):
 class Api:
     """One service of AWS, such as ``sts``. Requests are signed with the session's keys, or unsigned.
 
-    The connection's timeout holds for connecting and for each read. A request that certainly had no effect,
-    or that may be repeated, is sent twice, with jitter (botocore's standard mode). After five failures
-    in a row nothing is sent for ten seconds.
+    The connection's timeout holds for connecting and for each read. A request is sent twice, with jitter
+    (botocore's standard mode), but one to ``sts`` once: it mints a session, and botocore would repeat it also
+    where STS may have minted and its answer was lost. After five failures in a row nothing is sent for ten
+    seconds.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Api:
         config = Config(
             connect_timeout=connection.timeout,
             read_timeout=connection.timeout,
-            retries={"mode": "standard", "total_max_attempts": 2},
+            retries={"mode": "standard", "total_max_attempts": 1 if service == "sts" else 2},
             proxies={},
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # its stubs are older
         )
