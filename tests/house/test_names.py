@@ -32,7 +32,7 @@ def uses_in(paths: list[Path]) -> list[str]:
     """Return the place of each name without a noun in these files of the package."""
     uses = []
     for path in paths:
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         words = NO_NOUNS.difference(FORMER.get(module, ()))  # names that users import stay
         uses += [
             f"{path.relative_to(ROOT)}:{line}: {name}"
