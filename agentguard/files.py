@@ -1,13 +1,15 @@
 """Files whose content decides what is permitted: keys, settings, rules.
 
-Somebody who may write such a file decides in the guard's place. So a file that its group or all users may
-write is refused. What is not looked at: the directories above, in which others could replace the file, and
-access control lists.
+Somebody who may write such a file decides in the guard's place. So a file that all users may write is
+refused, and one that its group may write, unless that group is the owner's alone. What is not looked at: the
+directories above, in which others could replace the file, and access control lists.
 """
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -29,12 +31,27 @@ def require_trusted(file: Path, status: os.stat_result) -> None:
     Raises:
         ConfigurationError: Others may write it.
     """
-    if is_writable_by_others(status):
+    if is_writable_by_others(status) and not _is_private_group(status):
         raise ConfigurationError(
             "other users may write this file, and so decide what is permitted",
             hint=f"chmod go-w {file}",
             file=file,
         )
+
+
+def _is_private_group(status: os.stat_result) -> bool:
+    """Return whether the group alone may write, is named like the owner, and has no other member.
+
+    Many systems give each user such a group, and a umask by which it may write each new file, so also those
+    that git writes. OpenSSH trusts such a file too, as these systems build it.
+    """
+    if status.st_mode & stat.S_IWOTH:
+        return False
+    try:
+        group, owner = grp.getgrgid(status.st_gid), pwd.getpwuid(status.st_uid)
+    except KeyError:
+        return False
+    return group.gr_name == owner.pw_name and set(group.gr_mem) <= {owner.pw_name}
 
 
 def require_own(file: Path, status: os.stat_result) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import time
 from pathlib import Path
 
@@ -23,6 +25,16 @@ from agentguard.stores import MemoryStore
 MODES = pytest.mark.parametrize("mode", [0o620, 0o602, 0o664, 0o666])
 TOML = '[agent]\nid = "agent://desk"\n\n[policy]\ncedar = ["*.cedar"]\n\n[store]\nkind = "memory"\n'
 RULE = '@id("all")\npermit (principal, action, resource);\n'
+
+
+@pytest.fixture(autouse=True)
+def group(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The name and members of each group: one of many users, until a test says otherwise."""
+    name_and_members: list[object] = ["staff", []]
+    monkeypatch.setattr(
+        grp, "getgrgid", lambda gid: grp.struct_group((name_and_members[0], "x", gid, name_and_members[1]))
+    )
+    return name_and_members
 
 
 @pytest.fixture
@@ -61,6 +73,37 @@ def test_rules_that_become_writable_for_others_are_not_loaded_and_the_former_one
     assert "other users may write this file" in caplog.text
     rules.chmod(0o600)
     assert guard.reload()
+
+
+@pytest.mark.promise("trusted-files")
+def test_settings_that_the_owners_own_group_may_write_are_taken_and_no_others(
+    config: Path, group: list[object]
+) -> None:
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    config.chmod(0o664)
+    group[:] = [owner, [owner]]
+    Guard.from_file(config)
+    group[:] = [owner, [owner, "mallory"]]
+    with pytest.raises(ConfigurationError, match="other users may write this file"):
+        Guard.from_file(config)
+    group[:] = [owner, []]
+    Guard.from_file(config)
+    config.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="other users may write this file"):
+        Guard.from_file(config)
+
+
+@pytest.mark.promise("trusted-files")
+def test_settings_of_an_unknown_group_that_may_write_them_are_not_taken(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(gid: int) -> grp.struct_group:
+        raise KeyError(gid)
+
+    monkeypatch.setattr(grp, "getgrgid", unknown)
+    config.chmod(0o664)
+    with pytest.raises(ConfigurationError, match="other users may write this file"):
+        Guard.from_file(config)
 
 
 @MODES
