@@ -1,7 +1,8 @@
 """Remove live secrets from what a tool returns, raises or logs.
 
     graph      finds a secret in a value or an exception, and replaces it
-    plain      looks through plain data quickly, and bounds the text of a value
+    needles    the secrets that are looked for in a text
+    plain      looks through plain data quickly
     objects    reads the parts of an object without calling the code of its class
     frames     removes local variables from tracebacks
     logs       removes live secrets from log records
@@ -16,7 +17,8 @@ of defense: a stray copy becomes harmless because the credential is revoked.
 
 from __future__ import annotations
 
-from agentguard.redaction.graph import REDACTED, redact, redact_exception
+from agentguard.redaction.graph import redact, redact_exception
 from agentguard.redaction.logs import LogFilter, install_log_redaction
+from agentguard.redaction.needles import REDACTED
 
 __all__ = ["REDACTED", "LogFilter", "install_log_redaction", "redact", "redact_exception"]

@@ -16,25 +16,23 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import is_
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import Any
 
 from agentguard.model import Limits
 from agentguard.model.inside import variables
 from agentguard.redaction.frames import strip_locals
+from agentguard.redaction.needles import REDACTED, TEXT, Needles, is_text
 from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots
 from agentguard.redaction.plain import DEEPEST, MOST_TEXT, is_clean
 
-__all__ = ["REDACTED", "redact", "redact_exception"]
+__all__ = ["redact", "redact_exception"]
 
-REDACTED = "[redacted]"
 MOST = 100_000  # containers and objects that are walked at most
 
 BUDGET = Limits(bytes=MOST_TEXT, parts=1_000_000, depth=DEEPEST)
-TEXT = (str, bytes, bytearray)
 KNOWN = ATOMS.union(TEXT, PLAIN)
 BULK: dict[Any, Any] = {str: "\0", bytes: b"\0"}  # texts that are looked through at once, and what joins them
 QUICK = ATOMS.union(BULK)
-Text = str | bytes | bytearray
 
 
 def redact(value: Any, secrets: Sequence[str]) -> Any:
@@ -44,7 +42,7 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
     their constructors. Exceptions are changed in place. An instance of a subclass of str or bytes that
     contained a secret becomes a plain str or bytes.
     """
-    needles = _Needles(secrets)
+    needles = Needles(secrets)
     if not needles.texts or type(value) in ATOMS:
         return value
     if type(value) in TEXT:
@@ -65,7 +63,7 @@ def _within_budget(value: Any) -> Any:
     return REDACTED if BUDGET.excess(value) else value
 
 
-def _check_text(value: Any, needles: _Needles) -> Any:
+def _check_text(value: Any, needles: Needles) -> Any:
     """Return *value*, or a stand-in if ``str(value)`` contains a secret that its parts do not show.
 
     langchain makes that text of a result that is not text.
@@ -73,7 +71,7 @@ def _check_text(value: Any, needles: _Needles) -> Any:
     if type(value) is tuple:
         items = tuple(_check_text(item, needles) for item in value)
         return value if all(map(is_, items, value)) else items
-    if _is_text(value):  # its characters were looked at, and langchain writes no other text of it
+    if is_text(value):  # its characters were looked at, and langchain writes no other text of it
         return value
     try:
         return REDACTED if needles.inside(str(value)) else value
@@ -92,7 +90,7 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
     Raise the result outside of the ``except`` block; inside it, Python would make the original error the
     context of the result.
     """
-    needles = _Needles(secrets)
+    needles = Needles(secrets)
     if not needles.texts:
         return error
     if BUDGET.excess(error):
@@ -101,40 +99,10 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
     return cleaned
 
 
-class _Needles:
-    """The secrets to look for, the longest first, since one secret may begin with another."""
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        self.texts = sorted({str(secret) for secret in secrets if secret}, key=len, reverse=True)
-        self.bytes = [text.encode(errors="surrogatepass") for text in self.texts]
-        self.replacements: Any = ((str, self.texts, REDACTED), (bytes, self.bytes, REDACTED.encode()))
-
-    def inside(self, text: Text) -> bool:
-        # with the method of the base class, since a subclass may override it
-        if isinstance(text, str):
-            return any(str.__contains__(text, needle) for needle in self.texts)
-        base: Any = bytes if isinstance(text, bytes) else bytearray
-        return any(base.__contains__(text, needle) for needle in self.bytes)
-
-    def without(self, text: Text) -> Text:
-        if isinstance(text, str):
-            clean = str.__str__(text)
-            for needle in self.texts:
-                clean = clean.replace(needle, REDACTED)
-            return clean
-        base: Any = bytes if isinstance(text, bytes) else bytearray
-        data: bytes | bytearray = base.__getitem__(
-            text, slice(None)
-        )  # `bytes` would call a method of a subclass
-        for secret in self.bytes:
-            data = data.replace(secret, REDACTED.encode())
-        return data
-
-
 class _Redaction:
     """The object graph of one value: which objects lead to a secret ("dirty"), and their replacements."""
 
-    def __init__(self, needles: _Needles, root: object) -> None:
+    def __init__(self, needles: Needles, root: object) -> None:
         self.needles = needles
         self.nodes: dict[int, object] = {}  # by id; kept alive, so that no other object gets the id
         self.parents: dict[int, list[int]] = {}
@@ -149,7 +117,7 @@ class _Redaction:
     def clean(self, value: Any) -> Any:
         """Return *value* if it is clean, or its replacement."""
         key = id(value)
-        if _is_text(value):
+        if is_text(value):
             return self.needles.without(value) if key in self.dirty or self.needles.inside(value) else value
         if key not in self.dirty:
             return value
@@ -169,10 +137,16 @@ class _Redaction:
             if id(value) in self.nodes:
                 self.parents[id(value)].append(parent)
             else:
-                todo += self._look(self._enter(value, parent), id(value))
+                outer = value is root or type(value) not in PLAIN
+                todo += self._look(self._enter(value, parent), id(value), outer=outer)
 
-    def _look(self, parts: tuple[object, ...], parent: int) -> list[tuple[object, int]]:
-        """Look for a secret in the texts of a container, all at once; return what else is to be walked."""
+    def _look(
+        self, parts: tuple[object, ...], parent: int, *, outer: bool = False
+    ) -> list[tuple[object, int]]:
+        """Look for a secret in the texts of a container, all at once; return what else is to be walked.
+
+        Plain data that is clean is not walked, where an *outer* object holds it.
+        """
         kinds = set(map(type, parts))
         self.plain = self.plain and kinds <= KNOWN
         for kind, between in BULK.items():
@@ -182,8 +156,11 @@ class _Redaction:
         if kinds <= QUICK:
             return []
         rest = [part for part in parts if type(part) not in QUICK]
-        if any(self.needles.inside(part) for part in rest if _is_text(part)):
+        if any(self.needles.inside(part) for part in rest if is_text(part)):
             self.dirty.add(parent)
+        if outer:
+            needles = self.needles
+            rest = [p for p in rest if type(p) not in PLAIN or not is_clean(p, needles.texts, needles.bytes)]
         return [
             (part, parent) for part in rest if type(part) not in TEXT and not issubclass(type(part), INERT)
         ]
@@ -284,10 +261,6 @@ class _Redaction:
     def _link(self, error: BaseException | None) -> BaseException | None:
         linked: BaseException | None = self.clean(error)
         return linked
-
-
-def _is_text(value: object) -> TypeGuard[Text]:
-    return issubclass(type(value), TEXT)  # by the type: an object may pretend another `__class__`
 
 
 def _stand_in(value: object) -> Any:

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from agentguard.redaction.graph import REDACTED, redact
+from agentguard.redaction.graph import redact
+from agentguard.redaction.needles import REDACTED
 
 __all__ = ["LogFilter", "install_log_redaction"]
 

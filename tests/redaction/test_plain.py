@@ -118,6 +118,18 @@ def test_a_long_text_in_many_places_is_not_written_out(echoed: bool, nested: boo
     assert process_time() - start < SECONDS
 
 
+@pytest.mark.promise("results-in-bounded-time")
+def test_clean_plain_data_in_an_object_or_beside_a_secret_is_kept_however_many_lists_it_has() -> None:
+    rows: list[Any] = [[] for _ in range(150_000)]  # more than are walked one by one
+    document = Document(page_content="x", metadata={"rows": rows})
+    start = process_time()
+    assert redact(document, LIVE) is document
+    clean = redact({"echo": SECRET, "rows": rows}, LIVE)
+    assert process_time() - start < SECONDS
+    assert clean["echo"] == REDACTED
+    assert clean["rows"] is rows
+
+
 ran: list[str] = []
 
 
