@@ -110,6 +110,7 @@ def test_an_accessor_of_somebody_else_is_not_revoked(wrapped: Exec, bao: Bao, fa
     state = bao.state()
     assert state["tokens"] == ["token-1"]
     assert REVOKE_ACCESSOR not in state["asked"]
+    assert "forged" not in wrapped.run(*KV, "--", "true").stderr  # it is told once
     running.terminate()
     running.wait(10)
 
@@ -150,6 +151,19 @@ def test_an_entry_that_was_not_written_with_the_passed_token_is_left_alone(wrapp
         assert bao.state()["leases"] == [lease]
     running.terminate()
     running.wait(10)
+
+
+@pytest.mark.process
+@pytest.mark.promise("exec-lease-ends")
+def test_many_forged_entries_hold_up_no_run_and_hide_no_entry_for_long(wrapped: Exec, bao: Bao) -> None:
+    kill(start(wrapped))
+    (entry,) = entries(wrapped)
+    for number in range(100, 170):
+        forge(wrapped, entry, call_id=f"forged-{number}", handle=f"a-{number}", expires_at=4e9)
+    assert "7 entries of killed runs are left to the next run" in wrapped.run(*KV, "--", "true").stderr
+    assert bao.state()["asked"].count(LOOKUP) == 64
+    wrapped.run(*KV, "--", "true")
+    assert (bao.state()["tokens"], entries(wrapped)) == ([], [])
 
 
 @pytest.mark.process

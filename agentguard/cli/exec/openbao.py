@@ -26,6 +26,7 @@ from agentguard.text import printable
 __all__ = ["Leases", "OpenBaoClient"]
 
 _RENEW_AFTER = 2 / 3  # of a lifetime
+_MOST = 64  # entries that a run asks OpenBao about
 _UNKNOWN = frozenset({400, 404})  # what OpenBao answers about an accessor that no token has
 
 
@@ -63,20 +64,22 @@ class OpenBaoClient:
         return Leases(self)
 
     def sweep(self) -> list[str]:
-        """Revoke what killed runs have left. Return a sentence for each entry that was not obeyed."""
-        problems = []
-        for entry in self.outbox.orphans():
-            if entry.expires_at <= time.time():
-                self.outbox.remove(entry.id)  # it has ended by itself
-                continue
+        """Revoke what killed runs have left. Return a sentence for each entry that was not obeyed.
+
+        OpenBao is asked about at most 64 entries; the others are left to the next run. An entry that names
+        the token of somebody else is removed.
+        """
+        problems: list[str] = []
+        entries = [entry for entry in self.outbox.orphans() if not self._has_ended(entry)]
+        for entry in entries[:_MOST]:
             try:
                 problem = self._revoke_orphan(entry)
             except IssueError as error:
                 problem = f"is not revoked yet, and ends by itself at {_moment(entry.expires_at)}: {error}"
-            if problem is None:
-                self.outbox.remove(entry.id)
-            else:
+            if problem is not None:
                 problems.append(f"what the run {printable(entry.id)} left at OpenBao {problem}")
+        if len(entries) > _MOST:
+            problems.append(f"{len(entries) - _MOST} entries of killed runs are left to the next run")
         return problems
 
     def revoke_lease(self, id: str) -> None:
@@ -96,23 +99,37 @@ class OpenBaoClient:
         """
         self._ask_revoker("POST", "auth/token/revoke-accessor", accessor=accessor)
 
+    def _has_ended(self, entry: Entry) -> bool:
+        if entry.expires_at > time.time():
+            return False
+        self.outbox.remove(entry.id)
+        return True
+
     def _revoke_orphan(self, entry: Entry) -> str | None:
-        """Revoke what the entry names. Return what is wrong with the entry, or None."""
+        """Revoke what the entry names, and remove the entry. Return what is wrong with it, or None."""
+        problem = None
         if entry.name is None:
             return "was not written with this BAO_TOKEN, and is left alone"
         if self.user_login is not None:
             self.revoke_lease(entry.name)
-            return None
+        elif (facts := self._find_token(entry.name)) is None:
+            pass  # no token has this accessor any more
+        elif self._is_ours(facts):
+            self.revoke_accessor(entry.name)
+        else:
+            problem = "is the token of somebody else, and is left alone"
+        self.outbox.remove(entry.id)
+        return problem
+
+    def _find_token(self, accessor: str) -> Any:
+        """Return what OpenBao says of the token with this accessor, or None if there is none."""
         try:
-            facts = self._ask_revoker("POST", "auth/token/lookup-accessor", accessor=entry.name)
+            answer = self._ask_revoker("POST", "auth/token/lookup-accessor", accessor=accessor)
         except RequestRefused as refusal:
-            if refusal.status in _UNKNOWN:  # no token has it any more
+            if refusal.status in _UNKNOWN:
                 return None
             raise
-        if not self._is_ours(facts.get("data")):
-            return "is the token of somebody else, and is left alone"
-        self.revoke_accessor(entry.name)
-        return None
+        return answer.get("data") or {}
 
     def _is_ours(self, token: Any) -> bool:
         """Return whether OpenBao says that the token is a login of our identity in our role.

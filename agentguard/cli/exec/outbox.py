@@ -62,7 +62,7 @@ class Outbox:
             call_id=id,
             task_id="exec",
             broker=self._place,
-            handle=name if self._seal is None else self._seal.seal(name, context=self._context(id, process)),
+            handle=name if self._seal is None else self._seal.seal(name, context=self._context(process)),
             expires_at=expires_at,
             owner=process,
         )
@@ -80,12 +80,12 @@ class Outbox:
             if entry.broker == self._place and gone(entry.owner):
                 name: str | None = entry.handle
                 if self._seal is not None:
-                    name = self._seal.open(entry.handle, context=self._context(entry.call_id, entry.owner))
+                    name = self._seal.open(entry.handle, context=self._context(entry.owner))
                 yield Entry(entry.call_id, name, entry.expires_at)
 
     def close(self) -> None:
         """Close the store."""
         self._store.close()
 
-    def _context(self, id: str, process: str) -> str:
-        return "\n".join((self._place, id, process))  # of none of these may a stranger make another
+    def _context(self, process: str) -> str:
+        return f"{self._place}\n{process}"  # an entry of a run that lives does not open as that of a dead one
