@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -103,10 +103,11 @@ def test_nothing_that_opens_the_vault_is_in_the_files_of_a_run(wrapped: Exec, ba
 def test_an_accessor_of_somebody_else_is_not_revoked(wrapped: Exec, bao: Bao, facts: dict[str, Any]) -> None:
     running = start(wrapped)  # it stands for the token of somebody else: OpenBao says whose it is
     bao.set(**facts)
-    forge(wrapped, entries(wrapped)[0], expires_at=4e9)
+    forge(wrapped, entries(wrapped)[0], expires_at=4e9, call_id="forged\nagentguard: all is well")
     later = wrapped.run(*KV, "--", "true")
     assert later.returncode == 0
-    assert "forged left at OpenBao is the token of somebody else, and is left alone" in later.stderr
+    assert "left at OpenBao is the token of somebody else, and is left alone" in later.stderr
+    assert "\nagentguard: all is well" not in later.stderr
     state = bao.state()
     assert state["tokens"] == ["token-1"]
     assert REVOKE_ACCESSOR not in state["asked"]
@@ -281,28 +282,36 @@ def test_nobody_writes_into_the_file_of_a_secret() -> None:
     file.close()
 
 
+CUTTER = """
+import os, sys, time
+file, ends = os.open(f"/proc/self/fd/{sys.argv[1]}", os.O_RDWR), time.monotonic() + 1.0
+while time.monotonic() < ends:
+    os.ftruncate(file, 0)
+"""
+WRITER = """
+import os, subprocess, sys
+from contextlib import suppress
+from agentguard.cli.exec.files import SecretFile
+from agentguard.errors import IssueError
+from agentguard.model import Secret
+file = SecretFile()
+argv = [sys.executable, "-c", sys.argv[1], str(file.descriptor)]
+with subprocess.Popen(argv, pass_fds=[file.descriptor]) as cutter:
+    while cutter.poll() is None:
+        with suppress(IssueError):
+            file.put(Secret("x" * 500_000))
+file.put(Secret("at last"))
+print(os.pread(file.descriptor, 99, 0).decode())
+"""
+
+
 @LINUX
+@pytest.mark.process
 @pytest.mark.promise("exec-descriptor-unchanged")
-def test_who_cuts_the_file_while_it_is_written_ends_nobody(tmp_path: Path) -> None:
-    file, over = SecretFile(), Event()
-    place = f"/proc/self/fd/{file.descriptor}"
-
-    def cut() -> None:
-        while not over.is_set():
-            os.truncate(place, 0)
-
-    cutting = Thread(target=cut)
-    cutting.start()
-    try:
-        for number in range(200):  # SIGBUS would end this process
-            with suppress(IssueError):
-                file.put(Secret(str(number) * 50_000))
-    finally:
-        over.set()
-        cutting.join()
-    file.put(Secret("at last"))
-    assert os.pread(file.descriptor, 99, 0) == b"at last"
-    file.close()
+def test_who_cuts_the_file_while_it_is_written_ends_nobody() -> None:
+    """A write into memory whose file was cut is a SIGBUS, by which `exec` would die and revoke nothing."""
+    result = subprocess.run([sys.executable, "-c", WRITER, CUTTER], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "at last\n"), result.stderr
 
 
 # --- what it can see of us
@@ -411,3 +420,18 @@ def test_an_entry_is_read_only_where_it_was_written_for(tmp_path: Path) -> None:
         names = {entry.name for entry in outbox.orphans()} - {None}
         outbox.close()
         assert names == {f"name-{number}"}
+
+
+@pytest.mark.usefixtures("dead")
+@pytest.mark.promise("exec-revokes-own-only")
+def test_an_entry_that_was_moved_to_another_place_does_not_open(tmp_path: Path) -> None:
+    here, there = (Outbox(tmp_path, place, Secret("one")) for place in ("https://a", "https://b"))
+    here.put("id", "name", 4e9)
+    store = SqliteStore(tmp_path / "exec.db")
+    (entry,) = store.live()
+    with suppress(TaskNotActive):
+        store.track(replace(entry, call_id="moved", broker=entry.broker.replace("//a", "//b")))
+    assert [(entry.id, entry.name) for entry in there.orphans()] == [("moved", None)]
+    assert [(entry.id, entry.name) for entry in here.orphans()] == [("id", "name")]
+    for closable in (here, there, store):
+        closable.close()
