@@ -175,7 +175,7 @@ class Appender:
             at_path = _is_at(self.path, os.fstat(new))
             if at_path and head != GENESIS and _first_continued(new) != head:
                 self._size, self._end = -1, None
-                self._append(new, new_size, {"at": at, "event": "continued", "continues": str(head)})
+                self._append(new, new_size, _moved(old, new, new_size, {"at": at}, head))
         except BaseException:
             os.close(new)
             raise
@@ -234,6 +234,24 @@ def _ends_at(file: int, end: _End) -> bool:
     """Return whether the record that this process wrote last still ends where it ended."""
     tail = f'"hash":"{end.head.hash}"}}\n'.encode()
     return os.pread(file, len(tail), max(0, end.offset - len(tail))) == tail
+
+
+def _moved(old: int, new: int, size: int, record: dict[str, Any], head: Head) -> dict[str, Any]:
+    """Return what to write in the file that is now at the path: it continues the old one, or is a copy of it.
+
+    An older copy of the log (a backup that was restored) lacks what was written since: that is a cut.
+    """
+    if size and _begins_with(old, new, size):
+        log.error("the log was replaced by an older copy, which lacks what was written up to %s", head)
+        return record | {"event": "cut", "after": str(head)}
+    return record | {"event": "continued", "continues": str(head)}
+
+
+def _begins_with(file: int, other: int, size: int) -> bool:
+    return all(
+        os.pread(file, BLOCK, at)[: size - at] == os.pread(other, min(BLOCK, size - at), at)
+        for at in range(0, size, BLOCK)
+    )
 
 
 def _first_continued(file: int) -> Head | None:

@@ -487,3 +487,24 @@ def test_a_log_that_other_processes_write_is_not_told_as_cut(path: Path) -> None
     with path.open("rb") as file:
         report = verify(file)
     assert (report.sound, report.records) == (True, 30)
+
+
+@pytest.mark.promise("audit-log-cut")
+@pytest.mark.parametrize("records", [1, 500])
+def test_a_log_that_was_replaced_by_an_older_copy_does_not_verify_as_sound(
+    path: Path, records: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = JsonLinesAudit(path)
+    for number in range(records):
+        audit.append({"event": "before", "number": number, "text": "x" * 200})
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    audit.append({"event": "lost with the copy"})
+    head = audit.head()
+    copy.replace(path)
+    audit.append({"event": "after"})
+    with path.open("rb") as file:
+        report = verify(file)
+    assert [fault.kind for fault in report.faults] == ["cut"]
+    assert str(head) in report.faults[0].detail
+    assert f"replaced by an older copy, which lacks what was written up to {head}" in caplog.text
