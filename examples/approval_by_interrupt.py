@@ -26,7 +26,8 @@ mandate = {"tools": ["delete_account"], "args": {"customer": ["alice"]}}
 task = guard.task("Close the account of alice", subject="user://alice", mandate=mandate)
 with task.active():
     waiting = agent.invoke({"messages": [("user", "Please delete my account")]}, thread)
-approval_id = waiting["__interrupt__"][0].value["approval_id"]
+(interrupt,) = waiting["__interrupt__"]
+approval_id = interrupt.value["approval_id"]
 
 # elsewhere, on the page where bob has authenticated: it shows him what the guard's store holds, and
 # not what the checkpoint says, which somebody may have edited
@@ -38,7 +39,7 @@ answer = guard.answer(pending, approved=True, approver="user://bob", reason="ali
 print("answered:", answer["answered"])
 
 with guard.find(task.id).active():
-    result = agent.invoke(Command(resume=answer), thread)
+    result = agent.invoke(Command(resume={interrupt.id: answer}), thread)
 task.complete()
 print("model:   ", result["messages"][-1].text)
 

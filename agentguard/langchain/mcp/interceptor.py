@@ -16,7 +16,7 @@ with agentguard.lock: a wrapped tool and the middleware do.
 
 What it does not do: `initialize` and `tools/list` of `get_tools` come before any call and have no
 credential of ours; nor have MCP resources and prompts, which pass no interceptor. What a server asks in
-a call (sampling, elicitation) is answered by the application.
+a call (sampling, elicitation) is answered by the application, and is cleared of the credential before.
 """
 
 from __future__ import annotations

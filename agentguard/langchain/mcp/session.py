@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import httpx
 from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallResult
 from langchain_mcp_adapters.sessions import Connection, create_session
+from mcp.shared.context import RequestContext
+from mcp.shared.session import RequestResponder
 
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import DenialCode, Denied
@@ -46,7 +49,7 @@ class Way:
     handler: Handler
     connection: Mapping[str, Any]
     callbacks: Any
-    is_bound: bool = False  # to a session that is open
+    session: Any = None  # that is open already, and that the tool was loaded in
 
     @classmethod
     def of(cls, handler: Handler, resource: Resource | None) -> Way:
@@ -61,16 +64,17 @@ class Way:
         closure = inspect.getclosurevars(handler).nonlocals
         if resource is not None and (obstacle := _obstacle(closure, resource)):
             raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
-        is_bound = closure.get("session") is not None
-        return cls(handler, closure.get("connection") or {}, closure.get("mcp_callbacks"), is_bound)
+        connection = closure.get("connection") or {}
+        return cls(handler, connection, closure.get("mcp_callbacks"), closure.get("session"))
 
     async def call(self, request: MCPToolCallRequest, resource: Resource | None) -> MCPToolCallResult:
-        """Make the call, in a session of its own over HTTP.
+        """Make the call, in a session of its own unless the application has opened one.
 
-        Without a resource it carries no credential. A session that the application has opened itself, or one
-        over stdio, is used as it is.
+        Without a resource it carries no credential.
         """
-        if resource is None and not self._opens_http:
+        if self.session is not None or not self.connection:
+            if self.session is not None:
+                _trust_no_schema(self.session, request.name)
             return await self.handler(request)
         failure: Exception | None = None
         callbacks = _discreet(self.callbacks)
@@ -78,9 +82,7 @@ class Way:
             async with create_session(self._own(request, resource), mcp_callbacks=callbacks) as session:
                 await session.initialize()
                 try:
-                    # the SDK would validate the result by the server's own schema, whose patterns run in
-                    # Python's engine, without limit, while the credential lives
-                    session._tool_output_schemas[request.name] = None
+                    _trust_no_schema(session, request.name)
                     return await session.call_tool(
                         request.name, request.args, progress_callback=callbacks.progress_callback
                     )
@@ -91,20 +93,18 @@ class Way:
         assert failure is not None  # noqa: S101  a session that ended well has returned
         raise failure
 
-    @property
-    def _opens_http(self) -> bool:
-        return not self.is_bound and self.connection.get("transport") in _HTTP
-
     def _own(self, request: MCPToolCallRequest, resource: Resource | None) -> Connection:
         """Return the connection for this call alone; the application's stays as it is."""
-        headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
-        connection = {
+        # the adapter writes its callbacks into these arguments
+        connection: dict[str, Any] = {
             **self.connection,
-            "headers": {n: v for n, v in headers.items() if n.lower() in _HEADERS},
-            "auth": _NONE if resource is None else auth(resource.name),
-            # the adapter writes its callbacks into this one
-            "session_kwargs": dict(self.connection.get("session_kwargs") or {}),
+            "session_kwargs": _discreet_arguments(self.connection.get("session_kwargs") or {}),
         }
+        if connection.get("transport") not in _HTTP:
+            return cast(Connection, connection)
+        headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
+        connection["headers"] = {n: v for n, v in headers.items() if n.lower() in _HEADERS}
+        connection["auth"] = _NONE if resource is None else auth(resource.name)
         if (factory := self.connection.get("httpx_client_factory")) is not None:
             connection["httpx_client_factory"] = _faithful(factory)
         return cast(Connection, connection)
@@ -155,19 +155,43 @@ def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.
 
 def _discreet(callbacks: Any) -> Any:
     """Let the application's callbacks see what the server sends without the secret, if it sends that."""
+    present = {f.name: getattr(callbacks, f.name) for f in fields(callbacks)}
+    return replace(callbacks, **{name: _clean(call) for name, call in present.items() if call is not None})
+
+
+def _discreet_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Do as `_discreet`, for what a connection gives to its sessions, such as a callback for sampling."""
+    return {name: _clean(value) if callable(value) else value for name, value in arguments.items()}
+
+
+def _clean(callback: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     lease = current()
     secrets = () if lease is None else secrets_of(lease)
 
-    def clean(callback: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def cleaned(*arguments: Any) -> Any:
-            return await callback(*(redact(argument, secrets) for argument in arguments))
+    async def cleaned(*arguments: Any) -> Any:
+        return await callback(*(_cleared(argument, secrets) for argument in arguments))
 
-        return cleaned
+    return cleaned
 
-    present = {f.name: getattr(callbacks, f.name) for f in fields(callbacks)}
-    return replace(
-        callbacks, **{name: clean(callback) for name, callback in present.items() if callback is not None}
-    )
+
+def _cleared(argument: Any, secrets: tuple[str, ...]) -> Any:
+    """Clear what a server sent. The session in which it came stays as it is: a copy could answer nothing."""
+    if isinstance(argument, RequestContext):
+        return replace(argument, meta=redact(argument.meta, secrets))
+    if not isinstance(argument, RequestResponder):
+        return redact(argument, secrets)
+    responder = copy(argument)
+    responder.request = redact(argument.request, secrets)
+    responder.request_meta = redact(argument.request_meta, secrets)
+    return responder
+
+
+def _trust_no_schema(session: Any, tool: str) -> None:
+    """Have a session validate no result by the server's own schema.
+
+    The patterns in it run in Python's engine, without limit, on the event loop and while a credential lives.
+    """
+    session._tool_output_schemas[tool] = None
 
 
 def _single(group: ExceptionGroup[Exception]) -> Exception:
