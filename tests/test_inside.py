@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
+from functools import partial, partialmethod
+from reprlib import recursive_repr
 from time import perf_counter, process_time
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -99,6 +100,29 @@ class Hidden:
         return repr(object.__getattribute__(self, "body"))
 
 
+class Indirect(Exception):
+    """Has its text written by a method that is no plain function."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__("x")
+        self.body = body
+
+    def _write(self, before: str) -> str:
+        return f"{before}{self.body}"
+
+    __str__ = partialmethod(_write, "x")
+
+
+class Recursive(Indirect):
+    @recursive_repr()
+    def __str__(self) -> str:
+        return f"{self.body}"
+
+
+class Called(Indirect):
+    __str__ = partial(str, "x")
+
+
 @dataclass(slots=True)
 class Data:
     body: Any
@@ -143,6 +167,9 @@ HIDING: dict[str, Callable[[Any], Any]] = {
     "a text with an attribute": text_with,
     "a private attribute": private_with,
     "what pretends": Hidden,
+    "an attribute of an exception": Indirect,
+    "an attribute that a decorated method writes": Recursive,
+    "an attribute beside a method that is no function": Called,
     "the name of a file": lambda inner: OSError(2, "no such file", inner),
     "notes": noted,
     "an exception in exceptions": lambda inner: [ExceptionGroup("x", [ValueError(ValueError(inner))])],
@@ -245,7 +272,7 @@ def test_ordinary_objects_are_within_the_limits_of_a_result() -> None:
 def test_the_text_of_a_class_of_the_application_is_not_known() -> None:
     for kind in (dict, ToolMessage, Data, BaseModel, ValueError, SimpleNamespace, UserDict, Pair):
         assert has_known_text(kind)
-    for own in (Slotted, Private, Row, Table, Text):
+    for own in (Slotted, Private, Row, Table, Text, Indirect, Recursive, Called):
         assert not has_known_text(own)
 
 

@@ -6,6 +6,7 @@ task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
 arguments   `Arguments`: the validated arguments of a call, frozen
 limits      `Limits`, `CallLimits`: how much a call and its result may hold
+inside      what a value holds, read without the code of its class
 provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
 decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
 inputs      the table of what rules can see of a request

@@ -35,8 +35,11 @@ from types import (
     GeneratorType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    MethodDescriptorType,
     ModuleType,
+    NoneType,
     TracebackType,
+    WrapperDescriptorType,
 )
 from typing import Any
 
@@ -67,7 +70,9 @@ _NAMED = (
     asyncio.AbstractEventLoop, asyncio.Future, Executor, Future, Context,
 )  # fmt: skip
 _KNOWN = sys.stdlib_module_names | {"agentguard", "pydantic", "langchain_core", "langgraph", "mcp"}
+_CALLING = ("functools", "reprlib")  # whose functions call anybody's
 _WRITING = ("__repr__", "__str__", "__repr_args__", "__rich_repr__", "__iter__", "__len__", "items")
+_IN_C = (WrapperDescriptorType, MethodDescriptorType, MemberDescriptorType, GetSetDescriptorType, NoneType)
 _TRACKED = 1 << 14  # Py_TPFLAGS_HAVE_GC: an object of such a type may refer to others
 _OF_FILE = ("strerror", "filename", "filename2")  # of an OSError, which its text shows beside its arguments
 _BUFFERS = ("array", "numpy")  # modules whose arrays show their memory
@@ -110,14 +115,22 @@ def has_known_text(kind: Any) -> bool:
 
     Other code may do anything, such as load from a database what it then shows.
     """
-    for name in _WRITING:
-        method = getattr(kind, name, None)
-        if isinstance(method, FunctionType):
-            module = str(method.__globals__.get("__name__"))
-            if module.partition(".")[0] not in _KNOWN:
-                return False
+    if not all(_is_known(kind, getattr(kind, name, None)) for name in _WRITING):
+        return False
     decorators = getattr(kind, "__pydantic_decorators__", None)  # pydantic shows computed fields too
     return not getattr(decorators, "computed_fields", None)
+
+
+def _is_known(kind: Any, method: Any) -> bool:
+    """Return whether a method is written in C, by Python, a known framework, or for a dataclass."""
+    while hasattr(method, "__wrapped__"):
+        method = method.__wrapped__
+    if not isinstance(method, FunctionType):
+        return isinstance(method, _IN_C)
+    if method.__code__.co_filename == "<string>":
+        return is_dataclass(kind)
+    module = str(method.__globals__.get("__name__"))
+    return module not in _CALLING and module.partition(".")[0] in _KNOWN
 
 
 def variables(value: object) -> dict[str, Any]:
@@ -256,4 +269,4 @@ def _objects_of_array(value: Any) -> tuple[object, ...]:
 
 def _writes_itself(kind: type) -> bool:
     """Return whether code of Python writes the text of such an object, and so may write its attributes."""
-    return any(isinstance(getattr(kind, name, None), FunctionType) for name in ("__repr__", "__str__"))
+    return not all(isinstance(getattr(kind, name, None), _IN_C) for name in ("__repr__", "__str__"))
