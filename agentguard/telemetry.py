@@ -112,15 +112,16 @@ class Telemetry:
 
     def anomaly(self, kind: str, resource: str, *, legacy: bool) -> None:
         """Count one anomaly."""
-        _quietly(self._anomalies.add, 1, {"kind": kind, "resource": resource, "legacy": legacy})
+        attributes = {"kind": kind, "resource": label(resource), "legacy": legacy}
+        _quietly(self._anomalies.add, 1, attributes)
 
     def revocation_unknown(self, broker: str) -> None:
         """Count one credential that is not known to be revoked and ends by itself."""
-        _quietly(self._unrevoked.add, 1, {"broker": broker})
+        _quietly(self._unrevoked.add, 1, {"broker": label(broker)})
 
     def question(self, tool: str, path: str) -> None:
         """Count one question to a person."""
-        _quietly(self._questions.add, 1, {"tool": tool, "path": path})
+        _quietly(self._questions.add, 1, {"tool": label(tool), "path": path})
 
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""

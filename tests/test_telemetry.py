@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from itertools import pairwise
@@ -16,12 +17,13 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.tools import BaseTool, ToolException, tool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import StatusCode, get_current_span
+from pydantic import ValidationError
 
 from agentguard import Guard, Obligation, ToolPath
 from agentguard.approvals import CallbackApprover
@@ -403,3 +405,49 @@ async def test_ids_of_rules_and_calls_are_bounded_in_a_span(
     assert all(text.isprintable() for text in recorded)
     assert sum(len(text.encode()) for text in recorded) < 30_000
     assert (span.attributes or {})["agentguard.policy.ids"]
+
+
+@pytest.mark.promise("spans-encodable")
+@pytest.mark.parametrize("call_id", [5, 1.5, True, {"a": "\ud800"}, ["x"] * 10_000])
+async def test_a_call_whose_id_is_no_text_is_recorded_all_the_same(
+    kit: Kit, captured: CapturedSpans, mode: Mode, call_id: Any
+) -> None:
+    guard, look_up = guarded(kit, captured)
+    call = {"type": "tool_call", "name": "look_up", "id": call_id, "args": {"text": "y"}}
+    with guard.task("test", subject="alice", mandate={"tools": "*"}), suppress(ValidationError):
+        await mode.invoke(look_up, call)  # langchain has no message for the answer to such an id
+    assert kit.decisions() == ["permit"]
+    (span,) = roots(captured)
+    assert all(text.isprintable() and len(text) <= 300 for text in texts([*(span.attributes or {}).values()]))
+
+
+@pytest.mark.promise("spans-encodable")
+@pytest.mark.parametrize("name", ["a\nb\x1b[2K", "\u202eevil", "x" * 300_000])
+async def test_no_name_of_a_tool_or_a_resource_loses_a_metric(
+    kit: Kit, captured: CapturedSpans, mode: Mode, name: str
+) -> None:
+    """A server names its tools, and the question about a call is counted by the name of its tool."""
+    kit.rule.answer = lambda request: PERMIT if request.approval else ASK
+    reader = InMemoryMetricReader()
+    guard = kit.another(
+        tracer_provider=captured.tracer_provider,
+        meter_provider=MeterProvider([reader]),
+        approver=lambda _request: True,
+    )
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    served = StructuredTool.from_function(lambda text: text, name=name, description="d", args_schema=schema)
+    (served_tool,) = guard.wrap(classified(served))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(served_tool, {"text": "y"})
+    guard.enforcement.telemetry.anomaly("origin", f"{name}\ud800", legacy=False)
+    guard.enforcement.telemetry.revocation_unknown(f"{name}\ud800")
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics]
+    points = {m.name: [dict(point.attributes or {}) for point in m.data.data_points] for m in metrics}
+    assert set(points) >= {"agentguard.questions", "agentguard.anomalies", "agentguard.unrevoked"}
+    for text in texts(
+        [value for entries in points.values() for entry in entries for value in entry.values()]
+    ):
+        assert text.isprintable()
+        assert len(text) <= 200

@@ -43,6 +43,20 @@ def test_each_argument_of_a_log_line_of_ours_is_printable(
     assert caplog.records[0].getMessage().endswith("policy after 1.2 s and 2")
 
 
+@pytest.mark.promise("text-is-text")
+@pytest.mark.parametrize("argument", ["x" * 1_000_000, "\ud800" * 1_000_000, ["x"] * 1_000_000])
+def test_no_argument_of_a_log_line_pushes_others_out_of_the_log(
+    caplog: pytest.LogCaptureFixture, argument: object
+) -> None:
+    log = logging.getLogger("agentguard")
+    log.error("denied %s: %s", argument, "policy")
+    log.error("denied %(tool)s", {"tool": argument})
+    for record in caplog.records:
+        assert len(record.getMessage()) < 5_000
+        record.getMessage().encode()
+    assert caplog.records[0].getMessage().endswith(": policy")
+
+
 def test_an_argument_that_cannot_be_read_does_not_end_a_call(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("agentguard").error("denied %s", _Unreadable())
     assert len(caplog.records) == 1
