@@ -135,7 +135,7 @@ class Approvals:
             shown_digest=request.arguments.shown_digest,
         )
         recorded = await stored(self._operations.save_approval(question))
-        while self._has_expired(recorded):
+        while recorded != question and self._has_expired(recorded):
             question = replace(question, id=sha256(f"again {recorded.id}".encode()).hexdigest()[:32])
             recorded = await stored(self._operations.save_approval(question))
         return recorded

@@ -209,6 +209,15 @@ async def test_a_task_asks_no_more_than_its_budget_about_questions_that_expire(
     assert kit.decisions() == ["budget"]
 
 
+@pytest.mark.promise("asked-once")
+async def test_a_question_that_has_no_time_is_asked_once(mode: Mode, kit: Kit) -> None:
+    guard = kit.another(approval_lifetime=0.0)
+    bank = Bank(kit, mode, "middleware", PAY, guard=guard)
+    with guard.task("t", subject="alice", mandate={"tools": "*"}) as task:
+        await bank.asked(GO)
+        assert task.state().questions == 1
+
+
 # --- the rules or the call change
 
 
