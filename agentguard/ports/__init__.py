@@ -101,8 +101,8 @@ class Broker(Protocol):
     - ``prepare(grant) -> str``: returns the handle of what is about to be minted. The guard records it before
       it calls `issue`, so that a crash in between loses track of nothing.
     - ``note(handle, expires_at) -> (key, until)``: see `BrokerTraits.notes_in`.
-    - ``issuer``: the `iss` of its tokens. A signal of a source that speaks for this issuer may name one of them
-      by its `jti`, if that is the handle or the id of the grant.
+    - ``issuer``: the `iss` of its tokens. A signal of a source that speaks for this issuer may name one of
+      them by its `jti`, if that is the handle or the id of the grant.
     """
 
     @property
