@@ -93,6 +93,7 @@ LARGE: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.promise("results-in-bounded-time")
 @pytest.mark.parametrize("kind", LARGE)
 def test_many_short_texts_beside_an_echoed_secret_are_looked_through_at_once(kind: str) -> None:
