@@ -5,7 +5,8 @@
 installs what is missing into a cache outside the tree (``$AGENTGUARD_CACHE``, or else
 ``~/.cache/agentguard``), starts each server on a free loopback port with its state in a private
 temporary folder, runs COMMAND with the variables ``AGENTGUARD_TEST_…`` that lead to them, and stops
-them all, however the command ends. The system's packages (PostgreSQL, Redis, Node, Go) must be there.
+them all, however the command ends. The system's packages (PostgreSQL, Redis, Node, Go, Java and
+Maven) must be there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.cerbos import Cerbos
+from tests.servers.keycloak import Keycloak
 from tests.servers.moto import Moto
 from tests.servers.oidc import Oidc
 from tests.servers.opa import Opa
@@ -32,7 +34,7 @@ __all__ = ["NAMES", "ServerError", "running"]
 
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
-    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos, Opa)
+    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos, Opa, Keycloak)
 }
 NAMES = tuple(_TABLE)
 
