@@ -168,21 +168,27 @@ class Appender:
         """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
         end = self._end
         head = tail_of(old, size).head if end is None or _ends_at(old, end) else end.head
-        new = _open(self.path)
+        new, copy = _open(self.path), False
         try:
             _lock_file(new, remaining)
             new_size = os.fstat(new).st_size
             at_path = _is_at(self.path, os.fstat(new))
             if at_path and head != GENESIS and _first_continued(new) != head:
                 self._size, self._end = -1, None
-                self._append(new, new_size, _moved(old, new, new_size, {"at": at}, head))
+                copy = new_size > 0 and _begins_with(old, new, new_size)
+                self._append(new, new_size, _moved({"at": at}, head, copy=copy))
         except BaseException:
             os.close(new)
             raise
         if not at_path:  # the new file was moved too: the caller tries again, and still knows the old one
             os.close(new)
             return old
-        log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
+        if copy:
+            log.error(
+                "%s was replaced by an older copy, which lacks what was written up to %s", self.path, head
+            )
+        else:
+            log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
         os.close(old)  # and with it the lock of the old file
         self._file, self._size, self._end = new, -1, None
         return new
@@ -236,13 +242,12 @@ def _ends_at(file: int, end: _End) -> bool:
     return os.pread(file, len(tail), max(0, end.offset - len(tail))) == tail
 
 
-def _moved(old: int, new: int, size: int, record: dict[str, Any], head: Head) -> dict[str, Any]:
+def _moved(record: dict[str, Any], head: Head, *, copy: bool) -> dict[str, Any]:
     """Return what to write in the file that is now at the path: it continues the old one, or is a copy of it.
 
     An older copy of the log (a backup that was restored) lacks what was written since: that is a cut.
     """
-    if size and _begins_with(old, new, size):
-        log.error("the log was replaced by an older copy, which lacks what was written up to %s", head)
+    if copy:
         return record | {"event": "cut", "after": str(head)}
     return record | {"event": "continued", "continues": str(head)}
 
