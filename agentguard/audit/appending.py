@@ -175,7 +175,7 @@ class Appender:
             at_path = _is_at(self.path, os.fstat(new))
             if at_path and head != GENESIS and _first_continued(new) != head:
                 self._size, self._end = -1, None
-                copy = new_size > 0 and _begins_with(old, new, new_size)
+                copy = 0 < new_size < size and _begins_with(old, new, new_size)
                 self._append(new, new_size, _moved({"at": at}, head, copy=copy))
         except BaseException:
             os.close(new)
