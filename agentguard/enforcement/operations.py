@@ -36,6 +36,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Login,
+    LoginName,
     Outcome,
     ReadEffects,
     TaskState,
@@ -47,6 +48,7 @@ from agentguard.ports import Broker, Transmitter
 __all__ = ["Operations", "OperationsPair", "operations_of", "stored", "unapproved"]
 
 T = TypeVar("T")
+Whose = TypeVar("Whose", contravariant=True)
 # what a model is told about an approval; of all else, that none holds
 _ADVICE = {
     CallRejected: "A person did not approve this call. Do not make it again; tell the user.",
@@ -71,6 +73,13 @@ class EndCall(Protocol):
         remember: tuple[str, float] | None = None,
     ) -> Awaitable[None]:
         """Note how the call ended."""
+
+
+class Active(Protocol[Whose]):
+    """`ports.Store.active` and `active_in`."""
+
+    def __call__(self, whose: Whose, /, *, without: LoginName = "") -> Awaitable[tuple[str, ...]]:
+        """Return the ids of active tasks."""
 
 
 class Live(Protocol):
@@ -110,8 +119,8 @@ class Operations:
     forget: Callable[[str], Awaitable[None]]
     live: Live
     end_task: Callable[[str, TaskStatus, Iterable[LiveCredential]], Awaitable[tuple[str, ...]]]
-    active: Callable[[str], Awaitable[tuple[str, ...]]]
-    active_in: Callable[[Login], Awaitable[tuple[str, ...]]]
+    active: Active[str]
+    active_in: Active[Login]
     save_approval: Callable[[Approval], Awaitable[Approval]]
     answer_approval: Callable[[Approval], Awaitable[None]]
     approval: Callable[[str], Awaitable[Approval | None]]

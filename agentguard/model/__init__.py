@@ -32,7 +32,7 @@ from agentguard.model.decision import (
     Effect,
     Obligation,
 )
-from agentguard.model.identity import Identity, Login
+from agentguard.model.identity import Identity, Login, LoginName
 from agentguard.model.limits import CallLimits, Limits
 from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import (
@@ -76,6 +76,7 @@ __all__ = [
     "Limits",
     "LiveCredential",
     "Login",
+    "LoginName",
     "Mandate",
     "Obligation",
     "Origin",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Identity", "Login"]
+__all__ = ["Identity", "Login", "LoginName"]
+
+LoginName = Literal["", "subject", "session", "jti"]
+"""A name that a `Login` may have, or "" for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Login,
+    LoginName,
     Outcome,
     ReadEffects,
     TaskState,
@@ -88,13 +89,18 @@ class Store(Protocol):
         what they say as `call_id` and `handle`.
         """
 
-    def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the tasks of *subject* that are active."""
+    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the tasks of *subject* that are active.
 
-    def active_in(self, login: Login) -> tuple[str, ...]:
+        With *without*, return only those that have no `TaskState.login`, or one that lacks this name. The
+        guard gives it only for a logout of one session, or of one token. A user may have many tasks, so this
+        is one query, which reads no task by itself.
+        """
+
+    def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
         """Return the ids of the active tasks whose `TaskState.login` has each name that *login* has.
 
-        *login* has an issuer, and a subject, a session or a token.
+        *login* has an issuer, and a subject, a session or a token. *without* is as in `active`.
         """
 
     def remember(self, key: str, until: float) -> bool:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any
 
 from agentguard.concurrency.drive import operation_pair
@@ -29,6 +30,7 @@ _STREAM_EVENTS = frozenset(
     for name in ("verification", "stream-updated")
 )  # SSF 1.0 section 8.1.4 and 8.1.5: about the stream, and never about a session
 _LIMIT = 16 * 1024  # bytes, the same limit as for any token
+_LONGEST = 300.0  # seconds for which *revoke* may go on after its sender was answered 503
 log = logging.getLogger("agentguard")
 
 
@@ -47,7 +49,8 @@ class Receiver:
     *audience* names this receiver. *max_age* is how long ago a signal may have been issued. It is long,
     since a sender tries again while this receiver is down, and a refused signal would leave a session
     alive. *store* remembers processed signals for the same time. *timeout* applies to reading the body,
-    to each store operation, and to *revoke*. All times are seconds.
+    to each store operation, and to *revoke*. All times are seconds. A *revoke* that takes longer goes on for
+    at most 300 seconds after the answer 503. The same signal that comes again meanwhile waits for it.
 
     Raises:
         ConfigurationError: A source's key is unusable, or two sources have the same key id.
@@ -67,6 +70,7 @@ class Receiver:
     ) -> None:
         self._sources = Sources(sources, audience=audience, max_age=max_age, leeway=leeway)
         self._revoke, self._timeout, self._clock = revoke, timeout, clock
+        self._work: dict[str, asyncio.Future[None]] = {}  # by the key of the signal that is being processed
         self._memory = max_age + 2 * leeway  # seconds for which a processed signal is remembered
         self._known = operation_pair(store, "known", timeout=timeout).async_
         self._remember = operation_pair(store, "remember", timeout=timeout, shielded=True).async_
@@ -135,10 +139,14 @@ class Receiver:
         try:
             if await self._known(key) is True:
                 return
-            async with asyncio.timeout(self._timeout):
-                await self._revoke(event)
-            # recorded after revoke: if revoke failed, a signal recorded before it would be lost
-            await self._remember(key, self._clock() + self._memory)
+            work = self._work.get(key)
+            if work is None or work.get_loop() is not asyncio.get_running_loop():
+                work = self._work[key] = asyncio.ensure_future(self._apply(key, event))
+                work.add_done_callback(partial(self._forget_work, key))
+            # not cancelled when the time is over: a user of many tasks could otherwise never be logged out
+            if not (await asyncio.wait([work], timeout=self._timeout))[0]:
+                raise TimeoutError
+            work.result()
         except VerificationError:
             raise
         except Exception as error:  # noqa: BLE001  whatever fails, a signal is acknowledged only if it is done
@@ -146,6 +154,18 @@ class Receiver:
             raise refusal(
                 "temporarily_unavailable", "the signal could not be processed; send it again", status=503
             ) from None
+
+    async def _apply(self, key: str, event: SessionRevoked) -> None:
+        async with asyncio.timeout(max(_LONGEST, self._timeout)):
+            await self._revoke(event)
+        # recorded after revoke: if revoke failed, a signal recorded before it would be lost
+        await self._remember(key, self._clock() + self._memory)
+
+    def _forget_work(self, key: str, work: asyncio.Future[None]) -> None:
+        if self._work.get(key) is work:
+            del self._work[key]
+        if not work.cancelled():
+            work.exception()  # retrieved here, so that the loop does not log it where nobody waits any more
 
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ The functions are pure: a store reads the state, calls one of them, and writes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from agentguard.errors import ApprovalError, ApprovalUsed, BudgetExhausted, CallRejected, TaskNotActive
@@ -17,6 +17,7 @@ from agentguard.model import (
     Call,
     Label,
     LiveCredential,
+    LoginName,
     ReadEffects,
     TaskState,
     TaskStatus,
@@ -107,6 +108,16 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
     if approval.status is not ApprovalStatus.APPROVED:
         raise ApprovalError(f"approval {approval.id} is {approval.status}")
     return replace(approval, status=ApprovalStatus.USED)
+
+
+def active_ids(states: Iterable[TaskState], without: LoginName, now: float) -> tuple[str, ...]:
+    """Return the ids of those tasks that are active, and whose login, if any, lacks the name *without*."""
+    return tuple(
+        state.id
+        for state in states
+        if state.ended(now) is None
+        and not (without and state.login is not None and getattr(state.login, without))
+    )
 
 
 def room(state: TaskState, effects: ReadEffects) -> tuple[Label, ...]:

@@ -81,8 +81,14 @@ ACTIVE_FOR = (
 )
 ACTIVE_IN = (  # by the place of a name in a login: subject, session, token
     "SELECT id FROM tasks WHERE status = 'active' AND deadline > ? AND json_extract(fixed, '$.login[{}]') = ?"
+    " AND json_extract(fixed, '$.login[0]') = ? AND ? IN ('', json_extract(fixed, '$.login[1]'))"
+    " AND ? IN ('', json_extract(fixed, '$.login[2]')) AND ? IN ('', json_extract(fixed, '$.login[3]'))"
 )
-ACTIVE_BY = {name: ACTIVE_IN.format(place) for place, name in enumerate(("subject", "session", "jti"), 1)}
+PLACES = {"subject": 1, "session": 2, "jti": 3}
+ACTIVE_BY = {name: ACTIVE_IN.format(place) for name, place in PLACES.items()}
+WITHOUT = {"": ""} | {  # the login of the task lacks a name, or the task has no login
+    name: f" AND coalesce(json_extract(fixed, '$.login[{place}]'), '') = ''" for name, place in PLACES.items()
+}
 FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
     "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"

@@ -45,14 +45,17 @@ class TaskRows:
         lineage = () if state is None else state.lineage
         return [(task_id, state), *((ancestor, self.one(db, ancestor)) for ancestor in lineage)]
 
-    def active_in(self, db: sqlite3.Connection, login: Login, now: float) -> tuple[str, ...]:
-        """Return the ids of the active tasks whose login has the names of *login*."""
+    @staticmethod
+    def active_in(db: sqlite3.Connection, login: Login, without: str, now: float) -> tuple[str, ...]:
+        """Return the ids of the active tasks whose login has the names of *login*, and no name *without*.
+
+        No task is decoded, as a user may have many.
+        """
         names = ((name, getattr(login, name)) for name in ("jti", "session", "subject"))
         column, value = next((pair for pair in names if pair[1]), ("subject", ""))
-        states = [self.one(db, row[0]) for row in db.execute(_sql.ACTIVE_BY[column], (now, value)).fetchall()]
-        return tuple(
-            state.id for state in states if state and state.login is not None and state.login.matches(login)
-        )
+        statement = _sql.ACTIVE_BY[column] + _sql.WITHOUT[without]
+        values = (now, value, login.issuer, login.subject, login.session, login.jti)
+        return tuple(row[0] for row in db.execute(statement, values))
 
     def note_read(self, db: sqlite3.Connection, call_id: str, effects: ReadEffects) -> None:
         """Record what the task of a running call, and each task of its lineage, has read by it."""

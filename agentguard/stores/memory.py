@@ -16,6 +16,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Login,
+    LoginName,
     Outcome,
     ReadEffects,
     TaskState,
@@ -170,22 +171,19 @@ class MemoryStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
-    def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the active tasks of *subject*."""
-        with self._lock:
-            now = self._clock()
-            return tuple(
-                state.id
-                for state in self._tasks.values()
-                if state.identity.subject == subject and state.ended(now) is None
-            )
-
-    def active_in(self, login: Login) -> tuple[str, ...]:
-        """Return the ids of the active tasks that were begun in *login*."""
+    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
         with self._lock:
             now, states = self._clock(), list(self._tasks.values())
-        in_login = [state for state in states if state.login is not None and state.login.matches(login)]
-        return tuple(state.id for state in in_login if state.ended(now) is None)
+        return _rules.active_ids((one for one in states if one.identity.subject == subject), without, now)
+
+    def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""
+        with self._lock:
+            now, states = self._clock(), list(self._tasks.values())
+        return _rules.active_ids(
+            (one for one in states if one.login and one.login.matches(login)), without, now
+        )
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""

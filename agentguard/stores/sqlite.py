@@ -17,6 +17,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     Login,
+    LoginName,
     Outcome,
     ReadEffects,
     TaskState,
@@ -180,15 +181,16 @@ class SqliteStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
-    def active(self, subject: str) -> tuple[str, ...]:
-        """Return the ids of the active tasks of *subject*."""
+    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
+        statement = _sql.ACTIVE_FOR + _sql.WITHOUT[without]
         with self._db.connection() as db:
-            return tuple(row[0] for row in db.execute(_sql.ACTIVE_FOR, (self._clock(), subject)))
+            return tuple(row[0] for row in db.execute(statement, (self._clock(), subject)))
 
-    def active_in(self, login: Login) -> tuple[str, ...]:
-        """Return the ids of the active tasks that were begun in *login*."""
+    def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""
         with self._db.connection() as db:
-            return self._tasks.active_in(db, login, self._clock())
+            return self._tasks.active_in(db, login, without, self._clock())
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agentguard.enforcement.operations import Operations
 from agentguard.jose import text_claim, unverified_claims
-from agentguard.model import Login, Secret
+from agentguard.model import Login, LoginName, Secret
 
 if TYPE_CHECKING:
     from agentguard.signals import SessionRevoked
@@ -41,9 +41,9 @@ async def tasks_of(
     """Return the ids of the tasks that a signal ends; some of them may be over already.
 
     *issuer* is by whose name signals name our own tasks, users and credentials; *issuers* are those of our
-    brokers, by the name of the route. Another issuer's session ends the tasks of that session, and those of
-    its user whose session is not known. A session that no task is known to be of may be any of the user's.
-    So it ends all tasks of the user, as ``ALL`` does.
+    brokers, by the name of the route. Another issuer's session ends the tasks of that session, which come
+    first, and those of its user whose session is not known. A session that no task is known to be of may be
+    any of the user's. So it ends all tasks of the user, as ``ALL`` does.
 
     Raises:
         StoreError: The store cannot be read.
@@ -58,11 +58,10 @@ async def tasks_of(
         if event.task_id is not None or event.token is not None:
             return in_login  # a task or a credential of ours that is unknown is over
         return await _of_user(event, issuer, operations)
-    of_user = await _of_user(event, issuer, operations)
     if not in_login or event.task_id == _ALL:
-        return of_user
-    name = "session" if event.token is None else "jti"
-    return [*in_login, *[id_ for id_ in of_user if not await _login_name(id_, name, operations)]]
+        return await _of_user(event, issuer, operations)
+    name: LoginName = "session" if event.token is None else "jti"
+    return [*in_login, *await _of_user(event, issuer, operations, without=name)]
 
 
 async def _of_credential(
@@ -91,18 +90,21 @@ async def _in_login(event: SessionRevoked, operations: Operations) -> list[str]:
     return [id_ for login in logins for id_ in await operations.active_in(login)]
 
 
-async def _of_user(event: SessionRevoked, issuer: str, operations: Operations) -> list[str]:
-    """Return the active tasks of the event's user, by its name at its issuer and by its names here."""
+async def _of_user(
+    event: SessionRevoked, issuer: str, operations: Operations, *, without: LoginName = ""
+) -> list[str]:
+    """Return the active tasks of the event's user, by its name at its issuer and by its names here.
+
+    With *without*, return only those whose login lacks this name.
+    """
+    # a store that was written before *without* gets it only where it is needed
+    options: dict[str, LoginName] = {"without": without} if without else {}
     subjects, ids = set(event.subjects), list[str]()
     if event.user is not None:
-        ids += await operations.active_in(Login(issuer=event.user.issuer, subject=event.user.name))
+        login = Login(issuer=event.user.issuer, subject=event.user.name)
+        ids += await operations.active_in(login, **options)
         if event.user.issuer == issuer:
             subjects.add(event.user.name)
     for subject in sorted(subjects):
-        ids += await operations.active(subject)
+        ids += await operations.active(subject, **options)
     return ids
-
-
-async def _login_name(task_id: str, name: str, operations: Operations) -> str:
-    state = await operations.task(task_id)
-    return "" if state is None or state.login is None else str(getattr(state.login, name))

@@ -159,6 +159,8 @@ class StoreContract(ApprovalContract, EffectsContract):
         assert await active_in(session="s-1", subject="another") == set()
         assert await active_in(session="4711") == await active_in(jti="s-1") == set()
         assert await active_in("https://evil.example", session="s-1") == set()
+        assert await store.active_in(login, without="subject") == ()
+        assert await store.active((await store.task("opaque")).identity.subject, without="jti") == ("opaque",)
         self.now = 1501.0
         assert await active_in(subject="4711") == {"one"}
 
