@@ -3,7 +3,8 @@
 arguments  the command line, and which variables the child inherits
 secrets    reads the secrets, renews them while the child lives, and revokes them at its end
 files      the files in memory by which the child reads a secret
-openbao    the login and the leases at OpenBao
+openbao    how OpenBao is reached, and the revocation of what killed runs have left
+leases     one login at OpenBao and its leases
 outbox     what must be revoked if this run dies
 run        the audit record, the delivery of secrets to the child, and its restarts
 child      the child process and the signals
@@ -28,7 +29,7 @@ from agentguard.cli.exec.run import Delivery, Renew, RunRecord, run_child, warn
 from agentguard.cli.exec.secrets import Secrets
 from agentguard.concurrency.hiding import hide_process
 from agentguard.credentials.sources import whole
-from agentguard.errors import AgentGuardError, ConfigurationError
+from agentguard.errors import AgentGuardError, ConfigurationError, IssueError
 from agentguard.model import Secret
 
 if TYPE_CHECKING:
@@ -152,9 +153,10 @@ def _run(
 def _revoke(secrets: Secrets, record: RunRecord) -> None:
     problems = secrets.revoke()
     for problem in problems:
-        warn(f"not known to be revoked; the next run tries it again: {problem}")
-    if problems or secrets.leased_names:
-        record.add("not revoked" if problems else "revoked", secrets.leased_names)
+        warn(str(problem))
+    unrevoked = any(isinstance(problem, IssueError) for problem in problems)
+    if unrevoked or secrets.leased_names:
+        record.add("not revoked" if unrevoked else "revoked", secrets.leased_names)
 
 
 def _openbao_client(settings: Mapping[str, str], state: Path, stack: ExitStack) -> OpenBaoClient:

@@ -14,6 +14,7 @@ The command can remove entries. What they name then ends by its expiry.
 from __future__ import annotations
 
 import hmac
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ class Outbox:
 
     def __init__(self, directory: Path, place: str, token: Secret | None) -> None:
         self._store = SqliteStore(directory / "exec.db")
+        self._ids: dict[str, str] = {}  # of the entries in the store, by the ids that callers use
         self._place = f"exec {place}" if token is None else f"exec with a token {place}"
         self._seal = None
         if token is not None:
@@ -57,22 +59,39 @@ class Outbox:
         Raises:
             StoreError: The entry is not written.
         """
-        process = owner()
+        process, previous = owner(), self._ids.get(id)
+        if previous is None or self._seal is None:  # the store replaces an equal name in one step
+            self._ids[id] = id
+        else:  # the seal of a name differs each time: the old entry goes after the new one is there
+            self._ids[id] = f"{id}~{secrets.token_urlsafe(6)}"
         entry = LiveCredential(
-            call_id=id,
+            call_id=self._ids[id],
             task_id="exec",
             broker=self._place,
             handle=name if self._seal is None else self._seal.seal(name, context=self._context(process)),
             expires_at=expires_at,
             owner=process,
         )
-        self._store.forget(id)  # the same name has another handle each time
         with suppress(TaskNotActive):  # the store records it all the same; a command is no task
             self._store.track(entry)
+        if previous not in (None, entry.call_id):
+            self._store.forget(previous)
 
     def remove(self, id: str) -> None:
-        """Remove an entry: what it names is revoked, or has ended."""
-        self._store.forget(id)
+        """Remove an entry: what it names is revoked, or has ended.
+
+        Raises:
+            StoreError: The entry is not removed.
+        """
+        self._store.forget(self._ids.get(id, id))
+
+    def holds(self, id: str) -> bool:
+        """Return whether an entry of this process stands.
+
+        Raises:
+            StoreError: The entries cannot be read.
+        """
+        return any(entry.call_id == self._ids.get(id) for entry in self._store.live())
 
     def orphans(self) -> Iterator[Entry]:
         """Yield the entries of processes that no longer run."""

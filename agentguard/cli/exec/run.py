@@ -14,7 +14,7 @@ from typing import Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.cli.exec.child import Child, SignalWatch
 from agentguard.cli.exec.files import SecretFile
-from agentguard.cli.exec.secrets import Secrets
+from agentguard.cli.exec.secrets import Problems, Secrets
 from agentguard.errors import ConfigurationError
 from agentguard.text import printable
 
@@ -94,7 +94,7 @@ class Delivery:
         self._fill()
         return self._renew is Renew.RESTART
 
-    def revoke_superseded(self) -> list[str]:
+    def revoke_superseded(self) -> Problems:
         """Revoke the leases of the child that has ended. Return the errors."""
         return self._secrets.revoke_superseded()
 
@@ -130,7 +130,7 @@ def run_child(argv: list[str], delivery: Delivery, watch: SignalWatch) -> int:
         if status is not None:
             return status
         for problem in delivery.revoke_superseded():
-            warn(f"not known to be revoked yet: {problem}")
+            warn(str(problem))
 
 
 def warn(text: str) -> None:

@@ -12,10 +12,11 @@ from agentguard.errors import IssueError, StoreError
 from agentguard.model import Secret
 
 if TYPE_CHECKING:  # it needs an extra that other sources do not need
-    from agentguard.cli.exec.openbao import Leases
+    from agentguard.cli.exec.leases import Leases
 
-__all__ = ["Secrets"]
+__all__ = ["Problems", "Secrets"]
 
+Problems = list[IssueError | StoreError]  # an IssueError: something is not known to be revoked
 _RETRY_AFTER = 5.0  # seconds after a failed renewal
 
 
@@ -41,6 +42,7 @@ class Secrets:
         self._refresh, self._read_at = refresh, math.inf
         self._leases: list[Leases] = []  # the last is in use, those before it are superseded
         self._leased: set[str] = set()  # locators of secrets with a lease
+        self._problems: Problems = []  # of revocations, which nobody was told of yet
         self._not_before = 0.0
 
     def fetch(self) -> None:
@@ -77,13 +79,16 @@ class Secrets:
         """The variables whose values have a lease, which ends with the child."""
         return [name for name, reference in self._references.items() if reference.locator in self._leased]
 
-    def revoke_superseded(self) -> list[str]:
-        """Revoke the leases that are no longer in use. Return the errors; the outbox keeps what failed."""
-        return self._revoke(self._leases[:-1])
+    def revoke_superseded(self) -> Problems:
+        """Revoke the leases that are no longer in use. Return the errors since the last such call."""
+        self._revoke(self._leases[:-1])
+        problems, self._problems = self._problems, []
+        return problems
 
-    def revoke(self) -> list[str]:
-        """Revoke all leases. Return the errors; the outbox keeps what failed."""
-        return self._revoke(list(self._leases))
+    def revoke(self) -> Problems:
+        """Revoke all leases. Return the errors that no `revoke_superseded` has returned."""
+        self._revoke(list(self._leases))
+        return self._problems
 
     def _renew(self) -> None:
         now = time.time()
@@ -133,12 +138,7 @@ class Secrets:
             self._revoke([leases])
         return wholes
 
-    def _revoke(self, logins: list[Leases]) -> list[str]:
-        problems = []
+    def _revoke(self, logins: list[Leases]) -> None:
         for leases in logins:
-            try:
-                leases.revoke()
-            except (IssueError, StoreError) as error:
-                problems.append(str(error))
+            self._problems += leases.revoke()
             self._leases.remove(leases)
-        return problems
