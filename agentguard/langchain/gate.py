@@ -15,12 +15,13 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
 from agentguard.langchain.made_defaults import model_of, repeated
 from agentguard.langchain.run_state import state_arguments, state_values
 from agentguard.langchain.runs import run_of
-from agentguard.langchain.schema import NONE, ArgumentSchema, schema_error
+from agentguard.langchain.schema import NONE, ArgumentSchema
 from agentguard.langchain.seal import RunningCall, running_call, seal
 from agentguard.langchain.streams import is_runtime
 

@@ -17,9 +17,10 @@ from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
 from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticKnownError, PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
+from agentguard.langchain.argument_errors import validator_failed
 from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.choices import Choices, choices_of, open_choices
 from agentguard.langchain.declared_schema import DeclaredSchema
@@ -28,13 +29,9 @@ from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import digest_of
 
-__all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "schema_error"]
+__all__ = ["NONE", "ArgumentSchema", "ValidatedArguments"]
 
 Values = dict[str, Any]
-# pydantic's types of errors whose message holds what code of the application has raised
-_RAISED = frozenset(
-    {"value_error", "assertion_error", "get_attribute_error", "iteration_error", "mapping_type"}
-)
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -130,53 +127,6 @@ def _written(raw: Values) -> str:
         )
     except (PydanticSerializationError, RecursionError) as error:
         raise Denied.of(DenialCode.INVALID_ARGUMENTS, f"no canonical form: {type(error).__name__}") from None
-
-
-def schema_error(error: Exception) -> Denied:
-    """Make of a validation error a denial that tells the model which argument to correct.
-
-    Only the messages of pydantic and jsonschema are told to the model. What a validator of the application
-    raises may hold anything, such as the URL of a database with its password: the model is told the argument,
-    and the operator the words. Its `__cause__` is pydantic's error, which a tool's `handle_validation_error`
-    is given.
-    """
-    reason = "arguments do not fit the schema"
-    if isinstance(error, ValidationError):
-        details = error.errors(include_url=False)
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {_message(e)}" for e in details[:5]]
-        private = [e["msg"] for e in details[:5] if not _is_pydantics_own(e)]
-        reason = ": ".join([reason, *private])
-    elif _is_jsonschemas_own(error):
-        problems = [str(getattr(error, "message", ""))[:200]]
-    else:
-        problems, reason = ["a value is not accepted"], f"{reason}: {type(error).__name__}: {error}"
-    advice = f"The arguments do not fit the tool's schema. Correct them: {'; '.join(problems)}"
-    denied = Denied.of(DenialCode.INVALID_ARGUMENTS, reason, advice=advice)
-    denied.__cause__ = error if isinstance(error, ValidationError) else None
-    return denied
-
-
-def _message(detail: ErrorDetails) -> str:
-    return detail["msg"] if _is_pydantics_own(detail) else "the value is not accepted"
-
-
-def _is_pydantics_own(detail: ErrorDetails) -> bool:
-    """Return whether a message is one of pydantic's, and not what a validator has raised.
-
-    A validator may raise a PydanticCustomError with any type, so the message is compared as well.
-    """
-    kind: Any = detail["type"]
-    if kind in _RAISED:
-        return False
-    try:
-        return PydanticKnownError(kind, detail.get("ctx")).message() == detail["msg"]
-    except (KeyError, TypeError, ValueError):  # pydantic has no such type, or not with these facts
-        return False
-
-
-def _is_jsonschemas_own(error: Exception) -> bool:
-    kind = type(error)
-    return (kind.__module__, kind.__name__) == ("jsonschema.exceptions", "ValidationError")
 
 
 Validate = Callable[[Values], Values]
@@ -286,7 +236,12 @@ def _pydantic(model: type[BaseModel], injected: frozenset[str]) -> Validate:
     defaulted = frozenset(n for n, f in fields.items() if not f.is_required()) - {"args", "kwargs"}
 
     def validate(raw_values: Values) -> Values:
-        result = partial.model_validate(raw_values)
+        try:
+            result = partial.model_validate(raw_values)
+        except (ValidationError, Denied):
+            raise
+        except Exception as error:  # noqa: BLE001  validators are the application's code
+            raise validator_failed(error) from None
         names = defaulted | raw_values.keys() | result.model_fields_set
         values = {n: getattr(result, n) for n in fields if n in names}
         return values | (result.model_extra or {})

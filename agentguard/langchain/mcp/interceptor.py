@@ -32,6 +32,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.identification import McpTarget
 from agentguard.langchain.mcp.names import catalog_name, misbound
 from agentguard.langchain.mcp.server_call import call_around, call_server, copy_request
@@ -39,7 +40,7 @@ from agentguard.langchain.mcp.session import Way, endpoint
 from agentguard.langchain.messages import refusal
 from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
-from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments, schema_error
+from agentguard.langchain.schema import ArgumentSchema, ValidatedArguments
 from agentguard.langchain.seal import RunningCall, enter, running_call
 from agentguard.langchain.tools import OnDeny
 from agentguard.model import Resource, ToolSpec

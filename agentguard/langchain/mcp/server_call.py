@@ -11,8 +11,8 @@ from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallR
 
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.mcp.session import Way, endpoint
-from agentguard.langchain.schema import schema_error
 from agentguard.langchain.seal import RunningCall, running_call
 from agentguard.lease import current
 
