@@ -2,6 +2,7 @@
 
 arguments  the command line, and which variables the child inherits
 secrets    reads the secrets, renews them while the child lives, and revokes them at its end
+reads      reads stored secrets in threads, since a vault may hang
 files      the files in memory by which the child reads a secret
 openbao    how OpenBao is reached, and the revocation of what killed runs have left
 leases     one login at OpenBao and its leases
@@ -143,7 +144,7 @@ def _run(
         interval = math.inf if renew is Renew.NONE else refresh
         secrets = Secrets(arguments.references, stored, login, interval, record.add)
         stack.callback(_revoke, secrets, record)
-        secrets.fetch()
+        secrets.fetch(watch.pending_end)
         end_signal = watch.pending_end()  # it may have arrived during the fetch
         delivery = Delivery(env, secrets, renew, stack)
         record.status = 128 + end_signal if end_signal is not None else run_child(argv, delivery, watch)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from agentguard.cli.exec.reads import StoredReads
 from agentguard.credentials.sources import Reference, SecretSource, pick
 from agentguard.errors import IssueError, StoreError
 from agentguard.model import Secret
@@ -18,6 +19,7 @@ __all__ = ["Problems", "Secrets"]
 
 Problems = list[IssueError | StoreError]  # an IssueError: something is not known to be revoked
 _RETRY_AFTER = 5.0  # seconds after a failed renewal
+_POLL_EVERY = 0.1  # seconds, while stored secrets are read
 
 
 class Secrets:
@@ -43,25 +45,35 @@ class Secrets:
         self._leases: list[Leases] = []  # the last is in use, those before it are superseded
         self._leased: set[str] = set()  # locators of secrets with a lease
         self._problems: Problems = []  # of revocations, which nobody was told of yet
+        self._reads: StoredReads | None = None  # of stored secrets that are being read again
         self._not_before = 0.0
 
-    def fetch(self) -> None:
-        """Read all secrets.
+    def fetch(self, interrupted: Callable[[], object]) -> None:
+        """Read all secrets, or none if *interrupted* returns something true while stored ones are read.
 
         Raises:
             IssueError: One of them cannot be read.
             StoreError: A lease could not be noted.
         """
-        self._read(set(self._references.values()))
+        reads = StoredReads(self._stored)
+        while not reads.wait(_POLL_EVERY):
+            if interrupted():
+                return
+        self._read(set(self._references.values()), reads.values())
 
     def due(self) -> float | None:
         """Return in how many seconds `renew` has something to do, or None for never."""
+        if self._reads is not None:
+            return _POLL_EVERY
         at = max(self._not_before, min(self._read_at, self._leases[-1].due if self._leases else math.inf))
         return None if at == math.inf else max(0.0, at - time.time())
 
     def renew(self) -> bool:
-        """Extend, replace or read again the secrets that are due. Return whether a value has changed."""
-        if (self.due() or 0.0) > 0:
+        """Extend, replace or read again the secrets that are due. Return whether a value has changed.
+
+        This does not wait for the vaults of stored secrets: it begins to read, and a later call finishes.
+        """
+        if self._reads is None and (self.due() or 0.0) > 0:
             return False
         before = dict(self.values)
         try:
@@ -92,28 +104,35 @@ class Secrets:
 
     def _renew(self) -> None:
         now = time.time()
-        references = set(self._references.values())
-        if self._leases and self._leases[-1].due <= now:
-            leased = {reference for reference in references if reference.locator in self._leased}
-            if self._leases[-1].extend():
-                self._record("extended", self.leased_names)
-            else:
-                self._read(leased)
-                self._revoke(self._leases[:-2])  # the last but one may still be in use
-        if self._read_at <= now:
-            self._read({reference for reference in references if reference.locator not in self._leased})
+        if self._leases and max(self._leases[-1].due, self._not_before) <= now:
+            self._renew_leases()
+        if self._reads is None and self._read_at <= now:
+            self._reads = StoredReads(self._stored)
+        if self._reads is not None and self._reads.wait(0):
+            reads, self._reads = self._reads, None
+            values = reads.values()
+            references = self._references.values()
+            self._read(
+                {reference for reference in references if reference.locator not in self._leased}, values
+            )
 
-    def _read(self, references: set[Reference]) -> None:
-        wholes = {reference.locator: Secret("") for reference in references}
+    def _renew_leases(self) -> None:
+        if self._leases[-1].extend():
+            self._record("extended", self.leased_names)
+            return
+        self._read(
+            {reference for reference in self._references.values() if reference.locator in self._leased}, {}
+        )
+        self._revoke(self._leases[:-2])  # the last but one may still be in use
+
+    def _read(self, references: set[Reference], stored: Mapping[str, Secret]) -> None:
+        """Take the values of *references*: those of *stored*, by their locators, and OpenBao's."""
         ids = {
             reference.locator: reference.id
             for reference in references
             if reference.locator not in self._stored
         }
-        for locator in wholes.keys() - ids.keys():
-            wholes[locator] = self._stored[locator].read()
-        if ids:
-            wholes |= self._read_at_openbao(ids)
+        wholes = {**stored, **(self._read_at_openbao(ids) if ids else {})}
         for name, reference in self._references.items():
             if reference in references:
                 whole, path = wholes[reference.locator], reference.path
