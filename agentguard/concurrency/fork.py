@@ -9,14 +9,16 @@ free in a child. `ForkGate` has a fork wait until no thread uses a thing that a 
 from __future__ import annotations
 
 import os
+import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
-from threading import BoundedSemaphore, Condition, Lock, get_ident
-from typing import Any
+from threading import BoundedSemaphore, RLock, get_ident
+from typing import Any, Protocol
 
 __all__ = ["ForkGate", "ProcessLock", "ProcessSemaphore", "around_fork", "in_child", "this_process"]
 
+LOOK = 0.001  # seconds between two looks of one that waits for a fork, or to fork
 Hook = Callable[[], Any]
 
 
@@ -71,18 +73,19 @@ def around_fork(*, before: Hook, in_parent: Hook | None = None) -> None:
 class ProcessLock:
     """A lock between the threads of one process. In a forked child it is free, whoever held it at the fork.
 
-    It guards single operations on a dict or list, which no fork finds half done. A class whose state changes
+    It guards single operations on a dict or list, which no fork and no signal's handler finds half done. A
+    handler that runs in the thread that holds the lock does not wait for it. A class whose state changes
     in several steps registers `in_child` as well.
     """
 
     __slots__ = ("_locks", "_owner")
 
     def __init__(self) -> None:
-        self._locks: dict[object, Lock] = {_generation: Lock()}
+        self._locks: dict[object, Any] = {_generation: RLock()}
         self._owner = 0
 
     def __enter__(self) -> None:
-        lock = self._locks.get(_generation) or self._locks.setdefault(_generation, Lock())
+        lock = self._locks.get(_generation) or self._locks.setdefault(_generation, RLock())
         lock.acquire()
         self._owner = get_ident()
 
@@ -114,11 +117,20 @@ class ProcessSemaphore:
             self._semaphore.release()
 
 
+class User(Protocol):
+    """What uses a thing behind a `ForkGate`."""
+
+    def is_running(self) -> bool:
+        """Return whether it still does; an interrupted one may never have said that it does not."""
+
+
 class ForkGate:
     """Has a fork wait, at most *seconds*, until no thread uses a thing; a new user waits for the fork.
 
     `was_in_use` says, in a child, whether some thread used the thing all the same when the child was forked.
-    The thread that forks must not itself be using it: the fork would wait for it in vain.
+    There is no lock: a signal's handler that meets one of its own thread would wait for ever. Each side first
+    says what it does, and then looks at what the other has said. The one that waits looks again each
+    millisecond.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -127,34 +139,38 @@ class ForkGate:
         around_fork(before=self._close, in_parent=self._open)
         in_child(self._renew_in_child)
 
-    def enter(self, user: Hashable) -> None:
+    def enter(self, user: User) -> None:
         """Begin to use the thing."""
-        with self._lock:
-            while self._forks:
-                self._changed.wait()
-            self._users.add(user)
+        while True:
+            self._users[id(user)] = user
+            if not self._forks:
+                return
+            self._users.pop(id(user), None)
+            time.sleep(LOOK)
 
-    def leave(self, user: Hashable) -> None:
+    def leave(self, user: User) -> None:
         """Have used the thing; one who never entered may leave, too, and who entered may leave twice."""
-        with self._lock:
-            self._users.discard(user)
-            if self._forks:
-                self._changed.notify_all()
+        self._users.pop(id(user), None)
+
+    def is_in_use(self) -> bool:
+        """Return whether a thread uses the thing, and forget the users that were interrupted."""
+        for key, user in list(self._users.items()):
+            if not user.is_running():
+                self._users.pop(key, None)
+        return bool(self._users)
 
     def _renew(self) -> None:
-        self._lock = Lock()
-        self._changed = Condition(self._lock)
-        self._users, self._forks = set[Hashable](), 0
+        self._users: dict[int, User] = {}
+        self._forks: dict[int, None] = {}  # the threads that fork
 
     def _close(self) -> None:
-        with self._lock:
-            self._forks += 1
-            self._changed.wait_for(lambda: not self._users, self._seconds)
+        self._forks[get_ident()] = None
+        end = time.monotonic() + self._seconds
+        while self.is_in_use() and time.monotonic() < end:
+            time.sleep(LOOK)
 
     def _open(self) -> None:
-        with self._lock:
-            self._forks -= 1
-            self._changed.notify_all()
+        self._forks.pop(get_ident(), None)
 
     def _renew_in_child(self) -> None:
         self.was_in_use = bool(self._users)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +16,8 @@ from threading import get_ident
 
 from agentguard.concurrency.fork import ForkGate, around_fork, in_child
 from agentguard.errors import ConfigurationError, StoreError
-from agentguard.stores._file_watch import FileWatch, store_error
+from agentguard.stores._file_watch import INTERVAL, FileWatch, LogFiles, store_error
+from agentguard.stores._nesting import is_running, nested
 from agentguard.stores._schema import migrate, use_wal
 
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
@@ -26,13 +29,13 @@ PATIENCE = 1.0  # seconds that a fork waits for a transaction, beyond what the t
 
 
 class Handle:
-    """A connection, and which write-ahead log it uses: no file may take that log's place while it is open."""
+    """A connection, and which files of the log it uses: no others may take their place while it is open."""
 
     __slots__ = ("connection", "log")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.log: int | None = None
+        self.log: LogFiles | None = None
 
 
 class _Resources:
@@ -65,14 +68,14 @@ def _close_idle(resources: _Resources) -> None:
 class Loan:
     """Lends a connection for a ``with`` block; with *writes*, in a write transaction.
 
-    An exception at any line, such as that of Ctrl-C, leaves no transaction open, although a notebook keeps
-    the traceback and with it every variable: the connection is closed at once, or, where Python itself was
-    interrupted between the block and this class, before the thread's next write.
+    The transaction is ended by a block of the connection's own, ``with database.transaction() as db, db:``.
+    That block is written in C, so that no exception, such as that of Ctrl-C, comes between the end of the
+    block and the end of the transaction. A connection that is left over is closed at the next use.
 
     This is a class because nested `contextlib` generators would cost each write a sixth of its time.
     """
 
-    __slots__ = ("_database", "_handle", "_number", "_writes")
+    __slots__ = ("_database", "_frame", "_handle", "_number", "_thread", "_writes")
 
     def __init__(self, database: Database, *, writes: bool) -> None:
         self._database, self._writes = database, writes
@@ -80,46 +83,59 @@ class Loan:
         self._number = 0
 
     def __enter__(self) -> sqlite3.Connection:
+        database = self._database
+        self._frame, self._thread = sys._getframe(1), get_ident()
         try:
             if self._writes:
-                self._database.abandon_interrupted(self)
-            self._database.gate.enter(self)
-            self._handle = handle = self._database.take()
+                database.begin_write(self)
+            database.gate.enter(self)
+            self._handle = handle = database.take(looks=self._writes)
             if self._writes:
-                handle.connection.execute("BEGIN IMMEDIATE")
-                self._number = self._database.watch.next_number(handle.connection)
+                self._begin(handle)
             return handle.connection
         except BaseException as error:
             self.abandon()
             if isinstance(error, sqlite3.Error):
-                raise store_error(self._database.path, error) from error
+                raise store_error(database.path, error) from error
             raise
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        handle = self._handle
-        assert handle is not None  # noqa: S101  it was entered
         try:
             if isinstance(error, sqlite3.Error):
-                raise error
-            if self._writes:
-                handle.connection.execute("COMMIT" if error is None else "ROLLBACK")
-                if error is None:
-                    self._database.watch.committed(self._number)
+                raise store_error(self._database.path, error) from error
+            handle = self._handle
+            assert handle is not None  # noqa: S101  it was entered
+            if (
+                handle.connection.in_transaction
+            ):  # interrupted before the connection's own block, or without it
+                assert error is not None, "write `as db, db:`"  # noqa: S101  a mistake in a store
+                return
+            if self._writes and error is None:
+                self._database.watch.committed(self._number)
             self._handle = None  # before it is given back: from then on, another thread may have it
             self._database.give(handle)
-        except sqlite3.Error as failure:
-            raise store_error(self._database.path, failure) from failure
         finally:
             self.abandon()
+
+    def is_running(self) -> bool:
+        """Return whether the function that has entered the block still runs."""
+        return is_running(self._frame, self._thread)
 
     def abandon(self) -> None:
         """Close what is still lent, which rolls back, and let a fork go on."""
         if self._handle is not None:
-            self._handle.connection.close()  # first: an interrupt here finds it again at the next write
+            self._handle.connection.close()
             self._handle = None
         self._database.gate.leave(self)
         if self._writes:
-            self._database.ended(self)  # last, so that an interrupt before leaves the rest to the next write
+            self._database.end_write(self)
+
+    def _begin(self, handle: Handle) -> None:
+        started = time.monotonic()
+        handle.connection.execute("BEGIN IMMEDIATE")
+        if time.monotonic() - started > INTERVAL:  # the file may have been replaced while this waited
+            self._database.watch.look(handle.log)
+        self._number = self._database.watch.next_number(handle.connection)
 
 
 class Database:
@@ -130,9 +146,8 @@ class Database:
     transaction runs for longer than the busy timeout and a second, the child cannot use the file: each use
     of it raises StoreError.
 
-    A file that was removed, or a log of it, or one that was replaced or rolled back to an older copy, is
-    noticed within 5 ms of use: from then on, each use raises StoreError. Each write has a number in the file,
-    which only grows.
+    A file or a log that was removed, cut or replaced, or a file that was rolled back to an older copy, is
+    noticed by the next write, and by a read that comes 5 ms later: from then on, each use raises StoreError.
 
     *migrations* bring a file from the version that is their key to the next one.
 
@@ -185,11 +200,11 @@ class Database:
         """Lend a connection in a write transaction, which is written completely or not at all."""
         return Loan(self, writes=True)
 
-    def take(self) -> Handle:
-        """Return a connection that no other thread uses.
+    def take(self, *, looks: bool = False) -> Handle:
+        """Return a connection that no other thread uses; with *looks*, look at the file in any case.
 
         Raises:
-            StoreError: The store is closed, or its file is gone.
+            StoreError: The store is closed, or its file is not the same any more.
         """
         if self._closed:
             raise StoreError(f"{self.path} is closed")
@@ -201,11 +216,14 @@ class Database:
         try:
             handle = self._resources.idle.pop()
         except IndexError:
-            self.watch.check(None)
-            return Handle(self._connect())
+            self.watch.look(None)
+            handle, looks = Handle(self._connect()), False
         try:
-            self.watch.check(handle.log)
-        except StoreError:
+            if looks:
+                self.watch.look(handle.log)
+            else:
+                self.watch.check(handle.log, handle.connection)
+        except BaseException:
             handle.connection.close()
             raise
         return handle
@@ -216,22 +234,24 @@ class Database:
             handle.connection.close()
             return
         if handle.log is None:
-            handle.log = self.watch.log_id()
+            handle.log = self.watch.log_files()
         self._resources.idle.append(handle)
 
-    def abandon_interrupted(self, loan: Loan) -> None:
-        """Close the write transaction that an interrupt has left to this thread, and note the next one.
+    def begin_write(self, loan: Loan) -> None:
+        """Note the write transaction of this thread.
 
-        One that is not interrupted may be met too, where the garbage collector or a signal's handler runs
-        another write within it. It would wait for itself; instead, the outer one fails.
+        Raises:
+            StoreError: It is within another one, as in a signal's handler.
         """
-        writing, thread = self._resources.writing, get_ident()
-        before = writing.get(thread)
+        writing = self._resources.writing
+        before = writing.get(get_ident())
+        if before is not None and before.is_running():
+            raise nested()
         if before is not None:
             before.abandon()
-        writing[thread] = loan
+        writing[get_ident()] = loan
 
-    def ended(self, loan: Loan) -> None:
+    def end_write(self, loan: Loan) -> None:
         """Note that a write transaction is over."""
         writing, thread = self._resources.writing, get_ident()
         if writing.get(thread) is loan:

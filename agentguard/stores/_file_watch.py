@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 from agentguard.errors import StoreError
 
-__all__ = ["FileWatch", "store_error"]
+__all__ = ["INTERVAL", "FileWatch", "LogFiles", "store_error"]
 
 INTERVAL = 0.005
-"""Seconds for which a file counts as sound once it was looked at: the transactions of one call look once."""
+"""Seconds for which a reader believes that a file is sound once it was looked at."""
 
 HINTS = {  # by SQLite's primary result code
     sqlite3.SQLITE_BUSY: "another process holds the file: end it, or wait until it is done",
@@ -35,50 +37,78 @@ def store_error(path: Path, error: sqlite3.Error) -> StoreError:
     return StoreError(f"{path}: {error}", hint="" if code is None else HINTS.get(code & 0xFF, ""))
 
 
+class LogFiles(NamedTuple):
+    """What names the write-ahead log of a connection, and the shared memory with the index of the log."""
+
+    log: int
+    shared_memory: int
+
+
 class FileWatch:
-    """Notices that the file, or its log, was removed, emptied or replaced, or rolled back to an older copy.
+    """Notices that the file, or its log, was removed, cut or replaced, or rolled back to an older copy.
 
     SQLite itself goes on in a file that nobody else can open any more. Each write has a number in the file,
     which only grows; a copy that is older has a smaller one. Once noticed, a fault is reported by each use.
+    Not noticed is an older copy in which others have written more than this process knows of.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._log = os.fspath(path), f"{path}-wal"
+        real = os.path.realpath(path)  # SQLite names the log after the file that a link leads to
+        self._path, self._log, self._shared_memory = os.fspath(path), f"{real}-wal", f"{real}-shm"
         self._file: tuple[int, int] | None = None
+        self._file_size = self._log_size = 0
         self._sound_until = 0.0
         self._identity, self._last, self._fault = "", 0, ""
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Watch the file from now on, of which this is a connection."""
         self._identity, self._last = connection.execute(_NUMBER).fetchone()
-        self._file = self._file_id()
+        status = os.stat(self._path)
+        self._file = status.st_dev, status.st_ino
 
-    def check(self, log: int | None) -> None:
+    def check(self, log: LogFiles | None, connection: sqlite3.Connection) -> None:
+        """Do as `look`, at most once in 5 ms, and read the number, for one that will not write it.
+
+        Of a new connection the number is read in any case, once the file has one.
+
+        Raises:
+            StoreError: The file is not the same any more.
+        """
+        if log is None and not self._identity:
+            return
+        if log is not None and monotonic() < self._sound_until and not self._fault:
+            return
+        last = self._last  # before it is read: another thread may write meanwhile
+        self.look(log)
+        self._require_number(connection, last)
+
+    def look(self, log: LogFiles | None) -> None:
         """Refuse a file that is not the same any more, and a *log* that is not the one of a connection.
 
         While a connection is open, nobody may remove its log. A connection that is new has none.
 
         Raises:
-            StoreError: File or log was removed, emptied or replaced.
+            StoreError: File or log was removed, cut or replaced.
         """
         if self._fault:
             raise self._error(self._fault)
-        now = monotonic()
-        if log is not None and now < self._sound_until:
-            return
-        if self._file is not None and self._file_id() != self._file:
+        status = _status(self._path)
+        if self._file is not None and (
+            status is None or not status.st_size or (status.st_dev, status.st_ino) != self._file
+        ):
             raise self._error("the file was removed or replaced under this process")
-        if log is not None:
-            if self.log_id() != log:
-                raise self._error("its write-ahead log was removed or replaced under this process")
-            self._sound_until = now + INTERVAL
+        log_status, size = _status(self._log), 0 if status is None else status.st_size
+        log_size = 0 if log_status is None else log_status.st_size
+        if log is not None and self._named(log_status) != log:
+            raise self._error("its write-ahead log was removed or replaced under this process")
+        if size < self._file_size or (log is not None and log_size < self._log_size):
+            self._verify()
+        self._file_size, self._log_size = size, log_size
+        self._sound_until = monotonic() + INTERVAL
 
-    def log_id(self) -> int | None:
-        """Return what names the log, or None if there is none."""
-        try:
-            return os.stat(self._log).st_ino
-        except OSError:
-            return None
+    def log_files(self) -> LogFiles | None:
+        """Return what names the log and its shared memory, or None if there is none."""
+        return self._named(_status(self._log))
 
     def next_number(self, connection: sqlite3.Connection) -> int:
         """Return the number of a write transaction that has begun, which is the next of this file.
@@ -89,25 +119,50 @@ class FileWatch:
         number = self._last + 1
         if not connection.execute(_NEXT, (number, self._last, self._identity)).rowcount:
             # another thread or process has written since: look for the number
-            identity, before = connection.execute(_NUMBER).fetchone()
-            if identity != self._identity or before < self._last:
-                raise self._error("the file was replaced, or rolled back to an older copy")
+            before = self._require_number(connection, self._last)
             number = before + 1
-            connection.execute(_NEXT, (number, before, identity))
+            connection.execute(_NEXT, (number, before, self._identity))
         return number
 
     def committed(self, number: int) -> None:
         """Note the number of a write that is in the file."""
         self._last = max(self._last, number)
 
-    def _file_id(self) -> tuple[int, int] | None:
+    def _named(self, log: os.stat_result | None) -> LogFiles | None:
+        memory = _status(self._shared_memory)
+        return None if log is None or memory is None else LogFiles(log.st_ino, memory.st_ino)
+
+    def _require_number(self, connection: sqlite3.Connection, last: int) -> int:
+        identity, number = connection.execute(_NUMBER).fetchone() or ("", 0)
+        if identity != self._identity or number < last:
+            raise self._error("the file was replaced, or rolled back to an older copy")
+        self.committed(number)
+        return int(number)
+
+    def _verify(self) -> None:
+        """Look into a file that is shorter than it was: an operator's VACUUM or checkpoint is no fault."""
+        last = self._last
         try:
-            status = os.stat(self._path)
-        except OSError:
-            return None
-        return (status.st_dev, status.st_ino) if status.st_size else None
+            with closing(sqlite3.connect(self._path, timeout=1.0, isolation_level=None)) as connection:
+                (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                self._require_number(connection, last)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise store_error(Path(self._path), error) from error
+            problem = str(error)
+        except sqlite3.Error as error:
+            problem = str(error)
+        if problem != "ok":
+            raise self._error(f"the file or its log was cut under this process: {problem}")
 
     def _error(self, fault: str) -> StoreError:
         self._fault = fault  # for good: a new connection would see a sound file, without what was lost
         hint = "what this process has recorded may be lost: end it, look for the file, and start it anew"
         return StoreError(f"{self._path}: {fault}", hint=hint)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

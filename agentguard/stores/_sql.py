@@ -91,7 +91,8 @@ WITHOUT = {"": ""} | {  # the login of the task lacks a name, or the task has no
 }
 FORGET = "DELETE FROM credentials WHERE call_id = ?"
 REMEMBER = (
-    "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET until = excluded.until WHERE until <= ?"
+    "INSERT INTO keys VALUES (?, ?) ON CONFLICT (key)"
+    " DO UPDATE SET until = max(until, excluded.until) WHERE until <= ?"
 )
 LABELS = "SELECT digest, source, trusted, sensitivity FROM labels WHERE family = ? AND digest IN ({})"
 LABEL = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)"
@@ -128,6 +129,6 @@ def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool
 def end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
     """Record that a call has ended or is suspended."""
     if outcome is Outcome.SUSPENDED:
-        db.execute("UPDATE calls SET suspended = 1 WHERE id = ?", (call_id,))
+        db.execute("UPDATE calls SET suspended = 1 WHERE id = ? AND write_number IS NULL", (call_id,))
     else:
-        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended", (call_id,))
+        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended AND write_number IS NULL", (call_id,))

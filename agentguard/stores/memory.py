@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from threading import Lock
+from threading import RLock
 
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import StoreError
@@ -25,6 +25,7 @@ from agentguard.model import (
 )
 from agentguard.stores import _rules
 from agentguard.stores._memory_approvals import ApprovalTable
+from agentguard.stores._nesting import Change
 
 __all__ = ["MemoryStore"]
 
@@ -51,7 +52,8 @@ class MemoryStore:
         A forked child has a copy of the parent's tasks that nobody ends, so it must not go on with them. A
         key only refuses what came before.
         """
-        self._lock = Lock()  # whichever thread of the parent held the old one
+        # an `RLock` since a signal's handler may read within a change; the parent's may be held
+        self._lock, self._change = RLock(), Change()
         self._writes, self._next_pruning = 0, _rules.PRUNE_EVERY
         self._tasks: dict[str, TaskState] = {}
         self._over: dict[str, float] = {}  # the latest time at which each task ends
@@ -68,7 +70,7 @@ class MemoryStore:
         Raises:
             StoreError: A task of this id exists.
         """
-        with self._lock:
+        with self._lock, self._change:
             self._prune()
             if state.id in self._tasks:
                 raise StoreError(f"task {state.id} exists")
@@ -83,7 +85,7 @@ class MemoryStore:
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
-        with self._lock:
+        with self._lock, self._change:
             self._prune()
             now, prior = self._clock(), self._suspended.get(_key(call))
             states = _rules.admit(call, self._family(call.task_id), now, resumed=prior is not None)
@@ -104,7 +106,7 @@ class MemoryStore:
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
-        with self._lock:
+        with self._lock, self._change:
             self._track(credential)
             _rules.active(self._family(credential.task_id), self._clock())
 
@@ -121,7 +123,7 @@ class MemoryStore:
 
         If the call is not running, *effects* are ignored.
         """
-        with self._lock:
+        with self._lock, self._change:
             if revoked:
                 self._credentials.pop(call_id, None)
             if remember is not None:
@@ -142,7 +144,7 @@ class MemoryStore:
 
     def forget(self, call_id: str) -> None:
         """Record that the call's credentials are revoked."""
-        with self._lock:
+        with self._lock, self._change:
             self._credentials.pop(call_id, None)
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
@@ -159,7 +161,7 @@ class MemoryStore:
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
         notices = tuple(notices)
-        with self._lock:
+        with self._lock, self._change:
             now, ended_ids = self._clock(), []
             for id_ in (task_id, *sorted(self._descendants.get(task_id, ()))):
                 state = self._tasks.get(id_)
@@ -187,7 +189,7 @@ class MemoryStore:
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
-        with self._lock:
+        with self._lock, self._change:
             self._prune()
             return self._remember(key, until)
 
@@ -197,7 +199,7 @@ class MemoryStore:
 
     def save_approval(self, approval: Approval) -> Approval:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
-        with self._lock:
+        with self._lock, self._change:
             self._prune()
             recorded = self._approvals.get(approval.id)
             if recorded is not None:
@@ -208,7 +210,7 @@ class MemoryStore:
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
-        with self._lock:
+        with self._lock, self._change:
             self._approvals.answer(approval, self._clock())
 
     def approval(self, approval_id: str) -> Approval | None:

@@ -85,7 +85,7 @@ class SqliteStore:
         Raises:
             StoreError: A task of this id exists.
         """
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             self._prune(db)
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
             lineage = [(ancestor, state.id) for ancestor in state.lineage]
@@ -99,7 +99,7 @@ class SqliteStore:
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         same = (call.key, call.task_id, call.tool, str(call.path))
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             self._prune(db)
             now = self._clock()
             *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
@@ -119,7 +119,7 @@ class SqliteStore:
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             _sql.track(db, credential)
             state = self._tasks.one(db, credential.task_id)
             family, now = self._tasks.family(db, credential.task_id, state), self._clock()
@@ -138,7 +138,7 @@ class SqliteStore:
 
         If the call is not running, *effects* are ignored.
         """
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
             if effects != NO_READ_EFFECTS:
@@ -155,7 +155,7 @@ class SqliteStore:
 
     def forget(self, call_id: str) -> None:
         """Record that the call's credentials are revoked."""
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             db.execute(_sql.FORGET, (call_id,))
 
     def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
@@ -169,7 +169,7 @@ class SqliteStore:
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
         notices = tuple(notices)
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             now, ended_ids = self._clock(), []
             for (id_,) in db.execute(_sql.ACTIVE_OF, (task_id, task_id)).fetchall():
                 state = self._tasks.one(db, id_)
@@ -194,7 +194,7 @@ class SqliteStore:
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             self._prune(db)
             return _sql.remember(db, key, until, self._clock())
 
@@ -206,7 +206,7 @@ class SqliteStore:
 
     def save_approval(self, approval: Approval) -> Approval:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             self._prune(db)
             recorded = _sql_approvals.by_id(db, approval.id)
             if recorded is not None:
@@ -217,7 +217,7 @@ class SqliteStore:
 
     def answer_approval(self, approval: Approval) -> None:
         """Record a person's answer to a pending approval."""
-        with self._db.transaction() as db:
+        with self._db.transaction() as db, db:
             _sql_approvals.answer(db, approval, self._clock())
 
     def approval(self, approval_id: str) -> Approval | None:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from agentguard.enforcement.outbox import OutboxThread
 from agentguard.errors import StoreError
 from agentguard.model.credential import DeferredSecret
 from agentguard.outbound.client import Outbound
+from agentguard.stores._database import Loan
 from agentguard.stores.sqlite import SqliteStore
 from tests.conftest import Kit
 from tests.doubles.flow import LOOKUP
@@ -70,7 +71,9 @@ def inside(block: Any, seconds: float) -> Iterator[None]:
     entered, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        with block:
+        # a transaction is ended by a block of its own connection
+        second = (lambda connection: connection) if isinstance(block, Loan) else (lambda _: nullcontext())
+        with block as resource, second(resource):
             entered.set()
             leave.wait(seconds)
 
@@ -265,13 +268,13 @@ def test_a_child_holds_no_lock_of_the_log_of_a_parent_that_died(tmp_path: Path) 
 
 
 @pytest.mark.promise("fork-works")
-def test_who_comes_while_a_fork_is_under_way_waits_for_it() -> None:
-    gate = ForkGate(5)
+def test_who_comes_while_a_fork_is_under_way_waits_for_it(store: SqliteStore) -> None:
+    gate, user = ForkGate(5), Loan(store._db, writes=False)
     gate._close()
     entered = threading.Event()
 
     def work() -> None:
-        gate.enter("user")
+        gate.enter(user)
         entered.set()
 
     thread = threading.Thread(target=work)
@@ -280,7 +283,7 @@ def test_who_comes_while_a_fork_is_under_way_waits_for_it() -> None:
     gate._open()
     assert entered.wait(5)
     thread.join()
-    gate.leave("user")
+    gate.leave(user)
 
 
 PRIMITIVES = {

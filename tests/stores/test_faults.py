@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from agentguard.errors import StoreError
 from agentguard.model import Label, Login, Outcome, ReadEffects, Sensitivity, TaskStatus
 from agentguard.stores import _rules
 from agentguard.stores._file_watch import INTERVAL
+from agentguard.stores._schema import PAGE
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing.samples import sample_task
@@ -55,7 +57,7 @@ def fails(store: SqliteStore) -> None:
 # --- interrupts
 
 
-def interrupted_at(line: int, operation: Callable[[], None]) -> BaseException | None:
+def interrupted_at(line: int, operation: Callable[[], object]) -> BaseException | None:
     """Run an operation, and raise KeyboardInterrupt at the n-th line that it runs in the store's rooms."""
     count = 0
 
@@ -101,7 +103,7 @@ def interrupt_each_line(path: Path, store: SqliteStore, operation: Callable[[Sql
         ends(store)
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
-        assert not store._db.gate._users, f"line {len(tracebacks)}: no fork would wait for it"
+        assert not store._db.gate.is_in_use(), f"line {len(tracebacks)}: no fork would wait for it"
     other.close()
     return len(tracebacks)
 
@@ -134,6 +136,71 @@ def test_an_interrupt_within_begin_locks_nobody_out_at_once(
     store.close()
 
 
+@pytest.mark.promise("interrupt-locks-nobody-out")
+@pytest.mark.parametrize("operation", [begins, lambda store: store.task("child")])
+def test_an_interrupted_thread_that_does_nothing_more_locks_nobody_out(
+    path: Path, store: SqliteStore, operation: Callable[[SqliteStore], object]
+) -> None:
+    """As a notebook whose user thinks: the traceback is kept, and no next write comes from this thread."""
+
+    def each_line() -> int:
+        tracebacks = list[BaseException]()
+        other = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+        while (error := interrupted_at(len(tracebacks) + 1, lambda: operation(store))) is not None:
+            tracebacks.append(error)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            assert not store._db.gate.is_in_use(), "no fork waits for it"
+            if operation is begins:
+                other.execute("DELETE FROM calls WHERE write_number IS NULL")
+        other.close()
+        return len(tracebacks)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(each_line).result() > 15, "lines were run and interrupted"
+
+
+@pytest.mark.promise("interrupt-locks-nobody-out")
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_write_within_a_write_of_its_thread_neither_waits_nor_breaks_it(kind: str, path: Path) -> None:
+    """As in a signal's handler, or in what the garbage collector calls, at any line of the first."""
+    store: Any = MemoryStore() if kind == "memory" else SqliteStore(path, busy_timeout=0.2)
+    store.create_task(sample_task("child", deadline=FAR))
+    refusals = 0
+
+    def handle(line: int) -> bool:
+        nonlocal refusals
+        count = 0
+
+        def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+            nonlocal count, refusals
+            if "/agentguard/stores/" not in frame.f_code.co_filename:
+                return None
+            count += event == "line"
+            if event == "line" and count == line:
+                sys.settrace(None)
+                try:
+                    store.forget("another")
+                except StoreError as error:
+                    refusals += "within another operation" in str(error)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            store.remember(f"key {line}", FAR)
+        finally:
+            sys.settrace(None)
+        assert store.known(f"key {line}")
+        return count >= line
+
+    with ThreadPoolExecutor(1) as pool:
+        lines = pool.submit(lambda: next(line for line in range(1, 500) if not handle(line))).result()
+    assert lines > 8
+    assert refusals, "some lines are within the write"
+    if kind == "sqlite":
+        store.close()
+
+
 # --- files
 
 
@@ -152,13 +219,35 @@ def replace_with_another(path: Path) -> None:
     path.with_name("another.db").rename(path)
 
 
-def empty(path: Path) -> None:
+def remove_index(path: Path) -> None:
+    Path(f"{path}-shm").unlink()
+
+
+def cut(path: Path, size: int) -> None:
     with path.open("r+b") as file:
-        file.truncate()
+        file.truncate(size)
+
+
+def empty(path: Path) -> None:
+    cut(path, 0)
+
+
+def empty_log(path: Path) -> None:
+    cut(Path(f"{path}-wal"), 0)
+
+
+def halve_log(path: Path) -> None:
+    cut(Path(f"{path}-wal"), Path(f"{path}-wal").stat().st_size // 2)
+
+
+def cut_to_one_page(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    cut(path, PAGE)
 
 
 @pytest.mark.promise("store-file-watched")
-@pytest.mark.parametrize("fault", [remove, remove_log, replace_with_another, empty])
+@pytest.mark.parametrize("fault", [remove, remove_log, remove_index, replace_with_another, empty])
 @pytest.mark.parametrize(
     "operation", [begins, lambda store: store.task("child"), lambda store: store.known("k")]
 )
@@ -171,6 +260,93 @@ def test_a_file_that_is_gone_or_another_one_is_noticed_within_5_ms(
         with pytest.raises(StoreError, match="removed or replaced") as caught:
             operation(store)
     assert "start it anew" in str(caught.value.hint)
+
+
+@pytest.mark.promise("store-file-watched")
+@pytest.mark.parametrize("fault", [empty_log, halve_log, cut_to_one_page])
+@pytest.mark.parametrize("operation", [begins, lambda store: store.known("k")])
+def test_a_file_or_log_that_was_cut_is_noticed(
+    path: Path, store: SqliteStore, fault: Callable[[Path], None], operation: Callable[[SqliteStore], object]
+) -> None:
+    for number in range(100):
+        store.remember(f"key {number}", FAR)
+    fault(path)
+    time.sleep(INTERVAL)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="was cut under this process"):
+            operation(store)
+
+
+def test_an_operators_vacuum_and_checkpoint_are_no_fault(path: Path, store: SqliteStore) -> None:
+    for number in range(400):
+        store.remember(f"key {number}", FAR)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DELETE FROM keys")
+        db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert Path(f"{path}-wal").stat().st_size == 0
+    begins(store)
+    time.sleep(INTERVAL)
+    assert not store.known("key 1")
+
+
+@pytest.mark.promise("store-file-watched")
+def test_the_log_of_a_file_behind_a_link_is_watched(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "real.db").close()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    store = SqliteStore(tmp_path / "link.db")
+    store.remember("k", FAR)
+    remove_log(tmp_path / "real.db")
+    with pytest.raises(StoreError, match="write-ahead log"):
+        store.remember("another", FAR)
+    store.close()
+
+
+@pytest.mark.promise("store-file-watched")
+@pytest.mark.parametrize("new_connection", [False, True])
+def test_a_reader_notices_that_the_file_was_rolled_back(
+    path: Path, store: SqliteStore, new_connection: bool
+) -> None:
+    copy = path.with_name("backup.db")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    store.remember("revoked", FAR)
+    reader = SqliteStore(path)
+    assert reader.known("revoked")
+    with closing(sqlite3.connect(copy)) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
+    if new_connection:
+        reader._db._close_idle()
+    time.sleep(INTERVAL)
+    with pytest.raises(StoreError, match="rolled back"):
+        reader.known("revoked")
+    reader.close()
+
+
+def test_a_write_looks_at_the_file_however_short_ago_it_was_looked_at(path: Path, store: SqliteStore) -> None:
+    store.task("child")
+    remove(path)
+    with pytest.raises(StoreError, match="removed or replaced"):
+        begins(store)
+
+
+@pytest.mark.promise("store-file-watched")
+def test_a_write_that_waited_for_the_lock_looks_at_the_file_again(path: Path, store: SqliteStore) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        writing = pool.submit(store.remember, "k", FAR)
+        time.sleep(0.05)
+        replace_with_another(path)
+        other.execute("ROLLBACK")
+        with pytest.raises(StoreError, match="removed or replaced"):
+            writing.result()
+
+
+@pytest.mark.promise("store-file-watched")
+def test_no_call_id_reaches_the_row_of_the_number(store: SqliteStore) -> None:
+    store.end_call("~", Outcome.DONE, revoked=True)
+    store.end_call("~", Outcome.SUSPENDED)
+    begins(store)
 
 
 @pytest.mark.promise("store-file-watched")
@@ -270,7 +446,7 @@ def test_rounds_of_forgetting_go_through_each_table_slice_by_slice_and_begin_aga
     for number in range(10):
         name = f"c{number}"
         store.begin_call(call(name, task="child"), replace(live_credential(name), expires_at=number * 100.0))
-    with store._db.transaction() as db:
+    with store._db.transaction() as db, db:
         db.execute("UPDATE calls SET task_id = 'gone' WHERE id IN ('c0', 'c5', 'c9')")
         for number in range(10):
             db.execute("INSERT INTO keys VALUES (?, ?)", (f"k{number}", number * 100.0))
@@ -282,11 +458,11 @@ def test_rounds_of_forgetting_go_through_each_table_slice_by_slice_and_begin_aga
 
     sweeps = store._pruning._keys, store._pruning._credentials, store._pruning._calls
     for round_, remaining in enumerate([[7, 7, 9], [5, 5, 8], [5, 5, 8], [5, 5, 7]]):
-        with store._db.transaction() as db:
+        with store._db.transaction() as db, db:
             for sweep, values in zip(sweeps, ((450.0,), (450.0,), ()), strict=True):
                 sweep.run(db, 3, *values)
         assert rows() == remaining, f"round {round_}"
-    with store._db.transaction() as db:
+    with store._db.transaction() as db, db:
         sweeps[0].run(db, 3, 1_000.0)
     assert rows() == [2, 5, 7], "after the end of a table, a sweep begins again"
     store.close()

@@ -121,7 +121,7 @@ def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore)
 
 def test_a_block_that_raises_leaves_nothing_and_gives_the_connection_back(store: SqliteStore) -> None:
     def fail() -> None:
-        with store._db.transaction() as db:
+        with store._db.transaction() as db, db:
             db.execute("INSERT INTO keys VALUES ('half', 1e12)")
             raise LookupError
 
