@@ -70,7 +70,8 @@ class Loan:
 
     The transaction is ended by a block of the connection's own, ``with database.transaction() as db, db:``.
     That block is written in C, so that no exception, such as that of Ctrl-C, comes between the end of the
-    block and the end of the transaction. A connection that is left over is closed at the next use.
+    block and the end of the transaction. A connection that is left over is closed at the next use. The
+    function that enters the block has to be the one that leaves it: while it runs, a fork waits for it.
 
     This is a class because nested `contextlib` generators would cost each write a sixth of its time.
     """
