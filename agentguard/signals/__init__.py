@@ -1,6 +1,7 @@
 """Shared Signals: tell resource servers that a task has ended, and end tasks on a security team's signal.
 
     events         the one event, CAEP 1.0 `session-revoked`, as a Security Event Token (SET, RFC 8417)
+    subjects       which session, token or user an event names (RFC 9493)
     sources        the transmitters that are trusted, and the issuers for which each may speak
     receiver       an ASGI application that accepts pushed signals (RFC 8935)
     transmitter    pushes signals to one receiver (RFC 8935)

@@ -1,8 +1,8 @@
 """The one event: a session is revoked (CAEP 1.0 section 3.1), as a Security Event Token (RFC 8417).
 
 Here a session is a task. The subject has one of the formats of RFC 9493 and SSF 1.0 section 3:
-``opaque`` for a session, ``jwt_id`` for one token, ``iss_sub`` or ``email`` for all sessions of a user, or
-``complex``, which has these as members.
+``opaque`` for a session, ``jwt_id`` for one token, ``iss_sub``, ``email`` or ``aliases`` for all sessions of
+a user, or ``complex``, which has these as members.
 """
 
 from __future__ import annotations
@@ -10,31 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-)
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 
 from agentguard.jose import Json
+from agentguard.signals.subjects import LONGEST, IssuedId, NumericDate, Parsed, SubjectClaim, Text
 
 __all__ = ["SESSION_REVOKED", "Frame", "IssuedId", "SessionRevoked"]
 
 SESSION_REVOKED: Final = "https://schemas.openid.net/secevent/caep/event-type/session-revoked"
-LONGEST: Final = 512  # characters of a reason; a token has 16 KiB in all
-
-
-class IssuedId(NamedTuple):
-    """An identifier with the issuer that gave it: a user's `sub` or a token's `jti`."""
-
-    issuer: str
-    name: str
+Initiator = Literal["admin", "user", "policy", "system"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +31,10 @@ class SessionRevoked:
     With a `task_id` or a `token`, `user` or `email` only says to whom it belongs. `reason` is for operators
     and holds no secret.
 
-    A received event has four more values: the sender (`issuer`), the token's `jti` (`id`), the issuers whose
+    A received event has six more values: the sender (`issuer`), the token's `jti` (`id`), the issuers whose
     users, sessions and tokens the sender may end (`authority`), and the user's names here (`subjects`).
+    `unread_user` is the format of a user who is named beside a session in a format that is not known.
+    `transaction` is the token's `txn` (RFC 8417 section 2.2), in which a guard names the task.
     """
 
     at: float
@@ -55,11 +43,13 @@ class SessionRevoked:
     user: IssuedId | None = None
     email: str = ""
     reason: str = ""
-    initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
+    initiating_entity: Initiator = "system"
     issuer: str = ""
     id: str = ""
     authority: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
+    unread_user: str = ""
+    transaction: str = ""
 
     def handle(self) -> str:
         """Return the event as a store's outbox keeps it, in clear text: JSON followed by the task's id.
@@ -108,99 +98,24 @@ class SessionRevoked:
 _EVENT = TypeAdapter(SessionRevoked)
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
+def _or_default(default: object) -> WrapValidator:
+    """Take a member that cannot be read for absent."""
+
+    def read(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValueError:
+            return default
+
+    return WrapValidator(read)
 
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(_printable)]
-NumericDate = Annotated[float, Field(ge=0, lt=2**53, allow_inf_nan=False)]
+class _Event(Parsed):
+    """The optional members, which only describe the event: whatever their forms are, they lose no signal."""
 
-
-Facts = dict[str, Any]
-"""Some members of a `SessionRevoked`."""
-
-
-class _Parsed(BaseModel):
-    """Input that is parsed strictly; unknown members are ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class _Opaque(_Parsed):
-    format: Literal["opaque"]
-    id: Text
-
-    def session(self) -> Facts:
-        return {"task_id": self.id}
-
-    def user(self, sender: str) -> Facts:
-        return {"user": IssuedId(sender, self.id)}
-
-
-class _JwtId(_Parsed):
-    format: Literal["jwt_id"]
-    iss: Text
-    jti: Text
-
-    def session(self) -> Facts:
-        return {"token": IssuedId(self.iss, self.jti)}
-
-
-class _IssSub(_Parsed):
-    format: Literal["iss_sub"]
-    iss: Text
-    sub: Text
-
-    def user(self, _sender: str) -> Facts:
-        return {"user": IssuedId(self.iss, self.sub)}
-
-
-class _Email(_Parsed):
-    format: Literal["email"]
-    email: Text
-
-    def user(self, _sender: str) -> Facts:
-        return {"email": self.email}
-
-
-def _passing_over(*formats: str) -> BeforeValidator:
-    """Take a member for absent whose format is another one, since it can only narrow the subject."""
-
-    def read(member: object) -> object:
-        name = member.get("format") if isinstance(member, dict) else None
-        return None if isinstance(name, str) and name not in formats else member
-
-    return BeforeValidator(read)
-
-
-Session = Annotated[_Opaque | _JwtId, Field(discriminator="format")]
-User = Annotated[_IssSub | _Email | _Opaque, Field(discriminator="format")]
-
-
-class _Complex(_Parsed):
-    """A session, a user, or both, with or without other members (SSF 1.0 section 3.3).
-
-    A user and a device or a tenant are a part of the user's sessions. This package cannot select that part,
-    and so the event is about all of them: too much ends, and never too little.
-    """
-
-    format: Literal["complex"]
-    session: Annotated[Session | None, _passing_over("opaque", "jwt_id")] = None
-    user: Annotated[User | None, _passing_over("iss_sub", "email", "opaque")] = None
-
-    def facts(self, sender: str) -> Facts:
-        if self.session is None and self.user is None:
-            raise ValueError("the subject is neither a session nor a user")
-        session = {} if self.session is None else self.session.session()
-        return session if self.user is None else session | self.user.user(sender)
-
-
-class _Event(_Parsed):
-    event_timestamp: NumericDate | None = None
-    initiating_entity: Literal["admin", "user", "policy", "system"] = "system"
-    reason_admin: Any = None  # only for the log: whatever its form is, it must not lose a signal
+    event_timestamp: Annotated[NumericDate | None, _or_default(None)] = None
+    initiating_entity: Annotated[Initiator, _or_default("system")] = "system"
+    reason_admin: Any = None
 
     def reason(self) -> str:
         """Return the reason as one line: a text (drafts of CAEP), or one by language (CAEP 1.0 section 2)."""
@@ -210,23 +125,7 @@ class _Event(_Parsed):
         return "".join(c if c.isprintable() else " " for c in text[:LONGEST])
 
 
-Subject = Annotated[_Opaque | _JwtId | _IssSub | _Email | _Complex, Field(discriminator="format")]
-
-
-class _SubjectClaim(_Parsed):
-    sub_id: Subject
-
-    def facts(self, sender: str) -> Facts:
-        match self.sub_id:
-            case _Complex() as subject:
-                return subject.facts(sender)
-            case _Opaque() | _JwtId() as session:
-                return session.session()
-            case user:
-                return user.user(sender)
-
-
-class Frame(_Parsed):
+class Frame(Parsed):
     """The claims that every SET has, for any event (RFC 8417 section 2.2).
 
     SSF 1.0 section 4 forbids `sub` and `exp`, since a SET with them could be taken for another kind of
@@ -237,6 +136,7 @@ class Frame(_Parsed):
     jti: Text
     iat: NumericDate
     aud: Text | list[Text]
+    txn: Any = None
     events: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
 
     @classmethod
@@ -268,5 +168,6 @@ class Frame(_Parsed):
             issuer=self.iss,
             id=self.jti,
             authority=authority,
-            **_SubjectClaim.model_validate(claims).facts(self.iss),
+            transaction=self.txn if isinstance(self.txn, str) else "",
+            **SubjectClaim.model_validate(claims).facts(self.iss, authority),
         )

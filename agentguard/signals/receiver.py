@@ -135,7 +135,8 @@ class Receiver:
         return body.decode("latin-1")  # never fails; the verification of the token refuses non-ASCII text
 
     async def _process(self, event: SessionRevoked) -> None:
-        key = f"signal:{event.issuer}#{event.id}"
+        # the length keeps two issuers apart of which one begins as the other does
+        key = f"signal:{len(event.issuer)}:{event.issuer}#{event.id}"
         try:
             if await self._known(key) is True:
                 return

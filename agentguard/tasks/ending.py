@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import signal_record, task_end_record
-from agentguard.errors import AgentGuardError, StoreError, safe_text
+from agentguard.errors import AgentGuardError, StoreError, VerificationError, safe_text
 from agentguard.model import LiveCredential, TaskState, TaskStatus
 from agentguard.tasks.login import tasks_of
 
@@ -90,6 +90,8 @@ class Ending:
         Raises:
             StoreError: It could not be recorded.
             AuditError: It could not be written down.
+            VerificationError: 400. Nothing was active by the event's session, and its user, whose tasks would
+                then end, is named in a format that is not known.
         """
         cause = f"signal of {event.issuer}: {event.reason}"
         tasks = await tasks_of(event, issuer, self._operations, self._issuers)
@@ -100,6 +102,12 @@ class Ending:
         subject = ", ".join(f"{kind} {name}" for kind, name in names.items() if name is not None)
         log.warning("a signal ended nothing (%s): %s", subject, cause)
         await self._operations.append(signal_record(event.issuer, event.id, cause, names))
+        if event.unread_user:
+            raise VerificationError(
+                "invalid_request",
+                f"the session is not known here, and no user is known by the format {event.unread_user}",
+                status=400,
+            )
 
     async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> int:
         """End tasks, then revoke what they hold, and record both; return how many have ended.

@@ -53,11 +53,10 @@ async def tasks_of(
         return [event.task_id]
     if event.token is not None and (ids := await _of_credential(event, issuer, operations, issuers)):
         return ids
-    in_login = await _in_login(event, operations)
-    if event.user is not None and event.user.issuer == issuer and event.task_id != _ALL:
-        if event.task_id is not None or event.token is not None:
-            return in_login  # a task or a credential of ours that is unknown is over
-        return await _of_user(event, issuer, operations)
+    in_login = await _in_login(event, issuer, operations)
+    one = event.token is not None or event.task_id not in (None, _ALL)
+    if one and not in_login and event.user is not None and event.user.issuer == issuer:
+        return []  # a task or a credential of ours that is unknown is over
     if not in_login or event.task_id == _ALL:
         return await _of_user(event, issuer, operations)
     name: LoginName = "session" if event.token is None else "jti"
@@ -78,12 +77,15 @@ async def _of_credential(
     ]
 
 
-async def _in_login(event: SessionRevoked, operations: Operations) -> list[str]:
+async def _in_login(event: SessionRevoked, issuer: str, operations: Operations) -> list[str]:
     """Return the active tasks whose subject token is the event's, or is of its session."""
     if event.token is not None:
         logins = [Login(issuer=event.token.issuer, jti=event.token.name)]
     elif event.task_id is not None:
-        senders = event.authority if event.user is None else {event.user.issuer}
+        # a source that speaks for us may name an issuer's session beside our name of the user
+        senders = (
+            event.authority if event.user is None or event.user.issuer == issuer else {event.user.issuer}
+        )
         logins = [Login(issuer=sender, session=event.task_id) for sender in sorted(senders)]
     else:
         logins = []

@@ -310,6 +310,63 @@ async def test_a_login_is_known_by_each_of_its_names(
     assert [not active for active in place.active(*tasks)] == ended
 
 
+UNREAD: list[dict[str, Any]] = [
+    {"format": "account", "uri": "acct:ada@login.example"},
+    {"format": "phone_number", "phone_number": "+4912345"},
+    {"format": "did", "url": "did:example:1"},
+    {"format": "aliases", "identifiers": [{"format": "did", "url": "did:example:1"}]},
+]
+
+
+@pytest.mark.promise("logout-ends-tasks")
+@pytest.mark.parametrize("whom", UNREAD)
+@pytest.mark.parametrize(
+    ("session", "status", "ended"),
+    [(opaque("ALL"), 400, False), (opaque("unknown"), 400, False), (token("unknown"), 400, False),
+     (None, 400, False), (opaque("s-1"), 202, True), (token("j-1"), 202, True)],
+)  # fmt: skip
+async def test_a_user_in_an_unknown_format_is_refused_where_nothing_else_says_what_ends(
+    place: Place, session: dict[str, Any] | None, whom: dict[str, Any], status: int, ended: bool
+) -> None:
+    task = place.begin(sid="s-1", jti="j-1")
+    subject = of(user=whom) if session is None else of(session=session, user=whom)
+    assert await place.push(subject) == status
+    assert place.active(task) == [not ended]
+
+
+@pytest.mark.promise("logout-ends-tasks")
+@pytest.mark.parametrize(
+    "identifiers",
+    [
+        [user()],
+        [{"format": "did", "url": "did:example:1"}, user()],
+        [user("ada", PARTNER), user()],
+        [{"format": "email", "email": "nobody@corp.example"}, user()],
+        [opaque(UUID)],
+    ],
+)
+@pytest.mark.parametrize("where", ["alone", "user", "ALL", "unknown"])
+async def test_a_user_of_several_names_is_known_by_each(
+    place: Place, identifiers: list[dict[str, Any]], where: str
+) -> None:
+    task, bob = place.begin(sid="s-1"), place.begin("user:bob", sub="bob")
+    aliases = {"format": "aliases", "identifiers": identifiers}
+    subjects = {"alone": aliases, "user": of(user=aliases)}
+    assert await place.push(subjects.get(where, of(session=opaque(where), user=aliases))) == 202
+    assert place.active(task, bob) == [False, True]
+
+
+@pytest.mark.promise("logout-ends-tasks")
+async def test_a_session_is_found_beside_our_own_name_of_the_user(place: Place) -> None:
+    tasks = [place.begin(sid="s-1"), place.begin(sid="s-2"), place.begin()]
+    bob = place.begin("user:bob", sub="bob", sid="s-3")
+    subject = of(session=opaque("s-1"), user=user("user:ada", US))
+    assert await place.push(subject, SOC, speaks_for=frozenset({US})) == 202
+    assert place.active(*tasks) == [True, True, True]  # the source does not speak for the session's issuer
+    assert await place.push(subject, SOC, speaks_for=frozenset({IDP, US})) == 202
+    assert place.active(*tasks, bob) == [False, True, False, True]
+
+
 @pytest.mark.promise("logout-ends-tasks")
 async def test_an_address_ends_the_tasks_of_whom_it_names_here(place: Place) -> None:
     ada, bob = place.begin("mail:ada@corp.example"), place.begin("mail:bob@corp.example")
