@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 __all__ = ["ForkGate", "ProcessLock", "ProcessSemaphore", "around_fork", "in_child", "this_process"]
 
+MANY = 256  # users after which those are looked for that were interrupted
 LOOK = 0.001  # seconds between two looks of one that waits for a fork, or to fork
 Hook = Callable[[], Any]
 
@@ -123,6 +124,9 @@ class User(Protocol):
     def is_running(self) -> bool:
         """Return whether it still does; an interrupted one may never have said that it does not."""
 
+    def abandon(self) -> None:
+        """Give up what it has; it runs no more."""
+
 
 class ForkGate:
     """Has a fork wait, at most *seconds*, until no thread uses a thing; a new user waits for the fork.
@@ -141,6 +145,8 @@ class ForkGate:
 
     def enter(self, user: User) -> None:
         """Begin to use the thing."""
+        if len(self._users) >= MANY:
+            self.is_in_use()
         while True:
             self._users[id(user)] = user
             if not self._forks:
@@ -153,10 +159,11 @@ class ForkGate:
         self._users.pop(id(user), None)
 
     def is_in_use(self) -> bool:
-        """Return whether a thread uses the thing, and forget the users that were interrupted."""
+        """Return whether a thread uses the thing, and have the users that were interrupted give up."""
         for key, user in list(self._users.items()):
             if not user.is_running():
                 self._users.pop(key, None)
+                user.abandon()
         return bool(self._users)
 
     def _renew(self) -> None:
