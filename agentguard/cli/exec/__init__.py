@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from typer.core import TyperCommand
@@ -178,15 +179,19 @@ def _openbao_client(settings: Mapping[str, str], state: Path, stack: ExitStack) 
         revoker = _session(address, settings, settings["revokerrole"])
         stack.callback(revoker.close)
     namespace = settings.get("namespace", "")
-    place = (
-        f"{address} {namespace} {session.mount}/{session.role}" if token is None else f"{address} {namespace}"
-    )
-    outbox = Outbox(state, place, token)
+    place = f"{_normalize(address)} {namespace}"
+    outbox = Outbox(state, place if token is not None else f"{place} {session.mount}/{session.role}", token)
     stack.callback(outbox.close)
     client = OpenBaoClient(session, revoker, token, outbox)
     for problem in client.sweep():
         warn(problem)
     return client
+
+
+def _normalize(address: str) -> str:
+    """Return the address in one spelling, so that each run finds the notes of the others."""
+    parts = urlsplit(address)  # its scheme is in small letters
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
 def _session(address: str, settings: Mapping[str, str], role: str) -> OpenBaoSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from agentguard.text import printable
 __all__ = ["OpenBaoClient"]
 
 _MOST = 64  # entries that a run asks OpenBao about
+_SWEEP_SECONDS = 15.0
 _UNKNOWN = frozenset({400, 404})  # what OpenBao answers about an accessor that no token has
 
 
@@ -58,20 +60,24 @@ class OpenBaoClient:
     def sweep(self) -> list[str]:
         """Revoke what killed runs have left. Return a sentence for each entry that was not obeyed.
 
-        OpenBao is asked about at most 64 entries; the others are left to the next run. An entry that names
-        the token of somebody else is removed.
+        OpenBao is asked about at most 64 entries, and no further one after 15 seconds; the others are left
+        to the next run. An entry that names the token of somebody else is removed.
         """
         problems: list[str] = []
-        entries = [entry for entry in self.outbox.orphans() if not self._has_ended(entry)]
-        for entry in entries[:_MOST]:
+        if unreadable := self.outbox.count_unreadable():
+            problems.append(f"exec.db holds {unreadable} notes that cannot be read; they are left alone")
+        entries = deque(entry for entry in self.outbox.orphans() if not self._has_ended(entry))
+        ends, most = time.monotonic() + _SWEEP_SECONDS, len(entries) - _MOST
+        while len(entries) > max(0, most) and time.monotonic() < ends:
+            entry = entries.popleft()
             try:
                 problem = self._revoke_orphan(entry)
             except IssueError as error:
                 problem = f"is not revoked yet, and ends by itself at {_moment(entry.expires_at)}: {error}"
             if problem is not None:
                 problems.append(f"what the run {printable(entry.id)} left at OpenBao {problem}")
-        if len(entries) > _MOST:
-            problems.append(f"{len(entries) - _MOST} entries of killed runs are left to the next run")
+        if entries:
+            problems.append(f"{len(entries)} entries of killed runs are left to the next run")
         return problems
 
     def revoke_lease(self, id: str) -> None:

@@ -29,6 +29,7 @@ from agentguard.stores.sqlite import SqliteStore
 __all__ = ["Entry", "Outbox"]
 
 _PURPOSE = b"agentguard exec outbox"
+_OWNER_LIMIT = 512  # characters; Python makes no number of thousands of digits
 
 
 class Entry(NamedTuple):
@@ -95,12 +96,16 @@ class Outbox:
 
     def orphans(self) -> Iterator[Entry]:
         """Yield the entries of processes that no longer run."""
-        for entry in self._store.live():
+        for entry in filter(_is_readable, self._store.live()):
             if entry.broker == self._place and gone(entry.owner):
                 name: str | None = entry.handle
                 if self._seal is not None:
                     name = self._seal.open(entry.handle, context=self._context(entry.owner))
                 yield Entry(entry.call_id, name, entry.expires_at)
+
+    def count_unreadable(self) -> int:
+        """Return how many entries have a form that no run writes."""
+        return sum(not _is_readable(entry) for entry in self._store.live())
 
     def close(self) -> None:
         """Close the store."""
@@ -108,3 +113,14 @@ class Outbox:
 
     def _context(self, process: str) -> str:
         return f"{self._place}\n{process}"  # an entry of a run that lives does not open as that of a dead one
+
+
+def _is_readable(entry: LiveCredential) -> bool:
+    """Return whether the values have our types: the command can write any others into the file."""
+    texts: list[object] = [entry.call_id, entry.broker, entry.handle, entry.owner]
+    expires_at: object = entry.expires_at
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(expires_at, int | float)
+        and len(entry.owner) <= _OWNER_LIMIT
+    )
