@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.errors import ApprovalError
 from agentguard.model import AccessRequest, Approval, ToolPath
 from agentguard.ports import Approver
@@ -28,6 +28,7 @@ class CallbackApprover:
 
     def __init__(self, function: Ask, *, approver: str) -> None:
         self._function, self._approver = function, approver
+        self._threads = AbandonableThreads(f"approver {approver}")
         self._asynchronous = inspect.iscoroutinefunction(function)
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
@@ -41,9 +42,10 @@ class CallbackApprover:
         return self._with_answer(pending, self._function(request))
 
     async def aapprove(self, pending: Approval, request: AccessRequest) -> Approval:
-        """Do as `approve`. A sync function runs in a thread, so it does not block the event loop."""
+        """Do as `approve`. A sync function runs in a thread that others do not need."""
         if not self._asynchronous:
-            return await asyncio.to_thread(self.approve, pending, request)
+            party = request.identity.subject
+            return await self._threads.arun(None, self.approve, pending, request, party=party)
         answer: Any = self._function(request)
         return self._with_answer(pending, await answer)
 

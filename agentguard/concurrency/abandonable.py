@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
+from math import inf
 from threading import Thread
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from agentguard.concurrency.deadline import seconds_left
-from agentguard.concurrency.drive import Operation, OperationPair, lift, operation_pair
 from agentguard.concurrency.fork import ProcessLock, in_child
 
-__all__ = ["AbandonableThreads", "NoThread", "abandonable_pair"]
+__all__ = ["AbandonableThreads", "NoThread"]
 
 T = TypeVar("T")
 log = logging.getLogger("agentguard")
@@ -29,6 +30,7 @@ log = logging.getLogger("agentguard")
 RUNNING = 64  # calls of one party that are within their time
 HUNG = 128  # calls of one party that were given up and have not returned
 HUNG_OF_ALL = 1024
+PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
 
 
 class NoThread(RuntimeError):
@@ -41,16 +43,26 @@ class AbandonableThreads:
     *name* says in warnings whose functions these are. A call that is given up makes room for a new one of its
     party. One party has at most 64 running and 128 hung calls, and all parties together 1024 hung ones. So a
     party whose calls hang takes no places of others. A forked child has none of the threads, and all places.
+
+    With *probes*, all calls are alike, such as the reads of one secret. A call that hangs is tried again at
+    once. After each further one in a row that hangs, nothing is tried for a second longer, up to a minute. A
+    call that returns ends the pause, although others still hang. Here too, at most 1024 hang.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._lock = name, ProcessLock()
+    def __init__(self, name: str, *, probes: bool = False) -> None:
+        self._name, self._lock, self._probes = name, ProcessLock(), probes
         self._begin()
         in_child(self._begin)
 
     def _begin(self) -> None:
         self._running: defaultdict[str, set[Future[Any]]] = defaultdict(set)
         self._hung: defaultdict[str, set[Future[Any]]] = defaultdict(set)
+        self._hangs, self._pause, self._paused_until = 0, 0.0, 0.0
+        self._probe: Future[Any] | None = None
+        # a semaphore belongs to the event loop that waits for it
+        self._loops: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Semaphore]
+        ] = WeakKeyDictionary()
 
     def run(self, seconds: float, function: Callable[..., T], *args: Any, party: str = "") -> T:
         """Return what the function returns, or raise what it raises.
@@ -59,17 +71,23 @@ class AbandonableThreads:
             TimeoutError: It did neither within *seconds*. The thread is given up.
             NoThread: Too many calls of this party run, or too many hang.
         """
-        with self._call(partial(function, *args), party) as future:
+        with self._call(partial(function, *args), party, seconds) as future:
             return future.result(max(0.0, seconds))
 
-    async def arun(self, seconds: float, function: Callable[..., T], *args: Any, party: str = "") -> T:
-        """Do the same as `run`, without blocking the event loop."""
-        with self._call(partial(function, *args), party) as future:
-            async with asyncio.timeout(seconds):
+    async def arun(self, seconds: float | None, function: Callable[..., T], *args: Any, party: str = "") -> T:
+        """Do the same as `run`, without blocking the event loop. *seconds* may be None: without end.
+
+        A call waits within its time for a place, if too many calls of its party run on this event loop.
+        """
+        parties = self._loops.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        places = parties.setdefault(party, asyncio.Semaphore(RUNNING))
+        async with asyncio.timeout(seconds), places:
+            with self._call(partial(function, *args), party, seconds) as future:
                 return await asyncio.wrap_future(future)
 
     @contextmanager
-    def _call(self, function: Callable[[], T], party: str) -> Iterator[Future[T]]:
+    def _call(self, function: Callable[[], T], party: str, seconds: float | None) -> Iterator[Future[T]]:
+        end = inf if seconds is None else time.monotonic() + 0.9 * seconds  # its timer may be early
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()  # so that a caller that stops waiting does not cancel it
         self._enter(future, party)
@@ -82,7 +100,7 @@ class AbandonableThreads:
         try:
             yield future
         finally:
-            self._give_up(future, party)
+            self._give_up(future, party, late=time.monotonic() >= end)
 
     def _work(self, future: Future[T], function: Callable[[], T], party: str) -> None:
         try:
@@ -99,26 +117,48 @@ class AbandonableThreads:
     def _enter(self, future: Future[Any], party: str) -> None:
         with self._lock:
             hung = self._count_hung()
-            if len(self._hung.get(party, ())) >= HUNG or hung >= HUNG_OF_ALL:
+            bound = HUNG_OF_ALL if self._probes else HUNG
+            if len(self._hung.get(party, ())) >= bound or hung >= HUNG_OF_ALL:
                 raise NoThread(f"too many calls of it hang ({hung})")
             if len(self._running.get(party, ())) >= RUNNING:
                 raise NoThread(f"too many calls of it run at once ({RUNNING})")
+            if self._probes:
+                self._begin_probe(future)
             self._running[party].add(future)
+
+    def _begin_probe(self, future: Future[Any]) -> None:
+        now = time.monotonic()
+        if self._pause and now < self._paused_until:
+            raise NoThread(f"a call of it hangs: it is tried again in {self._paused_until - now:.1f} s")
+        if self._pause or self._probe is None:
+            self._probe = future
+        self._paused_until = now + self._pause  # for the others, while this one tries
 
     def _leave(self, future: Future[Any], party: str) -> None:
         with self._lock:
+            self._hangs, self._pause, self._probe = (
+                0,
+                0.0,
+                None,
+            )  # also where it was given up: they return again
             for places in (self._running, self._hung):
                 if party in places:
                     places[party].discard(future)
                     if not places[party]:
                         del places[party]
 
-    def _give_up(self, future: Future[Any], party: str) -> None:
+    def _give_up(self, future: Future[Any], party: str, *, late: bool) -> None:
         with self._lock:
             if future not in self._running.get(party, ()):
                 return
             self._running[party].discard(future)
             self._hung[party].add(future)
+            if future is self._probe:
+                self._probe = None
+                if late:
+                    self._hangs += 1
+                    self._pause = min((self._hangs - 1) * PAUSE, LONGEST_PAUSE)
+                    self._paused_until = time.monotonic() + self._pause
             hung = self._count_hung()
         log.warning(
             "%s: a call was given up, and its thread still runs (%d of at most %d)",
@@ -129,24 +169,3 @@ class AbandonableThreads:
 
     def _count_hung(self) -> int:
         return sum(map(len, self._hung.values()))
-
-
-def abandonable_pair(port: object, name: str, threads: AbandonableThreads, timeout: float) -> OperationPair:
-    """Make both forms of `port.name` as `operation_pair` does, and give each up after *timeout* seconds.
-
-    A synchronous method runs in one of *threads*. That costs some 100 µs, so this is for rare operations.
-    """
-    plain, native = getattr(port, name, None), getattr(port, f"a{name}", None)
-    if plain is None or getattr(port, "inline", False):
-        return operation_pair(port, name, timeout=timeout)
-
-    def bounded(*args: Any) -> Any:
-        return threads.run(seconds_left(timeout), plain, *args)
-
-    async def abounded(*args: Any) -> Any:
-        return await threads.arun(timeout, plain, *args)
-
-    asynchronous: Operation = abounded
-    if native is not None:
-        asynchronous = operation_pair(port, name, timeout=timeout).async_
-    return OperationPair(lift(bounded), asynchronous)

@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from agentguard.concurrency.deadline import within
+from agentguard.concurrency.abandonable import AbandonableThreads
+from agentguard.concurrency.deadline import seconds_left, within
+from agentguard.concurrency.party import for_party
 
-__all__ = ["Operation", "OperationPair", "capturing_result", "drive", "finish", "lift", "operation_pair"]
+__all__ = ["Operation", "OperationPair", "abandonable_pair", "drive", "finish", "lift", "operation_pair"]
 
 T = TypeVar("T")
 Operation = Callable[..., Awaitable[Any]]
@@ -75,17 +78,27 @@ class OperationPair(NamedTuple):
 
 
 def operation_pair(
-    port: object, name: str, *, timeout: float | None = None, shielded: bool = False
+    port: object,
+    name: str,
+    *,
+    timeout: float | None = None,
+    shielded: bool = False,
+    delivers: bool = False,
 ) -> OperationPair:
     """Make both forms of `port.name`, from `name`, `aname`, or both.
 
     A port with a true `inline` attribute answers from memory or CPU alone. Its sync method is then called on
-    the event loop too, without a thread. For any other port a missing `aname` becomes `asyncio.to_thread`,
-    and a missing `name` becomes an error that says which method to call instead.
+    the event loop too, without a thread. For any other port a missing `aname` becomes the sync method in a
+    thread of this pair's own `AbandonableThreads`: what hangs there takes the places of its port and its user
+    alone. A missing `name` becomes an error that says which method to call instead.
 
     `timeout` is in seconds. A synchronous call cannot be interrupted: an answer that comes too late raises
     TimeoutError all the same, and an adapter that waits for others sets its own time-out. With `shielded`,
     an asynchronous call goes on to its end when its caller is cancelled.
+
+    With `delivers`, the operations hand their result to a function, which is their first argument. It gets
+    the result also when the caller was cancelled, and when the sync method is late: a credential that was
+    minted all the same is known, and can be revoked. It may then be called in a thread, after TimeoutError.
 
     Raises:
         TypeError: The port has neither method.
@@ -94,32 +107,62 @@ def operation_pair(
     native = getattr(port, f"a{name}", None)
     if plain is None and native is None:
         raise TypeError(f"{type(port).__name__} has neither {name} nor a{name}")
-    if plain is not None and getattr(port, "inline", False):
-        lifted = lift(plain)
-        return OperationPair(lifted, lifted if native is None else _with_timeout(native, timeout, shielded))
+    label = f"{type(port).__name__}.{name}"
     blocking = _missing(port, name) if plain is None else plain
+    if delivers:
+        blocking, native = _delivering(blocking), None if native is None else _adelivering(native)
+    if plain is not None and getattr(port, "inline", False):
+        lifted = lift(blocking)
+        return OperationPair(lifted, lifted if native is None else _with_timeout(native, timeout, shielded))
     sync = lift(blocking) if timeout is None else _deadline_checked(blocking, timeout)
-    return OperationPair(sync, _with_timeout(native or _threaded(plain), timeout, shielded))
+    if native is not None:
+        return OperationPair(sync, _with_timeout(native, timeout, shielded))
+    threads = AbandonableThreads(label)
+    return OperationPair(sync, _with_timeout(_threaded(threads, blocking, timeout), None, shielded))
 
 
-def capturing_result(pair: OperationPair) -> OperationPair:
-    """Make of *pair* operations that hand their result to a function, which is their first argument.
+def abandonable_pair(port: object, name: str, threads: AbandonableThreads, timeout: float) -> OperationPair:
+    """Make both forms of `port.name` as `operation_pair` does, and give each up after *timeout* seconds.
 
-    The function gets the result also when the caller was cancelled: a credential that was minted while its
-    call was cancelled is known all the same, and is revoked.
+    A synchronous method runs in one of *threads*, on the synchronous path too. That costs some 100 µs, so
+    this is for rare operations.
     """
+    plain, native = getattr(port, name, None), getattr(port, f"a{name}", None)
+    if plain is None or getattr(port, "inline", False):
+        return operation_pair(port, name, timeout=timeout)
 
-    def captured(operation: Operation, *, suspends: bool) -> Operation:
-        async def capture(deliver: Callable[[Any], None], *args: Any) -> None:
-            async def answer() -> None:
-                deliver(await operation(*args))
+    def bounded(*args: Any) -> Any:
+        return threads.run(seconds_left(timeout), plain, *args)
 
-            await (finish(answer()) if suspends else answer())
+    if native is not None:
+        return OperationPair(lift(bounded), _with_timeout(native, timeout, shielded=False))
+    return OperationPair(lift(bounded), _threaded(threads, plain, timeout))
 
-        return capture
 
-    suspends = pair.async_ is not pair.sync
-    return OperationPair(captured(pair.sync, suspends=False), captured(pair.async_, suspends=suspends))
+def _delivering(function: Callable[..., Any]) -> Callable[..., None]:
+    def delivering(deliver: Callable[[Any], None], *args: Any) -> None:
+        with for_party(_subject(args)):
+            answer = function(*args)
+        deliver(answer)
+
+    return delivering
+
+
+def _adelivering(function: Operation) -> Operation:
+    async def delivering(deliver: Callable[[Any], None], *args: Any) -> None:
+        with for_party(_subject(args)):
+            answer = await function(*args)
+        deliver(answer)
+
+    return delivering
+
+
+def _subject(args: tuple[Any, ...]) -> str:
+    """Return the user whom a request or a grant among the arguments names, or "" if there is none."""
+    for argument in args:
+        if (identity := getattr(argument, "identity", None)) is not None:
+            return str(getattr(identity, "subject", ""))
+    return ""
 
 
 def _missing(port: object, name: str) -> Callable[..., Any]:
@@ -141,11 +184,13 @@ def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..
     return checked
 
 
-def _threaded(function: Callable[..., T] | None) -> Callable[..., Awaitable[T]]:
-    assert function is not None  # noqa: S101  operation_pair has checked that one of the two exists
-
+def _threaded(threads: AbandonableThreads, function: Callable[..., T], timeout: float | None) -> Operation:
     async def threaded(*args: Any, **kwargs: Any) -> T:
-        return await asyncio.to_thread(function, *args, **kwargs)
+        call = partial(function, *args, **kwargs)
+        if timeout is None:
+            return await threads.arun(None, call, party=_subject(args))
+        with within(timeout):
+            return await threads.arun(timeout, call, party=_subject(args))
 
     return threaded
 

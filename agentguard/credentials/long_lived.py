@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 import httpx
 
-from agentguard.concurrency.abandonable import AbandonableThreads, abandonable_pair
-from agentguard.concurrency.drive import Operation, drive
+from agentguard.concurrency.abandonable import AbandonableThreads
+from agentguard.concurrency.drive import Operation, abandonable_pair, drive
 from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
@@ -78,7 +78,7 @@ class LegacySecret:
             )
         self._source, self._header, self._scheme = source, header, scheme
         self._refresh, self._clock, self.on_anomaly = refresh, clock, on_anomaly
-        self._read = abandonable_pair(source, "read", AbandonableThreads(source.name), timeout)
+        self._read = abandonable_pair(source, "read", AbandonableThreads(source.name, probes=True), timeout)
         self._share = SingleFlight(timeout=timeout).share
         self._cache: tuple[Secret, float] | None = None
         self._live: dict[str, _Attachment] = {}

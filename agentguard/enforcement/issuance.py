@@ -7,10 +7,12 @@ mints.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.process import owner
@@ -45,6 +47,7 @@ class Issuance:
         self.anomalies: list[str] = []
         self._handles: list[str] = []
         self._minted: list[Credential] = []
+        self._is_ending = False
 
     def planned(self) -> LiveCredential | None:
         """Return what is to be recorded with the call, before anything is minted.
@@ -101,6 +104,7 @@ class Issuance:
         await operations.to_the_end(self._revoke(operations))
 
     async def _revoke(self, operations: Operations) -> None:
+        self._is_ending = True  # before the handle is read: what is delivered after that revokes itself
         route, handle = self._permit.route, self._handle()
         if route is None or handle is None:
             self._revoked = True
@@ -133,7 +137,13 @@ class Issuance:
             prepare = operations.prepare[route.name]
             await self._ask("prepare", prepare, self._handles.append, grant)
             await stored(operations.track(self._live(self._handles[0], self._expiry())))
-        await self._ask("issue", operations.issue[route.name], self._minted.append, grant)
+        try:
+            await self._ask("issue", operations.issue[route.name], self._deliver, grant)
+        except (Denied, asyncio.CancelledError):
+            if self._minted:  # too late: on record by its own handle, in case its revocation fails
+                late = self._live(self._minted[0].handle, self._minted[0].expires_at)
+                await best_effort("track", operations.track, late)
+            raise
         credential = self._minted[0]
         if not isinstance(credential, Credential):
             self._minted.clear()
@@ -142,6 +152,23 @@ class Issuance:
             # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
             await stored(operations.track(self._live(credential.handle, credential.expires_at)))
         return credential
+
+    def _deliver(self, credential: Credential) -> None:
+        """Take what was minted. It is revoked at once if the call, which waited no longer, is over."""
+        self._minted.append(credential)
+        if self._is_ending and isinstance(credential, Credential):
+            drive(self._revoke_late(credential))
+
+    async def _revoke_late(self, credential: Credential) -> None:
+        # in the thread of a broker that was late, so by the operations that block
+        route, call, operations = self._permit.route, self._permit.call, self._blocking
+        assert route is not None  # noqa: S101  a broker has minted
+        log.warning("broker %s minted after its time: the credential is revoked", route.name)
+        live = self._live(credential.handle, credential.expires_at)
+        await best_effort("track", operations.track, live)
+        revoke = operations.revoke[route.name]
+        if await best_effort("revoke", revoke, credential.handle, credential.expires_at):
+            await best_effort("forget", operations.forget, call.id)
 
     async def _ask(
         self,

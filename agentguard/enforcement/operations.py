@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from agentguard.concurrency.drive import OperationPair, capturing_result, finish, operation_pair
+from agentguard.concurrency.drive import OperationPair, finish, operation_pair
 from agentguard.concurrency.single_flight import Share, ShareOperations
 from agentguard.concurrency.together import in_loop, in_threads
 from agentguard.enforcement.routing import Route
@@ -196,7 +196,7 @@ def _by_name(
     revoking: dict[str, Any] = {**brokers, **transmitters}
 
     def minting(broker: Broker, verb: str) -> OperationPair:
-        return capturing_result(operation_pair(broker, verb, timeout=timeout))
+        return operation_pair(broker, verb, timeout=timeout, shielded=True, delivers=True)
 
     return {
         "approve": {path: operation_pair(port, "approve") for path, port in ports.approvers.items()},

@@ -18,7 +18,7 @@ class Cause(Enum):
     """What a failure speaks against."""
 
     SERVICE = "service"
-    """There was no connection. No request can cause that, so it counts for all parties."""
+    """There was no connection, though time for one. No request can cause that, so it counts for all."""
     PARTY = "party"
     """There was no answer. The request itself may have caused that, so it counts for its party alone."""
     REQUEST = "request"

@@ -18,17 +18,13 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import Operation, OperationPair, lift
+from agentguard.concurrency.party import current_party
 from agentguard.errors import AgentGuardError, IssueError
 from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.outbound.connections import Connections
@@ -107,7 +103,8 @@ class Outbound:
     request is repeated if no connection was made, or if the status is 429; with *repeatable*, after every
     failure. So a request that mints is repeated only where it certainly had no effect.
 
-    *party* says for whom the request is, such as a user. Requests of a party that get no answer do not keep
+    *party* says for whom the request is, such as a user; by default it is whom the guard mints a credential
+    for. Requests of a party that get no answer do not keep
     requests of others from being sent. An answer of any status counts as no failure of the service.
 
     Both paths keep the time limit whatever the service sends, and however slowly. A compressed answer is
@@ -149,8 +146,9 @@ class Outbound:
 
     def _asking(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
         async def ask(
-            method: str, url: str, *, repeatable: bool = False, party: str = "", **options: Any
+            method: str, url: str, *, repeatable: bool = False, party: str | None = None, **options: Any
         ) -> Answer:
+            party = current_party() if party is None else party
             deadline = time.monotonic() + seconds_left(self._limits.timeout)
             try:
                 async for attempt in AsyncRetrying(
@@ -185,6 +183,7 @@ class Outbound:
         url: str,
         options: dict[str, Any],
     ) -> Answer:
+        has_time = deadline - time.monotonic() >= self._limits.timeout / 2
         try:
             answer: Answer = await send(deadline, method, url, options)
             return answer
@@ -192,7 +191,10 @@ class Outbound:
             failure: _Failure = _RepeatableFailure(f"no connection ({_cause(error)})")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             kind = _Failure if _is_untrusted(error) else _RepeatableFailure
-            failure = kind(f"no connection ({_cause(error)})", cause=Cause.SERVICE)
+            # what came before, for this party, may have left too little time to connect
+            is_late = isinstance(error, httpx.ConnectTimeout) and not has_time
+            cause = Cause.PARTY if is_late else Cause.SERVICE
+            failure = kind(f"no connection ({_cause(error)})", cause=cause)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             kind = _RepeatableFailure if repeatable else _Failure
             failure = kind(f"no answer ({_cause(error)})", cause=Cause.PARTY)

@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
+from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.concurrency.drive import lift
 from agentguard.concurrency.fork import in_child
-from agentguard.outbound.deadline import DeadlineTransport
+from agentguard.outbound.deadline import AsyncDeadlineTransport, DeadlineTransport
 
 __all__ = ["Connections"]
 
@@ -37,6 +38,7 @@ class Connections:
     ) -> None:
         self._options, self._check = {**options, "limits": _UNLIMITED}, check
         self._transport, self._async_transport = transport, async_transport
+        self._resolver = AbandonableThreads("the resolver of names")
         self._of_parents: list[object] = []
         self._begin()
         in_child(self._begin_in_child)
@@ -60,7 +62,9 @@ class Connections:
         with self._lock:
             if self._client is None:
                 hooks = {"request": [self._check]}
-                transport = self._transport or DeadlineTransport(self._options["verify"], _UNLIMITED)
+                transport = self._transport or DeadlineTransport(
+                    self._options["verify"], _UNLIMITED, self._resolver
+                )
                 self._client = httpx.Client(transport=transport, event_hooks=hooks, **self._options)
             return self._client
 
@@ -82,8 +86,9 @@ class Connections:
 
     async def _open_client(self) -> AsyncGenerator[httpx.AsyncClient]:
         hooks = {"request": [lift(self._check)]}
+        transport = self._async_transport or AsyncDeadlineTransport(
+            self._options["verify"], _UNLIMITED, self._resolver
+        )
         # at its end an event loop closes asynchronous generators, and nothing else
-        async with httpx.AsyncClient(
-            transport=self._async_transport, event_hooks=hooks, **self._options
-        ) as client:
+        async with httpx.AsyncClient(transport=transport, event_hooks=hooks, **self._options) as client:
             yield client

@@ -1,17 +1,19 @@
-"""Connections of the synchronous path that keep a deadline, whatever the peer sends, and however slowly.
+"""Connections that keep a deadline, whatever the peer sends, and however slowly.
 
 The time-outs of httpx are for each read and each write. A peer that sends one byte, or one 1xx answer, before
-each of them has passed would hold a thread for ever. The asynchronous path needs none of this: its event loop
-ends the whole exchange.
+each of them has passed would hold a thread for ever. On the asynchronous path the event loop ends the whole
+exchange. There the look-up of a name alone needs care: the event loop's own look-up waits for a thread of
+asyncio's default executor, which everybody shares.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import Any
@@ -21,7 +23,7 @@ import httpx
 
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 
-__all__ = ["DeadlineTransport", "until"]
+__all__ = ["AsyncDeadlineTransport", "DeadlineTransport", "until"]
 
 _deadline: ContextVar[float | None] = ContextVar("agentguard_outbound_deadline", default=None)
 
@@ -52,7 +54,9 @@ class DeadlineTransport(httpx.HTTPTransport):
     httpx has no argument for httpcore's public `network_backend`. So the transport gets another pool.
     """
 
-    def __init__(self, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
+    def __init__(
+        self, verify: ssl.SSLContext | bool, limits: httpx.Limits, resolver: AbandonableThreads
+    ) -> None:
         context = httpx.create_ssl_context(verify=verify, trust_env=False)
         super().__init__(verify=context, limits=limits, trust_env=False)
         self._pool = httpcore.ConnectionPool(
@@ -60,14 +64,31 @@ class DeadlineTransport(httpx.HTTPTransport):
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
-            network_backend=_Backend(),
+            network_backend=_Backend(resolver),
+        )
+
+
+class AsyncDeadlineTransport(httpx.AsyncHTTPTransport):
+    """The same for the asynchronous path, with names looked up in threads of *resolver*."""
+
+    def __init__(
+        self, verify: ssl.SSLContext | bool, limits: httpx.Limits, resolver: AbandonableThreads
+    ) -> None:
+        context = httpx.create_ssl_context(verify=verify, trust_env=False)
+        super().__init__(verify=context, limits=limits, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            network_backend=_AsyncBackend(resolver),
         )
 
 
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self) -> None:
+    def __init__(self, resolver: AbandonableThreads) -> None:
         self._backend = httpcore.SyncBackend()
-        self._threads = AbandonableThreads("the resolver of names")
+        self._resolver = resolver
 
     def connect_tcp(
         self,
@@ -78,9 +99,9 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         # one address after the other: the time-out of `socket.create_connection` is for each of them
+        end = time.monotonic() + _connecting(timeout)
         failure: Exception = httpcore.ConnectError("the name has no address")
-        for address in self._addresses(host, port, timeout):
-            seconds = _seconds(timeout, httpcore.ConnectTimeout)
+        for address, seconds in _shares(self._addresses(host, port, end), end):
             try:
                 return _Stream(
                     self._backend.connect_tcp(address, port, seconds, local_address, socket_options)
@@ -89,22 +110,82 @@ class _Backend(httpcore.NetworkBackend):
                 failure = error
         raise failure
 
-    def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
-        seconds = _seconds(timeout, httpcore.ConnectTimeout)
-        with suppress(ValueError):
-            return [str(ip_address(host))]
-        try:
-            # the resolver has time-outs of its own, which may be longer
-            infos = self._threads.run(60.0 if seconds is None else seconds, _resolve, host, port, party=host)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout("the look-up of the name took too long") from error
-        except (OSError, UnicodeError, NoThread) as error:
-            raise httpcore.ConnectError(str(error)) from error
-        return list(dict.fromkeys(infos))
+    def _addresses(self, host: str, port: int, end: float) -> list[str]:
+        if _is_address(host):
+            return [host]
+        with _translated():
+            return self._resolver.run(end - time.monotonic(), _resolve, host, port, party=host)
+
+
+class _AsyncBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, resolver: AbandonableThreads) -> None:
+        self._backend = httpcore.AnyIOBackend()
+        self._resolver = resolver
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  the form is httpcore's
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        end = time.monotonic() + _connecting(timeout)
+        failure: Exception = httpcore.ConnectError("the name has no address")
+        for address, seconds in _shares(await self._addresses(host, port, end), end):
+            try:
+                return await self._backend.connect_tcp(address, port, seconds, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def _addresses(self, host: str, port: int, end: float) -> list[str]:
+        if _is_address(host):
+            return [host]
+        with _translated():
+            return await self._resolver.arun(end - time.monotonic(), _resolve, host, port, party=host)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def _connecting(timeout: float | None) -> float:
+    """Return how many seconds a connection may take. The resolver's own time-outs may be longer."""
+    seconds = _seconds(timeout, httpcore.ConnectTimeout)
+    return 60.0 if seconds is None else seconds
+
+
+def _shares(addresses: list[str], end: float) -> Generator[tuple[str, float]]:
+    """Give each address its share of the time until *end*: a dead one leaves enough for the others."""
+    for number, address in enumerate(addresses):
+        seconds = (end - time.monotonic()) / (len(addresses) - number)
+        if seconds <= 0:
+            raise httpcore.ConnectTimeout("too late")
+        yield address, seconds
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what a look-up of a name raises as an error of httpcore."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout("the look-up of the name took too long") from error
+    except (OSError, UnicodeError, NoThread) as error:
+        raise httpcore.ConnectError(str(error)) from error
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 class _Stream(httpcore.NetworkStream):

@@ -6,8 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from agentguard.concurrency.abandonable import AbandonableThreads, abandonable_pair
-from agentguard.concurrency.drive import Operation
+from agentguard.concurrency.abandonable import AbandonableThreads
+from agentguard.concurrency.drive import Operation, abandonable_pair
 from agentguard.model import Secret
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class BearerToken:
     """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it."""
 
     def __init__(self, source: TokenSource, timeout: float) -> None:
-        threads = AbandonableThreads("the source of the token for the PDP")
+        threads = AbandonableThreads("the source of the token for the PDP", probes=True)
         self._read = abandonable_pair(source, "read", threads, timeout)
         self._cache: tuple[Secret, float] | None = None
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
 
 import httpx
 
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, strict_json
@@ -19,7 +23,8 @@ Send = Callable[..., Awaitable[httpx.Response]]
 class Introspection:
     """Tells a `Verifier` whether a token was revoked, and what an opaque token says.
 
-    It asks the server for each request; nothing is cached. *client* has the time-out. This resource server
+    It asks the server for each request; nothing is cached. *client* has the time-outs of each
+    read and write, and the whole exchange takes at most *timeout* seconds. This resource server
     authenticates with *auth*, or with *proof*: a function that returns more form members and headers for
     each request, such as a client assertion (RFC 7523) of ``PrivateKeyJwt(…).prove(issuer)``. An
     `httpx.Client` works for sync and async calls (for async ones, in a thread). An `httpx.AsyncClient`
@@ -35,8 +40,10 @@ class Introspection:
         auth: httpx.Auth | tuple[str, str] | None = None,
         proof: Callable[[], tuple[Mapping[str, str], Mapping[str, str]]] = lambda: ({}, {}),
         opaque: bool = False,
+        timeout: float = 4.0,
     ) -> None:
-        self.opaque = opaque
+        self.opaque, self._timeout = opaque, timeout
+        self._threads = AbandonableThreads("the introspection of tokens")
         self._url, self._client, self._auth, self._proof = url, client, auth, proof
 
     def claims(self, token: str) -> Mapping[str, Json] | None:
@@ -47,13 +54,25 @@ class Introspection:
         """
         if isinstance(self._client, httpx.AsyncClient):
             raise TypeError("this Introspection has an AsyncClient; call averify, or give it an httpx.Client")
-        return drive(self._claims(lift(self._client.post), token))
+        post = self._client.post
+
+        def bounded(*args: Any, **options: Any) -> httpx.Response:
+            return self._threads.run(seconds_left(self._timeout), partial(post, *args, **options))
+
+        return drive(self._claims(lift(bounded), token))
 
     async def aclaims(self, token: str) -> Mapping[str, Json] | None:
         """Do as `claims`, without blocking the event loop."""
-        if isinstance(self._client, httpx.AsyncClient):
-            return await self._claims(self._client.post, token)
-        return await asyncio.to_thread(self.claims, token)
+        post: Send = self._client.post if isinstance(self._client, httpx.AsyncClient) else self._in_thread
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._claims(post, token)
+        except TimeoutError:
+            raise _unclear() from None
+
+    async def _in_thread(self, *args: Any, **options: Any) -> Any:
+        assert isinstance(self._client, httpx.Client)  # noqa: S101  the caller has checked it
+        return await self._threads.arun(self._timeout, partial(self._client.post, *args, **options))
 
     async def _claims(self, post: Send, token: str) -> Mapping[str, Json] | None:
         members, headers = self._proof()
@@ -62,11 +81,15 @@ class Introspection:
         try:
             response = await post(self._url, data=form, headers=headers, auth=auth, follow_redirects=False)
             answer = strict_json(response.content) if response.status_code == 200 else None
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, TimeoutError, NoThread):
             answer = None
         active = answer.get("active") if isinstance(answer, dict) else None
         if not isinstance(active, bool) or not isinstance(answer, dict):
-            raise VerificationError(
-                "temporarily_unavailable", "the issuer did not say whether the token is active", status=503
-            )
+            raise _unclear()
         return answer if active else None
+
+
+def _unclear() -> VerificationError:
+    return VerificationError(
+        "temporarily_unavailable", "the issuer did not say whether the token is active", status=503
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentguard.concurrency.drive import drive
 from agentguard.credentials.long_lived import LegacySecret
 from agentguard.errors import DenialCode
 from agentguard.model import Credential, Grant, Secret, TaskStatus, ToolPath
@@ -94,6 +95,76 @@ def test_a_long_lived_key_that_arrives_after_the_task_is_attached_to_nothing(mod
     assert world.ran == []
     assert broker._live == {}
     assert world.store.live() == ()
+
+
+class Late(Mint):
+    """A broker that names its handle when it has minted, after the guard has stopped waiting."""
+
+    inline = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.revokes = set[str](), True
+
+    def issue(self, grant: Grant) -> Credential:
+        time.sleep(3 * ANSWERS)
+        credential = super().issue(grant)
+        self.live.add(credential.handle)
+        return credential
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        if not self.revokes and handle in self.live:
+            raise OSError("the issuer cannot be reached")
+        self.live.discard(handle)
+        super().revoke(handle, expires_at)
+
+
+def deny_late(mint: Late, mode: str) -> World:
+    """Make a call that is denied since its credential does not come in time, and wait for it to come."""
+    world = World(brokers={(None, path): mint for path in ToolPath}, timeout=ANSWERS)
+    world.begin()
+    assert world.denied(mode).code is DenialCode.NO_CREDENTIAL
+    assert world.ran == []
+    deadline = time.monotonic() + 5
+    while not mint.issued and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return world
+
+
+def wait_until_dead(mint: Late) -> None:
+    deadline = time.monotonic() + 5
+    while mint.live and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.promise("late-credential-revoked")
+def test_a_credential_that_arrives_after_the_time_out_is_revoked(mode: str) -> None:
+    mint = Late()
+    world = deny_late(mint, mode)
+    wait_until_dead(mint)
+    assert mint.live == set()
+    time.sleep(0.02)
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("late-credential-revoked")
+def test_a_late_credential_whose_revocation_fails_is_on_record_and_revoked_by_the_next_sweep(
+    mode: str,
+) -> None:
+    mint = Late()
+    mint.revokes = False
+    world = deny_late(mint, mode)
+    deadline = time.monotonic() + 5
+    handles: set[str] = set()
+    while not handles & mint.live and time.monotonic() < deadline:
+        handles = {live.handle for live in world.store.live()}
+        time.sleep(0.01)
+    assert mint.live
+    assert mint.live <= handles
+    mint.revokes = True
+    world.now += 3600
+    drive(world.flow.sync.outbox.sweep())
+    assert mint.live == set()
 
 
 @pytest.mark.promise("lifetime-from-judgement")

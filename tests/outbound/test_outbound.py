@@ -13,16 +13,19 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from agentguard.concurrency.deadline import within
-from agentguard.concurrency.drive import drive
+from agentguard.concurrency.drive import drive, operation_pair
 from agentguard.errors import IdentityError, IssueError
+from agentguard.model import Grant
 from agentguard.outbound.client import Answer, Limits, Outbound
 from tests.conftest import Mode
 from tests.doubles.loopback import Connection, Respond, certificate, response, serving
@@ -527,6 +530,132 @@ async def test_what_gets_no_answer_stops_its_own_party_alone(mode: Mode) -> None
     assert (await ask(outbound, mode, party="user:ada")).status == 200
     assert (await ask(outbound, mode)).status == 200
     await fails(outbound, mode, "not asked for .*", party="user:eve")
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_too_little_time_to_connect_counts_for_its_party_alone(mode: Mode) -> None:
+    """A service that drops the line late for some argument leaves a repetition too little time."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.extensions["timeout"]["connect"] < 0.2:
+            raise httpx.ConnectTimeout("handshake")
+        if b"bomb" in request.content:
+            time.sleep(0.25)
+            raise httpx.ReadError("dropped")
+        return httpx.Response(200)
+
+    transport = httpx.MockTransport(answer)
+    outbound = Outbound(
+        "issuer",
+        "https://pdp.example",
+        limits=Limits(timeout=0.4, threshold=2),
+        transport=transport,
+        async_transport=transport,
+    )
+    for _ in range(3):
+        await fails(outbound, mode, ".*", party="user:eve", data={"q": "bomb"}, repeatable=True)
+    assert (await ask(outbound, mode, party="user:ada")).status == 200
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_no_connection_in_all_the_time_that_there_is_counts_for_all(mode: Mode) -> None:
+    outbound = Service(httpx.ConnectTimeout("x")).outbound(threshold=2)
+    for party in ("user:eve", "user:ada"):
+        await fails(outbound, mode, "no connection .*", party=party)
+    await fails(outbound, mode, "not asked for .*", party="user:bob")
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+async def test_what_an_issuer_leaves_unanswered_for_one_user_stops_no_other(mode: Mode) -> None:
+    service = Service(httpx.ReadTimeout("x"))
+    outbound = service.outbound(threshold=2)
+
+    class Broker:
+        def issue(self, grant: Grant) -> Answer:
+            question: Any = outbound.ask.sync("POST", "/token", data={"token": grant.identity.subject})
+            answer: Answer = drive(question)
+            return answer
+
+        async def aissue(self, grant: Grant) -> Answer:
+            answer: Answer = await outbound.ask.async_("POST", "/token")
+            return answer
+
+    pair = operation_pair(Broker(), "issue", timeout=2.0, delivers=True)
+    issue, answers = pair.async_ if mode.asynchronous else pair.sync, list[Answer]()
+    eve, ada = (SimpleNamespace(identity=SimpleNamespace(subject=name)) for name in ("user:eve", "user:ada"))
+    for problem in ("no answer", "no answer", "not asked for"):
+        with pytest.raises(IssueError, match=problem):
+            await issue(answers.append, eve)
+    service.answers[:] = [httpx.Response(200)]
+    await issue(answers.append, ada)
+    assert [answer.status for answer in answers] == [200]
+
+
+@pytest.mark.promise("service-failures-bounded")
+async def test_a_first_address_that_answers_nothing_keeps_nobody_from_the_second(
+    make: Make, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(connection: Connection) -> None:
+        connection.request()
+        connection.send(response("200 OK"))
+
+    with serving(answers) as server, full_listener(server.port) as dead:
+        real = socket.getaddrinfo
+
+        def look_up(host: Any, *arguments: Any, **options: Any) -> list[Any]:
+            addresses = [dead, "127.0.0.1"] if host in ("two.example", b"two.example") else [host]
+            return [info for address in addresses for info in real(address, *arguments, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        outbound = make(f"http://two.example:{server.port}", timeout=1.0)
+        assert (await ask(outbound, mode)).status == 200
+
+
+@pytest.mark.promise("hung-adapters-stop-nobody")
+def test_names_whose_look_up_hangs_stop_no_other_service_on_an_event_loop(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, real = threading.Event(), socket.getaddrinfo
+
+    def hangs(host: Any, *arguments: Any, **options: Any) -> list[Any]:
+        if host in ("hung.example", b"hung.example"):
+            end.wait(10)
+            raise OSError("no such name")
+        return real(host, *arguments, **options)
+
+    def answers(connection: Connection) -> None:
+        connection.request()
+        connection.send(response("200 OK"))
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    hung = make("https://hung.example", timeout=0.2, threshold=1000)
+
+    async def main(url: str) -> int:
+        healthy = make(url.replace("127.0.0.1", "localhost"), timeout=2.0)
+        questions = [hung.ask.async_("GET", "/", party=f"user:{number}") for number in range(40)]
+        results = await asyncio.gather(*questions, return_exceptions=True)
+        assert {type(result) for result in results} == {IssueError}
+        return int((await healthy.ask.async_("GET", "/")).status)
+
+    started = time.monotonic()
+    with serving(answers) as server:
+        assert asyncio.run(main(server.url)) == 200
+    assert time.monotonic() - started < 3, "the end of the event loop waits for the look-ups"
+    end.set()
+
+
+@contextmanager
+def full_listener(port: int) -> Iterator[str]:
+    """Give an address of this machine at which *port* answers nothing: its queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.2", port))
+        yield "127.0.0.2"
 
 
 async def test_a_service_that_cannot_be_reached_is_left_alone_by_all(mode: Mode) -> None:

@@ -28,7 +28,7 @@ class KeyringSecret:
         if not self._service or not self._user:
             raise ConfigurationError(f"keyring:{id} names no entry", hint="write keyring:SERVICE/NAME")
         self.name, self._timeout = f"keyring:{id}", timeout
-        self._threads = AbandonableThreads(self.name)
+        self._threads = AbandonableThreads(self.name, probes=True)
 
     def read(self) -> Secret:
         """Ask the keyring."""
