@@ -4,6 +4,7 @@
     flow              `Enforcement` holds what both paths share; `Flow` is the flow on one path
     guarded_call      one call: judged and begun on the way in, ended and recorded on the way out
     call_ending       the end of a call that has begun
+    calls_here        the calls and the ends of tasks of this process
     access_requests   the request that is judged
     authorization     judges a call by mandate, rights and policy; a call is judged here and nowhere else
     evaluation        what was decided, and what may be issued for it

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.operations import Operations, stored
-from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import DenialCode, Denied, safe_text

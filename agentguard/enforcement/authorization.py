@@ -13,10 +13,10 @@ from functools import partial
 from agentguard.enforcement.access_requests import AccessRequests, unclassified
 from agentguard.enforcement.approval import APPROVED, Approvals
 from agentguard.enforcement.call import Invocation, Permit
+from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.operations import Operations, stored, unapproved
-from agentguard.enforcement.outbox import CallsHere
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
 from agentguard.enforcement.run_state import RunState

@@ -28,8 +28,21 @@ class CallEnding:
     async def finish(self, outcome: Outcome) -> bool:
         """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
 
+        What is raised here all the same is an exit or an interrupt. The outbox then revokes the credential.
+
         Returns whether the task knows what was read, or nothing was read.
         """
+        enforcement, call_id = self._flow.enforcement, self._permit.call.id
+        try:
+            return await self._finish(outcome)
+        finally:
+            if call_id in enforcement.calls.running:  # nothing has noted what became of its credential
+                if self._permit.route is not None and not self._issuance.kept:
+                    enforcement.calls.failed.add(call_id)
+                enforcement.calls.running.discard(call_id)
+                enforcement.on_unrevoked()
+
+    async def _finish(self, outcome: Outcome) -> bool:
         permit = self._permit
         note, revoked = self._issuance.note(), False
         if permit.route is not None and note is None:

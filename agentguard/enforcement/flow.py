@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
+from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.operations import Operations, operations_of
-from agentguard.enforcement.outbox import CallsHere, Outbox, OutboxThread
+from agentguard.enforcement.outbox import Outbox, OutboxThread
 from agentguard.enforcement.recording import Recording
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports

@@ -132,8 +132,14 @@ class GuardedCall:
         if self._abandoned:
             raise TimeoutError("the call was given up before it began")
         enforcement, call = self._flow.enforcement, permit.call
-        blocking = enforcement.sync.operations
-        self._issuance = Issuance(permit, enforcement.reuse, self._flow.operations, blocking)
+        self._issuance = Issuance(
+            permit,
+            enforcement.reuse,
+            self._flow.operations,
+            enforcement.sync.operations,
+            enforcement.calls,
+            enforcement.options.clock,
+        )
         enforcement.calls.running.add(call.id)
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         self._permit = permit

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
+from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.task_credentials import KeptCredential, ReusableCredentials, key_of
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import Credential, Grant, LiveCredential
 
-__all__ = ["Issuance", "best_effort"]
+__all__ = ["Issuance", "best_effort", "failure_text"]
 
 T = TypeVar("T")
 log = logging.getLogger("agentguard")
 
 
 class Issuance:
-    """What one permitted call holds, from the record of it to its revocation.
+    """What one permitted call holds, from the record of it to its revocation. It is made before that record.
 
     `credential` is what the call uses. `kept` says that it lives on for other calls until its task ends.
     `anomalies` are what the tool tried with the credential that no honest call does. *blocking* are the
@@ -35,9 +37,16 @@ class Issuance:
     """
 
     def __init__(
-        self, permit: Permit, reuse: ReusableCredentials, operations: Operations, blocking: Operations
+        self,
+        permit: Permit,
+        reuse: ReusableCredentials,
+        operations: Operations,
+        blocking: Operations,
+        calls: CallsHere,
+        clock: Callable[[], float],
     ) -> None:
         self._permit, self._reuse = permit, reuse
+        self._calls, self._clock, self._last_end = calls, clock, calls.last_end
         self._operations, self._blocking = operations, blocking
         self._revoked: bool | None = None  # not yet tried
         route, grant = permit.route, permit.grant
@@ -63,7 +72,7 @@ class Issuance:
         """Return the call's credential, minted now unless the task has one for it.
 
         Raises:
-            Denied: There is none to be had, or the task is over.
+            Denied: There is none to be had, or by now the task or the grant is over.
         """
         if self._permit.route is not None and self.credential is None:
             if self._key is None:
@@ -72,7 +81,28 @@ class Issuance:
                 shared: KeptCredential = await self._operations.share(self._key, self._mint_to_keep)
                 self.kept = shared.serves(self._expiry())
                 self.credential = shared.credential if self.kept else await self._mint()
+        await self._require_in_force()
         return self.credential
+
+    async def _require_in_force(self) -> None:
+        """Require that neither the task nor the grant has ended while the credential was obtained.
+
+        The store has called the task active when the call began, and after a broker that waits. It is asked
+        again only if this process has ended a task since.
+
+        Raises:
+            Denied: One of them is over.
+        """
+        task, now = self._permit.task, self._clock()
+        over = self._calls.is_unended(task) or task.deadline <= now
+        if not over and self._calls.has_ended_any(self._last_end):
+            state = await stored(self._operations.task(task.id))
+            over = state is None or state.ended(now) is not None
+        if over:
+            raise Denied.of(DenialCode.TASK_ENDED, f"task {task.id} ended while the call was being prepared")
+        if self._permit.grant is not None and self._expiry() <= now:
+            reason = "the grant ended while its credential was being issued"
+            raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
 
     async def revoke(self, *, failed: bool) -> bool:
         """Revoke what was minted for this call alone; return whether nothing of it is left.
@@ -109,7 +139,13 @@ class Issuance:
         if route is None or handle is None:
             self._revoked = True
             return
-        self._revoked = await best_effort("revoke", operations.revoke[route.name], *handle)
+        self._revoked = False  # until it is known to be; also if the broker raises an exit
+        try:
+            self._revoked = await best_effort("revoke", operations.revoke[route.name], *handle)
+        except (
+            CancelledError
+        ) as error:  # the broker's own: the operation finishes when its caller is cancelled
+            log.error("revoke failed: %s", failure_text(error))
 
     def note(self) -> tuple[str, float] | None:
         """Return what the store has to remember, if that alone revokes what was minted for this call."""
@@ -148,7 +184,8 @@ class Issuance:
         if not isinstance(credential, Credential):
             self._minted.clear()
             raise Denied.of(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
-        if route.waits or credential.handle not in (grant.id, *self._handles):
+        known = credential.handle in (grant.id, *self._handles)
+        if route.waits or not known or self._calls.has_ended_any(self._last_end):
             # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
             await stored(operations.track(self._live(credential.handle, credential.expires_at)))
         return credential
@@ -210,6 +247,11 @@ class Issuance:
             expires_at=expires_at,
             owner=owner(),
         )
+
+
+def failure_text(error: BaseException) -> str:
+    """Return what a log may hold of an error."""
+    return safe_text(error) if isinstance(error, Exception) else type(error).__name__
 
 
 async def best_effort(name: str, operation: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> bool:

@@ -99,8 +99,8 @@ class ToTheEnd(Protocol):
 class Together(Protocol):
     """Runs coroutines side by side, and returns their results in their order."""
 
-    def __call__(self, coroutines: Iterable[Coroutine[Any, Any, T]], /) -> Awaitable[list[T]]:
-        """Run them."""
+    def __call__(self, coroutines: Iterable[tuple[str, Coroutine[Any, Any, T]]], /) -> Awaitable[list[T]]:
+        """Run them; each comes with the name of the party that it asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ guard first begins a task after a start, and in a thread of its own while anythi
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -19,14 +19,15 @@ from tenacity.wait import wait_random_exponential
 
 from agentguard.concurrency.drive import drive
 from agentguard.concurrency.fork import in_child
-from agentguard.enforcement.issuance import best_effort
+from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.issuance import best_effort, failure_text
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
 from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
 from agentguard.errors import RevocationUnknown, safe_text
-from agentguard.model import LiveCredential, TaskState, TaskStatus
+from agentguard.model import LiveCredential, TaskStatus
 
-__all__ = ["CallsHere", "Outbox", "OutboxThread"]
+__all__ = ["Outbox", "OutboxThread"]
 
 log = logging.getLogger("agentguard")
 
@@ -37,39 +38,6 @@ class Fate(Enum):
     REVOKED = auto()
     FAILED = auto()
     UNKNOWN = auto()
-
-
-@dataclass(slots=True, weakref_slot=True)
-class CallsHere:
-    """The ids of this process's calls: those that run, and those whose revocation has failed.
-
-    `reported` are those of which it is on record that they are not known to be revoked. `unbegun` are the
-    tasks of which a caller was told that they could not be begun, each with the time of the monotonic clock
-    until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
-    with the status and the cause of its end. They act for nobody in this process. A forked child has none of
-    its parent's calls and tasks to revoke or to end; the `unended` ones act for nobody there either.
-    """
-
-    running: set[str] = field(default_factory=set)
-    failed: set[str] = field(default_factory=set)
-    reported: set[str] = field(default_factory=set)
-    unbegun: dict[str, float] = field(default_factory=dict)
-    unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Have a forked child begin without the calls of its parent."""
-        in_child(self._leave_to_parent)
-
-    def _leave_to_parent(self) -> None:
-        self.running, self.failed, self.reported, self.unbegun = set(), set(), set(), {}
-
-    def give_up(self, task_id: str, seconds: float) -> None:
-        """Have a task ended that the store may yet begin within *seconds*."""
-        self.unbegun[task_id] = monotonic() + seconds
-
-    def is_unended(self, task: TaskState) -> bool:
-        """Return whether the end of the task, or of one that it is a part of, is yet to be stored."""
-        return bool(self.unended) and not self.unended.keys().isdisjoint((task.id, *task.lineage))
 
 
 class Outbox:
@@ -102,7 +70,8 @@ class Outbox:
         for credential in live:
             by_call.setdefault(credential.call_id, []).append(credential)
         unrevoked = await self._operations.together(
-            self._revoke_of_call(call_id, credentials) for call_id, credentials in by_call.items()
+            (credentials[0].broker, self._revoke_of_call(call_id, credentials))
+            for call_id, credentials in by_call.items()
         )
         return [credential for credential in unrevoked if credential is not None]
 
@@ -213,8 +182,9 @@ class Outbox:
         except RevocationUnknown as error:
             log.warning("%s of %s: %s", credential.call_id, credential.broker, error)
             return Fate.UNKNOWN
-        except Exception as error:  # noqa: BLE001  whatever it raises, the others are revoked
-            log.error("revoke failed: %s", safe_text(error))
+        except (Exception, CancelledError) as error:  # noqa: BLE001  whatever it raises, the others are revoked
+            # a broker may raise a cancellation of its own; nobody cancels this coroutine but a loop that ends
+            log.error("revoke failed: %s", failure_text(error))
             return Fate.FAILED
         return Fate.REVOKED
 
@@ -239,8 +209,13 @@ class OutboxThread:
         with self._lock:
             self._wake.set()
             if not self._stop.is_set() and self._thread is None:
-                self._thread = Thread(target=self._work, name="agentguard-outbox", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._work, name="agentguard-outbox", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # there are no more threads, or the interpreter shuts down
+                    log.error("the outbox has no thread, until it is woken again: %s", error)
+                    return
+                self._thread = thread
 
     def close(self) -> None:
         """Stop the thread. What is left stays in the store, for the next start."""
@@ -271,4 +246,7 @@ class OutboxThread:
 
     def _sweep(self) -> int:
         self._wake.clear()  # before the sweep, so that what comes meanwhile is seen
-        return drive(self._outbox.sweep())
+        try:
+            return drive(self._outbox.sweep())
+        except SystemExit as error:  # a broker's: no exit of the process is raised in this thread
+            raise RuntimeError("a broker raised SystemExit") from error

@@ -19,6 +19,9 @@ import socket
 import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+from agentguard.concurrency.fork import in_child
 
 __all__ = ["gone", "owner"]
 
@@ -38,24 +41,32 @@ def gone(name: str) -> bool:
         return False
     if not _lives(int(pid)):
         return True
-    now_started = _started(int(pid))
-    return bool(started and now_started) and now_started != started
+    fields = _stat(int(pid))
+    if fields is None:
+        return False
+    return fields.ended or (bool(started) and fields.started != started)
 
 
 @cache
 def _named(pid: int) -> str:
-    return f"{_place()}|{pid}@{_started(pid)}"
+    fields = _stat(pid)
+    return f"{_place()}|{pid}@{'' if fields is None else fields.started}"
 
 
 @cache
 def _place() -> str:
-    """Name what process ids are unique in: a running kernel's namespace of them, else the machine."""
+    """Name what a process id and a start are unique in: a running kernel's namespaces, else the machine."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
+        place = f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
         # Linux has namespaces: without /proc, nothing says which one this is, so nobody else is in it
         return secrets.token_hex(16) if sys.platform == "linux" else socket.gethostname()
+    try:
+        # each has its own time since the start of the machine, in which /proc tells when a process started
+        return f"{place}/{os.readlink(PROC / 'self/ns/time')}"
+    except OSError:  # a kernel before Linux 5.6 has no namespaces of time
+        return place
 
 
 def _lives(pid: int) -> bool:
@@ -68,15 +79,27 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in the kernel's ticks; empty where that is unknown."""
+class _Stat(NamedTuple):
+    """What ``/proc`` tells of a process: when it started, in the kernel's ticks, and whether it has ended.
+
+    A process that has ended keeps its id until its parent has waited for it.
+    """
+
+    started: str
+    ended: bool
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Return what ``/proc`` tells of a process, or None if it shows another namespace, or hides it."""
     if not _shows_our_namespace(os.getpid()):
-        return ""
+        return None
     try:
-        # the name in parentheses may hold spaces; the 22nd field of all is the 20th behind it
-        return (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        # the name in parentheses may hold spaces; behind it are the third field and those that follow
+        fields = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        # a process whose first thread alone has ended is shown as a zombie too, and has other threads
+        return _Stat(fields[19], fields[0] in {"Z", "X"} and int(fields[17]) <= 1)
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 @cache
@@ -88,3 +111,19 @@ def _shows_our_namespace(pid: int) -> bool:
         return False
     ids = re.search(r"^NSpid:(.*)$", status, re.MULTILINE)
     return ids is not None and ids[1].split() == [str(pid)]
+
+
+class _Answers:
+    """The answers of this room that are kept. None of them holds in a forked child.
+
+    A child may be in another namespace than its parent, where its id was another process's before.
+    """
+
+    def clear(self) -> None:
+        """Ask anew from now on."""
+        for function in (_named, _place, _shows_our_namespace):
+            function.cache_clear()
+
+
+_answers = _Answers()
+in_child(_answers.clear)

@@ -117,8 +117,10 @@ def unrevoked_record(credential: LiveCredential, until: float, cause: str) -> Re
     }
 
 
-def task_end_record(task_id: str, lineage: list[str], status: str, cause: str, unrevoked: int) -> Record:
-    """Record the end of a task; *unrevoked* credentials are left to their expiry."""
+def task_end_record(
+    task_id: str, lineage: list[str], status: str, cause: str, unrevoked: int | None
+) -> Record:
+    """Record the end of a task; *unrevoked* credentials are left, or None if their number is unknown."""
     return {
         "event": "task",
         "task": task_id,

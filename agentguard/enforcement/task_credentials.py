@@ -78,9 +78,11 @@ class ReusableCredentials:
         """Return a credential that still lives long enough, and was not to live beyond *ends_at*, or None."""
         with self._lock:
             entry = self._kept.get(key)
-        if entry is None or entry.credential.expires_at - self._clock() < MARGIN or not entry.serves(ends_at):
+        if entry is None or not entry.serves(ends_at):
             return None
-        return entry.credential
+        # an issuer may have given more than the grant: then the grant's end counts
+        last = min(entry.credential.expires_at, entry.ends_at)
+        return None if last - self._clock() < MARGIN else entry.credential
 
     def keep(self, key: Hashable, task_id: str, credential: Credential, ends_at: float) -> KeptCredential:
         """Keep a credential for later calls of its task."""

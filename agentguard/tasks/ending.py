@@ -9,10 +9,14 @@ stays in the store's outbox.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.issuance import failure_text
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import signal_record, task_end_record
 from agentguard.errors import AgentGuardError, StoreError, VerificationError, safe_text
@@ -112,40 +116,50 @@ class Ending:
     async def _end(self, task_ids: list[str], status: TaskStatus, cause: str) -> int:
         """End tasks, then revoke what they hold, and record both; return how many have ended.
 
-        A failure at one keeps no other alive.
+        A failure at one step or task keeps no other from being done, and is raised at the end. Whatever fails
+        after the end of a task, the outbox's thread revokes what is left of it.
         """
-        ended, failures = dict[str, tuple[str, ...]](), list[Exception]()
-        for task_id in task_ids:
-            try:
-                ended[task_id] = await self._mark_ended(task_id, status, cause)
-            except Exception as error:  # noqa: BLE001  raised below, when the other tasks have ended
-                failures.append(error)
-        live = {task_id: await self._revocable(task_id) for task_id in ended}
-        # a task and its child may both be named, and the child's credentials are its parent's too
-        unrevoked = await self.flow.outbox.revoke(dict.fromkeys(chain.from_iterable(live.values())))
-        for task_id, ids in ended.items():
-            remaining = sum(one in unrevoked for one in live[task_id])
-            try:
+        ended, unrevoked = dict[str, tuple[str, ...]](), dict[str, int]()
+        failures = _Failures()
+        try:
+            for task_id in task_ids:
+                with failures.collecting():
+                    ended[task_id] = await self._mark_ended(task_id, status, cause)
+            unrevoked = await self._revoke(list(ended), failures)
+            for task_id, ids in ended.items():
                 for ended_id in ids:
-                    await self._record(ended_id, status, cause, remaining)
-            except Exception as error:  # noqa: BLE001  raised below, when the other ends are on record
-                failures.append(error)
-        if unrevoked or (any(ended.values()) and self._enforcement.transmitters):
-            self._enforcement.on_unrevoked()
-        if failures:
-            raise failures[0]
+                    with failures.collecting():
+                        await self._record(ended_id, status, cause, unrevoked.get(task_id))
+        finally:
+            is_left = any(unrevoked.get(task_id) != 0 for task_id in ended)
+            if is_left or (any(ended.values()) and self._enforcement.transmitters):
+                self._enforcement.on_unrevoked()
+        failures.raise_first()
         return sum(map(len, ended.values()))
+
+    async def _revoke(self, task_ids: list[str], failures: _Failures) -> dict[str, int]:
+        """Revoke what tasks hold, side by side; return how much is left of each of which that is known."""
+        live = dict[str, list[LiveCredential]]()
+        for task_id in task_ids:
+            with failures.collecting():
+                live[task_id] = await self._revocable(task_id)
+        with failures.collecting():
+            # a task and its child may both be named, and the child's credentials are its parent's too
+            unrevoked = await self.flow.outbox.revoke(dict.fromkeys(chain.from_iterable(live.values())))
+            return {id_: sum(one in unrevoked for one in credentials) for id_, credentials in live.items()}
+        return {}
 
     async def _mark_ended(self, task_id: str, status: TaskStatus, cause: str) -> tuple[str, ...]:
         enforcement = self._enforcement
         try:
-            ended = await self._operations.end_task(task_id, status, await self._owed(task_id, cause))
+            owed = await self._owed(task_id, cause)
+            with enforcement.calls.ending_a_task():
+                ended = await self._operations.end_task(task_id, status, owed)
         except BaseException as error:
             # who has left a dropped generator is not told of what fails; a retry must not wake its own thread
             if task_id not in enforcement.calls.unended:
                 enforcement.calls.unended[task_id] = (status, cause)
-                failure = safe_text(error) if isinstance(error, Exception) else type(error).__name__
-                log.error("the end of task %s is not stored yet: %s", task_id, failure)
+                log.error("the end of task %s is not stored yet: %s", task_id, failure_text(error))
                 enforcement.on_unrevoked()
             raise
         enforcement.calls.unended.pop(task_id, None)
@@ -158,31 +172,70 @@ class Ending:
         live = await self._operations.live(task_id)
         return [one for one in live if one.broker not in self._enforcement.transmitters]
 
-    async def _record(self, task_id: str, status: TaskStatus, cause: str, unrevoked: int) -> None:
-        state = await self._operations.task(task_id)
+    async def _record(self, task_id: str, status: TaskStatus, cause: str, unrevoked: int | None) -> None:
+        state = await self._known(task_id)
         lineage = [] if state is None else list(state.lineage)
         await self._operations.append(task_end_record(task_id, lineage, status.value, cause, unrevoked))
 
+    async def _known(self, task_id: str) -> TaskState | None:
+        """Return a task, or None also if it cannot be read: an end does not wait for that."""
+        try:
+            return await self._operations.task(task_id)
+        except Exception as error:  # noqa: BLE001  whatever the store raises, the task ends
+            log.error("task %s ends, and cannot be read: %s", task_id, failure_text(error))
+            return None
+
     async def _owed(self, task_id: str, cause: str) -> list[LiveCredential]:
-        """Return what each end is to tell, as the outbox carries it: once for each receiver."""
+        """Return what each end is to tell, as the outbox carries it: once for each receiver.
+
+        A receiver for which no notice can be made is told nothing, and the task ends all the same.
+        """
         enforcement = self._enforcement
-        state = await self._operations.task(task_id) if enforcement.transmitters else None
+        state = await self._known(task_id) if enforcement.transmitters else None
         if state is None:
             return []
         now = enforcement.options.clock()
-        live = await self._operations.live(task_id)
-        last = max([now + enforcement.options.lifetime, *(one.expires_at for one in live)])
+        handles, last = dict[str, str](), await self._last_expiry(state, now)
+        for name, transmitter in enforcement.transmitters.items():
+            try:
+                handles[name] = transmitter.notice(state.identity.subject, cause, now)
+            except (Exception, CancelledError) as error:  # noqa: BLE001  whatever it raises, the task ends
+                failure = failure_text(error)
+                log.error("%s is not told of the end of task %s: %s", name, task_id, failure)
         return [
             LiveCredential(
-                call_id=f"{name}:",
-                task_id="",
-                broker=name,
-                handle=transmitter.notice(state.identity.subject, cause, now),
-                expires_at=last,
-                owner=owner(),
+                call_id=f"{name}:", task_id="", broker=name, handle=handle, expires_at=last, owner=owner()
             )
-            for name, transmitter in enforcement.transmitters.items()
+            for name, handle in handles.items()
         ]
+
+    async def _last_expiry(self, state: TaskState, now: float) -> float:
+        """Return when the last credential of a task ends, or one that is issued now for its longest time."""
+        last = now + self._enforcement.options.lifetime
+        try:
+            return max([last, *(one.expires_at for one in await self._operations.live(state.id))])
+        except Exception as error:  # noqa: BLE001  whatever the store raises, the task ends
+            log.error("the credentials of task %s cannot be listed: %s", state.id, failure_text(error))
+            return max(last, state.deadline)
+
+
+class _Failures(list[BaseException]):
+    """What has failed while other steps were still to be done."""
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep what the block raises, an exit, an interrupt and a cancellation too."""
+        try:
+            yield
+        except GeneratorExit:  # nothing can be awaited any more
+            raise
+        except BaseException as error:  # noqa: BLE001  it is raised when the other steps are done
+            self.append(error)
+
+    def raise_first(self) -> None:
+        """Raise the first failure: an exit, an interrupt or a cancellation before all else."""
+        for error in sorted(self, key=lambda error: isinstance(error, Exception)):
+            raise error
 
 
 class Endings(NamedTuple):

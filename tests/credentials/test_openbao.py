@@ -7,6 +7,7 @@ import json
 import logging
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -223,6 +224,31 @@ async def test_a_login_that_cannot_be_shortened_is_given_up(
         await face(broker(double), mode).issue(sample_grant())
     assert CREDS not in double.asked
     assert not double.tokens
+
+
+@pytest.mark.promise("lifetime-from-judgement")
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize(("seconds", "lives"), [(40.0, 60), (59.5, None), (61.0, None)])
+async def test_a_login_that_took_its_time_makes_no_credential_that_outlives_the_grant(
+    double: Double, mode: Mode, prepared: bool, seconds: float, lives: int | None
+) -> None:
+    now, double.ttl, double.lease = [NOW], 3600, 3600
+
+    def slow_login(_request: httpx.Request) -> httpx.Response:
+        now[0] += seconds
+        return double.login()
+
+    double.faults["auth/jwt/login"] = slow_login
+    by = face(OpenBao(ToolPath.WRITE, session(double, clock=lambda: now[0]), creds=CREDS), mode)
+    grant = replace(sample_grant(lifetime=60.0), at=NOW)
+    if prepared:
+        await by.prepare(grant)
+    if lives is None:
+        with pytest.raises(IssueError, match="the grant ended"):
+            await by.issue(grant)
+        assert CREDS not in double.asked
+    else:
+        assert (await by.issue(grant)).expires_at == NOW + lives
 
 
 async def test_less_than_a_second_is_refused(double: Double, mode: Mode) -> None:

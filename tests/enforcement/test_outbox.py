@@ -140,6 +140,98 @@ def test_a_forked_process_has_a_name_of_its_own() -> None:
     assert sorted(ran.stdout.split()) == ["False", "True"]
 
 
+NAMESPACE_OF_CHILDREN = """
+import ctypes, os, sys, time
+from agentguard.enforcement.process import gone, owner
+owner()
+if ctypes.CDLL(None).unshare(0x20000000):  # CLONE_NEWPID: of the children, and not of this process
+    sys.exit("no right")
+names_read, names = os.pipe()
+release, held = os.pipe()
+if os.fork() == 0:
+    os.close(held)
+    for _ in range(%d):
+        if os.fork() == 0:
+            os.write(names, (owner() + "\\n").encode())
+            os.read(release, 1)
+            os._exit(0)
+    os.close(names)
+    os.read(release, 1)
+    os._exit(0)
+os.close(names)
+text = b""
+while text.count(b"\\n") < %d:
+    text += os.read(names_read, 65536)
+print([name for name in text.decode().split() if gone(name)], len(set(text.decode().split())))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.promise("alive-is-not-gone")
+def test_living_processes_in_a_new_namespace_of_a_process_that_was_named_before_are_not_called_gone() -> None:
+    code = NAMESPACE_OF_CHILDREN % (60, 60)  # so many that some of their ids are no process's outside
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "no right" in ran.stderr:
+        pytest.skip("this user may make no namespace of process ids")
+    assert ran.stdout.split() == ["[]", "60"], ran.stderr
+
+
+NAMED = "from agentguard.enforcement.process import owner; print(owner(), flush=True); input()"
+
+
+def named_child() -> tuple[subprocess.Popen[str], str]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", NAMED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    return child, child.stdout.readline().strip()
+
+
+@pytest.mark.process
+@pytest.mark.promise("alive-is-not-gone")
+def test_a_process_is_not_called_gone_in_another_namespace_of_time() -> None:
+    unshare = ["unshare", "-T", "--boottime", "100000"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may make no namespace of time")
+    child, name = named_child()
+    code = f"from agentguard.enforcement.process import gone; print(gone({name!r}))"
+    ran = subprocess.run([*unshare, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    child.communicate("\n")
+    assert ran.stdout.split() == ["False"], ran.stderr
+
+
+@pytest.mark.process
+@pytest.mark.promise("revoked-after-kill")
+def test_a_process_that_was_killed_is_gone_before_its_parent_has_waited_for_it() -> None:
+    child, name = named_child()
+    child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+    assert not gone(name), "it is stopped, and lives"
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert gone(name)
+    child.communicate()
+
+
+@pytest.mark.process
+@pytest.mark.promise("alive-is-not-gone")
+def test_a_process_whose_first_thread_alone_has_ended_lives() -> None:
+    code = (
+        "import ctypes, threading, time; from agentguard.enforcement.process import owner;"
+        " threading.Thread(target=time.sleep, args=(60,)).start(); print(owner(), flush=True);"
+        " ctypes.CDLL(None).pthread_exit(None)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    name, until = child.stdout.readline().strip(), time.monotonic() + 5
+    stat = Path(f"/proc/{child.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not gone(name)
+    child.kill()
+    child.communicate()
+
+
 # --- what is swept
 
 

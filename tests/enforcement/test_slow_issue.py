@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +14,19 @@ import pytest
 from agentguard.concurrency.drive import drive
 from agentguard.credentials.long_lived import LegacySecret
 from agentguard.errors import DenialCode
-from agentguard.model import Credential, Grant, Secret, TaskStatus, ToolPath
+from agentguard.model import (
+    Credential,
+    Grant,
+    LiveCredential,
+    Obligation,
+    Secret,
+    TaskState,
+    TaskStatus,
+    ToolPath,
+)
 from agentguard.ports import BrokerTraits
-from tests.doubles.flow import PAYMENTS, Mint, World
+from agentguard.stores.memory import MemoryStore
+from tests.doubles.flow import PAYMENTS, PERMIT, Mint, World
 
 ANSWERS = 0.15
 
@@ -190,3 +203,131 @@ def test_a_credential_ends_by_the_time_of_its_judgement_however_long_its_issuer_
         at=1000.0,
     )
     assert broker.issue(grant).expires_at == 1060.0
+
+
+class Meanwhile(Mint):
+    """A broker during whose issue something happens."""
+
+    def __init__(self, *, inline: bool, knows_handle: bool) -> None:
+        super().__init__()
+        self.inline = inline
+        self.happens: Callable[[], Any] = lambda: None
+        self.knows_handle = knows_handle
+
+    def issue(self, grant: Grant) -> Credential:
+        self.happens()
+        self.issued.append(grant)
+        handle = grant.id if self.knows_handle else f"h-{grant.id}"
+        return Credential("s3cret", id=grant.id, expires_at=1e12, handle=handle)
+
+
+class Counting(MemoryStore):
+    """A store that counts what it is asked, and may be unable to end a task."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: 1000.0)
+        self.asked, self.fails = list[str](), False
+
+    def task(self, task_id: str) -> TaskState | None:
+        self.asked.append("task")
+        return super().task(task_id)
+
+    def track(self, credential: LiveCredential) -> None:
+        self.asked.append("track")
+        super().track(credential)
+
+    def end_task(
+        self, task_id: str, status: TaskStatus, owed: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
+        if self.fails:
+            raise OSError("database is locked")
+        return super().end_task(task_id, status, owed)
+
+
+KINDS = pytest.mark.parametrize(
+    ("inline", "knows_handle", "reuse"),
+    [
+        (inline, knows, reuse)
+        for inline in (True, False)
+        for knows in (True, False)
+        for reuse in (True, False)
+    ],
+)
+
+
+def world_meanwhile(inline: bool, knows_handle: bool, reuse: bool) -> tuple[World, Meanwhile, Counting]:
+    mint, store = Meanwhile(inline=inline, knows_handle=knows_handle), Counting()
+    mint.traits = BrokerTraits(reuse=frozenset(ToolPath) if reuse else frozenset())
+    world = World(brokers={(None, path): mint for path in ToolPath}, store=store)
+    world.flow.on_unrevoked = lambda: None
+    world.begin()
+    return world, mint, store
+
+
+@pytest.mark.promise("minted-while-ended")
+@KINDS
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_task_that_ends_during_issue_runs_nothing_also_if_its_end_could_not_be_stored(
+    mode: str, inline: bool, knows_handle: bool, reuse: bool, stored: bool
+) -> None:
+    world, mint, store = world_meanwhile(inline, knows_handle, reuse)
+    store.fails = not stored
+
+    def end() -> None:
+        with suppress(OSError):
+            world.end("t1", TaskStatus.REVOKED, "signal")
+
+    mint.happens = end
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+    assert world.ran == []
+    if stored:
+        assert mint.revoked[-1] == (mint.issued[0].id if knows_handle else f"h-{mint.issued[0].id}")
+        assert store.live() == ()
+
+
+@pytest.mark.promise("minted-while-ended")
+@KINDS
+def test_an_end_of_the_parent_during_issue_counts_for_its_child(
+    mode: str, inline: bool, knows_handle: bool, reuse: bool
+) -> None:
+    world, mint, store = world_meanwhile(inline, knows_handle, reuse)
+    world.begin(id="c", lineage=("t1",))
+    mint.happens = lambda: world.end("t1", TaskStatus.REVOKED, "signal")
+    assert world.denied(mode, named_task="c").code is DenialCode.TASK_ENDED
+    assert (world.ran, store.live()) == ([], ())
+
+
+@pytest.mark.promise("grant-ends-before-tool")
+@KINDS
+def test_a_grant_that_ends_during_issue_runs_nothing(
+    mode: str, inline: bool, knows_handle: bool, reuse: bool
+) -> None:
+    world, mint, _ = world_meanwhile(inline, knows_handle, reuse)
+    world.policy.answer = replace(
+        PERMIT, obligations=(Obligation(kind="shorten_lifetime", parameters={"seconds": 5}),)
+    )
+    mint.happens = lambda: setattr(world, "now", world.now + 5)
+    assert world.denied(mode).code is DenialCode.NO_CREDENTIAL
+    assert (len(mint.issued), world.ran) == (1, [])
+
+
+@pytest.mark.promise("grant-ends-before-tool")
+def test_a_deadline_that_passes_during_issue_ends_the_task(mode: str) -> None:
+    world, mint, _ = world_meanwhile(inline=True, knows_handle=True, reuse=False)
+    mint.happens = lambda: setattr(world, "now", world.now + 600)
+    assert world.denied(mode).code is DenialCode.TASK_ENDED
+    assert (world.ran, len(mint.revoked)) == ([], 1)
+
+
+@pytest.mark.promise("minted-while-ended")
+def test_a_broker_that_answers_at_once_costs_no_question_to_the_store_that_nothing_makes_needed(
+    mode: str,
+) -> None:
+    world, mint, store = world_meanwhile(inline=True, knows_handle=True, reuse=False)
+    world.call(mode)
+    assert store.asked == ["task"], "when the call was judged"
+    world.begin(id="t2")
+    mint.happens = lambda: world.end("t2", TaskStatus.COMPLETED, "another task ends meanwhile")
+    store.asked.clear()
+    assert world.call(mode, call_id="c2") == "done"
+    assert "track" in store.asked

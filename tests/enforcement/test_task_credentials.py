@@ -190,6 +190,22 @@ def test_a_call_with_a_shorter_lifetime_is_not_served_by_a_credential_with_a_lon
 
 
 @pytest.mark.promise("reuse-within-task")
+@pytest.mark.parametrize("after", [10 - reuse.MARGIN + 0.1, 30])
+def test_a_kept_credential_whose_issuer_gave_more_than_the_grant_serves_no_call_after_the_grant(
+    mode: str, after: float
+) -> None:
+    world = world_of(Lasting(lifetime=3600.0))
+    world.policy.answer = shortened(10)
+    read(world, mode)
+    world.policy.answer = PERMIT
+    world.now += after
+    read(world, mode, call_id="c2")
+    assert len(world.mint.issued) == 2
+    read(world, mode, call_id="c3")
+    assert len(world.mint.issued) == 2, "the second one's grant lasts"
+
+
+@pytest.mark.promise("reuse-within-task")
 def test_parallel_calls_of_unlike_lifetimes_share_no_credential_that_lives_too_long() -> None:
     world = world_of(Lasting(pause=0.05))
     world.policy.answer = lambda request: (

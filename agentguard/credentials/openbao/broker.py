@@ -54,7 +54,7 @@ class OpenBao:
     credential serves several calls of one task.
 
     Nothing lives longer than the grant. OpenBao accepts no lifetime at login, so a login that would
-    live longer is shortened to the grant's lifetime by a renewal, or is not used.
+    live longer is shortened by a renewal to what is left of the grant's lifetime, or is not used.
 
     `prepare` makes the login; the handle is the accessor of its token. If the answer to a login is
     lost, nobody knows the token. It then ends by the role's ``token_ttl``, so keep that short; it has
@@ -163,7 +163,7 @@ class OpenBao:
             raise
 
     async def _mint(self, grant: Grant, login: Login, operations: OpenBaoOperations) -> Credential:
-        login = await self._shorten(login, grant.lifetime, operations)
+        login = await self._shorten(login, grant, operations)
         now = self._session.clock()
         lease = await self._lease(login, operations)
         self._logins.set_lease(login, lease.id)
@@ -177,11 +177,14 @@ class OpenBao:
             env={_VARIABLES[name]: value for name, value in fields.items()},
         )
 
-    async def _shorten(self, login: Login, lifetime: float, operations: OpenBaoOperations) -> Login:
+    async def _shorten(self, login: Login, grant: Grant, operations: OpenBaoOperations) -> Login:
         now = self._session.clock()
-        if login.expires_at <= now + lifetime:
+        ends_at = grant.ends_at(now)
+        if login.expires_at <= ends_at:
             return login
-        limit = math.floor(lifetime)
+        limit = math.floor(ends_at - now)  # the login itself may have taken a part of the grant's lifetime
+        if limit < 1:
+            raise IssueError(f"{self._session.name}: the grant ended while the login was made")
         answer = await operations.request(
             "POST", "auth/token/renew-self", login, json={"increment": f"{limit}s"}, repeatable=True
         )

@@ -1,0 +1,70 @@
+"""What this process knows of its own calls, and of the tasks that it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from agentguard.concurrency.fork import in_child
+from agentguard.model import TaskState, TaskStatus
+
+__all__ = ["CallsHere"]
+
+
+@dataclass(slots=True, weakref_slot=True)
+class CallsHere:
+    """The ids of this process's calls: those that run, and those whose revocation has failed.
+
+    `reported` are those of which it is on record that they are not known to be revoked. `unbegun` are the
+    tasks of which a caller was told that they could not be begun, each with the time of the monotonic clock
+    until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
+    with the status and the cause of its end. They act for nobody in this process. `last_end` is another
+    object after each end of a task here, and `ends` has one for each end that is being stored.
+
+    A forked child has none of its parent's calls and tasks to revoke or to end; the `unended` ones act for
+    nobody there either.
+    """
+
+    running: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    unbegun: dict[str, float] = field(default_factory=dict)
+    unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
+    ends: set[object] = field(default_factory=set)
+    last_end: object = None
+
+    def __post_init__(self) -> None:
+        """Have a forked child begin without the calls of its parent."""
+        in_child(self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        self.running, self.failed, self.reported, self.unbegun = set(), set(), set(), {}
+        self.ends = set()
+
+    def give_up(self, task_id: str, seconds: float) -> None:
+        """Have a task ended that the store may yet begin within *seconds*."""
+        self.unbegun[task_id] = monotonic() + seconds
+
+    def is_unended(self, task: TaskState) -> bool:
+        """Return whether the end of the task, or of one that it is a part of, is yet to be stored."""
+        return bool(self.unended) and not self.unended.keys().isdisjoint((task.id, *task.lineage))
+
+    @contextmanager
+    def ending_a_task(self) -> Iterator[None]:
+        """Have `has_ended_any` say so, from before the end is stored."""
+        end = object()
+        self.ends.add(end)
+        try:
+            yield
+        finally:
+            self.last_end = end  # before the other: who asks meanwhile finds one of the two
+            self.ends.discard(end)
+
+    def has_ended_any(self, since: object) -> bool:
+        """Return whether this process ends a task, or has ended one since `last_end` was *since*.
+
+        While it has not, a task that the store called active is one still, but for other processes.
+        """
+        return bool(self.ends) or self.last_end is not since
