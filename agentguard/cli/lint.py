@@ -21,9 +21,11 @@ from agentguard.analysis.lint import (
     find_unseen_arguments,
     find_unvouched,
 )
+from agentguard.catalog import Catalog
 from agentguard.cli._console import load_object, note, out, tools_of
 from agentguard.cli._policies import attach, definitions, guard_of
 from agentguard.langchain import GuardedTool
+from agentguard.langchain.reviewed_limits import idle_keywords
 from agentguard.model.definition import Digests, Pins
 from agentguard.policies.cedar.source import Rule, closest
 
@@ -104,6 +106,7 @@ def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
         yield from _rules(rules, guard)
     for name, texts in catalog.differences().items():
         yield Finding("warning", f"{name}: its calls must satisfy both schemas: {'; '.join(texts)}")
+    yield from _idle(catalog)
     for name, places in find_unseen_arguments(spec for spec in catalog if spec.schema is not None).items():
         yield Finding("warning", f"{name}: no rule can see {', '.join(places)}")
     for spec in catalog:
@@ -113,6 +116,12 @@ def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
             yield Finding(
                 "warning", f"{spec.name}: its arguments are not known; name the tools, or give args"
             )
+
+
+def _idle(catalog: Catalog) -> Iterator[Finding]:
+    for spec in catalog:
+        if (schema := catalog.declared_schema(spec.name)) and (idle := idle_keywords(schema)):
+            yield Finding("error", f"{spec.name}: keywords of its schema bind nothing: {', '.join(idle)}")
 
 
 def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:

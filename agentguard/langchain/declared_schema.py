@@ -8,18 +8,16 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
+
 from agentguard.errors import ConfigurationError
+from agentguard.langchain.reviewed_limits import idle_keywords, with_types
 from agentguard.model import Arguments
 
 __all__ = ["Compile", "DeclaredSchema"]
 
 Compile = Callable[[dict[str, Any]], Callable[[dict[str, Any]], object]]
-# a limit binds the values that it is about, so that no value of another kind passes it unseen
-_LIMITING = {
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
-    **dict.fromkeys(("minLength", "maxLength", "pattern", "format"), "string"),
-}
-_DECIDING = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"})
+_DIGITS = 400  # the greatest float has 309; of more digits an int would cost without bound
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 _PLAIN: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -35,8 +33,9 @@ class DeclaredSchema:
     An optional argument for which the model wrote null is left out, unless the catalog's schema accepts null:
     the tool gets its own default. That is what the check then sees as absent. A default of the catalog is
     filled in before the tool's own. A property with a limit and no type accepts only what the limit is about:
-    a number, or a text. A Decimal is a number here, and a timedelta is its seconds. *compile_schema* makes a
-    validator of a JSON Schema. It is not needed if the schema says only which plain type each argument has.
+    a number, a text, a list or an object. A Decimal is a number here, and a timedelta is its seconds. A
+    secret is checked as it is, and told to nobody. *compile_schema* makes a validator of a JSON Schema. It is
+    not needed if the schema says only which plain type each argument has.
     """
 
     def __init__(self, schema: Mapping[str, Any], compile_schema: Compile) -> None:
@@ -48,10 +47,10 @@ class DeclaredSchema:
             for name, part in properties.items()
             if isinstance(part, Mapping) and part.get("default") is not None
         }
-        self._typed: Mapping[str, Any] = _with_types(schema)
+        self._typed: Mapping[str, Any] = with_types(schema)
         self._parts = self._typed.get("properties", {})
         self._types = _plain_types(schema)
-        self._validate = None if self._types is not None else _compiled(self._typed, compile_schema)
+        self._validate = None if self._types is not None else _compiled(schema, self._typed, compile_schema)
 
     def fill(self, arguments: dict[str, Any]) -> None:
         """Add the catalog's defaults for what is left out, and leave out each null that it refuses."""
@@ -76,7 +75,7 @@ class DeclaredSchema:
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
-            self._validate(_without_nulls(values, self._typed))
+            self._check(_without_nulls(values, self._typed), originals)
             return
         for name in self._required:
             if values.get(name) is None:
@@ -86,35 +85,53 @@ class DeclaredSchema:
             if value is not None and type(value) not in kinds:
                 raise _Unfit(f"{name!r} is not of the type that the catalog gives")
 
-
-def _with_types(schema: Any) -> Any:
-    """Return a schema in which each property with a limit, and without a type, has the type of the limit."""
-    if not isinstance(schema, Mapping):
-        return schema
-    typed = dict(schema)
-    if not schema.keys() & _DECIDING and (
-        kinds := {_LIMITING[key] for key in schema.keys() & _LIMITING.keys()}
-    ):
-        typed["type"] = sorted(kinds)
-    if isinstance(parts := schema.get("properties"), Mapping):
-        typed["properties"] = {name: _with_types(part) for name, part in parts.items()}
-    for name in ("items", "additionalProperties"):
-        if name in schema:
-            typed[name] = _with_types(schema[name])
-    return typed
+    def _check(self, values: dict[str, Any], originals: Mapping[str, Any]) -> None:
+        """Check the values by the whole schema, and tell no value if there are secrets among them."""
+        assert self._validate is not None  # noqa: S101  the caller has looked
+        try:
+            self._validate(values)
+        except Exception as error:
+            if not _has_secret(originals):
+                raise
+            reason = f"arguments with a secret among them do not fit: {type(error).__name__}"
+            raise _Unfit(reason) from None
 
 
 def _with_numbers(plain: Any, value: Any) -> Any:
-    """Return the JSON form of a value in which a Decimal is a number, and a timedelta its seconds."""
+    """Return the JSON form of a value in which Decimals and timedeltas are numbers, and secrets are shown."""
     if isinstance(value, Decimal):
-        return value
+        return _number(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        secret = value.get_secret_value()
+        return secret.decode(errors="replace") if isinstance(secret, bytes) else secret
     if isinstance(plain, dict) and isinstance(value, Mapping):
         return {name: _with_numbers(part, value.get(name)) for name, part in plain.items()}
+    if isinstance(plain, dict) and isinstance(value, BaseModel):
+        return {name: _with_numbers(part, getattr(value, name, None)) for name, part in plain.items()}
     if isinstance(plain, list) and isinstance(value, list | tuple):
         return [_with_numbers(part, item) for part, item in zip(plain, value, strict=True)]
     return plain
+
+
+def _number(value: Decimal) -> int | float | Decimal:
+    """Return a Decimal as the same JSON number, or as it is if a number of Python has not all its digits."""
+    if not value.is_finite() or abs(value.adjusted()) > _DIGITS:
+        return value
+    if value == value.to_integral_value():
+        return int(value)
+    return nearest if Decimal(repr(nearest := float(value))) == value else value
+
+
+def _has_secret(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_secret, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_secret, value))
+    if isinstance(value, BaseModel):
+        return any(_has_secret(part) for _, part in value)
+    return isinstance(value, Secret | SecretStr | SecretBytes)
 
 
 class _Unfit(ValueError):
@@ -138,9 +155,18 @@ def _plain_types(schema: Mapping[str, Any]) -> dict[str, tuple[type, ...]] | Non
     return types
 
 
-def _compiled(schema: Mapping[str, Any], compile_schema: Compile) -> Callable[[dict[str, Any]], object]:
+def _compiled(
+    schema: Mapping[str, Any], typed: Mapping[str, Any], compile_schema: Compile
+) -> Callable[[dict[str, Any]], object]:
     try:
-        return compile_schema({name: part for name, part in schema.items() if name != "default"})
+        if idle := idle_keywords(schema):
+            raise ConfigurationError(
+                f"keywords of an argument schema in the catalog bind nothing: {', '.join(idle)[:300]}",
+                hint="correct their names in [tools.<name>.args], or leave them out",
+            )
+        return compile_schema({name: part for name, part in typed.items() if name != "default"})
+    except ConfigurationError:
+        raise
     except ImportError as error:
         raise ConfigurationError(
             "an argument schema in the catalog needs the library jsonschema",

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import ValidationError
 from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from agentguard import ConfigurationError, Guard
 from agentguard.cli.lint import findings
@@ -300,3 +300,116 @@ def test_a_plain_number_may_be_a_decimal_and_a_limit_of_texts_binds_no_number() 
     schema.validate({"amount": "abc"})
     with pytest.raises(ValidationError):
         schema.validate({"amount": 5})
+
+
+UNTYPED: list[tuple[dict[str, Any], Any, Any]] = [
+    ({"maxItems": 1}, ["a"], "a,b"),
+    ({"maxItems": 1}, ["a"], {"a": 1, "b": 2}),
+    ({"items": {"enum": ["a"]}}, ["a"], "b"),
+    ({"contains": {"const": "a"}}, ["b", "a"], "b"),
+    ({"uniqueItems": True}, [1, 2], "x"),
+    ({"required": ["id"]}, {"id": 1}, "evil"),
+    ({"additionalProperties": False, "properties": {"id": {}}}, {"id": 1}, ["evil"]),
+    ({"propertyNames": {"enum": ["a"]}}, {"a": 1}, "evil"),
+    ({"anyOf": [{"maximum": 10}, {"const": "all"}]}, "all", "9999"),
+    ({"oneOf": [{"maximum": 10}, {"const": "all"}]}, "all", "9999"),
+    ({"allOf": [{"maximum": 10}]}, 9, "9999"),
+    ({"maximum": 10, "allOf": [{"description": "an amount"}]}, 9, "9999"),
+    ({"$ref": "#/$defs/few"}, 9, "9999"),
+    ({"if": {}, "then": {"maximum": 10}}, 9, "9999"),
+    ({"type": "array", "prefixItems": [{"maximum": 10}], "items": False}, [9], ["9999"]),
+    ({"not": {"maximum": 10}}, 11, "9999"),
+    ({"not": {"$ref": "#/$defs/few"}}, 11, "9999"),
+    ({"if": {"maximum": 10}, "then": {"const": 3}}, 11, "9999"),
+    ({"contains": {"maximum": 10}, "maxContains": 1}, [1, 11], [1, "9999"]),
+]
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(("limit", "good", "bad"), UNTYPED)
+def test_a_limit_without_a_type_binds_whatever_the_value_is(
+    limit: dict[str, Any], good: Any, bad: Any
+) -> None:
+    schema = ArgumentSchema(_anything(Any))
+    schema.require({"properties": {"what": limit}, "$defs": {"few": {"maximum": 10}}})
+    schema.validate({"what": good})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": bad})
+
+
+def _anything(annotation: Any) -> BaseTool:
+    def order(what: Any = None) -> str:
+        return "ordered"
+
+    order.__annotations__["what"] = annotation
+    return StructuredTool.from_function(order, name="order", description="Order.")
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    ("args", "keyword"),
+    [
+        ('properties.what = { type = "string", max_length = 2 }', "properties.what.max_length"),
+        ('properties.what = { anyOf = [ { type = "string", maxLenght = 2 } ] }', "anyOf.0.maxLenght"),
+        ('additional_properties = false\nproperties.what = { type = "string" }', "additional_properties"),
+        ('properties.what = { type = "string", maxItems = 2 }', "properties.what.maxItems"),
+        (
+            '"$schema" = "http://json-schema.org/draft-07/schema#"\n'
+            'properties.what = { "$ref" = "#/$defs/s", maxLength = 2 }\n'
+            '"$defs" = { s = { type = "string" } }',
+            "properties.what.maxLength",
+        ),
+    ],
+)
+def test_a_keyword_that_binds_nothing_is_an_error(tmp_path: Path, args: str, keyword: str) -> None:
+    guard = _guard(tmp_path, args)
+    with pytest.raises(ConfigurationError, match=keyword):
+        guard.wrap([_anything(str)])
+    guard.close()
+    report = findings(tmp_path / "agentguard.toml")
+    assert any(finding.word == "error" and keyword in finding.text for finding in report)
+
+
+def test_keywords_that_describe_are_no_error_nor_are_those_of_a_servers_schema(tmp_path: Path) -> None:
+    guard = _guard(
+        tmp_path,
+        'title = "t"\nproperties.what = { type = "string", examples = ["a"], x-note = 1, format = "z" }',
+    )
+    guard.wrap([_anything(str)])
+    guard.close()
+    server = {"type": "object", "properties": {"what": {"type": "string", "max_length": 2}}}
+    ArgumentSchema(
+        StructuredTool(name="order", description="d", args_schema=server, func=lambda **_values: "ordered")
+    ).validate({"what": "abc"})
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    "limit", [{"not": {"const": "root"}}, {"pattern": "^[a-z]{9,}$"}, {"enum": ["good-enough"]}]
+)
+def test_a_secret_argument_is_checked_as_it_is_and_is_not_told(limit: dict[str, Any]) -> None:
+    schema = ArgumentSchema(_anything(SecretStr))
+    schema.require({"properties": {"what": {"type": "string", **limit}}})
+    with pytest.raises(ValueError, match="secret") as caught:
+        schema.validate({"what": "root"})
+    assert "root" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    if "enum" in limit:
+        schema.validate({"what": "good-enough"})
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ({"type": "number", "multipleOf": 0.01}, "10.1"),
+        ({"type": "number", "multipleOf": 0.5}, "10.5"),
+        ({"type": "integer", "maximum": 10}, "5"),
+        ({"type": "number", "maximum": 10.5}, "10.5"),
+    ],
+)
+def test_a_decimal_that_fits_is_accepted(limit: dict[str, Any], value: str) -> None:
+    schema = ArgumentSchema(_anything(Decimal))
+    schema.require({"properties": {"what": limit}})
+    schema.validate({"what": value})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": "10.503"})

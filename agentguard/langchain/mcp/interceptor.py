@@ -131,6 +131,8 @@ class McpInterceptor:
             ready = self._ready(call)
         except Denied as denied:
             problem = denied
+        except Exception as error:  # noqa: BLE001  such as a schema that does not compile: it is recorded
+            problem = schema_error(error)
         invocation = _invocation(call, None if ready is None else ready.validated, problem)
         async with GuardedCall(self._enforcement.async_, invocation) as permit:
             assert ready is not None  # noqa: S101  without it the flow has refused
@@ -168,7 +170,9 @@ class McpInterceptor:
                 args_schema={"additionalProperties": False, **spec.schema},
                 coroutine=_schema_only,
             )
-            entry = self._schemas[spec.name] = spec, ArgumentSchema(form, self._enforcement.options.limits)
+            schema = ArgumentSchema(form, self._enforcement.options.limits)
+            schema.require(self._enforcement.ports.catalog.declared_schema(spec.name))
+            entry = self._schemas[spec.name] = spec, schema
         return entry[1]
 
     def _denied(self, denied: Denied, call: _McpCall) -> MCPToolCallResult:
