@@ -86,12 +86,17 @@ class AuthZenSettings(_PdpSettings):
     """``kind = "authzen"``: a PDP with the AuthZEN Authorization API 1.0."""
 
     kind: Literal["authzen"]
+    origins: tuple[Name, ...] = Field(
+        default=(),
+        description="where its endpoints may be, beside the url's own scheme, host and port,"
+        ' as in origins = ["https://eval.pdp.example"]',
+    )
 
     def policy(self, file_of: Callable[[str], Path]) -> Policy:
         """Return the policy that asks this PDP. *file_of* returns the path of a named file."""
         from agentguard.policies.authzen import AuthZen  # needs an extra
 
-        return AuthZen(self.url, **self.options(file_of))
+        return AuthZen(self.url, origins=self.origins, **self.options(file_of))
 
 
 class OpaSettings(_PdpSettings):

@@ -17,6 +17,7 @@ __all__ = ["BearerToken", "TokenSource"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1
 _REFRESH = 300.0  # seconds
+_PAUSE = 5.0  # seconds between two readings for a token that a PDP refuses, however often it is asked
 
 
 class TokenSource(Protocol):
@@ -27,12 +28,17 @@ class TokenSource(Protocol):
 
 
 class BearerToken:
-    """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it."""
+    """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it.
+
+    For refused tokens it is read at most once in 5 seconds, or a PDP that refuses all would have the source
+    read at each call.
+    """
 
     def __init__(self, source: TokenSource, timeout: float) -> None:
         threads = AbandonableThreads("the source of the token for the PDP", probes=True)
         self._read = abandonable_pair(source, "read", threads, timeout)
         self._cache: tuple[Secret, float] | None = None
+        self._next_refresh = 0.0
 
     async def header(self, operations: RemoteOperations, again: bool) -> dict[str, str]:
         """Return the header that carries the token. With *again* the token is read anew.
@@ -43,8 +49,16 @@ class BearerToken:
         entry = self._cache
         if again or entry is None or time.monotonic() >= entry[1]:
             read = self._read.async_ if operations.asynchronous else self._read.sync
-            entry = self._cache = await operations.share("token", lambda: _fetch(read))
+            entry = self._cache = await operations.share("token", lambda: self._fetch(read, again))
         return {"Authorization": f"Bearer {entry[0].reveal()}"}
+
+    async def _fetch(self, read: Operation, again: bool) -> tuple[Secret, float]:
+        now = time.monotonic()
+        if again:
+            if self._cache is not None and now < self._next_refresh:
+                return self._cache
+            self._next_refresh = now + _PAUSE
+        return await _fetch(read)
 
 
 async def _fetch(read: Operation) -> tuple[Secret, float]:

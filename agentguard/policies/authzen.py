@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import httpx
 
-from agentguard.errors import AgentGuardError
+from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
-from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.destinations import Origin, is_confidential_url, origin_of
 from agentguard.policies._bearer import TokenSource
 from agentguard.policies._remote import (
     TEXT,
@@ -30,8 +32,12 @@ from agentguard.policies.combine import merge_obligations
 
 __all__ = ["AuthZen", "AuthZenError"]
 
+log = logging.getLogger("agentguard")
+
 _METADATA, _EVALUATION = "/.well-known/authzen-configuration", "/access/v1/evaluation"
 _NOT_FOUND = 404
+_GONE = frozenset({_NOT_FOUND, 405, 410})
+_FRESH = 300.0  # seconds for which the metadata hold
 
 
 class AuthZenError(AgentGuardError):
@@ -45,6 +51,7 @@ _UNANSWERED = Decision(effect=Effect.DENY, reason="the PDP has answered a questi
 class _Endpoints:
     evaluation: str
     evaluations: str | None
+    until: float
 
 
 class AuthZen(Remote):
@@ -73,11 +80,16 @@ class AuthZen(Remote):
     TLS, give an `ssl.SSLContext` with a certificate as *verify*.
 
     The PDP need not publish metadata. Without them, or without an endpoint in them, it is asked at the
-    standard's default path below *url*. An error in one item of a batch makes that item a deny. If the first
-    question has an error and a person's approval would permit the call, a person is asked.
+    standard's default path below *url*. Metadata are read anew after 300 seconds, and for the next question
+    if an endpoint answers 404, 405 or 410. The arguments and the token go nowhere but to the scheme, host and
+    port of *url*, or to one of *origins*, such as ``https://eval.pdp.example``.
+
+    An error in one item of a batch makes that item a deny. If the first question has an error and a person's
+    approval would permit the call, a person is asked.
 
     Raises:
-        ConfigurationError: The url is neither https nor of loopback, or has more than a place in it.
+        ConfigurationError: The url is neither https nor of loopback, or has more than a place in it, or
+            one of *origins* is no such origin.
     """
 
     def __init__(
@@ -85,6 +97,7 @@ class AuthZen(Remote):
         url: str,
         *,
         version: str,
+        origins: Iterable[str] = (),
         timeout: float = 1.0,
         limit: int = 16,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -106,14 +119,11 @@ class AuthZen(Remote):
             token=token,
         )
         self._entropy = entropy
+        self._origins = {_origin_of(self._url), *map(_named_origin, origins)} - {None}
         self._endpoints: _Endpoints | None = None
 
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
-        endpoints = self._endpoints
-        if endpoints is None:
-            endpoints = self._endpoints = await operations.share(
-                "metadata", lambda: self._discover(operations)
-            )
+        endpoints = await self._current(operations)
         body = question(request)
         if request.approval is not None:
             return self._decision(await self._post(operations, endpoints.evaluation, body))
@@ -126,6 +136,21 @@ class AuthZen(Remote):
                 second = self._decision(answer, person=True)
         ask_a_person = second.permitted and not first.permitted and not first.ends_session
         return second if ask_a_person else first
+
+    async def _current(self, operations: RemoteOperations) -> _Endpoints:
+        """Return the endpoints. Old ones serve where the metadata cannot be read anew just now."""
+        endpoints = self._endpoints
+        if endpoints is not None and time.monotonic() < endpoints.until:
+            return endpoints
+        try:
+            current: _Endpoints = await operations.share("metadata", lambda: self._discover(operations))
+        except (AuthZenError, ValueError, TimeoutError) as error:
+            if endpoints is None:
+                raise
+            log.warning("the PDP's metadata cannot be read anew: %s", type(error).__name__)
+            current = replace(endpoints, until=time.monotonic() + _FRESH)
+        self._endpoints = current
+        return current
 
     async def _batch(
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
@@ -149,9 +174,10 @@ class AuthZen(Remote):
     async def _discover(self, operations: RemoteOperations) -> _Endpoints:
         parts = urlsplit(self._url)
         where = f"{parts.scheme}://{parts.netloc}{_METADATA}{parts.path}"
+        until = time.monotonic() + _FRESH
         answer: Answer = await operations.ask("GET", where, repeatable=True)
         if answer.status == _NOT_FOUND:
-            return _Endpoints(self._url + _EVALUATION, None)
+            return _Endpoints(self._url + _EVALUATION, None, until)
         metadata = content(answer)
         identifier = metadata.get("policy_decision_point")
         if not isinstance(identifier, str) or identifier.rstrip("/") != self._url:
@@ -160,9 +186,21 @@ class AuthZen(Remote):
         if urls[0] is None and "access_evaluation_endpoint" in metadata:
             raise ValueError("the metadata's evaluation endpoint is no URL")
         for url in urls:
-            if url is not None and not is_confidential_url(url):
-                raise ValueError("an endpoint is neither https nor of loopback")
-        return _Endpoints(urls[0] or self._url + _EVALUATION, urls[1])
+            if url is not None:
+                self._require_origin(url)
+        return _Endpoints(urls[0] or self._url + _EVALUATION, urls[1], until)
+
+    def _require_origin(self, url: Json) -> None:
+        """Raise ValueError for an endpoint to which the arguments and the token may not go.
+
+        The message does not name it, since a URL may hold a password.
+        """
+        if not is_confidential_url(url):
+            raise ValueError("an endpoint is neither https nor of loopback")
+        if set("@?#") & set(url):
+            raise ValueError("an endpoint has a user, a query or a fragment")
+        if _origin_of(url) not in self._origins:
+            raise ValueError("an endpoint is at another origin than the PDP, which `origins` does not name")
 
     async def _post(
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
@@ -171,6 +209,8 @@ class AuthZen(Remote):
         answer: Answer = await operations.ask(
             "POST", url, json=body, headers={"X-Request-ID": id}, repeatable=True
         )
+        if answer.status in _GONE:
+            self._endpoints = None  # it may have moved: the next question reads the metadata anew
         if answer.headers.get("x-request-id", id) != id:
             raise ValueError("the answer is to another request")
         return content(answer)
@@ -178,7 +218,7 @@ class AuthZen(Remote):
     def _decision(self, answer: object, *, person: bool = False) -> Decision:
         if not isinstance(answer, dict) or not isinstance(answer.get("decision"), bool):
             raise ValueError("the decision is not a boolean")
-        context = answer.get("context") or {}
+        context = {} if answer.get("context") is None else answer["context"]
         if not isinstance(context, dict):
             raise ValueError("the context is no object")
         if "error" in context:
@@ -195,6 +235,24 @@ class AuthZen(Remote):
             obligations=merge_obligations(required) if permitted else tuple(required),
             policy_version=self.version,
         )
+
+
+def _origin_of(url: str) -> Origin | None:
+    """Return the scheme, host and port to which a request for *url* would go, or None."""
+    try:
+        return origin_of(httpx.URL(url))
+    except httpx.InvalidURL:
+        return None
+
+
+def _named_origin(text: str) -> Origin:
+    origin = _origin_of(text) if is_confidential_url(text) else None
+    if origin is None or set("@?#") & set(text) or text.count("/") != 2:
+        raise ConfigurationError(
+            "an origin of the PDP is neither https nor of loopback, or has more than a place in it",
+            hint='write the scheme, the host and the port, as in "https://eval.pdp.example"',
+        )
+    return origin
 
 
 def _is_error(item: object) -> bool:

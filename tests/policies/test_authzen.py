@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import Decision
+from agentguard.model import Decision, Secret
 from agentguard.policies.authzen import AuthZen, AuthZenError
 from agentguard.testing.contracts import PolicyContract
 from agentguard.testing.samples import sample_request
@@ -269,3 +270,119 @@ async def test_a_batch_whose_errors_leave_no_permit_is_an_error(
     with pytest.raises(AuthZenError) as raised:
         await ask(Pdp({"evaluations": items}, batch=True))
     assert "4711" not in str(raised.value)
+
+
+# --- where the endpoints may be
+
+
+OTHER = "https://eval.pdp.example"
+
+
+@pytest.mark.promise("pdp-endpoints-at-its-origin")
+@pytest.mark.parametrize("name", ["access_evaluation_endpoint", "access_evaluations_endpoint"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://elsewhere.example/e", "http://127.0.0.1:2375/containers/create", f"{URL}:8443/e",
+        "https://user:4711@pdp.example/e", f"{URL}/e?x=1", f"{URL}/e#y", f"{URL}@elsewhere.example/e",
+        f"{URL}.elsewhere.example/e", f"{URL}:99999/e", "http://localhost/e", f"{OTHER}:444/e", 7,
+    ],
+)  # fmt: skip
+async def test_arguments_and_token_go_to_no_other_origin(
+    ask: Callable[..., Any], name: str, endpoint: Any
+) -> None:
+    pdp = Pdp({"decision": True})
+    pdp.metadata |= {name: endpoint}
+    with pytest.raises(AuthZenError) as raised:
+        await ask(pdp, origins=[OTHER], token=StaticSource())
+    assert not pdp.asked
+    assert "4711" not in str(raised.value)
+
+
+class StaticSource:
+    def read(self) -> Secret:
+        return Secret("t0ken")
+
+
+@pytest.mark.promise("pdp-endpoints-at-its-origin")
+@pytest.mark.parametrize("endpoint", [f"{URL}:443/e", "https://PDP.example/e", f"{OTHER}/e"])
+async def test_an_endpoint_of_the_pdp_or_of_a_named_origin_is_asked(
+    ask: Callable[..., Any], endpoint: str
+) -> None:
+    pdp = Pdp({"decision": True})
+    pdp.metadata |= {"access_evaluation_endpoint": endpoint}
+    assert (await ask(pdp, origins=[OTHER])).permitted
+
+
+@pytest.mark.promise("pdp-endpoints-at-its-origin")
+@pytest.mark.parametrize(
+    "origin",
+    ["http://e.example", "e.example", "https://u:p@e.example", f"{OTHER}/e", f"{OTHER}?x", "https://"],
+)
+def test_an_origin_with_more_than_a_place_in_it_is_a_mistake(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match="more than a place"):
+        policy(Pdp({"decision": True}), origins=[origin])
+
+
+class MovingPdp:
+    """A PDP with one live endpoint, which its metadata name, unless they are absent."""
+
+    def __init__(self, status: int = 404) -> None:
+        self.live, self.published, self.readable = "/v1", True, True
+        self.status, self.fetched = status, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.startswith("/.well-known"):
+            status = 200 if request.url.path == self.live else self.status
+            return httpx.Response(status, json={"decision": True})
+        self.fetched += 1
+        if not self.readable:
+            return httpx.Response(500)
+        metadata = {"policy_decision_point": URL, "access_evaluation_endpoint": f"{URL}{self.live}"}
+        return httpx.Response(200, json=metadata) if self.published else httpx.Response(404)
+
+
+@pytest.mark.promise("pdp-as-the-standard-says")
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("status", [404, 405, 410])
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_endpoint_that_has_moved_or_was_published_late_is_found(
+    asynchronous: bool, status: int, late: bool
+) -> None:
+    pdp = MovingPdp(status)
+    pdp.published = not late
+    port = AwaitedPort(policy(pdp), asynchronous=asynchronous)
+    if not late:
+        assert (await port.decide(sample_request())).permitted
+    pdp.live = "/v2"
+    with pytest.raises(AuthZenError):
+        await port.decide(sample_request())
+    pdp.published = True
+    assert (await port.decide(sample_request())).permitted
+
+
+@pytest.mark.promise("pdp-as-the-standard-says")
+def test_metadata_are_read_anew_in_time_and_old_ones_serve_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("agentguard.policies.authzen.time", SimpleNamespace(monotonic=lambda: clock.now))
+    pdp = MovingPdp()
+    pdp_policy = policy(pdp)
+    for clock.now, fetched in ((0.0, 1), (299.0, 1), (301.0, 2), (302.0, 2)):
+        assert pdp_policy.decide(sample_request()).permitted
+        assert pdp.fetched == fetched
+    pdp.readable, clock.now = False, 700.0
+    assert pdp_policy.decide(sample_request()).permitted
+    fetched, clock.now = pdp.fetched, 701.0
+    assert fetched > 2
+    assert pdp_policy.decide(sample_request()).permitted
+    assert pdp.fetched == fetched
+
+
+@pytest.mark.promise("pdp-clear-permit")
+@pytest.mark.parametrize("context", [[], "", 0, False])
+async def test_a_context_that_is_no_object_is_no_clear_answer(ask: Callable[..., Any], context: Any) -> None:
+    with pytest.raises(AuthZenError):
+        await ask(Pdp({"decision": True, "context": context}))
+    assert (await ask(Pdp({"decision": True, "context": None}))).permitted

@@ -181,3 +181,16 @@ async def test_a_token_that_hangs_once_costs_one_decision_its_time_out(
     assert time.monotonic() - started < 1.0
     assert (await port.decide(sample_request())).permitted
     source.end.set()
+
+
+@pytest.mark.promise("pdp-authenticated")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_pdp_that_refuses_every_token_has_the_source_read_once_in_a_while(
+    make: Callable[..., Any], asynchronous: bool
+) -> None:
+    source = Source("old")
+    port = AwaitedPort(make(source, []), asynchronous=asynchronous)
+    for _ in range(10):
+        with pytest.raises(AgentGuardError):
+            await port.decide(sample_request())
+    assert source.readings == 2
