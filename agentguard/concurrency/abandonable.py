@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from agentguard.concurrency.fork import ProcessLock, in_child
 
-__all__ = ["AbandonableThreads", "NoThread"]
+__all__ = ["HUNG", "AbandonableThreads", "NoThread"]
 
 T = TypeVar("T")
 log = logging.getLogger("agentguard")

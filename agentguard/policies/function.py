@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+from agentguard.concurrency.abandonable import HUNG, AbandonableThreads, NoThread
 from agentguard.model import AccessRequest, Decision, Effect
 
 __all__ = ["FunctionPolicy"]
@@ -28,7 +29,7 @@ class FunctionPolicy:
     error. A synchronous function runs in a thread of its own, with the caller's context. If it hangs, the
     answer is a deny after *timeout* seconds, its thread is left alone, and a warning is logged. Another call
     gets another thread: 128 calls of one subject may hang, and 1024 in all. An asynchronous function is
-    cancelled. On the synchronous path it runs on an event loop of its own.
+    cancelled, and left alone if it swallows that. On the synchronous path it has an event loop of its own.
 
     *version* defaults to a digest of the function's name and code. The digest does not cover what the
     function calls, closes over, or reads: give a version if these can change.
@@ -49,6 +50,8 @@ class FunctionPolicy:
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._threads = AbandonableThreads(f"policy {self._name}")
+        # by its subject; the event loop of a task may be gone before the task is done
+        self._uncancelled: WeakKeyDictionary[asyncio.Future[Decision], str] = WeakKeyDictionary()
         self.version = _version(function) if version is None else version
 
     def decide(self, request: AccessRequest) -> Decision:
@@ -81,18 +84,34 @@ class FunctionPolicy:
             return self._error(type(error).__name__)
 
     async def _awaited(self, request: AccessRequest) -> Decision:
+        subject = request.identity.subject
+        if sum(subject == other for other in self._uncancelled.values()) >= HUNG:
+            return self._error("too many calls of it swallow their cancellation")
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout
+        task = asyncio.ensure_future(self._question(request))
         try:
-            async with asyncio.timeout_at(deadline):
-                question: Any = self._function(request)
-                answer = await question
-        except TimeoutError:
-            return self._late()
+            # nobody waits for a function that swallows its cancellation
+            await asyncio.wait([task], timeout=self._timeout)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._uncancelled[task] = subject
+                task.add_done_callback(self._forget)
+        # a function that blocks the loop is late as well
+        return self._late() if not task.done() or clock() >= deadline else task.result()
+
+    async def _question(self, request: AccessRequest) -> Decision:
+        try:
+            question: Any = self._function(request)
+            return self._verdict(await question)
         except Exception as error:  # noqa: BLE001  a function that raises has not permitted
             return self._error(type(error).__name__)
-        # a function that blocks the loop, or swallows its cancellation, is late as well
-        return self._late() if clock() >= deadline else self._verdict(answer)
+
+    def _forget(self, task: asyncio.Future[Decision]) -> None:
+        self._uncancelled.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # retrieved here, so that the loop does not log it as forgotten
 
     def _verdict(self, answer: object) -> Decision:
         if isinstance(answer, bool):

@@ -20,7 +20,9 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentguard.concurrency.deadline import within
 from agentguard.concurrency.drive import operation_pair
+from agentguard.concurrency.party import for_party
 from agentguard.credentials.aws import AwsConnection, AwsRole, Statement
 from agentguard.credentials.aws.api import Api, Refusal, bare_session
 from agentguard.credentials.aws.policy import session_policy, session_tags, source_identity
@@ -39,7 +41,9 @@ from agentguard.ports import Broker
 from agentguard.testing import BrokerContract
 from agentguard.testing.samples import sample_grant
 from tests.conftest import Mode
+from tests.doubles import loopback
 from tests.doubles.aws import Aws, denies, error, serving
+from tests.doubles.loopback import Connection
 from tests.tiers import examples
 
 ROLES = {path: f"arn:aws:iam::123456789012:role/agents/{path}" for path in (ToolPath.READ, ToolPath.WRITE)}
@@ -455,6 +459,73 @@ def test_a_service_that_keeps_failing_is_left_alone() -> None:
     with pytest.raises(IssueError, match="not asked after repeated failures"):
         api.ask("get_caller_identity")
     api.close()
+
+
+def trickle_header(connection: Connection) -> None:
+    connection.request()
+    connection.send(b"HTTP/1.1 200 OK\r\nX-A: ")
+    while not connection.hold(0.05):
+        connection.send(b"a")
+
+
+def trickle_body(connection: Connection) -> None:
+    connection.request()
+    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while not connection.hold(0.05):
+        connection.send(b" ")
+
+
+def interim_answers(connection: Connection) -> None:
+    connection.request()
+    while not connection.hold(0.05):
+        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+@pytest.mark.promise("service-failures-bounded")
+@pytest.mark.parametrize("respond", [trickle_header, trickle_body, interim_answers])
+@pytest.mark.parametrize("service", ["sts", "iam"])
+def test_a_service_that_never_comes_to_its_answer_holds_no_thread(
+    respond: Callable[[Connection], None], service: str
+) -> None:
+    with loopback.serving(respond) as server:
+        operation = "get_caller_identity" if service == "sts" else "list_roles"
+        began = time.monotonic()
+        with pytest.raises(IssueError, match="no answer"):
+            api_at(server.url, service, timeout=0.1).ask(operation)
+        assert time.monotonic() - began < 1.0
+        began = time.monotonic()
+        with within(0.05), pytest.raises(IssueError, match="no answer"):
+            api_at(server.url, service, timeout=5.0).ask(
+                "get_caller_identity" if service == "sts" else "list_roles"
+            )
+        assert time.monotonic() - began < 1.0, "its caller waits no longer"
+
+
+@pytest.mark.promise("arguments-stop-nobody")
+def test_silence_for_one_user_and_what_is_not_sent_stop_no_other_user(aws: Aws) -> None:
+    def slow(_action: str) -> None:
+        time.sleep(0.15)
+
+    api = api_at(aws.url, "sts", timeout=0.05)
+    request: dict[str, Any] = {"RoleArn": ROLES[ToolPath.READ], "DurationSeconds": 900}
+    for _ in range(6):
+        with pytest.raises(IssueError, match="ParamValidationError"):
+            api.ask("assume_role", **request, RoleSessionName=["no text"])
+    aws.fault = slow
+    with for_party("user:eve"):
+        for _ in range(5):
+            with pytest.raises(IssueError, match="no answer"):
+                api.ask("assume_role", **request, RoleSessionName="call-1")
+        with pytest.raises(IssueError, match="not asked"):
+            api.ask("assume_role", **request, RoleSessionName="call-1")
+    with for_party("user:ada"), pytest.raises(IssueError, match="no answer"):
+        api.ask("assume_role", **request, RoleSessionName="call-1")
+
+
+def api_at(url: str, service: str, *, timeout: float) -> Api:
+    session = keyed()
+    connection = AwsConnection(region="eu-central-1", session=session, endpoint=url, timeout=timeout)
+    return Api(service, session, connection)
 
 
 def test_what_botocore_reads_as_an_error_is_told_by_its_code_alone() -> None:

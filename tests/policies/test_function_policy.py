@@ -252,6 +252,45 @@ def test_hung_calls_of_one_user_are_replaced_then_bounded_and_block_nobody_else(
 
 
 @pytest.mark.promise("hung-policy-blocks-nobody")
+async def test_an_async_function_that_swallows_its_cancellation_holds_no_call_and_no_other_user() -> None:
+    release = asyncio.Event()
+
+    async def stubborn(request: AccessRequest) -> bool:
+        while request.identity.subject == "user:eve" and not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+        return True
+
+    policy = FunctionPolicy(stubborn, timeout=0.02)
+    started = time.monotonic()
+    assert "no answer within" in (await policy.adecide(asked_by("user:eve"))).reason
+    assert time.monotonic() - started < 1
+    questions = [policy.adecide(asked_by("user:eve")) for _ in range(abandonable.HUNG)]
+    assert not any(decision.permitted for decision in await asyncio.gather(*questions))
+    assert "swallow" in (await policy.adecide(asked_by("user:eve"))).reason
+    assert (await policy.adecide(asked_by("user:ada"))).permitted
+    release.set()
+    await asyncio.sleep(0.01)
+    assert (await policy.adecide(asked_by("user:eve"))).permitted
+
+
+@pytest.mark.promise("hung-policy-blocks-nobody")
+def test_a_sync_call_of_an_async_function_that_swallows_its_cancellation_is_late() -> None:
+    release = threading.Event()
+
+    async def stubborn(_request: AccessRequest) -> bool:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        return True
+
+    started = time.monotonic()
+    assert "no answer within" in FunctionPolicy(stubborn, timeout=0.02).decide(REQUEST).reason
+    assert time.monotonic() - started < 1
+    release.set()
+
+
+@pytest.mark.promise("hung-policy-blocks-nobody")
 def test_the_hung_calls_of_all_users_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abandonable, "HUNG_OF_ALL", 5)
     release = threading.Event()

@@ -18,18 +18,31 @@ import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    SSLError,
+    ValidationError,
+)
 from botocore.loaders import Loader
-from circuitbreaker import CircuitBreaker
 
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.party import current_party
 from agentguard.errors import ConfigurationError, IdentityError, IssueError
 from agentguard.model import Secret
+from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.ports import IdentitySource
 
 __all__ = ["Api", "AwsConnection", "Refusal", "bare_session"]
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+_UNREACHABLE = (ConnectTimeoutError, EndpointConnectionError, SSLError)
+_NOT_SENT = (ParamValidationError, ValidationError, NoCredentialsError, NoThread)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +84,13 @@ class Refusal(IssueError):
 class Api:
     """One service of AWS, such as ``sts``. Requests are signed with the session's keys, or unsigned.
 
-    The connection's timeout holds for connecting and for each read. A request is sent twice, with jitter
-    (botocore's standard mode), but one to ``sts`` once: it mints a session, and botocore would repeat it also
-    where STS may have minted and its answer was lost. After five failures in a row nothing is sent for ten
-    seconds.
+    The connection's timeout holds for connecting and for each read, and twice that for each sending of a
+    request, however slowly AWS answers: botocore waits in a thread that is then given up. A request is sent
+    twice, with jitter (botocore's standard mode), but one to ``sts`` once: it mints a session, and botocore
+    would repeat it also where STS may have minted and its answer was lost.
+
+    After five failures in a row nothing is sent for ten seconds. Silence counts for the user alone for whom
+    the guard asks, and a request that botocore does not send for nobody.
     """
 
     def __init__(
@@ -85,10 +101,11 @@ class Api:
         *,
         unsigned: bool = False,
     ) -> None:
+        attempts = 1 if service == "sts" else 2
         config = Config(
             connect_timeout=connection.timeout,
             read_timeout=connection.timeout,
-            retries={"mode": "standard", "total_max_attempts": 1 if service == "sts" else 2},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             proxies={},
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # its stubs are older
         )
@@ -107,7 +124,9 @@ class Api:
         self._of_parents: list[object] = []
         in_child(self._leave_client)
         self._service = service
-        self._breaker = CircuitBreaker(5, 10.0, BotoCoreError, f"aws {service}")
+        self._limit = 2 * attempts * connection.timeout
+        self._threads = AbandonableThreads(f"aws {service}")
+        self._breakers = Breakers(f"aws {service}", 5, 10.0)
 
     def ask(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
         """Call *operation*, by boto3's name for it. A `Secret` among the parameters is revealed.
@@ -117,18 +136,22 @@ class Api:
             IssueError: AWS did not answer, or not in its own form.
             IdentityError: There are no keys to sign with.
         """
-        if self._breaker.opened:
+        party = current_party()
+        if self._breakers.seconds_open(party):
             raise IssueError(f"aws: {self._service} is not asked after repeated failures")
         failure: IssueError | IdentityError
+        call = partial(self._call, operation, parameters)
         try:
-            with self._breaker:
-                answer: Mapping[str, Any] = getattr(self._own_client(), operation)(**_reveal(parameters))
-                return answer
+            answer: Mapping[str, Any] = self._threads.run(seconds_left(self._limit), call, party=party)
+            self._breakers.succeed(party)
+            return answer
         except ClientError as error:
+            self._breakers.succeed(party)  # it has answered
             failure = Refusal(self._service, operation, _code(error))
         except (IssueError, IdentityError) as error:  # no keys to sign with
             failure = error
         except Exception as error:  # noqa: BLE001  botocore may raise anything, and its text may repeat a secret
+            self._breakers.fail(party, _cause(error))
             failure = IssueError(f"aws: {self._service} gave {operation} no answer ({type(error).__name__})")
         # raised outside the handlers: botocore's errors hold stack frames with the request
         raise failure
@@ -137,6 +160,10 @@ class Api:
         """Close the connections."""
         if self._client is not None:
             self._client.close()
+
+    def _call(self, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = getattr(self._own_client(), operation)(**_reveal(parameters))
+        return answer
 
     def _own_client(self) -> Any:
         if self._client is None:
@@ -184,6 +211,12 @@ def _reveal(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value.reveal() if isinstance(value, Secret) else value for name, value in parameters.items()
     }
+
+
+def _cause(error: Exception) -> Cause:
+    if isinstance(error, _NOT_SENT):
+        return Cause.REQUEST
+    return Cause.SERVICE if isinstance(error, _UNREACHABLE) else Cause.PARTY
 
 
 def _code(error: ClientError) -> str:
