@@ -39,6 +39,7 @@ from agentguard.resource.routing import (
     find_only_endpoint,
     make_finder,
     make_routes,
+    normalize_route,
 )
 from agentguard.resource.verifier import Verifier, challenge
 
@@ -83,9 +84,11 @@ class Protected:
     bytes and for *body_timeout* seconds. It must be JSON and say so. The application can read it again.
 
     The application's own routes tell which endpoint serves a request. *routes* gives them if *app* does not
-    show them. ``routes=()`` says that the application has no endpoint beside those of the rules; a path that
-    two rules match is then closed. A middleware inside *app* that changes the method, the path or the body of
-    a request must stand around `Protected` and not inside it.
+    show them: if a middleware of an unknown kind stands before it, pass ``routes=application.routes``.
+    ``routes=()`` says that the application has no endpoint beside those of the rules; a path that
+    two rules match is then closed. So is a path and method of two endpoints, if a class of routes of the
+    application's own chooses between them. A middleware inside *app* that changes the method, the path or
+    the body of a request must stand around `Protected` and not inside it.
 
     Raises:
         ConfigurationError: The routes cannot be seen, two rules are for one endpoint, or the resource does
@@ -145,7 +148,7 @@ class Protected:
         endpoint = self._endpoint(scope) if path_has_one_reading(scope) else None
         if endpoint is None:
             return None, {}
-        rule = self._rules.get((scope["method"], _normalize_route(endpoint.route)))
+        rule = self._rules.get((scope["method"], normalize_route(endpoint.route)))
         if rule is None:
             log.info("no rule allows a request's method of the endpoint %s", endpoint.route)
         return rule, endpoint.params
@@ -201,15 +204,11 @@ def require(
 def _by_endpoint(rules: Iterable[Rule]) -> dict[tuple[str, str], Rule]:
     table: dict[tuple[str, str], Rule] = {}
     for rule in rules:
-        if table.setdefault((rule.method, _normalize_route(rule.route)), rule) is not rule:
+        if table.setdefault((rule.method, normalize_route(rule.route)), rule) is not rule:
             raise ConfigurationError(
                 f"two rules are for {rule.method} {rule.route}", hint="write one rule for each endpoint"
             )
     return table
-
-
-def _normalize_route(route: str) -> str:
-    return route.replace(":str}", "}")  # Starlette's converter where a path names none
 
 
 def _make_finder(app: App, routes: Sequence[BaseRoute] | None, rules: Iterable[tuple[str, str]]) -> Finder:

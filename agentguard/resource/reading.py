@@ -37,7 +37,9 @@ _ENCODED_SEPARATOR = re.compile(rb"%2f|%5c", re.I)
 _UNCLEAR = re.compile("[\x00-\x1f\x7f\\\\\ufffd]")
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  RFC 9110 section 5.6.2; it is no secret
 _PARAMETER = rf'[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|"{_TOKEN}")'
-_JSON_TYPE = re.compile(rf"application/(?:json|{_TOKEN}\+json)((?:{_PARAMETER})*)", re.I)
+# some readers only look at the beginning of a type
+_OTHER_FORM = r"(?!x-www-form-urlencoded|form-data|xml|yaml|x-yaml)"
+_JSON_TYPE = re.compile(rf"application/(?:json|{_OTHER_FORM}{_TOKEN}\+json)((?:{_PARAMETER})*)", re.I)
 
 
 class Presented(NamedTuple):
@@ -86,7 +88,7 @@ def require_one_method(scope: Scope) -> None:
         VerificationError: 400.
     """
     names = {name.lower() for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), True)}
-    if _METHOD_FIELD in names or any(name.lower() in _METHOD_HEADERS for name, _ in scope["headers"]):
+    if _METHOD_FIELD in names or any(name in _METHOD_HEADERS for name, _ in _named_headers(scope)):
         raise VerificationError("invalid_request", "the request names a second method", status=400)
 
 
@@ -160,14 +162,20 @@ def _query(scope: Scope) -> dict[str, str]:
 
 def _require_json(scope: Scope) -> None:
     """Refuse a body that a reader may take for a form, for text in another charset, or for compressed."""
-    types = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
-    encodings = {value.lower() for name, value in scope["headers"] if name.lower() == b"content-encoding"}
+    headers = _named_headers(scope)
+    types = [value for name, value in headers if name == b"content-type"]
+    encodings = {value.lower() for name, value in headers if name == b"content-encoding"}
     match = _JSON_TYPE.fullmatch(types[0].decode("latin-1").strip(" \t")) if len(types) == 1 else None
     if match is None or not encodings <= {b"identity"}:
         raise _unsupported()
     parameters = [text.strip(" \t").lower().partition("=") for text in match[1].split(";")[1:]]
     if any(name == "charset" and value.strip('"') != "utf-8" for name, _, value in parameters):
         raise _unsupported()
+
+
+def _named_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the headers as a WSGI application sees them: in a name, ``_`` and ``-`` are one character."""
+    return [(name.lower().replace(b"_", b"-"), value) for name, value in scope["headers"]]
 
 
 def _unsupported() -> VerificationError:
