@@ -9,8 +9,9 @@ Importing this module makes every argument of a record of the logger ``agentguar
 from __future__ import annotations
 
 import logging
+import unicodedata
 
-__all__ = ["label", "printable"]
+__all__ = ["folded_address", "label", "printable"]
 
 LABEL = 200
 """The most characters of a name that a model, a server or a decision point chose, in a span or a record."""
@@ -35,6 +36,27 @@ def label(value: object, limit: int = LABEL) -> str:
     """
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= limit and text.isprintable() else f"{printable(text[:limit]):.{limit}}"
+
+
+def folded_address(text: str) -> str:
+    """Return an email address, or a text that ends in one, in the form in which its spellings are equal.
+
+    Case, the composition of letters, and the form of the domain (Punycode, RFC 3492) do not count. A mail
+    server may tell the cases of a mailbox apart (RFC 5321 section 2.4), but hardly one does.
+    """
+    name, at, domain = unicodedata.normalize("NFKC", text).rpartition("@")
+    labels = domain.replace("\u3002", ".").split(".") if at else [domain]
+    plain = f"{name}{at}{'.'.join(map(_decoded_label, labels) if at else labels)}"
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain).casefold())
+
+
+def _decoded_label(label: str) -> str:
+    if label[:4].casefold() != "xn--":
+        return label
+    try:
+        return label[4:].encode("ascii").decode("punycode")
+    except (UnicodeError, ValueError, OverflowError):
+        return label
 
 
 def _make_printable(record: logging.LogRecord) -> bool:

@@ -48,7 +48,6 @@ from agentguard.ports import Broker, Transmitter
 __all__ = ["Operations", "OperationsPair", "operations_of", "stored", "unapproved"]
 
 T = TypeVar("T")
-Whose = TypeVar("Whose", contravariant=True)
 # what a model is told about an approval; of all else, that none holds
 _ADVICE = {
     CallRejected: "A person did not approve this call. Do not make it again; tell the user.",
@@ -75,10 +74,19 @@ class EndCall(Protocol):
         """Note how the call ended."""
 
 
-class Active(Protocol[Whose]):
-    """`ports.Store.active` and `active_in`."""
+class Active(Protocol):
+    """`ports.Store.active`."""
 
-    def __call__(self, whose: Whose, /, *, without: LoginName = "") -> Awaitable[tuple[str, ...]]:
+    def __call__(
+        self, subject: str, *, without: LoginName = "", folded: bool = False
+    ) -> Awaitable[tuple[str, ...]]:
+        """Return the ids of active tasks."""
+
+
+class ActiveIn(Protocol):
+    """`ports.Store.active_in`."""
+
+    def __call__(self, login: Login, *, without: LoginName = "") -> Awaitable[tuple[str, ...]]:
         """Return the ids of active tasks."""
 
 
@@ -119,8 +127,8 @@ class Operations:
     forget: Callable[[str], Awaitable[None]]
     live: Live
     end_task: Callable[[str, TaskStatus, Iterable[LiveCredential]], Awaitable[tuple[str, ...]]]
-    active: Active[str]
-    active_in: Active[Login]
+    active: Active
+    active_in: ActiveIn
     save_approval: Callable[[Approval], Awaitable[Approval]]
     answer_approval: Callable[[Approval], Awaitable[None]]
     approval: Callable[[str], Awaitable[Approval | None]]

@@ -89,8 +89,11 @@ class Store(Protocol):
         what they say as `call_id` and `handle`.
         """
 
-    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+    def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the tasks of *subject* that are active.
+
+        With *folded*, *subject* ends in an email address, and tasks count whose subject is another spelling
+        of it (`text.folded_address`). The guard gives it only for a signal that names an address.
 
         With *without*, return only those that have no `TaskState.login`, or one that lacks this name. The
         guard gives it only for a logout of one session, or of one token. A user may have many tasks, so this

@@ -31,8 +31,9 @@ class SessionRevoked:
     With a `task_id` or a `token`, `user` or `email` only says to whom it belongs. `reason` is for operators
     and holds no secret.
 
-    A received event has six more values: the sender (`issuer`), the token's `jti` (`id`), the issuers whose
-    users, sessions and tokens the sender may end (`authority`), and the user's names here (`subjects`).
+    A received event has seven more values: the sender (`issuer`), the token's `jti` (`id`), the issuers whose
+    users, sessions and tokens the sender may end (`authority`), and the user's names here (`subjects`, and
+    `addresses` with an email address in them).
     `unread_user` is the format of a user who is named beside a session in a format that is not known.
     `transaction` is the token's `txn` (RFC 8417 section 2.2), in which a guard names the task.
     """
@@ -48,6 +49,7 @@ class SessionRevoked:
     id: str = ""
     authority: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
+    addresses: frozenset[str] = frozenset()
     unread_user: str = ""
     transaction: str = ""
 

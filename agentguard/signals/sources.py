@@ -71,14 +71,17 @@ class Source:
         """The issuers whose users, sessions and tokens this source may end."""
         return self.speaks_for | {self.issuer}
 
-    def names_here(self, event: SessionRevoked) -> frozenset[str]:
-        """Return what the event's user may be called here."""
-        addresses = {event.email, event.email.lower()} - {""}
-        by_email = [text for text in self.subjects.values() if "{email}" in text]
-        names = {text.replace("{email}", address) for text in by_email for address in addresses}
-        if event.user is not None and "{sub}" in (text := self.subjects.get(event.user.issuer, "")):
-            names.add(text.replace("{sub}", event.user.name))
-        return frozenset(names)
+    def name_here(self, event: SessionRevoked) -> frozenset[str]:
+        """Return what the event's user is called here by its name at its issuer, if anything."""
+        text = "" if event.user is None else self.subjects.get(event.user.issuer, "")
+        if event.user is None or "{sub}" not in text:
+            return frozenset()
+        return frozenset({text.replace("{sub}", event.user.name)})
+
+    def addresses_here(self, event: SessionRevoked) -> frozenset[str]:
+        """Return what the event's user may be called here by the address; its spelling does not count."""
+        texts = [text for text in self.subjects.values() if "{email}" in text and event.email]
+        return frozenset(text.replace("{email}", event.email) for text in texts)
 
     def admits(self, authorization: bytes) -> bool:
         """Return whether a push with this Authorization header may come from this source."""
@@ -129,7 +132,8 @@ class Sources:
         for subject in (event.token, event.user):
             if subject is not None and subject.issuer not in source.authority:
                 raise refusal("access_denied", "the subject belongs to an issuer that the sender may not end")
-        return source, replace(event, subjects=source.names_here(event))
+        names, addresses = source.name_here(event), source.addresses_here(event)
+        return source, replace(event, subjects=names, addresses=addresses)
 
     def _signed(self, token: str) -> tuple[Source, Mapping[str, Json]]:
         signers: list[Source] = []

@@ -5,7 +5,7 @@ The functions are pure: a store reads the state, calls one of them, and writes t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from agentguard.errors import ApprovalError, ApprovalUsed, BudgetExhausted, CallRejected, TaskNotActive
@@ -23,6 +23,7 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
+from agentguard.text import folded_address
 
 KEEP = 86_400.0
 """Seconds for which an ended task, an expired approval and a lapsed credential can still be read."""
@@ -108,6 +109,14 @@ def use(call: Call, approval: Approval | None, before: str | None, now: float) -
     if approval.status is not ApprovalStatus.APPROVED:
         raise ApprovalError(f"approval {approval.id} is {approval.status}")
     return replace(approval, status=ApprovalStatus.USED)
+
+
+def subject_matcher(subject: str, *, folded: bool) -> Callable[[str], bool]:
+    """Return what tells whether a task is of *subject*; with *folded*, as an address in any spelling."""
+    if not folded:
+        return subject.__eq__
+    address = folded_address(subject)
+    return lambda other: other == subject or folded_address(other) == address
 
 
 def active_ids(states: Iterable[TaskState], without: LoginName, now: float) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ ACTIVE_FOR = (
     "SELECT id FROM tasks WHERE status = 'active' AND deadline > ?"
     " AND json_extract(fixed, '$.identity[0]') = ?"
 )
+SUBJECTS = "SELECT DISTINCT json_extract(fixed, '$.identity[0]') FROM tasks WHERE status = 'active'"
 ACTIVE_IN = (  # by the place of a name in a login: subject, session, token
     "SELECT id FROM tasks WHERE status = 'active' AND deadline > ? AND json_extract(fixed, '$.login[{}]') = ?"
     " AND json_extract(fixed, '$.login[0]') = ? AND ? IN ('', json_extract(fixed, '$.login[1]'))"

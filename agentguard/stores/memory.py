@@ -173,11 +173,12 @@ class MemoryStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
-    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+    def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
         with self._lock:
             now, states = self._clock(), list(self._tasks.values())
-        return _rules.active_ids((one for one in states if one.identity.subject == subject), without, now)
+        is_named = _rules.subject_matcher(subject, folded=folded)
+        return _rules.active_ids((one for one in states if is_named(one.identity.subject)), without, now)
 
     def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
         """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""

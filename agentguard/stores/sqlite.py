@@ -181,11 +181,15 @@ class SqliteStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
-    def active(self, subject: str, *, without: LoginName = "") -> tuple[str, ...]:
+    def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
-        statement = _sql.ACTIVE_FOR + _sql.WITHOUT[without]
+        statement, now = _sql.ACTIVE_FOR + _sql.WITHOUT[without], self._clock()
         with self._db.connection() as db:
-            return tuple(row[0] for row in db.execute(statement, (self._clock(), subject)))
+            subjects = [subject]
+            if folded:
+                is_named = _rules.subject_matcher(subject, folded=True)
+                subjects = [row[0] for row in db.execute(_sql.SUBJECTS) if is_named(row[0])]
+            return tuple(row[0] for name in subjects for row in db.execute(statement, (now, name)))
 
     def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
         """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""

@@ -8,7 +8,7 @@ user, session or token of the same name is another one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentguard.enforcement.operations import Operations
 from agentguard.jose import text_claim, unverified_claims
@@ -100,7 +100,7 @@ async def _of_user(
     With *without*, return only those whose login lacks this name.
     """
     # a store that was written before *without* gets it only where it is needed
-    options: dict[str, LoginName] = {"without": without} if without else {}
+    options: dict[str, Any] = {"without": without} if without else {}
     subjects, ids = set(event.subjects), list[str]()
     if event.user is not None:
         login = Login(issuer=event.user.issuer, subject=event.user.name)
@@ -109,4 +109,6 @@ async def _of_user(
             subjects.add(event.user.name)
     for subject in sorted(subjects):
         ids += await operations.active(subject, **options)
+    for address in sorted(event.addresses):
+        ids += await operations.active(address, folded=True, **options)
     return ids

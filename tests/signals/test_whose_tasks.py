@@ -379,6 +379,33 @@ async def test_an_address_ends_the_tasks_of_whom_it_names_here(place: Place) -> 
     assert place.active(ada, bob) == [False, True]
 
 
+@pytest.mark.promise("logout-ends-tasks")
+@pytest.mark.parametrize(
+    ("here", "named"),
+    [
+        ("Ada@Corp.example", "ada@corp.example"),
+        ("ada@corp.example", "Ada@CORP.Example"),
+        ("jose\u0301@corp.example", "Jos\u00e9@corp.example"),
+        ("stra\u00dfe@corp.example", "STRASSE@corp.example"),
+        ("ada@xn--mnchen-3ya.example", "ada@M\u00fcnchen.example"),
+        ("ada@b\u00fccher.example", "ADA@XN--BCHER-KVA.example"),
+        ("ada@xn--\u00fc.example", "ADA@xn--\u00fc.example"),
+    ],
+)
+async def test_an_address_in_another_spelling_names_the_same_user(
+    place: Place, here: str, named: str
+) -> None:
+    task, bob = place.begin(f"user:{here}"), place.begin(f"user:x{here}")
+    assert await place.push({"format": "email", "email": named}, subjects={IDP: "user:{email}"}) == 202
+    assert place.active(task, bob) == [False, True]
+
+
+async def test_a_name_that_is_no_address_counts_in_its_own_spelling_alone(place: Place) -> None:
+    task = place.begin("user:ADA")
+    assert await place.push(user("ada")) == 202
+    assert place.active(task) == [True]
+
+
 async def test_a_task_that_begins_in_another_is_of_its_own_login_or_else_of_that_ones(place: Place) -> None:
     parent = place.begin(sid="s-1")
     with parent.active():

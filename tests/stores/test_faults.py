@@ -484,6 +484,7 @@ def test_no_statement_of_a_call_or_of_an_end_scans_a_table(store: SqliteStore) -
         store.active_in(Login(issuer="https://idp.example", **{name: "x"}))
         store.active_in(Login(issuer="https://idp.example", **{name: "x"}), without="jti")
     store.active("user://alice", without="session")
+    store.active("user://alice", folded=True)
     store.known("k")
     for _ in range(_rules.PRUNE_EVERY):
         store.remember("k", FAR)
