@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -142,9 +141,7 @@ class Issuance:
         self._revoked = False  # until it is known to be; also if the broker raises an exit
         try:
             self._revoked = await best_effort("revoke", operations.revoke[route.name], *handle)
-        except (
-            CancelledError
-        ) as error:  # the broker's own: the operation finishes when its caller is cancelled
+        except asyncio.CancelledError as error:  # the broker's own: no caller's cancellation comes this far
             log.error("revoke failed: %s", failure_text(error))
 
     def note(self) -> tuple[str, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from agentguard.model import (
 )
 from agentguard.ports import BrokerTraits
 from agentguard.stores.memory import MemoryStore
-from tests.doubles.flow import PAYMENTS, PERMIT, Mint, World
+from tests.doubles.flow import PAYMENTS, PERMIT, Log, Mint, World
 
 ANSWERS = 0.15
 
@@ -255,10 +255,12 @@ KINDS = pytest.mark.parametrize(
 )
 
 
-def world_meanwhile(inline: bool, knows_handle: bool, reuse: bool) -> tuple[World, Meanwhile, Counting]:
+def world_meanwhile(
+    inline: bool, knows_handle: bool, reuse: bool, **changes: Any
+) -> tuple[World, Meanwhile, Counting]:
     mint, store = Meanwhile(inline=inline, knows_handle=knows_handle), Counting()
     mint.traits = BrokerTraits(reuse=frozenset(ToolPath) if reuse else frozenset())
-    world = World(brokers={(None, path): mint for path in ToolPath}, store=store)
+    world = World(brokers={(None, path): mint for path in ToolPath}, store=store, **changes)
     world.flow.on_unrevoked = lambda: None
     world.begin()
     return world, mint, store
@@ -283,6 +285,28 @@ def test_a_task_that_ends_during_issue_runs_nothing_also_if_its_end_could_not_be
     if stored:
         assert mint.revoked[-1] == (mint.issued[0].id if knows_handle else f"h-{mint.issued[0].id}")
         assert store.live() == ()
+
+
+class EndsAtPermit(Log):
+    """An audit log during whose record of a permit something happens."""
+
+    happens: Callable[[], None] | None = None
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        super().append(record)
+        if self.happens is not None and record["event"] == "decision":
+            happens, self.happens = self.happens, None
+            happens()
+
+
+@pytest.mark.promise("minted-while-ended")
+def test_a_task_that_ends_after_its_call_began_runs_nothing_with_a_kept_credential(mode: str) -> None:
+    log = EndsAtPermit()
+    world, mint, _ = world_meanwhile(inline=True, knows_handle=True, reuse=True, audit=log)
+    assert world.call(mode) == "done"
+    log.happens = lambda: world.end("t1", TaskStatus.REVOKED, "signal")
+    assert world.denied(mode, call_id="c2").code is DenialCode.TASK_ENDED
+    assert (len(mint.issued), len(world.ran)) == (1, 1)
 
 
 @pytest.mark.promise("minted-while-ended")
