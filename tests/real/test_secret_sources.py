@@ -276,6 +276,25 @@ def test_the_leases_of_a_token_that_was_passed_are_left_only_by_who_has_it(run: 
     assert lease.gone(user, within=1.0)
 
 
+@pytest.mark.promise("exec-lease-ends")
+def test_a_command_that_removes_the_notes_of_a_token_keeps_no_role(run: Run, lease: Reports) -> None:
+    del run.environ["BAO_JWT_FILE"]
+    run.environ["BAO_TOKEN"] = lease.operator.headers["X-Vault-Token"]
+    program = """
+import glob, os, sys
+for name in glob.glob(sys.argv[1] + "/exec.db*"):
+    os.unlink(name)
+print(os.environ["A"], os.environ["B"])
+"""
+    two = ["--secret", f"A={ROLE}#username", "--secret", f"B=vault:{DATABASE}/creds/exec#username"]
+    running = run.start(*two, "--", sys.executable, "-c", program, str(run.directory / "state"))
+    out, err = running.communicate(timeout=60)
+    users = out.split()
+    assert len(set(users)) == 2, err
+    assert all(lease.gone(user, within=1.0) for user in users), err
+    assert "not known to be revoked" not in err
+
+
 @pytest.mark.parametrize("lease", [("3s", "1h")], indirect=True)
 def test_a_role_is_extended_as_long_as_the_child_runs(run: Run, lease: Reports) -> None:
     running = run.start(*PAIR, "--", sys.executable, "-c", QUERY, "7")
