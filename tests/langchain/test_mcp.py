@@ -372,7 +372,7 @@ async def test_a_client_factory_that_leaves_the_credential_out_is_found_out(worl
 
 async def test_a_client_factory_that_takes_it_is_used(world: World) -> None:
     def own(headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(headers={**headers, "X-Own": "1"}, timeout=timeout, auth=auth)
+        return httpx.AsyncClient(headers={**headers, "x-tenant": "1"}, timeout=timeout, auth=auth)
 
     def with_defaults(headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
         return own(headers or {}, timeout, auth)
@@ -382,7 +382,7 @@ async def test_a_client_factory_that_takes_it_is_used(world: World) -> None:
     async with world.task():
         await tool.ainvoke({"order_id": "4711"})
     (call,) = world.server.calls()
-    assert (call.status, call.headers["x-own"]) == (200, "1")
+    assert (call.status, call.headers["x-tenant"]) == (200, "1")
 
 
 # --- nothing is changed, and nothing else travels

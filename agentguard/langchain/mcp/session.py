@@ -25,6 +25,7 @@ from mcp.shared.session import RequestResponder
 
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.mcp.http_client import HEADERS, NO_AUTH, client_factory
 from agentguard.lease import current, secrets_of
 from agentguard.model import Resource
 from agentguard.redaction import redact
@@ -33,13 +34,7 @@ __all__ = ["Way", "endpoint"]
 
 Handler = Callable[[MCPToolCallRequest], Awaitable[MCPToolCallResult]]
 
-_NONE = httpx.Auth()  # where there is no auth, httpx takes a name and a password from the URL
 _HTTP = frozenset({"http", "streamable_http", "streamable-http", "sse"})
-# what a connection brings along beside our credential: any other header may be a credential of its own
-_HEADERS = frozenset({
-    "accept", "accept-encoding", "accept-language", "user-agent", "traceparent", "tracestate",
-    "x-correlation-id", "x-request-id", "x-tenant", "x-tenant-id",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +98,9 @@ class Way:
         if connection.get("transport") not in _HTTP:
             return cast(Connection, connection)
         headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
-        connection["headers"] = {n: v for n, v in headers.items() if n.lower() in _HEADERS}
-        connection["auth"] = _NONE if resource is None else auth(resource.name)
-        if (factory := self.connection.get("httpx_client_factory")) is not None:
-            connection["httpx_client_factory"] = _faithful(factory)
+        connection["headers"] = {n: v for n, v in headers.items() if n.lower() in HEADERS}
+        connection["auth"] = NO_AUTH if resource is None else auth(resource.name)
+        connection["httpx_client_factory"] = client_factory(self.connection.get("httpx_client_factory"))
         return cast(Connection, connection)
 
 
@@ -136,21 +130,6 @@ def _obstacle(closure: Mapping[str, Any], resource: Resource) -> str | None:
     if (url.scheme, url.host, url.port) not in {(o.scheme, o.host, o.port) for o in origins}:
         return f"{url.scheme}://{url.netloc.decode()} is no origin of {resource.name}"
     return None
-
-
-def _faithful(factory: Callable[..., httpx.AsyncClient]) -> Callable[..., httpx.AsyncClient]:
-    """Refuse a client that was made without the credential, and take away one that no call has."""
-
-    def made(**options: Any) -> httpx.AsyncClient:
-        client = factory(**options)
-        if options["auth"] is _NONE:
-            client.auth = _NONE
-        elif client.auth is not options["auth"]:
-            reason = "the connection's httpx_client_factory leaves out `auth`"
-            raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
-        return client
-
-    return made
 
 
 def _discreet(callbacks: Any) -> Any:

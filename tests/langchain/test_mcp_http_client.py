@@ -1,0 +1,117 @@
+"""What travels in an MCP call beside its credential, and how much of an answer is read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from langchain_mcp_adapters.client import MultiServerMCPClient
+
+from agentguard import Resource
+from agentguard.catalog import Catalog
+from agentguard.langchain.mcp.http_client import NO_AUTH, client_factory
+from agentguard.model import ToolPath, ToolSpec
+from tests.conftest import Kit, tool_call
+from tests.doubles.mcp_server import HostileServer, served
+
+CANARY = "canary-4711"
+
+
+class _Noting(HostileServer):
+    """A server that notes the head of each request."""
+
+    def __init__(self) -> None:
+        super().__init__({"type": "object"}, {"x": 1})
+        self.heads: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.heads.append((scope["headers"], scope["query_string"]))
+        await super().__call__(scope, receive, send)
+
+
+async def _pay(app: _Noting, way: str, resource: str | None = "api", **more: Any) -> tuple[Kit, Any]:
+    kit = Kit()
+    with served(app) as server:
+        api = Resource(name="api", origins=(server.origin,))
+        spec = ToolSpec(
+            name="pay", path=ToolPath.WRITE, resource=resource, schema={"type": "object"}, server="shop"
+        )
+        guard = kit.another(catalog=Catalog([spec], [api]))
+        servers: Any = {"shop": {"transport": "streamable_http", "url": f"{server.origin}/mcp", **more}}
+        client = MultiServerMCPClient(servers, tool_interceptors=[guard.mcp_interceptor()])
+        (tool,) = await client.get_tools()
+        app.heads.clear()
+        if way == "wrap":
+            (tool,) = guard.wrap(tool)
+        async with guard.task("pay", subject="alice", mandate={"tools": "*"}):
+            try:
+                answer = await tool.ainvoke(tool_call("pay"))
+            except Exception as error:  # noqa: BLE001  the tool's failure is looked at
+                answer = error
+    return kit, answer
+
+
+@pytest.mark.parametrize("way", ["wrap", "interceptor"])
+@pytest.mark.promise("body-bounded")
+async def test_an_answer_with_too_many_parts_is_not_parsed(way: str) -> None:
+    app = _Noting()
+    app.result["structuredContent"] = {"rows": [[]] * 200_000}
+    kit, answer = await _pay(app, way)
+    assert "more than is read" in str(answer)
+    assert (len(kit.broker.revoked), kit.outcomes()) == (1, ["failed"])
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        (b"x" * 8_000_001, {}),
+        (b"," * 1_000_001, {}),
+        (b"{" * 100_001, {"content-type": "text/event-stream"}),
+        (gzip.compress(b"{}"), {"content-encoding": "gzip"}),
+    ],
+)
+@pytest.mark.promise("body-bounded")
+async def test_the_client_of_a_call_reads_no_answer_without_end(body: bytes, head: dict[str, str]) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=chunks(), headers=head))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth))
+    async with make(auth=NO_AUTH) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("https://mcp.example/")
+
+
+@pytest.mark.promise("body-bounded")
+async def test_an_ordinary_answer_is_read_and_the_hooks_of_the_application_run() -> None:
+    lengths = list[int]()
+
+    async def note(response: httpx.Response) -> None:
+        lengths.append(len(await response.aread()))
+
+    content = json.dumps({"rows": [{"id": number} for number in range(10_000)]}).encode()
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=content))
+    make = client_factory(
+        lambda auth: httpx.AsyncClient(transport=transport, auth=auth, event_hooks={"response": [note]})
+    )
+    async with make(auth=NO_AUTH) as client:
+        assert (await client.get("https://mcp.example/")).content == content
+    assert lengths == [len(content)]
+
+
+@pytest.mark.parametrize("resource", ["api", None])
+@pytest.mark.promise("mcp-no-foreign-token")
+async def test_what_a_connections_factory_puts_into_its_client_does_not_travel(resource: str | None) -> None:
+    def factory(**options: Any) -> httpx.AsyncClient:
+        options["headers"] = {**(options.get("headers") or {}), "X-Api-Key": CANARY, "Cookie": CANARY}
+        return httpx.AsyncClient(**options, cookies={"session": CANARY}, params={"api_key": CANARY})
+
+    app = _Noting()
+    _, answer = await _pay(app, "interceptor", resource, httpx_client_factory=factory)
+    assert not isinstance(answer, Exception), answer
+    assert app.heads
+    assert CANARY not in str(app.heads)
