@@ -181,8 +181,8 @@ class Issuance:
         if not isinstance(credential, Credential):
             self._minted.clear()
             raise Denied.of(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
-        known = credential.handle in (grant.id, *self._handles)
-        if route.waits or not known or self._calls.has_ended_any(self._last_end):
+        is_planned = credential.handle in (grant.id, *self._handles)
+        if route.waits or not is_planned or self._calls.has_ended_any(self._last_end):
             # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
             await stored(operations.track(self._live(credential.handle, credential.expires_at)))
         return credential

@@ -89,12 +89,12 @@ def _message(detail: ErrorDetails) -> str:
     if kind in _RAISED:
         return _REFUSED
     try:
-        known = PydanticKnownError(kind, detail.get("ctx"))
-        if known.message() != detail["msg"]:
+        error = PydanticKnownError(kind, detail.get("ctx"))
+        if error.message() != detail["msg"]:
             return _REFUSED
     except (KeyError, TypeError, ValueError):  # pydantic has no such type, or not with these facts
         return _REFUSED
-    return _PLACE.sub(lambda fact: "s" if fact[1] == "expected_plural" else "…", known.message_template)
+    return _PLACE.sub(lambda fact: "s" if fact[1] == "expected_plural" else "…", error.message_template)
 
 
 def _is_jsonschemas_own(error: Exception) -> bool:

@@ -107,12 +107,12 @@ def idle_keywords(schema: Mapping[str, Any]) -> tuple[str, ...]:
     from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
 
     kind: Any = validator_for(schema)
-    known = kind.VALIDATORS.keys() | _WITHOUT_EFFECT
+    keywords = kind.VALIDATORS.keys() | _WITHOUT_EFFECT
     alone = "dependentRequired" not in kind.VALIDATORS  # a draft in which a $ref stands alone
-    return tuple(_idle(schema, "", known, reference_alone=alone))
+    return tuple(_idle(schema, "", keywords, reference_alone=alone))
 
 
-def _idle(schema: Any, path: str, known: frozenset[str], *, reference_alone: bool) -> Iterator[str]:
+def _idle(schema: Any, path: str, keywords: frozenset[str], *, reference_alone: bool) -> Iterator[str]:
     if not isinstance(schema, Mapping):
         return
     kinds = schema.get("type", ())
@@ -123,11 +123,11 @@ def _idle(schema: Any, path: str, known: frozenset[str], *, reference_alone: boo
     for keyword in schema:
         other = types and keyword in _KIND and _KIND[keyword] not in types
         ignored = beside and keyword not in _WITHOUT_EFFECT and keyword != "$ref"
-        if (keyword not in known or other or ignored) and not str(keyword).startswith("x-"):
+        if (keyword not in keywords or other or ignored) and not str(keyword).startswith("x-"):
             yield f"{path}{keyword}"
     for keyword, name, part in _parts(schema):
         place = f"{path}{keyword}.{name}." if name else f"{path}{keyword}."
-        yield from _idle(part, place, known, reference_alone=reference_alone)
+        yield from _idle(part, place, keywords, reference_alone=reference_alone)
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

@@ -152,9 +152,9 @@ class Ending:
     async def _mark_ended(self, task_id: str, status: TaskStatus, cause: str) -> tuple[str, ...]:
         enforcement = self._enforcement
         try:
-            owed = await self._owed(task_id, cause)
+            notices = await self._owed(task_id, cause)
             with enforcement.calls.ending_a_task():
-                ended = await self._operations.end_task(task_id, status, owed)
+                ended = await self._operations.end_task(task_id, status, notices)
         except BaseException as error:
             # who has left a dropped generator is not told of what fails; a retry must not wake its own thread
             if task_id not in enforcement.calls.unended:
