@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from math import log2
 
 from agentguard.model import (
     LABELS,
@@ -27,6 +28,8 @@ __all__ = ["ABSENT", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
 FEW = 32
 """The most values in one argument that keep a sensitivity of their own, below that of the task."""
+CHOICE = 128
+"""The most bits that the choice of a call's values may say before they count as sensitive as the task."""
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
@@ -47,7 +50,7 @@ def provenance_of(
     the schema has it as a default, or does not say what it has where the model leaves the argument out.
     """
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
-    unknown = unknown_provenance(task)
+    unknown, choice = unknown_provenance(task), _Choice(task)
     for name, value in arguments.values.items():
         values = [leaf for _, leaf in _leaves(name, value, spec)]
         parts = [
@@ -55,7 +58,38 @@ def provenance_of(
         ]
         joined = parts[0] if len(parts) == 1 else _joined(parts)
         by_argument[name] = replace(joined, sensitivity=task.sensitivity) if _may_spell(values) else joined
+        for leaf, part in zip(values, parts, strict=True):
+            if leaf is not None and part.user and part.sensitivity < task.sensitivity:
+                choice.add(leaf)
+    if choice.bits > CHOICE:
+        return {
+            name: replace(provenance, sensitivity=task.sensitivity)
+            if name in arguments.values
+            else provenance
+            for name, provenance in by_argument.items()
+        }
     return by_argument
+
+
+class _Choice:
+    """How many bits the choice of values among the user's words says.
+
+    Of 4,096 words of a user, 32 different ones in their order say 384 bits: a secret of 45 characters. A
+    phrase has a first and a last word. It is counted over all arguments of a call, since 45 arguments of a
+    letter each say as much as one text.
+    """
+
+    def __init__(self, task: TaskState) -> None:
+        self.bits = 0.0
+        self._among = len(task.words.split())
+        self._values: set[Leaf] = set()
+
+    def add(self, value: Leaf) -> None:
+        new = value not in self._values
+        rest = self._among - len(self._values) if new else self._among
+        self._values.add(value)
+        ends = 2 if isinstance(value, str) and any(map(str.isspace, value)) else 1
+        self.bits += ends * log2(max(rest, 1))
 
 
 def _leaves(name: str, value: object, spec: ToolSpec) -> Iterator[tuple[str, Leaf]]:

@@ -202,5 +202,6 @@ def _listed(value: str | int | float) -> Iterator[str]:
             *_BETWEEN.split(line),
             *_BETWEEN.split(line.partition(":")[2]),
         ):
-            if (bare := part.strip(EDGE + " \t-*•")) and bare != value:
+            # of single characters any text can be made
+            if len(bare := part.strip(EDGE + " \t-*•")) > 1 and bare != value:
                 yield bare

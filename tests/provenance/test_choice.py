@@ -1,0 +1,84 @@
+"""The choice of the user's own words spells no secret, and an ordinary call that repeats them is public."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import pytest
+
+from agentguard.model import Arguments, Sensitivity, TaskState, ToolPath, ToolSpec
+from agentguard.provenance.arguments import provenance_of
+from agentguard.provenance.labels import observe_result
+from agentguard.provenance.leaves import digest
+from tests.provenance.test_provenance import task
+
+SECRET = "sk-live-9f8e7d6c5b4a39281706f5e4d3c2b1a0ffee42"
+
+
+def _highest(arguments: dict[str, Any], state: TaskState) -> Sensitivity:
+    spec = ToolSpec(name="post", path=ToolPath.WRITE, schema={"properties": {name: {} for name in arguments}})
+    by_argument = provenance_of(spec, Arguments.of(arguments), state, {})
+    return max(provenance.sensitivity for provenance in by_argument.values())
+
+
+def _state(words: str) -> TaskState:
+    return task(words=words, sensitivity=max(Sensitivity), untrusted=True)
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+@pytest.mark.parametrize("spread", ["one list", "arguments"])
+def test_the_choice_of_32_of_a_users_4096_words_is_as_sensitive_as_the_task(spread: str) -> None:
+    rest = [f"w{number:04x}" for number in range(4_096)]
+    state, number, words = _state(" ".join(rest)), int.from_bytes(SECRET.encode(), "big"), list[str]()
+    for _ in range(32):
+        number, digit = divmod(number, len(rest))
+        words.append(rest.pop(digit))
+    assert number == 0
+    arguments = {"tags": words} if spread == "one list" else {f"a{n}": word for n, word in enumerate(words)}
+    assert _highest(arguments, state) == state.sensitivity
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_a_letter_in_each_argument_is_as_sensitive_as_the_task() -> None:
+    state = _state(" ".join(string.ascii_lowercase + string.digits + "-"))
+    assert _highest({f"a{n}": letter for n, letter in enumerate(SECRET)}, state) == state.sensitivity
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_which_optional_arguments_are_there_is_as_sensitive_as_the_task() -> None:
+    bits = "".join(f"{byte:08b}" for byte in SECRET.encode())[:360]
+    state = _state(" ".join(f"v{n}" for n in range(360)))
+    arguments = {f"k{n}": f"v{n}" for n, bit in enumerate(bits) if bit == "1"}
+    assert _highest(arguments, state) == state.sensitivity
+
+
+PROSE = (
+    "please write to ann@corp.example and bob@corp.example and carol that we meet on 12 May at 14 Main Street"
+)
+SENTENCE = " ".join(f"word{n}" for n in range(30))
+
+
+@pytest.mark.parametrize("more", [0, 4_000])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"to": ["ann@corp.example", "bob@corp.example"], "name": "carol", "text": SENTENCE},
+        {"to": "ann@corp.example", "street": "14 Main Street", "day": 12, "month": "May"},
+        {"text": SENTENCE},
+        {"names": ["ann@corp.example", "bob@corp.example", "carol"], "from": "ann@corp.example"},
+    ],
+)
+def test_an_ordinary_call_that_repeats_the_users_words_is_public(arguments: Any, more: int) -> None:
+    words = " ".join([PROSE, SENTENCE, *(f"more{n}" for n in range(more))])
+    assert _highest(arguments, _state(words)) == Sensitivity.PUBLIC
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_single_characters_of_a_trusted_text_are_not_vouched_for() -> None:
+    contacts = ToolSpec(name="contacts", path=ToolPath.READ, trusted=frozenset({"email"}))
+    state = _state("x")
+    labels = observe_result(contacts, state, {"email": "a, b; c: d, ann@corp.example"}).labels
+    digests = {label.digest for label in labels}
+    assert digest(state.root_id, "ann@corp.example") in digests
+    assert not digests & {digest(state.root_id, letter) for letter in "abcd"}
