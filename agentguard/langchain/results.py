@@ -8,7 +8,8 @@ transaction of its own. That takes less than a millisecond, and no code of a cla
 from __future__ import annotations
 
 import logging
-from typing import Any
+from asyncio import CancelledError
+from typing import Any, cast
 
 from langchain_core.messages import ToolMessage
 
@@ -16,14 +17,15 @@ from agentguard.enforcement.call import Permit
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.langchain.messages import outcome_of
 from agentguard.model import Outcome
+from agentguard.model.inside import variables
 from agentguard.model.limits import Limits
+from agentguard.model.quick import is_quick
 from agentguard.redaction import redact, redact_exception
 
 __all__ = ["ToolDenied", "note_failure", "note_result", "revoke_before"]
 
 log = logging.getLogger("agentguard")
 _CONTENT_AND_ARTIFACT = 2
-_SMALL = Limits(bytes=65_536, parts=1_000, depth=30)
 
 
 class ToolDenied(Exception):
@@ -38,13 +40,11 @@ async def revoke_before(permit: Permit, value: object, blocks: bool) -> None:
     """Revoke the call's credential, unless *value* is looked through in less than a millisecond.
 
     That is small plain data, or an object of a known framework that holds such data. With *blocks*, the
-    thread is blocked. How a call ended that is suspended or cancelled is known without a look.
+    thread is blocked.
     """
     if permit.revoke_early is None:
         return
-    if isinstance(value, BaseException) and outcome_of(value) is not Outcome.FAILED:
-        return
-    if _SMALL.excess(value, own_texts=False):
+    if not is_quick(value):
         await permit.revoke_early(blocks)
 
 
@@ -67,24 +67,39 @@ def note_failure(
 ) -> BaseException:
     """Note how a tool has failed, and return what may be seen of it: the error itself, if that can be."""
     permit.outcome = outcome_of(error)
-    if permit.outcome is Outcome.FAILED and (excess := limits.excess(error)):
-        # langchain would write down a ToolException's argument, whatever that is
-        permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
-        return RuntimeError("[withheld]")
-    if permit.observed is not None and isinstance(error, CredentialUnavailable):
+    if excess := limits.excess(error):
+        # langchain would write down a ToolException's argument, and a graph the value of an interrupt
+        return _withheld(permit, error, excess)
+    if permit.observed is not None and issubclass(type(error), CredentialUnavailable):
         tool = permit.invocation.tool
         log.warning("OBSERVED, NOT BLOCKED: %s asks for a credential, which a denied call has not", tool)
         return ToolDenied(permit.observed)  # the run goes on, as it will when the rules are in force
     clean = redact_exception(error, secrets) if secrets else error
-    return ToolDenied(clean) if isinstance(clean, Denied) else clean
+    return ToolDenied(cast(Denied, clean)) if issubclass(type(clean), Denied) else clean
+
+
+def _withheld(permit: Permit, error: BaseException, excess: str) -> BaseException:
+    """Return what stands for an error, or for the control flow of a graph, that holds too much."""
+    kind = type(error)
+    for base in (CancelledError, KeyboardInterrupt, SystemExit):  # which end a run all the same
+        if issubclass(kind, base):
+            return base("[withheld]")
+    permit.outcome = Outcome.FAILED
+    permit.withheld = Denied.of(DenialCode.WITHHELD, f"the error holds {excess}")
+    return RuntimeError("[withheld]")
 
 
 def _outcome(result: Any) -> Outcome:
-    """Return how a tool ended that has returned: it may have answered with an error, and not raised it."""
-    if isinstance(result, ToolMessage):
-        return Outcome.FAILED if result.status == "error" else Outcome.DONE
-    # by its name, so that mcp need not be there
-    failed = type(result).__name__ == "CallToolResult" and result.isError
+    """Return how a tool ended that has returned: it may have answered with an error, and not raised it.
+
+    Only what is stored in the result is read, so no code of its class runs.
+    """
+    kind: Any = type(result)
+    if issubclass(kind, ToolMessage):
+        failed = variables(result).get("status") == "error"
+    else:  # by its name, so that mcp need not be there; other clients call the attribute `is_error`
+        stored = variables(result) if kind.__name__ == "CallToolResult" else {}
+        failed = stored.get("isError") is True or stored.get("is_error") is True
     return Outcome.FAILED if failed else Outcome.DONE
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -48,10 +47,14 @@ from pydantic import BaseModel
 __all__ = [
     "NUMBER",
     "Unreadable",
+    "attributes",
+    "buffer",
+    "error_parts",
     "has_hidden_state",
-    "has_known_text",
     "inside",
+    "is_buffer",
     "is_tracked",
+    "length",
     "members",
     "referents",
     "variables",
@@ -69,13 +72,10 @@ _NAMED = (
     CoroutineType, AsyncGeneratorType, Enum, weakref.ReferenceType, logging.Logger, logging.Handler,
     asyncio.AbstractEventLoop, asyncio.Future, Executor, Future, Context,
 )  # fmt: skip
-_KNOWN = sys.stdlib_module_names | {"agentguard", "pydantic", "langchain_core", "langgraph", "mcp"}
-_CALLING = ("functools", "reprlib")  # whose functions call anybody's
-_WRITING = ("__repr__", "__str__", "__repr_args__", "__rich_repr__", "__iter__", "__len__", "items")
 _IN_C = (WrapperDescriptorType, MethodDescriptorType, MemberDescriptorType, GetSetDescriptorType, NoneType)
 _TRACKED = 1 << 14  # Py_TPFLAGS_HAVE_GC: an object of such a type may refer to others
 _OF_FILE = ("strerror", "filename", "filename2")  # of an OSError, which its text shows beside its arguments
-_BUFFERS = ("array", "numpy")  # modules whose arrays show their memory
+_BUFFERS = frozenset(("array", "numpy"))  # modules whose arrays show their memory
 _DECIMAL = Decimal.__sizeof__(Decimal())
 
 
@@ -105,32 +105,18 @@ def weight(value: Any) -> int:
         return max(NUMBER, int.bit_length(value) // 3)
     if issubclass(kind, Decimal):
         return NUMBER + 3 * (Decimal.__sizeof__(value) - _DECIMAL)
-    array = _memory(value) if kind.__module__ in _BUFFERS else None
+    array = buffer(value) if is_buffer(kind) else None
     return NUMBER if array is None else array.nbytes
 
 
-@lru_cache(1024)
-def has_known_text(kind: Any) -> bool:
-    """Return whether the text of such an object is written by Python or by a known framework.
-
-    Other code may do anything, such as load from a database what it then shows.
-    """
-    if not all(_is_known(kind, getattr(kind, name, None)) for name in _WRITING):
-        return False
-    decorators = getattr(kind, "__pydantic_decorators__", None)  # pydantic shows computed fields too
-    return not getattr(decorators, "computed_fields", None)
-
-
-def _is_known(kind: Any, method: Any) -> bool:
-    """Return whether a method is written in C, by Python, a known framework, or for a dataclass."""
-    while hasattr(method, "__wrapped__"):
-        method = method.__wrapped__
-    if not isinstance(method, FunctionType):
-        return isinstance(method, _IN_C)
-    if method.__code__.co_filename == "<string>":
-        return is_dataclass(kind)
-    module = str(method.__globals__.get("__name__"))
-    return module not in _CALLING and module.partition(".")[0] in _KNOWN
+def length(value: Any) -> int:
+    """Return how many items `inside` would read of a container, before it reads them."""
+    kind: Any = type(value)
+    base: Any = next((base for base in (dict, *_ITEMS) if issubclass(kind, base)), None)
+    if base is not None:
+        return int(base.__len__(value)) * (2 if base is dict else 1)
+    array = buffer(value) if is_buffer(kind) else None
+    return array.nbytes // array.itemsize if array is not None and array.itemsize else 0
 
 
 def variables(value: object) -> dict[str, Any]:
@@ -181,16 +167,16 @@ def _slots(value: Any) -> Iterator[object]:
 def _reader(kind: Any) -> _Read:
     """Return the function that reads the parts of objects of this class."""
     if issubclass(kind, BaseException):
-        return _error_with_attributes if _writes_itself(kind) else _error
+        return _error_with_attributes if _writes_itself(kind) else error_parts
     if issubclass(kind, _NAMED):
         return _nothing
     if issubclass(kind, (*_TEXTS, *_NUMBERS)):
-        return _attributes if _writes_itself(kind) else _nothing
+        return attributes if _writes_itself(kind) else _nothing
     if issubclass(kind, dict):
         return _pairs
     base: Any = next((base for base in _ITEMS if issubclass(kind, base)), None)
     if base is not None:
-        return lambda value: (*base.__iter__(value), *_attributes(value))
+        return lambda value: (*base.__iter__(value), *attributes(value))
     return _model if issubclass(kind, BaseModel) else _reader_of_object(kind)
 
 
@@ -200,8 +186,8 @@ def _reader_of_object(kind: Any) -> _Read:
     if not is_dataclass(kind) and kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
         return _nothing  # its text is its address
     if not has_hidden_state(kind):
-        return _attributes
-    if kind.__module__ in _BUFFERS:
+        return attributes
+    if is_buffer(kind):
         return _objects_of_array
     return referents if is_tracked(kind) else _nothing
 
@@ -214,12 +200,13 @@ def _refuse(value: object) -> tuple[object, ...]:
     raise Unreadable(type(value).__name__)
 
 
-def _attributes(value: Any) -> tuple[object, ...]:
+def attributes(value: Any) -> tuple[object, ...]:
+    """Return the values of an object's attributes and slots."""
     return (*variables(value).values(), *_slots(value))
 
 
 def _pairs(value: Any) -> tuple[object, ...]:
-    return (*dict.keys(value), *dict.values(value), *_attributes(value))
+    return (*dict.keys(value), *dict.values(value), *attributes(value))
 
 
 def _model(value: Any) -> tuple[object, ...]:
@@ -229,7 +216,7 @@ def _model(value: Any) -> tuple[object, ...]:
     return (*variables(value).values(), *(item for part in further for item in part.values()))
 
 
-def _error(value: Any) -> tuple[object, ...]:
+def error_parts(value: Any) -> tuple[object, ...]:
     """Return what is written of an exception: whoever writes one down writes its causes and notes as well."""
     base: Any = BaseException
     parts = [base.args.__get__(value), base.__cause__.__get__(value), base.__context__.__get__(value)]
@@ -242,7 +229,7 @@ def _error(value: Any) -> tuple[object, ...]:
 
 
 def _error_with_attributes(value: Any) -> tuple[object, ...]:
-    return (*_error(value), *_attributes(value))
+    return (*error_parts(value), *attributes(value))
 
 
 def is_tracked(kind: type) -> bool:
@@ -255,16 +242,28 @@ def referents(value: object) -> tuple[object, ...]:
     return tuple(part for part in gc.get_referents(value) if not isinstance(part, type))
 
 
-def _memory(value: Any) -> memoryview | None:
+@lru_cache(1024)
+def is_buffer(kind: Any) -> bool:
+    """Return whether such an object shows its memory: it is a view, or an array of numbers or of objects."""
+    modules = (str(base.__module__).partition(".")[0] for base in kind.__mro__)
+    return kind is memoryview or not _BUFFERS.isdisjoint(modules)
+
+
+def buffer(value: Any) -> memoryview | None:
+    """Return the memory of such an object; None of numbers that have no form there, such as dates."""
     try:
         return memoryview(value)
-    except (BufferError, TypeError, ValueError):  # of numbers that have no form there, such as dates
+    except (BufferError, TypeError, ValueError):
         return None
 
 
 def _objects_of_array(value: Any) -> tuple[object, ...]:
-    memory = _memory(value)
-    return () if memory is None or "O" not in memory.format else (type(value).tolist(value),)
+    memory = buffer(value)
+    if memory is None or "O" not in memory.format:
+        return ()
+    kind: Any = type(value)
+    own = (base for base in kind.__mro__ if str(base.__module__).partition(".")[0] in _BUFFERS)
+    return (next(own, kind).tolist(value),)  # not by a method of a class of the application
 
 
 def _writes_itself(kind: type) -> bool:

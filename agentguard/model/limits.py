@@ -8,12 +8,12 @@ read by `inside`, which runs no code of its class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from agentguard.model.inside import NUMBER, Unreadable, has_known_text, inside, weight
+from agentguard.model.inside import NUMBER, Unreadable, inside, length, weight
 
 __all__ = ["CallLimits", "Limits"]
 
@@ -36,7 +36,17 @@ class _Size(NamedTuple):
     depth: int
 
 
-_WITHIN_ITSELF = _Size(3, 1, 1)  # Python writes "..." of a value inside itself
+class _Content(NamedTuple):
+    """What one part holds: the bytes of its own texts and numbers, the number of its parts, all others."""
+
+    part: object  # kept alive, so that no other object gets its id
+    bytes: int
+    parts: int
+    inner: tuple[object, ...]
+
+
+_WITHIN_ITSELF = 3  # bytes: Python writes "..." of a value inside itself
+_END = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,78 +55,87 @@ class Limits:
 
     `bytes` is the size of its texts in UTF-8, of its bytes and numbers. `parts` counts its texts, numbers,
     other values, and what holds them. `depth` counts levels. Of an object whose text does not show its
-    attributes, these count nothing.
+    attributes, these count nothing. Of the parts, at most `objects` may be no plain data, and those of a
+    value that is inside itself may be no more: to count one of these takes longer.
     """
 
     bytes: int
     parts: int
     depth: int
+    objects: int = 200_000
 
-    def excess(self, value: object, *, own_texts: bool = True) -> str:
+    def excess(self, value: object) -> str:
         """Return which limit *value* exceeds, in words; or an empty text.
 
-        A value that nobody can look into exceeds each limit. Without *own_texts*, so does an object whose
-        text a class of the application writes, since that may take any time. No code of a class runs here;
-        for what remains, see `inside`.
+        A value that nobody can look into exceeds each limit. No code of a class runs here; for what remains,
+        see `inside`.
         """
         if (small := _small(value)) is not None and not self._excess(small):
             return ""
         try:
-            # without cycles the first count is right; a value inside itself counts once in the other two
-            if not self._count(value, once=False, own_texts=own_texts):
-                return ""
-            return self._count(value, once=True, own_texts=own_texts) or self._exact(value)
+            # of a value without cycles the first count is right
+            excess = self._count(value)
+            return excess if excess and self._is_beyond(value) else ""
         except Unreadable as error:
             return f"what nobody can look into ({error})"
 
-    def _count(self, value: object, *, once: bool, own_texts: bool) -> str:
-        """Count a whole level at a time. With *once*, an object counts only where it stands first."""
+    def _count(self, value: object) -> str:
+        """Count a whole level at a time."""
         level: list[Any] = [value]
-        entered = dict[int, object]()
         insides = dict[int, tuple[object, ...]]()
-        size, parts, depth = 0, 1, 0
+        size, parts, depth, others = 0, 1, 0, 0
         while level:
             kinds: set[Any] = set(map(type, level))
             texts = [part for part in level if type(part) is str] if str in kinds else []
             objects = [part for part in level if type(part) not in _PLAIN] if kinds - _PLAIN else []
-            if not own_texts and not all(map(has_known_text, kinds - _PLAIN)):
-                return "an object with a text of its own"
-            size += _bytes(level, kinds, texts, objects)
+            others += len(objects)
+            if others > self.objects:
+                return f"more than {self.objects} parts that are no plain data"
+            size += _bytes(level, kinds, texts, objects, self.bytes - size)
             if size > self.bytes:
                 return self._excess(_Size(size, 0, 0))
             dicts = [part for part in level if type(part) is dict] if dict in kinds else []
             lists = [part for part in level if type(part) in _LISTS] if kinds & _LISTS else []
-            if once:
-                dicts, lists, objects = (_new(group, entered) for group in (dicts, lists, objects))
-            inner = [*lists, *_insides(objects, insides)]
-            parts += 2 * sum(map(len, dicts)) + sum(map(len, inner))
-            depth += bool(dicts or inner)
-            if excess := self._excess(_Size(0, parts, 0 if once else depth)):
+            parts += 2 * sum(map(len, dicts)) + sum(map(len, lists))
+            if excess := self._excess(_Size(0, parts + sum(map(length, objects)), 0)):
+                return excess  # before anything is read
+            inner = list(_insides(objects, insides))
+            parts += sum(map(len, inner))
+            depth += bool(dicts or lists or inner)
+            if excess := self._excess(_Size(0, parts, depth)):
                 return excess
             level = [*chain.from_iterable(dicts), *chain.from_iterable(map(dict.values, dicts))]
+            level += chain.from_iterable(lists)
             level += chain.from_iterable(inner)
         return ""
 
-    def _exact(self, value: object) -> str:
-        """Count a value in which objects stand in many places, and perhaps inside themselves."""
-        sizes, references = dict[int, _Size](), list[object]()
-        todo: list[tuple[object, tuple[object, ...] | None]] = [(value, None)]
-        while todo:
-            part, inner = todo.pop()
-            if inner is not None:
-                sizes[id(part)] = _sum(inner, sizes)
-            elif id(part) not in sizes:
-                inner = _parts(part)
-                references.append((part, inner))  # a part that is made here must not give its id to another
-                if inner and not _SCALARS.issuperset(map(type, inner)):
-                    sizes[id(part)] = _WITHIN_ITSELF
-                    todo.append((part, inner))
-                    todo += [(item, None) for item in inner if type(item) not in _SCALARS]
-                else:
-                    sizes[id(part)] = _sum(inner, sizes) if inner or type(part) in _PLAIN else _leaf(part)
-            if excess := self._excess(sizes[id(part)]) or self._excess(_Size(0, len(references), 0)):
-                return excess
-        return ""
+    def _is_beyond(self, value: object) -> bool:
+        """Count a value that may be inside itself as Python writes it: each path, until it is a circle.
+
+        Lists that hold each other are written once for each order in which they can be passed. So what is
+        counted here is limited as objects are.
+        """
+        most = min(self.parts, self.objects)
+        contents = dict[int, _Content]()
+        size, parts = 0, 1
+        path, circle = [iter((value,))], {0: None}  # an id for each iterator; 0 is that of nothing
+        while path:
+            part: Any = next(path[-1], _END)
+            if part is _END:
+                path.pop()
+                circle.popitem()
+            elif id(part) in circle:
+                size += _WITHIN_ITSELF
+            else:
+                content = contents.get(id(part)) or contents.setdefault(id(part), _content(part, most))
+                size, parts = size + content.bytes, parts + content.parts
+                depth = len(circle) - 1 + bool(content.parts)
+                if parts > most or self._excess(_Size(size, parts, depth)):
+                    return True
+                if content.inner:
+                    circle[id(part)] = None
+                    path.append(iter(content.inner))
+        return False
 
     def _excess(self, size: _Size) -> str:
         if size.bytes > self.bytes:
@@ -131,7 +150,7 @@ class CallLimits:
     """The limits of the arguments of one call, and of what its tool returns."""
 
     arguments: Limits = Limits(bytes=1_048_576, parts=20_000, depth=100)
-    result: Limits = Limits(bytes=67_108_864, parts=200_000, depth=300)
+    result: Limits = Limits(bytes=67_108_864, parts=2_000_000, depth=300)
 
 
 def _small(value: Any) -> _Size | None:
@@ -157,9 +176,11 @@ def _small(value: Any) -> _Size | None:
     return _Size(size, len(parts), containers)
 
 
-def _bytes(level: list[Any], kinds: set[Any], texts: list[str], objects: list[Any]) -> int:
-    """Return the bytes of the parts of a level, without what is inside of them."""
+def _bytes(level: list[Any], kinds: set[Any], texts: list[str], objects: list[Any], most: int) -> int:
+    """Return the bytes of the parts of a level, without what is inside of them; at least, if above *most*."""
     total = sum(map(len, texts))
+    if total > most:
+        return total
     if not all(map(str.isascii, texts)):
         total = sum(map(weight, texts))
     leaves = len(level) - len(texts) if kinds <= _SCALARS else sum(type(part) in _NUMBERS for part in level)
@@ -171,13 +192,6 @@ def _bytes(level: list[Any], kinds: set[Any], texts: list[str], objects: list[An
     if kinds & {bytes, bytearray}:
         total += sum(len(part) for part in level if type(part) in (bytes, bytearray))
     return total + sum(map(weight, objects))
-
-
-def _new(parts: list[Any], entered: dict[int, object]) -> list[Any]:
-    """Return the parts that were not entered before, each once."""
-    new = {id(part): part for part in parts if id(part) not in entered}
-    entered.update(new)
-    return list(new.values())
 
 
 def _insides(objects: list[Any], cache: dict[int, tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
@@ -199,23 +213,22 @@ def _parts(value: Any) -> tuple[object, ...]:
     return () if kind in _LEAVES else inside(value)
 
 
-def _sum(items: Iterable[Any], sizes: Mapping[int, _Size]) -> _Size:
-    """Return the size of what holds these items, of which each that is no scalar has a size already."""
-    total, parts, depth = 0, 1, 0
-    for item in items:
-        parts += 1
-        kind = type(item)
-        if kind is str:
-            total += len(item) if item.isascii() else len(item.encode(errors="surrogatepass"))
-        elif kind in _NUMBERS:
-            total += weight(item) if kind is int else NUMBER
-        else:
-            size = sizes[id(item)]
-            total += size.bytes
-            parts += size.parts - 1
-            depth = max(depth, size.depth)
-    return _Size(total, parts, depth + 1)
+def _content(part: Any, most: int) -> _Content:
+    """Read one part. One that holds more than *most* others is not read."""
+    kind = type(part)
+    if kind in _LEAVES:
+        return _Content(part, weight(part), 0, ())
+    count = len(part) * (2 if kind is dict else 1) if kind in _PLAIN else length(part)
+    if count > most:
+        return _Content(part, 0, count, ())
+    items = _parts(part)
+    size = 0 if kind in _PLAIN else weight(part)
+    size += sum(_scalar_bytes(item) for item in items if type(item) in _SCALARS)
+    return _Content(part, size, len(items), tuple(item for item in items if type(item) not in _SCALARS))
 
 
-def _leaf(value: object) -> _Size:
-    return _Size(weight(value), 1, 0)
+def _scalar_bytes(item: Any) -> int:
+    kind = type(item)
+    if kind is str:
+        return len(item) if item.isascii() else len(item.encode(errors="surrogatepass"))
+    return weight(item) if kind is int else NUMBER

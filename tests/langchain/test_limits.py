@@ -13,6 +13,8 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.documents import Document
 from langchain_core.tools import StructuredTool, ToolException
+from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.types import Command, Interrupt
 from pydantic import BaseModel
 
 from agentguard import Guard
@@ -152,6 +154,14 @@ def failing_by_a_cause(url: str) -> Any:
     raise ToolException("x") from ApiFailure(body=BOMB)
 
 
+def interrupting(url: str) -> Any:
+    raise GraphInterrupt((Interrupt(value=BOMB),))
+
+
+def handing_over(url: str) -> Any:
+    raise ParentCommand(Command(graph="parent", update={"x": BOMB}))
+
+
 def in_a_view(url: str) -> Any:
     return {"front matter": BOMB}.values()
 
@@ -165,6 +175,8 @@ def in_many_places(url: str) -> Any:
 
 
 CASES = [
+    (interrupting, {}),
+    (handing_over, {}),
     (in_a_view, {}),
     (in_an_exception, {}),
     (in_many_places, {}),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.types import Command, Interrupt
 from pydantic import BaseModel, computed_field
 
 from agentguard import ToolPath
@@ -71,7 +74,52 @@ class Failure(ToolException):
         return look()
 
 
-def raised(error: Exception) -> Any:
+class Pretending:
+    """Has code that runs as soon as anybody asks for its class."""
+
+    @property  # type: ignore[misc]  # as an object that pretends
+    def __class__(self) -> Any:
+        look()
+        return Pretending
+
+
+class Reduced:
+    """Has code that runs when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        look()
+        return int, ()
+
+
+class Named(BaseModel):
+    """Has its text written by another method than `__repr__`."""
+
+    def __repr_str__(self, join_str: str) -> str:
+        return look()
+
+
+@dataclass
+class Watched:
+    """A dataclass whose attributes the application reads itself."""
+
+    x: int = 1
+
+    def __getattribute__(self, name: str) -> Any:
+        look()
+        return object.__getattribute__(self, name)
+
+
+@dataclass
+class CallToolResult:
+    """Has the name of the result of an MCP client, and an attribute that the application computes."""
+
+    @property
+    def isError(self) -> bool:
+        look()
+        return False
+
+
+def raised(error: BaseException) -> Any:
     raise error
 
 
@@ -89,8 +137,13 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "exception within a list": lambda: [Failure("x")],
     "raised": lambda: raised(Failure("x")),
     "cause": caused,
+    "class": lambda: [Pretending()],
+    "pickled": lambda: partial(print, Reduced()),
+    "text of a model": Named,
+    "watched dataclass": lambda: Watched(x=1),
+    "result of a client": CallToolResult,
 }
-QUIET = {"text"}  # of which nobody runs the code
+QUIET = {"text", "result of a client", "pickled"}  # of which nobody runs the code
 
 
 def the_tool(body: Callable[[], Any], *, coroutine: bool) -> BaseTool:
@@ -127,6 +180,27 @@ async def test_no_code_of_a_result_runs_while_its_credential_lives(
     assert len(kit.broker.revoked) == len(kit.broker.issued) == 1
     (outcome,) = [record for record in kit.audit.records() if record["event"] == "outcome"]
     assert outcome["revoked"] is True
+
+
+CONTROL_FLOW: dict[str, Callable[[], BaseException]] = {
+    "interrupt": lambda: GraphInterrupt((Interrupt(value=Written()),)),
+    "parent command": lambda: ParentCommand(Command(graph="p", update={"x": Written()})),
+    "cancelled": lambda: asyncio.CancelledError(Written()),
+}
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("kind", CONTROL_FLOW)
+@pytest.mark.parametrize("coroutine", [True, False])
+async def test_no_code_of_what_control_flow_carries_runs_while_the_credential_lives(
+    kit: Kit, mode: Mode, kind: str, coroutine: bool
+) -> None:
+    tool = the_tool(lambda: raised(CONTROL_FLOW[kind]()), coroutine=coroutine)
+    kinds = (GraphInterrupt, ParentCommand, asyncio.CancelledError)
+    with pytest.raises(kinds):
+        await called(kit, tool, mode, "wrap")
+    assert not any(alive)
+    assert len(kit.broker.revoked) == 1
 
 
 class Watching(BaseCallbackHandler):
@@ -249,6 +323,43 @@ async def test_a_note_in_the_store_is_made_before_a_large_result_is_written(mode
     assert noted == [size > 10]  # a small one costs no transaction of its own
     assert len(store.notes) == 1
     assert store.live() == ()
+
+
+class Structured(BaseModel):
+    """Computes what the structured content of an MCP result would be."""
+
+    @property
+    def structuredContent(self) -> Any:
+        return look()
+
+
+class Rows(dict[str, Any]):
+    def __contains__(self, key: object) -> bool:
+        look()
+        return True
+
+
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("make", [Structured, lambda: Rows(email=1), lambda: Watched(x=1)])
+async def test_no_code_of_a_result_runs_for_its_labels_before_the_note(
+    mode: Mode, make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, store, noted = Kit(), Noting(), list[bool]()
+    issuers = [LocalIssuer(path, issuer="https://guard.example", store=store) for path in ToolPath]
+    kit.guard = kit.another(store=store, brokers={(None, issuer.path): issuer for issuer in issuers})
+
+    def look_at_the_notes() -> str:
+        noted.append(bool(store.notes))
+        return "x"
+
+    monkeypatch.setitem(globals(), "look", look_at_the_notes)
+    options: dict[str, Any] = {"resource": "orders", "trusted": ["email"], "untrusted": True}
+    guarded = kit.wrap(the_tool(make, coroutine=True), path="read", **options)
+    with kit.guard.task("test", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(guarded, tool_call("read"))
+    assert all(noted)
+    assert noted
+    assert len(store.notes) == 1
 
 
 async def test_a_credential_that_serves_the_whole_task_is_not_revoked_with_its_call(mode: Mode) -> None:
