@@ -83,13 +83,13 @@ class Limits:
         """Count a whole level at a time."""
         level: list[Any] = [value]
         insides = dict[int, tuple[object, ...]]()
-        size, parts, depth, others = 0, 1, 0, 0
+        size, parts, depth, object_count = 0, 1, 0, 0
         while level:
             kinds: set[Any] = set(map(type, level))
             texts = [part for part in level if type(part) is str] if str in kinds else []
             objects = [part for part in level if type(part) not in _PLAIN] if kinds - _PLAIN else []
-            others += len(objects)
-            if others > self.objects:
+            object_count += len(objects)
+            if object_count > self.objects:
                 return f"more than {self.objects} parts that are no plain data"
             size += _bytes(level, kinds, texts, objects, self.bytes - size)
             if size > self.bytes:
