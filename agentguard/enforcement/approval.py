@@ -176,7 +176,8 @@ class Approvals:
 def _unanswered(approval: object, decision: Decision) -> Denied:
     """Return the denial of a call that the store has no approval for, after the approver has returned."""
     if isinstance(approval, Approval) and approval.status is ApprovalStatus.DENIED:
-        return unapproved(CallRejected(f"rejected by {approval.approver}: {approval.reason}"))
+        rejection = CallRejected(f"rejected by {approval.approver}: {approval.reason}")
+        return unapproved(rejection, decision.policy_ids)
     advice = "No person has answered the question about this call, so it did not run. Tell the user."
     reason = "no person has approved this call with these arguments: its question is not answered"
     return Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=advice, policy_ids=decision.policy_ids)

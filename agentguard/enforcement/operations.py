@@ -221,9 +221,13 @@ async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     return await coroutine
 
 
-def unapproved(error: ApprovalError) -> Denied:
-    """Return the denial of a call for which no approval holds; *error* says why."""
-    return Denied.of(DenialCode.APPROVAL_REFUSED, str(error), advice=_ADVICE.get(type(error), ""))
+def unapproved(error: ApprovalError, policy_ids: tuple[str, ...] = ()) -> Denied:
+    """Return the denial of a call for which no approval holds; *error* says why.
+
+    *policy_ids* are the policies that have asked for the approval.
+    """
+    advice = _ADVICE.get(type(error), "")
+    return Denied.of(DenialCode.APPROVAL_REFUSED, str(error), advice=advice, policy_ids=policy_ids)
 
 
 async def stored(answer: Awaitable[T]) -> T:
