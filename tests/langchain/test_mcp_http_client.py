@@ -73,6 +73,7 @@ async def test_an_answer_with_too_many_parts_is_not_parsed(way: str) -> None:
         (b"{" * 100_001, {"content-type": "text/event-stream"}),
         (gzip.compress(b"{}"), {"content-encoding": "gzip"}),
     ],
+    ids=["bytes", "commas", "events", "compressed"],
 )
 @pytest.mark.promise("body-bounded")
 async def test_the_client_of_a_call_reads_no_answer_without_end(body: bytes, head: dict[str, str]) -> None:
