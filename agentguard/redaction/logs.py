@@ -56,8 +56,24 @@ class _RecordFactory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
-        _clean(record, self._sources)
+        if args and args[0] is None and type(record) is logging.LogRecord:
+            record.__class__ = _LaterFilled  # `logging.makeLogRecord` makes an empty record and fills it then
+            _later_sources[:] = self._sources
+        else:
+            _clean(record, self._sources)
         return record
+
+
+_later_sources: list[Secrets] = []
+
+
+class _LaterFilled(logging.LogRecord):
+    """A record that is filled after it was made. The secrets are removed when its message is first read."""
+
+    def getMessage(self) -> str:
+        self.__class__ = logging.LogRecord  # type: ignore[assignment]  # it is an ordinary record from here on
+        _clean(self, _later_sources)
+        return self.getMessage()
 
 
 def _clean(record: logging.LogRecord, sources: Sequence[Secrets]) -> None:
