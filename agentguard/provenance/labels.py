@@ -65,10 +65,11 @@ def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
     values = list(_values(result))
     trusted, other = _Budget(), _Budget()
     whole = _WHOLE in spec.trusted
-    for path in sorted(spec.trusted - {_WHOLE}):
-        for value in values:
-            fields = ((path, leaf) for leaf in leaves_at(value, path.split(".")))
-            yield from _labels_of(spec, salt, fields, trusted, trusted=True)
+    paths = sorted(spec.trusted - {_WHOLE})
+    fields = (
+        (path, leaf) for path in paths for value in values for leaf in leaves_at(value, path.split("."))
+    )
+    yield from _labels_of(spec, salt, fields, trusted, trusted=True)
     for value in values:
         rest = leaves(value, keys=every_key)
         yield from _labels_of(spec, salt, rest, trusted if whole else other, trusted=whole, but=trusted)
@@ -83,16 +84,24 @@ def _labels_of(
     trusted: bool,
     but: _Budget | None = None,
 ) -> Iterator[Label]:
-    """Yield the labels of these fields, but not of what another budget has admitted for the same field."""
+    """Yield the labels of these fields, but not of what another budget has admitted for the same field.
+
+    The whole values come first, so that the parts of a long one take no room of another.
+    """
+    admitted = list[tuple[str, str | int | float]]()
     for field, value in fields:
         if value is None or isinstance(value, bool):
             continue
         source = f"{spec.name}.{field}" if field else spec.name
         if (but is not None and but.has(source, value)) or not budget.admits(source, value):
             continue
-        for leaf in (value, *_words_of(value), *(_listed(value) if trusted else ())):
-            if budget.notes(source, leaf):
-                yield Label(digest(salt, leaf), source, trusted, spec.sensitivity)
+        admitted.append((source, value))
+        if budget.notes(source, value):
+            yield Label(digest(salt, value), source, trusted, spec.sensitivity)
+    for source, value in admitted:
+        for part in (*_words_of(value), *(_listed(value) if trusted else ())):
+            if budget.notes(source, part):
+                yield Label(digest(salt, part), source, trusted, spec.sensitivity)
 
 
 class _Budget:

@@ -82,3 +82,13 @@ def test_single_characters_of_a_trusted_text_are_not_vouched_for() -> None:
     digests = {label.digest for label in labels}
     assert digest(state.root_id, "ann@corp.example") in digests
     assert not digests & {digest(state.root_id, letter) for letter in "abcd"}
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+@pytest.mark.parametrize("field", ["cc", "from"])
+def test_the_parts_of_a_long_trusted_text_take_no_room_of_another(field: str) -> None:
+    mail = ToolSpec(name="mail", path=ToolPath.READ, trusted=frozenset({"mails.from", "mails.cc"}))
+    state = _state("x")
+    mails = [{field: ", ".join(f"e{n}@x.example" for n in range(2_100))}, {"from": "boss@corp.example"}]
+    labels = observe_result(mail, state, {"mails": mails}).labels
+    assert digest(state.root_id, "boss@corp.example") in {label.digest for label in labels}
