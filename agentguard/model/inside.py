@@ -262,8 +262,8 @@ def _objects_of_array(value: Any) -> tuple[object, ...]:
     if memory is None or "O" not in memory.format:
         return ()
     kind: Any = type(value)
-    own = (base for base in kind.__mro__ if str(base.__module__).partition(".")[0] in _BUFFERS)
-    return (next(own, kind).tolist(value),)  # not by a method of a class of the application
+    bases = (base for base in kind.__mro__ if str(base.__module__).partition(".")[0] in _BUFFERS)
+    return (next(bases, kind).tolist(value),)  # not by a method of a class of the application
 
 
 def _writes_itself(kind: type) -> bool:

@@ -32,7 +32,16 @@ from types import (
 )
 from typing import Any
 
-from agentguard.model.inside import has_hidden_state, is_tracked, members, referents, variables
+from agentguard.model.inside import (
+    buffer,
+    has_hidden_state,
+    inside,
+    is_buffer,
+    is_tracked,
+    members,
+    referents,
+    variables,
+)
 
 __all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots"]
 
@@ -41,8 +50,7 @@ PLAIN = frozenset((dict, list, tuple, set, frozenset))
 ATOMS = frozenset((bool, int, float, complex, NoneType, Decimal, date, datetime, time, timedelta))
 # these show only a name, or exist once in the program; walking into them would walk the whole program
 INERT = (
-    type, Enum, ModuleType, FunctionType, BuiltinFunctionType, MethodType, CodeType, FrameType,
-    TracebackType, logging.Logger, logging.Handler,
+    type, ModuleType, CodeType, FrameType, TracebackType, logging.Logger, logging.Handler,
     # what runs: a copy of it would take part in what runs, and close its files when it is collected
     asyncio.AbstractEventLoop, asyncio.Future, Executor, Future, Thread, BaseSelector, Context, ContextVar,
 )  # fmt: skip
@@ -51,7 +59,9 @@ EMPTY = (
     type(Lock()), type(RLock()), re.Pattern, range, slice, tzinfo, socket.socket, ssl.SSLContext,
     weakref.ReferenceType, int, float, complex, Decimal, date, time, timedelta,
 )  # fmt: skip
-LARGEST = 16 * 1024 * 1024  # bytes of a pickled object that are searched
+VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+OF_PYTHON = frozenset((MappingProxyType, FunctionType, MethodType, BuiltinFunctionType, *VIEWS))
+LARGEST = 64 * 1024 * 1024  # bytes of a pickled object that are searched
 
 
 def children(value: Any) -> Iterable[object]:
@@ -64,24 +74,45 @@ def children(value: Any) -> Iterable[object]:
     if kind in PLAIN:
         return (*value, *value.values()) if kind is dict else value
     attributes = variables(value)
+    if kind in OF_PYTHON:  # a slot of a function leads to the whole of its module
+        return (*_of_python(value), *attributes.values())
     slot_values = (item for _, item in slots(value))
     return (*_items(value), *attributes.keys(), *attributes.values(), *slot_values)
 
 
 def _items(value: Any) -> Iterable[object]:
-    if isinstance(value, dict):
+    kind: Any = type(value)  # not what the value says that it is
+    if issubclass(kind, dict):
         return (*dict.keys(value), *dict.values(value))
-    if isinstance(value, MappingProxyType):
-        return (*value.keys(), *value.values())
-    if isinstance(value, memoryview):
-        return (value.tobytes(),)
-    if isinstance(value, BaseException):
+    if issubclass(kind, BaseException):
         parts = (value.args, value.__cause__, value.__context__, str(value))
-        return (*parts, *value.exceptions) if isinstance(value, BaseExceptionGroup) else parts
-    base: Any = next((base for base in ITEMS if isinstance(value, base)), None)
+        return (*parts, *value.exceptions) if issubclass(kind, BaseExceptionGroup) else parts
+    base: Any = next((base for base in ITEMS if issubclass(kind, base)), None)
     if base is not None:
         return tuple(base.__iter__(value))
+    if issubclass(kind, Enum):  # its value is among its attributes
+        return ()
     return _inside(value) if _opaque(value) else ()
+
+
+def _of_python(value: Any) -> Iterable[object]:
+    """Return what a view, a method or a function leads to."""
+    kind = type(value)
+    if kind is MappingProxyType:
+        return (*value.keys(), *value.values())
+    if kind in VIEWS:
+        return referents(value)
+    if kind is FunctionType:
+        return (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    return (value.__self__, value.__func__) if kind is MethodType else (value.__self__,)
+
+
+def _memory(value: Any, memory: memoryview) -> Iterable[object]:
+    """Return what an array or a view of memory holds: objects, or bytes and the text that these are."""
+    if "O" in memory.format:
+        return inside(value)
+    data = memory.tobytes()
+    return (data, data.decode("utf-32", "replace")) if memory.format.endswith(("w", "u")) else (data,)
 
 
 def _inside(value: Any) -> Iterable[object]:
@@ -91,9 +122,12 @@ def _inside(value: Any) -> Iterable[object]:
         TypeError: It cannot be looked into, so that a secret in it would not be seen.
         ValueError: It is too large.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if issubclass(kind, EMPTY):
         return (repr(value),)
+    memory = buffer(value) if is_buffer(kind) else None
+    if memory is not None:
+        return _memory(value, memory)
     pickled = _Bounded()
     pickle.Pickler(pickled, protocol=5).dump(value)
     parts = referents(value) if is_tracked(kind) else (repr(value),)
@@ -104,7 +138,7 @@ class _Bounded(BytesIO):
     """A buffer that refuses to grow beyond what is searched for a secret."""
 
     def write(self, data: Any) -> int:
-        if self.tell() + len(data) > LARGEST:
+        if self.tell() + memoryview(data).nbytes > LARGEST:
             raise ValueError("too large to be looked into")
         return super().write(data)
 
@@ -112,9 +146,9 @@ class _Bounded(BytesIO):
 def blank(value: object) -> Any:
     """Make an empty object of the same class, without calling its constructor."""
     kind: Any = type(value)
-    if isinstance(value, dict | list | set | deque):
+    if issubclass(kind, dict | list | set | deque):
         return kind.__new__(kind)
-    if _opaque(value):
+    if _opaque(value) or issubclass(kind, Enum):
         raise TypeError("an object of this class cannot be filled")
     return object.__new__(kind)
 
@@ -131,7 +165,7 @@ def slots(value: Any) -> Iterator[tuple[Any, object]]:
 
 def _opaque(value: Any) -> bool:
     """Return whether an object has a state that is in no attribute, slot or item: an extension's type."""
-    if isinstance(value, (dict, *ITEMS)):
-        return False
     kind: Any = type(value)
+    if issubclass(kind, (dict, *ITEMS)):
+        return False
     return has_hidden_state(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import functools
 import logging
@@ -11,6 +12,7 @@ import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -48,6 +50,25 @@ def row() -> sqlite3.Row:
     return sqlite_row
 
 
+class Color(Enum):
+    RED = "red"
+
+
+class Api:
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def fetch(self) -> None:
+        """Fetch nothing."""
+
+
+def with_default() -> Any:
+    def function(token: str = SECRET) -> str:
+        return token
+
+    return function
+
+
 HIDING: list[Callable[[], Any]] = [
     element,
     marked,
@@ -60,6 +81,14 @@ HIDING: list[Callable[[], Any]] = [
     lambda: functools.partial(print, SECRET),
     lambda: BytesIO(SECRET.encode()),
     lambda: StringIO(SECRET),
+    lambda: Enum("Setting", {"token": SECRET}).token,  # type: ignore[attr-defined]  # its member
+    lambda: Api(SECRET).fetch,
+    with_default,
+    lambda: SECRET.upper().lower().encode().decode().strip,
+    lambda: array.array("u", SECRET),
+    lambda: array.array("B", SECRET.encode()),
+    lambda: {SECRET: 1}.keys(),
+    lambda: {"a": [SECRET]}.values(),
 ]
 
 
@@ -74,11 +103,25 @@ def test_what_an_extension_type_hides_is_not_passed_on(make: Callable[[], Any]) 
     "value",
     [
         threading.Lock(), re.compile("a"), range(3), iter([1]), functools.partial(print, 1), object(),
+        array.array("d", [1.0] * 20_000), {"a": 1}.keys(), {"a": 1}.items(), Api("x").fetch, print,
+        Color.RED,
         StringIO("a"), type("N", (int,), {})(3), threading.Condition(), ET.Element("a"),
     ],
 )  # fmt: skip
 def test_what_holds_no_secret_stays_the_same_object(value: Any) -> None:
     assert redact([value], [SECRET])[0] is value
+
+
+def test_a_large_array_of_numbers_stays_the_same_object() -> None:
+    numpy = pytest.importorskip("numpy")
+    picture = numpy.zeros((480, 640, 3), numpy.uint8)
+    assert redact(("a picture", picture), [SECRET])[1] is picture
+    for hiding in (
+        numpy.array([SECRET]),
+        numpy.array([SECRET], dtype=object),
+        numpy.array([SECRET.encode()]),
+    ):
+        assert redact([hiding], [SECRET]) == ["[redacted]"]
 
 
 @pytest.mark.promise("hidden-state-not-passed")
