@@ -91,4 +91,4 @@ def test_the_parts_of_a_long_trusted_text_take_no_room_of_another(field: str) ->
     state = _state("x")
     mails = [{field: ", ".join(f"e{n}@x.example" for n in range(2_100))}, {"from": "boss@corp.example"}]
     labels = observe_result(mail, state, {"mails": mails}).labels
-    assert digest(state.root_id, "boss@corp.example") in {label.digest for label in labels}
+    assert digest(state.root_id, "boss@corp.example") in {label.digest for label in labels if label.trusted}
