@@ -29,6 +29,7 @@ from agentguard.langchain.results import note_failure, note_result, revoke_befor
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import Lease, secrets_of
+from agentguard.model import Limits
 
 __all__ = ["RunningCall", "enter", "running_call", "seal", "set_private"]
 
@@ -72,17 +73,18 @@ async def enter(
         raise Denied.of(DenialCode.UNGUARDED, f"{tool} was reached without a permit")
     permit = call.permit
     lease = permit.enter(_digest(permit, schema, args, kwargs))
+    limits = schema.limits.result
     error: BaseException | None = None
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
-        result = await _run(lease, body, args, {**kwargs, **extra})
+        result = await _run(lease, limits, body, args, {**kwargs, **extra})
     except BaseException as raised:  # noqa: BLE001  the cancellation of a run as well: it is raised below
         error = raised
     finally:
         permit.leave()
         lease.release(token)
-    limits = schema.limits.result  # the secrets are in no variable: a traceback may show those of this frame
+    # the secrets are in no variable: a traceback may show those of this frame
     if error is None:
         await revoke_before(permit, result, blocks)
         return note_result(permit, result, limits, secrets_of(lease))
@@ -94,11 +96,11 @@ async def enter(
         del error  # its traceback holds this frame, and the frame would hold it
 
 
-async def _run(lease: Lease, body: Body, args: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
-    if lease.resource is None:
-        return await body(*args, **arguments)
-    with clearing(lease):
-        return await body(*args, **cleared(arguments, lease))
+async def _run(
+    lease: Lease, limits: Limits, body: Body, args: tuple[Any, ...], arguments: dict[str, Any]
+) -> Any:
+    with clearing(lease, limits):
+        return await body(*args, **cleared(arguments, lease, limits))
 
 
 def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.documents import Document
 from langchain_core.tools import StructuredTool, ToolException
+from langgraph.config import get_stream_writer
 from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.types import Command, Interrupt
 from pydantic import BaseModel
@@ -265,6 +266,34 @@ async def test_arguments_beyond_the_limits_are_a_recorded_denial_that_says_which
     assert [record.get("code") for record in kit.audit.records() if record["event"] == "decision"] == [
         "invalid_arguments"
     ]
+
+
+@pytest.mark.promise("limits-hold")
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_a_chunk_of_a_stream_beyond_the_limits_is_withheld(mode: str) -> None:
+    def fetch(url: str) -> str:
+        get_stream_writer()(BOMB)
+        get_stream_writer()({"a": 1})
+        return "x"
+
+    kit = Kit()
+    tool = made(fetch)
+    kit.wrap(tool)
+    agent: Any = create_agent(
+        ScriptedChatModel(script=[[("fetch", {"url": "x"})], "done"]),
+        [tool],
+        middleware=[kit.guard.middleware()],
+    )
+    question = {"messages": [("user", "go")]}
+    with kit.guard.task("Read", subject="user:ada", mandate={"tools": "*"}):
+        if mode == "sync":
+            chunks = list(agent.stream(question, stream_mode="custom"))
+        else:
+            chunks = [chunk async for chunk in agent.astream(question, stream_mode="custom")]
+    first, second = chunks
+    assert type(first) is str
+    assert first == "[withheld]"
+    assert second == {"a": 1}
 
 
 @pytest.mark.promise("limits-hold")
