@@ -30,5 +30,5 @@ def test_a_record_made_from_a_dict_is_cleared_before_it_is_written(monkeypatch: 
     assert "ValueError" in out.getvalue()
     assert SECRET not in out.getvalue()
     # as a handler for a socket does; the bytes are the test's own
-    copy = pickle.loads(pickle.dumps(logging.makeLogRecord(facts)))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(logging.makeLogRecord(facts)))  # noqa: S301  our own bytes
     assert SECRET not in copy.getMessage()
