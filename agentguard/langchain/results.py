@@ -42,7 +42,7 @@ async def revoke_before(permit: Permit, value: object, blocks: bool) -> None:
     That is small plain data, or an object of a known framework that holds such data. With *blocks*, the
     thread is blocked.
     """
-    if permit.revoke_early is None:
+    if permit.revoke_early is None or permit.is_of_another_process:
         return
     if not is_quick(value):
         await permit.revoke_early(blocks)

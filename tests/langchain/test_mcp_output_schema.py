@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import httpx
 import pytest
 from langchain_mcp_adapters.client import MultiServerMCPClient
 
@@ -33,19 +34,25 @@ async def test_a_result_is_not_validated_by_a_schema_of_the_server(schema: dict[
 
 
 @pytest.mark.promise("limits-hold", "revoked-before-looking")
-@pytest.mark.parametrize(
-    ("content", "withheld"), [({"rows": [[]] * 250_000}, True), ({"rows": ["x" * 100] * 1_000}, False)]
-)
 @pytest.mark.parametrize("way", ["wrap", "interceptor"])
-async def test_a_large_result_of_a_server_is_looked_at_without_a_credential(
-    content: dict[str, Any], withheld: bool, way: str
-) -> None:
+async def test_a_large_result_of_a_server_is_looked_at_without_a_credential(way: str) -> None:
     kit = Kit()
+    content = {"rows": ["x" * 100] * 1_000}
     answer = await answer_of(kit, HostileServer({"type": "object"}, content), way)
-    assert ("its result is withheld" in answer.text) is withheld
+    assert answer.status == "success"
     assert len(kit.broker.revoked) == 1
-    codes = [record.get("code") for record in kit.audit.records() if record["event"] == "decision"]
-    assert codes == ([None, "withheld"] if withheld else [None])
+
+
+@pytest.mark.promise("body-bounded", "revoked-before-looking")
+@pytest.mark.parametrize("way", ["wrap", "interceptor"])
+async def test_an_answer_of_a_server_beyond_the_bounds_is_a_failed_call(way: str) -> None:
+    kit = Kit()
+    hostile = HostileServer({"type": "object"}, {"rows": [[]] * 250_000})
+    with pytest.raises(httpx.RemoteProtocolError, match="holds more than is read of one"):
+        await answer_of(kit, hostile, way)
+    assert kit.outcomes() == ["failed"]
+    assert len(kit.broker.revoked) == 1
+    assert not kit.broker.live
 
 
 async def answer_of(kit: Kit, hostile: HostileServer, way: str) -> Any:
