@@ -22,13 +22,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
-from agentguard.concurrency.deadline import seconds_left
+from agentguard.concurrency.deadline import seconds_left, within
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.concurrency.party import current_party
 from agentguard.errors import AgentGuardError, IssueError
 from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.outbound.connections import Connections
-from agentguard.outbound.deadline import until
 
 __all__ = ["Answer", "Limits", "Outbound"]
 
@@ -209,7 +208,7 @@ class Outbound:
     def _send(self, deadline: float, method: str, url: str, options: dict[str, Any]) -> Answer:
         timeout = _remaining(deadline)
         with (
-            until(deadline),
+            within(timeout),
             self._connections.client().stream(method, url, timeout=timeout, **options) as response,
         ):
             content = self._start_content(response)

@@ -1,4 +1,4 @@
-"""Connections that keep a deadline, whatever the peer sends, and however slowly.
+"""Connections that keep the deadline of `within`, whatever the peer sends, and however slowly.
 
 The time-outs of httpx are for each read and each write. A peer that sends one byte, or one 1xx answer, before
 each of them has passed would hold a thread for ever. On the asynchronous path the event loop ends the whole
@@ -12,60 +12,50 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from ipaddress import ip_address
-from typing import Any
+from math import inf
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
 
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+from agentguard.concurrency.deadline import seconds_left
 
-__all__ = ["AsyncDeadlineTransport", "DeadlineTransport", "until"]
+__all__ = ["AsyncDeadlineTransport", "DeadlineTransport"]
 
-_deadline: ContextVar[float | None] = ContextVar("agentguard_outbound_deadline", default=None)
-
-
-@contextmanager
-def until(deadline: float) -> Iterator[None]:
-    """Have all connecting, writing and reading inside end at *deadline*, by `time.monotonic`."""
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+P = TypeVar("P")
 
 
 def _seconds(timeout: float | None, error: type[Exception]) -> float | None:
-    deadline = _deadline.get()
-    if deadline is None:
-        return timeout
-    seconds = deadline - time.monotonic()
+    seconds = seconds_left(inf if timeout is None else timeout, of_sequence=False)
     if seconds <= 0:
         raise error("too late")
-    return seconds if timeout is None else min(timeout, seconds)
+    return None if seconds == inf else seconds
+
+
+def _pool(kind: Callable[..., P], context: ssl.SSLContext, limits: httpx.Limits, backend: object) -> P:
+    """Make a pool of connections. httpx has no argument for httpcore's public `network_backend`."""
+    return kind(
+        ssl_context=context,
+        max_connections=limits.max_connections,
+        max_keepalive_connections=limits.max_keepalive_connections,
+        keepalive_expiry=limits.keepalive_expiry,
+        network_backend=backend,
+    )
 
 
 class DeadlineTransport(httpx.HTTPTransport):
-    """httpx's own transport, over connections that keep the deadline of `until`.
-
-    httpx has no argument for httpcore's public `network_backend`. So the transport gets another pool.
-    """
+    """httpx's own transport, over connections that keep the deadline of `within`."""
 
     def __init__(
         self, verify: ssl.SSLContext | bool, limits: httpx.Limits, resolver: AbandonableThreads
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, trust_env=False)
         super().__init__(verify=context, limits=limits, trust_env=False)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            network_backend=_Backend(resolver),
-        )
+        self._pool = _pool(httpcore.ConnectionPool, context, limits, _Backend(resolver))
 
 
 class AsyncDeadlineTransport(httpx.AsyncHTTPTransport):
@@ -76,13 +66,7 @@ class AsyncDeadlineTransport(httpx.AsyncHTTPTransport):
     ) -> None:
         context = httpx.create_ssl_context(verify=verify, trust_env=False)
         super().__init__(verify=context, limits=limits, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            network_backend=_AsyncBackend(resolver),
-        )
+        self._pool = _pool(httpcore.AsyncConnectionPool, context, limits, _AsyncBackend(resolver))
 
 
 class _Backend(httpcore.NetworkBackend):
