@@ -43,7 +43,7 @@ from agentguard.testing.samples import sample_grant
 from tests.conftest import Mode
 from tests.doubles import loopback
 from tests.doubles.aws import Aws, denies, error, serving
-from tests.doubles.loopback import Connection
+from tests.doubles.loopback import Connection, interim_answers, trickle_body, trickle_header
 from tests.tiers import examples
 
 ROLES = {path: f"arn:aws:iam::123456789012:role/agents/{path}" for path in (ToolPath.READ, ToolPath.WRITE)}
@@ -459,26 +459,6 @@ def test_a_service_that_keeps_failing_is_left_alone() -> None:
     with pytest.raises(IssueError, match="not asked after repeated failures"):
         api.ask("get_caller_identity")
     api.close()
-
-
-def trickle_header(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\nX-A: ")
-    while not connection.hold(0.05):
-        connection.send(b"a")
-
-
-def trickle_body(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while not connection.hold(0.05):
-        connection.send(b" ")
-
-
-def interim_answers(connection: Connection) -> None:
-    connection.request()
-    while not connection.hold(0.05):
-        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 @pytest.mark.promise("service-failures-bounded")

@@ -47,6 +47,29 @@ class Connection:
         return self.ended.wait(seconds)
 
 
+def trickle_header(connection: Connection) -> None:
+    """Answer with a header that never ends."""
+    connection.request()
+    connection.send(b"HTTP/1.1 200 OK\r\nX-A: ")
+    while not connection.hold(0.02):
+        connection.send(b"a")
+
+
+def trickle_body(connection: Connection) -> None:
+    """Answer with a body that takes half an hour."""
+    connection.request()
+    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while not connection.hold(0.02):
+        connection.send(b" ")
+
+
+def interim_answers(connection: Connection) -> None:
+    """Give interim answers for ever."""
+    connection.request()
+    while not connection.hold(0.005):
+        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def response(status: str, body: bytes = b"", *headers: str) -> bytes:
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body

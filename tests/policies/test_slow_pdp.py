@@ -12,27 +12,7 @@ from langchain_core.tools import tool
 from agentguard.policies.authzen import AuthZen
 from agentguard.policies.opa import Opa
 from tests.conftest import Kit, Mode
-from tests.doubles.loopback import Connection, serving
-
-
-def trickle_header(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\n")
-    while not connection.hold(0.02):
-        connection.send(b"X")
-
-
-def interim_answers(connection: Connection) -> None:
-    connection.request()
-    while not connection.hold(0.005):
-        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def trickle_body(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while not connection.hold(0.02):
-        connection.send(b" ")
+from tests.doubles.loopback import interim_answers, serving, trickle_body, trickle_header
 
 
 @pytest.mark.promise("service-failures-bounded")

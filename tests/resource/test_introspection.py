@@ -11,21 +11,7 @@ import pytest
 from agentguard.errors import VerificationError
 from agentguard.resource import Introspection
 from tests.conftest import Mode
-from tests.doubles.loopback import Connection, serving
-
-
-def trickle_header(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\nX-A: ")
-    while not connection.hold(0.03):
-        connection.send(b"a")
-
-
-def trickle_body(connection: Connection) -> None:
-    connection.request()
-    connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while not connection.hold(0.03):
-        connection.send(b" ")
+from tests.doubles.loopback import Connection, serving, trickle_body, trickle_header
 
 
 @pytest.mark.promise("service-failures-bounded")
