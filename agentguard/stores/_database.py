@@ -106,9 +106,8 @@ class Loan:
                 raise store_error(self._database.path, error) from error
             handle = self._handle
             assert handle is not None  # noqa: S101  it was entered
-            if (
-                handle.connection.in_transaction
-            ):  # interrupted before the connection's own block, or without it
+            # interrupted before the connection's own block, or used without it
+            if handle.connection.in_transaction:
                 assert error is not None, "write `as db, db:`"  # noqa: S101  a mistake in a store
                 return
             if self._writes and error is None:
