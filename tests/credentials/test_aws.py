@@ -451,7 +451,7 @@ def test_a_service_that_keeps_failing_is_left_alone() -> None:
     api = Api(
         "sts",
         session,
-        AwsConnection(region="eu-central-1", session=session, endpoint=closed_port(), timeout=0.1),
+        AwsConnection(region="eu-central-1", session=session, endpoint=closed_port(), timeout=2.0),
     )
     for _ in range(5):
         with pytest.raises(IssueError, match="no answer"):
