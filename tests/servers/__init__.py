@@ -29,12 +29,14 @@ from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.server import Server, ServerError
 from tests.servers.spire import Spire
+from tests.servers.valkey import Valkey
 
 __all__ = ["NAMES", "ServerError", "running"]
 
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
-    server.name: server for server in (OpenBao, Postgres, Oidc, Redis, Moto, Spire, Cerbos, Opa, Keycloak)
+    server.name: server
+    for server in (OpenBao, Postgres, Oidc, Redis, Valkey, Moto, Spire, Cerbos, Opa, Keycloak)
 }
 NAMES = tuple(_TABLE)
 

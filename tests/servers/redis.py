@@ -1,4 +1,4 @@
-"""Redis from the system's package, in memory only."""
+"""Redis from the system's package, with an append-only file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ __all__ = ["Redis"]
 
 class Redis(Server):
     name = "redis"
+    variable = "AGENTGUARD_TEST_REDIS"
 
     def install(self) -> None:
         program = shutil.which("redis-server")
         if not program:
             raise ServerError("redis: not installed; on Debian: apt-get install redis-server")
-        self._redis = program
+        self._program = program
 
     def start(self) -> Mapping[str, str]:
         port = free_port()
-        options = {"bind": "127.0.0.1", "port": str(port), "save": "", "appendonly": "no"}
+        options = {"bind": "127.0.0.1", "port": str(port), "dir": str(self.home)}
+        options |= {"save": "", "appendonly": "yes", "appendfsync": "everysec"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        child = self.spawn(self._redis, *words)
+        child = self.spawn(self._program, *words)
         self.wait(child, lambda: _answers(port))
-        return {"AGENTGUARD_TEST_REDIS": f"redis://127.0.0.1:{port}/0"}
+        return {self.variable: f"redis://127.0.0.1:{port}/0"}
 
 
 def _answers(port: int) -> bool:

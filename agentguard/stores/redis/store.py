@@ -1,0 +1,267 @@
+"""The operations of the Redis store. Each is one script on the server, and one round trip."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable
+
+from agentguard.model import (
+    NO_READ_EFFECTS,
+    Approval,
+    Call,
+    Label,
+    LiveCredential,
+    Login,
+    LoginName,
+    Outcome,
+    ReadEffects,
+    TaskState,
+    TaskStatus,
+)
+from agentguard.stores.redis.address import Address, checked_prefix
+from agentguard.stores.redis.connections import Connections, PasswordSource
+from agentguard.stores.redis.durability import Durability
+from agentguard.stores.redis.requests import Requests
+from agentguard.stores.redis.session import Session
+from agentguard.stores.redis.wire import Wire
+
+__all__ = ["RedisStore"]
+
+
+class RedisStore:
+    """A `Store` in Redis 7 or Valkey, shared by the processes of many machines.
+
+    Each operation is one script, so it is atomic, and one round trip. All keys have the *prefix* and one hash
+    tag: in a cluster they are in one slot, and *url* has to name the node that has it.
+
+    Times are judged by the guard's *clock*, as in each other store. Deadlines and expiries are times of that
+    clock; a second clock would only add how far it is off. Redis deletes what is over by its own clock: a day
+    after nothing can come of it any more, and a key after two hours. So far may a clock be off.
+
+    With *durability* ``"checked"``, each new connection first looks at the server. One that evicts keys,
+    keeps no append-only file, or does not say, is refused. ``"vouched"`` says that its operator vouches for
+    that, where CONFIG GET is forbidden. ``"lossy"`` accepts that revocations, used approvals and replay ids
+    may be lost. The module `durability` says what may be lost all the same. With *replicas*, each write waits
+    until so many replicas have it.
+
+    *password* is where the password is; it is read for each new connection. *timeout* in seconds holds for
+    the wait for one of *pool_size* connections, to connect, and for an answer. An operation whose answer was
+    lost may have been done, and is not repeated. A forked child opens its own connections, and so does each
+    event loop.
+
+    Raises:
+        ConfigurationError: The URL or the prefix is wrong, or would be spoken to without TLS. From an
+            operation: the server may lose a revocation, is a replica, or the store has another schema.
+        StoreError: Redis cannot be reached, refuses, or has lost what it had acknowledged. Each operation
+            can raise this.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: PasswordSource | None = None,
+        prefix: str = "agentguard",
+        pool_size: int = 20,
+        timeout: float = 2.0,
+        ca: str | os.PathLike[str] | None = None,
+        plaintext: bool = False,
+        durability: Durability = "checked",
+        replicas: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        address = Address.of(url, ca=ca, plaintext=plaintext)
+        wire = Wire(address, durability, replicas, timeout)
+        connections = Connections(address, password, wire, size=pool_size, timeout=timeout)
+        self._session = Session(address, connections, checked_prefix(prefix), lossy=durability == "lossy")
+        self._requests = Requests(clock)
+
+    def check(self) -> None:
+        """Look at the server now, without an operation.
+
+        Raises:
+            ConfigurationError: It may lose a revocation, is a replica, or the store has another schema.
+            StoreError: It cannot be reached.
+        """
+        self._session.check()
+
+    def close(self) -> None:
+        """Close the connections of threads; later operations raise StoreError.
+
+        Those of an event loop are closed when it shuts down.
+        """
+        self._session.close()
+
+    def create_task(self, state: TaskState) -> None:
+        """Record a new task.
+
+        Raises:
+            StoreError: A task of this id exists.
+        """
+        self._session.run(self._requests.create_task(state))
+
+    def task(self, task_id: str) -> TaskState | None:
+        """Return the task as it is now, or None."""
+        return self._session.run(self._requests.task(task_id))
+
+    def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
+        """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
+        self._session.run(self._requests.begin_call(call, credential))
+
+    def track(self, credential: LiveCredential) -> None:
+        """Record a credential whose handle is known only after issue."""
+        self._session.run(self._requests.track(credential))()
+
+    def end_call(
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        effects: ReadEffects = NO_READ_EFFECTS,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
+    ) -> None:
+        """Record how the call ended, and what its task and the task's ancestors have read by it.
+
+        If the call is not running, *effects* are ignored.
+        """
+        self._session.run(self._requests.end_call(call_id, outcome, effects, revoked, remember))
+
+    def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
+        """Return the labels of values that the family's tasks have read, for these digests."""
+        return self._session.run(self._requests.labels(family, digests))
+
+    def forget(self, call_id: str) -> None:
+        """Record that the call's credentials are revoked."""
+        self._session.run(self._requests.forget(call_id))
+
+    def live(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
+        """Return the credentials not known to be revoked, of the task and its descendants, or all."""
+        return self._session.run(self._requests.live(task_id))
+
+    def end_task(
+        self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
+        """End the task and all its descendants; return the ids of the tasks that ended now."""
+        return self._session.run(self._requests.end_task(task_id, status, notices))
+
+    def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
+        """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
+        return self._session.run(self._requests.active(subject, without, folded=folded))
+
+    def active_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""
+        return self._session.run(self._requests.active_in(login, without))
+
+    def remember(self, key: str, until: float) -> bool:
+        """Record *key* until that time; return False if it is recorded, and keep the later time."""
+        return self._session.run(self._requests.remember(key, until))
+
+    def known(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time has not passed."""
+        return self._session.run(self._requests.known(key))
+
+    def save_approval(self, approval: Approval) -> Approval:
+        """Record a pending approval, unless one with its id exists; return the recorded one."""
+        return self._session.run(self._requests.save_approval(approval))
+
+    def answer_approval(self, approval: Approval) -> None:
+        """Record a person's answer to a pending approval."""
+        self._session.run(self._requests.answer_approval(approval))
+
+    def approval(self, approval_id: str) -> Approval | None:
+        """Return an approval, or None."""
+        return self._session.run(self._requests.approval(approval_id))
+
+    def approval_for(self, call_key: str) -> Approval | None:
+        """Return the newest approval for this call, or None."""
+        return self._session.run(self._requests.approval_for(call_key))
+
+    def rejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        """Return a rejection of such a call in the family of a task, or None."""
+        return self._session.run(self._requests.rejection(family, tool, shown_digest))
+
+    async def acreate_task(self, state: TaskState) -> None:
+        """Record a new task."""
+        await self._session.arun(self._requests.create_task(state))
+
+    async def atask(self, task_id: str) -> TaskState | None:
+        """Return the task as it is now, or None."""
+        return await self._session.arun(self._requests.task(task_id))
+
+    async def abegin_call(self, call: Call, credential: LiveCredential | None) -> None:
+        """Count the call and record the credential that is about to be minted."""
+        await self._session.arun(self._requests.begin_call(call, credential))
+
+    async def atrack(self, credential: LiveCredential) -> None:
+        """Record a credential whose handle is known only after issue."""
+        (await self._session.arun(self._requests.track(credential)))()
+
+    async def aend_call(
+        self,
+        call_id: str,
+        outcome: Outcome,
+        *,
+        effects: ReadEffects = NO_READ_EFFECTS,
+        revoked: bool = False,
+        remember: tuple[str, float] | None = None,
+    ) -> None:
+        """Record how the call ended, and what its task and the task's ancestors have read by it."""
+        await self._session.arun(self._requests.end_call(call_id, outcome, effects, revoked, remember))
+
+    async def alabels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
+        """Return the labels of values that the family's tasks have read, for these digests."""
+        return await self._session.arun(self._requests.labels(family, digests))
+
+    async def aforget(self, call_id: str) -> None:
+        """Record that the call's credentials are revoked."""
+        await self._session.arun(self._requests.forget(call_id))
+
+    async def alive(self, task_id: str | None = None) -> tuple[LiveCredential, ...]:
+        """Return the credentials not known to be revoked, of the task and its descendants, or all."""
+        return await self._session.arun(self._requests.live(task_id))
+
+    async def aend_task(
+        self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential] = ()
+    ) -> tuple[str, ...]:
+        """End the task and all its descendants; return the ids of the tasks that ended now."""
+        return await self._session.arun(self._requests.end_task(task_id, status, notices))
+
+    async def aactive(
+        self, subject: str, *, without: LoginName = "", folded: bool = False
+    ) -> tuple[str, ...]:
+        """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
+        return await self._session.arun(self._requests.active(subject, without, folded=folded))
+
+    async def aactive_in(self, login: Login, *, without: LoginName = "") -> tuple[str, ...]:
+        """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""
+        return await self._session.arun(self._requests.active_in(login, without))
+
+    async def aremember(self, key: str, until: float) -> bool:
+        """Record *key* until that time; return False if it is recorded, and keep the later time."""
+        return await self._session.arun(self._requests.remember(key, until))
+
+    async def aknown(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time has not passed."""
+        return await self._session.arun(self._requests.known(key))
+
+    async def asave_approval(self, approval: Approval) -> Approval:
+        """Record a pending approval, unless one with its id exists; return the recorded one."""
+        return await self._session.arun(self._requests.save_approval(approval))
+
+    async def aanswer_approval(self, approval: Approval) -> None:
+        """Record a person's answer to a pending approval."""
+        await self._session.arun(self._requests.answer_approval(approval))
+
+    async def aapproval(self, approval_id: str) -> Approval | None:
+        """Return an approval, or None."""
+        return await self._session.arun(self._requests.approval(approval_id))
+
+    async def aapproval_for(self, call_key: str) -> Approval | None:
+        """Return the newest approval for this call, or None."""
+        return await self._session.arun(self._requests.approval_for(call_key))
+
+    async def arejection(self, family: str, tool: str, shown_digest: str) -> Approval | None:
+        """Return a rejection of such a call in the family of a task, or None."""
+        return await self._session.arun(self._requests.rejection(family, tool, shown_digest))
