@@ -65,8 +65,10 @@ def _here() -> Iterator[Activation]:
 
 
 def _not_left() -> Activation | None:
-    process = this_process()
-    return next((a for a in _here() if not a.left and a.process is process), None)
+    process, activation = this_process(), _innermost.get()
+    while activation is not None and (activation.left or activation.process is not process):
+        activation = activation.outer
+    return activation
 
 
 class Blocks:

@@ -150,7 +150,10 @@ class Decision:
     @property
     def not_understood(self) -> str | None:
         """The first kind of obligation that the guard does not understand, so that it denies; or None."""
-        return next((o.kind for o in self.obligations if o.kind not in _UNDERSTOOD), None)
+        for obligation in self.obligations:
+            if obligation.kind not in _UNDERSTOOD:
+                return obligation.kind
+        return None
 
     @property
     def ends_session(self) -> bool:
@@ -159,4 +162,7 @@ class Decision:
 
     def obliges(self, kind: str) -> Obligation | None:
         """Return the obligation of that kind, if any."""
-        return next((o for o in self.obligations if o.kind == kind), None)
+        for obligation in self.obligations:
+            if obligation.kind == kind:
+                return obligation
+        return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from math import log2
 
 from agentguard.model import (
@@ -30,6 +31,7 @@ FEW = 32
 """The most values in one argument that keep a sensitivity of their own, below that of the task."""
 CHOICE = 128
 """The most bits that the choice of a call's values may say before they count as sensitive as the task."""
+_SINGLE = frozenset((str, int, float, bool))
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
@@ -52,6 +54,11 @@ def provenance_of(
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     unknown, choice = unknown_provenance(task), _Choice(task)
     for name, value in arguments.values.items():
+        if type(value) in _SINGLE and value != "":  # as most are: there is nothing else in it
+            by_argument[name] = part = _leaf(name, value, spec, task, labels) or unknown
+            if part.user:
+                choice.add(value, part)
+            continue
         values = [leaf for _, leaf in _leaves(name, value, spec)]
         parts = [
             (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown for leaf in values
@@ -59,8 +66,8 @@ def provenance_of(
         joined = parts[0] if len(parts) == 1 else _joined(parts)
         by_argument[name] = replace(joined, sensitivity=task.sensitivity) if _may_spell(values) else joined
         for leaf, part in zip(values, parts, strict=True):
-            if leaf is not None and part.user and part.sensitivity < task.sensitivity:
-                choice.add(leaf)
+            if leaf is not None and part.user:
+                choice.add(leaf, part)
     if choice.bits > CHOICE:
         return {
             name: replace(provenance, sensitivity=task.sensitivity)
@@ -81,10 +88,16 @@ class _Choice:
 
     def __init__(self, task: TaskState) -> None:
         self.bits = 0.0
-        self._among = len(task.words.split())
-        self._values: set[Leaf] = set()
+        self._task, self._values = task, set[Leaf]()
 
-    def add(self, value: Leaf) -> None:
+    @cached_property
+    def _among(self) -> int:
+        return len(self._task.words.split())
+
+    def add(self, value: Leaf, provenance: Provenance) -> None:
+        """Count a value that the user vouches for, unless it is as sensitive as the task all the same."""
+        if provenance.sensitivity >= self._task.sensitivity:
+            return
         new = value not in self._values
         rest = self._among - len(self._values) if new else self._among
         self._values.add(value)
@@ -137,14 +150,13 @@ def _leaf(
 ) -> Provenance | None:
     """Return the provenance of one text, number or boolean, or None if nothing is known of it."""
     labels_of_value = tuple(labels.get(digest(task.root_id, value), ())) if labels else ()
-    vouching: set[str] = set()
-    if task.mandate.args or task.mandate.counterparties is not None:
-        vouching |= _authors(name, value, spec, task.mandate)
+    limited = task.mandate.args or task.mandate.counterparties is not None
+    vouching = _authors(name, value, spec, task.mandate) if limited else set[str]()
     if task.words and words_contain(task.words, value):
         vouching.add("user")
-    sources = vouching | {label.source for label in labels_of_value}
-    if not sources:
+    if not vouching and not labels_of_value:
         return None
+    sources = vouching | {label.source for label in labels_of_value}
     user = "user" in vouching
     trusted = bool(vouching) or any(label.trusted for label in labels_of_value)
     # else a label of this value may be missing, or anybody may have written the value, to lend it to a secret

@@ -133,7 +133,7 @@ def _set(item: _Type) -> _Type:
 
 
 def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) -> _Type:
-    converters = {name: field.type.convert for name, field in sorted(fields.items())}
+    converters = [(name, field.type.convert) for name, field in sorted(fields.items())]
     required = {name for name, field in fields.items() if not field.optional}
     accepted = fields.keys() | ignored
 
@@ -142,24 +142,20 @@ def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) 
             raise Refused("is not an object")
         if not extra and not value.keys() <= accepted:
             raise Refused(f"{min(value.keys() - accepted)[:80]!r} is not in the schema")
-        record = {
-            name: _entry(name, convert, value[name])
-            for name, convert in converters.items()
-            if value.get(name) is not None
-        }
+        record = {}
+        for name, convert in converters:
+            if (part := value.get(name)) is None:
+                continue
+            try:
+                record[name] = convert(part)
+            except Refused as error:
+                raise Refused(f"{name!r} {error}") from None
         if not required <= record.keys():
             raise Refused(f"{min(required - record.keys())!r} is missing")
         return record
 
     parts = (f"{quoted(n)}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(fields.items()))
     return _Type(f"{{ {', '.join(parts)} }}", convert, {name: field.type for name, field in fields.items()})
-
-
-def _entry(name: str, convert: Convert, value: Json) -> Json:
-    try:
-        return convert(value)
-    except Refused as error:
-        raise Refused(f"{name!r} {error}") from None
 
 
 class _Reader:
