@@ -60,7 +60,7 @@ To add                   touch
                          its settings in `config.adapter_settings`, a case in
                          `config.adapters.AdapterFactory.brokers`, an extra
     a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
-                         `testing.StoreContract`), `config.settings.StoreSettings`, `config.build._store`
+                         `testing.StoreContract`), and its kind in `config.store`
     a rule input         a field of `model.AccessRequest`, filled in `enforcement.access_requests`, or of
                          `model.TaskState`, set in `tasks.task` and kept by `stores._rows` (one that
                          changes later is kept by each store), and one row of `model.inputs`: the Cedar

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # each needs an extra
     from agentguard.credentials.openbao import OpenBaoSession
     from agentguard.signals.sources import Source
 
-__all__ = ["AdapterFactory", "identity_of"]
+__all__ = ["AdapterFactory", "extra", "identity_of"]
 
 ByPath = dict[ToolPath, Broker]
 
@@ -50,12 +50,12 @@ def identity_of(
         from agentguard.identity.file import FileIdentity
 
         return FileIdentity(file_of(settings.path), audience=settings.audience, clock=clock)
-    with _extra("spiffe"):
+    with extra("spiffe"):
         if isinstance(settings, SpiffeIdentitySettings):
             from agentguard.identity.spiffe import SpiffeIdentity
 
             return SpiffeIdentity(settings.socket, spiffe_id=settings.id, clock=clock)
-    with _extra("issuers"):
+    with extra("issuers"):
         if settings.kind == "github_actions":
             from agentguard.identity.github_actions import GitHubActionsIdentity
 
@@ -64,7 +64,7 @@ def identity_of(
     return LocalIdentity(name, key, clock=clock)
 
 
-class _extra:
+class extra:
     """A context that turns an ImportError into a ConfigurationError with the name of the missing extra."""
 
     def __init__(self, name: str) -> None:
@@ -97,19 +97,19 @@ class AdapterFactory:
         """
         match settings:
             case TokenExchangeSettings():
-                with _extra("issuers"):
+                with extra("issuers"):
                     return self._token_exchange(settings)
             case OpenBaoSettings():
-                with _extra("issuers"):
+                with extra("issuers"):
                     return self._openbao(settings)
             case AwsSettings():
-                with _extra("aws"):
+                with extra("aws"):
                     return self._aws(settings)
             case GitHubSettings():
-                with _extra("issuers"):
+                with extra("issuers"):
                     return self._github(settings)
             case SecretSettings():
-                with _extra("issuers"):
+                with extra("issuers"):
                     return self._secret(settings)
 
     def transmitter(self, settings: SignalSettings, issuer: str) -> Transmitter:
@@ -118,7 +118,7 @@ class AdapterFactory:
         Raises:
             ConfigurationError: A setting is wrong, or an extra is missing.
         """
-        with _extra("issuers"):
+        with extra("issuers"):
             from agentguard.credentials.sources import source
             from agentguard.signals.transmitter import Transmitter as SignalTransmitter
 
@@ -138,7 +138,7 @@ class AdapterFactory:
         Raises:
             ConfigurationError: A setting or the JWK Set is wrong, or an extra is missing.
         """
-        with _extra("issuers"):
+        with extra("issuers"):
             from agentguard.credentials.sources import source
             from agentguard.signals.sources import Source as SignalSource
 

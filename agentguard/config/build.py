@@ -18,6 +18,7 @@ from agentguard.config.adapters import AdapterFactory, identity_of
 from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
 from agentguard.config.settings import Settings, schema_of
+from agentguard.config.store import store_of
 from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
 from agentguard.credentials.presentation import ProofKey
 from agentguard.enforcement.setup import Options, Ports
@@ -29,8 +30,6 @@ from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.reload import ReloadingCedar
 from agentguard.policies.combine import Combine
 from agentguard.ports import Broker, IdentitySource, Policy, Store, Transmitter
-from agentguard.stores.memory import MemoryStore
-from agentguard.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:  # needs an extra
     from agentguard.signals import Source
@@ -83,8 +82,8 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
     with _with_position(settings, "policy", "cedar"):
         policy = _policy(settings)
     identity = _identity(settings, clock)
-    with _with_position(settings, "store", "path"):
-        store = _store(settings, clock)
+    with _with_position(settings, "store", "path" if settings.store.url is None else "url"):
+        store = store_of(settings.store, partial(_writable, settings), clock)
     issuers = _issuers(settings, store, clock)
     with _with_position(settings, "audit", "path"):
         audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
@@ -217,12 +216,6 @@ def _sources(settings: Settings, adapters: AdapterFactory) -> tuple[Source, ...]
         with _with_position(settings, "sources", name):
             sources.append(adapters.source(table))
     return tuple(sources)
-
-
-def _store(settings: Settings, clock: Clock) -> Store:
-    if settings.store.kind == "memory":
-        return MemoryStore(clock)
-    return SqliteStore(_writable(settings, settings.store.path), clock=clock)
 
 
 def _identity(settings: Settings, clock: Clock) -> IdentitySource:

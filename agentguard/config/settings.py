@@ -19,6 +19,7 @@ from agentguard.config.adapter_settings import (
     SourceSettings,
 )
 from agentguard.config.pdps import PdpSettings
+from agentguard.config.store import StoreSettings
 from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
 from agentguard.config.tasks import TaskSettings, validate_tasks
 from agentguard.model import CallLimits, Limits, Resource, ToolPath
@@ -71,15 +72,6 @@ class IssuerSettings(Table):
     lifetime: Seconds = Field(default=60.0, description="seconds from 1 to 86400, as in lifetime = 60")
     keys: Name | None = Field(default=None, description='a directory, as in keys = ".agentguard/keys"')
     jwks: Name | None = Field(default=None, description='a file, as in jwks = ".agentguard/jwks.json"')
-
-
-class StoreSettings(Table):
-    """``[store]``: the state that all processes share."""
-
-    kind: Literal["sqlite", "memory"] = Field(default="sqlite", description='"sqlite" or "memory"')
-    path: Name = Field(
-        default=".agentguard/state.db", description='a file, as in path = ".agentguard/state.db"'
-    )
 
 
 class AuditSettings(Table):

@@ -2,6 +2,7 @@
 
     memory       `MemoryStore`, for one process
     sqlite       `SqliteStore`, for all processes of one machine
+    redis        `RedisStore`, for many machines; it needs the extra ``redis``, so it is not imported here
     _rules       the decisions that both stores make: budgets, approvals, the end of a task
     _database    connections and transactions of one SQLite file
     _sql, _sql_tasks, _sql_approvals
@@ -17,8 +18,7 @@ revoke credentials: the guard does.
 
 For a new store: write a class with the methods of `agentguard.ports.Store` in a module of this package,
 let it call `_rules` for each decision, and export it here. Test it with a subclass of
-`agentguard.testing.StoreContract`. To let agentguard.toml name it, add its kind to ``StoreSettings`` in
-`agentguard.config.settings` and build it in `agentguard.config.build`.
+`agentguard.testing.StoreContract`. To let agentguard.toml name it, add its kind to `agentguard.config.store`.
 """
 
 from __future__ import annotations

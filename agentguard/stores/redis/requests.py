@@ -114,9 +114,9 @@ class Requests:
                 _rules.use(call, rows.read_approval(recorded), before, now)
 
         same = pack([call.key, call.task_id, call.tool, call.path.value])
-        asked = b"-" if call.approval_id is None else b"=" + encode(call.approval_id)
+        claim = b"-" if call.approval_id is None else b"=" + encode(call.approval_id)
         arguments: list[rows.Value] = [encode(call.id), encode(call.task_id), encode(call.tool)]
-        arguments += [b"0" if call.path is ToolPath.READ else b"1", same, encode(call.key), asked]
+        arguments += [b"0" if call.path is ToolPath.READ else b"1", same, encode(call.key), claim]
         last = [] if credential is None else rows.credential_row(credential)
         return self._request("begin_call", [*arguments, *last], _nothing, refuse)
 
@@ -172,15 +172,14 @@ class Requests:
 
         def read(values: list[Any]) -> tuple[str, ...]:
             ended = list(map(decode, values[0]))
-            own = [id_ for id_ in ended if id_ == task_id]
-            return (*own, *sorted(id_ for id_ in ended if id_ != task_id))
+            return tuple(sorted(ended, key=lambda id_: (id_ != task_id, id_)))
 
         if status is TaskStatus.ACTIVE:
             raise ValueError("a task does not end as active")
         parts = list[rows.Value]()
         for notice in notices:  # `_rules.notice_of` for each task that ends
-            call_id, _, *others = rows.credential_row(notice)
-            parts += [call_id, *others]
+            call_id, _, *facts = rows.credential_row(notice)
+            parts += [call_id, *facts]
         return self._request("end_task", [encode(task_id), str(status), *parts], read)
 
     def active(self, subject: str, without: LoginName, *, folded: bool) -> Request[tuple[str, ...]]:
@@ -190,13 +189,12 @@ class Requests:
 
     def active_in(self, login: Login, without: LoginName) -> Request[tuple[str, ...]]:
         """Return the active tasks of a login."""
-        names = ("jti", "session", "subject")
-        first = next((name for name in names if getattr(login, name)), None)
+        first = next((name for name in ("jti", "session", "subject") if getattr(login, name)), None)
         if first is None:
             raise ValueError("a login has a subject, a session or a token")
-        wanted = [encode(getattr(login, name)) for name in rows.PLACES]
+        names = [encode(getattr(login, name)) for name in rows.PLACES]
         index = encode(rows.index_of_login(login, first))
-        return self._request("active", [index, _place(without), *wanted], _ids)
+        return self._request("active", [index, _place(without), *names], _ids)
 
     def remember(self, key: str, until: float) -> Request[bool]:
         """Record a key."""
@@ -250,8 +248,8 @@ class Requests:
         return self._request("rejection", [pack([family, tool, shown_digest])], _approval)
 
 
-def _family(told: list[Any]) -> list[tuple[str, TaskState | None]]:
-    return [rows.judged_task(row) for row in told]
+def _family(table: list[Any]) -> list[tuple[str, TaskState | None]]:
+    return [rows.judged_task(row) for row in table]
 
 
 def _place(name: LoginName) -> str:

@@ -90,7 +90,7 @@ local function family(id)
 end
 
 -- The same for the caller, who says in words why a task can make no call.
-local function told(ids, tasks)
+local function rows_of(ids, tasks)
     local rows = {}
     for i, id in ipairs(ids) do
         local row = {id}

@@ -2,7 +2,7 @@
 -- 1 id, 2 task, 3 tool, 4 '1' for a call that writes, 5 what a resumed call has in common with its suspended
 -- one, 6 call key, 7 '=' and the id of an approval or '-', then the credential if there is one
 local id, task_id, tool, writes = ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3], ARGV[FIRST + 4] == '1'
-local same, call_key, asked = ARGV[FIRST + 5], ARGV[FIRST + 6], ARGV[FIRST + 7]
+local same, call_key, claim = ARGV[FIRST + 5], ARGV[FIRST + 6], ARGV[FIRST + 7]
 local call, prior = P .. 'call:' .. id, redis.call('GET', P .. 'suspended:' .. same)
 local ids, tasks, allowed = family(task_id)
 local begun = redis.call('EXISTS', call)
@@ -11,18 +11,18 @@ for _, task in ipairs(not prior and allowed and tasks or {}) do
     if reached(task[3], task[6]) or writes and reached(task[4], task[7]) then allowed = false end
 end
 local approval
-if asked ~= '-' then
-    approval = P .. 'approval:' .. string.sub(asked, 2)
+if claim ~= '-' then
+    approval = P .. 'approval:' .. string.sub(claim, 2)
     local a = redis.call('HMGET', approval, 'call_key', 'task_id', 'tool', 'status', 'expires_at')
     local is_for_it = a[1] == call_key and a[2] == task_id and a[3] == tool
-    local again = a[4] == 'used' and prior == asked
+    local again = a[4] == 'used' and prior == claim
     if not (is_for_it and (again or a[4] == 'approved' and now < tonumber(a[5]))) then allowed = false end
 end
 if not allowed then
     local recorded = approval and redis.call('HGETALL', approval) or {}
-    return refused(prior or '', begun, told(ids, tasks), recorded)
+    return refused(prior or '', begun, rows_of(ids, tasks), recorded)
 end
-redis.call('SET', call, packed(task_id) .. packed(same) .. packed(asked), 'PX', span(tonumber(tasks[1][KEPT])))
+redis.call('SET', call, packed(task_id) .. packed(same) .. packed(claim), 'PX', span(tonumber(tasks[1][KEPT])))
 if prior then
     redis.call('DEL', P .. 'suspended:' .. same)
 else

@@ -8,12 +8,12 @@ local row = redis.call('GET', call)
 if ARGV[FIRST + 3] == '1' then forget(id) end
 if ARGV[FIRST + 5] ~= '' then remember(ARGV[FIRST + 4], ARGV[FIRST + 5]) end
 if not row then return done() end
-local task_id, same, asked = unpack(texts(row))
+local task_id, same, claim = unpack(texts(row))
 redis.call('DEL', call)
 local task = facts(task_id)
 if not task[1] then return done() end
 if suspended then
-    redis.call('SET', P .. 'suspended:' .. same, asked, 'PX', span(tonumber(task[KEPT])))
+    redis.call('SET', P .. 'suspended:' .. same, claim, 'PX', span(tonumber(task[KEPT])))
 end
 if not has_read then return done() end
 

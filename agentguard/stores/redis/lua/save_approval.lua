@@ -12,7 +12,7 @@ allowed = allowed and status == 'pending' and #before == 0
 for _, task in ipairs(allowed and tasks or {}) do
     if reached(task[5], task[8]) then allowed = false end
 end
-if not allowed then return refused(told(ids, tasks), before) end
+if not allowed then return refused(rows_of(ids, tasks), before) end
 local keep = tonumber(ARGV[FIRST + 6]) + KEEP
 redis.call('HSET', key, 'family', root)
 for i = FIRST + 8, #ARGV, 2 do

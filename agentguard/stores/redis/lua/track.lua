@@ -3,4 +3,4 @@
 local ids, tasks, active = family(ARGV[FIRST + 2])
 track(unpack(ARGV, FIRST + 1, FIRST + 6))
 if active then return done() end
-return done(told(ids, tasks))
+return done(rows_of(ids, tasks))

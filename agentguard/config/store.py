@@ -1,0 +1,114 @@
+"""``[store]`` of agentguard.toml, and the store that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from agentguard.config.adapters import extra
+from agentguard.config.tables import Name, SettingError, Table
+from agentguard.ports import Store
+from agentguard.stores.memory import MemoryStore
+from agentguard.stores.sqlite import SqliteStore
+
+__all__ = ["StoreSettings", "store_of"]
+
+_OF_KIND = {
+    "sqlite": frozenset({"path"}),
+    "memory": frozenset({"path"}),
+    "redis": frozenset(
+        {"url", "password", "ca", "plaintext", "pool_size", "timeout", "prefix", "durability", "replicas"}
+    ),
+}
+"""The keys that each kind may have."""
+
+
+class StoreSettings(Table):
+    """``[store]``: the state that all processes share. It is in a file of one machine, or on a server.
+
+    `url` and all that follows are for a server. The file holds no password: `password` names where it is.
+    """
+
+    kind: Literal["sqlite", "memory", "redis"] = Field(
+        default="sqlite", description='"sqlite", "memory" or "redis"'
+    )
+    path: Name = Field(
+        default=".agentguard/state.db", description='a file, as in path = ".agentguard/state.db"'
+    )
+    url: Name | None = Field(default=None, description='as in url = "rediss://redis.example:6379/0"')
+    # an error about another text would show a password that somebody wrote here
+    password: str | None = Field(
+        default=None,
+        pattern=r"^(env|file|keyring|aws|gcp|azure):.",
+        description='where it is, as in password = "env:REDIS_PASSWORD"',
+    )
+    ca: Name | None = Field(default=None, description='a file with certificates, as in ca = "ca.pem"')
+    plaintext: bool = Field(default=False, description="true to speak to another machine without TLS")
+    pool_size: int = Field(
+        default=20, ge=1, le=10_000, description="a whole number from 1 to 10000, as in pool_size = 20"
+    )
+    timeout: float = Field(default=2.0, gt=0, le=60, description="seconds up to 60, as in timeout = 2")
+    prefix: Name = Field(default="agentguard", description='of the keys, as in prefix = "agentguard"')
+    durability: Literal["checked", "vouched", "lossy"] = Field(
+        default="checked", description='"checked", "vouched" or "lossy" (see agentguard.stores.redis)'
+    )
+    replicas: int = Field(
+        default=0, ge=0, le=100, description="how many have each write, from 0, as in replicas = 1"
+    )
+
+    @model_validator(mode="after")
+    def _validate(self) -> Self:
+        """Check that each key is one of the kind.
+
+        Raises:
+            SettingError: A key is for another kind, or the URL is missing.
+        """
+        keys = _OF_KIND[self.kind]
+        if foreign := sorted(self.model_fields_set - keys - {"kind"}):
+            raise SettingError(
+                *("store", foreign[0]),
+                problem=f"a store of the kind {self.kind} has no such setting",
+                hint=f"remove it, or use: {', '.join(sorted(keys))}",
+            )
+        if "url" in keys and self.url is None:
+            raise SettingError("store", "kind", problem="the URL is missing", hint=_URL_HINT)
+        return self
+
+
+_URL_HINT = 'as in url = "rediss://redis.example:6379/0"'
+
+
+def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+    """Make the store; *file_of* returns the path of a named file. A server is first asked when it is used.
+
+    Raises:
+        ConfigurationError: A setting is wrong, or an extra is missing.
+    """
+    match settings.kind:
+        case "memory":
+            return MemoryStore(clock)
+        case "redis":
+            return _redis(settings, file_of, clock)
+    return SqliteStore(file_of(settings.path), clock=clock)
+
+
+def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+    with extra("redis"):
+        from agentguard.stores.redis import RedisStore
+    from agentguard.credentials.sources import source
+
+    return RedisStore(
+        settings.url or "",
+        password=None if settings.password is None else source(settings.password),
+        prefix=settings.prefix,
+        pool_size=settings.pool_size,
+        timeout=settings.timeout,
+        ca=None if settings.ca is None else file_of(settings.ca),
+        plaintext=settings.plaintext,
+        durability=settings.durability,
+        replicas=settings.replicas,
+        clock=clock,
+    )

@@ -1,0 +1,56 @@
+"""``[store]`` names a store; a server's password is named by its place, and never read without need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentguard.config import build, load
+from agentguard.errors import ConfigurationError
+from agentguard.stores.redis import RedisStore
+
+REDIS = 'kind = "redis"\nurl = "redis://127.0.0.1:1/0"\n'
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "agentguard.toml"
+
+
+def test_a_redis_store_is_made_of_its_settings_and_asks_nobody_yet(toml: Path) -> None:
+    toml.write_text(
+        f'[store]\n{REDIS}password = "env:NOT_SET"\nprefix = "shop"\npool_size = 3\n'
+        'timeout = 0.5\ndurability = "vouched"\nreplicas = 1\n'
+    )
+    store = build(load(toml)).ports.store
+    assert isinstance(store, RedisStore)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('kind = "redis"', "store.kind: the URL is missing"),
+        (f'{REDIS}path = "state.db"', "store.path: a store of the kind redis has no such setting"),
+        ('url = "redis://127.0.0.1"', "store.url: a store of the kind sqlite has no such setting"),
+        (f"{REDIS}pool_size = 0", "pool_size"),
+        (f'{REDIS}durability = "none"', "durability"),
+        (f'{REDIS}prefix = "{{x}}"', "the prefix"),
+        (f'{REDIS}password = "hunter2"', "store.password"),
+        (f'{REDIS}password = "hunter2:hunter2"', "store.password"),
+        ('kind = "redis"\nurl = "redis://:hunter2@127.0.0.1"', "holds a password"),
+        ('kind = "redis"\nurl = "redis://10.0.0.1"', "without TLS"),
+        ('kind = "redis"\nurl = "rediss://10.0.0.1?ssl_cert_reqs=none"', "has a query"),
+        ('kind = "redis"\nurl = "rediss://10.0.0.1/one"', "names no server"),
+        ('kind = "redis"\nurl = "rediss://user@10.0.0.1"', "has a user and no password"),
+        ('kind = "redis"\nurl = "http://10.0.0.1"', "begins with none of"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_with_its_line(toml: Path, lines: str, words: str) -> None:
+    toml.write_text(f"[store]\n{lines}\n")
+    with pytest.raises(ConfigurationError, match="hint") as error:
+        build(load(toml))
+    assert words in str(error.value)
+    assert f"{toml}:" in str(error.value)
+    assert "hunter2" not in str(error.value)
