@@ -1,0 +1,199 @@
+"""The store of many machines, in one schema of a PostgreSQL database that all processes share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from agentguard.errors import ConfigurationError
+from agentguard.model import Secret
+from agentguard.stores import _rules
+from agentguard.stores.postgres._address import Address
+from agentguard.stores.postgres._connector import Connector, Demands, PasswordSource
+from agentguard.stores.postgres._operations import Operations
+from agentguard.stores.postgres._schema import checked_name, make_or_migrate
+from agentguard.stores.postgres._statements import Statement, Statements
+
+__all__ = ["PostgresStore"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_Make = Callable[Concatenate[Statements, P], Statement[R]]
+
+
+def _blocking(make: _Make[P, R], *, prunes: bool = False) -> Callable[Concatenate[PostgresStore, P], R]:
+    """Make the method that runs the statement of *make* in its thread; it prunes now and then if *prunes*."""
+
+    @wraps(make)
+    def blocking(self: PostgresStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if prunes and self._is_pruning_due():
+            self._operations.run(self._statements.prune)
+        return self._operations.run(partial(make, self._statements, *args, **kwargs))
+
+    return blocking
+
+
+def _awaited(
+    make: _Make[P, R], *, prunes: bool = False
+) -> Callable[Concatenate[PostgresStore, P], Coroutine[Any, Any, R]]:
+    """Make the method that awaits the answer on the running event loop, without a thread."""
+
+    @wraps(make)
+    async def awaited(self: PostgresStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if prunes and self._is_pruning_due():
+            await self._operations.arun(self._statements.prune)
+        return await self._operations.arun(partial(make, self._statements, *args, **kwargs))
+
+    return awaited
+
+
+class PostgresStore:
+    """A `Store` in one schema of a PostgreSQL database, shared by the processes of many machines.
+
+    Each method is one transaction and one round trip, on both paths. The asynchronous methods use no thread.
+
+    *url* is a connection URL of libpq (https://www.postgresql.org/docs/current/libpq-connect.html). It may
+    name several servers; the one that can write is used. *password* is a secret, or the place that it is read
+    from: once, and again when the server refuses it. *schema* is made at the first use if the role may, else
+    an owner makes it by `migrate`. *pool_size* is the most connections of this process's threads, and of each
+    of its event loops. *timeout* in seconds is how long an operation may take with all its waiting; a nearer
+    deadline of the caller holds too.
+
+    *insecure* permits a connection to another host whose server is not verified by TLS. *lossy* permits a
+    server that may lose what it has acknowledged (``fsync = off``), as in a test. Where the role or the
+    database has ``synchronous_commit = off``, the store's own sessions set it on.
+
+    `clock` is that of the guard, as in all stores: deadlines and expiries are times of guards' clocks, and a
+    guard compares with them itself, so a second clock would end a task twice. But what must not be forgotten
+    is forgotten only if the server's clock agrees: a revocation, a key that was used and an ended task stay
+    until both clocks say that their time is over, and for `_rules.KEEP_KEYS` or `_rules.KEEP` more. So one
+    host whose clock is ahead takes nothing from the others. Differences of more than a minute are logged.
+
+    After a fork, a child opens its own connections. A connection that was lost is opened anew. If an answer
+    is lost, the operation is repeated only where that changes nothing more; any other one raises StoreError,
+    since nobody knows whether it was done.
+
+    Raises:
+        ConfigurationError: A setting is wrong, the server does not promise to keep what it acknowledges, or
+            the schema has another version.
+        StoreError: The server cannot be reached. Each method can raise this too.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: Secret | PasswordSource | None = None,
+        schema: str = "agentguard",
+        pool_size: int = 8,
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+        insecure: bool = False,
+        lossy: bool = False,
+    ) -> None:
+        if pool_size < 1 or timeout <= 0:
+            raise ConfigurationError("pool_size and timeout are more than 0")
+        demands = Demands(schema=checked_name(schema), lossy=lossy)
+        address = Address(url, timeout=timeout, insecure=insecure)
+        connector = Connector(address, _source(password), demands)
+        _make(connector, schema, timeout)
+        self._operations = Operations(connector, pool_size, timeout)
+        self._statements = Statements(schema, clock)
+        self._writes = 0
+        self._operations.run(partial(self._statements.known, ""))
+
+    @classmethod
+    def migrate(
+        cls,
+        url: str,
+        *,
+        password: Secret | PasswordSource | None = None,
+        schema: str = "agentguard",
+        timeout: float = 60.0,
+        insecure: bool = False,
+    ) -> int:
+        """Make the store, or bring it to the newest version; return the version that was there, or 0.
+
+        The role of *url* owns the store afterwards, and grants to the roles that use it what the docstring of
+        this package says. Guards of an older agentguard are refused from then on.
+
+        Raises:
+            ConfigurationError: The role may not do that, or the store is newer than this agentguard.
+            StoreError: The server cannot be reached, or failed.
+        """
+        demands = Demands(schema=checked_name(schema))
+        connector = Connector(Address(url, timeout=timeout, insecure=insecure), _source(password), demands)
+        return _make(connector, schema, timeout, migrates=True)
+
+    def close(self) -> None:
+        """Close this process's connections; later calls raise StoreError."""
+        self._operations.close()
+
+    create_task = _blocking(Statements.create_task, prunes=True)
+    task = _blocking(Statements.task)
+    begin_call = _blocking(Statements.begin_call, prunes=True)
+    track = _blocking(Statements.track)
+    end_call = _blocking(Statements.end_call)
+    labels = _blocking(Statements.labels)
+    forget = _blocking(Statements.forget)
+    live = _blocking(Statements.live)
+    end_task = _blocking(Statements.end_task)
+    active = _blocking(Statements.active)
+    active_in = _blocking(Statements.active_in)
+    remember = _blocking(Statements.remember, prunes=True)
+    known = _blocking(Statements.known)
+    save_approval = _blocking(Statements.save_approval, prunes=True)
+    answer_approval = _blocking(Statements.answer_approval)
+    approval = _blocking(Statements.approval)
+    approval_for = _blocking(Statements.approval_for)
+    rejection = _blocking(Statements.rejection)
+
+    acreate_task = _awaited(Statements.create_task, prunes=True)
+    atask = _awaited(Statements.task)
+    abegin_call = _awaited(Statements.begin_call, prunes=True)
+    atrack = _awaited(Statements.track)
+    aend_call = _awaited(Statements.end_call)
+    alabels = _awaited(Statements.labels)
+    aforget = _awaited(Statements.forget)
+    alive = _awaited(Statements.live)
+    aend_task = _awaited(Statements.end_task)
+    aactive = _awaited(Statements.active)
+    aactive_in = _awaited(Statements.active_in)
+    aremember = _awaited(Statements.remember, prunes=True)
+    aknown = _awaited(Statements.known)
+    asave_approval = _awaited(Statements.save_approval, prunes=True)
+    aanswer_approval = _awaited(Statements.answer_approval)
+    aapproval = _awaited(Statements.approval)
+    aapproval_for = _awaited(Statements.approval_for)
+    arejection = _awaited(Statements.rejection)
+
+    def _is_pruning_due(self) -> bool:
+        self._writes += 1
+        return self._writes % _rules.PRUNE_EVERY == 0
+
+
+class _Known:
+    """A source of a password that is known."""
+
+    inline = True
+
+    def __init__(self, password: Secret) -> None:
+        self._password = password
+
+    def read(self) -> Secret:
+        """Return it."""
+        return self._password
+
+
+def _source(password: Secret | PasswordSource | None) -> PasswordSource | None:
+    return _Known(password) if isinstance(password, Secret) else password
+
+
+def _make(connector: Connector, schema: str, timeout: float, *, migrates: bool = False) -> int:
+    connection = connector.open(time.monotonic() + timeout, check=False)
+    try:
+        return make_or_migrate(connection, connector.address.name, schema, migrates=migrates)
+    finally:
+        connection.close()
