@@ -11,7 +11,7 @@ from agentguard.stores.postgres import PostgresStore
 from agentguard.testing import StoreContract
 
 SCHEMA = "contract"
-TABLES = "tasks, lineage, labels, calls, credentials, keys, approvals"
+TABLES = ("tasks", "lineage", "labels", "calls", "credentials", "keys", "approvals")
 
 
 @pytest.fixture
@@ -27,7 +27,6 @@ class TestPostgresStore(StoreContract):
         self.url, self.database = postgres, database
 
     def make(self, clock: Callable[[], float]) -> PostgresStore:
-        store = PostgresStore(self.url, schema=SCHEMA, clock=clock, lossy=True)
-        tables = ", ".join(f"{SCHEMA}.{table}" for table in TABLES.split(", "))
-        self.database.execute(f"TRUNCATE {tables}".encode())
+        store = PostgresStore(self.url, schema=SCHEMA, clock=clock, durability="lossy")
+        self.database.execute("; ".join(f"DELETE FROM {SCHEMA}.{table}" for table in TABLES).encode())
         return store

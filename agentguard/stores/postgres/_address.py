@@ -25,9 +25,9 @@ class Address:
     """The parameters of each connection to one server. It holds no password.
 
     The connection to another host is encrypted, and the server's certificate is checked for the host's name
-    (``sslmode=verify-full``). The certificate authorities are those of ``sslrootcert``, of
-    ``~/.postgresql/root.crt``, or of the system. A loopback address or a Unix socket needs no TLS. With
-    *insecure*, any `sslmode` of the URL is taken.
+    (``sslmode=verify-full``). The certificate authorities are those of the file *ca* in PEM, or of the URL's
+    ``sslrootcert``, of ``~/.postgresql/root.crt``, or of the system. A loopback address or a Unix socket
+    needs no TLS. With *plaintext*, any ``sslmode`` of the URL is taken.
 
     *timeout* in seconds bounds a statement at the server, and how long a lost packet is waited for.
     `password` is the one that the URL holds, if any.
@@ -36,7 +36,7 @@ class Address:
         ConfigurationError: The URL cannot be read, or a connection by it would not be protected.
     """
 
-    def __init__(self, url: str, *, timeout: float, insecure: bool = False) -> None:
+    def __init__(self, url: str, *, timeout: float, ca: str | None = None, plaintext: bool = False) -> None:
         try:
             parameters: dict[str, Any] = dict(conninfo_to_dict(url))
         except psycopg.Error:  # its text may hold a part of the URL, and so of the password
@@ -53,7 +53,7 @@ class Address:
         self.name = _name(parameters)
         self.parameters = _defaults(timeout) | parameters
         self.parameters["options"] = _options(timeout, parameters.get("options", ""))
-        self.parameters |= _tls(parameters, is_local=self.is_local, insecure=insecure)
+        self.parameters |= _tls(parameters, is_local=self.is_local, ca=ca, plaintext=plaintext)
 
     def __repr__(self) -> str:
         return f"<Address {self.name}>"
@@ -93,7 +93,7 @@ def _defaults(timeout: float) -> dict[str, Any]:
     }
 
 
-def _options(timeout: float, others: object) -> str:
+def _options(timeout: float, extra: object) -> str:
     """Return the settings of the session; they overrule those of the role and of the database."""
     milliseconds = math.ceil(timeout * 1000)
     settings = {
@@ -104,21 +104,22 @@ def _options(timeout: float, others: object) -> str:
         "search_path": "pg_catalog",
         "jit": "off",
     }
-    return " ".join([str(others), *(f"-c {name}={value}" for name, value in settings.items())]).strip()
+    return " ".join([str(extra), *(f"-c {name}={value}" for name, value in settings.items())]).strip()
 
 
-def _tls(parameters: dict[str, Any], *, is_local: bool, insecure: bool) -> dict[str, Any]:
+def _tls(parameters: dict[str, Any], *, is_local: bool, ca: str | None, plaintext: bool) -> dict[str, Any]:
     mode = _setting(parameters, "sslmode")
-    if is_local or (insecure and mode):
-        return {}
+    authorities = {} if ca is None else {"sslrootcert": ca}
+    if is_local or (plaintext and mode):
+        return authorities
     if mode not in ("", "verify-full"):
         raise ConfigurationError(
             f"with sslmode={mode} the store's connection to another host could be read or changed on its way",
-            hint="use sslmode=verify-full; or say insecure = true, if the network itself is protected",
+            hint="use sslmode=verify-full; or say plaintext = true, if the network itself is protected",
         )
-    tls = {"sslmode": "verify-full"}
+    tls = {"sslmode": "verify-full"} | authorities
     has_authorities = (
-        _setting(parameters, "sslrootcert") or Path("~/.postgresql/root.crt").expanduser().exists()
+        ca or _setting(parameters, "sslrootcert") or Path("~/.postgresql/root.crt").expanduser().exists()
     )
     if not has_authorities and pq.version() >= _LIBPQ_WITH_SYSTEM_CAS:
         tls["sslrootcert"] = "system"

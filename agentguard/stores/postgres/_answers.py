@@ -42,14 +42,14 @@ class Answers:
             StoreError: The call has begun before.
             TaskNotActive, BudgetExhausted, ApprovalError: As `ports.Store.begin_call`.
         """
-        seen = rows[0][0]
-        if seen is None:
+        refusal = rows[0][0]
+        if refusal is None:
             return
-        _rules.admit(call, self._family(seen), seen["now"], resumed=seen["resumed"])
-        if seen["begun"]:
+        _rules.admit(call, self._family(refusal), refusal["now"], resumed=refusal["resumed"])
+        if refusal["running"]:
             raise StoreError(f"call {call.id} has begun before")
         if call.approval_id is not None:
-            _rules.use(call, _approval(seen["approval"]), seen["before"], seen["now"])
+            _rules.use(call, _approval(refusal["approval"]), refusal["before"], refusal["now"])
         _disagree("begin_call")
 
     def tracked(self, rows: Rows) -> None:
@@ -58,9 +58,9 @@ class Answers:
         Raises:
             TaskNotActive: It is not; the credential is recorded.
         """
-        seen = rows[0][0]
-        if seen is not None:
-            _rules.active(self._family(seen), seen["now"])
+        refusal = rows[0][0]
+        if refusal is not None:
+            _rules.active(self._family(refusal), refusal["now"])
             _disagree("track")
 
     def asked(self, rows: Rows, approval: Approval) -> Approval:
@@ -69,12 +69,12 @@ class Answers:
         Raises:
             ApprovalError, BudgetExhausted, TaskNotActive: As `ports.Store.save_approval`.
         """
-        seen = rows[0][0]
-        if seen is None:
+        refusal = rows[0][0]
+        if refusal is None:
             return approval
-        if (recorded := _approval(seen.get("recorded"))) is not None:
+        if (recorded := _approval(refusal.get("recorded"))) is not None:
             return recorded
-        _rules.ask(approval, self._family(seen), _approval(seen["rejection"]), seen["now"])
+        _rules.ask(approval, self._family(refusal), _approval(refusal["rejection"]), refusal["now"])
         _disagree("save_approval")
 
     def answered(self, rows: Rows, reply: Approval) -> None:
@@ -83,14 +83,16 @@ class Answers:
         Raises:
             ApprovalError: As `ports.Store.answer_approval`.
         """
-        seen = rows[0][0]
-        if seen is not None:
-            _rules.answer(_approval(seen["recorded"]), reply, _approval(seen["rejection"]), seen["now"])
+        refusal = rows[0][0]
+        if refusal is not None:
+            _rules.answer(
+                _approval(refusal["recorded"]), reply, _approval(refusal["rejection"]), refusal["now"]
+            )
             _disagree("answer_approval")
 
-    def _family(self, seen: Refusal) -> list[tuple[str, TaskState | None]]:
-        states = {row[0]: self._task(row) for row in seen["tasks"]}
-        return [(task_id, states.get(task_id)) for task_id in seen["line"]]
+    def _family(self, refusal: Refusal) -> list[tuple[str, TaskState | None]]:
+        states = {row[0]: self._task(row) for row in refusal["tasks"]}
+        return [(task_id, states.get(task_id)) for task_id in refusal["line"]]
 
     def _task(self, row: _rows.Row) -> TaskState:
         task_id, fixed, deadline, history, *changing = row

@@ -20,10 +20,10 @@ DECLARE
     root text;
     rejected text;
 BEGIN
-    SELECT count(*), bool_or(ends <= agentguard.after_wait(_now)), bool_or(used)
+    SELECT count(*), bool_or(ends <= agentguard.after_wait(_now)), bool_or(is_spent)
     INTO known, over, spent FROM (
         SELECT CASE WHEN status = 'active' THEN deadline ELSE '-infinity' END AS ends,
-            coalesce(questions >= max_questions, false) AS used
+            coalesce(questions >= max_questions, false) AS is_spent
         FROM agentguard.tasks WHERE id = ANY (line) ORDER BY depth, id FOR NO KEY UPDATE) AS family;
     IF EXISTS (SELECT 1 FROM agentguard.approvals WHERE id = _row[1]) THEN
         RETURN json_build_object('recorded', agentguard.approval_json(_row[1]));
@@ -49,14 +49,15 @@ CREATE OR REPLACE FUNCTION agentguard.answer_approval(
     _row text[], _expires double precision, _now double precision) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
-    asked agentguard.approvals;
+    question agentguard.approvals;
     rejected text;
 BEGIN
-    SELECT * INTO asked FROM agentguard.approvals WHERE id = _row[1] FOR NO KEY UPDATE;
-    rejected := agentguard.rejection_of(asked.family, _row[4], _row[12]);
-    IF asked.status = 'pending' AND asked.expires_at = _expires
-        AND ARRAY[asked.call_key, asked.task_id, asked.tool, asked.digest, asked.policy_version, asked.path,
-            asked.purpose, asked.display, asked.shown_digest] = _row[2:6] || _row[9:12]
+    SELECT * INTO question FROM agentguard.approvals WHERE id = _row[1] FOR NO KEY UPDATE;
+    rejected := agentguard.rejection_of(question.family, _row[4], _row[12]);
+    IF question.status = 'pending' AND question.expires_at = _expires
+        AND ARRAY[question.call_key, question.task_id, question.tool, question.digest,
+            question.policy_version, question.path, question.purpose, question.display,
+            question.shown_digest] = _row[2:6] || _row[9:12]
         AND (_row[7] = 'denied' OR (_row[7] = 'approved' AND rejected IS NULL
             AND agentguard.after_wait(_now) < _expires))
     THEN

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psycopg
 
@@ -21,8 +21,9 @@ from agentguard.stores.postgres._errors import is_refused_login, unreachable, wr
 from agentguard.stores.postgres._links import AsyncConnection, BlockingConnection
 from agentguard.stores.postgres._tables import VERSION
 
-__all__ = ["Connector", "Demands", "PasswordSource"]
+__all__ = ["Connector", "Demands", "Durability", "PasswordSource"]
 
+Durability = Literal["checked", "lossy"]
 _log = logging.getLogger(__name__)
 SKEW = 60.0
 """Seconds by which the clocks of this host and of the server may differ before an operator is told."""
@@ -44,10 +45,10 @@ class PasswordSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demands:
-    """What is demanded of the server: durability, unless *lossy*, and the store's version in *schema*."""
+    """What is demanded of the server: durability, unless "lossy", and the store's version in *schema*."""
 
     schema: str
-    lossy: bool = False
+    durability: Durability = "checked"
 
     @property
     def version(self) -> str:
@@ -66,11 +67,11 @@ class Demands:
             for name, value in (("fsync", fsync), ("full_page_writes", full_page_writes))
             if value == "off"
         ]
-        if unsafe and not self.lossy:
+        if unsafe and self.durability != "lossy":
             raise ConfigurationError(
                 f"{place}: the server runs with {' and '.join(unsafe)}, and may lose a revocation that it has"
                 " acknowledged",
-                hint="correct the server's settings; for a test, say lossy = true",
+                hint="correct the server's settings; for a test, say durability = 'lossy'",
             )
         if abs(time.time() - server_now) > SKEW:
             _log.warning(

@@ -141,21 +141,21 @@ DECLARE
     known integer;
     over boolean;
     spent boolean;
-    begun boolean;
+    running boolean;
     before text;
     resumed boolean;
     usable boolean := true;
 BEGIN
-    SELECT count(*), bool_or(ends <= agentguard.after_wait(_now)), bool_or(used)
+    SELECT count(*), bool_or(ends <= agentguard.after_wait(_now)), bool_or(is_spent)
     INTO known, over, spent FROM (
         SELECT CASE WHEN status = 'active' THEN deadline ELSE '-infinity' END AS ends,
             coalesce(calls >= max_calls, false)
-                OR (_changes AND coalesce(writes >= max_writes, false)) AS used
+                OR (_changes AND coalesce(writes >= max_writes, false)) AS is_spent
         FROM agentguard.tasks WHERE id = ANY (line) ORDER BY depth, id FOR NO KEY UPDATE) AS family;
     SELECT approval_id INTO before FROM agentguard.calls
     WHERE key = _key AND suspended AND task_id = _task AND tool = _tool AND path = _path;
     resumed := FOUND;
-    begun := EXISTS (SELECT 1 FROM agentguard.calls WHERE id = _id AND NOT suspended);
+    running := EXISTS (SELECT 1 FROM agentguard.calls WHERE id = _id AND NOT suspended);
     IF _approval IS NOT NULL THEN
         SELECT (call_key, task_id, tool) = (_key, _task, _tool) AND CASE status
             WHEN 'used' THEN coalesce(id = before, false)
@@ -163,11 +163,11 @@ BEGIN
             ELSE false END
         INTO usable FROM agentguard.approvals WHERE id = _approval FOR NO KEY UPDATE;
     END IF;
-    IF line IS NULL OR known < cardinality(line) OR over OR (spent AND NOT resumed) OR begun
+    IF line IS NULL OR known < cardinality(line) OR over OR (spent AND NOT resumed) OR running
             OR usable IS NOT TRUE THEN
         RETURN json_build_object(
             'now', agentguard.after_wait(_now), 'line', coalesce(line, ARRAY[_task]),
-            'tasks', agentguard.tasks_json(line), 'resumed', resumed, 'begun', begun, 'before', before,
+            'tasks', agentguard.tasks_json(line), 'resumed', resumed, 'running', running, 'before', before,
             'approval', agentguard.approval_json(_approval));
     END IF;
     IF resumed THEN

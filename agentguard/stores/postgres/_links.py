@@ -54,10 +54,10 @@ class BlockingConnection(psycopg.Connection[TupleRow]):
             poll = select.poll()
             poll.register(self.pgconn.socket, _POLL[wish])
             while True:
-                left = self.ends - time.monotonic()
-                if left <= 0:
+                remaining = self.ends - time.monotonic()
+                if remaining <= 0:
                     raise TimeoutError("there was no answer in time")
-                events = poll.poll(None if left == math.inf else math.ceil(left * 1000))
+                events = poll.poll(None if remaining == math.inf else math.ceil(remaining * 1000))
                 if not events:
                     continue
                 event, ready = events[0][1], 0
@@ -91,9 +91,9 @@ class AsyncConnection(psycopg.AsyncConnection[TupleRow]):
         Raises:
             TimeoutError: There was no answer in time.
         """
-        left = None if self.ends == math.inf else self.ends - time.monotonic()
+        remaining = None if self.ends == math.inf else self.ends - time.monotonic()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(remaining):
                 return await waiting.wait_async(gen, self.pgconn.socket, interval)
         except psycopg.Error:
             raise

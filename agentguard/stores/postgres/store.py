@@ -11,7 +11,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
 from agentguard.stores import _rules
 from agentguard.stores.postgres._address import Address
-from agentguard.stores.postgres._connector import Connector, Demands, PasswordSource
+from agentguard.stores.postgres._connector import Connector, Demands, Durability, PasswordSource
 from agentguard.stores.postgres._operations import Operations
 from agentguard.stores.postgres._schema import checked_name, make_or_migrate
 from agentguard.stores.postgres._statements import Statement, Statements
@@ -61,9 +61,10 @@ class PostgresStore:
     of its event loops. *timeout* in seconds is how long an operation may take with all its waiting; a nearer
     deadline of the caller holds too.
 
-    *insecure* permits a connection to another host whose server is not verified by TLS. *lossy* permits a
-    server that may lose what it has acknowledged (``fsync = off``), as in a test. Where the role or the
-    database has ``synchronous_commit = off``, the store's own sessions set it on.
+    A connection to another host is verified by TLS, by the file *ca* if there is one (see `Address`); with
+    *plaintext*, the URL's `sslmode` may be weaker. With *durability* ``"checked"``, a server that may lose
+    what it has acknowledged (``fsync = off``) is refused; ``"lossy"`` accepts it, as in a test. Where the
+    role or the database has ``synchronous_commit = off``, the store's own sessions set it on.
 
     `clock` is that of the guard, as in all stores: deadlines and expiries are times of guards' clocks, and a
     guard compares with them itself, so a second clock would end a task twice. But what must not be forgotten
@@ -87,16 +88,17 @@ class PostgresStore:
         *,
         password: Secret | PasswordSource | None = None,
         schema: str = "agentguard",
+        ca: str | None = None,
         pool_size: int = 8,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
-        insecure: bool = False,
-        lossy: bool = False,
+        plaintext: bool = False,
+        durability: Durability = "checked",
     ) -> None:
         if pool_size < 1 or timeout <= 0:
             raise ConfigurationError("pool_size and timeout are more than 0")
-        demands = Demands(schema=checked_name(schema), lossy=lossy)
-        address = Address(url, timeout=timeout, insecure=insecure)
+        demands = Demands(schema=checked_name(schema), durability=durability)
+        address = Address(url, timeout=timeout, ca=ca, plaintext=plaintext)
         connector = Connector(address, _source(password), demands)
         _make(connector, schema, timeout)
         self._operations = Operations(connector, pool_size, timeout)
@@ -111,8 +113,9 @@ class PostgresStore:
         *,
         password: Secret | PasswordSource | None = None,
         schema: str = "agentguard",
+        ca: str | None = None,
         timeout: float = 60.0,
-        insecure: bool = False,
+        plaintext: bool = False,
     ) -> int:
         """Make the store, or bring it to the newest version; return the version that was there, or 0.
 
@@ -124,7 +127,9 @@ class PostgresStore:
             StoreError: The server cannot be reached, or failed.
         """
         demands = Demands(schema=checked_name(schema))
-        connector = Connector(Address(url, timeout=timeout, insecure=insecure), _source(password), demands)
+        connector = Connector(
+            Address(url, timeout=timeout, ca=ca, plaintext=plaintext), _source(password), demands
+        )
         return _make(connector, schema, timeout, migrates=True)
 
     def close(self) -> None:
@@ -143,12 +148,15 @@ class PostgresStore:
     active = _blocking(Statements.active)
     active_in = _blocking(Statements.active_in)
     remember = _blocking(Statements.remember, prunes=True)
-    known = _blocking(Statements.known)
     save_approval = _blocking(Statements.save_approval, prunes=True)
     answer_approval = _blocking(Statements.answer_approval)
     approval = _blocking(Statements.approval)
     approval_for = _blocking(Statements.approval_for)
     rejection = _blocking(Statements.rejection)
+
+    def known(self, key: str) -> bool:
+        """Return whether *key* is recorded and its time has not passed."""
+        return self._operations.run(partial(self._statements.known, key))
 
     acreate_task = _awaited(Statements.create_task, prunes=True)
     atask = _awaited(Statements.task)
