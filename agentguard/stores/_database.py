@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
+from time import monotonic
 
 from agentguard.concurrency.fork import ForkGate, around_fork, in_child
 from agentguard.errors import ConfigurationError, StoreError
@@ -101,9 +101,10 @@ class Loan:
             raise
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        database = self._database
         try:
-            if isinstance(error, sqlite3.Error):
-                raise store_error(self._database.path, error) from error
+            if error is not None and isinstance(error, sqlite3.Error):
+                raise store_error(database.path, error) from error
             handle = self._handle
             assert handle is not None  # noqa: S101  it was entered
             # interrupted before the connection's own block, or used without it
@@ -111,9 +112,9 @@ class Loan:
                 assert error is not None, "write `as db, db:`"  # noqa: S101  a mistake in a store
                 return
             if self._writes and error is None:
-                self._database.watch.committed(self._number)
+                database.watch.committed(self._number)
             self._handle = None  # before it is given back: from then on, another thread may have it
-            self._database.give(handle)
+            database.give(handle)
         finally:
             self.abandon()
 
@@ -123,19 +124,20 @@ class Loan:
 
     def abandon(self) -> None:
         """Close what is still lent, which rolls back, and let a fork go on."""
+        database = self._database
         if self._handle is not None:
             self._handle.connection.close()
             self._handle = None
-        self._database.gate.leave(self)
+        database.gate.leave(self)
         if self._writes:
-            self._database.end_write(self)
+            database.end_write(self)
 
     def _begin(self, handle: Handle) -> None:
-        started = time.monotonic()
-        handle.connection.execute("BEGIN IMMEDIATE")
-        if time.monotonic() - started > INTERVAL:  # the file may have been replaced while this waited
-            self._database.watch.look(handle.log)
-        self._number = self._database.watch.next_number(handle.connection)
+        watch, connection, started = self._database.watch, handle.connection, monotonic()
+        connection.execute("BEGIN IMMEDIATE")
+        if monotonic() - started > INTERVAL:  # the file may have been replaced while this waited
+            watch.look(handle.log)
+        self._number = watch.next_number(connection)
 
 
 class Database:
@@ -243,13 +245,12 @@ class Database:
         Raises:
             StoreError: It is within another one, as in a signal's handler.
         """
-        writing = self._resources.writing
-        before = writing.get(get_ident())
-        if before is not None and before.is_running():
-            raise nested()
-        if before is not None:
+        writing, thread = self._resources.writing, get_ident()
+        if (before := writing.get(thread)) is not None:
+            if before.is_running():
+                raise nested()
             before.abandon()
-        writing[get_ident()] = loan
+        writing[thread] = loan
 
     def end_write(self, loan: Loan) -> None:
         """Note that a write transaction is over."""

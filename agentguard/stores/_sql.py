@@ -64,6 +64,10 @@ BEGIN = (  # the task, and the approval that its suspended call of the same key 
 CALL = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0, NULL)"
 RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
 COUNT = "UPDATE tasks SET calls = ?, writes = ? WHERE id = ?"
+COUNT_UNCHANGED = (  # if the task is still as it was read, and no call of this key is suspended
+    "UPDATE tasks SET calls = ?, writes = ? WHERE id = ? AND status = 'active' AND deadline = ?"
+    " AND calls = ? AND writes = ? AND NOT EXISTS (SELECT 1 FROM calls WHERE key = ? AND suspended)"
+)
 COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
 LIVE = "SELECT call_id, task_id, broker, handle, expires_at, owner FROM credentials"
 LIVE_OF = (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlite3
 from functools import lru_cache
 
-from agentguard.errors import StoreError
-from agentguard.model import Login, ReadEffects, TaskState
+from agentguard.errors import StoreError, TaskError
+from agentguard.model import Call, Login, ReadEffects, TaskState
 from agentguard.stores import _rows, _rules, _sql
+
+TASKS = 1024  # of so many tasks at most, what was looked up is kept
 
 
 class TaskRows:
@@ -17,10 +19,39 @@ class TaskRows:
         # each text is decoded once; the text itself is the key, so an entry is never out of date
         self._fixed = lru_cache(1024)(_rows.fixed_part)
         self._history = lru_cache(1024)(_rows.history)
+        self._latest: dict[str, TaskState] = {}  # looked up, and no call has begun since
 
     def one(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
         """Return a task, or None."""
         return self.read(task_id, db.execute(_sql.TASK, (task_id,)).fetchone())
+
+    def look_up(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
+        """Return a task, or None. A call of it is likely to begin soon, so `count_unchanged` knows it."""
+        state = self.one(db, task_id)
+        if state is not None:
+            if len(self._latest) >= TASKS:
+                self._latest.clear()
+            self._latest[task_id] = state
+        return state
+
+    def count_unchanged(self, db: sqlite3.Connection, call: Call, now: float) -> bool:
+        """Count a call as `_rules` allow it for the task that was looked up, if the task is still the same.
+
+        That is so for nearly all calls, and saves them a second look at the task. If it returns False,
+        nothing was changed: then the task has to be read.
+        """
+        state = self._latest.pop(call.task_id, None)
+        if state is None or state.lineage or call.approval_id is not None:
+            return False
+        try:
+            _rules.admit(call, ((call.task_id, state),), now, resumed=False)
+        except TaskError:  # what is stored may allow it: the call may be resumed
+            return False
+        calls, writes, history = _rules.count(state, call)
+        if history is not state.history:
+            return False
+        values = (calls, writes, state.id, state.deadline, state.calls, state.writes, call.key)
+        return db.execute(_sql.COUNT_UNCHANGED, values).rowcount == 1
 
     def read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:
         """Return the task that a row of `TASK` holds, or None.

@@ -94,7 +94,7 @@ class SqliteStore:
     def task(self, task_id: str) -> TaskState | None:
         """Return the task as it is now, or None."""
         with self._db.connection() as db:
-            return self._tasks.one(db, task_id)
+            return self._tasks.look_up(db, task_id)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
@@ -102,20 +102,25 @@ class SqliteStore:
         with self._db.transaction() as db, db:
             self._prune(db)
             now = self._clock()
-            *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
-            family = self._tasks.family(db, call.task_id, self._tasks.read(call.task_id, row))
-            states = _rules.admit(call, family, now, resumed=before is not None)
-            if call.approval_id is not None:
-                recorded = _sql_approvals.by_id(db, call.approval_id)
-                _sql_approvals.use(db, _rules.use(call, recorded, before, now))
-            if before is None:
-                for state in states:
-                    _sql.count(db, state, call)
-            else:
-                db.execute(_sql.RESUME, same)
+            if not self._tasks.count_unchanged(db, call, now):
+                self._count(db, call, same, now)
             db.execute(_sql.CALL, (call.id, *same, call.approval_id))
             if credential is not None:
                 _sql.track(db, credential)
+
+    def _count(self, db: sqlite3.Connection, call: Call, same: tuple[str, ...], now: float) -> None:
+        """Count a call against its task and the task's ancestors, and use up its approval."""
+        *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
+        family = self._tasks.family(db, call.task_id, self._tasks.read(call.task_id, row))
+        states = _rules.admit(call, family, now, resumed=before is not None)
+        if call.approval_id is not None:
+            recorded = _sql_approvals.by_id(db, call.approval_id)
+            _sql_approvals.use(db, _rules.use(call, recorded, before, now))
+        if before is not None:
+            db.execute(_sql.RESUME, same)
+            return
+        for state in states:
+            _sql.count(db, state, call)
 
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
