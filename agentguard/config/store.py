@@ -10,15 +10,17 @@ from pydantic import Field, model_validator
 
 from agentguard.config.adapters import extra
 from agentguard.config.tables import Name, SettingError, Table
+from agentguard.errors import ConfigurationError
 from agentguard.ports import Store
+from agentguard.stores import Retention
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 
 __all__ = ["StoreSettings", "store_of"]
 
 _OF_KIND = {
-    "sqlite": frozenset({"path"}),
-    "memory": frozenset({"path"}),
+    "sqlite": frozenset({"path", "keep"}),
+    "memory": frozenset({"path", "keep"}),
     "redis": frozenset(
         {"url", "password", "ca", "plaintext", "pool_size", "timeout", "prefix", "durability", "replicas"}
     ),
@@ -37,6 +39,11 @@ class StoreSettings(Table):
     )
     path: Name = Field(
         default=".agentguard/state.db", description='a file, as in path = ".agentguard/state.db"'
+    )
+    keep: str = Field(
+        default="1d",
+        pattern=r"^[0-9]{1,6}[mhd]$",
+        description='how long what is over stays: minutes, hours or days from 2 hours, as in keep = "7d"',
     )
     url: Name | None = Field(default=None, description='as in url = "rediss://redis.example:6379/0"')
     # an error about another text would show a password that somebody wrote here
@@ -73,11 +80,24 @@ class StoreSettings(Table):
                 problem=f"a store of the kind {self.kind} has no such setting",
                 hint=f"remove it, or use: {', '.join(sorted(keys))}",
             )
+        try:
+            self.retention()
+        except ConfigurationError as error:
+            raise SettingError("store", "keep", problem=error.problem, hint=error.hint) from None
         if "url" in keys and self.url is None:
             raise SettingError("store", "kind", problem="the URL is missing", hint=_URL_HINT)
         return self
 
+    def retention(self) -> Retention:
+        """Return for how long ended tasks, expired approvals and lapsed credentials stay.
 
+        Raises:
+            ConfigurationError: The time is too short or too long.
+        """
+        return Retention(float(self.keep[:-1]) * _SECONDS[self.keep[-1]])
+
+
+_SECONDS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _URL_HINT = 'as in url = "rediss://redis.example:6379/0"'
 
 
@@ -89,10 +109,10 @@ def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Cal
     """
     match settings.kind:
         case "memory":
-            return MemoryStore(clock)
+            return MemoryStore(clock, retention=settings.retention())
         case "redis":
             return _redis(settings, file_of, clock)
-    return SqliteStore(file_of(settings.path), clock=clock)
+    return SqliteStore(file_of(settings.path), clock=clock, retention=settings.retention())
 
 
 def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:

@@ -12,9 +12,9 @@
     _memory_approvals
                  the approvals of the store in memory
 
-Both stores delete what can no longer matter: expired keys in the next pruning; ended tasks, expired
-approvals and lapsed credentials a day after their end. A store never holds a secret, and it does not
-revoke credentials: the guard does.
+The stores delete what can no longer matter: expired keys two hours after their time; ended tasks, expired
+approvals and lapsed credentials a day after their end, or after the time of `Retention`. A store never holds
+a secret, and it does not revoke credentials: the guard does.
 
 For a new store: write a class with the methods of `agentguard.ports.Store` in a module of this package,
 let it call `_rules` for each decision, and export it here. Test it with a subclass of
@@ -23,7 +23,8 @@ let it call `_rules` for each decision, and export it here. Test it with a subcl
 
 from __future__ import annotations
 
+from agentguard.stores._rules import Retention
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 
-__all__ = ["MemoryStore", "SqliteStore"]
+__all__ = ["MemoryStore", "Retention", "SqliteStore"]

@@ -53,10 +53,10 @@ class ApprovalTable:
         approval = _rules.use(call, self._approvals.get(approval_id), before, now)
         self._approvals[approval.id] = approval
 
-    def prune(self, now: float, tasks: Container[str]) -> None:
-        """Delete expired approvals; a rejection stays as long as the oldest task of its family."""
+    def prune(self, old: float, tasks: Container[str]) -> None:
+        """Delete what expired by the time *old*; a rejection stays as long as its family's oldest task."""
         for id_, approval in list(self._approvals.items()):
-            if approval.expires_at + _rules.KEEP > now:
+            if approval.expires_at > old:
                 continue
             if approval.status is ApprovalStatus.DENIED and self._families[id_] in tasks:
                 continue

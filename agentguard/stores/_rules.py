@@ -6,9 +6,16 @@ The functions are pure: a store reads the state, calls one of them, and writes t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from agentguard.errors import ApprovalError, ApprovalUsed, BudgetExhausted, CallRejected, TaskNotActive
+from agentguard.errors import (
+    ApprovalError,
+    ApprovalUsed,
+    BudgetExhausted,
+    CallRejected,
+    ConfigurationError,
+    TaskNotActive,
+)
 from agentguard.model import (
     LABELS,
     TRUSTED_LABELS,
@@ -26,15 +33,51 @@ from agentguard.model import (
 from agentguard.text import folded_address
 
 KEEP = 86_400.0
-"""Seconds for which an ended task, an expired approval and a lapsed credential can still be read."""
+"""Seconds for which an ended task, an expired approval and a lapsed credential can be read by default."""
 
 KEEP_KEYS = 7_200.0
 """Seconds for which a key is kept beyond its time, so that a clock that is ahead for a while loses none."""
+
+LONGEST = 3_650 * 86_400.0
+"""The most seconds for which a store can be told to keep what is over."""
 
 PRUNE_EVERY = 256
 """Writes between two rounds of pruning."""
 
 Family = Sequence[tuple[str, TaskState | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many seconds a store keeps what is over.
+
+    That is an ended task with its labels and calls, an expired approval, and an expired credential that was
+    not revoked. Each store takes it as its keyword argument ``retention: Retention = DEFAULT_RETENTION``, and
+    deletes what was over at the time `over_before` or earlier. `[store] keep` of agentguard.toml sets it.
+
+    A rejection stays as long as the oldest task of its family, and a task as long as one of its credentials.
+    A key, such as that of a revoked token, has a time of its own, and stays for `KEEP_KEYS` beyond that.
+
+    Raises:
+        ConfigurationError: The time is shorter than `KEEP_KEYS`. A clock that is ahead for a while would have
+            the store delete tasks that run, and credentials that are still to be revoked.
+    """
+
+    seconds: float = KEEP
+
+    def __post_init__(self) -> None:
+        if not KEEP_KEYS <= self.seconds <= LONGEST:
+            raise ConfigurationError(
+                f"a store cannot keep what is over for {self.seconds:g} seconds",
+                hint=f"at least {KEEP_KEYS:g} seconds (2 hours), and at most {LONGEST:g} (10 years)",
+            )
+
+    def over_before(self, now: float) -> float:
+        """Return the time before which something has to be over for the store to delete it at *now*."""
+        return now - self.seconds
+
+
+DEFAULT_RETENTION = Retention()
 
 
 def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[TaskState]:

@@ -52,7 +52,8 @@ class _Sweep:
 class Pruning:
     """Drops what has been over for long enough. Each process that has the file open goes through it."""
 
-    def __init__(self) -> None:
+    def __init__(self, retention: _rules.Retention) -> None:
+        self._retention = retention
         self._keys = _Sweep("keys", "key", "until <= ?")
         self._credentials = _Sweep("credentials", "call_id", "expires_at <= ?")
         without_task = "write_number IS NULL AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = calls.task_id)"
@@ -60,7 +61,7 @@ class Pruning:
 
     def prune(self, db: sqlite3.Connection, now: float) -> None:
         """Drop a part of what was over at the time *now*; a few rounds drop all of it."""
-        old = now - _rules.KEEP
+        old = self._retention.over_before(now)
         self._keys.run(db, KEYS, now - _rules.KEEP_KEYS)
         self._credentials.run(db, TASKS, old)
         rows = 0

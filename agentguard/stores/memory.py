@@ -26,22 +26,26 @@ from agentguard.model import (
 from agentguard.stores import _rules
 from agentguard.stores._memory_approvals import ApprovalTable
 from agentguard.stores._nesting import Change
+from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 
 __all__ = ["MemoryStore"]
 
+Clock = Callable[[], float]
+_OfCall = dict[tuple[str, str], LiveCredential]  # by broker and handle
 _Key = tuple[str, str, str, ToolPath]  # what a resumed call has in common with its suspended one
 
 
 class MemoryStore:
     """A `Store` in the memory of its process, safe for several threads.
 
-    Other processes do not see it. A forked child begins with no task, call and approval.
+    Other processes do not see it, and a forked child begins without tasks. *retention* says how long what is
+    over can still be read.
     """
 
     inline = True
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock = time.time, *, retention: Retention = DEFAULT_RETENTION) -> None:
+        self._clock, self._retention = clock, retention
         self._keys: dict[str, float] = {}
         self._begin()
         in_child(self._begin)
@@ -60,7 +64,7 @@ class MemoryStore:
         self._descendants: dict[str, set[str]] = {}
         self._running: dict[str, Call] = {}
         self._suspended: dict[_Key, Call] = {}
-        self._credentials: dict[str, dict[tuple[str, str], LiveCredential]] = {}
+        self._credentials: dict[str, _OfCall] = {}
         self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
         self._approvals = ApprovalTable()
 
@@ -263,17 +267,18 @@ class MemoryStore:
             return
         now = self._clock()
         self._keys = {key: until for key, until in self._keys.items() if until + _rules.KEEP_KEYS > now}
-        self._approvals.prune(now, self._tasks)
-        remaining = {call_id: _unlapsed(of_call, now) for call_id, of_call in self._credentials.items()}
+        old = self._retention.over_before(now)
+        self._approvals.prune(old, self._tasks)
+        remaining = {call_id: _unlapsed(of_call, old) for call_id, of_call in self._credentials.items()}
         self._credentials = {call_id: of_call for call_id, of_call in remaining.items() if of_call}
-        self._prune_tasks(now)
+        self._prune_tasks(old)
         # each round looks at all that is held, so the more there is, the rarer it is
         size = len(self._keys) + len(self._tasks) + len(self._credentials)
         self._next_pruning = self._writes + max(_rules.PRUNE_EVERY, size)
 
-    def _prune_tasks(self, now: float) -> None:
+    def _prune_tasks(self, old: float) -> None:
         with_credential = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
-        for task_id in [id_ for id_, over in self._over.items() if over + _rules.KEEP <= now]:
+        for task_id in [id_ for id_, over in self._over.items() if over <= old]:
             if task_id in with_credential:
                 continue
             del self._over[task_id]
@@ -291,7 +296,5 @@ def _key(call: Call) -> _Key:
     return call.key, call.task_id, call.tool, call.path
 
 
-def _unlapsed(
-    of_call: dict[tuple[str, str], LiveCredential], now: float
-) -> dict[tuple[str, str], LiveCredential]:
-    return {key: live for key, live in of_call.items() if live.expires_at + _rules.KEEP > now}
+def _unlapsed(of_call: _OfCall, old: float) -> _OfCall:
+    return {key: live for key, live in of_call.items() if live.expires_at > old}

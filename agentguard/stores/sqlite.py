@@ -26,6 +26,7 @@ from agentguard.model import (
 from agentguard.stores import _rows, _rules, _sql, _sql_approvals
 from agentguard.stores._database import Database
 from agentguard.stores._migrations import MIGRATIONS
+from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores._sql_pruning import Pruning
 from agentguard.stores._sql_tasks import TaskRows
 
@@ -53,7 +54,8 @@ class SqliteStore:
     The file is created with mode 0600, in WAL mode with ``synchronous=NORMAL``. What was written survives
     the crash of a process. After a power failure the last transactions may be lost, but the file stays
     consistent. Do not put the file on a network file system. *busy_timeout* is the number of seconds that
-    a transaction waits for another process. A forked child opens its own connections.
+    a transaction waits for another process. *retention* says how long what is over can still be read. A
+    forked child opens its own connections.
 
     Raises:
         ConfigurationError: The file has another schema version, or its path cannot hold a store.
@@ -68,12 +70,13 @@ class SqliteStore:
         *,
         clock: Callable[[], float] = time.time,
         busy_timeout: float = 5.0,
+        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         self._clock = clock
         self._db = Database(path, _sql.SCHEMA, _sql.VERSION, busy_timeout, MIGRATIONS)
         self._writes = 0
         self._tasks = TaskRows()
-        self._pruning = Pruning()
+        self._pruning = Pruning(retention)
 
     def close(self) -> None:
         """Finish the queued operations and close the file; later calls raise StoreError."""

@@ -8,6 +8,7 @@ import pytest
 
 from agentguard.config import build, load
 from agentguard.errors import ConfigurationError
+from agentguard.stores import MemoryStore, Retention
 from agentguard.stores.redis import RedisStore
 
 REDIS = 'kind = "redis"\nurl = "redis://127.0.0.1:1/0"\n'
@@ -28,9 +29,28 @@ def test_a_redis_store_is_made_of_its_settings_and_asks_nobody_yet(toml: Path) -
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [("", 86_400.0), ('keep = "120m"', 7_200.0), ('keep = "36h"', 129_600.0), ('keep = "30d"', 2_592_000.0)],
+)
+def test_what_is_over_stays_for_the_time_of_the_setting(
+    toml: Path, kind: str, line: str, seconds: float
+) -> None:
+    toml.write_text(f'[store]\nkind = "{kind}"\n{line}\n')
+    store = build(load(toml)).ports.store
+    retention = store._retention if isinstance(store, MemoryStore) else store._pruning._retention  # type: ignore[attr-defined]  # of a SqliteStore
+    assert retention == Retention(seconds)
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
+        ('keep = "119m"', "store.keep: a store cannot keep what is over for 7140 seconds"),
+        ('keep = "3651d"', "store.keep: a store cannot keep"),
+        ('keep = "7"', "store.keep"),
+        ('keep = "-7d"', "store.keep"),
+        ("keep = 7", "store.keep"),
         ('kind = "redis"', "store.kind: the URL is missing"),
         (f'{REDIS}path = "state.db"', "store.path: a store of the kind redis has no such setting"),
         ('url = "redis://127.0.0.1"', "store.url: a store of the kind sqlite has no such setting"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentguard.model import ApprovalStatus, Outcome, TaskStatus
+from agentguard.errors import ConfigurationError
+from agentguard.model import ApprovalStatus, Label, Outcome, ReadEffects, TaskStatus
 from agentguard.ports import Store
-from agentguard.stores import MemoryStore, SqliteStore, _rules
+from agentguard.stores import MemoryStore, Retention, SqliteStore, _rules
 from agentguard.testing import StoreContract, sample_task
 from agentguard.testing.scenes import call, live_credential, pending_approval
 
@@ -38,10 +40,10 @@ class TestSqliteStore(StoreContract):
 class Aging:
     """A store, its clock, and the number of rows that it holds."""
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    def __init__(self, kind: str, directory: Path, retention: Retention = _rules.DEFAULT_RETENTION) -> None:
         self.now = 1000.0
-        self.memory = MemoryStore(lambda: self.now)
-        self.sqlite = SqliteStore(directory / "s.db", clock=lambda: self.now)
+        self.memory = MemoryStore(lambda: self.now, retention=retention)
+        self.sqlite = SqliteStore(directory / "s.db", clock=lambda: self.now, retention=retention)
         self.store: Store = self.memory if kind == "memory" else self.sqlite
 
     def size(self) -> int:
@@ -109,6 +111,42 @@ def test_what_ended_can_be_read_for_a_while_and_what_is_active_stays(aging: Agin
     active = store.task("active")
     assert active is not None
     assert active.calls == 1, "the suspended call was kept, and resumed"
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("seconds", [7_200.0, 30 * 86_400.0])
+def test_what_is_over_stays_for_the_time_that_was_set(kind: str, seconds: float, tmp_path: Path) -> None:
+    aging = Aging(kind, tmp_path, Retention(seconds))
+    store = aging.store
+    store.create_task(sample_task("over", deadline=1e12))
+    read = ReadEffects(labels=(Label("digest", "page", trusted=False),))
+    store.begin_call(call("1", task="over"), live_credential("1", task="over"))  # it expires at 1060
+    store.end_call("1", Outcome.DONE, effects=read)
+    store.save_approval(replace(pending_approval(task_id="over"), expires_at=1060.0))
+    store.end_task("over", TaskStatus.COMPLETED)
+
+    def remains() -> tuple[bool, ...]:
+        aging.tick()
+        labels = tuple(store.labels("over", ["digest"]))
+        return (
+            store.task("over") is not None,
+            bool(labels),
+            store.approval("a") is not None,
+            bool(store.live()),
+        )
+
+    aging.now = 1060.0 + seconds - 1.0
+    assert remains() == (True, True, True, True)
+    aging.now += 2.0
+    remains()
+    assert remains() == (False, False, False, False)
+    aging.sqlite.close()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 7_199.0, 1e9, float("nan"), float("inf")])
+def test_a_time_in_which_a_wrong_clock_would_lose_what_runs_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="2 hours"):
+        Retention(seconds)
 
 
 def test_a_task_with_something_to_revoke_is_kept(aging: Aging) -> None:
