@@ -43,6 +43,30 @@ class _End(NamedTuple):
     head: Head
 
 
+class _File(NamedTuple):
+    """An open file, and what says whether it is the one at the path."""
+
+    descriptor: int
+    device: int
+    inode: int
+
+    @classmethod
+    def open_at(cls, path: Path) -> _File:
+        """Open the file at the path, or make it."""
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        status = os.fstat(descriptor)
+        return cls(descriptor, status.st_dev, status.st_ino)
+
+    def size_at(self, path: str) -> int | None:
+        """Return the size of this file, if it is the one at the path."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        # an open file keeps its inode: a file with the same one is this file
+        return status.st_size if (status.st_ino, status.st_dev) == (self.inode, self.device) else None
+
+
 class Appender:
     """The open file of one operating-system process, and the end of the file as this process knows it.
 
@@ -54,24 +78,25 @@ class Appender:
         self.path = path
         self.executor = ThreadPoolExecutor(1, "agentguard-audit")
         self._lock = Lock()
-        self._file: int | None = None
+        self._path = str(path)
+        self._file: _File | None = None
         self._size = -1  # the file's size after this process's last write; if it differs, the end is read
         self._head = GENESIS
         self._end: _End | None = None
         self._owed: deque[Mapping[str, Any]] = deque()
         self._lost = 0
 
-    def open(self) -> int:
-        """Return the file's descriptor, and open the file first if it is not open."""
+    def open(self) -> _File:
+        """Return the file, and open it first if it is not open."""
         if self._file is None:
-            self._file = _open(self.path)
+            self._file = _File.open_at(self.path)
         return self._file
 
     def append(self, record: Mapping[str, Any], *, fsync: bool, seconds: Callable[[], float]) -> None:
         """Write one record, after those that are owed. *seconds* says how long this may still wait.
 
-        *seconds* is asked again once the lock is taken; 0 or less is a refusal. So a record that is appended
-        after its caller has given up comes after the record that the caller gave up.
+        *seconds* is asked again once the locks are taken; 0 or less is a refusal. So a record that is
+        appended after its caller has given up comes after the record that the caller gave up.
 
         Raises:
             LockedTooLong: The lock was not free in time, or the caller has given up.
@@ -81,7 +106,9 @@ class Appender:
         try:
             if seconds() <= 0:
                 raise LockedTooLong
-            self._append(file, self._append_owed(file, size, record["at"]), record)
+            if self._owed or self._lost:
+                size = self._append_owed(file, size, record["at"])
+            self._append(file, size, record)
             if fsync:
                 os.fsync(file)
         finally:
@@ -115,7 +142,7 @@ class Appender:
     def abandon(self) -> None:
         """Close the file at once. Nothing that is queued is waited for."""
         if self._file is not None:
-            os.close(self._file)
+            os.close(self._file.descriptor)
             self._file = None
 
     def close(self, *, fsync: bool) -> None:
@@ -131,20 +158,14 @@ class Appender:
             self._size = -1
 
     def _lock_both(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
-        """Lock this object and the file, in this order; return the file and its size."""
-        deadline = time.monotonic() + seconds()
-
-        def remaining() -> float:
-            return min(deadline - time.monotonic(), seconds())
-
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        """Lock this object and the file, in this order; return the file's descriptor and its size."""
+        if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=max(0.0, seconds())):
             raise LockedTooLong
         try:
-            file, status = self._locked(remaining, at)
+            return self._locked(seconds, at)
         except BaseException:
             self._lock.release()
             raise
-        return file, status.st_size
 
     def _unlock_both(self, file: int) -> None:
         try:
@@ -152,36 +173,35 @@ class Appender:
         finally:
             self._lock.release()
 
-    def _locked(self, remaining: Callable[[], float], at: str) -> tuple[int, os.stat_result]:
-        """Return the locked file that is at the path, and its status; move to a new one if need be."""
+    def _locked(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
+        """Lock the file that is at the path, and return it and its size; move to a new one if need be."""
         file = self.open()
-        _lock_file(file, remaining)
+        _lock_file(file.descriptor, seconds)
         try:
-            while not _is_at(self.path, status := os.fstat(file)):
-                file = self._move(file, status.st_size, remaining, at)
+            while (size := file.size_at(self._path)) is None:
+                file = self._move(file, seconds, at)
         except BaseException:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.flock(file.descriptor, fcntl.LOCK_UN)
             raise
-        return file, status
+        return file.descriptor, size
 
-    def _move(self, old: int, size: int, remaining: Callable[[], float], at: str) -> int:
+    def _move(self, old: _File, seconds: Callable[[], float], at: str) -> _File:
         """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
-        end = self._end
-        head = tail_of(old, size).head if end is None or _ends_at(old, end) else end.head
-        new, copy = _open(self.path), False
+        end, size, file = self._end, os.fstat(old.descriptor).st_size, old.descriptor
+        head = tail_of(file, size).head if end is None or _ends_at(file, end) else end.head
+        new, copy = _File.open_at(self.path), False
         try:
-            _lock_file(new, remaining)
-            new_size = os.fstat(new).st_size
-            at_path = _is_at(self.path, os.fstat(new))
-            if at_path and head != GENESIS and _first_continued(new) != head:
+            _lock_file(new.descriptor, seconds)
+            new_size = new.size_at(self._path)
+            if new_size is not None and head != GENESIS and _first_continued(new.descriptor) != head:
                 self._size, self._end = -1, None
-                copy = 0 < new_size < size and _begins_with(old, new, new_size)
-                self._append(new, new_size, _moved({"at": at}, head, copy=copy))
+                copy = 0 < new_size < size and _begins_with(old.descriptor, new.descriptor, new_size)
+                self._append(new.descriptor, new_size, _moved({"at": at}, head, copy=copy))
         except BaseException:
-            os.close(new)
+            os.close(new.descriptor)
             raise
-        if not at_path:  # the new file was moved too: the caller tries again, and still knows the old one
-            os.close(new)
+        if new_size is None:  # it was moved too: the caller tries again, and still knows the old one
+            os.close(new.descriptor)
             return old
         if copy:
             log.error(
@@ -189,7 +209,7 @@ class Appender:
             )
         else:
             log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
-        os.close(old)  # and with it the lock of the old file
+        os.close(old.descriptor)  # and with it the lock of the old file
         self._file, self._size, self._end = new, -1, None
         return new
 
@@ -207,14 +227,7 @@ class Appender:
         return size
 
     def _append(self, file: int, size: int, record: Mapping[str, Any]) -> int:
-        head, before = self._head, b""
-        if size != self._size:
-            head, before = _resume(file, size, record["at"])
-            if (end := self._end) is not None and not _ends_at(file, end):
-                log.error("%s was cut under this process, which had written up to %s", self.path, end.head)
-                cut = {"at": record["at"], "event": "cut", "after": str(end.head)}
-                line, head = seal(cut, head)
-                before += line
+        head, before = (self._head, b"") if size == self._size else self._find_head(file, size, record["at"])
         line, head = seal(record, head)
         line = before + line
         self._size = -1
@@ -224,16 +237,14 @@ class Appender:
         self._end = _End(self._size, head)
         return self._size
 
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _is_at(path: Path, status: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), status)
-    except FileNotFoundError:
-        return False
+    def _find_head(self, file: int, size: int, at: str) -> tuple[Head, bytes]:
+        """Do as `_resume` in a file that somebody else has changed; say so if it was cut."""
+        head, before = _resume(file, size, at)
+        if (end := self._end) is not None and not _ends_at(file, end):
+            log.error("%s was cut under this process, which had written up to %s", self.path, end.head)
+            line, head = seal({"at": at, "event": "cut", "after": str(end.head)}, head)
+            before += line
+        return head, before
 
 
 def _ends_at(file: int, end: _End) -> bool:
@@ -264,18 +275,18 @@ def _first_continued(file: int) -> Head | None:
     return None if record is None else continued(record)
 
 
-def _lock_file(file: int, remaining: Callable[[], float]) -> None:
-    """Take the lock of a file, which another process may hold, until no seconds are *remaining*."""
+def _lock_file(file: int, seconds: Callable[[], float]) -> None:
+    """Take the lock of a file, which another process may hold, until there are no *seconds* left."""
     pause = 0.0001
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if (seconds := remaining()) <= 0:
+            if (remaining := seconds()) <= 0:
                 raise LockedTooLong from None
         else:
             return
-        time.sleep(min(pause, seconds))
+        time.sleep(min(pause, remaining))
         pause = min(2 * pause, 0.01)
 
 

@@ -83,9 +83,8 @@ class JsonLinesAudit:
             AuditError: The record was not written or not written completely, or it has no JSON form. A record
                 that is no permit is written later, if that becomes possible.
         """
-        record, appender = self._dated(record), self._appender()
-        of_sequence = _permits(record)
-        self._write(appender, record, lambda: seconds_left(self._timeout, of_sequence=of_sequence))
+        end = time.monotonic() + seconds_left(self._timeout, of_sequence=_permits(record))
+        self._write(self._appender(), self._dated(record), lambda: end - time.monotonic())
 
     async def aappend(self, record: Mapping[str, Any]) -> None:
         """Write one record on the log's own thread, after all records that were appended before."""
