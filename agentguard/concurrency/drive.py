@@ -59,8 +59,10 @@ async def finish(awaitable: Awaitable[T]) -> T:
     inner = asyncio.ensure_future(awaitable)
     cancelled: asyncio.CancelledError | None = None
     while not inner.done():
+        waiter = inner.get_loop().create_future()
+        inner.add_done_callback(partial(_wake, waiter))
         try:
-            await asyncio.wait([inner])
+            await waiter  # by hand: `asyncio.wait` takes longer than the task
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
@@ -68,6 +70,11 @@ async def finish(awaitable: Awaitable[T]) -> T:
             inner.exception()  # retrieved here, so that the loop does not log it as forgotten
         raise cancelled
     return inner.result()
+
+
+def _wake(waiter: asyncio.Future[None], _inner: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class OperationPair(NamedTuple):

@@ -258,7 +258,7 @@ def test_a_child_holds_no_lock_of_the_log_of_a_parent_that_died(tmp_path: Path) 
 
     def closed() -> bool:
         try:
-            os.fstat(file)
+            os.fstat(file.descriptor)
         except OSError:
             return True
         return False

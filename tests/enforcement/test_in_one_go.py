@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,15 +93,15 @@ async def test_a_call_on_an_event_loop_is_handed_to_a_thread_twice(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    hand_overs, run = list[Any](), loop.run_in_executor
+    returns, call_soon = list[Any](), loop.call_soon_threadsafe
 
-    def counted(executor: Any, function: Any, *args: Any) -> Any:
-        hand_overs.append(function)
-        return run(executor, function, *args)
+    def counted(function: Any, *args: Any) -> Any:
+        returns.append(function)
+        return call_soon(function, *args)
 
-    monkeypatch.setattr(loop, "run_in_executor", counted)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     assert await call(world) == "done"
-    assert len(hand_overs) == 2
+    assert len(returns) == 2
     assert [record["event"] for record in world.log.written] == ["decision", "outcome"]
     assert world.store.live() == ()
 
@@ -214,6 +218,63 @@ async def test_a_worker_runs_in_order_and_a_failure_is_its_callers_alone() -> No
     worker.close()
     assert await worker.run(step(7)) == 7  # a new thread
     worker.close()
+
+
+async def test_a_worker_keeps_nothing_of_what_it_has_run() -> None:
+    class Content:
+        pass
+
+    async def step(content: Content, *, fails: bool) -> Content:
+        if fails:
+            raise ValueError("it failed")
+        return content
+
+    worker, content, failing = Worker("test", 1.0), Content(), Content()
+    gone = weakref.ref(content), weakref.ref(failing)
+    gc.disable()  # a cycle would keep it until the next collection
+    try:
+        await worker.run(step(content, fails=False))
+        with pytest.raises(ValueError, match="it failed"):
+            await worker.run(step(failing, fails=True))
+        del content, failing
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
+    worker.close()
+
+
+async def test_a_worker_that_nobody_has_any_more_ends_its_thread() -> None:
+    async def thread() -> threading.Thread:
+        return threading.current_thread()
+
+    worker = Worker("test", 1.0)
+    running = await worker.run(thread())
+    del worker
+    gc.collect()
+    await asyncio.to_thread(running.join, 5)
+    assert not running.is_alive()
+
+
+AT_EXIT = """
+import asyncio, sys, time
+from agentguard.concurrency.worker import Worker
+
+async def step():
+    time.sleep(0.3)
+    print("finished", flush=True)
+
+worker = Worker("test", 0.05)
+try:
+    asyncio.run(worker.run(step()))
+except TimeoutError:
+    print("late", flush=True)
+"""
+
+
+@pytest.mark.process
+def test_what_was_handed_to_a_worker_is_finished_before_the_interpreter_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=30)
+    assert (done.stdout.split(), done.stderr) == (["late", "finished"], "")
 
 
 @pytest.mark.filterwarnings(
