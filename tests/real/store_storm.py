@@ -44,8 +44,8 @@ class Storm:
     """What happens. `events` are run in the test's process when so much of all calls is made, 0 to 1.
 
     `kill` is when one worker is killed (SIGKILL), and another takes its place; `revoke` is when a tenth of
-    the tasks is revoked. None is never. With `asynchronous`, each worker awaits `concurrency` calls at once on
-    an event loop; without, it has as many threads.
+    the tasks is revoked. None is never. With `asynchronous`, each worker awaits `concurrency` calls at once
+    on an event loop; without, it has as many threads.
     """
 
     tasks: int = 200
