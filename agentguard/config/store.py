@@ -22,7 +22,10 @@ _OF_KIND = {
     "sqlite": frozenset({"path", "keep"}),
     "memory": frozenset({"path", "keep"}),
     "redis": frozenset(
-        {"url", "password", "ca", "plaintext", "pool_size", "timeout", "prefix", "durability", "replicas"}
+        {
+            *("url", "password", "ca", "plaintext", "pool_size", "timeout"),
+            *("prefix", "durability", "replicas", "keep"),
+        }
     ),
 }
 """The keys that each kind may have."""
@@ -55,7 +58,7 @@ class StoreSettings(Table):
     ca: Name | None = Field(default=None, description='a file with certificates, as in ca = "ca.pem"')
     plaintext: bool = Field(default=False, description="true to speak to another machine without TLS")
     pool_size: int = Field(
-        default=20, ge=1, le=10_000, description="a whole number from 1 to 10000, as in pool_size = 20"
+        default=8, ge=1, le=10_000, description="a whole number from 1 to 10000, as in pool_size = 8"
     )
     timeout: float = Field(default=2.0, gt=0, le=60, description="seconds up to 60, as in timeout = 2")
     prefix: Name = Field(default="agentguard", description='of the keys, as in prefix = "agentguard"')
@@ -117,7 +120,7 @@ def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Cal
 
 def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
     with extra("redis"):
-        from agentguard.stores.redis import RedisStore
+        from agentguard.stores.redis import Durability, RedisStore
     from agentguard.credentials.sources import source
 
     return RedisStore(
@@ -128,7 +131,7 @@ def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Calla
         timeout=settings.timeout,
         ca=None if settings.ca is None else file_of(settings.ca),
         plaintext=settings.plaintext,
-        durability=settings.durability,
-        replicas=settings.replicas,
+        durability=Durability(settings.durability, settings.replicas),
+        retention=settings.retention(),
         clock=clock,
     )

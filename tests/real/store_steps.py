@@ -235,7 +235,13 @@ async def _answer(store: AwaitedPort, watch: Watch, step: Step) -> Any:
 
 async def _recorded(store: AwaitedPort, approval_id: str) -> Approval:
     """Return a question as it is recorded, or one that was never asked."""
-    facts = {"call_key": "k1", "task_id": "root", "tool": "get", "digest": "d", "policy_version": "1"}
+    facts: dict[str, Any] = {
+        "call_key": "k1",
+        "task_id": "root",
+        "tool": "get",
+        "digest": "d",
+        "policy_version": "1",
+    }
     recorded: Approval | None = await store.approval(approval_id)
     return recorded or Approval(id=approval_id, expires_at=NOW + 60, **facts)
 

@@ -29,7 +29,7 @@ But for `store`, each has an expiry, which is later than anything can come of it
 
 from __future__ import annotations
 
-from agentguard.stores.redis.durability import Durability
+from agentguard.stores.redis.durability import Durability, Level
 from agentguard.stores.redis.store import RedisStore
 
-__all__ = ["Durability", "RedisStore"]
+__all__ = ["Durability", "Level", "RedisStore"]

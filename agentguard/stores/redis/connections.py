@@ -33,12 +33,23 @@ class PasswordSource(Protocol):
         """Return the password that the place holds now."""
 
 
+class _Constant:
+    inline = True
+
+    def __init__(self, password: Secret) -> None:
+        self._password = password
+
+    def read(self) -> Secret:
+        return self._password
+
+
 class _Password(CredentialProvider):
     """Reads the password for each new connection, so that another password needs no restart."""
 
-    def __init__(self, source: PasswordSource, user: str | None, timeout: float) -> None:
+    def __init__(self, password: Secret | PasswordSource, user: str | None, timeout: float) -> None:
         self._user = user
-        self._source, self._aread = source, operation_pair(source, "read", timeout=timeout).async_
+        self._source = _Constant(password) if isinstance(password, Secret) else password
+        self._aread = operation_pair(self._source, "read", timeout=timeout).async_
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """Read it."""
@@ -73,7 +84,13 @@ class Connections:
     """
 
     def __init__(
-        self, address: Address, password: PasswordSource | None, wire: Wire, *, size: int, timeout: float
+        self,
+        address: Address,
+        password: Secret | PasswordSource | None,
+        wire: Wire,
+        *,
+        size: int,
+        timeout: float,
     ) -> None:
         self._address, self._wire, self._size, self._timeout = address, wire, size, timeout
         self._options: dict[str, Any] = {

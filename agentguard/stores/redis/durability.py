@@ -6,8 +6,8 @@ acknowledged in these cases, and then a revocation, a used approval or a used re
 - ``appendfsync everysec``: its machine dies, and the last second, or two under load, was not on the disk yet.
   With ``appendfsync always`` this loses nothing.
 - A replica takes over: replication is asynchronous, so what had not reached the replica is gone, with each
-  ``appendfsync``. With *replicas*, each write waits (WAIT) until that many replicas have it, which makes the
-  loss improbable; Redis gives no guarantee (https://redis.io/docs/latest/commands/wait/).
+  ``appendfsync``. With `Durability.replicas`, each write waits (WAIT) until that many replicas have it, which
+  makes the loss improbable; Redis gives no guarantee (https://redis.io/docs/latest/commands/wait/).
 
 The store notices when the number of writes that it has seen is gone, or the server is another one.
 """
@@ -15,15 +15,20 @@ The store notices when the number of writes that it has seen is gone, or the ser
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from agentguard.errors import ConfigurationError
 
-__all__ = ["CONFIG", "Durability", "check_server", "info_of"]
+__all__ = ["CONFIG", "Durability", "Level", "check_server", "info_of"]
 
-Durability = Literal["checked", "vouched", "lossy"]
+Level = Literal["checked", "vouched", "lossy"]
 CONFIG = ("maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save")
 _VERSION = 7
+_SILENT_HINT = (
+    'permit "+config|get", or, if the operator of the server says that it evicts nothing and keeps an'
+    ' append-only file, write durability = "vouched"'
+)
 _WANTED: tuple[tuple[str, frozenset[str], str], ...] = (
     (
         "maxmemory-policy",
@@ -40,6 +45,19 @@ _WANTED: tuple[tuple[str, frozenset[str], str], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What a server has to promise, and how many replicas each write waits for.
+
+    At the level ``"checked"`` a server is refused that may lose a revocation, or does not say. ``"vouched"``
+    says that its operator vouches for that, where CONFIG GET is forbidden; what the server says without it is
+    still checked. ``"lossy"`` accepts that revocations, used approvals and replay ids may be lost.
+    """
+
+    level: Level = "checked"
+    replicas: int = 0
+
+
 def info_of(reply: bytes | str) -> dict[str, str]:
     """Return the fields of an answer to INFO."""
     text = reply if isinstance(reply, str) else reply.decode("utf-8", "replace")
@@ -47,9 +65,7 @@ def info_of(reply: bytes | str) -> dict[str, str]:
     return {name: value for name, _, value in lines}
 
 
-def check_server(
-    name: str, info: Mapping[str, str], config: Mapping[str, str] | None, durability: Durability
-) -> None:
+def check_server(name: str, info: Mapping[str, str], config: Mapping[str, str] | None, level: Level) -> None:
     """Check what the server *name* says of itself; *config* is None where CONFIG GET is forbidden.
 
     Raises:
@@ -64,28 +80,27 @@ def check_server(
         raise ConfigurationError(
             f"{name} is a replica, whose state may be old", hint="name the primary in url"
         )
-    if durability == "lossy":
+    if level == "lossy":
         return
-    if durability == "vouched":
+    if level == "vouched":
         # INFO says this one, also where CONFIG GET is forbidden
-        config = {"maxmemory-policy": info["maxmemory_policy"]} if "maxmemory_policy" in info else {}
-    elif config is None:
+        if "maxmemory_policy" in info:
+            _check_value(name, {"maxmemory-policy": info["maxmemory_policy"]}, *_WANTED[0])
+        return
+    if config is None:
         raise ConfigurationError(
-            f"{name} does not say how it is configured: CONFIG GET is forbidden",
-            hint='permit "+config|get", or, if the operator of the server says that it evicts nothing and'
-            ' keeps an append-only file, write durability = "vouched"',
+            f"{name} does not say how it is configured: CONFIG GET is forbidden", hint=_SILENT_HINT
         )
-    _check_config(name, config)
+    for setting in _WANTED:
+        _check_value(name, config, *setting)
 
 
-def _check_config(name: str, config: Mapping[str, str]) -> None:
-    for key, values, harm in _WANTED:
-        value = config.get(key)
-        if value is None or value in values:
-            continue
-        snapshots = ""
-        if key == "appendonly":
-            snapshots = f" (save is {config.get('save') or 'empty'!r})"
+def _check_value(name: str, config: Mapping[str, str], key: str, values: frozenset[str], harm: str) -> None:
+    value = config.get(key)
+    if value is None:
+        raise ConfigurationError(f"{name} does not say what its {key} is", hint=_SILENT_HINT)
+    if value not in values:
+        snapshots = f", and save is {config.get('save', '')!r}" if key == "appendonly" else ""
         raise ConfigurationError(
             f"{name} may lose a revocation: {key} is {value!r}{snapshots}: {harm}",
             hint=f'set {key} to {" or ".join(sorted(values))}, or accept the loss: durability = "lossy"',

@@ -47,10 +47,14 @@ SCRIPTS = {name: script(name) for name in _NAMES}
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[R]):
-    """One run of a script at the time *now*. `read` takes its answer, and `refuse` raises its refusal."""
+    """One run of a script at the time *now*. `read` takes its answer, and `refuse` raises its refusal.
+
+    `retention` is in seconds.
+    """
 
     script: Script
     now: float
+    retention: float
     arguments: list[rows.Value]
     read: Callable[[list[Any]], R]
     refuse: Callable[[list[Any]], object] | None = None
@@ -59,8 +63,8 @@ class Request(Generic[R]):
 class Requests:
     """Makes the requests; each is judged by *clock*."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], retention: _rules.Retention) -> None:
+        self._clock, self._retention = clock, retention
 
     def _request(
         self,
@@ -71,7 +75,7 @@ class Requests:
     ) -> Request[R]:
         now = self._clock()
         refusal = None if refuse is None else partial(refuse, now)
-        return Request(SCRIPTS[name], now, arguments, read, refusal)
+        return Request(SCRIPTS[name], now, self._retention.seconds, arguments, read, refusal)
 
     def create_task(self, state: TaskState) -> Request[None]:
         """Record a task."""
@@ -122,12 +126,12 @@ class Requests:
 
     def track(self, credential: LiveCredential) -> Request[Callable[[], object]]:
         """Record a credential; the answer raises if its task has ended."""
-        request = self._request("track", rows.credential_row(credential), _nothing)
 
         def read(values: list[Any]) -> Callable[[], object]:
             return partial(_rules.active, _family(values[0]) if values else (), request.now)
 
-        return Request(request.script, request.now, request.arguments, read)
+        request: Request[Callable[[], object]] = self._request("track", rows.credential_row(credential), read)
+        return request
 
     def end_call(
         self,

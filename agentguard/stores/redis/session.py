@@ -79,7 +79,7 @@ class Session:
         if self._loss is not None:
             raise StoreError(self._loss, hint=_HINT)
         script = request.script
-        head = [SCHEMA, identity, seconds(request.now), str(_rules.KEEP), str(_rules.KEEP_KEYS)]
+        head = [SCHEMA, identity, seconds(request.now), seconds(request.retention), str(_rules.KEEP_KEYS)]
         return Exchange(script, self._key, [*head, *request.arguments], wait=script.writes)
 
     def _opened(self, answer: list[Any]) -> bytes:

@@ -16,12 +16,14 @@ from agentguard.model import (
     LoginName,
     Outcome,
     ReadEffects,
+    Secret,
     TaskState,
     TaskStatus,
 )
+from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores.redis.address import Address, checked_prefix
 from agentguard.stores.redis.connections import Connections, PasswordSource
-from agentguard.stores.redis.durability import Durability
+from agentguard.stores.redis.durability import Durability, Level
 from agentguard.stores.redis.requests import Requests
 from agentguard.stores.redis.session import Session
 from agentguard.stores.redis.wire import Wire
@@ -36,19 +38,17 @@ class RedisStore:
     tag: in a cluster they are in one slot, and *url* has to name the node that has it.
 
     Times are judged by the guard's *clock*, as in each other store. Deadlines and expiries are times of that
-    clock; a second clock would only add how far it is off. Redis deletes what is over by its own clock: a day
-    after nothing can come of it any more, and a key after two hours. So far may a clock be off.
+    clock; a second clock would only add how far it is off. Redis deletes what is over by its own clock, when
+    *retention* has passed since nothing can come of it any more, and a key after two hours. A clock may be
+    off by so much.
 
-    With *durability* ``"checked"``, each new connection first looks at the server. One that evicts keys,
-    keeps no append-only file, or does not say, is refused. ``"vouched"`` says that its operator vouches for
-    that, where CONFIG GET is forbidden. ``"lossy"`` accepts that revocations, used approvals and replay ids
-    may be lost. The module `durability` says what may be lost all the same. With *replicas*, each write waits
-    until so many replicas have it.
+    Each new connection first looks at the server. One that evicts keys, keeps no append-only file, or does
+    not say, is refused, unless *durability* says otherwise; its module says what may be lost all the same.
 
-    *password* is where the password is; it is read for each new connection. *timeout* in seconds holds for
-    the wait for one of *pool_size* connections, to connect, and for an answer. An operation whose answer was
-    lost may have been done, and is not repeated. A forked child opens its own connections, and so does each
-    event loop.
+    *password* is the password, or where it is; that place is read for each new connection. *timeout* in
+    seconds holds for the wait for one of *pool_size* connections, to connect, and for an answer. An operation
+    whose answer was lost may have been done, and is not repeated. A forked child opens its own connections,
+    and so does each event loop.
 
     Raises:
         ConfigurationError: The URL or the prefix is wrong, or would be spoken to without TLS. From an
@@ -61,21 +61,22 @@ class RedisStore:
         self,
         url: str,
         *,
-        password: PasswordSource | None = None,
+        password: Secret | PasswordSource | None = None,
         prefix: str = "agentguard",
-        pool_size: int = 20,
+        pool_size: int = 8,
         timeout: float = 2.0,
         ca: str | os.PathLike[str] | None = None,
         plaintext: bool = False,
-        durability: Durability = "checked",
-        replicas: int = 0,
+        durability: Durability | Level = "checked",
+        retention: Retention = DEFAULT_RETENTION,
         clock: Callable[[], float] = time.time,
     ) -> None:
         address = Address.of(url, ca=ca, plaintext=plaintext)
-        wire = Wire(address, durability, replicas, timeout)
+        demands = durability if isinstance(durability, Durability) else Durability(durability)
+        wire = Wire(address, demands, timeout)
         connections = Connections(address, password, wire, size=pool_size, timeout=timeout)
-        self._session = Session(address, connections, checked_prefix(prefix), lossy=durability == "lossy")
-        self._requests = Requests(clock)
+        self._session = Session(address, connections, checked_prefix(prefix), lossy=demands.level == "lossy")
+        self._requests = Requests(clock, retention)
 
     def check(self) -> None:
         """Look at the server now, without an operation.

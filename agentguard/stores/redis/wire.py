@@ -63,15 +63,16 @@ class Exchange:
 class Wire:
     """Looks at a server when a connection to it is new, and runs scripts on connections of redis-py.
 
-    With *replicas*, each write waits until that many have it, at most *timeout* seconds.
+    With replicas in *durability*, each write waits until that many have it, at most *timeout* seconds.
     """
 
-    def __init__(self, address: Address, durability: Durability, replicas: int, timeout: float) -> None:
-        self._name, self._durability, self._replicas = str(address), durability, replicas
+    def __init__(self, address: Address, durability: Durability, timeout: float) -> None:
+        self._name, self._level, replicas = str(address), durability.level, durability.replicas
+        self._replicas = replicas
         # less than the time-out of the socket, so that the answer arrives
         self._wait = ("WAIT", replicas, max(1, int(timeout * 800)))
         self._questions: list[tuple[str, ...]] = [("INFO",)]
-        if durability == "checked":
+        if self._level == "checked":
             self._questions.append(("CONFIG", "GET", *CONFIG))
 
     def greet(self, connection: Any) -> None:
@@ -149,7 +150,7 @@ class Wire:
                 )
             if len(replies) > 1 and not isinstance(replies[1], RedisError):
                 config = _config(replies[1])
-            check_server(self._name, info_of(info), config, self._durability)
+            check_server(self._name, info_of(info), config, self._level)
         except ConfigurationError as error:
             raise ServerRefused(error) from None
 
