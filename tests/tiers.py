@@ -2,9 +2,11 @@
 
 - ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
   A test that tries many inputs tries a ninth of them there (`examples`, `sample`), and one with many cases
-  that is marked `exhaustive` has a third of its cases.
+  that is marked `exhaustive` has a third of its cases. A test of several parameters has about a third of
+  their combinations: each value of each parameter, and as many pairs of values as these cases can hold.
 - ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
-- ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs. They hold the cores.
+- ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs, and the combinations
+  that the default tier leaves out. They hold the cores.
 - ``pytest -m timing``: tests that compare times. They run one after the other, so that none disturbs another.
 - ``python -m tests.servers -- pytest -m real``: tests that need a real server or package. Where no server is
   there, one skipped item stands for all of them. Where CI is true, each of them runs, and a missing server is
@@ -19,9 +21,10 @@ from __future__ import annotations
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +34,7 @@ from hypothesis import HealthCheck, settings
 
 __all__ = [
     "examples",
+    "left_out",
     "pytest_collection",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
@@ -40,8 +44,11 @@ __all__ = [
 ]
 
 Input = TypeVar("Input")
+Value = tuple[str, tuple[int, ...]]
+"""A parameter, and the identities of its value's parts."""
 TESTS = Path(__file__).parent
 DEFAULT = "not process and not timing"
+OTHER_TIERS = frozenset({"exhaustive", "process", "real", "timing"})
 SERVERS = "python -m tests.servers -- pytest -m real"
 SPARE = 1
 """Workers beyond the number of cores: some tests wait for a child or a clock."""
@@ -145,6 +152,8 @@ def pytest_collection_modifyitems(
             item.add_marker("real")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("exhaustive")
+    for item in left_out(items):
+        item.add_marker("exhaustive")
     if config.option.markexpr == DEFAULT:
         _thin(config, items)
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
@@ -157,22 +166,73 @@ def pytest_collection_modifyitems(
         items.append(folded)
 
 
-def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out two cases of three of each test that is marked `exhaustive`."""
+def left_out(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the cases that the default tier leaves out of the tests with several parameters.
+
+    Such a test keeps a third of its cases, or as many as hold each value of each parameter. The next case
+    that it keeps is the one with the most values, and then the most pairs of values, that no case before it
+    has. A test of one parameter keeps all of its cases, and so does a test that is marked for another tier.
+    """
+    for cases in _cases(
+        item for item in items if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}
+    ):
+        values = {item: _values(item) for item in cases}
+        if len(cases) < FEW or len(values[cases[0]]) < 2:
+            continue
+        pairs = {item: set(combinations(sorted(values[item]), 2)) for item in cases}
+        wanted, rest, count = set[Value]().union(*values.values()), list(cases), -(-len(cases) // THIRD)
+        known_pairs = set[tuple[Value, Value]]()
+        while wanted or count > 0:
+            best = max(rest, key=lambda item: (len(values[item] & wanted), len(pairs[item] - known_pairs)))
+            rest.remove(best)
+            count -= 1
+            wanted -= values[best]
+            known_pairs |= pairs[best]
+        yield from rest
+
+
+def _cases(items: Iterable[pytest.Item]) -> Iterable[list[pytest.Item]]:
     cases = defaultdict[str, list[pytest.Item]](list)
     for item in items:
-        if item.get_closest_marker("exhaustive"):
-            cases[item.nodeid.partition("[")[0]].append(item)
-    many = [of_test for of_test in cases.values() if len(of_test) >= FEW]
-    left_out = {item for of_test in many for item in of_test if of_test.index(item) % THIRD}
-    config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+        cases[item.nodeid.partition("[")[0]].append(item)
+    return cases.values()
+
+
+def _values(item: pytest.Item) -> set[Value]:
+    """Return the values of each parameter; names that one mark gives together are one parameter."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return set()
+    parameters = {name: id(value) for name, value in callspec.params.items()}
+    values = set[Value]()
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        together = [name.strip() for name in names]
+        values.add((",".join(together), tuple(parameters.pop(name) for name in together)))
+    return values | {(name, (value,)) for name, value in parameters.items()}
+
+
+def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `left_out` has marked, and two cases of three of a test that is marked as a whole."""
+    excess = set[pytest.Item]()
+    for cases in _cases(items):
+        marked = [item for item in cases if item.get_closest_marker("exhaustive")]
+        if len(marked) < len(cases):
+            excess.update(marked)
+        elif len(cases) >= FEW:
+            excess.update(item for index, item in enumerate(cases) if index % THIRD)
+    config.hook.pytest_deselected(items=list(excess))
+    items[:] = [item for item in items if item not in excess]
 
 
 def pytest_collection_finish() -> None:
-    """Leave what exists now out of later collections of garbage: each would look through 0.25 s of it."""
+    """Leave what exists now out of later collections of garbage: each would look through 0.25 s of it.
+
+    Later collections are rarer than Python's default, too: they took a twentieth of the time of a run.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _reaches_servers(config: pytest.Config) -> bool:

@@ -222,6 +222,7 @@ def append_many(path: Path, gate: Any, number: int) -> None:
     audit.close()
 
 
+@pytest.mark.process
 @pytest.mark.promise("audit-log-rotated")
 def test_no_record_is_lost_or_written_twice_while_several_processes_write_and_the_log_rotates(
     path: Path,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.promises import PAGE, PROMISES, marked, mistakes, page
+from tests.tiers import DEFAULT
 
 LIST = {"Calls": {"no-call": "Without a task no call runs."}}
 
@@ -15,6 +16,33 @@ def test_each_promise_has_a_test_each_mark_names_a_promise_and_the_page_is_curre
     marks = list(marked())
     assert not mistakes(marks, PROMISES)
     assert PAGE.read_text("utf-8") == page(marks, PROMISES), "python -m tests.promises writes the page"
+
+
+OTHER_TIERS_ALONE = {
+    "database-role-by-path",
+    "database-role-ends",
+    "demo-keeps-its-promises",
+    "exec-recorded",
+    "exec-revocation-not-claimed",
+    "exec-secrets-alone",
+    "exec-vault-out-of-reach",
+    "issuer-gives-no-more",
+    "key-outside-python",
+    "one-identity-one-task",
+    "other-identity-opens-nothing",
+    "pdp-decision-id",
+    "theft-refused",
+    "wrapped-credential-noticed",
+}
+"""Promises that only a real process, database, PDP or identity provider can show."""
+
+
+def test_the_default_run_has_a_test_of_each_promise(request: pytest.FixtureRequest) -> None:
+    if request.config.option.markexpr != DEFAULT or request.config.option.keyword:
+        pytest.skip("this is not the default run")
+    marks = [mark for item in request.session.items for mark in item.iter_markers("promise")]
+    proven = {name for mark in marks for name in mark.args}
+    assert {name for names in PROMISES.values() for name in names} - proven == OTHER_TIERS_ALONE
 
 
 @pytest.mark.parametrize(
