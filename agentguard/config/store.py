@@ -27,6 +27,9 @@ _OF_KIND = {
             *("prefix", "durability", "replicas", "keep"),
         }
     ),
+    "postgres": frozenset(
+        {"url", "password", "ca", "plaintext", "pool_size", "timeout", "schema_", "durability", "keep"}
+    ),
 }
 """The keys that each kind may have."""
 
@@ -37,8 +40,8 @@ class StoreSettings(Table):
     `url` and all that follows are for a server. The file holds no password: `password` names where it is.
     """
 
-    kind: Literal["sqlite", "memory", "redis"] = Field(
-        default="sqlite", description='"sqlite", "memory" or "redis"'
+    kind: Literal["sqlite", "memory", "redis", "postgres"] = Field(
+        default="sqlite", description='"sqlite", "memory", "redis" or "postgres"'
     )
     path: Name = Field(
         default=".agentguard/state.db", description='a file, as in path = ".agentguard/state.db"'
@@ -48,7 +51,9 @@ class StoreSettings(Table):
         pattern=r"^[0-9]{1,6}[mhd]$",
         description='how long what is over stays: minutes, hours or days from 2 hours, as in keep = "7d"',
     )
-    url: Name | None = Field(default=None, description='as in url = "rediss://redis.example:6379/0"')
+    url: Name | None = Field(
+        default=None, description='as in url = "rediss://redis.example:6379/0" or "postgresql://…"'
+    )
     # an error about another text would show a password that somebody wrote here
     password: str | None = Field(
         default=None,
@@ -65,6 +70,9 @@ class StoreSettings(Table):
     durability: Literal["checked", "vouched", "lossy"] = Field(
         default="checked", description='"checked", "vouched" or "lossy" (see agentguard.stores.redis)'
     )
+    schema_: Name = Field(
+        default="agentguard", alias="schema", description='in PostgreSQL, as in schema = "agentguard"'
+    )
     replicas: int = Field(
         default=0, ge=0, le=100, description="how many have each write, from 0, as in replicas = 1"
     )
@@ -79,16 +87,22 @@ class StoreSettings(Table):
         keys = _OF_KIND[self.kind]
         if foreign := sorted(self.model_fields_set - keys - {"kind"}):
             raise SettingError(
-                *("store", foreign[0]),
+                *("store", foreign[0].rstrip("_")),
                 problem=f"a store of the kind {self.kind} has no such setting",
-                hint=f"remove it, or use: {', '.join(sorted(keys))}",
+                hint=f"remove it, or use: {', '.join(key.rstrip('_') for key in sorted(keys))}",
             )
         try:
             self.retention()
         except ConfigurationError as error:
             raise SettingError("store", "keep", problem=error.problem, hint=error.hint) from None
         if "url" in keys and self.url is None:
-            raise SettingError("store", "kind", problem="the URL is missing", hint=_URL_HINT)
+            raise SettingError("store", "kind", problem="the URL is missing", hint=_URL_HINTS[self.kind])
+        if self.kind == "postgres" and self.durability == "vouched":
+            raise SettingError(
+                *("store", "durability"),
+                problem="PostgreSQL says itself what it keeps, and nobody needs to vouch for it",
+                hint='use "checked", or "lossy" for a test',
+            )
         return self
 
     def retention(self) -> Retention:
@@ -101,7 +115,10 @@ class StoreSettings(Table):
 
 
 _SECONDS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_URL_HINT = 'as in url = "rediss://redis.example:6379/0"'
+_URL_HINTS = {
+    "redis": 'as in url = "rediss://redis.example:6379/0"',
+    "postgres": 'as in url = "postgresql://agentguard@db.example/agents"',
+}
 
 
 def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
@@ -115,6 +132,8 @@ def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Cal
             return MemoryStore(clock, retention=settings.retention())
         case "redis":
             return _redis(settings, file_of, clock)
+        case "postgres":
+            return _postgres(settings, file_of, clock)
     return SqliteStore(file_of(settings.path), clock=clock, retention=settings.retention())
 
 
@@ -132,6 +151,30 @@ def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Calla
         ca=None if settings.ca is None else file_of(settings.ca),
         plaintext=settings.plaintext,
         durability=Durability(settings.durability, settings.replicas),
+        retention=settings.retention(),
+        clock=clock,
+    )
+
+
+def _postgres(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+    with extra("postgres"):
+        from agentguard.stores.postgres import PostgresStore, holds_password
+    from agentguard.credentials.sources import source
+
+    if holds_password(settings.url or ""):
+        raise ConfigurationError(
+            "the url of the store holds a password",
+            hint='name the place of the password, as in password = "env:PGPASSWORD"',
+        )
+    return PostgresStore(
+        settings.url or "",
+        password=None if settings.password is None else source(settings.password),
+        schema=settings.schema_,
+        pool_size=settings.pool_size,
+        timeout=settings.timeout,
+        ca=None if settings.ca is None else file_of(settings.ca),
+        plaintext=settings.plaintext,
+        durability="lossy" if settings.durability == "lossy" else "checked",
         retention=settings.retention(),
         clock=clock,
     )

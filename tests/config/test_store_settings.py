@@ -9,8 +9,10 @@ import pytest
 from agentguard.config import build, load
 from agentguard.errors import ConfigurationError
 from agentguard.stores import MemoryStore, Retention
+from agentguard.stores.postgres import PostgresStore
 from agentguard.stores.redis import RedisStore
 
+POSTGRES = 'kind = "postgres"\nurl = "postgresql://agentguard@127.0.0.1:1/agents"\n'
 REDIS = 'kind = "redis"\nurl = "redis://127.0.0.1:1/0"\n'
 
 
@@ -26,6 +28,16 @@ def test_a_redis_store_is_made_of_its_settings_and_asks_nobody_yet(toml: Path) -
     )
     store = build(load(toml)).ports.store
     assert isinstance(store, RedisStore)
+    store.close()
+
+
+def test_a_postgres_store_is_made_of_its_settings_and_asks_nobody_yet(toml: Path) -> None:
+    toml.write_text(
+        f'[store]\n{POSTGRES}password = "env:NOT_SET"\nschema = "shop"\npool_size = 3\n'
+        'timeout = 0.5\ndurability = "lossy"\nkeep = "3h"\n'
+    )
+    store = build(load(toml)).ports.store
+    assert isinstance(store, PostgresStore)
     store.close()
 
 
@@ -65,6 +77,21 @@ def test_what_is_over_stays_for_the_time_of_the_setting(
         ('kind = "redis"\nurl = "rediss://10.0.0.1/one"', "names no server"),
         ('kind = "redis"\nurl = "rediss://user@10.0.0.1"', "has a user and no password"),
         ('kind = "redis"\nurl = "http://10.0.0.1"', "begins with none of"),
+        ('kind = "postgres"', "store.kind: the URL is missing"),
+        (f'{POSTGRES}prefix = "x"', "store.prefix: a store of the kind postgres has no such setting"),
+        (f'{REDIS}schema = "x"', "store.schema: a store of the kind redis has no such setting"),
+        (f'{POSTGRES}schema = "a;b"', "cannot be the schema of a store"),
+        (f'{POSTGRES}schema = "pg_catalog"', "cannot be the schema of a store"),
+        (f'{POSTGRES}durability = "vouched"', "store.durability"),
+        ('kind = "postgres"\nurl = "postgresql://u:hunter2@127.0.0.1/a"', "holds a password"),
+        ('kind = "postgres"\nurl = "postgresql://u@127.0.0.1/a?password=hunter2"', "holds a password"),
+        ('kind = "postgres"\nurl = "host=127.0.0.1 password=hunter2"', "holds a password"),
+        ('kind = "postgres"\nurl = "postgresql://u:hunter2@[::1/a"', "cannot be read"),
+        ('kind = "postgres"\nurl = "postgresql://u@10.0.0.1/a?sslmode=disable"', "sslmode=disable"),
+        ('kind = "postgres"\nurl = "postgresql://u@10.0.0.1/a?sslmode=require"', "sslmode=require"),
+        ('kind = "postgres"\nurl = "postgresql://u@localhost,10.0.0.1/a?sslmode=prefer"', "sslmode=prefer"),
+        ('kind = "postgres"\nurl = "host=localhost hostaddr=10.0.0.1 sslmode=disable"', "sslmode=disable"),
+        ('kind = "postgres"\nurl = "service=hunter2"', "a service file"),
     ],
 )
 def test_a_wrong_setting_is_an_error_with_its_line(toml: Path, lines: str, words: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agentguard.stores.postgres._address import holds_password
+from agentguard.stores.postgres._demands import Durability
 from agentguard.stores.postgres.store import PostgresStore
 
-__all__ = ["PostgresStore"]
+__all__ = ["Durability", "PostgresStore", "holds_password"]

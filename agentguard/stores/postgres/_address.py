@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
 
-__all__ = ["Address"]
+__all__ = ["Address", "holds_password"]
 
 _EXAMPLE = 'as in url = "postgresql://agentguard@db.example:5432/agents"'
 _LIBPQ_WITH_SYSTEM_CAS = 160_000
@@ -36,11 +36,10 @@ class Address:
         ConfigurationError: The URL cannot be read, or a connection by it would not be protected.
     """
 
-    def __init__(self, url: str, *, timeout: float, ca: str | None = None, plaintext: bool = False) -> None:
-        try:
-            parameters: dict[str, Any] = dict(conninfo_to_dict(url))
-        except psycopg.Error:  # its text may hold a part of the URL, and so of the password
-            raise ConfigurationError("the url of the store cannot be read", hint=_EXAMPLE) from None
+    def __init__(
+        self, url: str, *, timeout: float, ca: str | os.PathLike[str] | None = None, plaintext: bool = False
+    ) -> None:
+        parameters = _parameters(url)
         if "service" in parameters or "PGSERVICE" in os.environ:
             raise ConfigurationError(
                 "a service file would say where the store is",
@@ -57,6 +56,22 @@ class Address:
 
     def __repr__(self) -> str:
         return f"<Address {self.name}>"
+
+
+def holds_password(url: str) -> bool:
+    """Return whether a URL holds a password; a file that others may read should not.
+
+    Raises:
+        ConfigurationError: The URL cannot be read.
+    """
+    return "password" in _parameters(url)
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.Error:  # its text may hold a part of the URL, and so of the password
+        raise ConfigurationError("the url of the store cannot be read", hint=_EXAMPLE) from None
 
 
 def _setting(parameters: dict[str, Any], name: str) -> str:
@@ -107,9 +122,11 @@ def _options(timeout: float, extra: object) -> str:
     return " ".join([str(extra), *(f"-c {name}={value}" for name, value in settings.items())]).strip()
 
 
-def _tls(parameters: dict[str, Any], *, is_local: bool, ca: str | None, plaintext: bool) -> dict[str, Any]:
+def _tls(
+    parameters: dict[str, Any], *, is_local: bool, ca: str | os.PathLike[str] | None, plaintext: bool
+) -> dict[str, Any]:
     mode = _setting(parameters, "sslmode")
-    authorities = {} if ca is None else {"sslrootcert": ca}
+    authorities = {} if ca is None else {"sslrootcert": os.fspath(ca)}
     if is_local or (plaintext and mode):
         return authorities
     if mode not in ("", "verify-full"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import psycopg
 
-from agentguard.errors import ConfigurationError, StoreError
+from agentguard.errors import StoreError
 
-__all__ = ["Unreachable", "is_refused_login", "lost_answer", "store_error", "unreachable", "wrong_version"]
+__all__ = ["Unreachable", "is_refused_login", "lost_answer", "store_error", "unreachable"]
 
 MIGRATE = "agentguard store migrate"
 _HINTS = {
@@ -55,16 +55,6 @@ def lost_answer(place: str, error: Exception) -> StoreError:
         f"{place}: the connection was lost before the answer, so the operation may have been done or not:"
         f" {_text(error)}",
         hint="look at the network and at the server's log; the call was denied",
-    )
-
-
-def wrong_version(place: str, schema: str, present: int, version: int) -> ConfigurationError:
-    """Return the error about a store of another version."""
-    newer = "upgrade agentguard here"
-    return ConfigurationError(
-        f"{place}: the store in the schema {schema} has version {present}, and this agentguard knows"
-        f" {version}",
-        hint=newer if present > version else f"run: {MIGRATE}",
     )
 
 

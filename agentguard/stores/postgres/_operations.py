@@ -45,7 +45,7 @@ class Operations:
     """Runs statements for the threads and event loops of this process. A forked child has its own pools."""
 
     def __init__(self, connector: Connector, size: int, timeout: float) -> None:
-        self._connector, self._size, self._timeout = connector, size, timeout
+        self._connector, self._size, self.timeout = connector, size, timeout
         self._closed = False
         self._inherited: list[object] = []
         self._begin()
@@ -72,7 +72,7 @@ class Operations:
     async def _perform(self, pool: Pool, make: Callable[[], Statement[R]]) -> R:
         if self._closed:
             raise StoreError(f"{self._connector.address.name}: the store is closed")
-        ends = time.monotonic() + seconds_left(self._timeout)
+        ends = time.monotonic() + seconds_left(self.timeout)
         for pause in (*PAUSES, None):
             try:
                 return await self._attempt(pool, make, ends)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import psycopg
 
 from agentguard.errors import ConfigurationError
-from agentguard.stores.postgres._errors import store_error, wrong_version
 from agentguard.stores.postgres._functions import FUNCTIONS
-from agentguard.stores.postgres._links import BlockingConnection
 from agentguard.stores.postgres._tables import MIGRATIONS, TABLES, VERSION
 
-__all__ = ["checked_name", "make_or_migrate"]
+__all__ = ["bring", "check_version", "checked_name", "version_of"]
+
+Run = Callable[..., Awaitable[Any]]
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
-_HAS_SCHEMA = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)"
-_HAS_STORE = "SELECT to_regclass($1) IS NOT NULL"
+_COMMAND = "run: agentguard store migrate"
 
 
 def checked_name(schema: str) -> str:
@@ -34,54 +34,68 @@ def checked_name(schema: str) -> str:
     return schema
 
 
-def make_or_migrate(connection: BlockingConnection, place: str, schema: str, *, migrates: bool) -> int:
-    """Make the store, unless there is one, and return the version that was there, or 0.
+async def version_of(run: Run, schema: str) -> int | None:
+    """Return the version of the store in a schema, or None if there is no store."""
+    if not (await run("SELECT to_regclass($1) IS NOT NULL", (f"{schema}.version",)))[0][0]:
+        return None
+    rows = await run(f"SELECT number FROM {schema}.version")  # noqa: S608  a checked name
+    return int(rows[0][0]) if rows else 0
+
+
+def check_version(place: str, schema: str, present: int | None) -> None:
+    """Check that a store is there, and has the version of this agentguard.
+
+    Raises:
+        ConfigurationError: There is none, or it has another version.
+    """
+    if present == VERSION:
+        return
+    problem = "there is no store" if present is None else f"the store has version {present}"
+    is_newer = present is not None and present > VERSION
+    raise ConfigurationError(
+        f"{place}: in the schema {schema} {problem}, and this agentguard knows version {VERSION}",
+        hint="upgrade agentguard here" if is_newer else _COMMAND,
+    )
+
+
+async def bring(run: Run, place: str, schema: str, *, migrates: bool) -> int | None:
+    """Make the store if there is none, and return the version that was there.
 
     It holds a lock, so that of several processes one makes the store. With *migrates*, an older store is
     brought to the newest version; without, it is left as it is.
 
     Raises:
         ConfigurationError: The role may not make it, or the store is newer than this agentguard.
-        StoreError: The server failed.
     """
     try:
-        with connection.transaction():
-            connection.execute(_LOCK, (f"agentguard store {schema}",))
-            present = _present(connection, schema)
-            if present > VERSION:
-                raise wrong_version(place, schema, present, VERSION)
-            if present == 0 or (migrates and present < VERSION):
-                _bring(connection, schema, present)
+        await run("BEGIN")
+        await run("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", (f"agentguard store {schema}",))
+        present = await version_of(run, schema)
+        if present is not None and present > VERSION:
+            check_version(place, schema, present)
+        if present is None or (migrates and present < VERSION):
+            await _make(run, schema, present)
+        await run("COMMIT")
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
             f"{place}: the role may not make the store: {error.diag.message_primary}",
-            hint="have a role that may create in the database run: agentguard store migrate",
+            hint="with the url of a role that may, " + _COMMAND,
         ) from error
-    except (psycopg.Error, OSError) as error:
-        raise store_error(place, error) from error
     return present
 
 
-def _present(connection: BlockingConnection, schema: str) -> int:
-    row = connection.execute(_HAS_STORE, (f"{schema}.version",)).fetchone()
-    if not row or not row[0]:
-        return 0
-    row = connection.execute(f"SELECT number FROM {schema}.version").fetchone()  # noqa: S608  a checked name
-    return int(row[0]) if row else 0
+async def _make(run: Run, schema: str, present: int | None) -> None:
+    if present is None:
+        # "IF NOT EXISTS" would demand the right to make schemas also where there is this one
+        if not await run("SELECT 1 FROM pg_namespace WHERE nspname = $1", (schema,)):
+            await run(f"CREATE SCHEMA {schema}")
+        await run(_in_schema(TABLES, schema))
+    for step in range(present or VERSION, VERSION):
+        await run(_in_schema(MIGRATIONS[step], schema))
+    await run(_in_schema(FUNCTIONS, schema))
+    await run(f"DELETE FROM {schema}.version")  # noqa: S608  a checked name
+    await run(f"INSERT INTO {schema}.version VALUES ($1)", (VERSION,))  # noqa: S608  a checked name
 
 
-def _bring(connection: BlockingConnection, schema: str, present: int) -> None:
-    def run(statements: str) -> None:
-        # without values, so that several statements are one message
-        connection.execute(statements.replace("agentguard.", f"{schema}.").encode(), prepare=False)
-
-    if present == 0:
-        row = connection.execute(_HAS_SCHEMA, (schema,)).fetchone()
-        if not row or not row[0]:
-            connection.execute(f"CREATE SCHEMA {schema}".encode())
-        run(TABLES)
-    for step in range(max(present, 1), VERSION):
-        run(MIGRATIONS[step])
-    run(FUNCTIONS)
-    connection.execute(f"DELETE FROM {schema}.version")  # noqa: S608  a checked name
-    connection.execute(f"INSERT INTO {schema}.version VALUES ($1)", (VERSION,))  # noqa: S608  a checked name
+def _in_schema(statements: str, schema: str) -> str:
+    return statements.replace("agentguard.", f"{schema}.")

@@ -61,8 +61,8 @@ class Statement(Generic[R]):
 class Statements:
     """Makes the statements for the tables in one schema. *clock* is that of the guard."""
 
-    def __init__(self, schema: str, clock: Callable[[], float]) -> None:
-        self._schema, self._clock = schema, clock
+    def __init__(self, schema: str, clock: Callable[[], float], retention: _rules.Retention) -> None:
+        self._schema, self._clock, self._retention = schema, clock, retention
         self._answers = Answers()
 
     def create_task(self, state: TaskState) -> Statement[None]:
@@ -227,7 +227,7 @@ class Statements:
     def prune(self) -> Statement[None]:
         """Delete a bounded part of what is over."""
         bounds = (_pruning.KEYS, _pruning.TASKS, _pruning.ROWS)
-        values = (self._clock(), _rules.KEEP, _rules.KEEP_KEYS, *bounds)
+        values = (self._clock(), self._retention.seconds, _rules.KEEP_KEYS, *bounds)
         return self._call("prune", values, _nothing, repeats=True)
 
     def _call(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
@@ -10,10 +12,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from agentguard.errors import ConfigurationError
 from agentguard.model import Secret
 from agentguard.stores import _rules
+from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores.postgres._address import Address
-from agentguard.stores.postgres._connector import Connector, Demands, Durability, PasswordSource
+from agentguard.stores.postgres._connector import Connector, PasswordSource
+from agentguard.stores.postgres._demands import Demands, Durability, Run
 from agentguard.stores.postgres._operations import Operations
-from agentguard.stores.postgres._schema import checked_name, make_or_migrate
+from agentguard.stores.postgres._schema import bring, checked_name
 from agentguard.stores.postgres._statements import Statement, Statements
 
 __all__ = ["PostgresStore"]
@@ -69,7 +73,7 @@ class PostgresStore:
     `clock` is that of the guard, as in all stores: deadlines and expiries are times of guards' clocks, and a
     guard compares with them itself, so a second clock would end a task twice. But what must not be forgotten
     is forgotten only if the server's clock agrees: a revocation, a key that was used and an ended task stay
-    until both clocks say that their time is over, and for `_rules.KEEP_KEYS` or `_rules.KEEP` more. So one
+    until both clocks say that their time is over, and for `_rules.KEEP_KEYS` or the *retention* more. So one
     host whose clock is ahead takes nothing from the others. Differences of more than a minute are logged.
 
     After a fork, a child opens its own connections. A connection that was lost is opened anew. If an answer
@@ -77,9 +81,9 @@ class PostgresStore:
     since nobody knows whether it was done.
 
     Raises:
-        ConfigurationError: A setting is wrong, the server does not promise to keep what it acknowledges, or
-            the schema has another version.
-        StoreError: The server cannot be reached. Each method can raise this too.
+        ConfigurationError: A setting is wrong. From an operation: the server does not promise to keep what it
+            acknowledges, or the schema has another version.
+        StoreError: From an operation: the server cannot be reached, or did not do it.
     """
 
     def __init__(
@@ -88,49 +92,51 @@ class PostgresStore:
         *,
         password: Secret | PasswordSource | None = None,
         schema: str = "agentguard",
-        ca: str | None = None,
-        pool_size: int = 8,
-        timeout: float = 5.0,
+        ca: str | os.PathLike[str] | None = None,
+        pool_size: int = 20,
+        timeout: float = 2.0,
         clock: Callable[[], float] = time.time,
         plaintext: bool = False,
         durability: Durability = "checked",
+        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         if pool_size < 1 or timeout <= 0:
             raise ConfigurationError("pool_size and timeout are more than 0")
         demands = Demands(schema=checked_name(schema), durability=durability)
         address = Address(url, timeout=timeout, ca=ca, plaintext=plaintext)
-        connector = Connector(address, _source(password), demands)
-        _make(connector, schema, timeout)
-        self._operations = Operations(connector, pool_size, timeout)
-        self._statements = Statements(schema, clock)
+        self._connector = Connector(address, _source(password), demands)
+        self._operations = Operations(self._connector, pool_size, timeout)
+        self._statements = Statements(schema, clock, retention)
         self._writes = 0
-        self._operations.run(partial(self._statements.known, ""))
 
-    @classmethod
-    def migrate(
-        cls,
-        url: str,
-        *,
-        password: Secret | PasswordSource | None = None,
-        schema: str = "agentguard",
-        ca: str | None = None,
-        timeout: float = 60.0,
-        plaintext: bool = False,
-    ) -> int:
-        """Make the store, or bring it to the newest version; return the version that was there, or 0.
+    def check(self) -> None:
+        """Look at the server now, and make the store in an empty database, without an operation.
 
-        The role of *url* owns the store afterwards, and grants to the roles that use it what the docstring of
-        this package says. Guards of an older agentguard are refused from then on.
+        Raises:
+            ConfigurationError: The server may lose what it has acknowledged, the role may not make the store,
+                or the store has another version.
+            StoreError: The server cannot be reached.
+        """
+        self._connector.open(time.monotonic() + self._operations.timeout).close()
+
+    def migrate(self, timeout: float = 60.0) -> int | None:
+        """Make the store, or bring it to the newest version; return the version that was there, if any.
+
+        The role of the URL owns the store afterwards, and grants to the roles that use it what the docstring
+        of this package says. Guards of an older agentguard are refused from then on. *timeout* is in seconds.
 
         Raises:
             ConfigurationError: The role may not do that, or the store is newer than this agentguard.
             StoreError: The server cannot be reached, or failed.
         """
-        demands = Demands(schema=checked_name(schema))
-        connector = Connector(
-            Address(url, timeout=timeout, ca=ca, plaintext=plaintext), _source(password), demands
-        )
-        return _make(connector, schema, timeout, migrates=True)
+        versions = list[int | None]()
+
+        async def bring_up(run: Run, place: str) -> None:
+            await run(f"SET statement_timeout = {math.ceil(timeout * 1000):d}")
+            versions.append(await bring(run, place, self._connector.demands.schema, migrates=True))
+
+        self._connector.open(time.monotonic() + timeout, prepare=bring_up).close()
+        return versions[0]
 
     def close(self) -> None:
         """Close this process's connections; later calls raise StoreError."""
@@ -197,11 +203,3 @@ class _Known:
 
 def _source(password: Secret | PasswordSource | None) -> PasswordSource | None:
     return _Known(password) if isinstance(password, Secret) else password
-
-
-def _make(connector: Connector, schema: str, timeout: float, *, migrates: bool = False) -> int:
-    connection = connector.open(time.monotonic() + timeout, check=False)
-    try:
-        return make_or_migrate(connection, connector.address.name, schema, migrates=migrates)
-    finally:
-        connection.close()
