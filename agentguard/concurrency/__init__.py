@@ -3,6 +3,7 @@
 drive          runs a coroutine without an event loop, and makes both forms of a port's method
 deadline       until when a blocking operation may wait
 abandonable    threads for functions that may never return, with a bound for each party and for all
+threads        threads that run one function after the other
 party          for whom an operation is
 worker         runs several blocking operations of an event loop in one thread
 fork           what objects do when the process forks: locks, gates, hooks

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from math import inf
-from threading import Thread
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from agentguard.concurrency.fork import ProcessLock, in_child
+from agentguard.concurrency.threads import ReusedThreads
 
 __all__ = ["HUNG", "AbandonableThreads", "NoThread"]
 
@@ -38,7 +38,7 @@ class NoThread(RuntimeError):
 
 
 class AbandonableThreads:
-    """Runs each call of functions in a daemon thread of its own, with the caller's context.
+    """Runs each call of functions in a daemon thread that no other uses meanwhile, in the caller's context.
 
     *name* says in warnings whose functions these are. A call that is given up makes room for a new one of its
     party. One party has at most 64 running and 128 hung calls, and all parties together 1024 hung ones. So a
@@ -51,6 +51,7 @@ class AbandonableThreads:
 
     def __init__(self, name: str, *, probes: bool = False) -> None:
         self._name, self._lock, self._probes = name, ProcessLock(), probes
+        self._threads = ReusedThreads("agentguard-abandonable")
         self._begin()
         in_child(self._begin)
 
@@ -93,7 +94,7 @@ class AbandonableThreads:
         self._enter(future, party)
         run = partial(copy_context().run, self._work, future, function, party)
         try:
-            Thread(target=run, name="agentguard-abandonable", daemon=True).start()
+            self._threads.start(run)
         except RuntimeError:  # the system gives no more threads
             self._leave(future, party)
             raise NoThread("the system gives no more threads") from None
