@@ -9,6 +9,8 @@ load              from the file's text to `Settings`; each error has its line an
 positions         in which line of the text a key stands
 build             from `Settings` to `Parts`
 adapters          from settings to identity sources, brokers and transmitters
+oauth             from settings to the brokers of authorization servers
+tls               from named files to the certificates that a connection trusts
 """
 
 from agentguard.config.build import Parts, build

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _PATHS = 'some of "read", "write" and "escalation", as in paths = ["read"]'
+_CA = 'a file of the certificates to trust in place of the public ones, as in ca = "company-ca.pem"'
 _REUSE = 'where a credential may serve a whole task, as in reuse = ["read"]'
 
 
@@ -80,15 +81,42 @@ class TokenExchangeSettings(Table):
     client_key: Name | None = Field(
         default=None, description='a private key, as in client_key = "client.pem"'
     )
+    ca: Name | None = Field(default=None, description=_CA)
     resource_uris: dict[Name, Name] = Field(
         default_factory=dict, description='a URI for each audience, as in { "orders/read" = "https://…" }'
+    )
+    subject_token_type: Literal["jwt", "access_token", "id_token"] = Field(
+        default="jwt", description='of the users\' tokens: "jwt", "access_token" (Keycloak) or "id_token"'
+    )
+    subject: Name | None = Field(
+        default=None,
+        description="a task's subject by a claim of the user's token that users cannot change,"
+        ' as in subject = "user:{preferred_username}"; by default it is the `sub`',
+    )
+    agent_subject: Name | None = Field(
+        default=None, description="the `sub` of the agent's own tokens, if it is not the agent's id"
+    )
+    actor: Literal["act", "client"] = Field(
+        default="act",
+        description='"client" if the issuer writes no `act`: the agent is known by its client_id alone, so a'
+        " token does not show whether a user or the agent acts, nor an earlier agent",
+    )
+    agent_grant: Literal["token_exchange", "client_credentials"] = Field(
+        default="token_exchange", description="how an agent without a user gets a token"
     )
     seal: Name | None = Field(
         default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
     )
     bearer: bool = Field(default=False, description="true if the issuer does not support DPoP")
     details: bool = Field(
-        default=True, description="false if the issuer does not know our authorization details"
+        default=True,
+        description="false if the issuer does not know our authorization details: its tokens are then good"
+        " for every call with their scopes",
+    )
+    details_scope: Name | None = Field(
+        default=None,
+        description="a parameterized scope that carries the details instead,"
+        ' as in details_scope = "agentguard_call"',
     )
     introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
     reuse: tuple[PathName, ...] = list_field(_REUSE)
@@ -109,6 +137,7 @@ class OpenBaoSettings(Table):
         description='the API path of each path\'s credentials, as in { read = "database/creds/reader" }'
     )
     revoker: Name | None = Field(default=None, description="a login role that may revoke by accessor")
+    ca: Name | None = Field(default=None, description=_CA)
     server: dict[Name, str] = Field(
         default_factory=dict, description='the database, as in { host = "db", port = "5432" }'
     )
@@ -170,12 +199,14 @@ class SecretSettings(Table):
     address: Name | None = Field(default=None, description="OpenBao's URL, for an openbao: source")
     role: Name | None = Field(default=None, description="OpenBao's login role, for an openbao: source")
     audience: Name | None = Field(default=None, description="OpenBao's audience, for an openbao: source")
+    ca: Name | None = Field(default=None, description=f"for an openbao: source, {_CA}")
 
 
 class SignalSettings(Table):
     """``[signals.NAME]``: a receiver that is told when a task ends (CAEP ``session-revoked``)."""
 
     url: Name = Field(description='the receiver\'s URL, as in url = "https://orders.example/signals"')
+    ca: Name | None = Field(default=None, description=_CA)
     audience: Name = Field(description='the receiver\'s name, as in audience = "https://orders.example"')
     key: Name = Field(description='the key that signs, as in key = ".agentguard/signals.pem"')
     algorithm: Literal["ES256", "EdDSA", "RS256"] = Field(

@@ -23,7 +23,9 @@ from agentguard.config.adapter_settings import (
     SpiffeIdentitySettings,
     TokenExchangeSettings,
 )
+from agentguard.config.oauth import token_exchange_brokers
 from agentguard.config.signal_keys import load_signal_key
+from agentguard.config.tls import tls_context
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
 from agentguard.files import read_trusted
@@ -33,7 +35,6 @@ from agentguard.model import ToolPath
 from agentguard.ports import Broker, IdentitySource, Store, Transmitter
 
 if TYPE_CHECKING:  # each needs an extra
-    from agentguard.credentials.oauth import ClientAuth
     from agentguard.credentials.openbao import OpenBaoSession
     from agentguard.signals.sources import Source
 
@@ -98,7 +99,7 @@ class AdapterFactory:
         match settings:
             case TokenExchangeSettings():
                 with extra("issuers"):
-                    return self._token_exchange(settings)
+                    return token_exchange_brokers(settings, self)
             case OpenBaoSettings():
                 with extra("issuers"):
                     return self._openbao(settings)
@@ -129,6 +130,7 @@ class AdapterFactory:
                 issuer=issuer,
                 signer=load_signal_key(self.file_of(settings.key), settings.algorithm),
                 authorization=header,
+                verify=tls_context(self.file_of, ca=settings.ca),
                 clock=self.clock,
             )
 
@@ -159,43 +161,6 @@ class AdapterFactory:
                 authorization=header,
                 subjects=settings.subjects,
             )
-
-    def _token_exchange(self, settings: TokenExchangeSettings) -> ByPath:
-        from agentguard.credentials.oauth import AuthorizationServer, IssuerProfile, TokenExchange
-        from agentguard.credentials.sealing import SealingKey
-
-        client, seal = self._client(settings), settings.seal
-        profile = IssuerProfile(
-            resource_uris=settings.resource_uris,
-            bearer=settings.bearer,
-            details=settings.details,
-            introspect=settings.introspect,
-        )
-        # one broker for each path: two paths must not share the key that their tokens are bound to
-        return {
-            path: TokenExchange(
-                AuthorizationServer(settings.issuer, client),
-                paths=[path],
-                identity=self.identity,
-                store=self.store,
-                seal=None if seal is None else SealingKey.from_file(self.file_of(seal)),
-                reuse=[path] if path.value in settings.reuse else [],
-                profile=profile,
-                clock=self.clock,
-            )
-            for path in map(ToolPath, settings.paths)
-        }
-
-    def _client(self, settings: TokenExchangeSettings) -> ClientAuth:
-        from agentguard.credentials.oauth import PrivateKeyJwt, SpiffeJwt
-
-        if settings.client_auth == "spiffe":
-            return SpiffeJwt(settings.client_id, self.identity)
-        if settings.client_key is None:
-            raise ConfigurationError("client_key is missing", hint='as in client_key = "client.pem"')
-        return PrivateKeyJwt(
-            settings.client_id, load_key(self.file_of(settings.client_key)), clock=self.clock
-        )
 
     def _openbao(self, settings: OpenBaoSettings) -> ByPath:
         from agentguard.credentials.openbao import OpenBao
@@ -228,6 +193,7 @@ class AdapterFactory:
             audience=settings.audience,
             mount=settings.mount,
             namespace=settings.namespace,
+            verify=tls_context(self.file_of, ca=settings.ca),
             clock=self.clock,
         )
 
@@ -278,6 +244,7 @@ class AdapterFactory:
                 identity=self.identity,
                 role=settings.role or "",
                 audience=settings.audience or "",
+                verify=tls_context(self.file_of, ca=settings.ca),
                 clock=self.clock,
             )
         broker = LegacySecret(

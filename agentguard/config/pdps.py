@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from agentguard.config.tables import Name, Table
+from agentguard.config.tls import tls_context
 from agentguard.errors import ConfigurationError
-from agentguard.files import require_trusted
 from agentguard.ports import Policy
+
+if TYPE_CHECKING:  # it needs an extra
+    from agentguard.policies._bearer import TokenSource
 
 __all__ = ["AuthZenSettings", "OpaSettings", "PdpSettings"]
 
 
 _Url = Annotated[str, Field(pattern=r"^https?://[^/?#@\s\\]+(/[^?#@\s\\]*)?$")]
+
+
+class ClientSettings(Table):
+    """How the guard gets a token for itself at an authorization server (client credentials)."""
+
+    issuer: Name = Field(description='the server\'s URL, as in issuer = "https://login.example"')
+    client_id: Name = Field(description="the client's id at the server")
+    client_key: Name = Field(description='a private key, as in client_key = "client.pem"')
+    scope: Name | None = Field(default=None, description='as in scope = "pdp"')
+    ca: Name | None = Field(
+        default=None, description='a file of trusted certificates, as in ca = "company-ca.pem"'
+    )
+
+    def token_source(self, file_of: Callable[[str], Path]) -> TokenSource:
+        """Return the source of the token. *file_of* returns the path of a named file."""
+        from agentguard.credentials.local_issuer import load_key
+        from agentguard.credentials.oauth import AuthorizationServer, ClientCredentials, PrivateKeyJwt
+
+        client = PrivateKeyJwt(self.client_id, load_key(file_of(self.client_key)))
+        verify = tls_context(file_of, ca=self.ca)
+        return ClientCredentials(AuthorizationServer(self.issuer, client, verify=verify), self.scope)
 
 
 class _PdpSettings(Table):
@@ -31,6 +54,11 @@ class _PdpSettings(Table):
     )
     token: Name | None = Field(
         default=None, description='a source of a bearer token, as in token = "file:/run/secrets/pdp"'
+    )
+    client: ClientSettings | None = Field(
+        default=None,
+        description='in place of token, as in client = { issuer = "https://login.example",'
+        ' client_id = "guard", client_key = "guard.pem" }',
     )
     ca: Name | None = Field(
         default=None, description='a file of trusted certificates, as in ca = "pdp-ca.pem"'
@@ -50,36 +78,17 @@ class _PdpSettings(Table):
             "version": self.version,
             "timeout": self.timeout,
             "limit": self.limit,
-            "verify": self._tls(file_of),
+            "verify": tls_context(file_of, ca=self.ca, certificate=self.certificate, key=self.key),
         }
-        if self.token is not None:
+        if self.client is not None:
+            if self.token is not None:
+                raise ConfigurationError("there are token and client", hint="leave out one of them")
+            options["token"] = self.client.token_source(file_of)
+        elif self.token is not None:
             from agentguard.credentials.sources import source  # needs an extra for some kinds
 
             options["token"] = source(self.token)
         return options
-
-    def _tls(self, file_of: Callable[[str], Path]) -> ssl.SSLContext | bool:
-        if self.ca is None and self.certificate is None and self.key is None:
-            return True
-        if self.certificate is None and self.key is not None:
-            raise ConfigurationError("key is there without certificate", hint="name both files")
-        self._require_trusted(file_of)
-        try:
-            context = ssl.create_default_context(cafile=None if self.ca is None else file_of(self.ca))
-            if self.certificate is not None:
-                key = None if self.key is None else file_of(self.key)
-                context.load_cert_chain(file_of(self.certificate), key, password=_no_password)
-        except (OSError, ValueError) as error:  # an error of ssl is an OSError
-            raise ConfigurationError(
-                f"ca, certificate or key cannot be used ({type(error).__name__})",
-                hint="name PEM files; the key has no password",
-            ) from None
-        return context
-
-    def _require_trusted(self, file_of: Callable[[str], Path]) -> None:
-        for name in (self.ca, self.certificate, self.key):
-            if name is not None and (file := file_of(name)).exists():
-                require_trusted(file, file.stat())
 
 
 class AuthZenSettings(_PdpSettings):
@@ -91,12 +100,17 @@ class AuthZenSettings(_PdpSettings):
         description="where its endpoints may be, beside the url's own scheme, host and port,"
         ' as in origins = ["https://eval.pdp.example"]',
     )
+    subject_type: Name = Field(
+        default="identity", description='what it calls a user, as in subject_type = "user"'
+    )
 
     def policy(self, file_of: Callable[[str], Path]) -> Policy:
         """Return the policy that asks this PDP. *file_of* returns the path of a named file."""
         from agentguard.policies.authzen import AuthZen  # needs an extra
 
-        return AuthZen(self.url, origins=self.origins, **self.options(file_of))
+        return AuthZen(
+            self.url, origins=self.origins, subject_type=self.subject_type, **self.options(file_of)
+        )
 
 
 class OpaSettings(_PdpSettings):
@@ -112,10 +126,6 @@ class OpaSettings(_PdpSettings):
         from agentguard.policies.opa import Opa  # needs an extra
 
         return Opa(self.url, path=self.path, **self.options(file_of))
-
-
-def _no_password() -> str:
-    raise ValueError  # else ssl would ask for it at the terminal
 
 
 PdpSettings = Annotated[AuthZenSettings | OpaSettings, Field(discriminator="kind")]

@@ -21,14 +21,20 @@ _PAUSE = 5.0  # seconds between two readings for a token that a PDP refuses, how
 
 
 class TokenSource(Protocol):
-    """Where the token is, such as a source of `agentguard.credentials.sources`."""
+    """Where the token is, such as a source of `agentguard.credentials.sources`.
+
+    A source of tokens that end sooner than after 300 seconds has an attribute `refresh`: after how many
+    seconds the token that it has returned last is to be read anew.
+    """
 
     def read(self) -> Secret:
         """Return the token that is valid now."""
 
 
 class BearerToken:
-    """Reads the token within *timeout* seconds, and again after 300 seconds, or when a PDP refuses it.
+    """Reads the token within *timeout* seconds, and again after 300 seconds or its source's `refresh`.
+
+    It is read again too when a PDP refuses it.
 
     For refused tokens it is read at most once in 5 seconds, or a PDP that refuses all would have the source
     read at each call.
@@ -36,7 +42,7 @@ class BearerToken:
 
     def __init__(self, source: TokenSource, timeout: float) -> None:
         threads = AbandonableThreads("the source of the token for the PDP", probes=True)
-        self._read = abandonable_pair(source, "read", threads, timeout)
+        self._source, self._read = source, abandonable_pair(source, "read", threads, timeout)
         self._cache: tuple[Secret, float] | None = None
         self._next_refresh = 0.0
 
@@ -58,17 +64,18 @@ class BearerToken:
             if self._cache is not None and now < self._next_refresh:
                 return self._cache
             self._next_refresh = now + _PAUSE
-        return await _fetch(read)
+        token = await _fetch(read)
+        return token, time.monotonic() + min(_REFRESH, getattr(self._source, "refresh", _REFRESH))
 
 
-async def _fetch(read: Operation) -> tuple[Secret, float]:
+async def _fetch(read: Operation) -> Secret:
     try:
         token = await read()
     except Exception as error:  # noqa: BLE001  anyone may write a source, and its message may hold the secret
         problem = f"no token to authenticate with ({type(error).__name__})"
     else:
         if isinstance(token, Secret) and _TOKEN.fullmatch(token.reveal()):
-            return token, time.monotonic() + _REFRESH
+            return token
         problem = "the token to authenticate with cannot stand in a header"
     # outside of the handler, so that the error has no context, which may hold the secret
     raise ValueError(problem)

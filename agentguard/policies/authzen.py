@@ -18,15 +18,14 @@ from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
 from agentguard.outbound.destinations import Origin, is_confidential_url, origin_of
 from agentguard.policies._bearer import TokenSource
+from agentguard.policies._question import SUBJECT_TYPE, question, with_approval
 from agentguard.policies._remote import (
     TEXT,
     Remote,
     RemoteOperations,
     content,
     of_a_deny,
-    question,
     read_obligations,
-    with_approval,
 )
 from agentguard.policies.combine import merge_obligations
 
@@ -57,14 +56,15 @@ class _Endpoints:
 class AuthZen(Remote):
     """Asks the PDP whose identifier is *url*, and denies whatever it does not clearly permit.
 
-    The question is whether the subject (type ``identity``: for whom the agent acts) may do the action (the
-    tool's name) to the resource. The type and the id of the resource are the tool's resource; for a tool
-    without resource they are ``tool`` and the tool's name. **The values of the tool's arguments are sent to
-    the PDP**, as properties of the resource, since not every PDP lets rules see the properties of an action.
-    Credentials are not sent. The context has ``agent``, ``task``, ``history``, ``path``, ``clearance``,
-    ``provenance`` (of the task, and of each argument in ``args``), ``environment``, ``legacy``, the time as
-    ``at``, and ``approval`` once a person has approved. A call that would be permitted with
-    ``context.approval`` needs a person. Both questions are one batch if the PDP's metadata offers it.
+    The question is whether the subject (for whom the agent acts; its type is *subject_type*) may do the
+    action (the tool's name) to the resource. The type and the id of the resource are the tool's resource; for
+    a tool without resource they are ``tool`` and the tool's name. **The values of the tool's arguments are
+    sent to the PDP**, as properties of the resource, since not every PDP lets rules see the properties of an
+    action. Credentials are not sent. The context has ``agent``, ``task``, ``history``, ``path``,
+    ``clearance``, ``provenance`` (of the task, and of each argument in ``args``), ``environment``,
+    ``legacy``, the time as ``at``, and ``approval`` once a person has approved. A call that would be
+    permitted with ``context.approval`` needs a person. Both questions are one batch if the PDP's metadata
+    offers it.
 
     From the answer's context, ``obligations`` are taken over with their types as kinds, also of a deny; the
     guard denies for a kind that it does not know. A deny that ends the session (``session_termination``) asks
@@ -98,6 +98,7 @@ class AuthZen(Remote):
         *,
         version: str,
         origins: Iterable[str] = (),
+        subject_type: str = SUBJECT_TYPE,
         timeout: float = 1.0,
         limit: int = 16,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -118,13 +119,13 @@ class AuthZen(Remote):
             async_transport=async_transport,
             token=token,
         )
-        self._entropy = entropy
+        self._entropy, self._subject_type = entropy, subject_type
         self._origins = {_origin_of(self._url), *map(_named_origin, origins)} - {None}
         self._endpoints: _Endpoints | None = None
 
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         endpoints = await self._current(operations)
-        body = question(request)
+        body = question(request, subject_type=self._subject_type)
         if request.approval is not None:
             return self._decision(await self._post(operations, endpoints.evaluation, body))
         if endpoints.evaluations is not None:

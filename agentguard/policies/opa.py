@@ -13,15 +13,14 @@ from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
 from agentguard.model.arguments import Json
 from agentguard.policies._bearer import TokenSource
+from agentguard.policies._question import question, with_approval
 from agentguard.policies._remote import (
     TEXT,
     Remote,
     RemoteOperations,
     content,
     of_a_deny,
-    question,
     read_obligations,
-    with_approval,
 )
 from agentguard.policies.combine import merge_obligations
 

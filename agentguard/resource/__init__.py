@@ -4,6 +4,7 @@
     keys             the issuer's keys that are trusted, and the path of each
     claims           what a token says, and the check of the call
     proof            DPoP proofs and nonces (RFC 9449)
+    headers          the token and the proof in a request's headers, and the headers of a refusal
     introspection    asks the authorization server whether a token is still active (RFC 7662)
     asgi             a middleware, and a Starlette or FastAPI dependency. It needs the extra ``server``, so
                      this package does not import it, nor what it is made of:
@@ -16,9 +17,10 @@ arguments an endpoint requires: the application passes these.
 
 from __future__ import annotations
 
-from agentguard.resource.claims import Claims
+from agentguard.resource.claims import Claims, Issuer
+from agentguard.resource.headers import challenge
 from agentguard.resource.introspection import Introspection
 from agentguard.resource.proof import Nonces
-from agentguard.resource.verifier import Limits, Verifier, challenge
+from agentguard.resource.verifier import Limits, Verifier
 
-__all__ = ["Claims", "Introspection", "Limits", "Nonces", "Verifier", "challenge"]
+__all__ = ["Claims", "Introspection", "Issuer", "Limits", "Nonces", "Verifier", "challenge"]

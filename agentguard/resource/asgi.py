@@ -22,6 +22,7 @@ from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import Json
 from agentguard.model import ToolPath
 from agentguard.resource.claims import Claims
+from agentguard.resource.headers import challenge
 from agentguard.resource.reading import (
     Presented,
     Receive,
@@ -41,7 +42,7 @@ from agentguard.resource.routing import (
     make_routes,
     normalize_route,
 )
-from agentguard.resource.verifier import Verifier, challenge
+from agentguard.resource.verifier import Verifier
 
 __all__ = ["Presented", "Protected", "Rule", "require"]
 

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, text_claim
 from agentguard.model import DETAIL_TYPE, Arguments, ToolPath
 
-__all__ = ["Claims", "invalid", "read_claims"]
+__all__ = ["Claims", "Issuer", "invalid", "read_claims"]
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """An authorization server that writes other claims than ours does.
+
+    *name* is its identifier, which is the `iss` of its tokens. *client_claim* is the claim that names the
+    client, ``azp`` at a server that writes no `client_id` (RFC 9068 section 2.2).
+
+    With *binds_calls* False, a token need not name the one call that it is for. **Such a token is good for
+    every call with its scopes at the endpoints of its path**, until it expires or is revoked: whoever makes
+    the agent send a request can choose the tool and the arguments, and the resource cannot see the
+    difference. It is still bound to one key, one resource and one path. A token that does name a call is
+    held to it.
+    """
+
+    name: str
+    client_claim: Literal["client_id", "azp"] = "client_id"
+    binds_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +37,8 @@ class Claims:
     """What a verified token says: who acts, for whom, in which task, and for which call.
 
     `actor` is the `client_id`. `act` is the actor chain of RFC 8693, as it stands in the token. If `signed`
-    is false, the values come from the issuer's introspection and not from a signed token.
+    is false, the values come from the issuer's introspection and not from a signed token. `tool` and `digest`
+    are empty for a token that names no call (see `Issuer`).
     """
 
     id: str
@@ -48,6 +69,8 @@ class Claims:
         """
         if scope is not None and scope not in self.scopes:
             raise _forbidden("the token lacks the scope")
+        if not self.tool:
+            return
         if tool is not None and tool != self.tool:
             raise _forbidden("the token is for another tool")
         if arguments is None:
@@ -60,7 +83,7 @@ class Claims:
             raise _forbidden("the token is for a call with other arguments")
 
 
-def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = True) -> Claims:
+def read_claims(claims: Mapping[str, Json], path: ToolPath, *, issuer: Issuer, signed: bool = True) -> Claims:
     """Read the claims that RFC 9068 section 2.2 requires, and those of agentguard.
 
     The token must be bound to one DPoP key and to nothing else. A resource is not told the client's
@@ -71,7 +94,7 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
     Raises:
         VerificationError: A claim is missing or malformed, or the token is for another path.
     """
-    names = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", "client_id")}
+    names = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", issuer.client_claim)}
     scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
     jkt = text_claim(cnf, "jkt") if isinstance(cnf, dict) else None
     if None in names.values() or not isinstance(scope, str) or not isinstance(act, dict):
@@ -80,12 +103,12 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
         raise invalid("the token is not bound to a key")
     if cnf != {"jkt": jkt}:
         raise invalid("the token is bound to more than a DPoP key, which cannot be verified here")
-    tool, digest = _details(claims.get("authorization_details"), path)
+    tool, digest = _call_of(claims, path, issuer)
     return Claims(
         id=str(names["jti"]),
         issuer=str(names["iss"]),
         subject=str(names["sub"]),
-        actor=str(names["client_id"]),
+        actor=str(names[issuer.client_claim]),
         act=act,
         task_id=text_claim(claims, "txn"),
         scopes=frozenset(scope.split()),
@@ -96,6 +119,13 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, signed: bool = Tr
         thumbprint=jkt,
         signed=signed,
     )
+
+
+def _call_of(claims: Mapping[str, Json], path: ToolPath, issuer: Issuer) -> tuple[str, str]:
+    """Return the tool and the digest of the one call; both are empty where the token need not name one."""
+    if not issuer.binds_calls and "authorization_details" not in claims:
+        return "", ""
+    return _details(claims.get("authorization_details"), path)
 
 
 def _details(details: Json, path: ToolPath) -> tuple[str, str]:

@@ -6,6 +6,7 @@ READ only, because it has another audience, and because its details name another
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,21 +15,26 @@ from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import ALGORITHM_NAMES, Json, decode, htu, number_claim, revocation_key, token_hash
+from agentguard.jose import Json, decode, number_claim, revocation_key, token_hash
 from agentguard.model import Resource, ToolPath
 from agentguard.ports import Store
-from agentguard.resource.claims import Claims, invalid, read_claims
+from agentguard.resource.claims import Claims, Issuer, invalid, read_claims
+from agentguard.resource.headers import Headers, absolute_url, token_and_proof
 from agentguard.resource.introspection import Introspection
 from agentguard.resource.keys import Keys
 from agentguard.resource.proof import Nonces, verify_proof
 
-__all__ = ["Headers", "Limits", "Verifier", "challenge"]
+__all__ = ["Limits", "Verifier"]
 
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+log = logging.getLogger("agentguard")
 
 _TYP = frozenset({"at+jwt"})
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1
-_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3: not allowed in error_description
+
+_UNBOUND = (
+    "tokens of %s are bound to no call: at the resource %s, one token is good for every tool and all "
+    "arguments of its path and its scopes"
+)
 
 
 class _Operations(NamedTuple):
@@ -66,6 +72,7 @@ class Verifier:
 
     *by_audience* is for an issuer whose keys name no path. It lists the paths that are told apart by the
     audience alone; each needs its own audience, and the issuer's tokens are accepted on no other path.
+    *issuer* is the issuer's identifier, or an `Issuer` that says what its tokens lack.
     For an issuer of opaque tokens only, *keys* is ``{"keys": []}``, and the introspection says that it is for
     opaque tokens.
 
@@ -79,7 +86,7 @@ class Verifier:
     def __init__(
         self,
         *,
-        issuer: str,
+        issuer: str | Issuer,
         keys: Mapping[str, Json],
         resource: Resource,
         store: Store | None,
@@ -91,7 +98,10 @@ class Verifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.resource, self.nonces = resource, nonces
-        self._issuer, self._signals = issuer, signals
+        self._issuer = issuer = Issuer(issuer) if isinstance(issuer, str) else issuer
+        self._signals = signals
+        if not issuer.binds_calls:
+            log.warning(_UNBOUND, issuer.name, resource.name)
         self._opaque = introspection is not None and introspection.opaque
         self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
         if signals and store is None:
@@ -152,7 +162,7 @@ class Verifier:
         call: tuple[ToolPath, str | None, str | None, Mapping[str, Json] | None],
     ) -> Claims:
         path, scope, tool, arguments = call
-        token, proof = _token_and_proof(headers)
+        token, proof = token_and_proof(headers)
         now = self._clock()
         if self._opaque and token.count(".") != 2:
             claims = await self._opaque_claims(operations, token, path, now)
@@ -161,7 +171,7 @@ class Verifier:
         jti = verify_proof(
             proof,
             method=method,
-            url=_absolute(url),
+            url=absolute_url(url),
             token=token,
             bound_to=claims.thumbprint,
             now=now,
@@ -204,7 +214,7 @@ class Verifier:
         if answer is None:
             raise invalid("the token is not active")
         # an issuer may leave out iss and jti; an opaque token has one spelling, so its hash is its id
-        claims = {"iss": self._issuer, "jti": f"opaque:{token_hash(token)}", **answer}
+        claims = {"iss": self._issuer.name, "jti": f"opaque:{token_hash(token)}", **answer}
         return self._claims(claims, path, now, signed=False)
 
     def _signed_claims(self, token: str, path: ToolPath, now: float) -> Claims:
@@ -212,13 +222,13 @@ class Verifier:
         return self._claims(claims, path, now, signed=True)
 
     def _claims(self, claims: Mapping[str, Json], path: ToolPath, now: float, *, signed: bool) -> Claims:
-        if claims.get("iss") != self._issuer:
+        if claims.get("iss") != self._issuer.name:
             raise invalid("the token is of another issuer")
         audience = self.resource.audience(path)
         if claims.get("aud") not in (audience, [audience]):
             raise invalid("the token is for another audience")
         self._check_times(claims, now)
-        return read_claims(claims, path, signed=signed)
+        return read_claims(claims, path, issuer=self._issuer, signed=signed)
 
     def _check_times(self, claims: Mapping[str, Json], now: float) -> None:
         expires, issued = number_claim(claims, "exp"), number_claim(claims, "iat")
@@ -229,33 +239,6 @@ class Verifier:
             raise invalid("the token has expired")
         if max(issued, begins) > now + self._leeway:
             raise invalid("the token is not valid yet")
-
-
-def _token_and_proof(headers: Headers) -> tuple[str, str]:
-    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
-    authorizations = [value for name, value in pairs if name.lower() == "authorization"]
-    proofs = [value for name, value in pairs if name.lower() == "dpop"]
-    if len(authorizations) > 1:
-        raise VerificationError("invalid_request", "more than one Authorization header", status=400)
-    scheme, _, token = (authorizations or [""])[0].partition(" ")
-    if (
-        scheme.lower() == "bearer"
-    ):  # RFC 9449 section 7.2: a bound token must not be accepted as a bearer token
-        raise invalid("the token is bound to a key; use the DPoP scheme")
-    if scheme.lower() != "dpop":
-        raise VerificationError("", "no credential was presented")
-    if len(proofs) != 1:
-        raise VerificationError("invalid_dpop_proof", "there must be exactly one DPoP header")
-    return token, proofs[0]
-
-
-def _absolute(url: str) -> str:
-    try:
-        return htu(url)
-    except ValueError:
-        raise VerificationError(
-            "invalid_request", "the URL of the request is not in the form that a proof can name", status=400
-        ) from None
 
 
 async def _answer(operation: Awaitable[object]) -> object:
@@ -279,21 +262,6 @@ async def _introspection(operation: Awaitable[object]) -> Mapping[str, Json] | N
     if answer is not None and not isinstance(answer, Mapping):
         raise _unavailable()
     return answer
-
-
-def challenge(
-    error: VerificationError, *, scope: str | None = None, nonce: str | None = None
-) -> dict[str, str]:
-    """Return the response headers of a refusal (RFC 6750 section 3, RFC 9449 sections 7.1 and 9)."""
-    if error.status >= 500:
-        return {}
-    fields = {"error": error.error, "error_description": error.description} if error.error else {}
-    if scope is not None and error.error == "insufficient_scope":
-        fields["scope"] = scope
-    fields["algs"] = " ".join(ALGORITHM_NAMES)
-    quoted = ", ".join(f'{name}="{_UNQUOTABLE.sub("?", value)}"' for name, value in fields.items())
-    headers = {"WWW-Authenticate": f"DPoP {quoted}"}
-    return headers if nonce is None else {**headers, "DPoP-Nonce": nonce}
 
 
 def _unavailable() -> VerificationError:

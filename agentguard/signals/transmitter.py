@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -59,6 +60,7 @@ class Transmitter:
         authorization: Secret | None = None,
         leeway: float = 60.0,
         clock: Callable[[], float] = time.time,
+        verify: ssl.SSLContext | bool = True,
         http: Outbound | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -68,7 +70,8 @@ class Transmitter:
         self._url, self._signer, self._authorization = url, signer, authorization
         self._leeway, self._clock = leeway, clock
         self._head = signer.head(typ="secevent+jwt", kid=signer.kid)
-        self._http = http or Outbound(f"signals/{audience}", f"{parts.scheme}://{parts.netloc}")
+        base = f"{parts.scheme}://{parts.netloc}"
+        self._http = http or Outbound(f"signals/{audience}", base, verify=verify)
 
     def sign(self, event: SessionRevoked) -> str:
         """Return the SET for this receiver. Its `iat` is the time of the event, also if it is sent late."""

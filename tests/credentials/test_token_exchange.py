@@ -15,7 +15,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, token_exchange, tokens
+from agentguard.credentials.oauth import ClientSecretBasic, SpiffeJwt, TokenExchange, tokens
+from agentguard.credentials.oauth.request import _issuers_of
 from agentguard.credentials.presentation import ProofKey
 from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import ConfigurationError, IdentityError, IssueError, RevocationUnknown
@@ -702,7 +703,7 @@ def test_a_spiffe_id_names_its_trust_domain_as_the_agents_issuer_and_nothing_els
     claims: dict[str, Any], issuers: tuple[str, ...]
 ) -> None:
     head, payload = (b64url(json.dumps(part).encode()) for part in ({"alg": "ES256"}, claims))
-    assert token_exchange._issuer_of(Secret(f"{head}.{payload}.AA")) == issuers
+    assert _issuers_of(Secret(f"{head}.{payload}.AA")) == issuers
 
 
 @pytest.mark.promise("wrong-answer-revoked")

@@ -18,7 +18,7 @@ from agentguard.errors import VerificationError
 from agentguard.jose import strict_json
 from agentguard.ports import Store
 from agentguard.resource import Verifier
-from agentguard.resource.verifier import challenge
+from agentguard.resource.headers import challenge
 
 __all__ = ["PATHS", "PUBLIC", "McpServer", "Seen", "serving"]
 

@@ -25,7 +25,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.inputs import FROM_JSON, INPUTS, JSON_FORM, InputType, RuleInput
-from agentguard.policies._remote import question
+from agentguard.policies._question import question
 from agentguard.policies.cedar.context import ContextWriter, view_of
 from agentguard.policies.cedar.schema import schema_text
 from agentguard.policies.cedar.types import shape_of

@@ -205,7 +205,7 @@ def _session(address: str, settings: Mapping[str, str], role: str) -> OpenBaoSes
         audience=settings.get("audience", "openbao"),
         mount=settings.get("mount", "jwt"),
         namespace=settings.get("namespace"),
-        verify=ssl.create_default_context(cafile=settings["cacert"]) if settings.get("cacert") else None,
+        verify=ssl.create_default_context(cafile=settings["cacert"]) if settings.get("cacert") else True,
     )
 
 

@@ -2,14 +2,17 @@
 
 token_exchange  the broker: asks for a token, checks it, and keeps what is needed to revoke it
 client_auth     how the broker authenticates itself to the server
+client_token    a token that the guard has for itself, such as for a PDP
 profile         what a server supports, and how it names things
 server          where the server's endpoints are (RFC 8414), and requests to them
+request         the request for the token of one call
 response        whether a token is the one that the broker asked for
 tokens          the tokens that are issued and not yet revoked
 revocation      the revocation of a token (RFC 7009)
 """
 
 from agentguard.credentials.oauth.client_auth import ClientAuth, ClientSecretBasic, PrivateKeyJwt, SpiffeJwt
+from agentguard.credentials.oauth.client_token import ClientCredentials
 from agentguard.credentials.oauth.profile import JWT, IssuerProfile
 from agentguard.credentials.oauth.server import AuthorizationServer
 from agentguard.credentials.oauth.token_exchange import TokenExchange
@@ -18,6 +21,7 @@ __all__ = [
     "JWT",
     "AuthorizationServer",
     "ClientAuth",
+    "ClientCredentials",
     "ClientSecretBasic",
     "IssuerProfile",
     "PrivateKeyJwt",

@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from agentguard.credentials.oauth.profile import ACCESS_TOKEN
 from agentguard.jose import Json, unverified_claims
 from agentguard.model import Secret
 
-__all__ = ["ACCESS_TOKEN", "ExpectedToken", "InvalidResponse", "claims_of", "token_in", "validate_response"]
+__all__ = ["ExpectedToken", "InvalidResponse", "claims_of", "token_in", "validate_response"]
 
-ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  the name of a type
 # Okta and Microsoft Entra write scp, Auth0 permissions; RFC 9068 section 2.2.3.1 has the others
 _RIGHTS = frozenset({"scp", "roles", "entitlements", "permissions"})
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")  # RFC 6750 section 2.1, as RFC 9449 section 7.1
@@ -30,17 +30,20 @@ class ExpectedToken(NamedTuple):
     """The token that was asked for.
 
     `actor` is None if the agent acts for itself. `actor_issuers` are those whose name for an actor it is.
-    `thumbprint` is None for a bearer token.
+    `actor_client` is the client id by which the agent may be known instead. `thumbprint` is None for a bearer
+    token. `exchanged` is False for a token that the client got for itself, without an exchange.
     """
 
     issuer: str
     subject: str
     actor: str | None
     actor_issuers: frozenset[str]
+    actor_client: str | None
     scopes: frozenset[str]
     audiences: frozenset[str]
     detail: Mapping[str, Json] | None
     thumbprint: str | None
+    exchanged: bool
 
 
 def token_in(body: dict[str, Json]) -> Secret:
@@ -82,7 +85,7 @@ def validate_response(
 
 
 def _validate_type(expected: ExpectedToken, body: Mapping[str, Json]) -> None:
-    if body.get("issued_token_type") != ACCESS_TOKEN:
+    if body.get("issued_token_type", None if expected.exchanged else ACCESS_TOKEN) != ACCESS_TOKEN:
         raise InvalidResponse("issued another type of token")
     kind, scheme = body.get("token_type"), "Bearer" if expected.thumbprint is None else "DPoP"
     if not isinstance(kind, str) or kind.lower() != scheme.lower():
@@ -120,11 +123,18 @@ def _validate_parties(expected: ExpectedToken, claims: Mapping[str, Json]) -> No
     """Check subject and actor. Only the outermost actor counts (RFC 8693 section 4.1).
 
     An `act` may say with `iss` whose name for the actor `sub` is. Another issuer's actor of the same name is
-    another actor.
+    another actor. Where the agent may be known by its client id, the token must name that client and no
+    other.
     """
     if claims.get("sub") != expected.subject:
         raise InvalidResponse("the token is for another subject")
     act = claims.get("act")
+    if expected.actor_client is not None:
+        clients = {claims[name] for name in ("client_id", "azp") if isinstance(claims.get(name), str)}
+        if clients != {expected.actor_client}:
+            raise InvalidResponse("the token is for another client")
+        if act is None:
+            return
     actor = act.get("sub") if isinstance(act, dict) else None
     if expected.actor is not None and actor is None:
         raise InvalidResponse("the token impersonates: it does not say who acts for its subject")

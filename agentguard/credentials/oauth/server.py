@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import ssl
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -18,15 +20,19 @@ from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.text import label
 
 __all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations"]
 
 Form = Mapping[str, str | Secret]
 
+log = logging.getLogger("agentguard")
+
 _GONE = frozenset({404, 405})
 _NONCE = re.compile(r"[!#-\[\]-~]{1,1024}")  # RFC 9449 section 8.1: NQCHAR
 _ERRORS = frozenset(
     {
+        "access_denied",
         "invalid_authorization_details",
         "invalid_client",
         "invalid_dpop_proof",
@@ -40,7 +46,10 @@ _ERRORS = frozenset(
         "use_dpop_nonce",
     }
 )
-"""The codes of RFC 6749 section 5.2, 7009, 8693, 8707, 9396 and 9449. Messages repeat no other code."""
+"""The codes of RFC 6749 sections 4.1.2.1 and 5.2, 7009, 8693, 8707, 9396 and 9449.
+
+Messages repeat no other code.
+"""
 
 
 class Metadata(NamedTuple):
@@ -64,17 +73,25 @@ class AuthorizationServer:
 
     The metadata is fetched once, and again after a request to one of its endpoints had no answer. The
     endpoints must be https; a server on loopback may use http. Give ``server.sync`` or
-    ``server.async_`` to the other methods. *http* sends the requests.
+    ``server.async_`` to the other methods. *verify* holds the certificates to trust, for a server behind a
+    company's own authority; or give *http*, which sends the requests.
 
     Raises:
         ConfigurationError: *issuer* is not an https URL, or has a query or a fragment.
     """
 
-    def __init__(self, issuer: str, client_auth: ClientAuth, http: Outbound | None = None) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        client_auth: ClientAuth,
+        http: Outbound | None = None,
+        *,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         if "?" in issuer or "#" in issuer or not _is_endpoint(issuer, allow_http=True):
             raise ConfigurationError("an issuer is an https URL", hint="leave out query and fragment")
         self.issuer = issuer
-        self._http = http = http or Outbound(issuer, issuer, limits=Limits(timeout=2.0))
+        self._http = http = http or Outbound(issuer, issuer, limits=Limits(timeout=2.0), verify=verify)
         self._allow_http = issuer.startswith("http:")
         self._metadata: Metadata | None = None
         self._nonce: str | None = None
@@ -148,8 +165,18 @@ class AuthorizationServer:
             IssueError: The status is another one, or the body is not a JSON object.
         """
         if answer.status != 200:
+            self._log_description(answer)
             raise self.issue_error(f"answered {answer.status} {self.error_code(answer)}")
         return self._object(answer)
+
+    def _log_description(self, answer: Answer) -> None:
+        """Log the server's own words at DEBUG. They are in no error, since they may repeat what was sent."""
+        if log.isEnabledFor(logging.DEBUG):
+            try:
+                description = self._object(answer).get("error_description")
+            except IssueError:
+                description = None
+            log.debug("%s answered %d: %s", self.issuer, answer.status, label(str(description)))
 
     def error_code(self, answer: Answer) -> str:
         """Return the answer's error code if an RFC defines it, or a text that says there is none."""

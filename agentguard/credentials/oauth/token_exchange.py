@@ -6,15 +6,14 @@ resource (RFC 8707) and one exact call (RFC 9396), and is bound to a key of this
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
-from agentguard.credentials.oauth.profile import JWT, IssuerProfile
+from agentguard.credentials.oauth.profile import IssuerProfile
+from agentguard.credentials.oauth.request import InvalidRequest, TokenRequest, request_of, user_of
 from agentguard.credentials.oauth.response import (
-    ACCESS_TOKEN,
     ExpectedToken,
     InvalidResponse,
     claims_of,
@@ -34,7 +33,6 @@ from agentguard.ports import BrokerTraits, IdentitySource, Store
 
 __all__ = ["TokenExchange"]
 
-_GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _PROFILE = IssuerProfile()
 _ASSUMED_LIFETIME = 86_400.0  # seconds, for a token that does not say when it expires
 
@@ -136,13 +134,12 @@ class TokenExchange:
     async def _issue(self, grant: Grant, operations: _Operations) -> Credential:
         self._tokens.revoked.add(grant.id)  # nothing is asked for yet
         self._require(grant)
-        subject_token = self._subject_token(grant)
-        form = await self._form(grant, subject_token, operations)
+        request = await self._request(grant, operations)
         metadata = await self._server.metadata(operations.server)
         now = self._clock()
         dpop = None if self._proofs is None else self._proof
         self._tokens.revoked.discard(grant.id)  # an answer that is lost may have had a token
-        answer = await self._server.post(operations.server, metadata.token, form, dpop=dpop)
+        answer = await self._server.post(operations.server, metadata.token, request.form, dpop=dpop)
         if 400 <= answer.status < 500:
             self._tokens.revoked.add(grant.id)
         body = self._server.body(answer)
@@ -151,7 +148,7 @@ class TokenExchange:
         except InvalidResponse as invalid:
             self._tokens.revoked.add(grant.id)
             raise self._server.issue_error(str(invalid)) from None
-        return await self._accept(grant, token, body, now, form, operations)
+        return await self._accept(grant, token, body, now, request.expected, operations)
 
     def _require(self, grant: Grant) -> None:
         if grant.path not in self.paths:
@@ -161,39 +158,16 @@ class TokenExchange:
         if self._tokens.is_full(self._clock()):
             raise self._server.issue_error("too many tokens are alive")
 
-    def _subject_token(self, grant: Grant) -> Secret | None:
-        """Return the user's token, or None if the agent acts for itself."""
-        identity, token = grant.identity, grant.subject_token
-        if (token is None) is not (identity.subject == identity.actor):
-            raise self._server.issue_error(
-                "a task with a user needs the user's token, and a task without a user has none"
-            )
-        if token is not None:
-            claims = claims_of(token)
-            if claims is None and self._profile.subject_token_type == JWT:
-                raise self._server.issue_error("the token of the user is no JWT")
-            if claims is not None and claims.get("sub") != self._profile.party_name(identity.subject):
-                raise self._server.issue_error("the token of the user is not of the task's subject")
-        return token
-
-    async def _form(self, grant: Grant, subject_token: Secret | None, operations: _Operations) -> Form:
-        agent: Secret = await operations.token(self.issuer)
-        subject = agent if subject_token is None else subject_token
-        uri = self._profile.resource_uri(grant.audience)
-        form: dict[str, str | Secret] = {
-            "grant_type": _GRANT_TYPE,
-            "requested_token_type": ACCESS_TOKEN,
-            "subject_token": subject,
-            "subject_token_type": JWT if subject_token is None else self._profile.subject_token_type,
-            **({"audience": grant.audience} if uri is None else {"resource": uri}),
-        }
-        if subject_token is not None:
-            form |= {"actor_token": agent, "actor_token_type": JWT}
-        if grant.scopes:
-            form["scope"] = " ".join(sorted(grant.scopes))
-        if self._profile.details:
-            form["authorization_details"] = json.dumps([grant.detail()])
-        return form
+    async def _request(self, grant: Grant, operations: _Operations) -> TokenRequest:
+        profile = self._profile
+        try:
+            user = user_of(grant, profile, self.issuer)
+            is_client = user is None and profile.client_credentials
+            agent = None if is_client else await operations.token(self.issuer)
+            thumbprint = None if self._proofs is None else self._proofs.thumbprint
+            return request_of(grant, user, agent, profile=profile, issuer=self.issuer, thumbprint=thumbprint)
+        except InvalidRequest as invalid:
+            raise self._server.issue_error(str(invalid)) from None
 
     def _proof(self, method: str, url: str, nonce: str | None) -> str:
         assert self._proofs is not None  # noqa: S101  `_issue` passes this method only if there is a key
@@ -210,7 +184,7 @@ class TokenExchange:
         token: Secret,
         body: Mapping[str, Json],
         now: float,
-        form: Form,
+        expected: ExpectedToken,
         operations: _Operations,
     ) -> Credential:
         """Use the token if it is the expected one, else revoke it. It stays known until it is revoked."""
@@ -218,7 +192,7 @@ class TokenExchange:
         self._tokens.add(grant.id, live)
         try:
             claims = await self._claims(token, operations.server)
-            validate_response(self._expected(grant, form), body, claims)
+            validate_response(expected, body, claims)
             earliest, latest = self._expiries(body, claims, now)
         except (InvalidResponse, AgentGuardError) as error:
             await self._revoker.discard(grant.id, live, operations.server, operations.remember)
@@ -250,19 +224,6 @@ class TokenExchange:
             raise InvalidResponse("the token is not active")
         return {"iss": self.issuer, **introspection}
 
-    def _expected(self, grant: Grant, form: Form) -> ExpectedToken:
-        identity, uri = grant.identity, self._profile.resource_uri(grant.audience)
-        return ExpectedToken(
-            issuer=self.issuer,
-            subject=self._profile.party_name(identity.subject),
-            actor=None if identity.subject == identity.actor else self._profile.party_name(identity.actor),
-            actor_issuers=frozenset({self.issuer, *_issuer_of(form.get("actor_token"))}),
-            scopes=grant.scopes,
-            audiences=frozenset({grant.audience} if uri is None else {grant.audience, uri}),
-            detail=grant.detail() if self._profile.details else None,
-            thumbprint=None if self._proofs is None else self._proofs.thumbprint,
-        )
-
     def _expiries(
         self, body: Mapping[str, Json], claims: Mapping[str, Json] | None, now: float
     ) -> tuple[float, float]:
@@ -278,15 +239,3 @@ class TokenExchange:
 
     def __repr__(self) -> str:
         return f"<TokenExchange {self.issuer} {' '.join(sorted(self.paths))}>"
-
-
-def _issuer_of(actor_token: str | Secret | None) -> tuple[str, ...]:
-    """Return who has named the agent in its own token; a server may repeat that in `act`.
-
-    A SPIFFE ID names its issuer itself: the trust domain. A JWT-SVID need not have an `iss`.
-    """
-    claims = (claims_of(actor_token) if isinstance(actor_token, Secret) else None) or {}
-    issuer, subject = text_claim(claims, "iss"), text_claim(claims, "sub") or ""
-    scheme, _, rest = subject.partition("://")
-    trust_domain = f"spiffe://{rest.partition('/')[0]}" if scheme == "spiffe" else None
-    return tuple(name for name in (issuer, trust_domain) if name is not None)

@@ -182,7 +182,7 @@ class OpenBaoSession:
         audience: str,
         mount: str = "jwt",
         namespace: str | None = None,
-        verify: ssl.SSLContext | None = None,
+        verify: ssl.SSLContext | bool = True,
         http: Outbound | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -192,7 +192,7 @@ class OpenBaoSession:
             self.headers["X-Vault-Namespace"] = namespace
         self.shared_login: Login | None = None
         url = f"{_require_confidential(address)}/v1"
-        self._http = http or Outbound(self.name, url, verify=verify or True)
+        self._http = http or Outbound(self.name, url, verify=verify)
         ask, prove, share = self._http.ask, operation_pair(identity, "token"), SingleFlight().share
         self.sync = OpenBaoOperations(self, ask.sync, prove.sync, share.sync)
         self.async_ = OpenBaoOperations(self, ask.async_, prove.async_, share.async_)

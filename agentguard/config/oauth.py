@@ -1,0 +1,75 @@
+"""From settings to the brokers of OAuth 2.0 authorization servers. The extra ``issuers`` is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentguard.config.adapter_settings import TokenExchangeSettings
+from agentguard.config.tls import tls_context
+from agentguard.credentials.local_issuer import load_key
+from agentguard.errors import ConfigurationError
+from agentguard.model import ToolPath
+from agentguard.ports import Broker
+
+if TYPE_CHECKING:  # it imports this module, and an extra is needed
+    from agentguard.config.adapters import AdapterFactory
+    from agentguard.credentials.oauth import ClientAuth, IssuerProfile
+
+__all__ = ["token_exchange_brokers"]
+
+
+def token_exchange_brokers(
+    settings: TokenExchangeSettings, factory: AdapterFactory
+) -> dict[ToolPath, Broker]:
+    """Return a broker for each path, since two paths must not share the key that their tokens are bound to.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    from agentguard.credentials.oauth import AuthorizationServer, TokenExchange
+    from agentguard.credentials.sealing import SealingKey
+
+    client, profile, seal = _client(settings, factory), _profile(settings), settings.seal
+    verify = tls_context(factory.file_of, ca=settings.ca)
+    return {
+        path: TokenExchange(
+            AuthorizationServer(settings.issuer, client, verify=verify),
+            paths=[path],
+            identity=factory.identity,
+            store=factory.store,
+            seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
+            reuse=[path] if path.value in settings.reuse else [],
+            profile=profile,
+            clock=factory.clock,
+        )
+        for path in map(ToolPath, settings.paths)
+    }
+
+
+def _profile(settings: TokenExchangeSettings) -> IssuerProfile:
+    from agentguard.credentials.oauth import IssuerProfile
+    from agentguard.credentials.oauth.profile import TOKEN_TYPE
+
+    return IssuerProfile(
+        resource_uris=settings.resource_uris,
+        subject=settings.subject,
+        agent_subject=settings.agent_subject,
+        subject_token_type=f"{TOKEN_TYPE}{settings.subject_token_type}",
+        actor_client=settings.client_id if settings.actor == "client" else None,
+        client_credentials=settings.agent_grant == "client_credentials",
+        bearer=settings.bearer,
+        details=settings.details,
+        details_scope=settings.details_scope,
+        introspect=settings.introspect,
+    )
+
+
+def _client(settings: TokenExchangeSettings, factory: AdapterFactory) -> ClientAuth:
+    from agentguard.credentials.oauth import PrivateKeyJwt, SpiffeJwt
+
+    if settings.client_auth == "spiffe":
+        return SpiffeJwt(settings.client_id, factory.identity)
+    if settings.client_key is None:
+        raise ConfigurationError("client_key is missing", hint='as in client_key = "client.pem"')
+    key = load_key(factory.file_of(settings.client_key))
+    return PrivateKeyJwt(settings.client_id, key, clock=factory.clock)
