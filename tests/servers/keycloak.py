@@ -1,11 +1,14 @@
-"""Keycloak from Maven Central, with its transmitter of Shared Signals (an experimental feature).
+"""Keycloak from Maven Central, with the features that its users need for agentguard.
 
+`ssf` (its transmitter of Shared Signals), `parameterized-scopes` and `authzen` are experimental there. The
+provider of `examples/keycloak` is built into it.
 Its first start makes the tables and the first realm, which takes half a minute. That is done once, when it is
 installed, and each server begins with a copy of that database.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -22,6 +25,8 @@ __all__ = ["Keycloak"]
 _VERSION = "26.7.3"
 _ARTIFACT = f"org.keycloak:keycloak-quarkus-dist:{_VERSION}:zip"
 _MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1"
+_FEATURES = "ssf,parameterized-scopes,authzen,ciba,jwt-authorization-grant,identity-assertion-jwt"
+_PROVIDER = Path(__file__).parents[2] / "examples" / "keycloak" / "CallDetailMapper.java"
 _PUSH = "--spi-ssf-transmitter--default"
 _PASSWORD = "admin"  # of a database that holds nothing, on a loopback port
 
@@ -32,8 +37,8 @@ class Keycloak(Server):
 
     def install(self) -> None:
         maven = shutil.which("mvn")
-        if maven is None or shutil.which("java") is None:
-            raise ServerError("keycloak: Maven and Java are not installed")
+        if maven is None or shutil.which("javac") is None:
+            raise ServerError("keycloak: Maven and a JDK are not installed")
 
         def build(folder: Path) -> None:
             fetch = (maven, "-q", "-B", f"-Dmaven.repo.local={folder}/maven", f"{_MAVEN_PLUGIN}:get")
@@ -44,12 +49,26 @@ class Keycloak(Server):
             shutil.rmtree(folder / "maven")
             program = _program(folder)
             program.chmod(0o755)
-            self.run(str(program), "build", "--db=dev-file", "--features=ssf")
+            self._add_provider(folder, program.parents[1])
+            self.run(str(program), "build", "--db=dev-file", f"--features={_FEATURES}")
             child, _ = self._launch(program, folder / "database")
             os.killpg(child.pid, signal.SIGTERM)
             child.wait(self.patience)
 
-        self._folder = kept(f"keycloak-{_VERSION}", build)
+        content = f"{_FEATURES}\n{_PROVIDER.read_text()}".encode()
+        self._folder = kept(f"keycloak-{_VERSION}-{hashlib.sha256(content).hexdigest()[:12]}", build)
+
+    def _add_provider(self, folder: Path, keycloak: Path) -> None:
+        """Compile the provider of the examples, and put it where Keycloak looks for providers."""
+        classes = folder / "classes"
+        services = classes / "META-INF" / "services"
+        services.mkdir(parents=True)
+        (services / "org.keycloak.protocol.ProtocolMapper").write_text("agentguard.CallDetailMapper\n")
+        library = str(keycloak / "lib" / "lib" / "main" / "*")
+        self.run("javac", "--release=17", "-cp", library, "-d", str(classes), str(_PROVIDER))
+        self.run(
+            "jar", "--create", f"--file={keycloak}/providers/call-detail.jar", "-C", str(classes), "."
+        )
 
     def start(self) -> Mapping[str, str]:
         shutil.copytree(self._folder / "database", self.home / "database")
