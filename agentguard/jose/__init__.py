@@ -13,6 +13,7 @@ Here a token has exactly one spelling, a key one algorithm, and a use one `typ`.
 from agentguard.jose.encoding import (
     Json,
     b64url,
+    dpop_key,
     number_claim,
     revocation_key,
     strict_json,
@@ -48,6 +49,7 @@ __all__ = [
     "Signer",
     "b64url",
     "decode",
+    "dpop_key",
     "htu",
     "number_claim",
     "public_jwk",

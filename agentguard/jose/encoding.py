@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 __all__ = [
     "Json",
     "b64url",
+    "dpop_key",
     "encode",
     "number_claim",
     "revocation_key",
@@ -101,6 +102,21 @@ def text_claim(claims: Mapping[str, Json], name: str, *, limit: int = 512) -> st
     """Return a claim that is a printable, non-empty string of at most *limit* characters, or None."""
     value = claims.get(name)
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= limit else None
+
+
+_KEY_NOTES = frozenset({"jkt", "kc-jkt-type"})
+
+
+def dpop_key(claims: Mapping[str, Json]) -> tuple[str | None, bool]:
+    """Return the thumbprint of the DPoP key that a token is bound to, and whether it is bound to more.
+
+    RFC 7800 section 3.1 lets a recipient ignore what it does not understand in `cnf`. Here each other member
+    counts as a second binding. Only `kc-jkt-type` does not: Keycloak notes in it how it got the `jkt`.
+    """
+    cnf = claims.get("cnf")
+    if not isinstance(cnf, dict):
+        return None, cnf is not None
+    return text_claim(cnf, "jkt"), not cnf.keys() <= _KEY_NOTES
 
 
 def number_claim(claims: Mapping[str, Json], name: str) -> float | None:

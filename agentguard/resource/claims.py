@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentguard.errors import VerificationError
-from agentguard.jose import Json, text_claim
+from agentguard.jose import Json, dpop_key, text_claim
 from agentguard.model import DETAIL_TYPE, Arguments, ToolPath
 
 __all__ = ["Claims", "Issuer", "invalid", "read_claims"]
@@ -87,21 +87,20 @@ def read_claims(claims: Mapping[str, Json], path: ToolPath, *, issuer: Issuer, s
     """Read the claims that RFC 9068 section 2.2 requires, and those of agentguard.
 
     The token must be bound to one DPoP key and to nothing else. A resource is not told the client's
-    certificate, so it could not verify a second binding, such as `x5t#S256` (RFC 8705 section 3.1). RFC 7800
-    section 3.1 lets a recipient ignore what it does not understand in `cnf`; here such a token is refused,
-    since whoever steals token and key would need less than the issuer has asked for.
+    certificate, so it could not verify a second binding, such as `x5t#S256` (RFC 8705 section 3.1): whoever
+    steals token and key would need less than the issuer has asked for.
 
     Raises:
         VerificationError: A claim is missing or malformed, or the token is for another path.
     """
     names = {name: text_claim(claims, name) for name in ("jti", "iss", "sub", issuer.client_claim)}
-    scope, cnf, act = claims.get("scope", ""), claims.get("cnf"), claims.get("act", {})
-    jkt = text_claim(cnf, "jkt") if isinstance(cnf, dict) else None
+    scope, act = claims.get("scope", ""), claims.get("act", {})
+    jkt, is_bound_to_more = dpop_key(claims)
     if None in names.values() or not isinstance(scope, str) or not isinstance(act, dict):
         raise invalid("the token lacks a required claim")
     if jkt is None:
         raise invalid("the token is not bound to a key")
-    if cnf != {"jkt": jkt}:
+    if is_bound_to_more:
         raise invalid("the token is bound to more than a DPoP key, which cannot be verified here")
     tool, digest = _call_of(claims, path, issuer)
     return Claims(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,29 +22,19 @@ from agentguard.stores.memory import MemoryStore
 from agentguard.tasks.task import Task
 from agentguard.testing import FixedPolicy, RecordingAudit
 from tests.real.conftest import needed
+from tests.real.keycloak_realm import Realm
 from tests.servers.server import free_port
 
 AUDIENCE, HEADER = "https://agentguard.test/signals", "Bearer receiver"
 PATIENCE = 40.0  # seconds; Keycloak sends its signals from an outbox
 
 
-class Realm:
-    """A realm of its own, with an application, a receiver of signals, and two users."""
+class SignalingRealm(Realm):
+    """A realm with an application, and a receiver of signals."""
 
-    def __init__(self, server: str, http: httpx.Client) -> None:
-        self.name = f"realm-{secrets.token_hex(4)}"
-        self.issuer = f"{server}/realms/{self.name}"
-        self._http = http
-
-    def make(self, password: str, url: str) -> None:
+    def signal(self, password: str, url: str) -> None:
         """Make the realm, whose transmitter may push to *url*."""
-        form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": password}
-        answer = self._http.post("/realms/master/protocol/openid-connect/token", data=form)
-        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        attributes = {"ssf.transmitterEnabled": "true", "ssf.defaultSubjects": "ALL"}
-        self.admin(
-            "POST", "", {"realm": self.name, "enabled": True, "sslRequired": "none", "attributes": attributes}
-        )
+        self.make(password, attributes={"ssf.transmitterEnabled": "true", "ssf.defaultSubjects": "ALL"})
         app = {"clientId": "app", "publicClient": True, "directAccessGrantsEnabled": True}
         self.admin("POST", f"/{self.name}/clients", app)
         of_receiver = {
@@ -58,11 +47,6 @@ class Realm:
         }
         receiver = {"clientId": "receiver", "serviceAccountsEnabled": True, "attributes": of_receiver}
         self.admin("POST", f"/{self.name}/clients", receiver)
-        for name in ("alice", "bob"):
-            user = {"username": name, "enabled": True, "email": f"{name}@corp.example", "emailVerified": True}
-            credentials = [{"type": "password", "value": name, "temporary": False}]
-            more = {"firstName": name, "lastName": "x", "credentials": credentials}
-            self.admin("POST", f"/{self.name}/users", {**user, **more})
 
     def stream(self, url: str) -> None:
         """Begin the stream of signals."""
@@ -74,34 +58,20 @@ class Realm:
         body = {"description": "agentguard", "delivery": delivery, "events_requested": [SESSION_REVOKED]}
         self.admin("POST", f"/{self.name}/ssf/clients/receiver/stream", body)
 
-    def admin(self, method: str, path: str, body: object = None) -> Any:
-        answer = self._http.request(method, f"/admin/realms{path}", json=body)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
-
     def login(self, user: str) -> dict[str, str]:
-        form = {"grant_type": "password", "client_id": "app", "username": user, "password": user}
-        answer = self._http.post(f"{self.issuer}/protocol/openid-connect/token", data=form)
+        answer = self.post("token", grant_type="password", client_id="app", username=user, password=user)
         assert answer.is_success, answer.text
         tokens: dict[str, str] = answer.json()
         return tokens
 
     def logout(self, refresh_token: str) -> None:
         """Log out as the user does, in one session."""
-        form = {"client_id": "app", "refresh_token": refresh_token}
-        assert self._http.post(f"{self.issuer}/protocol/openid-connect/logout", data=form).is_success
+        assert self.post("logout", client_id="app", refresh_token=refresh_token).is_success
 
     def logout_everywhere(self, user: str) -> None:
         """Log a user out as an administrator does, from all sessions."""
         (entry,) = self.admin("GET", f"/{self.name}/users?exact=true&username={user}")
         self.admin("POST", f"/{self.name}/users/{entry['id']}/logout")
-
-    def keys(self) -> dict[str, Any]:
-        keys: dict[str, Any] = self._http.get(f"{self.issuer}/protocol/openid-connect/certs").json()
-        return keys
-
-    def delete(self) -> None:
-        self.admin("DELETE", f"/{self.name}")
 
 
 @pytest.fixture
@@ -119,13 +89,13 @@ def guard() -> Iterator[Guard]:
 
 
 @pytest.fixture
-def realm(guard: Guard) -> Iterator[Realm]:
+def realm(guard: Guard) -> Iterator[SignalingRealm]:
     """Return a realm that tells the guard of logouts."""
     port = free_port()
     url, server = f"http://127.0.0.1:{port}/signals", needed("AGENTGUARD_TEST_KEYCLOAK")
     with httpx.Client(base_url=server, trust_env=False, timeout=30) as http:
-        realm = Realm(server, http)
-        realm.make(needed("AGENTGUARD_TEST_KEYCLOAK_PASSWORD"), url)
+        realm = SignalingRealm(server, http)
+        realm.signal(needed("AGENTGUARD_TEST_KEYCLOAK_PASSWORD"), url)
         source = Source(issuer=realm.issuer, keys=realm.keys(), authorization=Secret(HEADER))
         app: Any = guard.receiver([source], audience=AUDIENCE)
         receiver = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
@@ -149,7 +119,7 @@ def until(true: Callable[[], bool]) -> bool:
 
 @pytest.mark.promise("logout-ends-tasks")
 def test_a_logout_at_keycloak_ends_the_tasks_of_that_session_and_then_all_of_the_user(
-    guard: Guard, realm: Realm
+    guard: Guard, realm: SignalingRealm
 ) -> None:
     logins = [realm.login(user) for user in ("alice", "alice", "alice", "bob")]
 

@@ -66,9 +66,7 @@ class Keycloak(Server):
         (services / "org.keycloak.protocol.ProtocolMapper").write_text("agentguard.CallDetailMapper\n")
         library = str(keycloak / "lib" / "lib" / "main" / "*")
         self.run("javac", "--release=17", "-cp", library, "-d", str(classes), str(_PROVIDER))
-        self.run(
-            "jar", "--create", f"--file={keycloak}/providers/call-detail.jar", "-C", str(classes), "."
-        )
+        self.run("jar", "--create", f"--file={keycloak}/providers/call-detail.jar", "-C", str(classes), ".")
 
     def start(self) -> Mapping[str, str]:
         shutil.copytree(self._folder / "database", self.home / "database")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agentguard.credentials.oauth.profile import ACCESS_TOKEN
-from agentguard.jose import Json, unverified_claims
+from agentguard.jose import Json, dpop_key, unverified_claims
 from agentguard.model import Secret
 
 __all__ = ["ExpectedToken", "InvalidResponse", "claims_of", "token_in", "validate_response"]
@@ -153,9 +153,8 @@ def _validate_use(expected: ExpectedToken, claims: Mapping[str, Json]) -> None:
         audience = audience[0]
     if not isinstance(audience, str) or audience not in expected.audiences:
         raise InvalidResponse("the token is for another audience")
-    cnf = claims.get("cnf")
-    thumbprint = cnf.get("jkt") if isinstance(cnf, dict) else None
+    thumbprint, is_bound_to_more = dpop_key(claims)
     if expected.thumbprint is not None and thumbprint != expected.thumbprint:
         raise InvalidResponse("the token is not bound to our key")
-    if expected.thumbprint is not None and cnf != {"jkt": thumbprint}:
+    if expected.thumbprint is not None and is_bound_to_more:
         raise InvalidResponse("the token is bound to more than our key")
