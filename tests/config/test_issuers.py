@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
+from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from agentguard.credentials import LocalIssuer
 from agentguard.credentials.aws import AwsRole
 from agentguard.credentials.github import GitHubApp
 from agentguard.credentials.long_lived import LegacySecret
-from agentguard.credentials.oauth import TokenExchange
+from agentguard.credentials.oauth import IssuerProfile, TokenExchange
 from agentguard.credentials.openbao import OpenBao
 from agentguard.enforcement.routing import Routes
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, IssueError
 from agentguard.identity.file import FileIdentity
 from agentguard.jose import Signer
-from agentguard.model import Resource, ToolPath
+from agentguard.model import Identity, Resource, ToolPath
+from agentguard.testing.samples import sample_grant
+from tests.doubles.loopback import Connection, certificate, response, serving
 
 READ, WRITE, ESCALATION = ToolPath.READ, ToolPath.WRITE, ToolPath.ESCALATION
 
@@ -54,6 +58,12 @@ BROKERS = {
     ),
     "secret": ('source = "env:API_KEY"\npaths = ["read"]\nheader = "X-Api-Key"', LegacySecret, {READ}),
 }
+
+
+def exchange(more: str) -> str:
+    """Return settings with a broker of tokens, *more* in its table, for the resource "code"."""
+    text, _, _ = BROKERS["token_exchange"]
+    return f'[resources.code]\nbroker = "named"\n[brokers.named]\nkind = "token_exchange"\n{text}\n{more}\n'
 
 
 TRAITS = attrgetter("traits")  # a broker need not have any, so the Protocol has none
@@ -154,6 +164,45 @@ def test_what_an_adapter_refuses_has_its_place_too(
     with pytest.raises(ConfigurationError, match=message) as caught:
         build(load(write(toml)))
     assert caught.value.line == 2
+
+
+@pytest.mark.promise("outbound-leaks-nothing")
+@pytest.mark.parametrize(
+    ("ca", "reason"), [("", "certificate is not trusted"), ('ca = "server.pem"', "publishes no metadata")]
+)
+def test_a_broker_trusts_the_authority_of_its_settings_and_no_other(
+    write: Any, tmp_path: Path, ca: str, reason: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path, expires=timedelta(days=1)))
+
+    def answer(connection: Connection) -> None:
+        connection.request()
+        connection.send(response("404 Not Found"))
+
+    toml = exchange(f'{ca}\n[identity]\nkind = "local"\nkey = "agent.pem"')
+    agent = Identity(subject="agent://local", actor="agent://local")
+    with serving(answer, context) as server:
+        settings = load(write(toml.replace("https://login.example", server.url)))
+        broker = build(settings).ports.brokers["code", READ]
+        with pytest.raises(IssueError, match=reason):
+            broker.issue(sample_grant(path=READ, identity=agent))
+
+
+def test_the_settings_of_an_issuer_that_lacks_something_reach_its_broker(write: Any) -> None:
+    more = (
+        'subject_token_type = "access_token"\nsubject = "user:{preferred_username}"\nactor = "client"\n'
+        'agent_grant = "client_credentials"\nagent_subject = "7f3a"\ndetails_scope = "agentguard_call"'
+    )
+    broker: Any = build(load(write(exchange(more)))).ports.brokers["code", READ]
+    assert broker._profile == IssuerProfile(
+        subject_token_type="urn:ietf:params:oauth:token-type:access_token",
+        subject="user:{preferred_username}",
+        actor_client="agent",
+        client_credentials=True,
+        agent_subject="7f3a",
+        details_scope="agentguard_call",
+    )
 
 
 def test_an_identity_comes_from_a_file_that_the_platform_writes(write: Any, tmp_path: Path) -> None:

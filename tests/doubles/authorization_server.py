@@ -148,28 +148,35 @@ class AuthorizationServer:
 
     def _token(self, form: dict[str, str], request: httpx.Request) -> dict[str, Any]:
         jkt = self._proof(request)
+        if form["grant_type"] == "client_credentials":
+            return self._answer({"sub": "account-7", **self._facts(form, jkt)}, exchanged=False)
         if form.get("requested_token_type") != f"{TYPE}access_token":
             raise Refusal("invalid_request")
         act = {"act": {"sub": self._who(form, "actor")}} if "actor_token" in form else {}
-        claims = {
+        return self._answer({"sub": self._who(form, "subject"), **act, **self._facts(form, jkt)})
+
+    def _facts(self, form: dict[str, str], jkt: str) -> dict[str, Any]:
+        scopes = form.get("scope", "").split()
+        carried = [scope.partition(":")[2] for scope in scopes if scope.startswith("agentguard_call:")]
+        return {
             "iss": ISSUER,
-            "sub": self._who(form, "subject"),
-            **act,
             "client_id": "client-1",
             "aud": form.get("resource") or form["audience"],
-            "scope": form.get("scope", ""),
+            "scope": " ".join(scope for scope in scopes if not scope.startswith("agentguard_call:")),
             "iat": int(NOW),
             "exp": NOW + self.lifetime,
             "jti": secrets.token_urlsafe(8),
             "cnf": {"jkt": jkt},
-            "authorization_details": json.loads(form.get("authorization_details", "[]")),
+            "authorization_details": json.loads(form.get("authorization_details", (carried or ["[]"])[0])),
         }
+
+    def _answer(self, claims: dict[str, Any], *, exchanged: bool = True) -> dict[str, Any]:
         claims = {name: value for name, value in (claims | self.claims).items() if value is not ...}
         token = self._minted(claims)
         self.alive[token] = claims
         members = {
             "access_token": token,
-            "issued_token_type": f"{TYPE}access_token",
+            "issued_token_type": f"{TYPE}access_token" if exchanged else ...,
             "token_type": "DPoP",
             "expires_in": self.lifetime,
             "scope": claims.get("scope"),

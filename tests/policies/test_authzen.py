@@ -140,6 +140,13 @@ async def test_the_question_carries_the_arguments_in_the_resource(ask: Callable[
     assert pdp.asked[0].headers["X-Request-ID"]
 
 
+def test_a_pdp_may_have_another_type_for_its_users() -> None:
+    pdp = Pdp({"decision": True})
+    assert policy(pdp, subject_type="user").decide(sample_request()).permitted
+    subject = pdp.body()["subject"]
+    assert (subject["type"], subject["id"]) == ("user", "user:ada")
+
+
 @pytest.mark.parametrize("batch", [False, True])
 async def test_what_an_approval_would_permit_needs_a_person(ask: Callable[..., Any], batch: bool) -> None:
     no, yes = {"decision": False}, {"decision": True}

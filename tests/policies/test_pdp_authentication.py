@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import ssl
 import threading
@@ -9,22 +10,25 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from agentguard.config.pdps import AuthZenSettings, OpaSettings
-from agentguard.errors import AgentGuardError, ConfigurationError
+from agentguard.config.pdps import AuthZenSettings, ClientSettings, OpaSettings
+from agentguard.credentials.local_issuer import load_key
+from agentguard.errors import AgentGuardError, ConfigurationError, IssueError
 from agentguard.model import Secret
 from agentguard.policies.authzen import AuthZen
 from agentguard.policies.opa import Opa
 from agentguard.testing.samples import sample_request
 from agentguard.testing.scenarios import AwaitedPort
-from tests.doubles.loopback import Connection, certificate, response, serving
+from tests.doubles.loopback import Connection, Respond, certificate, response, serving
 
 URL = "https://pdp.example"
 PERMIT = {"result": {"allow": True}, "decision": True}
+CLIENT = {"issuer": "https://login.example", "client_id": "guard", "client_key": "client.pem"}
 Settings = type[OpaSettings] | type[AuthZenSettings]
 
 
@@ -150,9 +154,64 @@ def test_a_mistake_about_authentication_is_told_at_the_start(kind: Settings, tmp
         {"certificate": "empty.pem"},
         {"key": "empty.pem"},
         {"token": "nowhere"},
+        {"token": "env:TOKEN", "client": CLIENT},
+        {"client": {**CLIENT, "ca": "missing.pem"}},
     ):
         with pytest.raises(ConfigurationError):
             settings_of(kind, URL, **values).policy(tmp_path.joinpath)
+
+
+def tokens(lifetime: float, *, kind: str = "Bearer") -> Respond:
+    """Return an authorization server that numbers the tokens that it gives to a client."""
+    numbers = itertools.count(1)
+
+    def answer(connection: Connection) -> None:
+        request = connection.request()
+        origin = f"http://127.0.0.1:{connection.stream.getsockname()[1]}"
+        members: dict[str, Any] = {"issuer": origin, "token_endpoint": f"{origin}/token"}
+        if b"grant_type=client_credentials" in request:
+            members = {"access_token": f"t{next(numbers)}", "token_type": kind, "expires_in": lifetime}
+        connection.send(response("200 OK", json.dumps(members).encode()))
+
+    return answer
+
+
+@pytest.mark.promise("pdp-authenticated")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_token_of_client_credentials_is_replaced_before_it_ends(
+    asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_key(tmp_path / "client.pem")
+    now = time.monotonic()
+    monkeypatch.setattr("agentguard.policies._bearer.time", SimpleNamespace(monotonic=lambda: now))
+    headers: list[str | None] = []
+
+    def permit(request: httpx.Request) -> httpx.Response:
+        headers.append(request.headers.get("authorization"))
+        return httpx.Response(200, json=PERMIT)
+
+    with serving(tokens(60)) as server:
+        client = ClientSettings(**{**CLIENT, "issuer": server.url, "scope": "pdp"})
+        transport = httpx.MockTransport(permit)
+        source = client.token_source(tmp_path.joinpath)
+        opa = Opa(URL, version="1", token=source, transport=transport, async_transport=transport)
+        port = AwaitedPort(opa, asynchronous=asynchronous)
+        for seconds in (0, 47, 2):
+            now += seconds
+            assert (await port.decide(sample_request())).permitted
+        (request,) = (r for r in server.requests[:2] if b"client_credentials" in r)
+    assert headers == ["Bearer t1", "Bearer t1", "Bearer t2"]
+    assert b"scope=pdp" in request
+    assert b"client_assertion=" in request
+
+
+@pytest.mark.promise("pdp-authenticated")
+def test_a_token_that_is_no_bearer_token_is_not_sent(tmp_path: Path) -> None:
+    load_key(tmp_path / "client.pem")
+    with serving(tokens(60, kind="DPoP")) as server:
+        source = ClientSettings(**{**CLIENT, "issuer": server.url}).token_source(tmp_path.joinpath)
+        with pytest.raises(IssueError, match="not Bearer"):
+            source.read()
 
 
 class HungOnce:

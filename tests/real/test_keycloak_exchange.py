@@ -35,42 +35,26 @@ ORDERS = Resource(
 CARRIERS = ("scope", "mapper", "none")
 """What carries the call into a token: a parameterized scope, the provider of the examples, or nothing."""
 
-SETTINGS = """
-[agent]
-id = "agent://support"
-[identity]
-kind = "local"
-key = "agent.pem"
-[policy]
-cedar = ["policy.cedar"]
-[brokers.corp]
-kind = "token_exchange"
-issuer = "{issuer}"
-client_id = "agent://support"
-client_key = "agent.pem"
-subject_token_type = "access_token"
-subject = "user:{{preferred_username}}"
-agent_grant = "client_credentials"
-agent_subject = "{account}"
-{carrier}
-[resources.orders]
-origins = ["https://orders.example"]
-audiences = {{ read = "orders/read", write = "orders/write" }}
-broker = {{ read = "corp", write = "corp" }}
-[tools.get_order]
-path = "read"
-resource = "orders"
-scopes = ["orders:read"]
-[tools.refund_order]
-path = "write"
-resource = "orders"
-scopes = ["orders:refund"]
-"""
-CARRIER = {
-    "scope": 'actor = "client"\ndetails_scope = "agentguard_call"',
-    "mapper": 'actor = "client"',
-    "none": 'actor = "client"\ndetails = false',
+SETTINGS = Path(__file__).parents[2] / "examples" / "keycloak" / "agentguard.toml"
+LINES_LEFT_OUT = {
+    "scope": ("ca = ",),
+    "mapper": ("ca = ", "actor = ", "details_scope = "),
+    "none": ("ca = ", "details_scope = "),
 }
+
+
+def settings_of(issuer: str, account: str, carrier: str) -> str:
+    """Return the example's settings for a realm, as its comments say for what carries the call."""
+    lines = SETTINGS.read_text("utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith(LINES_LEFT_OUT[carrier]))
+    text = text.replace("https://login.corp.example/realms/corp", issuer).replace("corp.example", "example")
+    text = text.replace("00000000-0000-0000-0000-000000000000", account)
+    return text.replace(
+        "[resources.orders]",
+        "details = false\n[resources.orders]" if carrier == "none" else "[resources.orders]",
+    )
+
+
 AUDIENCE_OF = {"orders:read": "orders/read", "orders:refund": "orders/write"}
 
 
@@ -86,6 +70,10 @@ def mapper(name: str, kind: str, **config: str) -> dict[str, Any]:
 
 def audience(client: str) -> dict[str, Any]:
     return mapper(f"aud {client}", "oidc-audience-mapper", **{"included.client.audience": client})
+
+
+def hardcoded(claim: str) -> dict[str, Any]:
+    return mapper(claim, "oidc-hardcoded-claim-mapper", **{"claim.name": claim, "claim.value": AGENT})
 
 
 def client(
@@ -136,9 +124,7 @@ class World:
         (self.folder / "policy.cedar").write_text('@id("all") permit(principal, action, resource);')
         (entry,) = self._admin("GET", f"clients?clientId={AGENT.replace('/', '%2F')}")
         self.account = self._admin("GET", f"clients/{entry['id']}/service-account-user")["id"]
-        settings = SETTINGS.format(
-            issuer=self.realm.issuer, account=self.account, carrier=CARRIER[self.carrier]
-        )
+        settings = settings_of(self.realm.issuer, self.account, self.carrier)
         (self.folder / "agentguard.toml").write_text(settings)
         self.guard = Guard.from_file(self.folder / "agentguard.toml")
         self.verifier = self._verifier(Issuer(self.realm.issuer, "azp", binds_calls=self.carrier != "none"))
@@ -180,7 +166,7 @@ class World:
             "access.token.signed.response.alg": "ES256",
             "access.token.lifespan": "60",
         }
-        mappers = [mapper("call", "agentguard-call-detail")] if self.carrier == "mapper" else []
+        mappers = [mapper("call", "agentguard-call-detail"), hardcoded("act.sub"), hardcoded("client_id")]
         agent = client(
             AGENT,
             self.agent,
@@ -188,7 +174,7 @@ class World:
             serviceAccountsEnabled=True,
             defaultClientScopes=["basic"],
             optionalClientScopes=[*AUDIENCE_OF, *(["agentguard_call"] if self.carrier == "scope" else [])],
-            protocolMappers=mappers,
+            protocolMappers=mappers if self.carrier == "mapper" else [],
         )
         self._admin("POST", "clients", agent)
 
@@ -305,8 +291,15 @@ async def test_a_token_of_another_user_is_sent_nowhere(
     assert len(world.requests) == before
 
 
-async def test_an_agent_without_a_user_gets_a_token_of_its_own(world: World, mode: Mode) -> None:
+async def test_an_agent_without_a_user_gets_a_token_of_its_own(
+    world: World, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
     task = world.guard.task("Look", subject=AGENT, mandate={"tools": "*"})
+    if world.carrier == "mapper":  # whose `act` stands in every token of the client
+        with pytest.raises(Denied):
+            await world.get_order(mode, task)
+        assert "the token is for another actor" in caplog.text
+        return
     assert await world.get_order(mode, task) == f"{world.account} by {AGENT}"
 
 

@@ -17,7 +17,7 @@ from agentguard.errors import ConfigurationError, StoreError, VerificationError
 from agentguard.jose import Signer, revocation_key, token_hash
 from agentguard.model import Arguments, Grant, Identity, Resource, ToolPath
 from agentguard.ports import Store
-from agentguard.resource import Claims, Introspection, Limits, Nonces, Verifier, challenge
+from agentguard.resource import Claims, Introspection, Issuer, Limits, Nonces, Verifier, challenge
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Mode
 from tests.tiers import examples
@@ -724,3 +724,63 @@ def test_ed25519_is_known_by_both_of_its_names(named: Any, signed: str) -> None:
     jwk = {**key.public_jwk, "kid": key.kid, "alg": named, "agentguard_path": "read"}
     keys = {"keys": [{name: value for name, value in jwk.items() if value is not ...}]}
     verify(minted({}, key=key, header={"alg": signed}), verifier(keys=keys))
+
+
+# issuers that write other claims
+
+
+@pytest.mark.promise("every-binding-verified")
+@pytest.mark.parametrize(
+    ("issuer", "claims", "reason"),
+    [
+        (Issuer(ISSUER), {"client_id": ..., "azp": "agent"}, "lacks a required claim"),
+        (Issuer(ISSUER, "azp"), {"client_id": "agent"}, "lacks a required claim"),
+        (Issuer(ISSUER), {"authorization_details": ...}, "not for exactly one call"),
+        (Issuer(ISSUER, binds_calls=False), {"authorization_details": []}, "not for exactly one call"),
+        (Issuer(ISSUER, binds_calls=False), {"cnf": ...}, "not bound to a key"),
+        (Issuer(ISSUER, binds_calls=False), {"aud": "orders/write"}, "another audience"),
+        (Issuer(ISSUER, binds_calls=False), {}, "other arguments"),
+    ],
+)
+def test_an_issuer_that_lacks_one_claim_is_held_to_the_others(
+    issuer: Issuer, claims: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(VerificationError, match=reason):
+        verify(minted(claims), verifier(issuer=issuer), arguments={"order_id": "9999"})
+
+
+def test_a_client_may_be_named_by_azp() -> None:
+    claims = verify(minted({"client_id": ..., "azp": "agent"}), verifier(issuer=Issuer(ISSUER, "azp")))
+    assert claims.actor == "agent"
+
+
+def test_tokens_that_are_bound_to_no_call_are_accepted_where_that_is_said_and_the_log_says_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    at = verifier(issuer=Issuer(ISSUER, binds_calls=False))
+    assert f"tokens of {ISSUER} are bound to no call" in caplog.text
+    unbound = {"authorization_details": ...}
+    claims = verify(minted(unbound), at, tool="refund_order", arguments={"order_id": "9999"})
+    assert (claims.tool, claims.digest) == ("", "")
+    with pytest.raises(VerificationError, match="lacks the scope"):
+        verify(minted(unbound), at, scope="orders:refund")
+
+
+@pytest.mark.promise("every-binding-verified")
+@pytest.mark.parametrize(
+    ("cnf", "reason"),
+    [
+        ({"kc-jkt-type": "dpop"}, ""),  # Keycloak's note on how it got the key
+        ({"x5t#S256": "x"}, "more than a DPoP key"),
+        ({"kc-jkt-types": "dpop"}, "more than a DPoP key"),
+        ({"jkt": ...}, "not bound to a key"),
+    ],
+)
+def test_only_a_note_on_the_key_may_stand_beside_it(cnf: dict[str, Any], reason: str) -> None:
+    members = {**{"jkt": PROOFS.thumbprint}, **cnf}
+    headers = minted({"cnf": {name: value for name, value in members.items() if value is not ...}})
+    if not reason:
+        verify(headers)
+        return
+    with pytest.raises(VerificationError, match=reason):
+        verify(headers)
