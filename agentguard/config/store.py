@@ -15,8 +15,10 @@ from agentguard.ports import Store
 from agentguard.stores import Retention
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
+from agentguard.stores.sqlite_upkeep import SqliteUpkeep
+from agentguard.stores.upkeep import Upkeep
 
-__all__ = ["StoreSettings", "store_of"]
+__all__ = ["StoreSettings", "store_of", "upkeep_of"]
 
 _OF_KIND = {
     "sqlite": frozenset({"path", "keep"}),
@@ -135,6 +137,22 @@ def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Cal
         case "postgres":
             return _postgres(settings, file_of, clock)
     return SqliteStore(file_of(settings.path), clock=clock, retention=settings.retention())
+
+
+def upkeep_of(settings: StoreSettings, file_of: Callable[[str], Path]) -> Upkeep:
+    """Return the upkeep of the store that the settings name.
+
+    Raises:
+        ConfigurationError: A store of this kind needs none, or has none here.
+    """
+    if settings.kind != "sqlite":
+        memory = "it is gone when its process ends"
+        server = "see the page of its package, agentguard.stores." + settings.kind
+        raise ConfigurationError(
+            f"a store of the kind {settings.kind} has no upkeep",
+            hint=memory if settings.kind == "memory" else server,
+        )
+    return SqliteUpkeep(file_of(settings.path), retention=settings.retention())
 
 
 def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:

@@ -10,6 +10,15 @@ from collections.abc import Mapping
 
 __all__ = ["MIGRATIONS"]
 
+TO_3 = """
+ALTER TABLE tasks ADD COLUMN sensitivity INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN labels INTEGER NOT NULL DEFAULT 0;
+UPDATE tasks SET sensitivity = 3 WHERE calls > 0;
+UPDATE tasks SET fixed = json_set(fixed, '$.words', '', '$.kinds', json('[]'), '$.origins', json('[]'));
+CREATE TABLE labels (
+    family TEXT NOT NULL, digest TEXT NOT NULL, source TEXT NOT NULL, trusted INTEGER NOT NULL,
+    sensitivity INTEGER NOT NULL, PRIMARY KEY (family, digest, source)) STRICT, WITHOUT ROWID"""
+
 TO_4 = """
 ALTER TABLE tasks ADD COLUMN questions INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE approvals ADD COLUMN path TEXT NOT NULL DEFAULT 'escalation';
@@ -48,9 +57,11 @@ CREATE INDEX tasks_session ON tasks (json_extract(fixed, '$.login[2]'))
 CREATE INDEX tasks_token ON tasks (json_extract(fixed, '$.login[3]'))
     WHERE status = 'active' AND json_extract(fixed, '$.login[3]') IS NOT NULL"""
 
-MIGRATIONS: Mapping[int, str] = {3: TO_4, 4: TO_5, 5: TO_6}
+MIGRATIONS: Mapping[int, str] = {2: TO_3, 3: TO_4, 4: TO_5, 5: TO_6}
 """By the version that a file has.
 
+To 3: values have labels. Of a task of version 2 nothing says what it has read. So if it has made a call, it
+counts as one that has read the most sensitive data, and nobody vouches for the values in its mandate.
 To 4: an approval keeps what a person was shown, and a task counts its questions. A rejection of version 3
 still holds. Any other approval of it is dropped, for its call is named otherwise now: a person is asked anew.
 Writes are numbered, so that an older copy of the file is noticed.

@@ -12,6 +12,7 @@ from agentguard.errors import ConfigurationError
 __all__ = ["migrate", "use_wal"]
 
 PAGE = 1024  # bytes; a write copies whole pages to the log, and the rows here are small
+INCREMENTAL = 2  # SQLite's mode in which free pages are given back in steps, and not by rewriting the file
 RETRY = 0.01  # seconds between attempts to switch to WAL, for which SQLite itself does not wait
 
 
@@ -22,6 +23,7 @@ def use_wal(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
         ConfigurationError: SQLite cannot keep a write-ahead log here.
     """
     connection.execute(f"PRAGMA page_size = {PAGE}")
+    connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")  # of a new file
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -37,13 +37,14 @@ class _Sweep:
         self._end = f"SELECT {column} FROM {table} WHERE {column} > ? ORDER BY {column} LIMIT 1 OFFSET ?"  # noqa: S608  constants alone
         self._rest = f"DELETE FROM {table} WHERE {column} > ? AND {condition}"  # noqa: S608  constants alone
         self._slice = f"{self._rest} AND {column} <= ?"
-        self._from = ""
+        self._from, self.passes = "", 0
 
     def run(self, db: sqlite3.Connection, size: int, *values: float) -> None:
         """Go through the next *size* rows; *values* are those of the condition."""
         row = db.execute(self._end, (self._from, size - 1)).fetchone()
         if row is None:
             db.execute(self._rest, (self._from, *values))
+            self.passes += 1
         else:
             db.execute(self._slice, (self._from, *values, row[0]))
         self._from = "" if row is None else row[0]
@@ -58,6 +59,11 @@ class Pruning:
         self._credentials = _Sweep("credentials", "call_id", "expires_at <= ?")
         without_task = "write_number IS NULL AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = calls.task_id)"
         self._calls = _Sweep("calls", "id", without_task)
+
+    @property
+    def passes(self) -> int:
+        """How many times each table was gone through completely, at least."""
+        return min(sweep.passes for sweep in (self._keys, self._credentials, self._calls))
 
     def prune(self, db: sqlite3.Connection, now: float) -> None:
         """Drop a part of what was over at the time *now*; a few rounds drop all of it."""
