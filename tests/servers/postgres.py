@@ -47,10 +47,20 @@ class Postgres(Server):
             "fsync": "off",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        child = self.spawn(self._postgres, "-D", str(data), *options)
-        url = f"postgresql://agentguard:{password}@127.0.0.1:{port}/postgres"
-        self.wait(child, lambda: _answers(url))
-        return {"AGENTGUARD_TEST_POSTGRES": url}
+        self._command = (self._postgres, "-D", str(data), *options)
+        self.url = f"postgresql://agentguard:{password}@127.0.0.1:{port}/postgres"
+        self._run()
+        return {"AGENTGUARD_TEST_POSTGRES": self.url}
+
+    def crash(self) -> None:
+        """Have it end at once, as after a crash, and start again from its log."""
+        self._child.send_signal(signal.SIGQUIT)  # an immediate shutdown
+        self._child.wait(self.patience)
+        self._run()
+
+    def _run(self) -> None:
+        self._child = self.spawn(*self._command)
+        self.wait(self._child, lambda: _answers(self.url))
 
 
 def _answers(url: str) -> bool:

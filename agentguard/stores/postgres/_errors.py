@@ -24,6 +24,17 @@ _HINTS = {
     "25006": "name the primary server in the url; this one is a standby, or read-only",
     "57P03": "wait until the server has started",
 }
+_BEFORE_SESSION = (
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ("does not exist", "3D000"),
+    ("too many clients", "53300"),
+    ("remaining connection slots", "53300"),
+    ("the database system is", "57P03"),
+)
+"""What PostgreSQL says in English then, and the SQLSTATE that it stands for."""
+
 _UNREACHABLE = "start the server, or correct the host and port in the url"
 
 
@@ -34,17 +45,14 @@ class Unreachable(StoreError):
 def unreachable(place: str, error: Exception) -> StoreError:
     """Return the error of a connection that was not opened."""
     failure = store_error(place, error)
-    state = getattr(error, "sqlstate", None)
-    if state in (None, "57P03", "53300") and not (
-        isinstance(error, psycopg.Error) and is_refused_login(error)
-    ):
+    if _state(error) in (None, "57P03", "53300"):
         return Unreachable(str(failure), hint=failure.hint)
     return failure
 
 
 def store_error(place: str, error: Exception) -> StoreError:
     """Return the error of an operation: where it failed, what the server or the network said, and a hint."""
-    state = getattr(error, "sqlstate", None)
+    state = _state(error)
     hint = _HINTS.get(state or "", "" if state else _UNREACHABLE)
     return StoreError(f"{place}: {_text(error)}", hint=hint)
 
@@ -60,8 +68,14 @@ def lost_answer(place: str, error: Exception) -> StoreError:
 
 def is_refused_login(error: psycopg.Error) -> bool:
     """Return whether the server refused the password or the role."""
-    # libpq gives no SQLSTATE for what the server says before a session
-    return error.sqlstate in ("28P01", "28000") or "password authentication failed" in str(error)
+    return _state(error) in ("28P01", "28000")
+
+
+def _state(error: Exception) -> str | None:
+    """Return the SQLSTATE. libpq gives none for what a server says before a session begins."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    return error.sqlstate or next((code for part, code in _BEFORE_SESSION if part in str(error)), None)
 
 
 def _text(error: Exception) -> str:

@@ -17,6 +17,11 @@ __all__ = ["bring", "check_version", "checked_name", "version_of"]
 Run = Callable[..., Awaitable[Any]]
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+# what `to_regclass` says may be older than the lock that was just waited for
+_HAS_STORE = (
+    "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE nspname = $1 AND relname = 'version'"
+)
 _COMMAND = "run: agentguard store migrate"
 
 
@@ -36,7 +41,7 @@ def checked_name(schema: str) -> str:
 
 async def version_of(run: Run, schema: str) -> int | None:
     """Return the version of the store in a schema, or None if there is no store."""
-    if not (await run("SELECT to_regclass($1) IS NOT NULL", (f"{schema}.version",)))[0][0]:
+    if not await run(_HAS_STORE, (schema,)):
         return None
     rows = await run(f"SELECT number FROM {schema}.version")  # noqa: S608  a checked name
     return int(rows[0][0]) if rows else 0
