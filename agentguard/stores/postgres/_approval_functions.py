@@ -61,7 +61,8 @@ BEGIN
         AND (_row[7] = 'denied' OR (_row[7] = 'approved' AND rejected IS NULL
             AND agentguard.after_wait(_now) < _expires))
     THEN
-        UPDATE agentguard.approvals SET status = _row[7], reason = _row[8], approver = _row[13]
+        UPDATE agentguard.approvals SET status = _row[7], reason = _row[8], approver = _row[13],
+            answered_at = extract(epoch FROM clock_timestamp())
         WHERE id = _row[1];
         RETURN NULL;
     END IF;

@@ -56,7 +56,7 @@ CREATE OR REPLACE FUNCTION agentguard.rejection_of(_family text, _tool text, _sh
 LANGUAGE sql STABLE AS $$
     SELECT id FROM agentguard.approvals
     WHERE family = _family AND tool = _tool AND shown_digest = _shown AND status = 'denied'
-    ORDER BY n LIMIT 1
+    ORDER BY answered_at, n LIMIT 1
 $$;
 
 CREATE OR REPLACE FUNCTION agentguard.put_credential(
@@ -85,7 +85,8 @@ END $$;
 _TASKS = """
 CREATE OR REPLACE FUNCTION agentguard.create_task(
     _id text, _lineage text[], _fixed text, _subject text, _login text[], _deadline double precision,
-    _max_calls bigint, _max_writes bigint, _max_questions bigint, _status text, _calls bigint, _writes bigint,
+    _max_calls numeric, _max_writes numeric, _max_questions numeric,
+    _status text, _calls bigint, _writes bigint,
     _history text[], _untrusted boolean, _sensitivity integer, _labels bigint, _questions bigint)
 RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -267,7 +268,7 @@ BEGIN
     END IF;
     IF present IS NOT NULL AND cardinality(_digests) > 0 THEN
         -- the first ones have room; after `_limit` of them, only trusted ones up to `_trusted_limit`
-        INSERT INTO agentguard.labels
+        INSERT INTO agentguard.labels (family, digest, source, trusted, sensitivity)
         SELECT root, digest, source, trusted, sensitivity FROM (
             SELECT *, n <= _limit - present AS early,
                 row_number() OVER (PARTITION BY trusted AND n > _limit - present ORDER BY n) AS rank

@@ -20,6 +20,7 @@ from agentguard.stores.postgres._errors import Unreachable, lost_answer, store_e
 from agentguard.stores.postgres._links import Link
 from agentguard.stores.postgres._pool import LoopPool, Pool, ThreadPool
 from agentguard.stores.postgres._statements import Statement
+from agentguard.stores.postgres._texts import packed, unpacked
 
 __all__ = ["Operations"]
 
@@ -90,7 +91,8 @@ class Operations:
             raise _Again(error) from None
         try:
             statement = make()
-            rows = await pool.execute(link, statement, ends)
+            values = tuple(map(packed, statement.values))
+            rows = await pool.execute(link, statement.text, values, ends)
         except psycopg.Error as error:
             raise self._failure(link, statement, error) from error
         except TimeoutError as error:
@@ -103,7 +105,7 @@ class Operations:
             raise
         finally:
             pool.give(link)
-        return statement.read(rows)
+        return statement.read(unpacked(rows))
 
     def _failure(self, link: Link, statement: Statement[R], error: psycopg.Error) -> Exception:
         """Return what to raise for a failed statement: an error, or `_Again`."""

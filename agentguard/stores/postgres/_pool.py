@@ -23,7 +23,6 @@ from agentguard.errors import StoreError
 from agentguard.stores._rows import Row
 from agentguard.stores.postgres._connector import Connector
 from agentguard.stores.postgres._links import Link
-from agentguard.stores.postgres._statements import Statement
 
 __all__ = ["LoopPool", "Pool", "ThreadPool"]
 
@@ -42,7 +41,7 @@ class Pool(Protocol):
     def give(self, link: Link) -> None:
         """Take a connection back; one that is not usable any more is closed."""
 
-    async def execute(self, link: Link, statement: Statement[Any], ends: float) -> Sequence[Row]:
+    async def execute(self, link: Link, text: str, values: tuple[Any, ...], ends: float) -> Sequence[Row]:
         """Run a statement, and return its rows."""
 
     async def pause(self, seconds: float) -> None:
@@ -131,10 +130,10 @@ class ThreadPool:
         self.links.give(link)
         self._places.put(None)
 
-    async def execute(self, link: Link, statement: Statement[Any], ends: float) -> Sequence[Row]:
+    async def execute(self, link: Link, text: str, values: tuple[Any, ...], ends: float) -> Sequence[Row]:
         """Run a statement."""
         link.connection.ends = ends
-        rows: Sequence[Row] = link.connection.execute(statement.text, statement.values).fetchall()
+        rows: Sequence[Row] = link.connection.execute(text, values).fetchall()
         return rows
 
     async def pause(self, seconds: float) -> None:
@@ -168,10 +167,10 @@ class LoopPool:
         self.links.give(link)
         self._places.release()
 
-    async def execute(self, link: Link, statement: Statement[Any], ends: float) -> Sequence[Row]:
+    async def execute(self, link: Link, text: str, values: tuple[Any, ...], ends: float) -> Sequence[Row]:
         """Run a statement."""
         link.connection.ends = ends
-        cursor = await link.connection.execute(statement.text, statement.values)
+        cursor = await link.connection.execute(text, values)
         rows: Sequence[Row] = await cursor.fetchall()
         return rows
 

@@ -38,8 +38,8 @@ BEGIN
             AND NOT EXISTS (SELECT 1 FROM agentguard.credentials AS c WHERE c.task_id = t.id)
         ORDER BY t.over LIMIT _tasks FOR UPDATE SKIP LOCKED
     LOOP
-        DELETE FROM agentguard.calls WHERE id = ANY (ARRAY(
-            SELECT id FROM agentguard.calls WHERE task_id = past FOR UPDATE SKIP LOCKED));
+        DELETE FROM agentguard.calls WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM agentguard.calls WHERE task_id = past FOR UPDATE SKIP LOCKED));
         GET DIAGNOSTICS part = ROW_COUNT;
         gone := gone + part;
         DELETE FROM agentguard.labels WHERE family = past;

@@ -136,11 +136,14 @@ class Statements:
 
     def labels(self, family: str, digests: Collection[str]) -> Statement[tuple[Label, ...]]:
         """Return the labels of values that the family's tasks have read, for these digests."""
-        condition = "family = $1 AND digest = ANY ($2)"
+        condition = "family = $1 AND digest = ANY ($2) ORDER BY n"
         text = f"SELECT digest, source, trusted, sensitivity FROM {self._schema}.labels WHERE {condition}"  # noqa: S608  a checked name
-        return Statement(
-            text, (family, list(digests)), lambda rows: tuple(map(_rows.label, rows)), repeats=True
-        )
+
+        def answer(rows: Rows) -> tuple[Label, ...]:
+            labels = [_rows.label(row) for row in rows]
+            return tuple(label for digest in digests for label in labels if label.digest == digest)
+
+        return Statement(text, (family, list(digests)), answer, repeats=True)
 
     def forget(self, call_id: str) -> Statement[None]:
         """Record that the call's credentials are revoked."""
@@ -221,7 +224,8 @@ class Statements:
 
     def rejection(self, family: str, tool: str, shown_digest: str) -> Statement[Approval | None]:
         """Return a rejection of such a call in the family of a task, or None."""
-        condition = "family = $1 AND tool = $2 AND shown_digest = $3 AND status = 'denied' ORDER BY n LIMIT 1"
+        condition = "family = $1 AND tool = $2 AND shown_digest = $3 AND status = 'denied'"
+        condition += " ORDER BY answered_at, n LIMIT 1"
         return self._approval(condition, family, tool, shown_digest)
 
     def prune(self) -> Statement[None]:

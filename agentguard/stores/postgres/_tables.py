@@ -36,9 +36,9 @@ CREATE TABLE agentguard.tasks (
     login_jti text COLLATE "C",
     deadline double precision NOT NULL,
     over double precision NOT NULL,
-    max_calls bigint,
-    max_writes bigint,
-    max_questions bigint,
+    max_calls numeric,
+    max_writes numeric,
+    max_questions numeric,
     status text COLLATE "C" NOT NULL,
     calls bigint NOT NULL,
     writes bigint NOT NULL,
@@ -65,6 +65,7 @@ CREATE TABLE agentguard.lineage (
 CREATE INDEX lineage_task ON agentguard.lineage (task_id);
 
 CREATE TABLE agentguard.labels (
+    n bigint GENERATED ALWAYS AS IDENTITY,
     family text COLLATE "C" NOT NULL,
     digest text COLLATE "C" NOT NULL,
     source text COLLATE "C" NOT NULL,
@@ -74,7 +75,7 @@ CREATE TABLE agentguard.labels (
 );
 
 CREATE TABLE agentguard.calls (
-    id text COLLATE "C" PRIMARY KEY,
+    id text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL,
     task_id text COLLATE "C" NOT NULL,
     tool text COLLATE "C" NOT NULL,
@@ -82,6 +83,7 @@ CREATE TABLE agentguard.calls (
     approval_id text COLLATE "C",
     suspended boolean NOT NULL
 );
+CREATE UNIQUE INDEX calls_running ON agentguard.calls (id) WHERE NOT suspended;
 CREATE INDEX calls_suspended ON agentguard.calls (key) WHERE suspended;
 CREATE INDEX calls_task ON agentguard.calls (task_id);
 
@@ -119,7 +121,8 @@ CREATE TABLE agentguard.approvals (
     purpose text COLLATE "C" NOT NULL,
     display text COLLATE "C" NOT NULL,
     shown_digest text COLLATE "C" NOT NULL,
-    family text COLLATE "C" NOT NULL
+    family text COLLATE "C" NOT NULL,
+    answered_at double precision
 );
 CREATE INDEX approvals_call ON agentguard.approvals (call_key, n);
 CREATE INDEX approvals_expiry ON agentguard.approvals (expires_at);
