@@ -52,25 +52,27 @@ class Worker:
         """Run *coroutine* to its end in the thread, also when the caller is cancelled meanwhile.
 
         Raises:
-            TimeoutError: It was not done in time. The thread goes on with it all the same.
+            TimeoutError: It was not done in time. The thread goes on with it all the same. The `__cause__` is
+                the CancelledError of a caller that was cancelled meanwhile.
         """
         loop = asyncio.get_running_loop()
         with within(self._timeout):
             errand = _Errand(loop, copy_context(), coroutine)
         self._lane().put(errand)
-        timer, cancelled = loop.call_later(self._timeout, errand.give_up), False
+        timer = loop.call_later(self._timeout, errand.give_up)
+        cancelled: asyncio.CancelledError | None = None
         try:
             while not errand.done:
                 try:
                     await errand.news()
-                except asyncio.CancelledError:
-                    cancelled = True
+                except asyncio.CancelledError as error:
+                    cancelled = error
                 if errand.late and not errand.done:
-                    raise TimeoutError(f"not done within {self._timeout} s")
+                    raise TimeoutError(f"not done within {self._timeout} s") from cancelled
         finally:
             timer.cancel()
-        if cancelled:
-            raise asyncio.CancelledError
+        if cancelled is not None:
+            raise cancelled
         result: T = errand.result()
         return result
 

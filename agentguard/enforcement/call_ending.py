@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from functools import partial
 
 from agentguard.enforcement.call import Permit
@@ -26,15 +27,20 @@ class CallEnding:
         self._flow, self._permit, self._issuance, self._span = flow, permit, issuance, span
 
     async def finish(self, outcome: Outcome) -> bool:
-        """Leave nothing alive. What fails here is logged, recorded, and tried again until it succeeds.
+        """Leave nothing alive, also if the caller is cancelled meanwhile.
 
-        What is raised here all the same is an exit or an interrupt. The outbox then revokes the credential.
+        What fails here is logged, recorded, and tried again until it succeeds. What is raised here all the
+        same is an exit or an interrupt. The outbox then revokes the credential.
 
         Returns whether the task knows what was read, or nothing was read.
         """
         enforcement, call_id = self._flow.enforcement, self._permit.call.id
         try:
-            return await self._finish(outcome)
+            note = self._issuance.note()
+            ending = self._revoke_and_note(outcome, note)
+            if self._flow.hands_over and (note is not None or self._permit.route is None):
+                return await ending  # it waits for that thread alone, so it needs no task of its own
+            return await self._flow.operations.to_the_end(ending)
         finally:
             if call_id in enforcement.calls.running:  # nothing has noted what became of its credential
                 if self._permit.route is not None and not self._issuance.kept:
@@ -42,9 +48,8 @@ class CallEnding:
                 enforcement.calls.running.discard(call_id)
                 enforcement.on_unrevoked()
 
-    async def _finish(self, outcome: Outcome) -> bool:
-        permit = self._permit
-        note, revoked = self._issuance.note(), False
+    async def _revoke_and_note(self, outcome: Outcome, note: tuple[str, float] | None) -> bool:
+        permit, revoked = self._permit, False
         if permit.route is not None and note is None:
             with self._span.stage("revoke"):
                 revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
@@ -52,8 +57,10 @@ class CallEnding:
         steps = partial(self._note, outcome, effects, note, revoked)
         try:
             noted = await self._flow.in_one_go(steps)
-        except TimeoutError:
+        except TimeoutError as error:
             log.error("the end of a call of %s is not yet on record: TimeoutError", permit.call.tool)
+            if isinstance(error.__cause__, CancelledError):
+                raise error.__cause__ from None
             noted = False
         return noted or effects == NO_READ_EFFECTS
 

@@ -128,6 +128,11 @@ class Flow:
             grant_of(evaluation, "", self.enforcement.options.lifetime, None, None)
         return evaluation
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether `in_one_go` hands the steps to a thread, which ends them though the caller is cancelled."""
+        return self._blocking is not None
+
     async def in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
         """Take several steps that ask the store and the log one thing after the other.
 

@@ -228,8 +228,7 @@ class GuardedCall:
         if not permit.begun:
             calls.running.discard(permit.call.id)
             return None
-        ending = CallEnding(self._flow, permit, self._issuance, self._span)
-        noted = await self._flow.operations.to_the_end(ending.finish(outcome))
+        noted = await CallEnding(self._flow, permit, self._issuance, self._span).finish(outcome)
         calls.running.discard(permit.call.id)
         if permit.withheld is not None:
             return permit.withheld

@@ -21,6 +21,7 @@ from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Credential, Decision, Grant, TaskStatus, ToolPath
+from agentguard.ports import BrokerTraits
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from tests.doubles.flow import ARGUMENTS, LOOKUP, PERMIT, REFUND, Log, Mint, World, carry_out
@@ -188,6 +189,82 @@ async def test_a_call_that_is_cancelled_in_the_thread_leaves_nothing(world: Worl
     await asyncio.to_thread(world.flow.worker.close)
     assert (world.store.live(), world.flow.calls.running) == ((), set())
     assert world.log.written[-1].get("outcome", "cancelled") in {"cancelled", "done"}
+
+
+class NotingMint(LocalMint):
+    """A broker whose credentials the store alone revokes, with the end of their call."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        super().__init__()
+        self.traits = BrokerTraits(notes_in=store)
+
+    def note(self, handle: str, expires_at: float) -> tuple[str, float]:
+        return f"revoked:{handle}", expires_at
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        raise AssertionError("the note alone revokes")
+
+
+@pytest.fixture
+def noting(tmp_path: Path) -> Iterator[World]:
+    store = SlowStore(tmp_path / "noting.db")
+    mint = NotingMint(store)
+    brokers = {(None, path): mint for path in ToolPath}
+    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=0.15)
+    world.mint, world.now = mint, time.time()
+    world.log = world.flow.ports.audit  # type: ignore[assignment]  # the one given above
+    world.begin()
+    yield world
+    store.close()
+
+
+async def test_the_end_of_a_call_that_only_the_thread_notes_needs_no_task(noting: World) -> None:
+    loop, tasks = asyncio.get_running_loop(), list[Any]()
+
+    def counted(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> Any:
+        tasks.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+    loop.set_task_factory(counted)
+    try:
+        assert await call(noting) == "done"
+    finally:
+        loop.set_task_factory(None)
+    assert tasks == []
+    assert noting.store.known(f"revoked:{noting.mint.issued[0].id}")
+    assert [record["event"] for record in noting.log.written] == ["decision", "outcome"]
+
+
+@pytest.mark.parametrize("cancellations", [1, 3])
+async def test_a_call_that_is_cancelled_while_its_end_is_noted_is_ended(
+    noting: World, cancellations: int
+) -> None:
+    noting.store.slow, noting.store.seconds = "end_call", 0.1
+    running = asyncio.create_task(call(noting))
+    for _ in range(cancellations):
+        await asyncio.sleep(0.03)
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert noting.store.late.is_set(), "the caller did not wait for the end"
+    assert noting.store.known(f"revoked:{noting.mint.issued[0].id}")
+    assert (noting.store.live(), noting.flow.calls.running) == ((), set())
+    assert noting.log.written[-1]["revoked"] is True
+
+
+async def test_a_cancellation_is_not_lost_if_the_end_is_noted_too_late(
+    noting: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    noting.store.slow, noting.store.seconds = "end_call", 0.4
+    running = asyncio.create_task(call(noting))
+    await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "is not yet on record" in caplog.text
+    await asyncio.to_thread(noting.flow.worker.close)
+    assert noting.store.live() == ()
+    assert [record["event"] for record in noting.log.written] == ["decision", "outcome"]
 
 
 async def test_the_thread_sees_the_context_of_its_caller(world: World) -> None:
