@@ -101,15 +101,23 @@ class AuthZenSettings(_PdpSettings):
         ' as in origins = ["https://eval.pdp.example"]',
     )
     subject_type: Name = Field(
-        default="identity", description='what it calls a user, as in subject_type = "user"'
+        default="identity", description='the type of its users, as in subject_type = "user"'
+    )
+    subject: Name = Field(
+        default="{id}",
+        description='our name of a user, with its id of them in it, as in subject = "user:{id}"; it is asked'
+        " about no other subject",
     )
 
     def policy(self, file_of: Callable[[str], Path]) -> Policy:
         """Return the policy that asks this PDP. *file_of* returns the path of a named file."""
-        from agentguard.policies.authzen import AuthZen  # needs an extra
+        from agentguard.policies.authzen import AuthZen, PdpUsers  # needs an extra
 
         return AuthZen(
-            self.url, origins=self.origins, subject_type=self.subject_type, **self.options(file_of)
+            self.url,
+            origins=self.origins,
+            users=PdpUsers(self.subject_type, self.subject),
+            **self.options(file_of),
         )
 
 

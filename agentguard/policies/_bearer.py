@@ -46,6 +46,12 @@ class BearerToken:
         self._cache: tuple[Secret, float] | None = None
         self._next_refresh = 0.0
 
+    def close(self) -> None:
+        """Close the source's connections, if it has any."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
     async def header(self, operations: RemoteOperations, again: bool) -> dict[str, str]:
         """Return the header that carries the token. With *again* the token is read anew.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
+from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest
 from agentguard.model.arguments import Json
 from agentguard.model.inputs import (
@@ -18,25 +20,63 @@ from agentguard.model.inputs import (
 )
 from agentguard.provenance.arguments import unknown_provenance
 
-__all__ = ["SUBJECT_TYPE", "question", "with_approval"]
+__all__ = ["PdpUsers", "question", "with_approval"]
 
-SUBJECT_TYPE = "identity"
-"""The type of the question's subject, unless a PDP has a name of its own for the type of its users."""
+
+@dataclass(frozen=True, slots=True)
+class PdpUsers:
+    """What a PDP calls the users: their *type*, and their ids.
+
+    *name* is our name of a user, with the PDP's id of them in it as ``{id}``, such as ``"user:{id}"``. Of a
+    subject of another form, the PDP has no name, so it is not asked and the call is denied: it could not
+    tell that subject from the user of the same id.
+
+    Raises:
+        ConfigurationError: *name* has no ``{id}``, or several.
+    """
+
+    type: str = "identity"
+    name: str = "{id}"
+
+    def __post_init__(self) -> None:
+        if self.name.count("{id}") != 1:
+            raise ConfigurationError(
+                f"{self.name!r} does not say what users are called here",
+                hint='put one {id} into it, as in "user:{id}"',
+            )
+
+    def id_of(self, subject: str) -> str:
+        """Return the PDP's id of the subject.
+
+        Raises:
+            ValueError: The subject has another form.
+        """
+        before, _, after = self.name.partition("{id}")
+        id_ = subject.removeprefix(before).removesuffix(after)
+        if not id_ or self.name.replace("{id}", id_) != subject:
+            raise ValueError("the PDP has no name for the subject")
+        return id_
+
+
+_USERS = PdpUsers()
 
 
 def question(
-    request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS, *, subject_type: str = SUBJECT_TYPE
+    request: AccessRequest, inputs: tuple[RuleInput, ...] = INPUTS, *, users: PdpUsers = _USERS
 ) -> dict[str, Json]:
     """Return the question in the shape of AuthZEN 1.0 section 5: subject, action, resource, context.
 
     The arguments are properties of the resource. The names in the context are those of Cedar's context, with
     the time in seconds since the epoch as ``at``. Credentials and the user's own words are not in it.
+
+    Raises:
+        ValueError: The PDP has no name for the subject.
     """
     tool, who, arguments = request.tool, request.identity, request.arguments.values
     return {
         "subject": {
-            "type": subject_type,
-            "id": who.subject,
+            "type": users.type,
+            "id": users.id_of(who.subject),
             "properties": {"actor": who.actor, "chain": list(who.chain)},
         },
         "action": {"name": tool.name},

@@ -105,6 +105,8 @@ class Remote(ABC):
     def close(self) -> None:
         """Close the synchronous connections; asynchronous ones end with their event loop."""
         self._http.close()
+        if self._bearer is not None:
+            self._bearer.close()
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request.

@@ -6,7 +6,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer
 from agentguard.outbound.destinations import Origin, is_confidential_url, origin_of
 from agentguard.policies._bearer import TokenSource
-from agentguard.policies._question import SUBJECT_TYPE, question, with_approval
+from agentguard.policies._question import PdpUsers, question, with_approval
 from agentguard.policies._remote import (
     TEXT,
     Remote,
@@ -29,7 +29,7 @@ from agentguard.policies._remote import (
 )
 from agentguard.policies.combine import merge_obligations
 
-__all__ = ["AuthZen", "AuthZenError"]
+__all__ = ["AuthZen", "AuthZenError", "PdpUsers"]
 
 log = logging.getLogger("agentguard")
 
@@ -37,6 +37,9 @@ _METADATA, _EVALUATION = "/.well-known/authzen-configuration", "/access/v1/evalu
 _NOT_FOUND = 404
 _GONE = frozenset({_NOT_FOUND, 405, 410})
 _FRESH = 300.0  # seconds for which the metadata hold
+
+
+_USERS = PdpUsers()
 
 
 class AuthZenError(AgentGuardError):
@@ -56,7 +59,7 @@ class _Endpoints:
 class AuthZen(Remote):
     """Asks the PDP whose identifier is *url*, and denies whatever it does not clearly permit.
 
-    The question is whether the subject (for whom the agent acts; its type is *subject_type*) may do the
+    The question is whether the subject (for whom the agent acts; by its id and type of *users*) may do the
     action (the tool's name) to the resource. The type and the id of the resource are the tool's resource; for
     a tool without resource they are ``tool`` and the tool's name. **The values of the tool's arguments are
     sent to the PDP**, as properties of the resource, since not every PDP lets rules see the properties of an
@@ -98,10 +101,9 @@ class AuthZen(Remote):
         *,
         version: str,
         origins: Iterable[str] = (),
-        subject_type: str = SUBJECT_TYPE,
+        users: PdpUsers = _USERS,
         timeout: float = 1.0,
         limit: int = 16,
-        entropy: Callable[[int], bytes] = os.urandom,
         verify: ssl.SSLContext | bool = True,
         token: TokenSource | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -119,13 +121,13 @@ class AuthZen(Remote):
             async_transport=async_transport,
             token=token,
         )
-        self._entropy, self._subject_type = entropy, subject_type
+        self._users = users
         self._origins = {_origin_of(self._url), *map(_named_origin, origins)} - {None}
         self._endpoints: _Endpoints | None = None
 
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         endpoints = await self._current(operations)
-        body = question(request, subject_type=self._subject_type)
+        body = question(request, users=self._users)
         if request.approval is not None:
             return self._decision(await self._post(operations, endpoints.evaluation, body))
         if endpoints.evaluations is not None:
@@ -206,7 +208,7 @@ class AuthZen(Remote):
     async def _post(
         self, operations: RemoteOperations, url: str, body: Mapping[str, Json]
     ) -> dict[str, Json]:
-        id = self._entropy(16).hex()
+        id = os.urandom(16).hex()
         answer: Answer = await operations.ask(
             "POST", url, json=body, headers={"X-Request-ID": id}, repeatable=True
         )

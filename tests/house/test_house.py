@@ -1,9 +1,11 @@
 """The house itself: types, lint, direction of imports, the public names."""
 
+import ast
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import agentguard
 
 ROOT = Path(__file__).parents[2]
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -100,3 +103,40 @@ def test_a_system_without_posix_file_locks_is_told_so_in_one_line() -> None:
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("ImportError: agentguard runs on Linux; on Windows")
     assert "During handling" not in result.stderr
+
+
+def _functions() -> Iterator[tuple[str, str, FunctionNode]]:
+    for path in sorted((ROOT / "agentguard").rglob("*.py")):
+        for owner in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in ast.iter_child_nodes(owner):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    name = getattr(owner, "name", "")
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", f"{name}.{node.name}", node
+
+
+def test_no_room_is_over_300_lines() -> None:
+    sizes = {
+        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
+        for path in (ROOT / "agentguard").rglob("*.py")
+    }
+    assert not {path: lines for path, lines in sizes.items() if lines > 300}
+
+
+def test_no_function_is_over_40_lines_and_few_are_over_20() -> None:
+    lengths = {}
+    for place, name, node in _functions():
+        docstring = node.body[0].end_lineno if ast.get_docstring(node) is not None else None
+        first = node.body[0].lineno if docstring is not None else 0
+        lines = (node.end_lineno or 0) - node.lineno + 1 - ((docstring or 0) - first + 1 if docstring else 0)
+        lengths[place] = (lines, name)
+    assert {name for lines, name in lengths.values() if lines > 40} <= {"Guard.__init__"}
+    assert sorted(lines for lines, _ in lengths.values())[int(0.95 * len(lengths))] <= 20
+
+
+def test_no_constructor_but_that_of_the_guard_has_over_10_parameters() -> None:
+    counts = {
+        f"{place} {name}": len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) - 1
+        for place, name, node in _functions()
+        if node.name == "__init__" and name != "Guard.__init__"
+    }
+    assert not {place: count for place, count in counts.items() if count > 10}

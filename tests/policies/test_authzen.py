@@ -12,7 +12,7 @@ import pytest
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import Decision, Secret
-from agentguard.policies.authzen import AuthZen, AuthZenError
+from agentguard.policies.authzen import AuthZen, AuthZenError, PdpUsers
 from agentguard.testing.contracts import PolicyContract
 from agentguard.testing.samples import sample_request
 from agentguard.testing.scenarios import AwaitedPort
@@ -140,11 +140,27 @@ async def test_the_question_carries_the_arguments_in_the_resource(ask: Callable[
     assert pdp.asked[0].headers["X-Request-ID"]
 
 
-def test_a_pdp_may_have_another_type_for_its_users() -> None:
+async def test_a_pdp_may_have_its_own_ids_and_type_of_users(ask: Callable[..., Any]) -> None:
     pdp = Pdp({"decision": True})
-    assert policy(pdp, subject_type="user").decide(sample_request()).permitted
+    assert (await ask(pdp, users=PdpUsers("user", "user:{id}"))).permitted
     subject = pdp.body()["subject"]
-    assert (subject["type"], subject["id"]) == ("user", "user:ada")
+    assert (subject["type"], subject["id"]) == ("user", "ada")
+
+
+@pytest.mark.promise("pdp-clear-permit")
+@pytest.mark.parametrize("name", ["users:{id}", "user:ada{id}", "user:{id}a!", "{id}@corp.example"])
+async def test_a_pdp_is_not_asked_about_a_subject_that_it_has_no_name_for(
+    ask: Callable[..., Any], name: str
+) -> None:
+    pdp = Pdp({"decision": True})
+    with pytest.raises(AuthZenError, match="no name for the subject"):
+        await ask(pdp, users=PdpUsers("user", name))
+    assert not pdp.asked
+
+
+def test_users_whose_name_has_no_id_in_it_are_a_mistake() -> None:
+    with pytest.raises(ConfigurationError, match="does not say what users are called"):
+        PdpUsers(name="user:{sub}")
 
 
 @pytest.mark.parametrize("batch", [False, True])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
-__all__ = ["Realm"]
+from agentguard.jose import Signer
+
+__all__ = ["Realm", "audience", "client", "mapper", "scope"]
 
 
 class Realm:
@@ -45,3 +49,46 @@ class Realm:
 
     def delete(self) -> None:
         self.admin("DELETE", f"/{self.name}")
+
+
+def mapper(name: str, kind: str, **config: str) -> dict[str, Any]:
+    everywhere = {"access.token.claim": "true", "introspection.token.claim": "true"}
+    return {
+        "name": name,
+        "protocol": "openid-connect",
+        "protocolMapper": kind,
+        "config": {**everywhere, **config},
+    }
+
+
+def audience(client: str) -> dict[str, Any]:
+    return mapper(f"aud {client}", "oidc-audience-mapper", **{"included.client.audience": client})
+
+
+def client(
+    name: str, key: Signer, attributes: Mapping[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    keys = {"keys": [{**key.public_jwk, "kid": key.kid, "alg": "ES256", "use": "sig"}]}
+    return {
+        "clientId": name,
+        "clientAuthenticatorType": "client-jwt",
+        "standardFlowEnabled": False,
+        "fullScopeAllowed": False,
+        "attributes": {
+            "use.jwks.string": "true",
+            "jwks.string": json.dumps(keys),
+            "token.endpoint.auth.signing.alg": "ES256",
+            **(attributes or {}),
+        },
+        **more,
+    }
+
+
+def scope(name: str, *mappers: dict[str, Any], **attributes: str) -> dict[str, Any]:
+    attributes = {"include.in.token.scope": "true", "display.on.consent.screen": "false", **attributes}
+    return {
+        "name": name,
+        "protocol": "openid-connect",
+        "attributes": attributes,
+        "protocolMappers": list(mappers),
+    }

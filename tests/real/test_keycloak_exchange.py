@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from agentguard import Guard
 from agentguard.credentials.local_issuer import load_key
 from agentguard.credentials.oauth import PrivateKeyJwt
 from agentguard.errors import Denied, VerificationError
-from agentguard.jose import Signer, unverified_claims
+from agentguard.jose import unverified_claims
 from agentguard.model import Resource, ToolPath
 from agentguard.resource import Claims, Introspection, Issuer, Verifier
 from agentguard.tasks.task import Task
 from tests.conftest import Mode
 from tests.real.conftest import needed
-from tests.real.keycloak_realm import Realm
+from tests.real.keycloak_realm import Realm, audience, client, mapper, scope
 
 AGENT, ORIGIN = "agent://support", "https://orders.example"
 ORDERS = Resource(
@@ -58,51 +57,8 @@ def settings_of(issuer: str, account: str, carrier: str) -> str:
 AUDIENCE_OF = {"orders:read": "orders/read", "orders:refund": "orders/write"}
 
 
-def mapper(name: str, kind: str, **config: str) -> dict[str, Any]:
-    everywhere = {"access.token.claim": "true", "introspection.token.claim": "true"}
-    return {
-        "name": name,
-        "protocol": "openid-connect",
-        "protocolMapper": kind,
-        "config": {**everywhere, **config},
-    }
-
-
-def audience(client: str) -> dict[str, Any]:
-    return mapper(f"aud {client}", "oidc-audience-mapper", **{"included.client.audience": client})
-
-
 def hardcoded(claim: str) -> dict[str, Any]:
     return mapper(claim, "oidc-hardcoded-claim-mapper", **{"claim.name": claim, "claim.value": AGENT})
-
-
-def client(
-    name: str, key: Signer, attributes: Mapping[str, str] | None = None, **more: Any
-) -> dict[str, Any]:
-    keys = {"keys": [{**key.public_jwk, "kid": key.kid, "alg": "ES256", "use": "sig"}]}
-    return {
-        "clientId": name,
-        "clientAuthenticatorType": "client-jwt",
-        "standardFlowEnabled": False,
-        "fullScopeAllowed": False,
-        "attributes": {
-            "use.jwks.string": "true",
-            "jwks.string": json.dumps(keys),
-            "token.endpoint.auth.signing.alg": "ES256",
-            **(attributes or {}),
-        },
-        **more,
-    }
-
-
-def scope(name: str, *mappers: dict[str, Any], **attributes: str) -> dict[str, Any]:
-    attributes = {"include.in.token.scope": "true", "display.on.consent.screen": "false", **attributes}
-    return {
-        "name": name,
-        "protocol": "openid-connect",
-        "attributes": attributes,
-        "protocolMappers": list(mappers),
-    }
 
 
 @dataclass

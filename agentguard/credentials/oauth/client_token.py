@@ -25,6 +25,10 @@ class ClientCredentials:
         self._server, self._scope = server, scope
         self.refresh = _LONGEST
 
+    def close(self) -> None:
+        """Close the server's connections."""
+        self._server.close()
+
     def read(self) -> Secret:
         """Get a new token.
 
