@@ -183,8 +183,7 @@ cedar = ["policies/*.cedar"]
 
 # These are the defaults. Do not commit the directory .agentguard: it holds state and keys.
 # [store]
-# path = ".agentguard/state.db"
-# keep = "1d"
+# path = ".agentguard/state.db" # and keep = "1d"
 # [audit]
 # path = ".agentguard/audit.jsonl"
 # [issuer]
