@@ -124,7 +124,9 @@ class _Crew:
     """The worker processes; the last number is that of the one that takes a killed one's place."""
 
     def __init__(self, make: Maker, plan: Storm, folder: Path, counts: Any, context: Any) -> None:
-        self._context, self._arguments = context, (make, plan, folder, counts)
+        # the events are the test's own, and cannot be pickled
+        arguments = (make, replace(plan, events={}), folder, counts)
+        self._context, self._arguments = context, arguments
         self.plan, self.folder, self.counts = plan, folder, counts
         self.killed: int | None = None
         self.processes: dict[int, BaseProcess] = {n: self._start(n, 0) for n in range(plan.workers)}
