@@ -16,7 +16,7 @@ from enum import Enum
 from fractions import Fraction
 from functools import partial, partialmethod
 from reprlib import recursive_repr
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -188,10 +188,10 @@ def test_nothing_hides_what_it_holds(kind: str, depth: int) -> None:
     value = HIDING[kind](bomb())
     for _ in range(depth):
         value = {"a": [value]}
-    began = perf_counter()
+    began = thread_time()
     found = [limits.excess(value) for limits in (SMALL, MIDDLE)]  # pytest would write down what it compares
     assert found == ["more than 100 parts", "more than 20000 parts"]
-    assert perf_counter() - began < SECONDS
+    assert thread_time() - began < SECONDS
 
 
 @pytest.mark.exhaustive
@@ -202,10 +202,10 @@ def test_nothing_hides_what_it_holds_from_the_limits_of_a_result(kind: str, dept
     value = HIDING[kind](bomb())
     for _ in range(depth):
         value = {"a": [value]}
-    began = perf_counter()
+    began = thread_time()
     found = RESULT.excess(value)
     assert found == "more than 2000000 parts"
-    assert perf_counter() - began < SECONDS
+    assert thread_time() - began < SECONDS
 
 
 @pytest.mark.promise("limits-hold")

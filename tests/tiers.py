@@ -132,13 +132,18 @@ def _files() -> list[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Trust one public authority instead of all: no test meets one, and a client takes 25 ms to load all."""
+def _small_bundle(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[None]:
+    """Trust one public authority instead of all: no test meets one, and a client takes 25 ms to load all.
+
+    httpx prefers what SSL_CERT_FILE names. Tests of real servers keep it, for what their children fetch.
+    """
     end = "-----END CERTIFICATE-----\n"
     bundle = tmp_path_factory.mktemp("authorities") / "one.pem"
     bundle.write_text(Path(certifi.where()).read_text("utf-8").partition(end)[0] + end, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certifi, "where", lambda: str(bundle))
+        if "SSL_CERT_FILE" in os.environ and not _reaches_servers(pytestconfig):
+            patch.setenv("SSL_CERT_FILE", str(bundle))
         yield
 
 

@@ -230,7 +230,7 @@ async def test_arguments_that_are_too_long_for_a_question_are_not_sent(asynchron
         port = AwaitedPort(remote, asynchronous=asynchronous)
         for _ in range(6):
             with pytest.raises(AgentGuardError, match="more than 1048576 bytes"):
-                await port.decide(refund("user:eve", order_id="x" * 8_000_000))
+                await port.decide(refund("user:eve", order_id="x" * 2_000_000))
         assert not questions
         assert (await port.decide(refund("user:eve", order_id="4711"))).permitted
         questions.clear()
