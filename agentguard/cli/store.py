@@ -60,6 +60,8 @@ def migrate(config: Config = Path("agentguard.toml")) -> None:
         result = upkeep.migrate()
     if result.before == result.now:
         note(out(), "ok", f"the store has the newest schema already: version {result.now}")
+    elif result.before is None:
+        note(out(), "ok", f"there was no store: one was made, with schema version {result.now}")
     else:
         note(out(), "ok", f"the store had schema version {result.before} and has version {result.now} now")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,11 +15,18 @@ from agentguard.errors import ConfigurationError
 from agentguard.ports import Store
 from agentguard.stores import Retention
 from agentguard.stores.memory import MemoryStore
+from agentguard.stores.server_upkeep import postgres_upkeep, redis_upkeep
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.stores.sqlite_upkeep import SqliteUpkeep
 from agentguard.stores.upkeep import Upkeep
 
+if TYPE_CHECKING:  # each needs an extra
+    from agentguard.stores.postgres import PostgresStore
+    from agentguard.stores.redis import RedisStore
+
 __all__ = ["StoreSettings", "store_of", "upkeep_of"]
+
+Clock = Callable[[], float]
 
 _OF_KIND = {
     "sqlite": frozenset({"path", "keep"}),
@@ -123,7 +131,7 @@ _URL_HINTS = {
 }
 
 
-def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Clock) -> Store:
     """Make the store; *file_of* returns the path of a named file. A server is first asked when it is used.
 
     Raises:
@@ -140,22 +148,23 @@ def store_of(settings: StoreSettings, file_of: Callable[[str], Path], clock: Cal
 
 
 def upkeep_of(settings: StoreSettings, file_of: Callable[[str], Path]) -> Upkeep:
-    """Return the upkeep of the store that the settings name.
+    """Return the upkeep of the store that the settings name; *file_of* is as in `store_of`.
 
     Raises:
-        ConfigurationError: A store of this kind needs none, or has none here.
+        ConfigurationError: A setting is wrong, an extra is missing, or the store is in memory.
     """
-    if settings.kind != "sqlite":
-        memory = "it is gone when its process ends"
-        server = "see the page of its package, agentguard.stores." + settings.kind
-        raise ConfigurationError(
-            f"a store of the kind {settings.kind} has no upkeep",
-            hint=memory if settings.kind == "memory" else server,
-        )
+    match settings.kind:
+        case "redis":
+            return redis_upkeep(_redis(settings, file_of, time.time))
+        case "postgres":
+            return postgres_upkeep(_postgres(settings, file_of, time.time))
+        case "memory":
+            hint = "name another kind in [store], or none"
+            raise ConfigurationError("a store in memory ends with its process", hint=hint)
     return SqliteUpkeep(file_of(settings.path), retention=settings.retention())
 
 
-def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Clock) -> RedisStore:
     with extra("redis"):
         from agentguard.stores.redis import Durability, RedisStore
     from agentguard.credentials.sources import source
@@ -174,7 +183,7 @@ def _redis(settings: StoreSettings, file_of: Callable[[str], Path], clock: Calla
     )
 
 
-def _postgres(settings: StoreSettings, file_of: Callable[[str], Path], clock: Callable[[], float]) -> Store:
+def _postgres(settings: StoreSettings, file_of: Callable[[str], Path], clock: Clock) -> PostgresStore:
     with extra("postgres"):
         from agentguard.stores.postgres import PostgresStore, holds_password
     from agentguard.credentials.sources import source

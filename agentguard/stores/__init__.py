@@ -9,7 +9,7 @@
                  the tables and statements of the SQLite store
     _migrations  what brings its file from one schema version to the next
     _rows        how its rows become model objects
-    upkeep, sqlite_upkeep
+    upkeep, sqlite_upkeep, server_upkeep
                  what `agentguard store` does: the newest schema, the check, and the smaller file
     _memory_approvals
                  the approvals of the store in memory

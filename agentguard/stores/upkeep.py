@@ -16,9 +16,9 @@ __all__ = ["Compaction", "Condition", "Migration", "Upkeep"]
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The schema version that a store had, and the one that it has now."""
+    """The schema version that a store had, if there was a store, and the one that it has now."""
 
-    before: int
+    before: int | None
     now: int
 
 

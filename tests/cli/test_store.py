@@ -134,13 +134,28 @@ def test_a_store_of_a_newer_agentguard_is_left_alone(run: Run, path: Path) -> No
     assert f"version 99, and this agentguard knows {_sql.VERSION}" in result.output
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis"])
-def test_a_store_without_upkeep_says_so(run: Run, tmp_path: Path, kind: str) -> None:
-    url = 'url = "redis://127.0.0.1:1/0"\n' if kind == "redis" else ""
-    (tmp_path / "agentguard.toml").write_text(f'[store]\nkind = "{kind}"\n{url}')
-    result = run("check")
+@pytest.mark.parametrize("command", ["migrate", "check", "compact"])
+def test_a_store_in_memory_has_no_upkeep(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "agentguard.toml").write_text('[store]\nkind = "memory"\n')
+    result = run(command)
     assert result.exit_code == 2
-    assert f"a store of the kind {kind} has no upkeep" in result.output
+    assert "a store in memory ends with its process" in result.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"), [("redis", "redis://127.0.0.1:1/0"), ("postgres", "postgresql://u@127.0.0.1:1/d")]
+)
+def test_a_server_that_cannot_be_reached_is_told_and_nothing_is_compacted_there(
+    run: Run, tmp_path: Path, kind: str, url: str
+) -> None:
+    (tmp_path / "agentguard.toml").write_text(f'[store]\nkind = "{kind}"\nurl = "{url}"\n')
+    for command in ("check", "migrate"):
+        result = run(command)
+        assert result.exit_code == 2
+        assert "127.0.0.1:1" in result.output
+    result = run("compact")
+    assert result.exit_code == 2
+    assert "a store on a server is not compacted from here" in result.output
 
 
 def test_a_sound_store_says_what_is_live_and_what_is_open(run: Run, path: Path) -> None:
