@@ -18,8 +18,9 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
+from agentguard.langchain.injection import fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
-from agentguard.langchain.run_state import state_arguments, state_values
+from agentguard.langchain.run_state import state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -33,7 +34,7 @@ PROOF = "agentguard_runtime"
 class ToolInput(NamedTuple):
     """The input of a call, parted into what a model may give (`raw`) and what was injected.
 
-    `state` is that of the graph where nothing is injected yet.
+    `state` is that of the graph, where it is known beside what was injected.
     """
 
     raw: str | Mapping[str, Any]
@@ -89,7 +90,8 @@ class Gate:
     def __init__(self, enforcement: Enforcement, tool: BaseTool) -> None:
         self.enforcement, self.name = enforcement, tool.name
         self.schema = ArgumentSchema(tool, enforcement.options.limits)
-        self._model, self._state_arguments = model_of(tool), state_arguments(tool)
+        self._model = model_of(tool)
+        self._state_arguments = fields_of_state(tool, self.schema.names)
         self._injector_fills = self.schema.stripped | {PROOF}
         facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
         self.target = mcp_target(tool)
@@ -108,6 +110,11 @@ class Gate:
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)
+
+    @property
+    def takes_state(self) -> bool:
+        """Whether the tool is given anything of the state of its graph."""
+        return bool(self._state_arguments)
 
     @property
     def sealed(self) -> BaseTool:
@@ -135,10 +142,11 @@ class Gate:
         proved = self.prejudged(call_id) is not None or any(
             is_runtime(arguments[name]) for name in self._injector_fills & arguments.keys()
         )
-        raw, injected = {}, {}
+        raw, injected, state = {}, {}, None
         hidden, fills = self.schema.injected, self.schema.stripped if proved else NONE
         for name, value in arguments.items():
             if name == PROOF and proved:
+                state = getattr(value, "state", None)
                 continue
             if isinstance(value, Injected):
                 injected[name] = value.value
@@ -146,7 +154,7 @@ class Gate:
                 injected[name] = value
             else:
                 raw[name] = value
-        return ToolInput(raw, injected, call_id, config, self._missing(injected, call_id))
+        return ToolInput(raw, injected, call_id, config, self._missing(injected, call_id), state)
 
     def _missing(self, injected: Mapping[str, Any], call_id: str | None) -> Denied | None:
         present = injected.keys() if call_id is None else {*injected, self.schema.takes_call_id}

@@ -24,6 +24,7 @@ __all__ = [
     "McpTarget",
     "classified",
     "facts_of",
+    "is_adapted",
     "is_target_of",
     "mcp_target",
     "mcp_tool_of",
@@ -82,6 +83,11 @@ def mcp_target(tool: BaseTool) -> McpTarget | None:
     `functools.wraps`. Any other decorator hides the function, and the tool counts as no MCP tool.
     """
     return _target(getattr(tool, "coroutine", None))
+
+
+def is_adapted(body: object) -> bool:
+    """Return whether this is the function itself that langchain-mcp-adapters made for a tool."""
+    return _read_target(_adapted(body)) is not None
 
 
 def mcp_tool_of(tool: BaseTool) -> Any:

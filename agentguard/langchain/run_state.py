@@ -14,38 +14,21 @@ question.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from langchain_core.tools import BaseTool
-from langchain_core.tools.base import get_all_basemodel_annotations
 from pydantic import BaseModel
 
-from agentguard.langchain.identification import mcp_target
 from agentguard.langchain.streams import is_runtime
 
-__all__ = ["StateArguments", "state_arguments", "state_values"]
+__all__ = ["state_values"]
 
-StateArguments = Mapping[str, str | None]
-"""The arguments that a tool is given from the state: each with its field, or with None for the whole."""
 _STEPS = frozenset({"remaining_steps", "is_last_step"})
 """What langgraph computes anew in each run (its managed values). No checkpoint holds it."""
 
 
-def state_arguments(tool: BaseTool) -> StateArguments:
-    """Return what a tool node would give this tool from the state. An MCP server is given nothing of it."""
-    if mcp_target(tool) is not None:
-        return {}
-    hints: dict[str, Any] = {}
-    if (function := getattr(tool, "func", None) or getattr(tool, "coroutine", None)) is not None:
-        hints = _hints(function)
-    schema = tool.get_input_schema()
-    if issubclass(schema, BaseModel):
-        hints |= get_all_basemodel_annotations(schema)
-    parts = {name: _part(name, hint) for name, hint in hints.items() if name != "return"}
-    return {name: part or None for name, part in parts.items() if part is not None}
-
-
-def state_values(arguments: StateArguments, injected: Mapping[str, Any], state: object) -> dict[str, Any]:
+def state_values(
+    arguments: Mapping[str, str | None], injected: Mapping[str, Any], state: object
+) -> dict[str, Any]:
     """Return the values from the state, by the names of its fields.
 
     They are those that were *injected*, or those that a tool node will take from *state* where nothing is.
@@ -61,24 +44,6 @@ def state_values(arguments: StateArguments, injected: Mapping[str, Any], state: 
             whole = _fields(state)
             values |= {field: whole.get(field)} if field else whole
     return {name: value for name, value in values.items() if name not in _STEPS}
-
-
-def _hints(function: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception:  # noqa: BLE001  annotations may name anything; a tool node fails by them as well
-        return {}
-
-
-def _part(name: str, hint: Any) -> str | None:
-    """Return the field that an annotation asks for, "" for the whole state, and None for nothing of it."""
-    for mark in (hint, *get_args(hint)):
-        kind = mark if isinstance(mark, type) else type(mark)
-        if kind.__name__ == "InjectedState":
-            return getattr(mark, "field", None) or ""
-        if kind.__name__ == "ToolRuntime":
-            return ""
-    return "" if name == "runtime" else None
 
 
 def _fields(state: object) -> dict[str, Any]:

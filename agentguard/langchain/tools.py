@@ -9,7 +9,6 @@ inject, and refuse to be called.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, get_type_hints
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from agentguard.concurrency.drive import drive
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.gate import PROOF, Entrance, Gate, SealedPath
+from agentguard.langchain.injection import described, takes_runtime
 from agentguard.langchain.messages import is_tool_call, refusal
 from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.seal import set_private
@@ -170,23 +170,14 @@ def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
 
     refused.__name__ = name
     if original is not None:
-        refused.__annotations__ = _hints(original)
+        refused.__annotations__ = get_type_hints(described(original), include_extras=True)
         refused.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # what inspect reads
     else:
         refused.__annotations__ = {}
-    if gate.schema.injected and not any(
-        getattr(hint, "__name__", "") == "ToolRuntime" for hint in refused.__annotations__.values()
-    ):
+    asks = gate.schema.injected or gate.takes_state
+    if asks and not any(map(takes_runtime, refused.__annotations__.values())):
         refused.__annotations__ |= _proof_of_injection()
     return refused
-
-
-def _hints(original: Any) -> dict[str, Any]:
-    """Resolve the annotations, also of a partial or of an object with `__call__`."""
-    if isinstance(original, functools.partial):
-        return _hints(original.func)
-    described = original if inspect.isroutine(original) else type(original).__call__
-    return get_type_hints(described, include_extras=True)
 
 
 def _proof_of_injection() -> dict[str, Any]:
