@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential
 from tests.conftest import Mode
 from tests.real.proxy import Proxy
+from tests.real.store_storm import Storm, storm
 from tests.servers.redis import Redis
 from tests.servers.server import ServerError, free_port
 
@@ -256,10 +258,11 @@ def test_what_was_acknowledged_survives_the_death_of_the_server_and_the_next_cal
 
 @pytest.mark.promise("shared-store-keeps-revocations")
 def test_a_server_that_was_emptied_or_has_forgotten_writes_is_noticed_and_refused_for_good(own: Own) -> None:
-    for lose in (
-        own.client.flushall,
+    losses: tuple[Callable[[], object], ...] = (
+        lambda: own.client.flushall(),
         lambda: own.client.hincrby("{agentguard}:store", "n", -2),
-    ):
+    )
+    for lose in losses:
         store = own.store()
         store.remember("jti", FAR)
         store.remember("jti-2", FAR)
@@ -374,7 +377,7 @@ def test_a_password_is_read_for_each_connection_and_stands_in_no_error(
     own: Own, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     own.client.config_set("requirepass", PASSWORD)
-    own.client.execute_command("AUTH", PASSWORD)
+    own.client.auth(PASSWORD)
     store = own.store(password=EnvironmentSecret("REDIS_PASSWORD"))
     port = AwaitedPort(store, asynchronous=mode.asynchronous)
     errors: list[BaseException] = []
@@ -480,3 +483,33 @@ async def _done(own: Own, count: int) -> None:
     """Wait until the server has run so many scripts, and a moment longer."""
     await asyncio.to_thread(_until, lambda: commands(own.client)["evalsha"] >= count)
     await asyncio.sleep(0.2)
+
+
+# --- all of it at once
+
+
+@pytest.mark.promise("parallel-budget")
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "loop"])
+def test_what_many_processes_were_told_holds_although_the_server_dies_and_connections_are_cut(
+    own: Own, tmp_path: Path, asynchronous: bool
+) -> None:
+    proxy = Proxy(own.port)
+
+    def restart() -> None:
+        own.kill()
+        own.start()
+
+    plan = Storm(
+        asynchronous=asynchronous,
+        calls=5_000 if asynchronous else 20_000,
+        events={0.2: proxy.cut, 0.5: restart, 0.8: proxy.cut},
+        seconds=60.0,
+    )
+    make = partial(RedisStore, own.url.replace(str(own.port), str(proxy.port)), timeout=5.0)
+    try:
+        report = storm(make, tmp_path, plan)
+    finally:
+        proxy.close()
+    print(f"\nRedis, {'loops' if asynchronous else 'threads'}: {report}")  # noqa: T201  the figures of the run
+    assert report.problems == []
+    assert report.results["ok"] > plan.calls // 2
