@@ -190,9 +190,9 @@ def test_a_replica_is_refused_and_a_primary_that_became_one_too(serve: Callable[
 def test_a_write_waits_for_its_replicas_and_fails_without_them(serve: Callable[..., Own], mode: Mode) -> None:
     primary, replica = serve("primary", repl_diskless_sync_delay="0"), serve("replica")
     replica.client.replicaof("127.0.0.1", str(primary.port))
-    _until(lambda: primary.client.info("replication")["connected_slaves"] == 1)
+    _until(lambda: primary.client.info("replication").get("slave0", {}).get("state") == "online")
     _until(lambda: replica.client.info("replication")["master_link_status"] == "up")
-    store = primary.store(durability=Durability("checked", replicas=1))
+    store = primary.store(durability=Durability("checked", replicas=1), timeout=2.0)
     port = AwaitedPort(store, asynchronous=mode.asynchronous)
 
     async def use() -> None:
