@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agentguard.stores import SqliteStore
 from agentguard.stores.postgres import PostgresStore
+from tests.real.conftest import lacking
 from tests.real.postgres_proxy import PostgresProxy
 from tests.real.store_storm import Maker, Storm, storm
 from tests.servers.postgres import Postgres
@@ -19,21 +21,20 @@ from tests.servers.server import ServerError
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def server() -> Iterator[Postgres]:
     """Start a server of this test's own, which it may have crash."""
-    folder = tmp_path_factory.mktemp("storm")
-    for directory in (folder, *folder.parents):
-        if directory.owner() == "root" and directory != Path("/tmp"):  # noqa: S108  it is only looked at
-            directory.chmod(directory.stat().st_mode | 0o011)  # another user's server is below it
-    server = Postgres(folder / "server")
-    server.make_home()
-    try:
-        server.install()
-        server.start()
-    except ServerError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
+    with tempfile.TemporaryDirectory(prefix="agentguard-") as folder:
+        home = Path(folder)
+        home.chmod(0o711)  # the server is run by another user, and finds its own folder in this one
+        server = Postgres(home / "server")
+        server.make_home()
+        try:
+            server.install()
+            server.start()
+        except ServerError as error:
+            lacking(str(error))
+        yield server
+        server.stop()
 
 
 @pytest.fixture
