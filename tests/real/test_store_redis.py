@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +22,7 @@ from redis import Redis as Client
 
 import agentguard
 from agentguard.concurrency.drive import drive
-from agentguard.errors import BudgetExhausted
+from agentguard.errors import BudgetExhausted, StoreError
 from agentguard.model import Budget, Label, Login, Outcome, ReadEffects, TaskStatus, ToolPath
 from agentguard.stores import MemoryStore, Retention, _rules
 from agentguard.stores.redis import RedisStore, requests
@@ -229,6 +231,32 @@ def test_each_event_loop_has_connections_of_its_own_and_leaves_none_open(
     while len(client.client_list()) > before and time.monotonic() < ends:
         time.sleep(0.02)
     assert len(client.client_list()) == before
+
+
+def test_no_event_loop_is_kept_and_a_store_that_is_closed_says_so(store: RedisStore, client: Client) -> None:
+    loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
+
+    async def ask() -> None:
+        loops.add(asyncio.get_running_loop())
+        # more at once than there are connections
+        await asyncio.gather(*(store.aknown(f"{number}") for number in range(30)))
+
+    for _ in range(5):
+        asyncio.run(ask())
+    gc.collect()
+    assert len(loops) == 0
+    before = len(client.client_list())
+
+    async def close() -> None:
+        await store.aknown("x")
+        await store.aclose()
+        assert len(client.client_list()) == before
+        with pytest.raises(StoreError, match="closed"):
+            await store.aknown("x")
+
+    asyncio.run(close())
+    with pytest.raises(StoreError, match="closed"):
+        store.known("x")
 
 
 async def test_a_cancelled_operation_spoils_no_connection(store: RedisStore) -> None:

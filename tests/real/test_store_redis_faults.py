@@ -210,6 +210,20 @@ def test_a_write_waits_for_its_replicas_and_fails_without_them(serve: Callable[.
     store.close()
 
 
+def test_all_keys_are_in_one_slot_of_a_cluster(serve: Callable[..., Own]) -> None:
+    node = serve("node", cluster_enabled="yes")
+    node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]  # redis-py
+    _until(lambda: node.client.cluster("info")["cluster_state"] == "ok")
+    store = node.store()
+    store.create_task(sample_task("child", deadline=FAR))
+    store.begin_call(call("1"), live_credential("1"))
+    store.end_call("1", Outcome.DONE, remember=("jti", FAR))
+    assert store.end_task("child", TaskStatus.REVOKED) == ("child",)
+    slots = {node.client.cluster("keyslot", key) for key in node.client.scan_iter()}
+    assert len(slots) == 1
+    store.close()
+
+
 # --- full, emptied, killed
 
 

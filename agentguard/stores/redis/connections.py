@@ -172,6 +172,13 @@ class Connections:
         finally:
             places.release()
 
+    async def aclose(self) -> None:
+        """Close the connections of threads and of this event loop."""
+        self.close()
+        closer = self._closers.get(asyncio.get_running_loop())
+        if closer is not None:
+            await closer.aclose()
+
     def close(self) -> None:
         """Close the connections of threads. Those of an event loop are closed when it shuts down."""
         with self._lock:
@@ -209,6 +216,9 @@ class Connections:
         try:
             yield _LoopPool(pool, asyncio.Semaphore(self._size))
         finally:
+            # the pool may refer to its loop, which would then stay as long as this object
+            for table in (self._loops, self._closers):
+                table.pop(asyncio.get_running_loop(), None)
             await pool.disconnect()
 
     def _require_open(self) -> None:

@@ -69,8 +69,12 @@ class Session:
         self._opened(self._connections.run(self._opening()))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of threads."""
         self._connections.close()
+
+    async def aclose(self) -> None:
+        """Close those of this event loop, too."""
+        await self._connections.aclose()
 
     def _opening(self) -> Exchange:
         return Exchange(_OPEN, self._key, [SCHEMA, secrets.token_hex(16)], wait=True)

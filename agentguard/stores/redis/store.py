@@ -94,6 +94,10 @@ class RedisStore:
         """
         self._session.close()
 
+    async def aclose(self) -> None:
+        """Close the connections of threads and of this event loop; later operations raise StoreError."""
+        await self._session.aclose()
+
     def create_task(self, state: TaskState) -> None:
         """Record a new task.
 
