@@ -10,6 +10,7 @@ from contextvars import copy_context
 from datetime import datetime
 from pathlib import Path
 from threading import Barrier, Event, Thread
+from threading import enumerate as threads
 from typing import Any
 
 import pytest
@@ -737,6 +738,9 @@ async def test_langchains_own_shell_is_judged_and_runs(mode: Mode, kit: Kit, tmp
         done = await mode.invoke(agent, GO)
     assert [m.content.strip() for m in tool_messages(done)] == ["42"]  # type: ignore[union-attr]  # it is text
     assert (kit.decisions(), kit.outcomes()) == (["permit"], ["done"])
+    for thread in threads():
+        if thread.name.endswith("(_enqueue_stream)"):
+            thread.join(10)  # else a later test would be told of its pipe
 
 
 async def test_the_method_of_one_class_is_one_tool_and_that_of_another_is_not(mode: Mode, kit: Kit) -> None:
