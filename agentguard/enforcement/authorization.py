@@ -185,7 +185,7 @@ class Authorization:
             raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
         if decision.obliges("approve"):
             raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
-        return replace(evaluation, request=request, decision=decision, approval=approval)
+        return evaluation._replace(request=request, decision=decision, approval=approval)
 
     def permit(self, invocation: Invocation, evaluation: Evaluation) -> Permit:
         """Return the permit of a call that is permitted; its call and its grant have one id.

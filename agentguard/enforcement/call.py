@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agentguard.concurrency.fork import this_process
@@ -28,8 +28,7 @@ class Repetition(NamedTuple):
     factory_names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invocation:
+class Invocation(NamedTuple):
     """A tool call as a framework brings it; `problem` is what was wrong before it came this far.
 
     `arguments` is the frozen form of `values`, which are what the tool gets. `validate_again` makes them once
@@ -45,7 +44,7 @@ class Invocation:
     tool: str
     spec: ToolSpec | None
     arguments: Arguments | None
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = MappingProxyType({})
     validate_again: Callable[[], Repetition] | None = None
     problem: Denied | None = None
     call_id: str | None = None

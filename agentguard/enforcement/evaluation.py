@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied, safe_text
@@ -11,8 +11,7 @@ from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, R
 __all__ = ["Evaluation", "decision_of", "grant_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """A request that the mandate, the rights and the policy permit, by itself or with a person's approval.
 
     `key` names the call (`Invocation.key`). `scopes` are what user, agent and task may do together.

@@ -13,11 +13,13 @@ from agentguard.model import Outcome
 
 __all__ = ["Step", "configurable", "is_tool_call", "outcome_of", "refusal", "step_of"]
 
+_MAPPINGS = (dict, Mapping)  # first the class of most: to look for it among all mappings takes longer
+
 
 def is_tool_call(value: object) -> bool:
     """Whether this is langchain's ToolCall, the form in which a model calls."""
     try:
-        return isinstance(value, Mapping) and bool(value.get("type") == "tool_call")
+        return isinstance(value, _MAPPINGS) and bool(value.get("type") == "tool_call")
     except Exception:  # noqa: BLE001  what cannot be read is no ToolCall; the gate tells what is wrong with it
         return False
 
@@ -68,5 +70,5 @@ def step_of(names: Mapping[str, Any]) -> Step:
 
 def configurable(config: Any) -> Mapping[str, Any]:
     """Return the `configurable` part of a run config, or nothing."""
-    names = (config or {}).get("configurable")
-    return names if isinstance(names, Mapping) else {}
+    names = config.get("configurable") if config else None
+    return names if isinstance(names, _MAPPINGS) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -77,7 +76,8 @@ class GateRegistry:
         """
         gate = self._by_name.get(tool)
         if gate is not None:
-            return replace(gate.invocation(ToolInput(arguments, {}, None, None)), named_task=named_task)
+            invocation = gate.invocation(ToolInput(arguments, {}, None, None))
+            return invocation._replace(named_task=named_task)
         require_within(self._enforcement.options.limits, arguments)
         spec = self._enforcement.ports.catalog.tool(tool)
         return Invocation(tool=tool, spec=spec, arguments=canonicalize(arguments), named_task=named_task)

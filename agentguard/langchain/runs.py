@@ -31,6 +31,8 @@ def run_of(config: Any) -> Run:
     step = Step()
     try:
         around, inner = configurable(var_child_runnable_config.get()), configurable(config)
+        if not around and not inner:
+            return Run(step)
         step = step_of({**around, **inner})
         outer_task, inner_task = named_task(around), named_task(inner)
     except Denied as denied:

@@ -92,7 +92,10 @@ class ArgumentSchema:
         if self._declared is not None:
             self._declared.fill(raw_values)
         # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
-        values = {k: list(v) if isinstance(v, Iterator) else v for k, v in self._validate(raw_values).items()}
+        values = {
+            k: list(v) if type(v) not in _SCALARS and isinstance(v, Iterator) else v
+            for k, v in self._validate(raw_values).items()
+        }
         arguments = self.canonicalize(values, raw_text)
         if self._declared is not None:
             self._declared.validate(arguments, values)

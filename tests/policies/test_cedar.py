@@ -592,6 +592,10 @@ ASKED = [  # each true of the request below, however it is spelt
     'context.subject == "user:ada" && !context.legacy && context.clearance == 3',
     'context.now > datetime("2026-01-01") && context.task.id == "task-1" && context.task.calls == 5',
     "context.provenance has untrusted && context.provenance has sensitivity",
+    'context.provenance["untrusted"] == false && context.provenance.sensitivity == 0',
+    "context.provenance == {untrusted: false, sensitivity: 0, args: context.provenance.args}",
+    "context has args && !(context.args has note && context.args.note == context.subject)",
+    "[context.provenance].contains(context.provenance)",
     "context.provenance has args && context.provenance.args has note && context.provenance.args.note.user",
     "context.provenance == context.provenance",
     "!(context.args has amount && context.args.amount > 9999)",
@@ -616,15 +620,19 @@ def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
     policy = bound(POLICIES)
     view = view_of((rule.text for rule in policy.rules), ["order_id", "amount", "note"])
     # one of the task because of what an @id says
-    assert view == View(("provenance",), False, True, ("purpose", "writes"), frozenset({"amount"}), None)
-    assert not view_of(["permit (principal, action, resource);"], []).approval
+    assert view == View(
+        ("provenance",), False, True, ("purpose", "writes"), frozenset({"amount"}), None, ("untrusted",)
+    )
+    nothing = view_of(["permit (principal, action, resource);"], ["n"])
+    assert nothing == View((), False, False, None, None, None)
     assert view_of(["context.task has other"], []).task == ()
     for record in ('context.args == {order_id: "4711"}', '{id: "task-1"} == context.task'):
-        assert view_of([record], ["order_id", "amount"]).args == {"order_id", "amount"}
+        assert view_of([record], ["order_id", "amount"]).args == frozenset({"order_id", "amount"})
         assert "calls" in (view_of([record], []).task or ())
     everything = view_of(["permit (principal, action, resource) when { context == context };"], ["n"])
     assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes", "questions")
     assert everything.environment
     assert everything.approval
-    assert everything.args == {"n"}
+    assert everything.args == frozenset({"n"})
     assert everything.provenance == ("n",)
+    assert everything.family == ("untrusted", "sensitivity")

@@ -43,23 +43,25 @@ class NotGiven(Refused):
 class View(NamedTuple):
     """What some rules may look at: parts of the context, of the task, arguments, and their provenance.
 
-    Where no rule looks at an `approval`, a person's consent changes no answer, and need not be asked about.
+    `family` names what they look at of all that the family of the task has read. Where no rule looks at an
+    `approval`, a person's consent changes no answer, and need not be asked about.
     """
 
     parts: tuple[str, ...]
     environment: bool
     approval: bool
     task: tuple[str, ...] | None
-    args: frozenset[str]
+    args: frozenset[str] | None
     provenance: tuple[str, ...] | None
+    family: tuple[str, ...] = ()
 
 
 def view_of(rules: Iterable[str], names: Collection[str], inputs: Inputs = INPUTS) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
     texts = tuple(rules)
-    parts, task, of_arguments = _places(inputs)
+    parts, task, family, of_arguments = _places(inputs)
     if any(map(_WHOLE.search, texts)):
-        return View(parts, True, True, task, frozenset(names), tuple(names))
+        return View(parts, True, True, task, frozenset(names), tuple(names), family)
     words = _words(texts)
     about_arguments = _words(text for text in texts if of_arguments.search(text))
     return View(
@@ -67,20 +69,22 @@ def view_of(rules: Iterable[str], names: Collection[str], inputs: Inputs = INPUT
         "environment" in words,
         "approval" in words,
         _named(task, words) if "task" in words else None,
-        frozenset(_named(names, words)),
+        frozenset(_named(names, words)) if "args" in words else None,
         _named(names, about_arguments) if about_arguments else None,
+        family if about_arguments else _named(family, words),  # more than a name may ask for the record
     )
 
 
 @cache
-def _places(inputs: Inputs) -> tuple[tuple[str, ...], tuple[str, ...], re.Pattern[str]]:
-    """Return the names of parts of the context, those of parts of the task, and what asks for arguments."""
+def _places(inputs: Inputs) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], re.Pattern[str]]:
+    """Return the names of parts of the context, of the task, of its family, and what asks for arguments."""
     parts = dict.fromkeys(row.cedar.partition(".")[0] for row in inputs if row.cedar is not None)
-    of_task = "|".join(row.name for row in in_group(inputs, "provenance"))
+    family = tuple(row.name for row in in_group(inputs, "provenance"))
     return (
         tuple(name for name in parts if name not in ("task", "environment")),
         tuple(row.name for row in in_group(inputs, "task")),
-        re.compile(rf"provenance(?!\.({of_task})\b)"),
+        family,
+        re.compile(rf"provenance(?!\.({'|'.join(family)})\b)"),
     )
 
 
@@ -105,7 +109,7 @@ class ContextWriter:
         self._convert, self._environment, self._view = shape.convert, tuple(environment), view
         self._parts = _writer(row for row in in_group(inputs, "") if row.name in view.parts)
         self._task = _writer(row for row in in_group(inputs, "task") if row.name in (view.task or ()))
-        rows = in_group(inputs, "provenance")
+        rows = [row for row in in_group(inputs, "provenance") if row.name in view.family]
         self._provenance = _writer(rows) if "provenance" in view.parts else None
 
     def write(self, request: AccessRequest) -> dict[str, Json]:
@@ -117,7 +121,8 @@ class ContextWriter:
         view, args = self._view, self._convert(request.arguments.values)
         environment = self._promised(request.environment) if self._environment else {}
         context = self._parts(request)
-        context["args"] = {name: value for name, value in args.items() if name in view.args}
+        if view.args is not None:
+            context["args"] = {name: value for name, value in args.items() if name in view.args}
         if view.environment:
             context["environment"] = environment
         if view.task is not None:

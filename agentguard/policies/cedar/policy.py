@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ __all__ = ["CedarPolicy"]
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
 
 
+_DECISIONS = 64  # of one tool that are kept, each for other rules that determined it
 _UNFIT = "The arguments do not fit the tool's schema."
 
 
@@ -54,6 +55,7 @@ _UNFIT = "The arguments do not fit the tool's schema."
 class _Tool:
     """A tool as evaluation needs it. Its view and its context writer are made when it is first called."""
 
+    version: str
     spec: ToolSpec
     action: Mapping[str, str]
     resource: Mapping[str, str]
@@ -70,6 +72,32 @@ class _Tool:
     def context(self) -> ContextWriter:
         """The writer of a request's context, with the parts that its rules may look at."""
         return ContextWriter(self.shape, self.environment, self.view)
+
+    @cached_property
+    def known_decision(self) -> Callable[[tuple[str, ...], bool, bool], Decision | None]:
+        """`decision` without anything that a caller could change; None for one with obligations."""
+
+        @lru_cache(_DECISIONS)
+        def known(numbers: tuple[str, ...], allowed: bool, needs_person: bool) -> Decision | None:
+            decision = self.decision(numbers, allowed, needs_person)
+            return None if decision.obligations else decision
+
+        return known
+
+    def decision(self, numbers: tuple[str, ...], allowed: bool, needs_person: bool) -> Decision:
+        """Return what the rules of these numbers have decided."""
+        rules = sorted(map(self.slice.rule, numbers), key=lambda rule: rule.id)
+        ids = tuple(rule.id for rule in rules)
+        verb = "permitted, once approved," if needs_person else "permitted" if allowed else "forbidden"
+        return Decision(
+            effect=Effect.PERMIT if allowed else Effect.DENY,
+            policy_ids=ids,
+            reason=f"{verb} by {', '.join(ids)}" if ids else f"no policy permits {self.spec.name} here",
+            advice=" ".join(rule.advice for rule in rules if rule.advice),
+            obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
+            policy_version=self.version,
+            applicable=allowed or bool(ids),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +189,14 @@ class CedarPolicy:
             }
             for spec in specs
         ]
+        version = hashlib.sha256(content.encode()).hexdigest()[:16]
         return _Bound(
-            version=hashlib.sha256(content.encode()).hexdigest()[:16],
+            version=version,
             schema=schema,
             entities=Entities.from_json_str(json.dumps(entities)),
             tools={
                 spec.name: _Tool(
+                    version,
                     spec,
                     {"type": "Action", "id": spec.name},
                     {"type": "Resource", "id": resource_of(spec)},
@@ -196,16 +226,16 @@ class CedarPolicy:
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
         context = tool.context.write(request)
         answer = self._ask(request, tool, bound, context)
-        needs_person = False
-        decided = answer.allowed or answer.diagnostics.errors or request.approval is not None
-        if not decided and tool.view.approval:
+        allowed, needs_person = answer.allowed, False
+        if not (allowed or answer.diagnostics.errors) and request.approval is None and tool.view.approval:
             second = self._ask(request, tool, bound, {**context, "approval": APPROVED})
-            needs_person = second.allowed
-            answer = second if second.allowed else answer
-        if answer.diagnostics.errors:
-            return _deny(bound, _failure(answer.diagnostics.errors, tool.slice))
-        rules = sorted(map(tool.slice.rule, answer.diagnostics.reasons), key=lambda rule: rule.id)
-        return _decision(bound, request.tool.name, answer.allowed, rules, needs_person)
+            if second.allowed:
+                answer, allowed, needs_person = second, True, True
+        if errors := answer.diagnostics.errors:
+            return _deny(bound, _failure(errors, tool.slice))
+        numbers = tuple(sorted(answer.diagnostics.reasons))
+        decision = tool.known_decision(numbers, allowed, needs_person)
+        return decision or tool.decision(numbers, allowed, needs_person)
 
     def _ask(
         self, request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]
@@ -214,8 +244,9 @@ class CedarPolicy:
             "principal": {"type": "Agent", "id": request.identity.actor},
             "action": tool.action,
             "resource": tool.resource,
-            "context": to_json(context).decode(),
         }
+        if context:
+            question["context"] = to_json(context).decode()
         return is_authorized(question, tool.slice.policies, bound.entities)
 
 
@@ -230,20 +261,6 @@ def _failure(errors: Iterable[str], rules: Slice) -> str:
 
 def _deny(bound: _Bound, reason: str, advice: str = "") -> Decision:
     return Decision(effect=Effect.DENY, reason=reason, advice=advice, policy_version=bound.version)
-
-
-def _decision(bound: _Bound, tool: str, allowed: bool, rules: list[Rule], needs_person: bool) -> Decision:
-    ids = tuple(rule.id for rule in rules)
-    verb = "permitted, once approved," if needs_person else "permitted" if allowed else "forbidden"
-    return Decision(
-        effect=Effect.PERMIT if allowed else Effect.DENY,
-        policy_ids=ids,
-        reason=f"{verb} by {', '.join(ids)}" if ids else f"no policy permits {tool} here",
-        advice=" ".join(rule.advice for rule in rules if rule.advice),
-        obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
-        policy_version=bound.version,
-        applicable=allowed or bool(ids),
-    )
 
 
 def _obligations(rules: list[Rule], needs_person: bool) -> Iterable[Obligation]:
