@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -361,6 +362,31 @@ def test_permits_narrow_what_is_issued_and_the_narrowest_holds() -> None:
         Obligation(kind="narrow_scopes", parameters={"scopes": ["w"]}),
         Obligation(kind="shorten_lifetime", parameters={"seconds": 5.0}),
     )
+
+
+def test_what_a_caller_changes_in_a_decision_is_not_in_the_next_one() -> None:
+    policy = bound('@id("a") @lifetime("30") @scopes("r w") permit (principal, action, resource);')
+    first, expected = policy.decide(ask()), copy.deepcopy(policy.decide(ask()))
+    for obligation in first.obligations:
+        cast("dict[str, object]", obligation.parameters).clear()
+    assert policy.decide(ask()) == expected
+
+
+def test_no_more_than_a_few_decisions_of_a_tool_are_kept() -> None:
+    count = 7
+    policy = bound(
+        "\n".join(
+            f'@id("r{n}") permit (principal, action, resource) when {{ context.args has note && '
+            f'context.args.note like "*{n}*" }};'
+            for n in range(count)
+        )
+    )
+    for chosen in range(1, 2**count):
+        numbers = [n for n in range(count) if chosen >> n & 1]
+        decision = policy.decide(ask(note="".join(map(str, numbers))))
+        assert decision.policy_ids == tuple(f"r{n}" for n in numbers)
+    tool = policy._bound.tools[REFUND.name]
+    assert tool.known_decision.cache_info().currsize == 64  # type: ignore[attr-defined]  # it is an lru_cache
 
 
 def mistake(text: str, tools: Iterable[ToolSpec] = TOOLS) -> ConfigurationError:

@@ -9,6 +9,7 @@ schema      the Cedar schema of a catalog
 validation  the type check of rules against the catalog
 slices      for each tool, the rules that can hold for it
 context     the context of one request
+answers     the answers to questions that came already
 """
 
 from agentguard.policies.cedar.policy import CedarPolicy

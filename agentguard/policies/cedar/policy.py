@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from cedarpy import AuthzResult, Entities, is_authorized
+from cedarpy import Entities, is_authorized
 from pydantic_core import to_json
 
 from agentguard.errors import ConfigurationError
@@ -35,6 +35,7 @@ from agentguard.model import (
 )
 from agentguard.model.arguments import Json
 from agentguard.model.inputs import APPROVED
+from agentguard.policies.cedar.answers import Answer, KnownAnswers
 from agentguard.policies.cedar.context import ContextWriter, NotGiven, View, view_of
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.slices import Slice, slices
@@ -72,6 +73,11 @@ class _Tool:
     def context(self) -> ContextWriter:
         """The writer of a request's context, with the parts that its rules may look at."""
         return ContextWriter(self.shape, self.environment, self.view)
+
+    @cached_property
+    def known_answers(self) -> KnownAnswers | None:
+        """What Cedar has answered; None where the rules look at the time, which is never the same."""
+        return None if "now" in self.view.parts else KnownAnswers(self.slice.rules)
 
     @cached_property
     def known_decision(self) -> Callable[[tuple[str, ...], bool, bool], Decision | None]:
@@ -114,7 +120,8 @@ class CedarPolicy:
     """Answers requests by Cedar policies. It denies each call of a tool that `check_tools` was not given.
 
     An error in any policy, in the context, or in the answer is a deny: Cedar skips a policy that fails, and
-    a forbid must not be skipped. The policy keeps no state between requests. Its reasons name arguments and
+    a forbid must not be skipped. Between requests the policy keeps nothing but answers to questions that came
+    already (`answers`), which are the same as ever. Its reasons name arguments and
     policies, never values. `environment` lists the names that the application promises to give with each
     request; rules see them as ``context.environment``.
     """
@@ -225,29 +232,43 @@ class CedarPolicy:
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
         context = tool.context.write(request)
-        answer = self._ask(request, tool, bound, context)
-        allowed, needs_person = answer.allowed, False
-        if not (allowed or answer.diagnostics.errors) and request.approval is None and tool.view.approval:
-            second = self._ask(request, tool, bound, {**context, "approval": APPROVED})
+        answer, needs_person = _answer(request, tool, bound, context), False
+        if not (answer.allowed or answer.failure) and request.approval is None and tool.view.approval:
+            second = _answer(request, tool, bound, {**context, "approval": APPROVED})
             if second.allowed:
-                answer, allowed, needs_person = second, True, True
-        if errors := answer.diagnostics.errors:
-            return _deny(bound, _failure(errors, tool.slice))
-        numbers = tuple(sorted(answer.diagnostics.reasons))
-        decision = tool.known_decision(numbers, allowed, needs_person)
-        return decision or tool.decision(numbers, allowed, needs_person)
+                answer, needs_person = second, True
+        if answer.failure:
+            return _deny(bound, answer.failure)
+        decision = tool.known_decision(answer.numbers, answer.allowed, needs_person)
+        return decision or tool.decision(answer.numbers, answer.allowed, needs_person)
 
-    def _ask(
-        self, request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]
-    ) -> AuthzResult:
-        question: dict[str, Any] = {
-            "principal": {"type": "Agent", "id": request.identity.actor},
-            "action": tool.action,
-            "resource": tool.resource,
-        }
-        if context:
-            question["context"] = to_json(context).decode()
-        return is_authorized(question, tool.slice.policies, bound.entities)
+
+def _answer(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:
+    """Return the answer to a question, of Cedar or as it is known."""
+    known = tool.known_answers
+    if known is None:
+        return _ask(request, tool, bound, context)
+    question = known.question(request.identity.actor, context)
+    answer = known.get(question)
+    if answer is None:
+        answer = _ask(request, tool, bound, context)
+        if not answer.failure:
+            known.keep(question, answer)
+    return answer
+
+
+def _ask(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:
+    question: dict[str, Any] = {
+        "principal": {"type": "Agent", "id": request.identity.actor},
+        "action": tool.action,
+        "resource": tool.resource,
+    }
+    if context:
+        question["context"] = to_json(context).decode()
+    result = is_authorized(question, tool.slice.policies, bound.entities)
+    errors = result.diagnostics.errors
+    failure = _failure(errors, tool.slice) if errors else ""
+    return Answer(result.allowed, tuple(sorted(result.diagnostics.reasons)), failure)
 
 
 def _failure(errors: Iterable[str], rules: Slice) -> str:

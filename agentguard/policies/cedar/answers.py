@@ -1,0 +1,155 @@
+"""The answers of Cedar about one tool that are kept, so that the same question is not evaluated twice.
+
+An answer follows from the rules, the entities and the question, and from nothing else. The rules and entities
+of a tool never change: new ones make another tool, which keeps nothing yet. A question holds what the rules
+may look at, and no more. So an equal question has an equal answer.
+
+Counters and amounts differ from call to call. But a rule that only compares a number with constants can tell
+two numbers apart by nothing but their place among these constants. So such a number stands in a question by
+that place. The comparisons are read in the tree that Cedar itself has parsed. A number that any rule looks at
+in another way, as in ``context.task.writes + 1 > 3``, stands there as it is.
+
+A question is kept as its digest: no argument stays in memory.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from cedarpy import pst
+from pydantic_core import to_json
+
+from agentguard.model.arguments import Json
+from agentguard.policies.cedar.source import Rule
+
+__all__ = ["MOST", "Answer", "KnownAnswers", "Place", "constants_of"]
+
+MOST = 256  # answers that are kept of one tool
+_MOST_RULES = 200  # whose trees are read for their constants
+_COMPARISONS = frozenset({"eq", "not_eq", "less", "less_eq", "greater", "greater_eq"})
+_CONTEXT = pst.Var("context")
+_RECORDS = frozenset({"args", "task"})
+Place = tuple[str, str]  # a record of the context, and a name in it
+
+
+class Answer(NamedTuple):
+    """Whether Cedar allows, the numbers of the rules that determined it, and which rules failed."""
+
+    allowed: bool
+    numbers: tuple[str, ...]
+    failure: str = ""
+
+
+class KnownAnswers:
+    """The last answers about one tool; when there are `MOST`, all are forgotten."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._constants = constants_of(rules)
+        self._answers: dict[bytes, Answer] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def question(self, actor: str, context: Mapping[str, Json]) -> bytes:
+        """Return what names this question, and each that no rule can tell from it."""
+        parts = dict(context)
+        for (record, name), constants in self._constants.items():
+            value = parts.get(record, {}).get(name)
+            if type(value) is int:
+                place = bisect_left(constants, value) + bisect_right(constants, value)
+                parts[record] = {**parts[record], name: place}
+        return sha256(to_json((actor, parts))).digest()
+
+    def get(self, question: bytes) -> Answer | None:
+        """Return the answer to this question, if it is kept."""
+        return self._answers.get(question)
+
+    def keep(self, question: bytes, answer: Answer) -> None:
+        """Keep an answer."""
+        if len(self._answers) >= MOST:
+            self._answers.clear()
+        self._answers[question] = answer
+
+
+def constants_of(rules: Sequence[Rule]) -> dict[Place, list[int]]:
+    """Return the numbers in the context that rules only compare with constants, each with these constants."""
+    constants, other = defaultdict[Place, set[int]](set), set[Place]()
+    if len(rules) > _MOST_RULES:
+        return {}
+    try:
+        for rule in rules:
+            for place, constant in _looks(rule.node):
+                if constant is None:
+                    other.add(place)
+                else:
+                    constants[place].add(constant)
+    except ValueError:  # a rule looks at a whole record, or has a tree too deep to read
+        return {}
+    return {place: sorted(values) for place, values in constants.items() if place not in other}
+
+
+def _looks(rule: pst.Template) -> Iterator[tuple[Place, int | None]]:
+    """Yield each place that a rule looks at, with the constant that it compares the value with.
+
+    None stands for any other look. Whether a name is there at all is no look at its value.
+
+    Raises:
+        ValueError: The rule looks at a whole record.
+    """
+    waiting: list[Any] = list(rule.clauses)
+    while waiting:
+        node = waiting.pop()
+        if (comparison := _comparison(node)) is not None:
+            yield comparison
+        elif (place := _place(node)) is not None:
+            yield place, None
+        elif _is_whole(node):
+            raise ValueError("the rule looks at a whole record")
+        elif not _asks_for_presence(node):
+            waiting.extend(_parts(node))
+
+
+def _comparison(node: object) -> tuple[Place, int] | None:
+    match node:
+        case (
+            pst.BinaryOp(op=op, left=look, right=pst.LongLit(value=constant))
+            | pst.BinaryOp(op=op, left=pst.LongLit(value=constant), right=look)
+        ) if op in _COMPARISONS and (place := _place(look)) is not None:
+            return place, constant
+    return None
+
+
+def _place(node: object) -> Place | None:
+    match node:
+        case pst.GetAttr(base=pst.GetAttr(base=pst.Var(name="context"), attr=record), attr=name):
+            return record, name
+    return None
+
+
+def _is_whole(node: object) -> bool:
+    match node:
+        case pst.GetAttr(base=pst.Var(name="context"), attr=name):
+            return name in _RECORDS
+    return node == _CONTEXT
+
+
+def _asks_for_presence(node: object) -> bool:
+    match node:
+        case pst.HasAttr(base=pst.Var() | pst.GetAttr(base=pst.Var())):
+            return True
+    return False
+
+
+def _parts(node: object) -> Iterable[object]:
+    if isinstance(node, tuple):
+        return node
+    if isinstance(node, Mapping):
+        return node.values()
+    if is_dataclass(node) and not isinstance(node, type):
+        return [getattr(node, field.name) for field in fields(node)]
+    return ()
