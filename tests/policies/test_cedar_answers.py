@@ -75,6 +75,7 @@ def _of_cedar_alone(policy: CedarPolicy, request: AccessRequest, monkeypatch: py
     [
         ("context.task.writes < 3 && 7 >= context.task.writes", {("task", "writes"): [3, 7]}),
         ("context.args.amount > -2 && context.args has amount", {("args", "amount"): [-2]}),
+        ('context.history.contains("x") && context.task.calls > 2', {("task", "calls"): [2]}),
         ("context.args.amount > 2 && context.args.amount + 1 < 5", {}),
         ("context.task.writes < 3 && context.task == context.task", {}),
         ("context.task.writes < 3 && [context].contains(context)", {}),

@@ -110,7 +110,7 @@ def _looks(rule: pst.Template) -> Iterator[tuple[Place, int | None]]:
             yield place, None
         elif _is_whole(node):
             raise ValueError("the rule looks at a whole record")
-        elif not _asks_for_presence(node):
+        elif not _is_no_look(node):
             waiting.extend(_parts(node))
 
 
@@ -138,9 +138,10 @@ def _is_whole(node: object) -> bool:
     return node == _CONTEXT
 
 
-def _asks_for_presence(node: object) -> bool:
+def _is_no_look(node: object) -> bool:
+    """Return whether this asks if a name is there, or for a part of the context that is no record."""
     match node:
-        case pst.HasAttr(base=pst.Var() | pst.GetAttr(base=pst.Var())):
+        case pst.HasAttr(base=pst.Var() | pst.GetAttr(base=pst.Var())) | pst.GetAttr(base=pst.Var()):
             return True
     return False
 
