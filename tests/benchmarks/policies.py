@@ -3,8 +3,9 @@
 The number of policies grows with the number of tools, as it does when each service or tenant brings its
 own: 100 policies for a tool, up to 1,000 tools at 50 resources. Of each 100, 98 limit one agent's calls of
 one tool at its resource, one forbids that tool, and one permits that tool or the next (``action in [..]``).
-20 more forbid something on a whole path, whatever the number of tools. The table also has sets in which all
-policies are about one tool: there the selection of policies by tool saves nothing.
+20 more forbid something on a whole path, whatever the number of tools. Each question is a new one, which
+Cedar has to evaluate. The table also has sets in which all policies are about one tool: there the selection
+of policies by tool saves nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from agentguard.model import AccessRequest, Arguments, Identity, Mandate, TaskState, ToolPath, ToolSpec
 from agentguard.policies.cedar import CedarPolicy
+from agentguard.policies.cedar.answers import MOST
 from tests.benchmarks.measuring import interleaved, repeated
 
 __all__ = ["main", "measure"]
@@ -75,9 +77,9 @@ def _about_path(n: int) -> str:
     )
 
 
-def request(spec: ToolSpec) -> AccessRequest:
-    """Make a request that exactly one policy permits."""
-    identity = Identity(subject="user:ada", actor="agent_7")
+def request(spec: ToolSpec, agent: int = 7) -> AccessRequest:
+    """Make a request of an agent; exactly one policy permits it to the seventh."""
+    identity = Identity(subject="user:ada", actor=f"agent_{agent}")
     task = TaskState(
         id="task-1", purpose="Pay", identity=identity, mandate=Mandate(tools=frozenset("*")), deadline=2e9
     )
@@ -118,7 +120,9 @@ def _loaded(size: int, specs: Sequence[ToolSpec]) -> tuple[Callable[[], object],
     if not all(policy.decide(question).permitted for question in questions):
         raise RuntimeError("the policies deny a request that one of them should permit")
     first = perf_counter()
-    turn = cycle(questions[:: max(1, len(questions) // 10)])
+    chosen = specs[:: max(1, len(specs) // 10)]
+    # one more agent than answers are kept, so that Cedar is asked each time
+    turn = cycle([request(spec, agent) for agent in range(MOST + 1) for spec in chosen])
     return lambda: policy.decide(next(turn)), {
         "read_seconds": round(read - started, 2),
         "bind_seconds": round(bound - read, 2),
