@@ -8,13 +8,12 @@ from itertools import product
 from typing import Any
 
 import pytest
-from cedarpy import is_authorized
+from cedarpy import PolicySet, is_authorized
 
 from agentguard.model import AccessRequest, Decision
 from agentguard.policies.cedar import CedarPolicy, ReloadingCedar
 from agentguard.policies.cedar import policy as policy_room
 from agentguard.policies.cedar.answers import MOST, constants_of
-from agentguard.policies.cedar.source import read_text
 from tests.policies.test_cedar import REFUND, anything, ask, bound
 
 NUMBERS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 11)
@@ -84,13 +83,17 @@ def _of_cedar_alone(policy: CedarPolicy, request: AccessRequest, monkeypatch: py
 def test_a_number_stands_by_its_place_only_where_it_is_compared_with_constants(
     when: str, constants: dict[Any, list[int]]
 ) -> None:
-    assert constants_of(read_text(anything(when), "rules.cedar")) == constants
+    assert constants_of(PolicySet.from_str(anything(when))) == constants
 
 
 def test_too_many_rules_and_trees_too_deep_are_not_read() -> None:
     rule = '@id("r{n}") permit (principal, action, resource) when {{ context.task.writes > 3 }};'
-    assert constants_of(read_text("\n".join(rule.format(n=n) for n in range(200)), "rules.cedar"))
-    assert not constants_of(read_text("\n".join(rule.format(n=n) for n in range(201)), "rules.cedar"))
+    assert constants_of(PolicySet.from_str("\n".join(rule.format(n=n) for n in range(50))))
+    assert not constants_of(PolicySet.from_str("\n".join(rule.format(n=n) for n in range(51))))
+    deep = (
+        f"{rule.format(n=0)} {anything('!' * 3 + '(' * 0 + ' && '.join(['context.task.writes > 3'] * 200))}"
+    )
+    assert not constants_of(PolicySet.from_str(deep))
 
 
 Asks = Callable[[CedarPolicy | ReloadingCedar, AccessRequest], tuple[Decision, int]]

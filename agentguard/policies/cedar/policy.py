@@ -46,8 +46,6 @@ from agentguard.policies.cedar.validation import validate
 __all__ = ["CedarPolicy"]
 
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
-
-
 _DECISIONS = 64  # of one tool that are kept, each for other rules that determined it
 _UNFIT = "The arguments do not fit the tool's schema."
 
@@ -77,7 +75,7 @@ class _Tool:
     @cached_property
     def known_answers(self) -> KnownAnswers | None:
         """What Cedar has answered; None where the rules look at the time, which is never the same."""
-        return None if "now" in self.view.parts else KnownAnswers(self.slice.rules)
+        return None if "now" in self.view.parts else KnownAnswers(self.slice.constants)
 
     @cached_property
     def known_decision(self) -> Callable[[tuple[str, ...], bool, bool], Decision | None]:
@@ -188,19 +186,11 @@ class CedarPolicy:
             validate(self.rules, specs, shapes, self._environment)
         sliced = slices(self.rules, specs)
         content = json.dumps([sorted(rule.text for rule in self.rules), schema])
-        entities = [
-            {
-                "uid": {"type": "Action", "id": spec.name},
-                "attrs": {},
-                "parents": [{"type": "Action", "id": str(spec.path)}],
-            }
-            for spec in specs
-        ]
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         return _Bound(
             version=version,
             schema=schema,
-            entities=Entities.from_json_str(json.dumps(entities)),
+            entities=_entities(specs),
             tools={
                 spec.name: _Tool(
                     version,
@@ -241,6 +231,18 @@ class CedarPolicy:
             return _deny(bound, answer.failure)
         decision = tool.known_decision(answer.numbers, answer.allowed, needs_person)
         return decision or tool.decision(answer.numbers, answer.allowed, needs_person)
+
+
+def _entities(specs: Iterable[ToolSpec]) -> Entities:
+    entities = [
+        {
+            "uid": {"type": "Action", "id": spec.name},
+            "attrs": {},
+            "parents": [{"type": "Action", "id": str(spec.path)}],
+        }
+        for spec in specs
+    ]
+    return Entities.from_json_str(json.dumps(entities))
 
 
 def _answer(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:

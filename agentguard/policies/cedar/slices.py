@@ -16,6 +16,7 @@ from functools import cached_property
 from cedarpy import PolicySet
 
 from agentguard.model import ToolSpec
+from agentguard.policies.cedar.answers import Constants, constants_of
 from agentguard.policies.cedar.schema import resource_of
 from agentguard.policies.cedar.source import Rule
 
@@ -32,6 +33,11 @@ class Slice:
     def policies(self) -> PolicySet:
         """The rules as Cedar evaluates them; the number of each is its place among `rules`."""
         return PolicySet.from_str("\n".join(rule.text for rule in self.rules))
+
+    @cached_property
+    def constants(self) -> Constants:
+        """The numbers that the rules only compare with constants, each with these."""
+        return constants_of(self.policies)
 
     def rule(self, number: str) -> Rule:
         """Return the rule that Cedar knows by this number, such as ``policy7``.
