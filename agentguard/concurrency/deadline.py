@@ -22,7 +22,10 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("agentguard_deadline", defa
 
 
 class _Within:
-    """A block with a deadline. Each operation of a call enters one: it takes 2.5 us, as a generator 4.1."""
+    """A block with a deadline, which entering returns. Each operation of a call enters one.
+
+    It takes 2.5 µs; as a generator it took 4.1.
+    """
 
     __slots__ = ("_seconds", "_token")
     _token: Token[_Deadline | None]
@@ -30,16 +33,20 @@ class _Within:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> float:
         outer, end = _deadline.get(), time.monotonic() + self._seconds
         self._token = _deadline.set(_Deadline(end, end if outer is None else min(end, outer.sequence)))
+        return end
 
     def __exit__(self, *_: object) -> None:
         _deadline.reset(self._token)
 
 
 def within(seconds: float) -> _Within:
-    """Say that the operation inside may take *seconds*, and a sequence around it no longer than was said."""
+    """Say that the operation inside may take *seconds*, and a sequence around it no longer than was said.
+
+    The block gets the time of the monotonic clock at which the operation is late.
+    """
     return _Within(seconds)
 
 

@@ -181,10 +181,9 @@ def _missing(port: object, name: str) -> Callable[..., Any]:
 
 def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
     async def checked(*args: Any, **kwargs: Any) -> T:
-        started = time.monotonic()
-        with within(timeout):
+        with within(timeout) as end:
             answer = function(*args, **kwargs)
-        if time.monotonic() - started > timeout:
+        if time.monotonic() > end:
             raise TimeoutError(f"answered after more than {timeout} s")
         return answer
 
