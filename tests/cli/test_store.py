@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -291,12 +292,16 @@ def test_a_compacted_store_is_smaller_and_holds_what_is_not_over(run: Run, path:
     assert run("check").exit_code == 0
 
 
-def test_what_is_over_for_less_than_the_retention_stays(run: Run, path: Path, tmp_path: Path) -> None:
-    store = SqliteStore(path)
+@pytest.mark.parametrize(("keep", "stays"), [("4h", True), ("2h", False)])
+def test_what_is_over_for_less_than_the_retention_stays(
+    run: Run, path: Path, tmp_path: Path, keep: str, stays: bool
+) -> None:
+    (tmp_path / "agentguard.toml").write_text(f'[store]\npath = "state.db"\nkeep = "{keep}"\n')
+    store = SqliteStore(path, clock=lambda: time.time() - 3 * 3600)
     store.create_task(sample_task("child", deadline=FAR))
     store.end_task("child", TaskStatus.COMPLETED)
     assert run("compact").exit_code == 0
-    assert store.task("child") is not None
+    assert (store.task("child") is not None) == stays
     store.close()
 
 
