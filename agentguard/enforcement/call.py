@@ -51,7 +51,7 @@ class Invocation(NamedTuple):
     thread_id: str | None = None
     place: str = ""
     named_task: str | None = None
-    state: Callable[[], Mapping[str, Any]] | None = None
+    state: Callable[[], Mapping[Any, Any]] | None = None
 
     @property
     def task_id(self) -> str | None:

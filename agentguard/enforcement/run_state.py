@@ -1,32 +1,29 @@
 """The state of a run that a tool is given beside its arguments, shown to a person and bound to a yes.
 
 The digest is the same in the process that resumes the run: what a checkpoint makes of a value, such as a list
-of a tuple, does not change it. Of a value without a form in JSON only its class counts. A person is told that
-what such a value holds is not covered.
+of a tuple, does not change it. `state_form` says how a value is written. Of a value without a form only its
+class counts, and a person is told that what it holds is not covered.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping, Set
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
+from agentguard.enforcement.state_form import StateForm, digest_text, key_of, text_of
 from agentguard.model import Json
 from agentguard.model.arguments import digest_of
 
 __all__ = ["FIELD", "FIELDS", "RunState"]
 
 FIELD = 2_000
-"""How many bytes of JSON of one field a person is shown; of a larger one its size and its digest."""
+"""How many bytes of JSON of one field a person is shown; of a larger one its small parts and digests."""
 FIELDS = 16_384
-"""How many bytes of all fields together; of more, each field is shown by its size and its digest."""
-DEPTH = 100
-_PLAIN = (str, int, float, bool, type(None))
+"""How many bytes of all fields together. The smallest are shown first, so no large one hides another."""
+DIGEST = 72
+"""About how many bytes stand in place of what is not shown."""
+LEVELS = 4
+"""How deep the parts of a large field are looked through for small ones."""
 
 
 class RunState(NamedTuple):
@@ -36,53 +33,45 @@ class RunState(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, values: Mapping[str, object]) -> RunState:
-        """Return the fields of a state in their form."""
-        texts = {name: _text(_form(value, 0)) for name, value in sorted(values.items())}
-        room = FIELD if sum(map(len, texts.values())) <= FIELDS else 0
-        fields = {name: _shown(text, room) for name, text in texts.items()}
-        return cls(fields, digest_of(json.dumps(texts).encode()))
+    def of(cls, values: Mapping[Any, object]) -> RunState:
+        """Return the fields of a state in their form.
+
+        Raises:
+            Denied: It is too large to ask a person about.
+        """
+        form = StateForm()
+        forms = {key_of(name, form.of(name)): form.of(value) for name, value in values.items()}
+        texts = {name: text_of(forms[name]) for name in sorted(forms)}
+        digests = {name: digest_of(text.encode()) for name, text in texts.items()}
+        return cls(_fields(forms, texts, FIELDS), digest_of(text_of(digests).encode()))
 
 
-def _text(form: Json) -> str:
-    return json.dumps(form, sort_keys=True, separators=(",", ":"))
+def _fields(forms: Mapping[str, Json], texts: Mapping[str, str], room: int) -> dict[str, Json]:
+    """Return the fields as a person is shown them, within *room* bytes but for names and digests."""
+    shown: dict[str, Json] = {}
+    for name in sorted(texts, key=lambda name: len(texts[name])):
+        shown[name] = _shown(forms[name], texts[name], min(room, FIELD), LEVELS)
+        room = max(0, room - min(len(texts[name]), FIELD))
+    return {name: shown[name] for name in texts}
 
 
-def _shown(text: str, room: int) -> Json:
+def _shown(form: Json, text: str, room: int, levels: int) -> Json:
+    """Return a form within *room* bytes: the smallest of its parts, and a digest of each that is larger.
+
+    A list or a dict of so many parts that not even their digests have room is one digest.
+    """
     if len(text) <= room:
-        return json.loads(text)
-    return f"{len(text)} bytes, SHA-256 {digest_of(text.encode())}"
-
-
-def _form(value: Any, depth: int) -> Json:
-    """Return a value as JSON."""
-    if isinstance(value, _PLAIN) and not isinstance(value, Enum):
-        return value
-    if depth > DEPTH:
-        return "(not covered: too deep)"
-    if isinstance(value, list | tuple):
-        return [_form(item, depth + 1) for item in value]
-    if isinstance(value, Set):
-        return sorted((_form(item, depth + 1) for item in value), key=_text)
-    members = _members(value)
-    if members is None:
-        return _atom(value)
-    return {str(name): _form(member, depth + 1) for name, member in members.items()}
-
-
-def _members(value: Any) -> Mapping[Any, Any] | None:
-    """Return the parts of a value that has parts with names."""
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, BaseModel):
-        return {n: getattr(value, n, None) for n in type(value).model_fields} | (value.model_extra or {})
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    return None
-
-
-def _atom(value: Any) -> Json:
-    try:
-        return to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="constants")
-    except (PydanticSerializationError, ValueError):
-        return f"(not covered: {type(value).__module__}.{type(value).__qualname__})"
+        return form
+    parts = list(
+        form.items() if isinstance(form, dict) else enumerate(form) if isinstance(form, list) else ()
+    )
+    room -= sum(DIGEST + len(str(name)) for name, _ in parts)
+    if not parts or not levels or room < 0:
+        return digest_text(text.encode())
+    shown: dict[Any, Json] = {}
+    texts = {name: text_of(part) for name, part in parts}
+    for name, part in sorted(parts, key=lambda part: len(texts[part[0]])):
+        share = room + DIGEST
+        shown[name] = _shown(part, texts[name], share, levels - 1)
+        room -= max(0, min(len(texts[name]), share) - DIGEST)
+    return {n: shown[n] for n, _ in parts} if isinstance(form, dict) else [shown[n] for n, _ in parts]

@@ -28,12 +28,12 @@ _STEPS = frozenset({"remaining_steps", "is_last_step"})
 
 def state_values(
     arguments: Mapping[str, str | None], injected: Mapping[str, Any], state: object
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Return the values from the state, by the names of its fields.
 
     They are those that were *injected*, or those that a tool node will take from *state* where nothing is.
     """
-    values: dict[str, Any] = {}
+    values: dict[Any, Any] = {}
     for name, field in arguments.items():
         value = injected.get(name)
         if value is not None and is_runtime(value):
@@ -41,14 +41,21 @@ def state_values(
         elif name in injected:
             values |= {field: value} if field else _fields(value)
         elif state is not None:
-            whole = _fields(state)
-            values |= {field: whole.get(field)} if field else whole
+            values |= {field: _field(state, field)} if field else _fields(state)
     return {name: value for name, value in values.items() if name not in _STEPS}
 
 
-def _fields(state: object) -> dict[str, Any]:
+def _field(state: object, field: str) -> Any:
+    """Return a field as a tool node takes it: an item of a mapping, or an attribute."""
+    if isinstance(state, Mapping | list):
+        return _fields(state).get(field)
+    return getattr(state, field, None)
+
+
+def _fields(state: object) -> dict[Any, Any]:
     if isinstance(state, Mapping):
-        return {str(name): value for name, value in state.items()}
+        return dict(state)
     if isinstance(state, BaseModel):
-        return {name: getattr(state, name) for name in type(state).model_fields}
+        further = (state.__pydantic_extra__ or {}) | (state.__pydantic_private__ or {})
+        return {name: getattr(state, name) for name in type(state).model_fields} | further
     return {"messages": state} if isinstance(state, list) else {"state": state}

@@ -23,7 +23,7 @@ from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 
-from agentguard.enforcement.run_state import FIELD, RunState
+from agentguard.enforcement.run_state import FIELD, FIELDS, RunState
 from tests.approvals.bank import THREAD, asks_a_person
 from tests.conftest import Kit, Mode, classified, scripted, tool_call, tool_messages
 
@@ -256,12 +256,14 @@ def test_a_large_field_is_shown_by_its_digest_and_bound_as_a_whole() -> None:
     one, other = ({"text": "a" * 9_999 + end, "to": "bob"} for end in ("x", "y"))
     states = RunState.of(one), RunState.of(other)
     assert states[0].display["to"] == "bob"
-    assert "10002 bytes, SHA-256 " in str(states[0].display["text"])
+    assert "10000 bytes, SHA-256 " in str(states[0].display["text"])
     assert len(str(states[0].display["text"])) < 100
     assert states[0].digest != states[1].digest
     assert states[0].display != states[1].display
     many = RunState.of({f"f{n}": "a" * (FIELD - 10) for n in range(20)})
-    assert len(str(dict(many.display))) < 4_000
+    texts = [str(text) for text in many.display.values()]
+    assert len(str(dict(many.display))) < FIELDS + 20 * 100
+    assert sum("SHA-256" in text for text in texts) == 20 - FIELDS // FIELD
 
 
 class Handle:
