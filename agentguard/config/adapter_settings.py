@@ -18,6 +18,7 @@ __all__ = [
     "FileIdentitySettings",
     "GitHubIdentitySettings",
     "GitHubSettings",
+    "IdentityAssertionSettings",
     "IdentitySettings",
     "LocalIdentitySettings",
     "OpenBaoSettings",
@@ -116,6 +117,49 @@ class TokenExchangeSettings(Table):
     details_scope: Name | None = Field(
         default=None,
         description="a parameterized scope that carries the details instead,"
+        ' as in details_scope = "agentguard_call"',
+    )
+    introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
+    reuse: tuple[PathName, ...] = list_field(_REUSE)
+
+
+class IdentityAssertionSettings(Table):
+    """``kind = "identity_assertion"``: another company's authorization server, by one's own (ID-JAG)."""
+
+    kind: Literal["identity_assertion"]
+    idp: Name = Field(description='the company\'s identity provider, as in idp = "https://login.example"')
+    idp_client_id: Name = Field(description="the client's id at the identity provider")
+    idp_client_key: Name = Field(description='its private key there, as in idp_client_key = "client.pem"')
+    issuer: Name = Field(description='the other side\'s server, as in issuer = "https://login.saas.example"')
+    client_id: Name = Field(description="the client's id at the other side")
+    client_key: Name = Field(description='its private key there, as in client_key = "saas.pem"')
+    ca: Name | None = Field(default=None, description=_CA)
+    paths: tuple[PathName, ...] = list_field(_PATHS, default=("read", "write", "escalation"))
+    subject: Name | None = Field(
+        default=None,
+        description="a task's subject by a claim of the ID token that users cannot change,"
+        ' as in subject = "user:{preferred_username}"; by default it is the `sub`',
+    )
+    linked: bool = Field(
+        default=False,
+        description="true if the other side has accounts of its own, linked with the company's: the guard"
+        " then cannot tell whose account a token is for",
+    )
+    resource_uris: dict[Name, Name] = Field(
+        default_factory=dict, description='a URI for each audience, as in { "crm/read" = "https://…" }'
+    )
+    seal: Name | None = Field(
+        default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
+    )
+    bearer: bool = Field(default=False, description="true if the other side does not support DPoP")
+    details: bool = Field(
+        default=True,
+        description="false if the other side does not know our authorization details: its tokens are then"
+        " good for every call with their scopes",
+    )
+    details_scope: Name | None = Field(
+        default=None,
+        description="a parameterized scope there that carries the details instead,"
         ' as in details_scope = "agentguard_call"',
     )
     introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
@@ -235,6 +279,11 @@ class SourceSettings(Table):
 
 
 BrokerSettings = Annotated[
-    TokenExchangeSettings | OpenBaoSettings | AwsSettings | GitHubSettings | SecretSettings,
+    TokenExchangeSettings
+    | IdentityAssertionSettings
+    | OpenBaoSettings
+    | AwsSettings
+    | GitHubSettings
+    | SecretSettings,
     Field(discriminator="kind"),
 ]

@@ -15,6 +15,7 @@ from agentguard.config.adapter_settings import (
     BrokerSettings,
     FileIdentitySettings,
     GitHubSettings,
+    IdentityAssertionSettings,
     IdentitySettings,
     OpenBaoSettings,
     SecretSettings,
@@ -23,7 +24,7 @@ from agentguard.config.adapter_settings import (
     SpiffeIdentitySettings,
     TokenExchangeSettings,
 )
-from agentguard.config.oauth import token_exchange_brokers
+from agentguard.config.oauth import identity_assertion_brokers, token_exchange_brokers
 from agentguard.config.signal_keys import load_signal_key
 from agentguard.config.tls import tls_context
 from agentguard.credentials.local_issuer import load_key
@@ -100,6 +101,9 @@ class AdapterFactory:
             case TokenExchangeSettings():
                 with extra("issuers"):
                     return token_exchange_brokers(settings, self)
+            case IdentityAssertionSettings():
+                with extra("issuers"):
+                    return identity_assertion_brokers(settings, self)
             case OpenBaoSettings():
                 with extra("issuers"):
                     return self._openbao(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentguard.config.adapter_settings import TokenExchangeSettings
+from agentguard.config.adapter_settings import IdentityAssertionSettings, TokenExchangeSettings
 from agentguard.config.tls import tls_context
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports this module, and an extra is needed
     from agentguard.config.adapters import AdapterFactory
     from agentguard.credentials.oauth import ClientAuth, IssuerProfile
 
-__all__ = ["token_exchange_brokers"]
+__all__ = ["identity_assertion_brokers", "token_exchange_brokers"]
 
 
 def token_exchange_brokers(
@@ -36,6 +36,55 @@ def token_exchange_brokers(
             AuthorizationServer(settings.issuer, client, verify=verify),
             paths=[path],
             identity=factory.identity,
+            store=factory.store,
+            seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
+            reuse=[path] if path.value in settings.reuse else [],
+            profile=profile,
+            clock=factory.clock,
+        )
+        for path in map(ToolPath, settings.paths)
+    }
+
+
+def identity_assertion_brokers(
+    settings: IdentityAssertionSettings, factory: AdapterFactory
+) -> dict[ToolPath, Broker]:
+    """Return a broker for each path.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    from agentguard.credentials.oauth import (
+        AuthorizationServer,
+        IdentityAssertion,
+        IdentityProvider,
+        IssuerProfile,
+        PrivateKeyJwt,
+    )
+    from agentguard.credentials.sealing import SealingKey
+
+    verify, seal = tls_context(factory.file_of, ca=settings.ca), settings.seal
+
+    def server(issuer: str, client: str, key: str) -> AuthorizationServer:
+        auth = PrivateKeyJwt(client, load_key(factory.file_of(key)), clock=factory.clock)
+        return AuthorizationServer(issuer, auth, verify=verify)
+
+    profile = IssuerProfile(
+        resource_uris=settings.resource_uris,
+        subject=settings.subject,
+        actor_client=settings.client_id,
+        bearer=settings.bearer,
+        details=settings.details,
+        details_scope=settings.details_scope,
+        introspect=settings.introspect,
+    )
+    return {
+        path: IdentityAssertion(
+            server(settings.issuer, settings.client_id, settings.client_key),
+            idp=IdentityProvider(
+                server(settings.idp, settings.idp_client_id, settings.idp_client_key), settings.linked
+            ),
+            paths=[path],
             store=factory.store,
             seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
             reuse=[path] if path.value in settings.reuse else [],

@@ -21,6 +21,7 @@ from agentguard.jose.encoding import (
     token_hash,
     unb64url,
     unverified_claims,
+    unverified_parts,
 )
 from agentguard.jose.jws import Jws, PrivateKey, Signer, decode
 from agentguard.jose.keys import (
@@ -62,4 +63,5 @@ __all__ = [
     "token_hash",
     "unb64url",
     "unverified_claims",
+    "unverified_parts",
 ]

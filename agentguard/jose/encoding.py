@@ -20,6 +20,7 @@ __all__ = [
     "token_hash",
     "unb64url",
     "unverified_claims",
+    "unverified_parts",
 ]
 
 Json = Any  # a JSON value, as in model
@@ -78,6 +79,12 @@ def unb64url(text: str) -> bytes:
 
 def unverified_claims(token: str) -> dict[str, Json] | None:
     """Return the claims of a JWT, or None for an opaque token. The signature is not verified."""
+    parts = unverified_parts(token)
+    return None if parts is None else parts[1]
+
+
+def unverified_parts(token: str) -> tuple[dict[str, Json], dict[str, Json]] | None:
+    """Return the header and the claims of a JWT, or None for an opaque token; nothing is verified."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
@@ -85,7 +92,7 @@ def unverified_claims(token: str) -> dict[str, Json] | None:
         header, claims = (strict_json(unb64url(part)) for part in parts[:2])
     except ValueError:
         return None
-    return claims if isinstance(header, dict) and isinstance(claims, dict) else None
+    return (header, claims) if isinstance(header, dict) and isinstance(claims, dict) else None
 
 
 def token_hash(token: str) -> str:

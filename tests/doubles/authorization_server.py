@@ -57,9 +57,9 @@ def own_grant(id: str = "call-1", **changes: Any) -> Grant:
     return grant(id, **{"identity": Identity(subject=AGENT, actor=AGENT), "subject_token": None, **changes})
 
 
-def _verified(token: str, key: Signer) -> Mapping[str, Any]:
+def _verified(token: str, key: Signer, typ: str = "jwt") -> Mapping[str, Any]:
     try:
-        return decode(token, lambda _: public_key(key.public_jwk), typ=frozenset({"jwt"})).claims
+        return decode(token, lambda _: public_key(key.public_jwk), typ=frozenset({typ})).claims
     except VerificationError:
         return {}
 
@@ -71,7 +71,8 @@ class Refusal(Exception):
 class AuthorizationServer:
     """Answers httpx; `sent` is what it was sent, `alive` the claims of each token that lives."""
 
-    def __init__(self, form: str = "opaque") -> None:
+    def __init__(self, form: str = "opaque", issuer: str = ISSUER) -> None:
+        self.issuer = issuer
         self.jwt = form == "jwt"
         self.key = Signer.generate()
         self.sent: list[tuple[str, dict[str, str]]] = []
@@ -80,11 +81,12 @@ class AuthorizationServer:
         self.lifetime = 60.0
         self.faults: dict[str, Fault] = {}
         self.metadata: dict[str, Any] = {
-            "issuer": ISSUER,
-            **{f"{name}_endpoint": f"{ISSUER}/{name}" for name in ("token", "revocation", "introspection")},
+            "issuer": issuer,
+            **{f"{name}_endpoint": f"{issuer}/{name}" for name in ("token", "revocation", "introspection")},
         }
         self.says: dict[str, Any] = {}  # what the answer says instead; ... leaves a member out
         self.claims: dict[str, Any] = {}  # what the token says instead
+        self.assertion_typ, self.idp_key = "oauth-id-jag+jwt", self.key
         self._seen: set[str] = set()
 
     def calls(self, endpoint: str) -> list[dict[str, str]]:
@@ -122,7 +124,7 @@ class AuthorizationServer:
             lambda _: public_key(CLIENT.public_jwk),
             typ=frozenset({"client-authentication+jwt"}),
         )
-        if (jws.claims["iss"], jws.claims["sub"], jws.claims["aud"]) != ("client-1", "client-1", ISSUER):
+        if (jws.claims["iss"], jws.claims["sub"], jws.claims["aud"]) != ("client-1", "client-1", self.issuer):
             raise Refusal("invalid_client")
         self._once(jws.claims["jti"], "invalid_client")
 
@@ -132,22 +134,27 @@ class AuthorizationServer:
         header, claims, _ = decode(request.headers["DPoP"], None, typ=frozenset({"dpop+jwt"}))
         if claims.get("nonce") != self.nonce:
             raise Refusal("use_dpop_nonce")
-        if (claims["htm"], claims["htu"]) != ("POST", f"{ISSUER}/token"):
+        if (claims["htm"], claims["htu"]) != ("POST", f"{self.issuer}/token"):
             raise Refusal("invalid_dpop_proof")
         self._once(claims["jti"], "invalid_dpop_proof")
         return thumbprint(header["jwk"])
 
     def _who(self, form: dict[str, str], role: str) -> str:
-        if form.get(f"{role}_token_type") != f"{TYPE}jwt":
+        if form.get(f"{role}_token_type") not in (f"{TYPE}jwt", f"{TYPE}id_token"):
             raise Refusal("invalid_request")
         for key in (USERS, AGENTS):
             claims = _verified(form[f"{role}_token"], key)
-            if claims.get("aud") == ISSUER:
+            if claims.get("aud") == self.issuer:
                 return str(claims["sub"])
         raise Refusal("invalid_request")
 
     def _token(self, form: dict[str, str], request: httpx.Request) -> dict[str, Any]:
+        if form.get("requested_token_type") == f"{TYPE}id-jag":
+            return self._assertion(form)
         jkt = self._proof(request)
+        if form["grant_type"].endswith("jwt-bearer"):
+            assertion = _verified(form["assertion"], self.idp_key, typ="oauth-id-jag+jwt")
+            return self._answer({"sub": assertion["sub"], **self._facts(form, jkt)}, exchanged=False)
         if form["grant_type"] == "client_credentials":
             return self._answer({"sub": "account-7", **self._facts(form, jkt)}, exchanged=False)
         if form.get("requested_token_type") != f"{TYPE}access_token":
@@ -155,13 +162,32 @@ class AuthorizationServer:
         act = {"act": {"sub": self._who(form, "actor")}} if "actor_token" in form else {}
         return self._answer({"sub": self._who(form, "subject"), **act, **self._facts(form, jkt)})
 
+    def _assertion(self, form: dict[str, str]) -> dict[str, Any]:
+        claims = {
+            "iss": self.issuer,
+            "sub": self._who(form, "subject"),
+            "aud": form["audience"],
+            "client_id": "client-1",
+            "scope": form.get("scope", ""),
+            "exp": NOW + 60,
+            "jti": secrets.token_urlsafe(8),
+        }
+        claims = {name: value for name, value in (claims | self.claims).items() if value is not ...}
+        head = self.idp_key.head(typ=self.assertion_typ, kid=self.idp_key.kid)
+        members = {
+            "access_token": self.idp_key.sign(head, claims),
+            "issued_token_type": f"{TYPE}id-jag",
+            "token_type": "N_A",
+        }
+        return {name: value for name, value in (members | self.says).items() if value is not ...}
+
     def _facts(self, form: dict[str, str], jkt: str) -> dict[str, Any]:
         scopes = form.get("scope", "").split()
         carried = [scope.partition(":")[2] for scope in scopes if scope.startswith("agentguard_call:")]
         return {
-            "iss": ISSUER,
+            "iss": self.issuer,
             "client_id": "client-1",
-            "aud": form.get("resource") or form["audience"],
+            "aud": form.get("resource") or form.get("audience", "orders/read"),
             "scope": " ".join(scope for scope in scopes if not scope.startswith("agentguard_call:")),
             "iat": int(NOW),
             "exp": NOW + self.lifetime,
@@ -211,7 +237,7 @@ class AuthorizationServer:
 
     def http(self) -> Outbound:
         transport = httpx.MockTransport(self.handle)
-        return Outbound(ISSUER, ISSUER, transport=transport, async_transport=transport)
+        return Outbound(self.issuer, self.issuer, transport=transport, async_transport=transport)
 
     def broker(self, *, issuer: str = ISSUER, **changes: Any) -> TokenExchange:
         """Make a broker; *changes* are options of the broker, its profile or the server."""

@@ -38,6 +38,26 @@ class Realm:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    def sign_by_es256(self) -> None:
+        """Give the realm a key that resources can verify."""
+        realm = self.admin("GET", f"/{self.name}")
+        config = {"priority": ["200"], "ecdsaEllipticCurveKey": ["P-256"]}
+        kind = {"providerId": "ecdsa-generated", "providerType": "org.keycloak.keys.KeyProvider"}
+        key = {"name": "es256", "parentId": realm["id"], "config": config, **kind}
+        self.admin("POST", f"/{self.name}/components", key)
+
+    def add_call_scope(self) -> None:
+        """Add the parameterized scope that carries a call into a token."""
+        call = mapper("call", "oidc-parameterized-scope-mapper", **{"claim.name": "authorization_details"})
+        call["config"]["jsonType.label"] = "JSON"
+        attributes = {
+            "is.parameterized.scope": "true",
+            "parameterized.scope.type": "string",
+            "parameterized.scope.repeatable": "false",
+            "include.in.token.scope": "false",
+        }
+        self.admin("POST", f"/{self.name}/client-scopes", scope("agentguard_call", call, **attributes))
+
     def post(self, endpoint: str, **form: str) -> httpx.Response:
         """Send a form to an endpoint of the realm, without the administrator's token."""
         url = f"{self.issuer}/protocol/openid-connect/{endpoint}"

@@ -89,25 +89,12 @@ class World:
         return self.realm.admin(method, f"/{self.realm.name}/{path}", body)
 
     def _configure(self) -> None:
-        realm = self._admin("GET", "")
-        es256 = {"priority": ["200"], "ecdsaEllipticCurveKey": ["P-256"]}
-        provider = {"providerId": "ecdsa-generated", "providerType": "org.keycloak.keys.KeyProvider"}
-        self._admin(
-            "POST", "components", {"name": "es256", "parentId": realm["id"], "config": es256, **provider}
-        )
+        self.realm.sign_by_es256()
+        self.realm.add_call_scope()
         for name in AUDIENCE_OF.values():
             self._admin("POST", "clients", client(name, self.orders))
         for name, of in AUDIENCE_OF.items():
             self._admin("POST", "client-scopes", scope(name, audience(of)))
-        call = mapper("call", "oidc-parameterized-scope-mapper", **{"claim.name": "authorization_details"})
-        call["config"]["jsonType.label"] = "JSON"
-        parameterized = {"is.parameterized.scope": "true", "parameterized.scope.type": "string"}
-        attributes = {
-            **parameterized,
-            "parameterized.scope.repeatable": "false",
-            "include.in.token.scope": "false",
-        }
-        self._admin("POST", "client-scopes", scope("agentguard_call", call, **attributes))
         app = client(
             "shop-app",
             self.app,

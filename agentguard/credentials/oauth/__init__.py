@@ -1,6 +1,9 @@
 """The broker for OAuth 2.0 authorization servers: RFC 8693 token exchange.
 
-token_exchange  the broker: asks for a token, checks it, and keeps what is needed to revoke it
+token_broker    what both brokers share: asks for a token, checks it, and keeps what is needed to revoke it
+token_exchange  the broker that exchanges the user's token (RFC 8693)
+identity_assertion
+                the broker for another company's server, by an assertion of the user's identity (ID-JAG)
 client_auth     how the broker authenticates itself to the server
 client_token    a token that the guard has for itself, such as for a PDP
 profile         what a server supports, and how it names things
@@ -13,6 +16,7 @@ revocation      the revocation of a token (RFC 7009)
 
 from agentguard.credentials.oauth.client_auth import ClientAuth, ClientSecretBasic, PrivateKeyJwt, SpiffeJwt
 from agentguard.credentials.oauth.client_token import ClientCredentials
+from agentguard.credentials.oauth.identity_assertion import IdentityAssertion, IdentityProvider
 from agentguard.credentials.oauth.profile import JWT, IssuerProfile
 from agentguard.credentials.oauth.server import AuthorizationServer
 from agentguard.credentials.oauth.token_exchange import TokenExchange
@@ -23,6 +27,8 @@ __all__ = [
     "ClientAuth",
     "ClientCredentials",
     "ClientSecretBasic",
+    "IdentityAssertion",
+    "IdentityProvider",
     "IssuerProfile",
     "PrivateKeyJwt",
     "SpiffeJwt",

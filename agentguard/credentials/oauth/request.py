@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from agentguard.credentials.oauth.profile import ACCESS_TOKEN, JWT, IssuerProfile
@@ -12,7 +12,7 @@ from agentguard.credentials.oauth.server import Form
 from agentguard.jose import text_claim
 from agentguard.model import Grant, Secret
 
-__all__ = ["InvalidRequest", "TokenRequest", "User", "request_of", "user_of"]
+__all__ = ["CallFields", "InvalidRequest", "TokenRequest", "User", "call_fields", "request_of", "user_of"]
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
@@ -78,16 +78,8 @@ def request_of(
     Raises:
         InvalidRequest: The call's details cannot stand in a scope.
     """
-    uri = profile.resource_uri(grant.audience)
-    call_scopes = _call_scopes(grant, profile)
-    form: dict[str, str | Secret] = {
-        **_grant_fields(user, agent, profile),
-        **({"audience": grant.audience} if uri is None else {"resource": uri}),
-    }
-    if scopes := sorted(grant.scopes) + call_scopes:
-        form["scope"] = " ".join(scopes)
-    if profile.details and profile.details_scope is None:
-        form["authorization_details"] = json.dumps([grant.detail()])
+    call = call_fields(grant, profile)
+    form = {**_grant_fields(user, agent, profile), **call.target, **call.form(grant.scopes)}
     identity = grant.identity
     expected = ExpectedToken(
         issuer=issuer,
@@ -95,13 +87,48 @@ def request_of(
         actor=None if user is None else profile.party_name(identity.actor),
         actor_issuers=frozenset({issuer, *_issuers_of(agent)}),
         actor_client=profile.actor_client,
-        scopes=grant.scopes.union(call_scopes),
-        audiences=frozenset({grant.audience} if uri is None else {grant.audience, uri}),
+        scopes=grant.scopes.union(call.scopes),
+        audiences=frozenset({grant.audience, *call.target.values()}),
         detail=grant.detail() if profile.details else None,
         thumbprint=thumbprint,
         exchanged=agent is not None,
     )
     return TokenRequest(form, expected)
+
+
+class CallFields(NamedTuple):
+    """How a request names the call: the resource that it is for, and its details.
+
+    `target` has the resource's URI (RFC 8707) or its audience (RFC 8693). `scopes` are those that carry the
+    details at a server that takes them so; elsewhere `details` has them.
+    """
+
+    target: Mapping[str, str]
+    scopes: tuple[str, ...]
+    details: Mapping[str, str]
+
+    @property
+    def resource(self) -> Mapping[str, str]:
+        """The target at a server that knows no audiences of RFC 8693."""
+        return {name: value for name, value in self.target.items() if name == "resource"}
+
+    def form(self, scopes: Iterable[str]) -> dict[str, str]:
+        """Return the fields for a token with *scopes*, without the target."""
+        words = [*sorted(scopes), *self.scopes]
+        return {**({"scope": " ".join(words)} if words else {}), **self.details}
+
+
+def call_fields(grant: Grant, profile: IssuerProfile) -> CallFields:
+    """Return how a request to the server of *profile* names the grant's call.
+
+    Raises:
+        InvalidRequest: The call's details cannot stand in a scope.
+    """
+    uri, scopes = profile.resource_uri(grant.audience), _call_scopes(grant, profile)
+    details = {}
+    if profile.details and profile.details_scope is None:
+        details["authorization_details"] = json.dumps([grant.detail()])
+    return CallFields({"audience": grant.audience} if uri is None else {"resource": uri}, scopes, details)
 
 
 def _grant_fields(
@@ -118,18 +145,18 @@ def _grant_fields(
     return fields if user is None else {**fields, "actor_token": agent, "actor_token_type": JWT}
 
 
-def _call_scopes(grant: Grant, profile: IssuerProfile) -> list[str]:
+def _call_scopes(grant: Grant, profile: IssuerProfile) -> tuple[str, ...]:
     """Return the parameterized scope that carries the call's details, if the server has one.
 
     The details stand in it as JSON, which has characters that RFC 6749 section 3.3 does not allow in a scope.
     The server that has such scopes takes them, but a blank would begin another scope.
     """
     if profile.details_scope is None:
-        return []
+        return ()
     scope = f"{profile.details_scope}:{json.dumps([grant.detail()], separators=(',', ':'))}"
     if not scope.isprintable() or " " in scope:
         raise InvalidRequest("the details of the call cannot stand in a scope")
-    return [scope]
+    return (scope,)
 
 
 def _issuers_of(agent: Secret | None) -> tuple[str, ...]:

@@ -29,13 +29,14 @@ class InvalidResponse(ValueError):
 class ExpectedToken(NamedTuple):
     """The token that was asked for.
 
-    `actor` is None if the agent acts for itself. `actor_issuers` are those whose name for an actor it is.
+    `subject` is None where the server's own name of the user is not known. `actor` is None if the agent acts
+    for itself. `actor_issuers` are those whose name for an actor it is.
     `actor_client` is the client id by which the agent may be known instead. `thumbprint` is None for a bearer
     token. `exchanged` is False for a token that the client got for itself, without an exchange.
     """
 
     issuer: str
-    subject: str
+    subject: str | None
     actor: str | None
     actor_issuers: frozenset[str]
     actor_client: str | None
@@ -126,7 +127,7 @@ def _validate_parties(expected: ExpectedToken, claims: Mapping[str, Json]) -> No
     another actor. Where the agent may be known by its client id, the token must name that client and no
     other.
     """
-    if claims.get("sub") != expected.subject:
+    if expected.subject is not None and claims.get("sub") != expected.subject:
         raise InvalidResponse("the token is for another subject")
     act = claims.get("act")
     if expected.actor_client is not None:

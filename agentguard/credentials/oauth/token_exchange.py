@@ -6,236 +6,45 @@ resource (RFC 8707) and one exact call (RFC 9396), and is bound to a key of this
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, Unpack
 
-from agentguard.concurrency.drive import Operation, drive, operation_pair
-from agentguard.credentials.oauth.profile import IssuerProfile
-from agentguard.credentials.oauth.request import InvalidRequest, TokenRequest, request_of, user_of
-from agentguard.credentials.oauth.response import (
-    ExpectedToken,
-    InvalidResponse,
-    claims_of,
-    token_in,
-    validate_response,
-)
-from agentguard.credentials.oauth.revocation import TokenRevoker
-from agentguard.credentials.oauth.server import AuthorizationServer, Form, ServerOperations
-from agentguard.credentials.oauth.tokens import LiveToken, LiveTokens
-from agentguard.credentials.presentation import Bearer, Presentation, ProofKey
-from agentguard.credentials.sealing import SealingKey
-from agentguard.errors import AgentGuardError, ConfigurationError
-from agentguard.jose import Json, number_claim, text_claim
-from agentguard.model import Credential, Grant, Secret, ToolPath
-from agentguard.model.credential import Headers
-from agentguard.ports import BrokerTraits, IdentitySource, Store
+from agentguard.concurrency.drive import Operation, operation_pair
+from agentguard.credentials.oauth.request import TokenRequest, request_of, user_of
+from agentguard.credentials.oauth.server import AuthorizationServer
+from agentguard.credentials.oauth.token_broker import BrokerOptions, TokenBroker
+from agentguard.model import Grant
+from agentguard.ports import IdentitySource
 
 __all__ = ["TokenExchange"]
 
-_PROFILE = IssuerProfile()
-_ASSUMED_LIFETIME = 86_400.0  # seconds, for a token that does not say when it expires
 
-
-class _Operations(NamedTuple):
-    """What the broker needs from others, on the synchronous or the asynchronous path."""
-
-    token: Operation
-    server: ServerOperations
-    remember: Operation
-
-
-class TokenExchange:
-    """A `Broker` for *paths* that asks the authorization server *server* for each token.
+class TokenExchange(TokenBroker):
+    """A `TokenBroker` that exchanges the user's token at *server*.
 
     The grant's subject token proves the user. If it is a JWT and is not the task's subject's, nothing is
     sent. *identity* proves the agent. An agent that acts for itself has no user, and its tokens have no
-    `act`. *profile* says what the server supports, and how it names things.
-
-    The broker uses a token only if it is the one that was asked for: scopes, audience, call, key,
-    subject and actor. An opaque token is introspected for this (RFC 7662). A token that the broker
-    refuses is revoked. If the issuer lets a token live longer than granted, the broker uses it for the
-    granted lifetime, and it is then revoked.
-
-    A token is revoked at the issuer if the issuer can do so (RFC 7009). A JWT is also written to
-    *store*, because resource servers verify it by themselves; the entry is kept until *leeway*
-    seconds after the token's expiry. With *seal*, every process that has its key can revoke after a
-    crash. Without *seal*, another process can still write a JWT to the store, but it cannot find an
-    opaque token. Nobody can use that token after the crash, since the key that it is bound to is gone
-    too. Bearer tokens are bound to no key, so they require *seal*.
-
-    Two paths must not share a *proof_key*; by default each broker generates its own.
-
-    Raises:
-        ConfigurationError: The profile says bearer tokens, and there is no seal.
+    `act`. *options* are those of `TokenBroker`.
     """
 
+    kind: ClassVar[str] = "token_exchange"
+
     def __init__(
-        self,
-        server: AuthorizationServer,
-        *,
-        paths: Iterable[ToolPath],
-        identity: IdentitySource,
-        store: Store,
-        proof_key: ProofKey | None = None,
-        seal: SealingKey | None = None,
-        reuse: Iterable[ToolPath] = (),
-        profile: IssuerProfile = _PROFILE,
-        leeway: float = 60.0,
-        clock: Callable[[], float] = time.time,
+        self, server: AuthorizationServer, *, identity: IdentitySource, **options: Unpack[BrokerOptions]
     ) -> None:
-        if profile.bearer and seal is None:
-            raise ConfigurationError("bearer tokens outlive a crash", hint="give their handles a seal")
-        self.issuer, self.paths = server.issuer, frozenset(paths)
-        self.traits = BrokerTraits(
-            reuse=frozenset(reuse), binds_arguments=profile.details, outlives=_ASSUMED_LIFETIME
-        )
-        self._server, self._profile, self._clock = server, profile, clock
-        self._proofs = None if profile.bearer else proof_key or ProofKey(clock=clock)
-        self._tokens = LiveTokens(seal, context=f"token_exchange {server.issuer}")
-        self._revoker = TokenRevoker(
-            server, self._tokens, leeway=leeway, outlives=_ASSUMED_LIFETIME, clock=clock
-        )
-        token, remember = operation_pair(identity, "token"), operation_pair(store, "remember", shielded=True)
-        self._sync = _Operations(token.sync, server.sync, remember.sync)
-        self._async = _Operations(token.async_, server.async_, remember.async_)
+        super().__init__(server, **options)
+        self._token = operation_pair(identity, "token")
 
-    def issue(self, grant: Grant) -> Credential:
-        """Get a token for exactly this call.
+    async def _request(self, grant: Grant) -> TokenRequest:
+        return await self._exchange(grant, self._token.sync)
 
-        Raises:
-            IssueError: The broker cannot ask for this grant, or the issuer did not give exactly it.
-            IdentityError: The agent cannot prove its identity to the issuer.
-        """
-        return drive(self._issue(grant, self._sync))
+    async def _arequest(self, grant: Grant) -> TokenRequest:
+        return await self._exchange(grant, self._token.async_)
 
-    async def aissue(self, grant: Grant) -> Credential:
-        """Do the same as `issue`, without blocking the event loop."""
-        return await self._issue(grant, self._async)
-
-    def revoke(self, handle: str, expires_at: float) -> None:
-        """Make a token useless. Nothing is sent for a handle that is unknown here or was changed.
-
-        Raises:
-            IssueError: The token is not known to be revoked.
-        """
-        drive(self._revoker.revoke(handle, expires_at, self._sync.server, self._sync.remember))
-
-    async def arevoke(self, handle: str, expires_at: float) -> None:
-        """Do the same as `revoke`, without blocking the event loop."""
-        await self._revoker.revoke(handle, expires_at, self._async.server, self._async.remember)
-
-    def close(self) -> None:
-        """Close the server's connections."""
-        self._server.close()
-
-    # --- the request
-
-    async def _issue(self, grant: Grant, operations: _Operations) -> Credential:
-        self._tokens.revoked.add(grant.id)  # nothing is asked for yet
-        self._require(grant)
-        request = await self._request(grant, operations)
-        metadata = await self._server.metadata(operations.server)
-        now = self._clock()
-        dpop = None if self._proofs is None else self._proof
-        self._tokens.revoked.discard(grant.id)  # an answer that is lost may have had a token
-        answer = await self._server.post(operations.server, metadata.token, request.form, dpop=dpop)
-        if 400 <= answer.status < 500:
-            self._tokens.revoked.add(grant.id)
-        body = self._server.body(answer)
-        try:
-            token = token_in(body)
-        except InvalidResponse as invalid:
-            self._tokens.revoked.add(grant.id)
-            raise self._server.issue_error(str(invalid)) from None
-        return await self._accept(grant, token, body, now, request.expected, operations)
-
-    def _require(self, grant: Grant) -> None:
-        if grant.path not in self.paths:
-            raise self._server.issue_error(f"this broker does not mint for {grant.path}")
-        if grant.lifetime < 1:
-            raise self._server.issue_error("a lifetime of less than one second is over before it begins")
-        if self._tokens.is_full(self._clock()):
-            raise self._server.issue_error("too many tokens are alive")
-
-    async def _request(self, grant: Grant, operations: _Operations) -> TokenRequest:
+    async def _exchange(self, grant: Grant, prove: Operation) -> TokenRequest:
         profile = self._profile
-        try:
-            user = user_of(grant, profile, self.issuer)
-            is_client = user is None and profile.client_credentials
-            agent = None if is_client else await operations.token(self.issuer)
-            thumbprint = None if self._proofs is None else self._proofs.thumbprint
-            return request_of(grant, user, agent, profile=profile, issuer=self.issuer, thumbprint=thumbprint)
-        except InvalidRequest as invalid:
-            raise self._server.issue_error(str(invalid)) from None
-
-    def _proof(self, method: str, url: str, nonce: str | None) -> str:
-        assert self._proofs is not None  # noqa: S101  `_issue` passes this method only if there is a key
-        return self._proofs.proof(method, url, nonce=nonce)
-
-    # --- the answer
-
-    def _presentation(self, token: str) -> Headers:
-        return Bearer(token) if self._proofs is None else Presentation(token, self._proofs)
-
-    async def _accept(
-        self,
-        grant: Grant,
-        token: Secret,
-        body: Mapping[str, Json],
-        now: float,
-        expected: ExpectedToken,
-        operations: _Operations,
-    ) -> Credential:
-        """Use the token if it is the expected one, else revoke it. It stays known until it is revoked."""
-        live = LiveToken.of(token, now + _ASSUMED_LIFETIME)
-        self._tokens.add(grant.id, live)
-        try:
-            claims = await self._claims(token, operations.server)
-            validate_response(expected, body, claims)
-            earliest, latest = self._expiries(body, claims, now)
-        except (InvalidResponse, AgentGuardError) as error:
-            await self._revoker.discard(grant.id, live, operations.server, operations.remember)
-            if isinstance(error, InvalidResponse):
-                raise self._server.issue_error(str(error)) from None
-            raise error from None
-        handle = self._tokens.handle(grant.id, LiveToken.of(token, latest))
-        headers = self._presentation(token.reveal())
-        expires_at = min(earliest, grant.ends_at(now))
-        return Credential(token.reveal(), id=grant.id, expires_at=expires_at, headers=headers, handle=handle)
-
-    async def _claims(self, token: Secret, operations: ServerOperations) -> Mapping[str, Json] | None:
-        """Return the token's claims, its introspection if it is opaque, or None if that is switched off."""
-        claims, metadata = claims_of(token), await self._server.metadata(operations)
-        if claims is not None:
-            if text_claim(claims, "jti") is None or number_claim(claims, "exp") is None:
-                raise InvalidResponse("the token has no jti or no exp, so it cannot be revoked")
-            return claims
-        if metadata.revocation is None:
-            raise InvalidResponse("the token is opaque, and there is no revocation_endpoint")
-        if not self._profile.introspect:
-            return None
-        if metadata.introspection is None:
-            raise InvalidResponse("the token is opaque, and there is no introspection_endpoint")
-        form: Form = {"token": token, "token_type_hint": "access_token"}
-        answer = await self._server.post(operations, metadata.introspection, form, repeatable=True)
-        introspection = self._server.body(answer)
-        if introspection.get("active") is not True:
-            raise InvalidResponse("the token is not active")
-        return {"iss": self.issuer, **introspection}
-
-    def _expiries(
-        self, body: Mapping[str, Json], claims: Mapping[str, Json] | None, now: float
-    ) -> tuple[float, float]:
-        """Return the token's earliest and latest expiry: its issuer may say it in two places."""
-        lifetime, exp = number_claim(body, "expires_in"), number_claim(claims or {}, "exp")
-        end = None if lifetime is None else now + lifetime
-        expiries = [expiry for expiry in (exp, end) if expiry is not None]
-        if not expiries or (lifetime is None and "expires_in" in body):
-            raise InvalidResponse("it is not said when the token ends")
-        if min(expiries) <= self._clock():
-            raise InvalidResponse("the token is over already")
-        return min(expiries), max(expiries)
-
-    def __repr__(self) -> str:
-        return f"<TokenExchange {self.issuer} {' '.join(sorted(self.paths))}>"
+        user = user_of(grant, profile, self.issuer)
+        is_client = user is None and profile.client_credentials
+        agent = None if is_client else await prove(self.issuer)
+        return request_of(
+            grant, user, agent, profile=profile, issuer=self.issuer, thumbprint=self._thumbprint
+        )

@@ -66,7 +66,8 @@ def trust(role: Literal["users", "agents", "clients"], name: str, value: Mapping
     *value* is a JWKS for ``users`` and ``agents``: *name* is the issuer, or a SPIFFE trust domain
     (``spiffe://…``) with its bundle. For ``clients`` it is ``{"jwks": …, "actor": {"iss": …, "sub": …}}``:
     the keys of the client *name*, which a SPIFFE ID does not need, and the agent that it is, where that
-    is not *name* itself.
+    is not *name* itself. ``elsewhere`` has the ids that the client has at other servers, by issuer, for which
+    its users' identity is asserted; ``claims`` are what an assertion says instead.
     """
     path = Path(os.environ[_TRUST])
     trusted = json.loads(path.read_text())

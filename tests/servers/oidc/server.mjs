@@ -11,6 +11,7 @@ const { PORT, FORMAT } = process.env;
 const ISSUER = `http://127.0.0.1:${PORT}`;
 const GRANT = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const TYPE = 'urn:ietf:params:oauth:token-type:';
+const ID_JAG = `${TYPE}id-jag`;
 const LIFETIME = 60; // seconds
 
 const RESOURCES = {
@@ -139,8 +140,27 @@ async function parties({ client, params }) {
   return { sub: user.sub, act, rights: new Set([...words(RIGHTS[user.sub])].filter((right) => held.has(right))) };
 }
 
+// An assertion of the user's identity for another server (draft-ietf-oauth-identity-assertion-authz-grant):
+// for the client that this client is there.
+async function assert(ctx) {
+  const { client, params } = ctx.oidc;
+  if (params.subject_token_type !== `${TYPE}id_token`) throw new errors.InvalidRequest('an ID token is needed');
+  const user = await verified('users', 'subject_token', params);
+  const there = trust.client(client.clientId).elsewhere?.[params.audience];
+  if (!there) throw new errors.InvalidTarget('unknown server');
+  const assertion = await new jose.SignJWT({ client_id: there, scope: params.scope, ...trust.client(client.clientId).claims })
+    .setProtectedHeader({ alg: 'ES256', kid: key.kid, typ: 'oauth-id-jag+jwt' })
+    .setIssuer(ISSUER).setSubject(user.sub).setAudience(params.audience)
+    .setIssuedAt().setExpirationTime(`${LIFETIME}s`).setJti(crypto.randomUUID())
+    .sign(privateKey);
+  ctx.body = {
+    access_token: assertion, issued_token_type: ID_JAG, token_type: 'N_A', expires_in: LIFETIME, scope: params.scope,
+  };
+}
+
 async function exchange(ctx) {
   const { client, params } = ctx.oidc;
+  if (params.requested_token_type === ID_JAG) return assert(ctx);
   if ((params.requested_token_type ?? `${TYPE}access_token`) !== `${TYPE}access_token`) {
     throw new errors.InvalidRequest('requested_token_type is not supported');
   }
