@@ -58,7 +58,6 @@ def identity_assertion_brokers(
         AuthorizationServer,
         IdentityAssertion,
         IdentityProvider,
-        IssuerProfile,
         PrivateKeyJwt,
     )
     from agentguard.credentials.sealing import SealingKey
@@ -69,15 +68,6 @@ def identity_assertion_brokers(
         auth = PrivateKeyJwt(client, load_key(factory.file_of(key)), clock=factory.clock)
         return AuthorizationServer(issuer, auth, verify=verify)
 
-    profile = IssuerProfile(
-        resource_uris=settings.resource_uris,
-        subject=settings.subject,
-        actor_client=settings.client_id,
-        bearer=settings.bearer,
-        details=settings.details,
-        details_scope=settings.details_scope,
-        introspect=settings.introspect,
-    )
     return {
         path: IdentityAssertion(
             server(settings.issuer, settings.client_id, settings.client_key),
@@ -88,11 +78,25 @@ def identity_assertion_brokers(
             store=factory.store,
             seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
             reuse=[path] if path.value in settings.reuse else [],
-            profile=profile,
+            profile=_profile_there(settings),
             clock=factory.clock,
         )
         for path in map(ToolPath, settings.paths)
     }
+
+
+def _profile_there(settings: IdentityAssertionSettings) -> IssuerProfile:
+    from agentguard.credentials.oauth import IssuerProfile
+
+    return IssuerProfile(
+        resource_uris=settings.resource_uris,
+        subject=settings.subject,
+        actor_client=settings.client_id,
+        bearer=settings.bearer,
+        details=settings.details,
+        details_scope=settings.details_scope,
+        introspect=settings.introspect,
+    )
 
 
 def _profile(settings: TokenExchangeSettings) -> IssuerProfile:
