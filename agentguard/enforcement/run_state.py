@@ -48,11 +48,11 @@ class RunState(NamedTuple):
 
 def _fields(forms: Mapping[str, Json], texts: Mapping[str, str], room: int) -> dict[str, Json]:
     """Return the fields as a person is shown them, within *room* bytes but for names and digests."""
-    shown: dict[str, Json] = {}
+    views: dict[str, Json] = {}
     for name in sorted(texts, key=lambda name: len(texts[name])):
-        shown[name] = _shown(forms[name], texts[name], min(room, FIELD), LEVELS)
+        views[name] = _shown(forms[name], texts[name], min(room, FIELD), LEVELS)
         room = max(0, room - min(len(texts[name]), FIELD))
-    return {name: shown[name] for name in texts}
+    return {name: views[name] for name in texts}
 
 
 def _shown(form: Json, text: str, room: int, levels: int) -> Json:
@@ -68,10 +68,10 @@ def _shown(form: Json, text: str, room: int, levels: int) -> Json:
     room -= sum(DIGEST + len(str(name)) for name, _ in parts)
     if not parts or not levels or room < 0:
         return digest_text(text.encode())
-    shown: dict[Any, Json] = {}
+    views: dict[Any, Json] = {}
     texts = {name: text_of(part) for name, part in parts}
     for name, part in sorted(parts, key=lambda part: len(texts[part[0]])):
         share = room + DIGEST
-        shown[name] = _shown(part, texts[name], share, levels - 1)
+        views[name] = _shown(part, texts[name], share, levels - 1)
         room -= max(0, min(len(texts[name]), share) - DIGEST)
-    return {n: shown[n] for n, _ in parts} if isinstance(form, dict) else [shown[n] for n, _ in parts]
+    return {n: views[n] for n, _ in parts} if isinstance(form, dict) else [views[n] for n, _ in parts]

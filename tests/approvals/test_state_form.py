@@ -102,6 +102,10 @@ def having(value: Any, **attributes: Any) -> Any:
     return value
 
 
+def open_to(to: Any) -> Open:
+    return Open.model_validate({"to": to})
+
+
 def private(to: str) -> Private:
     value = Private()
     value._to = to
@@ -114,7 +118,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "model and dict": (Draft(), {"doc": "d"}),
     "model and a dict that looks like its form": (Draft(), {"(class)": f"{__name__}.Draft", "doc": "d"}),
     "field of a model": (Draft(doc="a"), Draft(doc="b")),
-    "extra field": (Open(to="alice"), Open(to="mallory")),
+    "extra field": (open_to("alice"), open_to("mallory")),
     "private attribute": (private("alice"), private("mallory")),
     "attribute beside fields": (having(Note(), to="alice"), having(Note(), to="mallory")),
     "attribute of a frozen dataclass": (having(Other(), to="alice"), having(Other(), to="mallory")),
@@ -167,7 +171,7 @@ def test_two_states_that_a_tool_can_tell_apart_have_two_digests(pair: str, place
         "field": lambda value: value,
         "list": lambda value: [0, value],
         "dict": lambda value: {"a": {"b": value}},
-        "model": lambda value: Open(to=value),
+        "model": lambda value: open_to(value),
     }
     one, other = (RunState.of({"f": into[place](value)}) for value in PAIRS[pair])
     assert one.digest != other.digest
@@ -193,7 +197,7 @@ def test_forms_are_equal_only_of_values_that_are_written_alike(one: Any, other: 
 
 
 KEPT: list[Any] = [
-    (1, [2]), {"b", "a"}, frozenset("ab"), deque([1]), Point(1, 2), Draft(), Open(to=1), Private(), Note(),
+    (1, [2]), {"b", "a"}, frozenset("ab"), deque([1]), Point(1, 2), Draft(), open_to(1), Private(), Note(),
     Other(), Text("d"), Slotted(3), Table(a=1), OrderedDict(b=1, a=2), {1: {None: 2}, (1, 2): 3, b"a": 4},
     {"b": 1, "a": 2}, Color.RED, b"x", bytearray(b"x"), Decimal("5.0"), datetime(2026, 1, 1, tzinfo=UTC),
     date(2026, 1, 1), timedelta(1), UUID(int=1), float("nan"), float("-inf"), -0.0, 2**63, "é" * 3_000,
@@ -366,7 +370,7 @@ class GraphState:
     messages: list[Any]
 
 
-@pytest.mark.parametrize("state", [GraphState("alice", []), {"to": "alice"}, Open(to="alice")])
+@pytest.mark.parametrize("state", [GraphState("alice", []), {"to": "alice"}, open_to("alice")])
 def test_a_field_is_taken_as_a_tool_node_takes_it(state: Any) -> None:
     assert state_values({"x": "to"}, {}, state) == {"to": "alice"}
     assert "alice" in str(RunState.of(state_values({"x": None}, {}, state)).display)
