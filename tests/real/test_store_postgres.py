@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -11,10 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from agentguard.concurrency.drive import drive
+from agentguard.errors import TaskNotActive
+from agentguard.model import Label, Outcome, ReadEffects
 from agentguard.stores import MemoryStore, _rules
 from agentguard.stores.postgres import PostgresStore, _statements
-from agentguard.testing import StoreContract
+from agentguard.testing import StoreContract, sample_task
 from agentguard.testing.scenarios import AwaitedPort
+from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Mode
 from tests.real.store_steps import Step, Watch, answers, steps
 from tests.tiers import examples
@@ -75,3 +81,87 @@ def test_each_operation_has_the_answer_and_the_error_that_the_store_in_memory_gi
     clear(database)
     expected = run(MemoryStore)
     assert run(lambda w: PostgresStore(postgres, schema=SCHEMA, clock=w, durability="lossy")) == expected
+
+
+@pytest.fixture
+def make(postgres: str, database: Database) -> Iterator[Callable[[Callable[[], float]], PostgresStore]]:
+    clear(database)
+    stores: list[PostgresStore] = []
+
+    def make(clock: Callable[[], float]) -> PostgresStore:
+        stores.append(PostgresStore(postgres, schema=SCHEMA, clock=clock, durability="lossy"))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.promise("revoked-stays-revoked")
+def test_a_host_whose_clock_is_ahead_by_years_has_nobody_forget_a_revocation_a_task_or_an_approval(
+    make: Callable[[Callable[[], float]], PostgresStore],
+) -> None:
+    now = time.time()
+    store, ahead = make(time.time), make(lambda: now + 1e9)
+    store.create_task(sample_task("child", deadline=now + 3600.0))
+    store.begin_call(call("1"), live_credential("1"))
+    store.save_approval(replace(pending_approval(), expires_at=now + 300.0))
+    assert store.remember("jti", now + 60.0)
+    assert not ahead.remember("jti", now + 60.0)
+    assert ahead.known("jti")
+    for _ in range(3):
+        ahead._operations.run(ahead._statements.prune)
+    assert store.known("jti")
+    assert store.task("child") is not None
+    assert store.approval("a") is not None
+    with pytest.raises(TaskNotActive):  # the wrong clock refuses, and does no more
+        ahead.begin_call(call("2"), None)
+
+
+def test_nothing_grows_without_bound(
+    make: Callable[[Callable[[], float]], PostgresStore], database: Database
+) -> None:
+    now = 1000.0
+    store = make(lambda: now)
+    for number in range(20):
+        name = f"task-{number}"
+        store.create_task(sample_task(name, lineage=("task-0",) if number else ()))
+        store.begin_call(call(f"{name}-open", task=name), live_credential(f"{name}-open", task=name))
+        store.begin_call(call(f"{name}-suspended", task=name), None)
+        effects = ReadEffects(labels=(Label("digest", "tool", trusted=True),))
+        store.end_call(f"{name}-suspended", Outcome.SUSPENDED, effects=effects)
+        store.save_approval(pending_approval(name, task_id=name, call_key=name))
+        store.remember(name, 2000.0)
+    assert sizes(database)["calls"] == 40
+    now = 3600.0 + _rules.KEEP - 10.0
+    store._operations.run(store._statements.prune)
+    assert sizes(database)["tasks"] == 20
+    now += _rules.KEEP_KEYS + 20.0
+    for number in range(2 * _rules.PRUNE_EVERY):
+        store.remember(f"tick-{number}", now)
+    remaining = sizes(database)
+    assert remaining.pop("keys") == 2 * _rules.PRUNE_EVERY
+    assert set(remaining.values()) == {0}
+
+
+def sizes(database: Database) -> dict[str, int]:
+    """Return the number of rows of each table."""
+    counts = {}
+    for table in TABLES:
+        row = database.execute(f"SELECT count(*) FROM {SCHEMA}.{table}".encode()).fetchone()  # noqa: S608  names of our own
+        counts[table] = 0 if row is None else row[0]
+    return counts
+
+
+def test_the_asynchronous_methods_use_no_thread(
+    make: Callable[[Callable[[], float]], PostgresStore],
+) -> None:
+    store = make(time.time)
+    before = set(threading.enumerate())
+
+    async def scenario() -> set[threading.Thread]:
+        await store.acreate_task(sample_task("child", deadline=4e9))
+        await asyncio.gather(*(store.abegin_call(call(f"{n}"), None) for n in range(20)))
+        return set(threading.enumerate()) - before
+
+    assert asyncio.run(scenario()) == set()

@@ -124,6 +124,7 @@ def test_a_call_is_one_round_trip_when_it_begins_and_one_when_it_ends(
     assert path.run(scenario()) == [1, 1, 1, 1]
 
 
+@pytest.mark.promise("lost-answer-not-guessed")
 @pytest.mark.parametrize("loss", ["answer", "end of the answer"])
 def test_a_call_whose_begin_was_not_answered_has_not_begun_for_its_caller_and_is_not_begun_twice(
     make: Callable[..., PostgresStore], proxy: PostgresProxy, path: Path, loss: Any
@@ -142,6 +143,7 @@ def test_a_call_whose_begin_was_not_answered_has_not_begun_for_its_caller_and_is
     path.run(scenario())
 
 
+@pytest.mark.promise("lost-answer-not-guessed")
 @pytest.mark.parametrize("loss", ["answer", "end of the answer"])
 def test_what_can_be_repeated_is_repeated_when_its_answer_was_lost(
     make: Callable[..., PostgresStore], proxy: PostgresProxy, path: Path, loss: Any
@@ -163,6 +165,7 @@ def test_what_can_be_repeated_is_repeated_when_its_answer_was_lost(
     path.run(scenario())
 
 
+@pytest.mark.promise("lost-answer-not-guessed")
 def test_an_end_whose_answer_was_lost_is_not_told_as_an_end_of_nothing(
     make: Callable[..., PostgresStore], proxy: PostgresProxy, path: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_a_server_that_hangs_holds_nobody_for_longer_than_the_timeout(
     path.run(scenario())
 
 
+@pytest.mark.promise("store-password-stays-secret")
 def test_a_server_that_is_down_is_told_with_its_cause(path: Path) -> None:
     port = free_port()
     store = PostgresStore(f"postgresql://agentguard:hunter2@127.0.0.1:{port}/postgres", timeout=1.0)
@@ -227,6 +231,7 @@ def test_a_server_that_is_down_is_told_with_its_cause(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.promise("store-password-stays-secret")
 def test_a_wrong_password_is_told_without_it_and_a_new_one_is_read(
     make: Callable[..., PostgresStore], postgres: str, database: Database, path: Path
 ) -> None:
@@ -326,6 +331,7 @@ def test_a_forked_child_uses_nothing_of_its_parents_pools(
     assert asyncio.run(in_parent()) == 2, "the parent's own connections still serve it"
 
 
+@pytest.mark.promise("postgres-keeps-revocations")
 def test_a_server_that_may_lose_what_it_has_acknowledged_is_refused(
     make: Callable[..., PostgresStore], database: Database, path: Path
 ) -> None:
@@ -339,6 +345,7 @@ def test_a_server_that_may_lose_what_it_has_acknowledged_is_refused(
     path.run(scenario())
 
 
+@pytest.mark.promise("postgres-keeps-revocations")
 def test_a_session_waits_for_the_disk_although_its_role_would_not(
     make: Callable[..., PostgresStore], database: Database, path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def family(store: PostgresStore, **budget: int) -> None:
     store.create_task(sample_task(CHILD, lineage=(ROOT,)))
 
 
+@pytest.mark.promise("shared-store-limits")
 def test_of_calls_that_meet_at_a_budget_of_one_in_a_family_one_begins(
     store: PostgresStore, database: Database, mode: Mode
 ) -> None:
@@ -102,6 +103,7 @@ def test_of_calls_that_meet_at_a_budget_of_one_in_a_family_one_begins(
     assert sorted(together(store, mode, database, operations)) == ["BudgetExhausted"] * 2 + ["done"]
 
 
+@pytest.mark.promise("shared-store-limits")
 def test_of_calls_that_meet_at_an_approval_one_uses_it(
     store: PostgresStore, database: Database, mode: Mode
 ) -> None:
@@ -110,6 +112,7 @@ def test_of_calls_that_meet_at_an_approval_one_uses_it(
     assert sorted(together(store, mode, database, operations)) == ["ApprovalUsed"] * 2 + ["done"]
 
 
+@pytest.mark.promise("shared-store-limits")
 def test_of_questions_that_meet_at_a_limit_of_one_one_is_asked(
     store: PostgresStore, database: Database, mode: Mode
 ) -> None:
@@ -119,6 +122,7 @@ def test_of_questions_that_meet_at_a_limit_of_one_one_is_asked(
     assert sorted(together(store, mode, database, operations)) == ["BudgetExhausted"] * 2 + ["done"]
 
 
+@pytest.mark.promise("shared-store-limits")
 def test_what_meets_the_end_of_its_family_is_refused_or_ended_with_it(
     store: PostgresStore, database: Database, mode: Mode
 ) -> None:

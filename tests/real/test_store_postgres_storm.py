@@ -51,6 +51,8 @@ def maker(url: str, port: int | str | None = None) -> Maker:
     return partial(PostgresStore, make_conninfo("", **parts), pool_size=8, durability="lossy")
 
 
+@pytest.mark.promise("shared-store-limits")
+@pytest.mark.promise("shared-store-outage")
 @pytest.mark.parametrize(("asynchronous", "calls"), [(False, 20_000), (True, 5_000)])
 def test_nothing_that_was_acknowledged_is_lost_and_no_limit_is_passed_in_a_storm(
     server: Postgres,
