@@ -170,9 +170,9 @@ def test_what_failed_is_asked_again(asks: Asks) -> None:
 
 def test_so_many_answers_are_kept_and_no_argument_with_them() -> None:
     policy = bound(anything('context.args.order_id like "secret*"'))
-    known = policy._bound.tools[REFUND.name].known_answers
-    assert known is not None
+    memory = policy._bound.tools[REFUND.name].known_answers
+    assert memory is not None
     for number in range(2 * MOST + 3):
         assert policy.decide(ask(order_id=f"secret{number}")).permitted
-        assert len(known) <= MOST
-    assert "secret" not in repr(vars(known))
+        assert len(memory) <= MOST
+    assert "secret" not in repr(vars(memory))

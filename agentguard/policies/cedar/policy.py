@@ -247,15 +247,15 @@ def _entities(specs: Iterable[ToolSpec]) -> Entities:
 
 def _answer(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:
     """Return the answer to a question, of Cedar or as it is known."""
-    known = tool.known_answers
-    if known is None:
+    memory = tool.known_answers
+    if memory is None:
         return _ask(request, tool, bound, context)
-    question = known.question(request.identity.actor, context)
-    answer = known.get(question)
+    question = memory.question(request.identity.actor, context)
+    answer = memory.get(question)
     if answer is None:
         answer = _ask(request, tool, bound, context)
         if not answer.failure:
-            known.keep(question, answer)
+            memory.keep(question, answer)
     return answer
 
 
