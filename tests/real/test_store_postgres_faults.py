@@ -17,6 +17,7 @@ from agentguard.concurrency.deadline import within
 from agentguard.concurrency.drive import drive
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.model import Outcome, Secret, TaskStatus
+from agentguard.stores import _rules
 from agentguard.stores.postgres import PostgresStore
 from agentguard.testing import sample_task
 from agentguard.testing.scenarios import AwaitedPort
@@ -413,3 +414,76 @@ def test_processes_that_meet_an_empty_database_make_one_store(
         list(threads.map(lambda store: store.check(), stores))
     assert [store.migrate() for store in stores] == [1] * 4
     assert empty.execute(b"TABLE faults.version").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(("failures", "answer"), [(2, "begun"), (1000, "StoreError")])
+def test_what_the_server_has_rolled_back_is_run_again_a_few_times(
+    make: Callable[..., PostgresStore], database: Database, path: Path, failures: int, answer: str
+) -> None:
+    database.execute(b"CREATE SEQUENCE faults.attempts")
+    database.execute(
+        f"""
+        CREATE FUNCTION faults.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('faults.attempts') <= {failures:d} THEN
+                RAISE EXCEPTION 'could not serialize access' USING ERRCODE = '40001';
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON faults.calls FOR EACH ROW EXECUTE FUNCTION faults.fail()
+        """.encode()
+    )
+
+    async def scenario() -> int:
+        store = path.of(make(timeout=5.0))
+        await store.create_task(sample_task("child", deadline=FAR))
+        if answer == "begun":
+            await store.begin_call(call("1"), None)
+        else:
+            assert "could not serialize" in await failure(store.begin_call(call("1"), None))
+        count: int = (await store.task("child")).calls
+        return count
+
+    try:
+        began = time.monotonic()
+        assert path.run(scenario()) == (answer == "begun")
+        assert time.monotonic() - began < 5.0
+        row = database.execute(b"SELECT last_value FROM faults.attempts").fetchone()
+        assert row is not None
+        assert row[0] <= 6
+    finally:
+        database.execute(b"DROP FUNCTION faults.fail CASCADE; DROP SEQUENCE faults.attempts")
+
+
+async def test_a_cancelled_operation_gives_its_place_back_and_its_answer_is_no_one_elses(
+    make: Callable[..., PostgresStore], proxy: PostgresProxy
+) -> None:
+    store = make(pool_size=1)
+    await store.acreate_task(sample_task("child", deadline=FAR))
+    for _ in range(3):
+        with proxy.standstill():
+            waiting = asyncio.create_task(store.atask("child"))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert not await store.aknown("nobody has remembered this")
+    store.close()
+
+
+def test_a_pruning_that_fails_is_logged_and_denies_no_call(
+    make: Callable[..., PostgresStore], path: Path, caplog: pytest.LogCaptureFixture, database: Database
+) -> None:
+    store = make()
+    store._writes = _rules.PRUNE_EVERY - 1
+    database.execute(b"ALTER TABLE faults.approvals RENAME TO hidden")
+    try:
+
+        async def scenario() -> bool:
+            answer: bool = await path.of(store).remember("key", FAR)
+            return answer
+
+        assert path.run(scenario())
+    finally:
+        database.execute(b"ALTER TABLE faults.hidden RENAME TO approvals")
+    assert "the store was not pruned" in caplog.text

@@ -81,7 +81,7 @@ def test_how_fast_it_is_beside_sqlite(url: str, tmp_path: Path, capsys: pytest.C
     for name, make in stores.items():
         folder = tmp_path / name
         folder.mkdir()
-        report = storm(make, folder, Storm(calls=2_000, kill=None))
+        report = storm(make, folder, Storm(calls=2_000))
         with capsys.disabled():
             print(f"\n{name}: {report}")  # noqa: T201  figures
         assert report.problems == []

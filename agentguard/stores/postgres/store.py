@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from agentguard.errors import ConfigurationError
+from agentguard.errors import ConfigurationError, StoreError
 from agentguard.model import Secret
 from agentguard.stores import _rules
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
@@ -22,6 +24,7 @@ from agentguard.stores.postgres._statements import Statement, Statements
 
 __all__ = ["PostgresStore"]
 
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 _Make = Callable[Concatenate[Statements, P], Statement[R]]
@@ -33,7 +36,8 @@ def _blocking(make: _Make[P, R], *, prunes: bool = False) -> Callable[Concatenat
     @wraps(make)
     def blocking(self: PostgresStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if prunes and self._is_pruning_due():
-            self._operations.run(self._statements.prune)
+            with _logged():
+                self._operations.run(self._statements.prune)
         return self._operations.run(partial(make, self._statements, *args, **kwargs))
 
     return blocking
@@ -47,10 +51,20 @@ def _awaited(
     @wraps(make)
     async def awaited(self: PostgresStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if prunes and self._is_pruning_due():
-            await self._operations.arun(self._statements.prune)
+            with _logged():
+                await self._operations.arun(self._statements.prune)
         return await self._operations.arun(partial(make, self._statements, *args, **kwargs))
 
     return awaited
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log that the pruning failed. That denies no call: the next round goes on with it."""
+    try:
+        yield
+    except StoreError as error:
+        _log.warning("the store was not pruned: %s", error)
 
 
 class PostgresStore:
