@@ -45,12 +45,17 @@ class Postgres(Server):
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": str(self.home),
             "fsync": "off",
+            **self.settings(),
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._command = (self._postgres, "-D", str(data), *options)
         self.url = f"postgresql://agentguard:{password}@127.0.0.1:{port}/postgres"
         self._run()
         return {"AGENTGUARD_TEST_POSTGRES": self.url}
+
+    def settings(self) -> Mapping[str, str]:
+        """Return further settings of the server."""
+        return {}
 
     def crash(self) -> None:
         """Have it end at once, as after a crash, and start again from its log."""
