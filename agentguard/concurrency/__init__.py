@@ -6,7 +6,10 @@ abandonable    threads for functions that may never return, with a bound for eac
 threads        threads that run one function after the other
 party          for whom an operation is
 worker         runs several blocking operations of an event loop in one thread
+answer         what one thread or coroutine finds out, and others wait for
+places         a bounded number of places, none of which is lost with an owner that was interrupted
 fork           what objects do when the process forks: locks, gates, hooks
+running        who still runs, and whom an exception such as that of Ctrl-C has ended
 hiding         hides this process from the other processes of its user
 stream         steps a synchronous generator from an event loop, in one context
 together       several coroutines side by side, on either path

@@ -1,22 +1,26 @@
 """What an object does when the process forks, and in a child that was forked while other threads used it.
 
 A forked child has one thread. A lock that another thread of the parent held at the fork stays taken in
-the child, and what that thread was changing stays half changed. `ProcessLock` and `ProcessSemaphore` are
-free in a child. `ForkGate` has a fork wait until no thread uses a thing that a child cannot repair.
+the child, and what that thread was changing stays half changed. `ProcessLock` is free in
+a child. `ForkGate` has a fork wait until no thread uses a thing that a child cannot repair.
 `in_child` has an object make its own state new.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
+from _thread import RLock
 from collections.abc import Callable
-from contextlib import suppress
-from threading import BoundedSemaphore, RLock, get_ident
+from threading import get_ident
+from types import FrameType
 from typing import Any, Protocol
 
-__all__ = ["ForkGate", "ProcessLock", "ProcessSemaphore", "around_fork", "in_child", "this_process"]
+from agentguard.concurrency.running import is_running
+
+__all__ = ["ForkGate", "ProcessLock", "around_fork", "in_child", "this_process"]
 
 MANY = 256  # users after which those are looked for that were interrupted
 LOOK = 0.001  # seconds between two looks of one that waits for a fork, or to fork
@@ -42,12 +46,32 @@ class _Hooks:
         self._methods.pop(id(reference), None)
 
     def run(self) -> None:
-        for reference, function in list(self._methods.values()):
-            if (target := reference()) is not None:
-                function(target)
+        """Call each of them, although another one raises; then raise the first error.
+
+        One that Ctrl-C has ended is called again. Python writes to stderr what is raised here, and goes on.
+        """
+        methods = list(self._methods.values())[::-1]
+        error: BaseException | None = None
+        while methods:
+            try:
+                while methods:
+                    _call(*methods[-1])
+                    methods.pop()
+            except Exception as problem:  # noqa: BLE001  without the others, users would wait for ever
+                error = error or problem
+                methods.pop()
+            except BaseException as interrupt:  # noqa: BLE001  it is raised when all are called
+                error = error or interrupt
+        if error is not None:
+            raise error
 
 
-_before, _parent, _child = _Hooks(), _Hooks(), _Hooks()
+def _call(reference: weakref.ref[Any], function: Callable[[Any], Any]) -> None:
+    if (target := reference()) is not None:
+        function(target)
+
+
+_before, _parent, _locks, _child = _Hooks(), _Hooks(), _Hooks(), _Hooks()
 _generation: object = object()  # another one in each process
 
 
@@ -59,7 +83,8 @@ def this_process() -> object:
 def in_child(method: Hook) -> None:
     """Call a bound method in each forked child, as long as its object lives.
 
-    It must not wait for a lock: the thread that holds the lock does not exist in the child.
+    It must not wait for a lock: the thread that holds the lock does not exist in the child. If Ctrl-C ends
+    it half done, it is called again.
     """
     _child.add(method)
 
@@ -71,51 +96,24 @@ def around_fork(*, before: Hook, in_parent: Hook | None = None) -> None:
         _parent.add(in_parent)
 
 
-class ProcessLock:
+class ProcessLock(RLock):  # type: ignore[misc]  # final in the stubs alone
     """A lock between the threads of one process. In a forked child it is free, whoever held it at the fork.
 
-    It guards single operations on a dict or list, which no fork and no signal's handler finds half done. A
-    handler that runs in the thread that holds the lock does not wait for it. A class whose state changes
-    in several steps registers `in_child` as well.
+    Use it by ``with`` alone: it is entered and left in C, so that no exception, such as that of Ctrl-C, comes
+    between the lock and the block. It guards single operations on a dict or list, which no fork and no
+    signal's handler finds half done. A handler or a finalizer that runs in the thread that holds the lock
+    does not wait for it. A class whose state changes in several steps registers `in_child` as well.
     """
 
-    __slots__ = ("_locks", "_owner")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._locks: dict[object, Any] = {_generation: RLock()}
-        self._owner = 0
+        _locks.add(self._begin_in_child)
 
-    def __enter__(self) -> None:
-        lock = self._locks.get(_generation) or self._locks.setdefault(_generation, RLock())
-        lock.acquire()
-        self._owner = get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        lock = self._locks.get(_generation)
-        # a thread that forked inside the block holds nothing in the child
-        if lock is not None and self._owner == get_ident():
-            lock.release()
-
-
-class ProcessSemaphore:
-    """A bounded semaphore between the threads of one process. A forked child has all of its places."""
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._renew()
-        in_child(self._renew)
-
-    def _renew(self) -> None:
-        self._semaphore = BoundedSemaphore(self._places)
-
-    def acquire(self, *, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take a place; return False if there was none, after *timeout* seconds."""
-        return self._semaphore.acquire(blocking, timeout)
-
-    def release(self) -> None:
-        """Give a place back. In a child, a place that was taken in the parent is no place."""
-        with suppress(ValueError):
-            self._semaphore.release()
+    def _begin_in_child(self) -> None:
+        if not self._is_owned():  # type: ignore[attr-defined]  # not in the stubs
+            self._at_fork_reinit()  # type: ignore[attr-defined]  # the same; `threading` itself does so
+        # a thread that forked inside the block goes on to its end, and leaves it
 
 
 class User(Protocol):
@@ -126,6 +124,24 @@ class User(Protocol):
 
     def abandon(self) -> None:
         """Give up what it has; it runs no more."""
+
+
+class _Fork:
+    """A fork of this thread: it is under way while the function that forks stands at that call."""
+
+    __slots__ = ("_frame", "_place", "thread")
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        self._frame, self._place = frame, None if frame is None else frame.f_lasti
+
+    def is_under_way(self) -> bool:
+        if self._frame is None:  # a thread that runs nothing but the fork
+            return self.thread in sys._current_frames()
+        return self._frame.f_lasti == self._place and is_running(self._frame, self.thread)
 
 
 class ForkGate:
@@ -149,7 +165,7 @@ class ForkGate:
             self.is_in_use()
         while True:
             self._users[id(user)] = user
-            if not self._forks:
+            if not self._forks or not self._others_fork():
                 return
             self._users.pop(id(user), None)
             time.sleep(LOOK)
@@ -166,28 +182,43 @@ class ForkGate:
                 user.abandon()
         return bool(self._users)
 
+    def _others_fork(self) -> bool:
+        """Return whether another thread forks, and forget the forks that were interrupted.
+
+        A handler that runs in a thread that is about to fork is done before the fork.
+        """
+        for fork in list(self._forks):
+            if not fork.is_under_way():
+                self._forks.pop(fork, None)
+        return any(fork.thread != get_ident() for fork in list(self._forks))
+
     def _renew(self) -> None:
         self._users: dict[int, User] = {}
-        self._forks: dict[int, None] = {}  # the threads that fork
+        self._forks: dict[_Fork, None] = {}
 
     def _close(self) -> None:
-        self._forks[get_ident()] = None
+        self._forks[_Fork()] = None
         end = time.monotonic() + self._seconds
         while self.is_in_use() and time.monotonic() < end:
             time.sleep(LOOK)
 
     def _open(self) -> None:
-        self._forks.pop(get_ident(), None)
+        for fork in list(self._forks):
+            if fork.thread == get_ident():
+                self._forks.pop(fork, None)
 
     def _renew_in_child(self) -> None:
-        self.was_in_use = bool(self._users)
+        self.was_in_use = self.was_in_use or bool(self._users)  # it may be called again
         self._renew()
 
 
 def _begin_child() -> None:
     global _generation
     _generation = object()
-    _child.run()
+    try:
+        _locks.run()
+    finally:
+        _child.run()
 
 
 os.register_at_fork(before=_before.run, after_in_parent=_parent.run, after_in_child=_begin_child)

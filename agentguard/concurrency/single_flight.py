@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from concurrent.futures import Future
-from threading import Lock
+from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
 
-from agentguard.concurrency.drive import Operation, lift
-from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.answer import Answer
+from agentguard.concurrency.fork import ProcessLock, in_child
 
 __all__ = ["Share", "ShareOperations", "SingleFlight"]
 
@@ -31,63 +30,108 @@ class ShareOperations(NamedTuple):
 class SingleFlight:
     """Shares results by key: ``await flight.share.sync(key, fetch)``.
 
-    If the fetch fails, every waiter gets the error. If the fetching caller is cancelled, a waiter
-    fetches again. *timeout* says how many seconds one caller waits for another.
+    If the fetch fails, every waiter gets the error. If the fetching caller is cancelled or interrupted, a
+    waiter fetches again. *timeout* says how many seconds one caller waits for another.
     """
 
     def __init__(self, *, timeout: float = 5.0) -> None:
+        self._timeout, self._lock = timeout, ProcessLock()
         self._begin()
         in_child(self._begin)
-
-        async def wait(result: Future[Any]) -> Any:
-            async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(result)
-
-        self.share = ShareOperations(
-            self._sharing("sync", lift(lambda result: result.result(timeout))), self._sharing("async", wait)
-        )
+        self.share = ShareOperations(self._share_sync, self._share_async)
 
     def _begin(self) -> None:
         # a child waits for no fetch of its parent
-        self._results: dict[Hashable, Future[Any]] = {}
-        self._lock = Lock()
+        self._flights: dict[Hashable, _Flight] = {}
 
-    def _sharing(self, path: str, wait: Operation) -> Share:
-        async def share(key: Hashable, fetch: Callable[[], Awaitable[Any]]) -> Any:
-            while True:
-                with self._lock:
-                    pending = self._results.get((path, key))
-                    if pending is None:
-                        result = self._results[path, key] = Future()
-                        # as running: a waiter that is cancelled must not cancel what the others wait for
-                        result.set_running_or_notify_cancel()
-                if pending is None:
-                    return await self._fetch((path, key), result, fetch)
-                try:
-                    return await wait(pending)
-                except _FetcherCancelled:
-                    continue
+    async def _share_sync(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
+        async def wait(flight: _Flight) -> Any:
+            return flight.answer.wait(self._timeout)
 
-        return share
+        return await self._share(("sync", key), fetch, wait, None)
 
-    async def _fetch(self, key: Hashable, result: Future[Any], fetch: Callable[[], Awaitable[T]]) -> T:
-        try:
-            value = await fetch()
-        except Exception as error:
-            self._remove(key)
-            result.set_exception(error)
-            raise
-        except BaseException:
-            self._remove(key)
-            result.set_exception(_FetcherCancelled())
-            raise
-        self._remove(key)
-        result.set_result(value)
-        return value
+    async def _share_async(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
+        async def wait(flight: _Flight) -> Any:
+            return await flight.answer.await_(self._timeout)
 
-    def _remove(self, key: Hashable) -> None:
+        return await self._share(("async", key), fetch, wait, asyncio.get_running_loop())
+
+    async def _share(
+        self,
+        key: Hashable,
+        fetch: Callable[[], Awaitable[T]],
+        wait: Callable[[_Flight], Awaitable[T]],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> T:
+        while True:
+            own = _Flight(loop)
+            own.coroutine = coroutine = self._fetch(key, own, fetch)
+            first, value = await coroutine
+            if first is own:
+                result: T = value
+                return result
+            if first.is_around():
+                return await fetch()
+            try:
+                return await wait(first)
+            except _FetcherCancelled:
+                continue
+            except TimeoutError:
+                if not first.is_over():
+                    raise
+
+    async def _fetch(
+        self, key: Hashable, own: _Flight, fetch: Callable[[], Awaitable[T]]
+    ) -> tuple[_Flight, Any]:
+        """Fetch for all, unless somebody else does: return whose flight counts, and the value of ours.
+
+        The flight is found by others from here on alone. So it is over when this coroutine is, whichever
+        exception has ended it at whichever line.
+        """
         with self._lock:
-            self._results.pop(key, None)  # a child has dropped what its parent fetched
+            first = self._flights.get(key)
+            if first is None or first.is_over():
+                first = self._flights[key] = own
+        if first is not own:
+            return first, None
+        error: Exception | None = _FetcherCancelled()
+        value = None
+        try:
+            value, error = await fetch(), None
+        except Exception as problem:
+            error = problem
+            raise
+        finally:
+            self._remove(key, own)
+            own.answer.tell(value, error)
+        return own, value
+
+    def _remove(self, key: Hashable, flight: _Flight) -> None:
+        with self._lock:
+            if self._flights.get(key) is flight:  # a child has dropped what its parent fetched
+                del self._flights[key]
+
+
+class _Flight:
+    """A fetch, and those who wait for it."""
+
+    __slots__ = ("_loop", "_thread", "answer", "coroutine")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop, self._thread = loop, get_ident()
+        self.answer = Answer[Any]()
+        self.coroutine: Any = None  # its coroutine; the protocol of its type has no state
+
+    def is_over(self) -> bool:
+        """Return whether nobody fetches any more; who was interrupted may have told nobody."""
+        if self._loop is not None and self._loop.is_closed():
+            return True
+        return self.coroutine is not None and self.coroutine.cr_frame is None
+
+    def is_around(self) -> bool:
+        """Return whether the caller runs within this fetch, as a handler does: it must not wait."""
+        running = self.coroutine is not None and self.coroutine.cr_running
+        return bool(self._loop is None and running and self._thread == get_ident())
 
 
 class _FetcherCancelled(Exception):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from threading import Lock
 from typing import NamedTuple
 
-from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.enforcement.routing import Route
 from agentguard.model import Credential, Grant, Secret, TaskState
@@ -65,14 +64,14 @@ class ReusableCredentials:
     """Credentials by key, and the flights in which they are being minted."""
 
     def __init__(self, clock: Callable[[], float], *, timeout: float) -> None:
-        self._clock, self._lock = clock, Lock()
+        self._clock, self._lock = clock, ProcessLock()
         self._kept: OrderedDict[Hashable, KeptCredential] = OrderedDict()
         self.flights = SingleFlight(timeout=timeout)
         in_child(self._empty)
 
     def _empty(self) -> None:
         """Begin anew in a forked child: the credentials are the parent's."""
-        self._lock, self._kept = Lock(), OrderedDict()
+        self._kept = OrderedDict()
 
     def find(self, key: Hashable, ends_at: float) -> Credential | None:
         """Return a credential that still lives long enough, and was not to live beyond *ends_at*, or None."""
@@ -88,8 +87,8 @@ class ReusableCredentials:
         """Keep a credential for later calls of its task."""
         entry = KeptCredential(task_id, credential, ends_at)
         with self._lock:
-            self._kept[key] = entry
-            self._kept.move_to_end(key)
+            self._kept.pop(key, None)
+            self._kept[key] = entry  # at the end
             while len(self._kept) > MOST:
                 self._kept.popitem(last=False)
         return entry
@@ -104,21 +103,21 @@ class ReusableCredentials:
         """Forget what was kept for tasks that ended."""
         ended = set(task_ids)
         with self._lock:
-            for key in [key for key, entry in self._kept.items() if entry.task_id in ended]:
-                del self._kept[key]
+            for key in [key for key, entry in list(self._kept.items()) if entry.task_id in ended]:
+                self._kept.pop(key, None)
 
 
 class SubjectTokens:
     """Tokens by task id."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._lock = clock, Lock()
+        self._clock, self._lock = clock, ProcessLock()
         self._tokens: dict[str, tuple[Secret, float]] = {}
         in_child(self._empty)
 
     def _empty(self) -> None:
         """Begin anew in a forked child: a user's token stays in the process that got it."""
-        self._lock, self._tokens = Lock(), {}
+        self._tokens = {}
 
     def keep(self, task_id: str, token: Secret, until: float) -> None:
         """Keep the token of a task until a time, in seconds since the epoch; drops those past theirs."""

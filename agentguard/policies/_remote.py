@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import httpx
 
 from agentguard.concurrency.drive import Operation, drive, lift
-from agentguard.concurrency.fork import ProcessLock, ProcessSemaphore
+from agentguard.concurrency.fork import ProcessLock
+from agentguard.concurrency.places import Places
+from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import strict_json
@@ -95,7 +97,7 @@ class Remote(ABC):
         self._sync = RemoteOperations(ask.sync, share.sync, asynchronous=False)
         self._async = RemoteOperations(ask.async_, share.async_, asynchronous=True)
         # the places of a subject are known as long as somebody holds or awaits one of them
-        self._places: WeakValueDictionary[str, ProcessSemaphore] = WeakValueDictionary()
+        self._places: WeakValueDictionary[str, Places] = WeakValueDictionary()
         self._lock = ProcessLock()
         # a semaphore belongs to the event loop that waits for it
         self._loops: WeakKeyDictionary[
@@ -115,10 +117,11 @@ class Remote(ABC):
             AgentGuardError: The PDP gave no answer that counts.
         """
         with self._lock:
-            places = self._places.get(request.identity.subject) or ProcessSemaphore(self._limit)
+            places = self._places.get(request.identity.subject) or Places(self._limit)
             self._places[request.identity.subject] = places
-        enter = lift(lambda: places.acquire(timeout=self._timeout))
-        return drive(self._limited(request, self._sync, enter, places.release))
+        owner = Owner()
+        enter = lift(partial(places.acquire, owner, self._timeout))
+        return drive(self._limited(request, self._sync, enter, partial(places.release, owner)))
 
     async def adecide(self, request: AccessRequest) -> Decision:
         """Answer the request.

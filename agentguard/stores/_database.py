@@ -15,9 +15,10 @@ from threading import get_ident
 from time import monotonic
 
 from agentguard.concurrency.fork import ForkGate, around_fork, in_child
+from agentguard.concurrency.running import is_running
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.stores._file_watch import INTERVAL, FileWatch, LogFiles, store_error
-from agentguard.stores._nesting import is_running, nested
+from agentguard.stores._nesting import nested
 from agentguard.stores._schema import migrate, use_wal
 
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB

@@ -10,19 +10,10 @@ import sys
 from threading import get_ident
 from types import FrameType
 
+from agentguard.concurrency.running import is_running
 from agentguard.errors import StoreError
 
-__all__ = ["Change", "is_running", "nested"]
-
-
-def is_running(frame: FrameType, thread: int) -> bool:
-    """Return whether a function of that thread is still running."""
-    running = sys._current_frames().get(thread)
-    while running is not None:
-        if running is frame:
-            return True
-        running = running.f_back
-    return False
+__all__ = ["Change", "nested"]
 
 
 def nested() -> StoreError:

@@ -21,7 +21,9 @@ from agentguard.audit.jsonl import JsonLinesAudit
 from agentguard.catalog import Catalog
 from agentguard.concurrency import drive as driving
 from agentguard.concurrency.drive import lift
-from agentguard.concurrency.fork import ForkGate, ProcessLock, ProcessSemaphore
+from agentguard.concurrency.fork import ForkGate, ProcessLock, around_fork
+from agentguard.concurrency.places import Places
+from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
 from agentguard.enforcement.outbox import OutboxThread
@@ -175,7 +177,7 @@ def test_a_child_fetches_itself_what_a_thread_of_its_parent_was_fetching() -> No
     flight = SingleFlight(timeout=5)
     thread = threading.Thread(target=hanging_fetch, args=(flight,))
     thread.start()
-    while not flight._results:
+    while not flight._flights:
         time.sleep(0.01)
     began = time.monotonic()
     assert child_says(lambda: drive(flight.share.sync("key", lift(lambda: "its own")))) == "its own"
@@ -215,24 +217,25 @@ def test_no_lock_that_another_thread_holds_at_the_fork_is_taken_in_the_child(tmp
 
 @pytest.mark.promise("fork-works")
 def test_places_that_threads_of_the_parent_hold_are_free_in_the_child() -> None:
-    places = ProcessSemaphore(1)
-    assert places.acquire(blocking=False)
+    places = Places(1)
+    assert places.acquire(Owner(), 0)
 
     def question() -> bool:
-        place = places.acquire(blocking=False)
-        places.release()
-        places.release()
+        owner = Owner()
+        place = places.acquire(owner, 0)
+        places.release(owner)
+        places.release(owner)
         return place
 
     assert child_says(question) == "True"
-    assert not places.acquire(blocking=False)
+    assert not places.acquire(Owner(), 0)
 
 
 @pytest.mark.promise("fork-works")
 def test_a_thread_that_forks_inside_a_lock_leaves_it_in_both_processes() -> None:
     lock = ProcessLock()
     with lock:
-        answer = child_says(lambda: lock.__exit__() or "left")  # type: ignore[func-returns-value]  # "left"
+        answer = child_says(lambda: lock.__exit__(None, None, None) or "left")  # type: ignore[func-returns-value]  # "left"
     assert answer == "left"
     with lock:
         pass
@@ -269,21 +272,41 @@ def test_a_child_holds_no_lock_of_the_log_of_a_parent_that_died(tmp_path: Path) 
 
 @pytest.mark.promise("fork-works")
 def test_who_comes_while_a_fork_is_under_way_waits_for_it(store: SqliteStore) -> None:
-    gate, user = ForkGate(5), Loan(store._db, writes=False)
-    gate._close()
-    entered = threading.Event()
+    gate, user, hooks = ForkGate(5), Loan(store._db, writes=False), Hooks()
+    entered, times = threading.Event(), dict[str, float]()
 
     def work() -> None:
+        hooks.closed.wait(5)
         gate.enter(user)
+        times["entered"] = time.monotonic()
         entered.set()
 
+    hooks.before_end = lambda: time.sleep(0.1)
+    hooks.after = lambda: times.setdefault("forked", time.monotonic())
     thread = threading.Thread(target=work)
     thread.start()
-    assert not entered.wait(0.1)
-    gate._open()
+    assert child_says(lambda: "forked") == "forked"
     assert entered.wait(5)
     thread.join()
+    assert times["entered"] >= times["forked"]
     gate.leave(user)
+
+
+class Hooks:
+    """What a test does within a fork, once the gates are closed, and before they are opened."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.before_end: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
+        around_fork(before=self._before, in_parent=self._in_parent)
+
+    def _before(self) -> None:
+        self.closed.set()
+        self.before_end()
+
+    def _in_parent(self) -> None:
+        self.after()
 
 
 PRIMITIVES = {

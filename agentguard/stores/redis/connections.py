@@ -17,7 +17,9 @@ from redis.retry import Retry
 
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import operation_pair
-from agentguard.concurrency.fork import ProcessSemaphore, in_child
+from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.places import Places
+from agentguard.concurrency.running import Owner
 from agentguard.errors import ConfigurationError, IssueError, StoreError
 from agentguard.model import Secret
 from agentguard.stores.redis.address import Address
@@ -108,7 +110,7 @@ class Connections:
                 f"{address} has a user and no password", hint='as in password = "env:REDIS_PASSWORD"'
             )
         self._closed = False
-        self._places = ProcessSemaphore(size)
+        self._places = Places(size)
         self._of_parents: list[object] = []
         self._begin()
         in_child(self._begin_in_child)
@@ -132,7 +134,8 @@ class Connections:
             StoreError: There is no connection, or no answer; the script may have run.
             ConfigurationError: The server is not configured as we demand.
         """
-        if not self._places.acquire(timeout=max(0.0, seconds_left(self._timeout))):
+        owner = Owner()
+        if not self._places.acquire(owner, max(0.0, seconds_left(self._timeout))):
             raise self._busy()
         try:
             with store_errors(str(self._address)):
@@ -148,7 +151,7 @@ class Connections:
                     pool.release(connection)
                 return self._wire.answer(replies)
         finally:
-            self._places.release()
+            self._places.release(owner)
 
     async def arun(self, exchange: Exchange) -> Any:
         """Run a script once on this event loop's connections, as `run` does."""
