@@ -1,7 +1,7 @@
 """The audit log: one JSON object a line, each chained to the line before by its hash.
 
     chain       the format of a line, and the check for changed, removed, inserted or reordered records
-    file_end    finds the last record of a file
+    file_end    reads the first and the last record of a file
     appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
     requests    turns a request into JSON and back, to ask a policy about recorded calls again

@@ -8,7 +8,6 @@ record `cut`, which holds the last head that this process had written: it does n
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import time
@@ -19,8 +18,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from agentguard.audit.chain import GENESIS, Head, continued, parse, seal
-from agentguard.audit.file_end import BLOCK, tail_of
+from agentguard.audit.chain import GENESIS, Head, seal
+from agentguard.audit.file_end import begins_with, ends_at, first_continued, resume, tail_of
 
 __all__ = ["Appender", "LockedTooLong"]
 
@@ -188,14 +187,14 @@ class Appender:
     def _move(self, old: _File, seconds: Callable[[], float], at: str) -> _File:
         """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
         end, size, file = self._end, os.fstat(old.descriptor).st_size, old.descriptor
-        head = tail_of(file, size).head if end is None or _ends_at(file, end) else end.head
+        head = tail_of(file, size).head if end is None or ends_at(file, end.offset, end.head) else end.head
         new, copy = _File.open_at(self.path), False
         try:
             _lock_file(new.descriptor, seconds)
             new_size = new.size_at(self._path)
-            if new_size is not None and head != GENESIS and _first_continued(new.descriptor) != head:
+            if new_size is not None and head != GENESIS and first_continued(new.descriptor) != head:
                 self._size, self._end = -1, None
-                copy = 0 < new_size < size and _begins_with(old.descriptor, new.descriptor, new_size)
+                copy = 0 < new_size < size and begins_with(old.descriptor, new.descriptor, new_size)
                 self._append(new.descriptor, new_size, _moved({"at": at}, head, copy=copy))
         except BaseException:
             os.close(new.descriptor)
@@ -238,19 +237,13 @@ class Appender:
         return self._size
 
     def _find_head(self, file: int, size: int, at: str) -> tuple[Head, bytes]:
-        """Do as `_resume` in a file that somebody else has changed; say so if it was cut."""
-        head, before = _resume(file, size, at)
-        if (end := self._end) is not None and not _ends_at(file, end):
+        """Do as `resume` in a file that somebody else has changed; say so if it was cut."""
+        head, before = resume(file, size, at)
+        if (end := self._end) is not None and not ends_at(file, end.offset, end.head):
             log.error("%s was cut under this process, which had written up to %s", self.path, end.head)
             line, head = seal({"at": at, "event": "cut", "after": str(end.head)}, head)
             before += line
         return head, before
-
-
-def _ends_at(file: int, end: _End) -> bool:
-    """Return whether the record that this process wrote last still ends where it ended."""
-    tail = f'"hash":"{end.head.hash}"}}\n'.encode()
-    return os.pread(file, len(tail), max(0, end.offset - len(tail))) == tail
 
 
 def _moved(record: dict[str, Any], head: Head, *, copy: bool) -> dict[str, Any]:
@@ -261,18 +254,6 @@ def _moved(record: dict[str, Any], head: Head, *, copy: bool) -> dict[str, Any]:
     if copy:
         return record | {"event": "cut", "after": str(head)}
     return record | {"event": "continued", "continues": str(head)}
-
-
-def _begins_with(file: int, other: int, size: int) -> bool:
-    return all(
-        os.pread(file, BLOCK, at)[: size - at] == os.pread(other, min(BLOCK, size - at), at)
-        for at in range(0, size, BLOCK)
-    )
-
-
-def _first_continued(file: int) -> Head | None:
-    record = parse(os.pread(file, BLOCK, 0).partition(b"\n")[0])
-    return None if record is None else continued(record)
 
 
 def _lock_file(file: int, seconds: Callable[[], float]) -> None:
@@ -288,12 +269,3 @@ def _lock_file(file: int, seconds: Callable[[], float]) -> None:
             return
         time.sleep(min(pause, remaining))
         pause = min(2 * pause, 0.01)
-
-
-def _resume(file: int, size: int, at: str) -> tuple[Head, bytes]:
-    """Return the head of the next record, and the bytes to write before it to seal a torn line."""
-    tail = tail_of(file, size)
-    if tail.whole and not tail.torn:
-        return tail.head, b""
-    line, head = seal({"at": at, "event": "torn", "torn": hashlib.sha256(tail.torn).hexdigest()}, tail.head)
-    return head, line if tail.whole else b"\n" + line

@@ -1,14 +1,25 @@
-"""The end of an audit log's file: its last record, and the torn line that a crash left after it."""
+"""Both ends of an audit log's file: its first record, its last one, and the torn line that a crash left."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentguard.audit.chain import GENESIS, Head, parse
+from agentguard.audit.chain import GENESIS, Head, continued, parse, seal
 
-__all__ = ["BLOCK", "Tail", "last_head", "tail_of"]
+__all__ = [
+    "BLOCK",
+    "Tail",
+    "begins_with",
+    "ends_at",
+    "first_continued",
+    "first_record",
+    "last_head",
+    "resume",
+    "tail_of",
+]
 
 BLOCK = 65_536  # bytes of the file's end that are read at first to find the last record
 
@@ -53,3 +64,37 @@ def _tail_after(record: dict[str, Any], lines: list[bytes], whole: bool) -> Tail
     head = Head(record["seq"], record["hash"])
     torn = lines[1:] if whole or len(lines) > 1 else lines
     return Tail(head, b"\n".join(torn), whole)
+
+
+def resume(file: int, size: int, at: str) -> tuple[Head, bytes]:
+    """Return the head of the next record, and the bytes to write before it to seal a torn line."""
+    tail = tail_of(file, size)
+    if tail.whole and not tail.torn:
+        return tail.head, b""
+    line, head = seal({"at": at, "event": "torn", "torn": hashlib.sha256(tail.torn).hexdigest()}, tail.head)
+    return head, line if tail.whole else b"\n" + line
+
+
+def ends_at(file: int, offset: int, head: Head) -> bool:
+    """Return whether the record of this *head* still ends at this offset in bytes."""
+    tail = f'"hash":"{head.hash}"}}\n'.encode()
+    return os.pread(file, len(tail), max(0, offset - len(tail))) == tail
+
+
+def begins_with(file: int, other: int, size: int) -> bool:
+    """Return whether the first *size* bytes of two files are the same."""
+    return all(
+        os.pread(file, BLOCK, at)[: size - at] == os.pread(other, min(BLOCK, size - at), at)
+        for at in range(0, size, BLOCK)
+    )
+
+
+def first_record(file: int) -> dict[str, Any] | None:
+    """Return the record in the first line of an open file; None if that is no record."""
+    return parse(os.pread(file, BLOCK, 0).partition(b"\n")[0])
+
+
+def first_continued(file: int) -> Head | None:
+    """Return the head that the first record of an open file continues."""
+    record = first_record(file)
+    return None if record is None else continued(record)
