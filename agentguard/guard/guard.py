@@ -216,7 +216,7 @@ class Guard(TaskMethods, DecisionMethods):
         """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``."""
         from agentguard.langchain.middleware import GuardMiddleware  # an extra
 
-        return GuardMiddleware(self.enforcement, self._gates.at_first_sight)
+        return GuardMiddleware(self.enforcement, self._gates)
 
     def callbacks(self) -> list[Tripwire]:
         """Return callbacks for a run's config: a tool that no gate let through is stopped."""

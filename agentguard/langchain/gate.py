@@ -210,6 +210,13 @@ class Gate:
             return None
         return call if call.permit.invocation.call_id == call_id else None
 
+    def without_tool(self) -> Gate:
+        """Return a gate that reads calls as this one, and opens for none. It keeps no tool alive."""
+        gate = object.__new__(Gate)
+        for name in ("enforcement", "name", "schema", "spec", "unpinned", "_model", "_state_arguments"):
+            setattr(gate, name, getattr(self, name))
+        return gate
+
     def __deepcopy__(self, _memo: object) -> Gate:
         return self
 

@@ -8,7 +8,6 @@ fail. It does not guard provider-side tools or structured output, which never re
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any
@@ -26,6 +25,7 @@ from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.langchain.gate import PrejudgedCall, ToolInput, prejudged_call
 from agentguard.langchain.messages import refusal
+from agentguard.langchain.registry import GateRegistry
 from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.tools import GuardedTool
@@ -45,9 +45,9 @@ class GuardMiddleware(AgentMiddleware):
 
     trace_policy = TracePolicy(process_inputs=omit_payload)
 
-    def __init__(self, enforcement: Enforcement, guard: Callable[[BaseTool], GuardedTool]) -> None:
+    def __init__(self, enforcement: Enforcement, gates: GateRegistry) -> None:
         super().__init__()
-        self.__enforcement, self.__guard = enforcement, guard
+        self.__enforcement, self.__gates = enforcement, gates
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
@@ -70,10 +70,8 @@ class GuardMiddleware(AgentMiddleware):
         call = request.tool_call
         name, call_id = call["name"], call.get("id")
         config = getattr(request.runtime, "config", None)
-        for tool in getattr(request.runtime, "tools", ()):
-            # the arguments of all tools are known before one is judged: a limit may be for another tool's
-            with suppress(Exception):  # what is wrong with a tool is told when that tool is called
-                self.__guard(tool)
+        # the arguments of all tools are known before one is judged: a limit may be for another tool's
+        self.__gates.look_at(getattr(request.runtime, "tools", ()))
         try:
             guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:
@@ -105,7 +103,7 @@ class GuardMiddleware(AgentMiddleware):
         if tool is None:
             raise Denied.of(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {label(name)}")
         try:
-            return self.__guard(tool)
+            return self.__gates.at_first_sight(tool)
         except ConfigurationError as error:
             raise Denied.of(DenialCode.UNKNOWN_TOOL, error.problem) from None
         except Exception as error:  # noqa: BLE001  a tool that cannot be guarded does not run, whatever the cause

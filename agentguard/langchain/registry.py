@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -17,9 +19,9 @@ from agentguard.langchain.gate import Gate, ToolInput
 from agentguard.langchain.tools import GuardedTool, OnDeny, guarded
 from agentguard.ports import CatalogAware
 
-__all__ = ["REMEMBERED", "GateRegistry", "ToolLike"]
+__all__ = ["GateRegistry", "ToolLike"]
 
-REMEMBERED = 256  # tools that the middleware has seen; one that is forgotten is looked at again
+FORMS = "_agentguard_forms"  # the attribute of a tool that keeps its guarded forms
 ToolLike = BaseTool | Callable[..., Any]
 
 
@@ -28,14 +30,18 @@ class GateRegistry:
 
     A catalog that names tools from the start is complete, and a rule about another is an error at
     once. An empty one is filled by code, tool after tool: `mistake` then says what does not fit yet.
+
+    Tools that an agent was given as they are keep their guarded forms themselves. So the tools of an agent
+    that is made for a request live as long as that agent.
     """
 
     def __init__(self, enforcement: Enforcement) -> None:
         self._enforcement = enforcement
         self._complete = len(enforcement.ports.catalog) > 0
         self._by_name: dict[str, Gate] = {}
-        self._seen: dict[int, tuple[BaseTool, GuardedTool]] = {}
-        self._binding, self._bound = ProcessLock(), -1
+        self._present: dict[int, weakref.ref[BaseTool]] = {}  # by id: the tools that were looked at, and live
+        self._attaching, self._binding, self._bound = ProcessLock(), ProcessLock(), -1
+        self._refused: tuple[int, str, ConfigurationError] | None = None
         self.mistake: ConfigurationError | None = None
         self.check_policies()
 
@@ -51,19 +57,48 @@ class GateRegistry:
         self.check_policies()
         return guarded_tools
 
+    def look_at(self, tools: Sequence[BaseTool]) -> None:
+        """Get to know all tools of an agent, and check the policies once.
+
+        A list of tools that are known costs next to nothing. What is wrong with a tool is not told here, but
+        by `at_first_sight`, when that tool is called.
+        """
+        if all(map(self._present.__contains__, map(id, tools))):
+            return
+        with self._attaching:
+            unknown = [tool for tool in tools if id(tool) not in self._present]
+            forms: list[tuple[BaseTool, GuardedTool]] = []
+            for tool in unknown:
+                if not isinstance(tool, GuardedTool) and _form(tool, self) is None:
+                    with suppress(Exception):
+                        forms.append((tool, self._guarded(tool, None)))
+            with suppress(ConfigurationError):
+                self._publish(forms)
+            for tool in unknown:
+                self._present[id(tool)] = weakref.ref(tool, _forgetting(self._present, id(tool)))
+
     def at_first_sight(self, tool: BaseTool) -> GuardedTool:
-        """Return the guarded form of a tool that an agent was given as it is."""
+        """Return the guarded form of a tool that an agent was given as it is.
+
+        Raises:
+            ConfigurationError: What is said of it is wrong, or the policies do not fit the tools.
+        """
         if isinstance(tool, GuardedTool):
             return tool
-        entry = self._seen.get(id(tool))
-        if entry is None:
-            if len(self._seen) >= REMEMBERED:
-                self._seen.pop(next(iter(self._seen)), None)
-            guarded_tool = self._guarded(tool, None)
-            self.check_policies()  # before other threads see it: until then the policies do not know the tool
-            # the tool itself is kept beside, so that its id is not given to another
-            entry = self._seen.setdefault(id(tool), (tool, guarded_tool))
-        return entry[1]
+        form = _form(tool, self)
+        if form is None:
+            with self._attaching:
+                form = _form(tool, self)
+                if form is None:
+                    form = self._guarded(tool, None)
+                    self._publish([(tool, form)])
+        return form
+
+    def _publish(self, forms: Iterable[tuple[BaseTool, GuardedTool]]) -> None:
+        """Have tools keep their guarded forms, once the policies know these."""
+        self.check_policies()  # before other threads see them
+        for tool, form in forms:
+            _keep(tool, self, form)
 
     def invocation(self, tool: str, arguments: Mapping[str, Any], named_task: str | None) -> Invocation:
         """Return a call that nobody makes, with its arguments validated as the tool's schema says.
@@ -83,7 +118,10 @@ class GateRegistry:
         return Invocation(tool=tool, spec=spec, arguments=canonicalize(arguments), named_task=named_task)
 
     def check_policies(self) -> None:
-        """Check the policies against the tools known now; until they fit, what is new is denied."""
+        """Check the policies against the tools known now; until they fit, what is new is denied.
+
+        What was refused is checked again once the catalog or the rules have changed.
+        """
         policy, catalog = self._enforcement.ports.policy, self._enforcement.ports.catalog
         if not isinstance(policy, CatalogAware):
             return
@@ -91,11 +129,14 @@ class GateRegistry:
             changes = catalog.changes
             if self._bound == changes:
                 return
-            self.mistake = None
+            if self._refused is not None and self._refused[:2] == (changes, str(policy.version)):
+                raise self._refused[2].with_traceback(None)
+            self.mistake = self._refused = None
             try:
                 policy.check_tools(catalog)
             except ConfigurationError as error:
                 if self._complete:
+                    self._refused = changes, str(policy.version), error
                     raise
                 self.mistake = error
             self._bound = changes
@@ -103,8 +144,47 @@ class GateRegistry:
     def _guarded(self, tool: BaseTool, on_deny: OnDeny | None) -> GuardedTool:
         if isinstance(tool, GuardedTool):
             return tool
-        gate = self._by_name[tool.name] = Gate(self._enforcement, tool)
+        gate = Gate(self._enforcement, tool)
+        self._by_name[tool.name] = gate.without_tool()
         return guarded(gate, tool, on_deny)
+
+
+class _Forms:
+    """The guarded forms of one tool, by the registry that made each; an attribute of that tool.
+
+    A form leads to its tool. Kept anywhere else, it would keep the tool alive. A copy of the tool, which has
+    a copy of this attribute, is another tool, and has no forms yet.
+    """
+
+    __slots__ = ("by_registry", "tool")
+
+    def __init__(self, tool: BaseTool) -> None:
+        self.tool = weakref.ref(tool)
+        self.by_registry = weakref.WeakKeyDictionary[GateRegistry, GuardedTool]()
+
+    def __deepcopy__(self, _memo: object) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+def _form(tool: BaseTool, registry: GateRegistry) -> GuardedTool | None:
+    forms = vars(tool).get(FORMS)
+    return forms.by_registry.get(registry) if forms is not None and forms.tool() is tool else None
+
+
+def _keep(tool: BaseTool, registry: GateRegistry, form: GuardedTool) -> None:
+    forms = vars(tool).get(FORMS)
+    if forms is None or forms.tool() is not tool:
+        forms = _Forms(tool)
+        object.__setattr__(tool, FORMS, forms)  # also of a tool whose class is frozen
+    forms.by_registry[registry] = form
+
+
+def _forgetting(tools: dict[int, Any], key: int) -> Callable[[object], object]:
+    """Return what forgets a tool when it ends, before another one can have its id."""
+    return lambda _reference: tools.pop(key, None)
 
 
 def _distinct(tools: Iterable[BaseTool]) -> None:

@@ -31,7 +31,6 @@ from pydantic import BaseModel, Field
 from agentguard import ConfigurationError, Guard, ToolPath
 from agentguard.catalog import Catalog
 from agentguard.langchain.middleware import GuardMiddleware
-from agentguard.langchain.registry import REMEMBERED
 from agentguard.model import ToolSpec
 from agentguard.policies import CedarPolicy
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
@@ -531,7 +530,7 @@ def test_tools_that_are_made_for_each_request_are_not_kept(kit: Kit) -> None:
         kit.guard.wrap(tool)
     del tools, tool
     gc.collect()
-    assert [function() is None for function in functions] == [True, True, False], "only the last has a gate"
+    assert [function() for function in functions] == [None] * 3
 
 
 async def test_an_unclassified_tool_is_denied(mode: Mode, kit: Kit, task: Any) -> None:
@@ -769,10 +768,12 @@ def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
         """Pay somebody."""
         return to
 
-    kept = [as_tool(pay) for _ in range(REMEMBERED + 3)]
-    for tool in kept:
-        kit.guard._gates.at_first_sight(classified(tool))
-    assert len(kit.guard._gates._seen) == REMEMBERED
+    kept = [as_tool(pay) for _ in range(300)]
+    kit.guard._gates.look_at([classified(tool) for tool in kept])
+    assert len(kit.guard._gates._present) == 300
+    del kept
+    gc.collect()
+    assert kit.guard._gates._present == {}
 
 
 @pytest.mark.promise("tool-known-before-call")
