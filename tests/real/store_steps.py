@@ -50,8 +50,8 @@ times = st.sampled_from([NOW + 10, NOW + 60.123456789012345, 2**53 + 1.0, NOW + 
 deadlines = st.sampled_from([1e12, float("inf"), 2**53 + 1.0, NOW + 3600.1, NOW + 3600, NOW + 60.1])
 approvals = st.sampled_from(["a1", "a1", "a2"])
 texts = st.sampled_from(["", "x", "a'b\"\n", "5:hello", "\ud800", "ü"])
-limits = st.sampled_from([None] * 6 + [3, 3, 4, 10, 2**53, 2**53 + 2, 2**63, 10**30, 0, -1])
-counts = st.sampled_from([0, 0, 0, 0, 1, 2, 9, 2**53, 2**53 + 1])
+limits = st.sampled_from([None] * 20 + [3, 3, 4, 10, 2**53, 2**53 + 2, 2**63, 10**30, 0, -1])
+counts = st.sampled_from([0] * 8 + [1, 2, 9, 2**53, 2**53 + 1])
 subjects = st.sampled_from(["user:ada", "user:Ada@Example.com", "user:ada@example.com", ""])
 issuers = st.sampled_from(["https://idp.example", "https://other.example"])
 names = st.sampled_from(["", "one", "two"])
@@ -191,6 +191,8 @@ _USUAL = st.one_of(
     _step("answer", approvals, st.just(ApprovalStatus.DENIED), texts, texts),
     _step("begin_approved", approvals, calls),
     _step("begin_approved", approvals, calls),
+    _step("resumed", calls, calls),
+    _step("resumed", calls, calls),
     _step("end_call", calls, st.sampled_from([Outcome.DONE, Outcome.SUSPENDED]), effects=effects),
 )
 steps: st.SearchStrategy[list[Step]] = st.builds(
@@ -201,10 +203,13 @@ steps: st.SearchStrategy[list[Step]] = st.builds(
 
 
 class Watch:
-    """The clock of one store."""
+    """The clock of one store, and the call that was begun there last."""
 
     def __init__(self) -> None:
-        self.now = NOW
+        self.now, self.call = (
+            NOW,
+            Call(id="c1", key="k1", task_id="root", tool="get", path=ToolPath.READ, at=NOW),
+        )
 
     def __call__(self) -> float:
         return self.now
@@ -222,10 +227,10 @@ async def _answer(store: AwaitedPort, watch: Watch, step: Step) -> Any:
         watch.now += arguments[0]
         return None
     try:
-        if name == "answer":
-            return await _reply(store, *arguments)
-        if name == "begin_approved":
-            return await _begin_approved(store, *arguments)
+        if name in _OF_THE_TEST:
+            return await _OF_THE_TEST[name](store, watch, *arguments)
+        if name == "begin_call":
+            watch.call = arguments[0]
         result = await getattr(store, name)(*arguments, **options)
     except AgentGuardError as error:
         return type(error), str(error)
@@ -247,14 +252,25 @@ async def _recorded(store: AwaitedPort, approval_id: str) -> Approval:
 
 
 async def _reply(
-    store: AwaitedPort, approval_id: str, status: ApprovalStatus, approver: str, reason: str
+    store: AwaitedPort, _watch: Watch, approval_id: str, status: ApprovalStatus, approver: str, reason: str
 ) -> None:
     recorded = await _recorded(store, approval_id)
     await store.answer_approval(replace(recorded, status=status, approver=approver or None, reason=reason))
 
 
-async def _begin_approved(store: AwaitedPort, approval_id: str, call_id: str) -> None:
+async def _begin_approved(store: AwaitedPort, watch: Watch, approval_id: str, call_id: str) -> None:
     recorded = await _recorded(store, approval_id)
     facts = {"key": recorded.call_key, "task_id": recorded.task_id, "tool": recorded.tool}
-    call = Call(id=call_id, path=recorded.path, at=NOW, approval_id=approval_id, **facts)
-    await store.begin_call(call, None)
+    watch.call = Call(id=call_id, path=recorded.path, at=NOW, approval_id=approval_id, **facts)
+    await store.begin_call(watch.call, None)
+
+
+async def _resumed(store: AwaitedPort, watch: Watch, first_id: str, second_id: str) -> None:
+    """Suspend the last call and resume it by one id, and then by another, which is no resumption."""
+    await store.end_call(watch.call.id, Outcome.SUSPENDED)
+    watch.call = replace(watch.call, id=first_id)
+    await store.begin_call(watch.call, None)
+    await store.begin_call(replace(watch.call, id=second_id), None)
+
+
+_OF_THE_TEST: dict[str, Any] = {"answer": _reply, "begin_approved": _begin_approved, "resumed": _resumed}

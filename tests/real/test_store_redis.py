@@ -147,6 +147,22 @@ def test_a_call_costs_two_scripts_and_the_same_commands_however_much_other_tasks
     asyncio.run(use())
 
 
+def test_counts_stay_exact_beyond_the_numbers_of_lua(store: RedisStore) -> None:
+    budget = Budget(calls=2**53 + 1, writes=10**30)
+    store.create_task(sample_task("child", deadline=FAR, budget=budget, calls=2**53, writes=2**53 + 2))
+    store.begin_call(call("1", path=ToolPath.WRITE), None)
+    with pytest.raises(BudgetExhausted, match="has used its 9007199254740993 calls"):
+        store.begin_call(call("2"), None)
+    state = store.task("child")
+    assert state is not None
+    assert (state.calls, state.writes, state.budget) == (2**53 + 1, 2**53 + 3, budget)
+    with pytest.raises(ValueError, match="count"):
+        store.create_task(sample_task("other", calls=2**62))
+    until = 2**53 + 1.5
+    assert store.remember("k", until)
+    assert not store.remember("k", 1.0)
+
+
 @pytest.mark.promise("parallel-budget")
 def test_of_calls_of_many_threads_and_processes_as_many_begin_as_the_budget_says(
     store: RedisStore, url: str
