@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -487,3 +491,51 @@ def test_a_pruning_that_fails_is_logged_and_denies_no_call(
     finally:
         database.execute(b"ALTER TABLE faults.hidden RENAME TO approvals")
     assert "the store was not pruned" in caplog.text
+
+
+def interrupted_at(line: int, store: PostgresStore) -> bool:
+    """Remember a key, and raise KeyboardInterrupt at the n-th line that this runs in the store's rooms."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        # what is interrupted within a finalizer is lost, as CPython only prints it
+        callers = (frame, frame.f_back)
+        if any(caller and caller.f_code.co_name == "__del__" for caller in callers):
+            return None
+        if "/agentguard/stores/postgres/" not in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        if event == "line" and count == line:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        store.remember(f"key {line}", FAR)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def test_an_interrupt_at_any_line_of_a_write_takes_no_connection_away(
+    make: Callable[..., PostgresStore], database: Database
+) -> None:
+    store = make(pool_size=1, timeout=5.0)
+    store.check()
+
+    def interrupt_many_lines() -> int:
+        line = 1
+        while interrupted_at(line, store):
+            gc.collect()
+            assert store.remember(f"after {line}", FAR)
+            line += 2  # each takes a new connection
+        return line
+
+    # in a thread of its own: CPython's tracing leaves the thread with an exception that counts as handled
+    with ThreadPoolExecutor(1) as threads, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a connection that the interrupt has let fall
+        assert threads.submit(interrupt_many_lines).result() > 40

@@ -105,10 +105,11 @@ class AsyncConnection(psycopg.AsyncConnection[TupleRow]):
 class Link:
     """A connection in a pool: a `BlockingConnection` or an `AsyncConnection`."""
 
-    __slots__ = ("_born", "connection")
+    __slots__ = ("__weakref__", "_born", "connection", "place")
 
     def __init__(self, connection: Any) -> None:
         self.connection, self._born = connection, time.monotonic()
+        self.place: object = None  # in its pool, while it is in use
 
     @property
     def is_usable(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -53,12 +54,12 @@ class _Links:
 
     def __init__(self) -> None:
         self._idle: deque[Link] = deque()
-        self._open: dict[int, Link] = {}
+        self._open = weakref.WeakSet[Link]()  # one in use belongs to its user, who may be interrupted
         self._closed = False
 
     def add(self, link: Link) -> Link:
         """Note a new connection, which is in use."""
-        self._open[id(link)] = link
+        self._open.add(link)
         return link
 
     def take(self) -> Link | None:
@@ -86,12 +87,12 @@ class _Links:
 
     def leave_to_parent(self) -> None:
         """Close this child's descriptors of the parent's connections, and say nothing to the server."""
-        for link in list(self._open.values()):
+        for link in list(self._open):
             with suppress(psycopg.Error, OSError):
                 os.close(link.connection.pgconn.socket)
 
     def _close(self, link: Link) -> None:
-        self._open.pop(id(link), None)
+        self._open.discard(link)
         link.close()
 
 
@@ -102,6 +103,23 @@ def _full(size: int) -> StoreError:
     )
 
 
+class _Place:
+    """The right to use one connection. When nobody holds it any more, there is such a place again.
+
+    So a place comes back also from a user whom an interrupt has ended at any point, such as that of Ctrl-C.
+    """
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: weakref.ref[SimpleQueue[_Place]]) -> None:
+        self._places = places
+
+    def __del__(self) -> None:
+        places = self._places()
+        if places is not None:
+            places.put(_Place(self._places))
+
+
 class ThreadPool:
     """The connections of a process's threads."""
 
@@ -109,26 +127,28 @@ class ThreadPool:
         self._connector, self._size = connector, size
         self.links = _Links()
         # a queue, since a signal's handler may wait for a place while its own thread is taking one
-        self._places: SimpleQueue[None] = SimpleQueue()
+        self._places: SimpleQueue[_Place] = SimpleQueue()
         for _ in range(size):
-            self._places.put(None)
+            self._places.put(_Place(weakref.ref(self._places)))
 
     async def take(self, ends: float) -> Link:
         """Return a connection (see `Pool`)."""
         try:
-            self._places.get(timeout=max(0.0, ends - time.monotonic()))
+            place: _Place | None = self._places.get(timeout=max(0.0, ends - time.monotonic()))
         except Empty:
             raise _full(self._size) from None
         try:
-            return self.links.take() or self.links.add(Link(self._connector.open(ends)))
-        except BaseException:
-            self._places.put(None)
-            raise
+            link = self.links.take() or self.links.add(Link(self._connector.open(ends)))
+            link.place = place
+        finally:
+            place = None  # an error that somebody keeps has no place
+        return link
 
     def give(self, link: Link) -> None:
         """Take a connection back."""
+        place, link.place = link.place, None  # first, as an idle connection has no place
         self.links.give(link)
-        self._places.put(None)
+        del place
 
     async def execute(self, link: Link, text: str, values: tuple[Any, ...], ends: float) -> Sequence[Row]:
         """Run a statement."""
