@@ -9,7 +9,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import category, normalize
+from unicodedata import normalize
 
 import rfc8785
 from pydantic_core import from_json
@@ -27,7 +27,18 @@ _NUMBER = re.compile(r": -?\d+(\.\d+)?(e[+-]?\d+)?$")
 _SPELLINGS = (
     ": order [",
     ": floats ",
-)  # in distinctions of the order of keys, and of a list's spelled numbers
+    ": not set [",
+)  # in distinctions of the order of keys, of a list's spelled numbers, and of defaults that were not written
+# What nobody sees: Default_Ignorable_Code_Point of Unicode 15 (https://www.unicode.org/reports/tr44/), which
+# Python does not tell, and the categories Cf and Cc but for a new line
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb\U000110bd\U000110cd"
+    "\U00013430-\U0001343f]"
+)
+_SPACES = re.compile("[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000]")  # what looks like a space
+_UNUSUAL = re.compile(rb'[^\x20-\x5b\x5d-\x7e]|" | "')  # what a text may look the same without
 _LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
 _encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -133,14 +144,18 @@ class Arguments:
     def shown_digest(self) -> str:
         """A digest of what a person sees of the call; it names the calls that a rejection holds for.
 
-        To a person it is no other call that writes 5.0 for 5, has another order of keys, spells a letter with
-        its accent apart (NFD for NFC), or holds characters that nobody sees (category Cf). `digest`
-        tells all of these apart, since a tool can: an approval holds for the very bytes.
+        To a person it is no other call that writes 5.0 for 5, has another order of keys, writes out a
+        default, spells a letter with its accent apart (NFD for NFC), has another kind of space or one at an
+        end of a text, or holds characters that nobody sees. `digest` tells all of these apart, since a tool
+        can: an approval holds for the very bytes.
         """
         words = [text for text in self.distinctions if not _is_spelling(text)]
-        if not words and self.canonical.isascii():
+        canonical = self.canonical
+        if _UNUSUAL.search(canonical) is not None:
+            canonical = canonical_json(_as_seen(self.values))
+        elif not words:
             return self.json_digest
-        return digest_of(_as_seen(self.canonical) + (_beside(words, "") if words else b""))
+        return digest_of(canonical + (_beside(words, "") if words else b""))
 
     @property
     def rule_distinctions(self) -> tuple[str, ...]:
@@ -163,12 +178,19 @@ def _beside(distinctions: Sequence[str], raw: str) -> bytes:
     return b"\n" + json.dumps([*distinctions, raw], separators=(",", ":")).encode()
 
 
-def _as_seen(canonical: bytes) -> bytes:
-    """Return JSON with its letters composed, and without the characters that nobody sees."""
-    if canonical.isascii():
-        return canonical
-    text = normalize("NFC", canonical.decode())
-    return "".join(letter for letter in text if category(letter) != "Cf").encode()
+def _as_seen(value: Json) -> Json:
+    """Return a value in which all texts that look the same are the same."""
+    if isinstance(value, str):
+        return normalize("NFC", _SPACES.sub(" ", _UNSEEN.sub("", value))).strip()
+    if isinstance(value, list):
+        return [_as_seen(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    members: dict[str, Json] = {}
+    for key, item in value.items():
+        name, part = _as_seen(key), _as_seen(item)
+        members[name] = [members[name], part] if name in members else part
+    return members
 
 
 def digest_of(data: bytes) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
+from unicodedata import category
 
 import pytest
 from langchain_core.tools import StructuredTool
 from langgraph.types import Command
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel
 
 from agentguard import AccessRequest, Guard
 from agentguard.errors import ApprovalError, Denied
@@ -152,6 +153,7 @@ async def test_a_rejection_holds_for_another_spelling_and_not_for_another_call(m
         assert len(carol.asked) == 2
 
 
+UNSEEN = "\ufe0f\u034f\u115f\u3164\u17b4\u180b\U000e0100\u200d\ufeff\u00ad\uffa0\u2060\u0000\u0007\u007f\u0085\U000e0041\U0001d173"
 SPELLINGS: list[tuple[Any, Any]] = [
     ("caf\u00e9", "cafe\u0301"),
     ("bob", "bo\u200bb"),
@@ -160,6 +162,13 @@ SPELLINGS: list[tuple[Any, Any]] = [
     ([1, 2], [1.0, 2]),
     ({"a": [5]}, {"a": [5.0]}),
     ([[5, "caf\u00e9"]], [[5.0, "cafe\u0301"]]),
+    *(("mallory", f"mal{letter}lory") for letter in UNSEEN[:4]),
+    ("caf\u00e9", "cafe\u034f\u0301"),
+    ("a b", "a\u00a0b"),
+    ("a b", "a\u3000b "),
+    ("bob", "\tbob\r\n"),
+    ({"to": "bob"}, {"t\ufe0fo": "bob"}),
+    ({"a": ["bob"]}, {"a": ["bob\u3164"]}),
 ]
 
 
@@ -184,6 +193,51 @@ async def test_a_rejection_holds_for_what_looks_the_same_and_an_approval_does_no
         await mode.invoke(guarded, tool_call("act", "c9", what="another"))
     one, other = (canonicalize({"what": what}) for what in (value, spelling))
     assert one.digest != other.digest
+
+
+def test_all_characters_of_unicode_that_nobody_sees_are_passed_over() -> None:
+    bob = Arguments.of({"to": "bob"}).shown_digest
+    unseen = [chr(code) for code in range(0x110000) if category(chr(code)) in ("Cf", "Cc", "Zs")]
+    for letter in [*unseen, *UNSEEN]:
+        shown = Arguments.of({"to": f"bob{letter}"}).shown_digest
+        assert shown == bob, ascii(letter)
+    for letter in "\n-_.\u0301\u0430\U0001f600":
+        assert Arguments.of({"to": f"b{letter}ob"}).shown_digest != bob, ascii(letter)
+    assert Arguments.of({"to": "b ob"}).shown_digest != bob
+
+
+class Options(BaseModel):
+    """Options of an act, each with a default."""
+
+    fast: bool = False
+    note: str = ""
+    many: int = 1
+
+
+@pytest.mark.promise("a-no-stays-a-no")
+async def test_a_rejection_holds_when_defaults_are_written_out(mode: Mode, kit: Kit) -> None:
+    carol = Carol()
+    kit.rule.answer = asks_a_person
+    guard = kit.another(approver=carol)
+
+    def act(options: Options, to: str = "bob") -> str:
+        """Act."""
+        return "done"
+
+    guarded = guard.wrap([classified(StructuredTool.from_function(act), path="write")])[0]
+    options: list[dict[str, Any]] = [
+        {},
+        {"fast": False},
+        {"note": ""},
+        {"many": 1, "note": ""},
+        {"fast": False, "many": 1},
+    ]
+    with guard.task("t", **ALICE):
+        for n, arguments in enumerate([{"options": o} for o in options] + [{"options": {}, "to": "bob"}]):
+            await mode.invoke(guarded, tool_call("act", f"c{n}", **arguments))
+        assert len(carol.asked) == 1
+        await mode.invoke(guarded, tool_call("act", "c9", options={"many": 2}))
+        assert len(carol.asked) == 2
 
 
 @pytest.mark.promise("a-no-stays-a-no")
