@@ -153,7 +153,10 @@ async def test_a_rejection_holds_for_another_spelling_and_not_for_another_call(m
         assert len(carol.asked) == 2
 
 
-UNSEEN = "\ufe0f\u034f\u115f\u3164\u17b4\u180b\U000e0100\u200d\ufeff\u00ad\uffa0\u2060\u0000\u0007\u007f\u0085\U000e0041\U0001d173"
+UNSEEN = (
+    "\ufe0f\u034f\u115f\u3164\u17b4\u180b\U000e0100\u200d\ufeff\u00ad\uffa0\u2060"
+    "\u0000\u0007\u007f\u0085\U000e0041\U0001d173"
+)
 SPELLINGS: list[tuple[Any, Any]] = [
     ("caf\u00e9", "cafe\u0301"),
     ("bob", "bo\u200bb"),
