@@ -51,7 +51,6 @@ class Operations:
         self._inherited: list[object] = []
         self._begin()
         in_child(self._begin_in_child)
-        weakref.finalize(self, _close, self._pools)
 
     def run(self, make: Callable[[], Statement[R]]) -> R:
         """Run a statement in this thread. *make* is called for each attempt, so that its clock is read anew.
@@ -127,10 +126,12 @@ class Operations:
         self._threads = ThreadPool(self._connector, self._size)
         self._loops: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._pools: list[ThreadPool | LoopPool] = [self._threads]
+        self._finalizer = weakref.finalize(self, _close, self._pools)  # for a store that nobody closes
 
     def _begin_in_child(self) -> None:
         # kept, so that nothing of the parent's is ended here
         self._inherited.append(self._pools)
+        self._finalizer.detach()
         for pool in self._pools:
             pool.links.leave_to_parent()
         self._begin()
