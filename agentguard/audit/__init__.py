@@ -2,6 +2,8 @@
 
     chain       the format of a line, and the check for changed, removed, inserted or reordered records
     file_end    reads the first and the last record of a file
+    files       finds the files of one log by the heads that they hold, also compressed ones
+    rotation    gives the log's file another name and begins a new one, when it is large or old
     appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
     requests    turns a request into JSON and back, to ask a policy about recorded calls again
@@ -12,13 +14,14 @@ the seven facts that draft-klrc-aiagent-auth asks for.
 
 For a new audit log: write a class with the methods of `agentguard.ports.AuditLog` in a module of this
 package, and export it here. Test it with a subclass of `agentguard.testing.AuditContract`. To let
-agentguard.toml name it, add its setting to ``AuditSettings`` in `agentguard.config.settings` and build
-it in `agentguard.config.build`.
+agentguard.toml name it, add its setting to ``AuditSettings`` in `agentguard.config.audit` and build it
+in `agentguard.config.build`.
 """
 
 from __future__ import annotations
 
 from agentguard.audit.chain import Fault, Head, Report, verify
 from agentguard.audit.jsonl import JsonLinesAudit
+from agentguard.audit.rotation import Limits
 
-__all__ = ["Fault", "Head", "JsonLinesAudit", "Report", "verify"]
+__all__ = ["Fault", "Head", "JsonLinesAudit", "Limits", "Report", "verify"]

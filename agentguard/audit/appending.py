@@ -1,8 +1,9 @@
 """The file of an audit log, as one operating-system process holds it: lock it, find its end, write a record.
 
 A log that was renamed or deleted (rotated away) is begun anew at its path. The first record of the new file
-holds the head of the old one. A log that was cut in its place (`copytruncate` of logrotate) goes on with a
-record `cut`, which holds the last head that this process had written: it does not verify as sound.
+holds the head of the old one. With a `Rotation` this process does that itself at a limit. A log that was cut
+in its place (`copytruncate` of logrotate) goes on with a record `cut`, which holds the last head that this
+process had written: it does not verify as sound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from agentguard.audit.chain import GENESIS, Head, seal
-from agentguard.audit.file_end import begins_with, ends_at, first_continued, resume, tail_of
+from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
+from agentguard.audit.files import follows, name_of
+from agentguard.audit.rotation import Rotation
 
 __all__ = ["Appender", "LockedTooLong"]
 
@@ -73,8 +76,8 @@ class Appender:
     alone is kept, and a record `lost` says it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, rotation: Rotation | None = None) -> None:
+        self.path, self._rotation = path, rotation
         self.executor = ThreadPoolExecutor(1, "agentguard-audit")
         self._lock = Lock()
         self._path = str(path)
@@ -138,6 +141,19 @@ class Appender:
         finally:
             self._unlock_both(file)
 
+    def rotate(self, rotation: Rotation, at: str, seconds: Callable[[], float]) -> Path | None:
+        """Rotate the file now; return the old file's new name, or None if it has no record.
+
+        Raises:
+            LockedTooLong: The lock was not free in time.
+            OSError: It was not done.
+        """
+        file, size = self._lock_both(seconds, at)
+        try:
+            return rotation.rotate(file, size, at)
+        finally:
+            self._unlock_both(file)
+
     def abandon(self) -> None:
         """Close the file at once. Nothing that is queued is waited for."""
         if self._file is not None:
@@ -177,8 +193,14 @@ class Appender:
         file = self.open()
         _lock_file(file.descriptor, seconds)
         try:
-            while (size := file.size_at(self._path)) is None:
+            size = file.size_at(self._path)
+            if self._rotation is not None and size is not None:
+                identity = file.inode, file.device
+                if self._rotation.is_due(identity, file.descriptor, size):
+                    size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
+            while size is None:
                 file = self._move(file, seconds, at)
+                size = file.size_at(self._path)
         except BaseException:
             fcntl.flock(file.descriptor, fcntl.LOCK_UN)
             raise
@@ -192,10 +214,11 @@ class Appender:
         try:
             _lock_file(new.descriptor, seconds)
             new_size = new.size_at(self._path)
-            if new_size is not None and head != GENESIS and first_continued(new.descriptor) != head:
+            continues = head == GENESIS or follows(self.path, new.descriptor, head)
+            if new_size is not None and not continues:
                 self._size, self._end = -1, None
                 copy = 0 < new_size < size and begins_with(old.descriptor, new.descriptor, new_size)
-                self._append(new.descriptor, new_size, _moved({"at": at}, head, copy=copy))
+                self._append(new.descriptor, new_size, _moved(at, head, name_of(file), copy=copy))
         except BaseException:
             os.close(new.descriptor)
             raise
@@ -206,7 +229,7 @@ class Appender:
             log.error(
                 "%s was replaced by an older copy, which lacks what was written up to %s", self.path, head
             )
-        else:
+        elif not continues:
             log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
         os.close(old.descriptor)  # and with it the lock of the old file
         self._file, self._size, self._end = new, -1, None
@@ -246,14 +269,16 @@ class Appender:
         return head, before
 
 
-def _moved(record: dict[str, Any], head: Head, *, copy: bool) -> dict[str, Any]:
+def _moved(at: str, head: Head, name: str | None, *, copy: bool) -> dict[str, Any]:
     """Return what to write in the file that is now at the path: it continues the old one, or is a copy of it.
 
-    An older copy of the log (a backup that was restored) lacks what was written since: that is a cut.
+    *name* is what the old file is called now, if it was not deleted. An older copy of the log (a backup that
+    was restored) lacks what was written since: that is a cut.
     """
     if copy:
-        return record | {"event": "cut", "after": str(head)}
-    return record | {"event": "continued", "continues": str(head)}
+        return {"at": at, "event": "cut", "after": str(head)}
+    record = {"at": at, "event": "continued", "continues": str(head)}
+    return record if name is None else record | {"file": name}
 
 
 def _lock_file(file: int, seconds: Callable[[], float]) -> None:

@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentguard.audit.chain import GENESIS, Head, continued, parse, seal
+from agentguard.audit.chain import GENESIS, Head, parse, seal
 
 __all__ = [
     "BLOCK",
     "Tail",
     "begins_with",
     "ends_at",
-    "first_continued",
     "first_record",
     "last_head",
     "resume",
@@ -92,9 +91,3 @@ def begins_with(file: int, other: int, size: int) -> bool:
 def first_record(file: int) -> dict[str, Any] | None:
     """Return the record in the first line of an open file; None if that is no record."""
     return parse(os.pread(file, BLOCK, 0).partition(b"\n")[0])
-
-
-def first_continued(file: int) -> Head | None:
-    """Return the head that the first record of an open file continues."""
-    record = first_record(file)
-    return None if record is None else continued(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -18,6 +19,8 @@ from typing import Any
 from agentguard.audit.appending import Appender, LockedTooLong
 from agentguard.audit.chain import Head, parse
 from agentguard.audit.file_end import last_head
+from agentguard.audit.files import history, opened
+from agentguard.audit.rotation import NO_LIMITS, Limits, Rotation
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
@@ -47,8 +50,9 @@ class JsonLinesAudit:
     outcome. After a failed *fsync* a record may stand in the log twice.
 
     If the file is renamed or deleted, the next record goes to a new file at the same path. The first record
-    of that file (`event` is `continued`) holds the head of the old one, and a warning is logged. Rotate by
-    renaming, and never by cutting the file (`copytruncate`): a cut log does not verify as sound.
+    of that file (`event` is `continued`) holds the head of the old one, and a warning is logged. With
+    *limits* the process that writes the first record beyond a limit rotates the log so; `rotate` does it at
+    once. Never rotate by cutting the file (`copytruncate`): a cut log does not verify as sound.
 
     The lock is `flock`: do not use this on a network file system that does not support it.
 
@@ -65,8 +69,10 @@ class JsonLinesAudit:
         clock: Callable[[], float] = time.time,
         fsync: bool = False,
         timeout: float = 5.0,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self.path = Path(path).absolute()
+        self._limits = limits
         self._clock, self._fsync, self._timeout = clock, fsync, timeout
         self._by_process: dict[int, Appender] = {}
         in_child(self._begin)
@@ -128,17 +134,20 @@ class JsonLinesAudit:
     def records(self, task_id: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield the records in order: those of one task and its descendants, or all.
 
-        The chain is not checked here; `chain.verify` does that.
+        Rotated files that are still beside the log are read too. The chain is not checked here;
+        `chain.verify` does that.
 
         Raises:
-            AuditError: The file cannot be read.
+            AuditError: A file cannot be read.
         """
+        name = b"" if task_id is None else json.dumps(task_id)[1:-1].encode()
         try:
-            with self.path.open("rb") as file:
-                for line in file:
-                    record = parse(line)
-                    if record is not None and _concerns(record, task_id):
-                        yield record
+            for path in history(self.path):
+                with opened(path) as file:
+                    for line in file:
+                        record = parse(line) if name in line else None
+                        if record is not None and _concerns(record, task_id):
+                            yield record
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error
 
@@ -151,6 +160,21 @@ class JsonLinesAudit:
             return last_head(self.path)
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error
+
+    def rotate(self) -> Path | None:
+        """Give the file a name with the time in UTC, and go on in a new one; return the old file's new name.
+
+        Other processes may write meanwhile. A file without a record is left as it is, and None is returned.
+
+        Raises:
+            AuditError: It was not done, and the log goes on in the old file.
+        """
+        end = time.monotonic() + self._timeout
+        at = _rfc3339(self._clock())
+        try:
+            return self._appender().rotate(self._rotation(), at, lambda: end - time.monotonic())
+        except OSError as error:
+            raise AuditError(f"{self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Write the queued records and close the file. A later append opens it again."""
@@ -167,7 +191,13 @@ class JsonLinesAudit:
     def _appender(self) -> Appender:
         pid = os.getpid()
         # a forked child opens the file again: through an inherited descriptor it shares its parent's lock
-        return self._by_process.get(pid) or self._by_process.setdefault(pid, Appender(self.path))
+        if (appender := self._by_process.get(pid)) is None:
+            rotation = None if self._limits == NO_LIMITS else self._rotation()
+            appender = self._by_process.setdefault(pid, Appender(self.path, rotation))
+        return appender
+
+    def _rotation(self) -> Rotation:
+        return Rotation(self.path, self._limits, fsync=self._fsync, clock=self._clock)
 
 
 async def _done(future: Future[None]) -> None:

@@ -16,7 +16,8 @@ from agentguard.audit import verify
 from agentguard.audit.chain import parse
 from agentguard.cli._console import fail, note, out
 from agentguard.config import build, load
-from agentguard.config.settings import AuditSettings, IssuerSettings
+from agentguard.config.audit import AuditSettings
+from agentguard.config.settings import IssuerSettings
 from agentguard.config.store import StoreSettings
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.definition import definition_of

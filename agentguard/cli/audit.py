@@ -1,4 +1,4 @@
-"""`agentguard audit verify`: checks that an audit log is as it was written."""
+"""`agentguard audit`: checks that an audit log is as it was written, and rotates it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from agentguard.audit import Head, Report, verify
+from agentguard.audit import Head, JsonLinesAudit, Limits, Report, verify
 from agentguard.cli._console import fail, note, out
+from agentguard.config import load
+from agentguard.errors import AgentGuardError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Check the audit log.", no_args_is_help=True)
+app = typer.Typer(help="Check the audit log, and rotate it.", no_args_is_help=True)
 
 
 @app.callback()
 def _audit() -> None:
-    """Check the audit log."""
+    """Check the audit log, and rotate it."""
 
 
 def _head(text: str) -> Head:
@@ -76,3 +78,34 @@ def _unfinished(file: Path, lines: list[int]) -> str:
         f"{file}:{lines[-1]}: a permit without an outcome, the last of {len(lines)}: the call still runs, or "
         "its process died, or the next file has the outcome. The permit does not say that the call ran"
     )
+
+
+@app.command()
+def rotate(
+    file: Annotated[
+        Path | None, typer.Argument(help="The log. By default, it is the one of the configuration.")
+    ] = None,
+    config: Annotated[
+        Path, typer.Option(help="The configuration, whose [audit] names the log and says what is kept.")
+    ] = Path("agentguard.toml"),
+) -> None:
+    """Rename the audit log and go on in a new file, which begins with the old one's head.
+
+    Guards may write meanwhile. The old file gets the time in UTC as a suffix. With [audit] keep_files,
+    rotated files beyond that number are deleted, unless FILE is given.
+
+    Exit codes: 0 done, or the log holds no record; 2 it could not be done, and the log goes on as it was.
+    """
+    try:
+        settings = load(config) if file is None else None
+        path = file if settings is None else settings.file.parent / settings.audit.path
+        if path is None or not path.exists():
+            fail(f"{path}: there is no such file", 2)
+        audit = JsonLinesAudit(path, limits=Limits() if settings is None else settings.audit.limits())
+        try:
+            old = audit.rotate()
+        finally:
+            audit.close()
+    except AgentGuardError as error:
+        fail(error, 2)
+    note(out(), "ok", f"{path} holds no record yet" if old is None else f"what {path} held is in {old} now")

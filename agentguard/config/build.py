@@ -86,7 +86,9 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         store = store_of(settings.store, partial(_writable, settings), clock)
     issuers = _issuers(settings, store, clock)
     with _with_position(settings, "audit", "path"):
-        audit = JsonLinesAudit(_writable(settings, settings.audit.path), clock=clock)
+        audit = JsonLinesAudit(
+            _writable(settings, settings.audit.path), clock=clock, limits=settings.audit.limits()
+        )
     adapters = AdapterFactory(
         identity=identity, store=store, file_of=partial(_writable, settings), clock=clock
     )

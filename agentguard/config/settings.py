@@ -18,6 +18,7 @@ from agentguard.config.adapter_settings import (
     SignalSettings,
     SourceSettings,
 )
+from agentguard.config.audit import AuditSettings
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.store import StoreSettings
 from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
@@ -72,13 +73,6 @@ class IssuerSettings(Table):
     lifetime: Seconds = Field(default=60.0, description="seconds from 1 to 86400, as in lifetime = 60")
     keys: Name | None = Field(default=None, description='a directory, as in keys = ".agentguard/keys"')
     jwks: Name | None = Field(default=None, description='a file, as in jwks = ".agentguard/jwks.json"')
-
-
-class AuditSettings(Table):
-    """``[audit]``: the durable record."""
-
-    path: Name = Field(default=".agentguard/audit.jsonl", description='a file, as in path = "audit.jsonl"')
-    requests: bool = Field(default=False, description="true to record values of arguments, or false")
 
 
 class TelemetrySettings(Table):
