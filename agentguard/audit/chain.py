@@ -14,7 +14,8 @@ A log that was renamed or deleted is begun anew with seq 1 and a record `continu
 the head of the old file, and `file` its name, where that is known. A record `deleted` has the `head` and the
 name of a rotated file that was deleted, since no more files were to be kept. A log that was cut in its place
 has a record `cut`. Its member `after` is the last head that the process had written before. Such a log does
-not verify as sound: what was cut away was a part of it. A record `lost` has the number of `records` that a process could not write and could not keep.
+not verify as sound: what was cut away was a part of it. A record `lost` has the number of `records` that a
+process could not write and could not keep.
 
 What the chain alone does not show: somebody who can write the file can remove records from its end, or
 write the whole file again. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and

@@ -92,9 +92,9 @@ def predecessors(path: Path, descriptor: int, *, compressed: bool) -> Iterator[t
     file says, or is compressed, where those are not asked for.
     """
     record, real = first_record(descriptor), Path(os.path.realpath(path))
-    known = set[Head]()
-    while (before := predecessor(record)) is not None and before.head not in known and len(known) < FILES:
-        known.add(before.head)
+    heads = set[Head]()
+    while (before := predecessor(record)) is not None and before.head not in heads and len(heads) < FILES:
+        heads.add(before.head)
         if (file := _find(real, before, compressed=compressed)) is None:
             return
         yield file, before.head
@@ -110,7 +110,7 @@ def follows(path: Path, descriptor: int, head: Head) -> bool:
     if before is None or before.head == head:
         return before is not None
     files = islice(predecessors(path, descriptor, compressed=False), FEW)
-    return any((own := predecessor(first_of(file))) is not None and own.head == head for file, _ in files)
+    return any((older := predecessor(first_of(file))) is not None and older.head == head for file, _ in files)
 
 
 def history(path: Path) -> list[Path]:
@@ -120,7 +120,7 @@ def history(path: Path) -> list[Path]:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        files = [found for found, _ in predecessors(path, file.fileno(), compressed=True)]
+        files = [older for older, _ in predecessors(path, file.fileno(), compressed=True)]
     return [*reversed(files), path]
 
 

@@ -36,9 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 # --- rotate
 
 
-def test_the_log_of_a_configuration_is_rotated_and_as_many_files_stay_as_it_says(
-    run: Run, path: Path
-) -> None:
+def test_the_log_of_a_configuration_is_rotated_and_its_oldest_files_deleted(run: Run, path: Path) -> None:
     audit = JsonLinesAudit(path)
     for number in range(4):
         audit.append({"event": "x", "number": number})
