@@ -22,7 +22,7 @@ from agentguard.model import Limits
 from agentguard.model.inside import variables
 from agentguard.redaction.frames import strip_locals
 from agentguard.redaction.needles import REDACTED, TEXT, Needles, is_text
-from agentguard.redaction.objects import ATOMS, INERT, PLAIN, blank, children, slots
+from agentguard.redaction.objects import ATOMS, INERT, LIVE, PLAIN, blank, children, slots
 from agentguard.redaction.plain import DEEPEST, MOST_TEXT, is_clean
 
 __all__ = ["redact", "redact_exception"]
@@ -170,7 +170,10 @@ class _Redaction:
         self.parents[id(value)] = [parent]
         try:
             if len(self.nodes) <= MOST:
-                return tuple(children(value))
+                parts = tuple(children(value))
+                # the budget did not count what these hold: nothing writes it down
+                if not issubclass(type(value), LIVE) or not any(map(BUDGET.excess, parts)):
+                    return parts
         except Exception:  # noqa: BLE001, S110  whatever its class raises, an unreadable object is not passed on
             pass
         self.unwalked.add(id(value))

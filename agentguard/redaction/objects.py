@@ -22,6 +22,7 @@ from threading import Lock, RLock, Thread
 from types import (
     BuiltinFunctionType,
     CodeType,
+    CoroutineType,
     FrameType,
     FunctionType,
     MappingProxyType,
@@ -43,7 +44,7 @@ from agentguard.model.inside import (
     variables,
 )
 
-__all__ = ["ATOMS", "INERT", "PLAIN", "blank", "children", "slots"]
+__all__ = ["ATOMS", "INERT", "LIVE", "PLAIN", "blank", "children", "slots"]
 
 ITEMS = (list, tuple, set, frozenset, deque)
 PLAIN = frozenset((dict, list, tuple, set, frozenset))
@@ -52,8 +53,11 @@ ATOMS = frozenset((bool, int, float, complex, NoneType, Decimal, date, datetime,
 INERT = (
     type, ModuleType, CodeType, FrameType, TracebackType, logging.Logger, logging.Handler,
     # what runs: a copy of it would take part in what runs, and close its files when it is collected
-    asyncio.AbstractEventLoop, asyncio.Future, Executor, Future, Thread, BaseSelector, Context, ContextVar,
+    asyncio.AbstractEventLoop, Executor, BaseSelector,
 )  # fmt: skip
+# these are looked into, and withheld as a whole where they hold a secret: a copy would run too
+LIVE = (asyncio.Future, Future, Thread, Context, ContextVar)
+OF_THREAD = frozenset(("_stderr", "_started", "_tstate_lock", "_invoke_excepthook"))  # of each thread alike
 # extension types that hold no text, or show all of it
 EMPTY = (
     type(Lock()), type(RLock()), re.Pattern, range, slice, tzinfo, socket.socket, ssl.SSLContext,
@@ -74,6 +78,8 @@ def children(value: Any) -> Iterable[object]:
     if kind in PLAIN:
         return (*value, *value.values()) if kind is dict else value
     attributes = variables(value)
+    if issubclass(kind, Thread):
+        attributes = {name: part for name, part in attributes.items() if name not in OF_THREAD}
     if kind in OF_PYTHON:  # a slot of a function leads to the whole of its module
         return (*_of_python(value), *attributes.values())
     slot_values = (item for _, item in slots(value))
@@ -92,6 +98,11 @@ def _items(value: Any) -> Iterable[object]:
         return tuple(base.__iter__(value))
     if issubclass(kind, Enum):  # its value is among its attributes
         return ()
+    if issubclass(kind, Context):
+        return (*value.keys(), *value.values())
+    if issubclass(kind, asyncio.Future | ContextVar):
+        # what a task still runs is not looked into, nor what it runs in
+        return [part for part in referents(value) if not isinstance(part, CoroutineType | Context)]
     return _inside(value) if _opaque(value) else ()
 
 
@@ -148,7 +159,7 @@ def blank(value: object) -> Any:
     kind: Any = type(value)
     if issubclass(kind, dict | list | set | deque):
         return kind.__new__(kind)
-    if _opaque(value) or issubclass(kind, Enum):
+    if _opaque(value) or issubclass(kind, (Enum, *LIVE)):
         raise TypeError("an object of this class cannot be filled")
     return object.__new__(kind)
 

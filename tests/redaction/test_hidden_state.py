@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextvars
 import functools
 import logging
 import re
@@ -11,7 +12,7 @@ import sqlite3
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
 from io import BytesIO, StringIO
 from typing import Any
@@ -69,6 +70,58 @@ def with_default() -> Any:
     return function
 
 
+def finished() -> Future[Any]:
+    future = Future[Any]()
+    future.set_result({"token": SECRET})
+    return future
+
+
+def failed() -> Future[Any]:
+    future = Future[Any]()
+    future.set_exception(ValueError(f"Bearer {SECRET}"))
+    return future
+
+
+def answered() -> Any:
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    future.set_result([SECRET])
+    loop.close()
+    return future
+
+
+def done_task() -> Any:
+    async def fetch() -> str:
+        return SECRET
+
+    def run() -> Any:
+        with asyncio.Runner() as runner:
+            task = runner.get_loop().create_task(fetch())
+            runner.get_loop().run_until_complete(task)
+            return task
+
+    with ThreadPoolExecutor(1) as pool:  # where no other loop runs
+        return pool.submit(run).result()
+
+
+def called_back() -> Future[Any]:
+    future = Future[Any]()
+    future.add_done_callback(functools.partial(print, SECRET))
+    return future
+
+
+class Work(threading.Thread):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = SECRET
+
+
+def context() -> contextvars.Context:
+    TOKEN.set(SECRET)
+    return contextvars.copy_context()
+
+
+TOKEN = contextvars.ContextVar[Any]("token", default=None)
 HIDING: list[Callable[[], Any]] = [
     element,
     marked,
@@ -89,6 +142,18 @@ HIDING: list[Callable[[], Any]] = [
     lambda: array.array("B", SECRET.encode()),
     lambda: {SECRET: 1}.keys(),
     lambda: {"a": [SECRET]}.values(),
+    finished,
+    failed,
+    answered,
+    done_task,
+    called_back,
+    lambda: threading.Thread(target=print, args=(SECRET,)),
+    lambda: threading.Thread(target=print, kwargs={"end": [SECRET]}),
+    lambda: threading.Timer(1, print, [SECRET]),
+    Work,
+    lambda: contextvars.ContextVar("var", default=SECRET),
+    lambda: contextvars.ContextVar("var", default=("a", (SECRET,))),
+    lambda: contextvars.Context().run(context),
 ]
 
 
@@ -105,11 +170,19 @@ def test_what_an_extension_type_hides_is_not_passed_on(make: Callable[[], Any]) 
         threading.Lock(), re.compile("a"), range(3), iter([1]), functools.partial(print, 1), object(),
         array.array("d", [1.0] * 20_000), {"a": 1}.keys(), {"a": 1}.items(), Api("x").fetch, print,
         Color.RED,
+        Future(), threading.Thread(target=print, args=(1,)), threading.current_thread(),
+        contextvars.ContextVar("var", default="x"), contextvars.Context(), ThreadPoolExecutor(1),
         StringIO("a"), type("N", (int,), {})(3), threading.Condition(), ET.Element("a"),
     ],
 )  # fmt: skip
 def test_what_holds_no_secret_stays_the_same_object(value: Any) -> None:
     assert redact([value], [SECRET])[0] is value
+
+
+def test_a_future_of_more_than_can_be_looked_through_is_not_passed_on() -> None:
+    future = Future[Any]()
+    future.set_result([[n] for n in range(1_100_000)])
+    assert redact([future], [SECRET]) == ["[redacted]"]
 
 
 def test_a_large_array_of_numbers_stays_the_same_object() -> None:
