@@ -15,7 +15,7 @@ try:
 except ImportError:  # users who run the console script read a sentence, not a traceback
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
-from agentguard.cli import audit, demo, explain, init, lint, pin, simulate, store, suggest
+from agentguard.cli import audit, demo, explain, init, keys, lint, pin, simulate, store, suggest
 from agentguard.cli import exec as execute
 
 __all__ = ["main"]
@@ -49,4 +49,5 @@ main.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(execute.command)
 main.add_typer(audit.app, name="audit")
+main.add_typer(keys.app, name="keys")
 main.add_typer(store.app, name="store")

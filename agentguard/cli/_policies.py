@@ -17,7 +17,7 @@ from agentguard.audit.chain import parse
 from agentguard.cli._console import fail, note, out
 from agentguard.config import build, load
 from agentguard.config.audit import AuditSettings
-from agentguard.config.settings import IssuerSettings
+from agentguard.config.issuer import IssuerSettings
 from agentguard.config.store import StoreSettings
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.definition import definition_of
@@ -36,7 +36,7 @@ def guard_of(config: Path) -> Iterator[Guard]:
     with TemporaryDirectory() as directory:
         replaced = {
             "store": StoreSettings(kind="memory"),
-            "issuer": IssuerSettings(),
+            "issuer": IssuerSettings(keys=f"{directory}/keys"),
             "audit": AuditSettings(path=f"{directory}/audit.jsonl"),
         }
         guard = Guard.from_parts(build(settings.model_copy(update=replaced)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, identity_of
+from agentguard.config.issuer import key_folder_of
 from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
 from agentguard.config.settings import Settings, schema_of
 from agentguard.config.store import store_of
-from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
+from agentguard.credentials.key_folder import KeyRing
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.presentation import ProofKey
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import AuditError, ConfigurationError, StoreError
 from agentguard.intent.templates import Template
-from agentguard.jose import Signer
 from agentguard.model import ToolPath
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.reload import ReloadingCedar
@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # needs an extra
 __all__ = ["Parts", "build"]
 
 Clock = Callable[[], float]
-KEYS = ".agentguard/keys"
 _OF_RECEIVERS = ("issuer", "sources")
 
 
@@ -228,29 +227,22 @@ def _identity(settings: Settings, clock: Clock) -> IdentitySource:
 
 def _issuers(settings: Settings, store: Store, clock: Clock) -> list[LocalIssuer]:
     with _with_position(settings, "issuer", "keys"):
-        signers = {path: _signer(settings, path) for path in ToolPath}
-    issuers = [_issuer(settings, path, signer, store, clock) for path, signer in signers.items()]
-    with _with_position(settings, "issuer", "jwks"):
-        _publish(settings, issuers)
-    return issuers
-
-
-def _issuer(settings: Settings, path: ToolPath, key: Signer, store: Store, clock: Clock) -> LocalIssuer:
-    return LocalIssuer(
-        path,
-        issuer=settings.issuer.issuer,
-        store=store,
-        proof_key=ProofKey(settings.issuer.algorithm, clock=clock),
-        key=key,
-        clock=clock,
-    )
-
-
-def _signer(settings: Settings, path: ToolPath) -> Signer:
-    directory = settings.issuer.keys or (None if settings.issuer.jwks is None else KEYS)
-    if directory is None:
-        return Signer.generate(settings.issuer.algorithm)
-    return load_key(_writable(settings, f"{directory}/{path.value}.pem"), settings.issuer.algorithm)
+        folder = key_folder_of(settings.issuer, partial(_writable, settings))
+    with _with_position(settings, "issuer", "keys" if settings.issuer.jwks is None else "jwks"):
+        folder.prepare()
+    with _with_position(settings, "issuer", "keys"):
+        rings = {path: KeyRing(folder, path) for path in ToolPath}
+    return [
+        LocalIssuer(
+            path,
+            issuer=settings.issuer.issuer,
+            store=store,
+            proof_key=ProofKey(settings.issuer.algorithm, clock=clock),
+            key=ring,
+            clock=clock,
+        )
+        for path, ring in rings.items()
+    ]
 
 
 def _writable(settings: Settings, name: str) -> Path:
@@ -260,13 +252,3 @@ def _writable(settings: Settings, name: str) -> Path:
     for directory in reversed(directories):  # mkdir(parents=True) would let other users into the outer ones
         directory.mkdir(mode=0o700, exist_ok=True)
     return path
-
-
-def _publish(settings: Settings, issuers: Iterable[LocalIssuer]) -> None:
-    """Write the public keys if the settings name a file for them. A verifier never reads half a file."""
-    content = jwks(*issuers)
-    if settings.issuer.jwks is not None:
-        path = _writable(settings, settings.issuer.jwks)
-        temporary = path.with_name(f".{path.name}.{time.time_ns()}")
-        temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        temporary.replace(path)

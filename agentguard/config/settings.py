@@ -19,6 +19,7 @@ from agentguard.config.adapter_settings import (
     SourceSettings,
 )
 from agentguard.config.audit import AuditSettings
+from agentguard.config.issuer import IssuerSettings
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.store import StoreSettings
 from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
@@ -58,21 +59,6 @@ class PolicySettings(Table):
         default="unanimous", description='"unanimous", "deny-overrides" or "first-applicable"'
     )
     mode: Literal["enforce", "observe"] = Field(default="enforce", description='"enforce" or "observe"')
-
-
-class IssuerSettings(Table):
-    """``[issuer]``: the embedded issuer of credentials.
-
-    With `jwks`, others verify its tokens. Its keys are then kept in `keys`, by default ``.agentguard/keys``,
-    so that a restarted guard and each worker have those that a resource server has read. Without both, the
-    keys end with the process.
-    """
-
-    issuer: Name = Field(default="https://agentguard.local", description='the `iss` of tokens, a URL in ""')
-    algorithm: Literal["ES256", "EdDSA"] = Field(default="ES256", description='"ES256" or "EdDSA"')
-    lifetime: Seconds = Field(default=60.0, description="seconds from 1 to 86400, as in lifetime = 60")
-    keys: Name | None = Field(default=None, description='a directory, as in keys = ".agentguard/keys"')
-    jwks: Name | None = Field(default=None, description='a file, as in jwks = ".agentguard/jwks.json"')
 
 
 class TelemetrySettings(Table):

@@ -12,23 +12,16 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from jwt import PyJWK
 
 from agentguard.concurrency.drive import drive, operation_pair
-from agentguard.credentials.keyfile import read_or_make
+from agentguard.credentials.key_folder import KeyRing, published_jwk
+from agentguard.credentials.keyfile import load_key
 from agentguard.credentials.presentation import Presentation, ProofKey
 from agentguard.errors import ConfigurationError, IssueError
-from agentguard.jose import Algorithm, Json, PrivateKey, Signer, revocation_key
+from agentguard.jose import Algorithm, Json, Signer, public_key, revocation_key
 from agentguard.model import Credential, DeferredSecret, Grant, ToolPath
 from agentguard.ports import BrokerTraits, Store
 
@@ -57,14 +50,26 @@ class TokenSigner(Protocol):
         """Return the compact serialization, or raise IssueError."""
 
 
+class _Signing(NamedTuple):
+    """The key that signs now, and the encoded header of its tokens."""
+
+    signer: TokenSigner
+    head: str
+
+    @classmethod
+    def by(cls, signer: TokenSigner) -> _Signing:
+        return cls(signer, signer.head(typ="at+jwt", kid=signer.kid))
+
+
 class LocalIssuer:
     """A `Broker` for one path that signs its tokens itself.
 
     It revokes a token by an entry in *store*, which each verifier that shares the store reads. The
     entry is kept until *leeway* seconds after the token's expiry; that must not be less than a
     verifier's own leeway. Without *key* a key is generated (see `load_key`). Two issuers must not have
-    the same key. With a `TransitSigner`, another service holds the key; the issuer waits for its
-    answer, on an event loop in a thread.
+    the same key. With a `KeyRing`, the issuer signs with the key of the ring whose turn it is. With a
+    `TransitSigner`, another service holds the key; the issuer waits for its answer, on an event loop in a
+    thread.
     """
 
     def __init__(
@@ -74,32 +79,52 @@ class LocalIssuer:
         issuer: str,
         store: Store,
         proof_key: ProofKey | None = None,
-        key: TokenSigner | None = None,
+        key: TokenSigner | KeyRing | None = None,
         leeway: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path, self.paths = path, frozenset({path})
         self.issuer = issuer
-        self._signer: TokenSigner = key or Signer.generate()
+        self._ring = key if isinstance(key, KeyRing) else None
+        signer = key.signer(clock()) if isinstance(key, KeyRing) else key or Signer.generate()
+        self._signing = _Signing.by(signer)
+        self._readers: dict[str, PyJWK] = {}
         # `issue` waits for nothing but its signer; `revoke` may wait for the store, so there is an `arevoke`
-        self.inline = isinstance(self._signer, Signer)
+        self.inline = isinstance(signer, Signer)
         self._proofs = proof_key or ProofKey(clock=clock)
         self._leeway, self._clock = leeway, clock
         self.traits = BrokerTraits(notes_in=store)
         self._remember = operation_pair(store, "remember", shielded=True)
-        self._head = self._signer.head(typ="at+jwt", kid=self._signer.kid)
         self._cnf = {"jkt": self._proofs.thumbprint}
 
     @property
     def public_jwk(self) -> dict[str, str]:
-        """The public key that verifies its tokens, as a JWK that names the path and the algorithm."""
-        return {
-            **self._signer.public_jwk,
-            "kid": self._signer.kid,
-            "alg": self._signer.algorithm,
-            "use": "sig",
-            "agentguard_path": self.path.value,
-        }
+        """The public key of the tokens that it signs now, as a JWK with the path and the algorithm."""
+        return published_jwk(self.path, self._signing_at(self._clock()).signer)
+
+    @property
+    def public_jwks(self) -> list[dict[str, str]]:
+        """The public keys that verify its tokens: those that have signed, that sign, and that will sign."""
+        if self._ring is None:
+            return [self.public_jwk]
+        self._ring.signer(self._clock())
+        return [published_jwk(self.path, signer) for signer in self._ring.signers]
+
+    def verification_key(self, kid: str) -> PyJWK | None:
+        """Return the public key with this `kid`, or None if it is no key of this issuer.
+
+        A key that is not known yet is looked for in the folder, since another process may sign with it.
+        """
+        if self._ring is not None and not self._ring.has(kid):
+            return None
+        if kid not in self._readers:
+            self._readers = {jwk["kid"]: public_key(jwk) for jwk in self.public_jwks}
+        return self._readers.get(kid)
+
+    def _signing_at(self, now: float) -> _Signing:
+        if self._ring is not None and (signer := self._ring.signer(now)) is not self._signing.signer:
+            self._signing = _Signing.by(signer)
+        return self._signing
 
     def issue(self, grant: Grant) -> Credential:
         """Mint a token for exactly this call. Proofs are made later, one for each request.
@@ -114,11 +139,12 @@ class LocalIssuer:
         claims = self._claims(grant, now)
         if claims["exp"] <= now:
             raise IssueError("a lifetime of less than one second is over before it begins")
+        signer, head = self._signing_at(now)
         token: str | DeferredSecret
         if self.inline:  # the key is here: the token is signed when the tool first wants it
-            token = DeferredSecret(partial(self._signer.sign, self._head, claims))
+            token = DeferredSecret(partial(signer.sign, head, claims))
         else:
-            token = self._signer.sign(self._head, claims)
+            token = signer.sign(head, claims)
         return Credential(
             token, id=grant.id, expires_at=float(claims["exp"]), headers=Presentation(token, self._proofs)
         )
@@ -171,38 +197,7 @@ def jwks(*issuers: LocalIssuer) -> dict[str, Json]:
     Raises:
         ConfigurationError: Two issuers share a key.
     """
-    keys = [issuer.public_jwk for issuer in issuers]
+    keys = [jwk for issuer in issuers for jwk in issuer.public_jwks]
     if len({key["kid"] for key in keys}) != len(keys):
         raise ConfigurationError("two issuers share a key", hint="give each path a key file of its own")
     return {"keys": keys}
-
-
-def load_key(path: str | Path, algorithm: Algorithm = "ES256") -> Signer:
-    """Read a private key in PEM. If there is no file, make one that only this user can read (mode 0600).
-
-    A new key is for *algorithm*; an existing file keeps its own algorithm. Processes that start at the
-    same moment read the same key.
-
-    Raises:
-        ConfigurationError: Other users may read the file, it cannot be read or made, or it does not
-            hold an unencrypted P-256 or Ed25519 key.
-    """
-    pem = read_or_make(path, lambda: _new_pem(algorithm))
-    try:
-        key = load_pem_private_key(pem, password=None)
-        if isinstance(key, PrivateKey):
-            return Signer(key)
-    except (ValueError, TypeError):
-        pass
-    raise ConfigurationError(
-        "not an unencrypted P-256 or Ed25519 private key in PEM",
-        hint="remove the file, and a new one is made",
-        file=path,
-    )
-
-
-def _new_pem(algorithm: Algorithm) -> bytes:
-    key: PrivateKey = (
-        Ed25519PrivateKey.generate() if algorithm == "EdDSA" else ec.generate_private_key(ec.SECP256R1())
-    )
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

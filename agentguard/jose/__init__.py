@@ -4,10 +4,11 @@ A signature proves who wrote a token, but libraries accept several spellings of 
 let the last of two equal keys win, ignore `typ`, and use the algorithm that the token itself names.
 Here a token has exactly one spelling, a key one algorithm, and a use one `typ`.
 
-    encoding   JSON and base64url with one spelling, and the claims that are read
-    keys       public keys: the kind of a key determines its algorithm
-    jws        signs and verifies
-    rsa        RS256, for security event tokens alone
+    encoding    JSON and base64url with one spelling, and the claims that are read
+    keys        public keys: the kind of a key determines its algorithm
+    jws         signs and verifies
+    rsa         RS256, for security event tokens alone
+    key_source  key sets in files and at URLs, read again when they may have changed
 """
 
 from agentguard.jose.encoding import (

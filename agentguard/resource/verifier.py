@@ -11,17 +11,19 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import Json, decode, number_claim, revocation_key, token_hash
+from agentguard.jose.key_source import KeySource
 from agentguard.model import Resource, ToolPath
 from agentguard.ports import Store
 from agentguard.resource.claims import Claims, Issuer, invalid, read_claims
 from agentguard.resource.headers import Headers, absolute_url, token_and_proof
 from agentguard.resource.introspection import Introspection
-from agentguard.resource.keys import Keys
+from agentguard.resource.keys import Keys, TrustedKeys
 from agentguard.resource.proof import Nonces, verify_proof
 
 __all__ = ["Limits", "Verifier"]
@@ -38,11 +40,12 @@ _UNBOUND = (
 
 
 class _Operations(NamedTuple):
-    """The operations of the store and the introspection, all sync or all async; None if there is none."""
+    """The operations of what a verifier asks, all sync or all async; None for what it does not ask."""
 
     is_known: Operation | None
     remember: Operation | None
     introspect: Operation | None
+    load_keys: Operation | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +67,19 @@ DEFAULT_LIMITS = Limits()
 class Verifier:
     """Verifies requests whose tokens one issuer made for one resource.
 
-    *keys* is a JWK Set in which each key names its ``agentguard_path`` (see `credentials.jwks`). *store*
-    remembers proofs and knows which tokens are revoked; with ``None``, a replayed proof and a revoked
-    token are accepted. With *signals*, the verifier refuses a token of a task that a signal has ended
-    (see `signals.Revocations`), and a token that names no task (`txn`). *introspection* also asks the
-    issuer about each token. With *nonces*, each proof must have one. A store that is late causes a refusal.
+    *keys* is a JWK Set in which each key names its ``agentguard_path`` (see `credentials.jwks`), or where it
+    is: the path of a file, an https URL of the set or of the issuer's discovery document, or a `KeySource`,
+    which says when it is read again. A set that is passed as a mapping stays as it is.
+
+    *store* remembers proofs and knows which tokens are revoked. An API that shares no store with the guard
+    passes a `MemoryStore` for the proofs and an *introspection* for the revocations: then a proof can be
+    replayed at another process of the API, within the seconds in which a proof is accepted, for the one call
+    of its token and while the token lives. With ``None``, a replayed proof is accepted at this process too,
+    and without *introspection* a revoked token. A store that is late causes a refusal.
+
+    With *signals*, it refuses a token of a task that a signal has ended (see `signals.Revocations`), and a
+    token that names no task (`txn`). *introspection* also asks the issuer about each token. With
+    *nonces*, each proof must have one.
 
     *by_audience* is for an issuer whose keys name no path. It lists the paths that are told apart by the
     audience alone; each needs its own audience, and the issuer's tokens are accepted on no other path.
@@ -76,18 +87,16 @@ class Verifier:
     For an issuer of opaque tokens only, *keys* is ``{"keys": []}``, and the introspection says that it is for
     opaque tokens.
 
-    The verifier does not fetch keys. When they change, make a new verifier.
-
     Raises:
         ConfigurationError: A key is not a public P-256 or Ed25519 key of one path; *signals* without a
-            store; two paths share an audience.
+            store; two paths share an audience; the URL of the keys is not https.
     """
 
     def __init__(
         self,
         *,
         issuer: str | Issuer,
-        keys: Mapping[str, Json],
+        keys: Mapping[str, Json] | str | Path | KeySource,
         resource: Resource,
         store: Store | None,
         introspection: Introspection | None = None,
@@ -103,7 +112,7 @@ class Verifier:
         if not issuer.binds_calls:
             log.warning(_UNBOUND, issuer.name, resource.name)
         self._opaque = introspection is not None and introspection.opaque
-        self._keys = Keys(keys, by_audience=frozenset(by_audience), resource=resource)
+        self._keys = TrustedKeys(keys, issuer=issuer.name, by_audience=by_audience, resource=resource)
         if signals and store is None:
             raise ConfigurationError("signals need a store", hint="give the verifier the receiver's store")
         self._leeway, self._proof_lifetime, self._clock = limits.leeway, limits.proof_lifetime, clock
@@ -112,6 +121,7 @@ class Verifier:
             None if store is None else operation_pair(store, "known", timeout=timeout),
             None if store is None else operation_pair(store, "remember", timeout=timeout),
             None if introspection is None else operation_pair(introspection, "claims", timeout=timeout),
+            None if self._keys.source is None else self._keys.source.load,
         )
         self._sync = _Operations(*(None if pair is None else pair.sync for pair in pairs))
         self._async = _Operations(*(None if pair is None else pair.async_ for pair in pairs))
@@ -167,7 +177,7 @@ class Verifier:
         if self._opaque and token.count(".") != 2:
             claims = await self._opaque_claims(operations, token, path, now)
         else:
-            claims = self._signed_claims(token, path, now)
+            claims = await self._signed_claims(operations, token, path, now)
         jti = verify_proof(
             proof,
             method=method,
@@ -217,9 +227,13 @@ class Verifier:
         claims = {"iss": self._issuer.name, "jti": f"opaque:{token_hash(token)}", **answer}
         return self._claims(claims, path, now, signed=False)
 
-    def _signed_claims(self, token: str, path: ToolPath, now: float) -> Claims:
-        _, claims, _ = decode(token, lambda header: self._keys.find(header, path), typ=_TYP)
-        return self._claims(claims, path, now, signed=True)
+    async def _signed_claims(self, operations: _Operations, token: str, path: ToolPath, now: float) -> Claims:
+        self._keys.require(path)
+
+        def verify(keys: Keys) -> Mapping[str, Json]:
+            return decode(token, lambda header: keys.find(header, path), typ=_TYP).claims
+
+        return self._claims(await self._keys.verify(operations.load_keys, verify), path, now, signed=True)
 
     def _claims(self, claims: Mapping[str, Json], path: ToolPath, now: float, *, signed: bool) -> Claims:
         if claims.get("iss") != self._issuer.name:

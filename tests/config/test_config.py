@@ -195,12 +195,23 @@ def test_published_keys_are_those_of_each_worker_and_of_the_next_start(home: Pat
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
-def test_keys_that_nobody_verifies_end_with_the_process(home: Path) -> None:
+@pytest.mark.promise("published-keys-last")
+def test_keys_outlive_the_process_without_any_setting(home: Path) -> None:
     text = TOML.replace('keys = "state/keys"\n', "").replace('jwks = "state/jwks.json"\n', "")
     (home / "agentguard.toml").write_text(text, "utf-8")
     kids = {json.dumps(_kids(build_parts(home))) for _ in range(2)}
-    assert len(kids) == 2
-    assert not (home / ".agentguard" / "keys").exists()
+    assert len(kids) == 1
+    folder = home / ".agentguard" / "keys"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+
+
+@pytest.mark.promise("published-keys-last")
+def test_a_folder_of_keys_that_others_may_write_is_refused(home: Path) -> None:
+    build_parts(home)
+    (home / "state" / "keys").chmod(0o707)
+    with pytest.raises(ConfigurationError, match="other users may write"):
+        build_parts(home)
 
 
 def _kids(parts: Parts) -> list[str]:

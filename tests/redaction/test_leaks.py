@@ -69,7 +69,7 @@ class Watched(LocalIssuer):
         for credential in self.minted:
             yield credential.reveal()
             yield credential.reveal().rpartition(".")[2]
-        signers: list[Any] = [self._signer, self._proofs._ProofKey__signer]  # type: ignore[attr-defined]  # hidden
+        signers: list[Any] = [self._signing.signer, self._proofs._ProofKey__signer]  # type: ignore[attr-defined]  # hidden
         for signer in signers:
             number: int = signer._Signer__key.private_numbers().private_value
             raw = number.to_bytes(32, "big")

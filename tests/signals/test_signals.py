@@ -947,7 +947,7 @@ async def test_a_source_that_speaks_for_the_issuer_ends_its_task(mode: Mode) -> 
 
 @pytest.mark.promise("false-signal-ends-nothing")
 async def test_a_set_is_no_access_token(mode: Mode) -> None:
-    token = transmitter(signer=cast(Any, READER)._signer).sign(ENDED)
+    token = transmitter(signer=cast(Any, READER)._signing.signer).sign(ENDED)
     proof = PROOFS.proof("GET", f"{AUDIENCE}/orders/1", access_token=token)
     with pytest.raises(VerificationError, match="another type"):
         await ask(mode, verifier(MemoryStore()), {"Authorization": f"DPoP {token}", "DPoP": proof})

@@ -1,0 +1,306 @@
+"""The folder of the embedded issuer's keys, in which one key replaces another while both are trusted.
+
+A key's file says in its name for which path it is, and from when it signs: ``read.pem`` from the beginning,
+``read.1764388800.pem`` from that second of the epoch. Of the keys of a path, the last one whose time has come
+signs. So one new file is a whole rotation, processes that look at the folder at different moments agree on
+the key, and no other file could say something else than the keys that are there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from agentguard.credentials.keyfile import load_key, new_pem, parse_pem, read_key, write_new
+from agentguard.errors import ConfigurationError
+from agentguard.files import require_trusted
+from agentguard.jose import Algorithm, Json, Signer
+from agentguard.model import ToolPath
+
+__all__ = ["LOOK", "KeyFile", "KeyFolder", "KeyRing", "end_of", "published_jwk"]
+
+LOOK = 5.0
+"""After how many seconds a running guard looks again whether the folder has a new key."""
+
+_NAME = re.compile(r"(read|write|escalation)(?:\.([1-9][0-9]{0,11}))?\.pem")
+_WAIT = 5.0  # seconds for which a process waits while another one changes the folder
+log = logging.getLogger("agentguard")
+
+
+class Published(Protocol):
+    """The public part of a key."""
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm of the key."""
+
+    @property
+    def kid(self) -> str:
+        """The thumbprint of the key."""
+
+    @property
+    def public_jwk(self) -> Json:
+        """The public key."""
+
+
+def published_jwk(path: ToolPath, key: Published) -> dict[str, str]:
+    """Return the JWK by which others verify the tokens of a path; ``agentguard_path`` is our own member."""
+    return {
+        **key.public_jwk,
+        "kid": key.kid,
+        "alg": key.algorithm,
+        "use": "sig",
+        "agentguard_path": path.value,
+    }
+
+
+class KeyFile(NamedTuple):
+    """A key's file; the key signs from *begins*, in seconds since the epoch, until the next one begins."""
+
+    path: ToolPath
+    begins: float
+    file: Path
+
+    @classmethod
+    def of(cls, file: Path) -> KeyFile | None:
+        """Read the name of a file; None if it is the name of no key."""
+        match = _NAME.fullmatch(file.name)
+        return None if match is None else cls(ToolPath(match[1]), float(match[2] or 0), file)
+
+
+class KeyFolder:
+    """The keys of all paths in *directory*, and the JWK Set in *jwks* by which others verify tokens.
+
+    New keys are for *algorithm*. One process at a time changes the folder or writes the JWK Set; the lock
+    is `flock` on the directory.
+    """
+
+    def __init__(self, directory: Path, algorithm: Algorithm = "ES256", *, jwks: Path | None = None) -> None:
+        self.directory, self._algorithm, self._jwks = directory, algorithm, jwks
+
+    def prepare(self) -> None:
+        """Make a key for each path that has none, and write the JWK Set.
+
+        Raises:
+            ConfigurationError: Others may read or write a key, or write the directory; or a key cannot be
+                read or made.
+            OSError: The JWK Set cannot be written.
+        """
+        with self._changing():
+            for path in ToolPath:
+                if not self.files(path):
+                    load_key(self.directory / f"{path.value}.pem", self._algorithm)
+            self._publish(self._load(self.all_files()))
+
+    def files(self, path: ToolPath) -> list[KeyFile]:
+        """Return the keys of a path, in the order in which they sign.
+
+        Raises:
+            ConfigurationError: Others may write the directory, or it cannot be read.
+        """
+        return [key for key in self.all_files() if key.path is path]
+
+    def all_files(self) -> list[KeyFile]:
+        """Return the keys of all paths, in the order in which they sign.
+
+        Raises:
+            ConfigurationError: Others may write the directory, or it cannot be read.
+        """
+        try:
+            require_trusted(self.directory, self.directory.stat())
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the directory of the keys cannot be read: {error.strerror}",
+                hint="correct [issuer] keys, or the permissions of the directory",
+                file=self.directory,
+            ) from error
+        keys = (KeyFile.of(self.directory / name) for name in names)
+        return sorted((key for key in keys if key is not None), key=lambda key: key.begins)
+
+    def rotate(self, begins: float, *, now: float) -> list[KeyFile]:
+        """Make a new key for each path, which signs from *begins*. The JWK Set has it first.
+
+        Raises:
+            ConfigurationError: A key that was made earlier still waits for its time, unless the new one is
+                to sign at once; or the folder or the JWK Set cannot be written.
+        """
+        with self._changing():
+            files = self.all_files()
+            waiting = [key for key in files if key.begins > now]
+            if waiting and begins > now:
+                raise ConfigurationError(
+                    f"{waiting[-1].file.name} waits for its time already",
+                    hint="wait until it signs, or rotate with --now",
+                )
+            second, beginnings = int(begins), {int(key.begins) for key in files}
+            while second in beginnings:
+                second += 1
+            keys = [KeyFile(path, second, self.directory / f"{path.value}.{second}.pem") for path in ToolPath]
+            contents = {key.file: new_pem(self._algorithm) for key in keys}
+            try:
+                self._publish([*self._load(files), *_signers(keys, contents)])
+                for file, content in contents.items():
+                    write_new(file, content)
+            except OSError as error:
+                raise _unwritable(self.directory, error) from error
+            return keys
+
+    def prune(self, *, now: float, lifetime: float) -> list[KeyFile]:
+        """Remove the keys whose last tokens have expired *lifetime* seconds after the next key began.
+
+        Raises:
+            ConfigurationError: The folder or the JWK Set cannot be written.
+        """
+        with self._changing():
+            files = self.all_files()
+            over = [key for key in files if (end := end_of(key, files)) is not None and end + lifetime < now]
+            try:
+                self._publish(self._load(key for key in files if key not in over))
+                for key in over:
+                    key.file.unlink(missing_ok=True)
+            except OSError as error:
+                raise _unwritable(self.directory, error) from error
+            return over
+
+    def _load(self, files: Iterable[KeyFile]) -> list[tuple[ToolPath, Signer]]:
+        return [(key.path, read_key(key.file)) for key in files]
+
+    def _publish(self, signers: Iterable[tuple[ToolPath, Signer]]) -> None:
+        """Write the JWK Set if there is to be one. A verifier never reads half a file."""
+        keys = [published_jwk(path, signer) for path, signer in signers]
+        if len({key["kid"] for key in keys}) != len(keys):
+            raise ConfigurationError(
+                "two files hold the same key", hint="give each path a key of its own", file=self.directory
+            )
+        if self._jwks is not None:
+            temporary = self._jwks.with_name(f".{self._jwks.name}.{os.getpid()}.{time.time_ns()}")
+            temporary.write_text(json.dumps({"keys": keys}, indent=2) + "\n", "utf-8")
+            temporary.replace(self._jwks)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Let no other process change the folder meanwhile."""
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+        try:
+            deadline = time.monotonic() + _WAIT
+            while not _locked(descriptor):
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        "another process has been changing the keys for too long",
+                        hint="end it",
+                        file=self.directory,
+                    )
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(descriptor)  # this also ends the lock
+
+
+def end_of(key: KeyFile, files: Iterable[KeyFile]) -> float | None:
+    """Return when the next key of the same path begins to sign; None if there is none."""
+    return min(
+        (other.begins for other in files if other.path is key.path and other.begins > key.begins),
+        default=None,
+    )
+
+
+def _signers(keys: Iterable[KeyFile], contents: dict[Path, bytes]) -> list[tuple[ToolPath, Signer]]:
+    return [(key.path, parse_pem(contents[key.file], key.file)) for key in keys]
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unwritable(directory: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the keys or their JWK Set cannot be written: {error.strerror}",
+        hint="correct [issuer] keys and jwks, or the permissions of their directories",
+        file=directory,
+    )
+
+
+class _Turn(NamedTuple):
+    """Which key signs from *since* to *until*, in seconds since the epoch."""
+
+    since: float
+    until: float
+    signer: Signer
+
+
+class KeyRing:
+    """The keys of one path in a folder: the one that signs now, and all that verify.
+
+    It looks at the folder once in `LOOK` seconds, and for a `kid` that it does not know. If the folder
+    cannot be read, the keys that were read before go on, and the log has a warning.
+
+    Raises:
+        ConfigurationError: The path has no key, or a key cannot be used.
+    """
+
+    def __init__(self, folder: KeyFolder, path: ToolPath) -> None:
+        self._folder, self._path = folder, path
+        self._keys: dict[KeyFile, Signer] = {}
+        self._turn: _Turn | None = None
+        self._look()
+
+    @property
+    def signers(self) -> list[Signer]:
+        """All keys that were there when the folder was last looked at, in the order in which they sign."""
+        return list(self._keys.values())
+
+    def has(self, kid: str) -> bool:
+        """Return whether a key of the path has this thumbprint."""
+        if any(signer.kid == kid for signer in self.signers):
+            return True
+        self._look_again()
+        return any(signer.kid == kid for signer in self.signers)
+
+    def signer(self, now: float) -> Signer:
+        """Return the key that signs at *now*, in seconds since the epoch."""
+        turn = self._turn
+        if turn is None or not turn.since <= now < turn.until:
+            if turn is not None:
+                self._look_again()
+            turn = self._turn = self._turn_at(now)
+        return turn.signer
+
+    def _turn_at(self, now: float) -> _Turn:
+        keys = list(self._keys.items())
+        signer = next((signer for key, signer in reversed(keys) if key.begins <= now), keys[0][1])
+        until = min(now + LOOK, *(key.begins for key, _ in keys if key.begins > now), now + LOOK)
+        return _Turn(now, until, signer)
+
+    def _look(self) -> None:
+        keys = self._keys
+        files = self._folder.files(self._path)
+        if not files:
+            raise ConfigurationError(
+                f"there is no key of the {self._path} path any more",
+                hint="put it back",
+                file=self._folder.directory,
+            )
+        if files != list(keys):
+            self._keys = {key: keys.get(key) or read_key(key.file) for key in files}
+
+    def _look_again(self) -> None:
+        try:
+            self._look()
+        except ConfigurationError as error:
+            log.warning("the issuer's keys stay as they are: %s", error)
