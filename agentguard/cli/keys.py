@@ -17,7 +17,8 @@ import typer
 from agentguard.cli._console import fail, note, out
 from agentguard.config import load
 from agentguard.config.issuer import key_folder_of
-from agentguard.credentials.key_folder import LOOK, KeyFolder, end_of
+from agentguard.credentials.key_folder import KeyFolder, end_of
+from agentguard.credentials.key_ring import LOOK
 from agentguard.credentials.keyfile import read_key
 from agentguard.errors import AgentGuardError
 from agentguard.model import ToolPath

@@ -19,7 +19,7 @@ from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
 from agentguard.config.settings import Settings, schema_of
 from agentguard.config.store import store_of
-from agentguard.credentials.key_folder import KeyRing
+from agentguard.credentials.key_ring import KeyRing
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.presentation import ProofKey
 from agentguard.enforcement.setup import Options, Ports

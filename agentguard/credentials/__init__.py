@@ -23,7 +23,7 @@ httpx_auth    `auth`, an `httpx.Auth` that attaches the credential of the runnin
 presentation  how a token is presented: as a bearer token, or with a proof of possession
 sealing       encryption of handles
 keyfile       private files that hold a key
-key_folder    the keys of the embedded issuer, of which one replaces another
+key_folder    the keys of the embedded issuer, of which one replaces another; `key_ring` reads them
 
 To add a broker:
 

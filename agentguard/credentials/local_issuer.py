@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 from jwt import PyJWK
 
 from agentguard.concurrency.drive import drive, operation_pair
-from agentguard.credentials.key_folder import KeyRing, published_jwk
+from agentguard.credentials.key_folder import published_jwk
+from agentguard.credentials.key_ring import KeyRing
 from agentguard.credentials.keyfile import load_key
 from agentguard.credentials.presentation import Presentation, ProofKey
 from agentguard.errors import ConfigurationError, IssueError

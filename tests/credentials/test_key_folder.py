@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from agentguard.credentials import key_folder
-from agentguard.credentials.key_folder import LOOK, KeyFolder, KeyRing
+from agentguard.credentials.key_folder import KeyFolder
+from agentguard.credentials.key_ring import LOOK, KeyRing
 from agentguard.credentials.local_issuer import LocalIssuer, load_key
 from agentguard.errors import ConfigurationError
 from agentguard.jose import unverified_parts
