@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentguard.concurrency.abandonable import AbandonableThreads
@@ -20,8 +21,9 @@ class CallbackApprover:
     """Calls *function*, sync or async, with the request. Only the value ``True`` approves.
 
     *approver* is the name of the person or service that answers; it is recorded. This class does not
-    limit how long the answer takes. The approval's expiry does: the store refuses a late answer. The request
-    does not hold what the tool is given from the state of its graph.
+    limit how long the answer takes. The approval's expiry does: the store refuses a late answer.
+    ``request.question`` is all that the page of an interrupt shows: the arguments, what their JSON does not
+    say, and under ``state`` what the tool is given from the state of its graph. Show a person all of it.
     """
 
     answers_at_once = True
@@ -39,18 +41,22 @@ class CallbackApprover:
         """
         if self._asynchronous:
             raise ApprovalError("the approver is async; call the tool or agent with ainvoke")
-        return self._with_answer(pending, self._function(request))
+        return self._with_answer(pending, self._function(_with_question(request, pending)))
 
     async def aapprove(self, pending: Approval, request: AccessRequest) -> Approval:
         """Do as `approve`. A sync function runs in a thread that others do not need."""
         if not self._asynchronous:
             party = request.identity.subject
             return await self._threads.arun(None, self.approve, pending, request, party=party)
-        answer: Any = self._function(request)
+        answer: Any = self._function(_with_question(request, pending))
         return self._with_answer(pending, await answer)
 
     def _with_answer(self, pending: Approval, answer: Any) -> Approval:
         return pending.answered(approved=answer is True, approver=self._approver)
+
+
+def _with_question(request: AccessRequest, pending: Approval) -> AccessRequest:
+    return replace(request, question=pending.question())
 
 
 def for_each_path(approver: Approver | Ask | Mapping[ToolPath, Approver]) -> Mapping[ToolPath, Approver]:

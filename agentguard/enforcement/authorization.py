@@ -49,6 +49,9 @@ OBSERVED = frozenset(
 )
 """The denials that a guard in observe mode records and lets pass: what rules and rights say, or cannot say.
 It never lets pass the end or the budget of a task, nor a store or an audit log that fails."""
+OTHER_STATE = (
+    "What this call would use has changed since a person was asked, so it did not run. Tell the user."
+)
 CHANGED = "The rules have changed since a person was asked about this call, so it did not run. Tell the user."
 log = logging.getLogger("agentguard")
 
@@ -174,10 +177,13 @@ class Authorization:
         if not evaluation.repeated:
             span.asked(spec.name, spec.path.value)
         with span.stage("approve"):
-            state = RunState.of(invocation.state()) if invocation.state is not None else None
+            state = _state(invocation)
             approval = await self.approvals.obtain(
                 evaluation.request, decision, evaluation.key, answers_at_once, state
             )
+            if state is not None and _state(invocation) != state:
+                reason = "the state that the tool is given has changed since the approval was asked"
+                raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=OTHER_STATE)
             request = replace(await self.requests.of_call(invocation, span), approval=approval)
             decision = await self._decide(request)
         if self.approvals.version(decision) != approval.policy_version:
@@ -225,6 +231,10 @@ class Authorization:
             broker=broker,
             approval_id=approval_id,
         )
+
+
+def _state(invocation: Invocation) -> RunState | None:
+    return None if invocation.state is None else RunState.of(invocation.state())
 
 
 def _require_permit(decision: Decision) -> None:

@@ -109,6 +109,8 @@ class AccessRequest:
     where the value of each argument came from. `at` is the time, in seconds since the epoch. `distinctions`
     say what the JSON of the arguments does not: ``items[].what: class shop.Publish``. A position in a list is
     left out of them. What rules can see of a request is in the table of `agentguard.model.inputs`.
+    `question` is `Approval.question`, what a person is to be shown of the call and of the graph's state that
+    the tool is given; only the request that a `CallbackApprover` hands to its function has it.
     """
 
     identity: Identity
@@ -121,6 +123,7 @@ class AccessRequest:
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     at: float = 0.0
     distinctions: tuple[str, ...] = ()
+    question: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
