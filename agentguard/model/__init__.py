@@ -4,6 +4,7 @@ identity    `Identity`, `Login`: who acts, and for whom
 mandate     `Mandate`: what a task may touch at most
 task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
+declared    `Declared`: what a tool's schema declares at each place of its arguments
 arguments   `Arguments`: the validated arguments of a call, frozen
 limits      `Limits`, `CallLimits`: how much a call and its result may hold
 inside      what a value holds, read without the code of its class

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from agentguard.model.declared import Declared, declared_in
 from agentguard.model.provenance import Sensitivity
 
 __all__ = ["Resource", "ToolPath", "ToolSpec"]
@@ -37,43 +37,6 @@ class Resource:
         return self.audiences.get(path, f"{self.name}/{path}")
 
 
-NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-
-
-EMPTY = frozenset({'""', "null", "[]", "{}"})
-
-
-def _properties(schema: object) -> Iterator[str]:
-    for part in _objects(schema):
-        yield from part["properties"]
-
-
-def _omissions(schema: object) -> Iterator[tuple[str, frozenset[str]]]:
-    for part in _objects(schema):
-        names = part.get("required")
-        required = names if isinstance(names, list | tuple) else ()
-        for name, inner in part["properties"].items():
-            if isinstance(inner, Mapping) and "default" in inner:
-                yield name, frozenset({json.dumps(inner["default"], default=repr)}) & EMPTY
-            elif name not in required:
-                yield name, EMPTY
-
-
-def _objects(schema: object) -> Iterator[Mapping[str, Any]]:
-    """Yield each part of a schema that has properties."""
-    waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            if isinstance(part.get("properties"), Mapping):
-                yield part
-            for name, inner in part.items():
-                # its keys are names that the schema's author chose; one of them may be "properties"
-                waiting += inner.values() if name in NAMED and isinstance(inner, Mapping) else [inner]
-        elif isinstance(part, list):
-            waiting += part
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
     """The classification of one tool in the catalog.
@@ -100,20 +63,12 @@ class ToolSpec:
     clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""
     server: str | None = None
-    omissions: Mapping[str, frozenset[str]] = field(init=False, repr=False, compare=False)
-    """The JSON of each empty value that says nothing, by the name of its property in `schema`, at any depth.
-    Such a value is the default, or may be one that the schema does not name."""
-    declared: frozenset[str] = field(init=False, repr=False, compare=False)
-    """The names of all properties in `schema`, at any depth. A model chose all other keys of an argument."""
+    _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
-    def __post_init__(self) -> None:
-        """Read the schema once, for each call asks."""
-        object.__setattr__(self, "declared", frozenset(_properties(self.schema)))
-        omissions: dict[str, frozenset[str]] = {}
-        for name, values in _omissions(self.schema):
-            omissions[name] = omissions.get(name, frozenset()) | values
-        object.__setattr__(self, "omissions", omissions)
-
-    def omits(self, name: str, value: object) -> bool:
-        """Return whether an empty value of this argument, or of a property in one, is as good as none."""
-        return json.dumps(value) in self.omissions.get(name, ())
+    @property
+    def declared(self) -> Declared:
+        """Return what `schema` declares of the arguments. The schema is read once, by the first call."""
+        if self._declared is None:
+            object.__setattr__(self, "_declared", declared_in(self.schema))
+        assert self._declared is not None  # noqa: S101  it was just set
+        return self._declared

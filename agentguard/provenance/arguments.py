@@ -6,9 +6,8 @@ of a tool's result for the values in it. Nobody vouches for any other value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from math import log2
 
 from agentguard.model import (
@@ -22,15 +21,16 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.mandate import IF_TAKEN
-from agentguard.provenance.leaves import Leaf, digest, every_key, leaves
-from agentguard.provenance.words import words_contain
+from agentguard.provenance.leaves import Leaf, digest, leaves
+from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
+from agentguard.provenance.words import words_contain, words_count
 
 __all__ = ["ABSENT", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
 FEW = 32
 """The most values in one argument that keep a sensitivity of their own, below that of the task."""
 CHOICE = 128
-"""The most bits that the choice of a call's values may say before they count as sensitive as the task."""
+"""The most bits that a call's values and their structure say before these are as sensitive as the task."""
 _SINGLE = frozenset((str, int, float, bool))
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
@@ -39,8 +39,9 @@ def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
     """Return the digests of the values in these arguments; none if the task has no labels to find by them."""
     if not task.labels:
         return frozenset()
-    values = leaves(arguments.values, keys=every_key)
-    return frozenset(digest(task.root_id, value) for _, value in values if value is not None)
+    return frozenset(
+        digest(task.root_id, value) for _, value in leaves(arguments.values) if value is not None
+    )
 
 
 def provenance_of(
@@ -49,67 +50,122 @@ def provenance_of(
     """Return the provenance of each argument of the tool; *labels* are by digest.
 
     Nobody vouches for an empty text, list or object or for null, of which many could spell a secret, unless
-    the schema has it as a default, or does not say what it has where the model leaves the argument out.
+    the schema has it as a default, or does not say what it has where the model leaves the argument out. The
+    name of an argument or property that the schema does not declare at its place is a value too. What the
+    choice of all values and their structure can say is counted over all arguments of the call.
     """
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
-    unknown, choice = unknown_provenance(task), _Choice(task)
-    for name, value in arguments.values.items():
-        if type(value) in _SINGLE and value != "":  # as most are: there is nothing else in it
-            by_argument[name] = part = _leaf(name, value, spec, task, labels) or unknown
-            if part.user:
-                choice.add(value, part)
+    reading = _Reading(spec, task, labels)
+    values_by_name = arguments.values
+    without_values = set[str]()
+    for name, value in values_by_name.items():
+        undeclared = spec.schema is not None and name not in by_argument
+        if type(value) in _SINGLE and value != "" and not undeclared:  # as most are
+            by_argument[name] = reading.provenance(name, value)
             continue
-        values = [leaf for _, leaf in _leaves(name, value, spec)]
-        parts = [
-            (None if leaf is None else _leaf(name, leaf, spec, task, labels)) or unknown for leaf in values
-        ]
-        joined = parts[0] if len(parts) == 1 else _joined(parts)
-        by_argument[name] = replace(joined, sensitivity=task.sensitivity) if _may_spell(values) else joined
-        for leaf, part in zip(values, parts, strict=True):
-            if leaf is not None and part.user:
-                choice.add(leaf, part)
-    if choice.bits > CHOICE:
-        return {
-            name: replace(provenance, sensitivity=task.sensitivity)
-            if name in arguments.values
-            else provenance
-            for name, provenance in by_argument.items()
-        }
-    return by_argument
+        values, bits = take_apart(name, value, spec.declared)
+        reading.bits += bits
+        if undeclared:
+            values.append(name or None)
+        if not values:
+            without_values.add(name)
+        by_argument[name] = reading.joined(name, values)
+    if task.sensitivity or task.untrusted:  # else there is nothing to spell
+        reading.bits += bits_of_presence(spec.declared, values_by_name)
+        reading.bits += bits_of_order(arguments.distinctions)
+    return _within_choice(by_argument, values_by_name, without_values, reading)
 
 
-class _Choice:
-    """How many bits the choice of values among the user's words says.
+def _within_choice(
+    by_argument: dict[str, Provenance],
+    names: Collection[str],
+    without_values: Collection[str],
+    reading: _Reading,
+) -> dict[str, Provenance]:
+    """Return the provenance of arguments: if they say too much, those that are there count as the task does.
 
-    Of 4,096 words of a user, 32 different ones in their order say 384 bits: a secret of 45 characters. A
-    phrase has a first and a last word. It is counted over all arguments of a call, since 45 arguments of a
-    letter each say as much as one text.
+    Then they are as sensitive as the task, and nobody vouches for an argument that is structure only.
+    """
+    if reading.bits <= CHOICE:
+        return by_argument
+    return {
+        name: reading.unknown
+        if name in without_values
+        else replace(provenance, sensitivity=reading.task.sensitivity)
+        if name in names
+        else provenance
+        for name, provenance in by_argument.items()
+    }
+
+
+class _Reading:
+    """The values of one call as they are looked at, and the bits that they say.
+
+    Whoever vouches for a value, the model has chosen it. Of 4,096 words of a user, 32 different ones in their
+    order say 384 bits: a secret of 45 characters. So do as many addresses of a mandate or of a trusted field.
+    A value says log2 of how many values its voucher stands for; a phrase of the user has a first and a last
+    word. All arguments of a call are counted, since 45 arguments of a letter each say as much as one text. A
+    value that is as sensitive as the task all the same is not counted.
     """
 
-    def __init__(self, task: TaskState) -> None:
-        self.bits = 0.0
-        self._task, self._values = task, set[Leaf]()
+    def __init__(self, spec: ToolSpec, task: TaskState, labels: Mapping[str, Iterable[Label]]) -> None:
+        self.task, self.bits, self.unknown = task, 0.0, unknown_provenance(task)
+        self._spec, self._labels = spec, labels
+        self._is_limited = bool(task.mandate.args) or task.mandate.counterparties is not None
+        self._used: dict[str, set[Leaf]] = {}
 
-    @cached_property
-    def _among(self) -> int:
-        return len(self._task.words.split())
+    def joined(self, name: str, values: list[Leaf]) -> Provenance:
+        """Return the provenance of an argument with these values in it."""
+        parts = [self.unknown if value is None else self.provenance(name, value) for value in values]
+        joined = parts[0] if len(parts) == 1 else _joined(parts)
+        return replace(joined, sensitivity=self.task.sensitivity) if _may_spell(values) else joined
 
-    def add(self, value: Leaf, provenance: Provenance) -> None:
-        """Count a value that the user vouches for, unless it is as sensitive as the task all the same."""
-        if provenance.sensitivity >= self._task.sensitivity:
-            return
-        new = value not in self._values
-        rest = self._among - len(self._values) if new else self._among
-        self._values.add(value)
-        ends = 2 if isinstance(value, str) and any(map(str.isspace, value)) else 1
-        self.bits += ends * log2(max(rest, 1))
+    def provenance(self, name: str, value: str | int | float) -> Provenance:
+        """Return the provenance of one text, number or boolean in an argument."""
+        task = self.task
+        labels = tuple(self._labels.get(digest(task.root_id, value), ())) if self._labels else ()
+        places = tuple(_places(name, value, self._spec, task.mandate)) if self._is_limited else ()
+        vouching = {author for _, author in places}
+        in_words = bool(task.words) and words_contain(task.words, value)
+        if in_words:
+            vouching.add("user")
+        if not vouching and not labels:
+            return self.unknown
+        trusted = bool(vouching) or any(label.trusted for label in labels)
+        # else a label of this value may be missing, or anybody may have written it, to lend it to a secret
+        complete = trusted and task.labels < LABELS
+        sensitivity = max((label.sensitivity for label in labels), default=Sensitivity.PUBLIC)
+        if not complete:
+            sensitivity = task.sensitivity
+        if sensitivity < task.sensitivity:
+            self.bits += self._choice(value, [place for place, _ in places], in_words)
+        return Provenance(
+            sources=frozenset(vouching | {label.source for label in labels}),
+            user="user" in vouching,
+            trusted=trusted,
+            untrusted=task.untrusted and not trusted,
+            sensitivity=sensitivity,
+        )
 
+    def _choice(self, value: Leaf, places: list[str], in_words: bool) -> float:
+        """Return how many bits it says that the model has chosen this value of those that are vouched for.
 
-def _leaves(name: str, value: object, spec: ToolSpec) -> Iterator[tuple[str, Leaf]]:
-    def says_something(part: str, empty: object) -> bool:
-        return not spec.omits(part or name, empty)
+        Where the mandate limits an argument, no other values are permitted.
+        """
+        task = self.task
+        costs = [self._cost(value, place, len(task.mandate.authors[place])) for place in places]
+        either = 1 if task.words and task.labels and not costs else 0  # it may be a word or have a label
+        if in_words:
+            ends = 2 if isinstance(value, str) and any(map(str.isspace, value)) else 1
+            costs.append(either + ends * self._cost(value, "the user's words", words_count(task.words)))
+        return min(costs) if costs else either + self._cost(value, "labels", task.labels)
 
-    return leaves(value, keys=lambda key: key not in spec.declared, empties=says_something)
+    def _cost(self, value: Leaf, voucher: str, among: int) -> float:
+        """Return log2 of how many values a voucher stands for; a new one is none of those before."""
+        used = self._used.setdefault(voucher, set())
+        rest = among if value in used else among - len(used)
+        used.add(value)
+        return log2(max(rest, 1))
 
 
 def _may_spell(values: list[Leaf]) -> bool:
@@ -141,42 +197,13 @@ def _joined(parts: list[Provenance]) -> Provenance:
     )
 
 
-def _leaf(
-    name: str,
-    value: str | int | float,
-    spec: ToolSpec,
-    task: TaskState,
-    labels: Mapping[str, Iterable[Label]],
-) -> Provenance | None:
-    """Return the provenance of one text, number or boolean, or None if nothing is known of it."""
-    labels_of_value = tuple(labels.get(digest(task.root_id, value), ())) if labels else ()
-    limited = task.mandate.args or task.mandate.counterparties is not None
-    vouching = _authors(name, value, spec, task.mandate) if limited else set[str]()
-    if task.words and words_contain(task.words, value):
-        vouching.add("user")
-    if not vouching and not labels_of_value:
-        return None
-    sources = vouching | {label.source for label in labels_of_value}
-    user = "user" in vouching
-    trusted = bool(vouching) or any(label.trusted for label in labels_of_value)
-    # else a label of this value may be missing, or anybody may have written the value, to lend it to a secret
-    complete = trusted and task.labels < LABELS
-    return Provenance(
-        sources=frozenset(sources),
-        user=user,
-        trusted=trusted,
-        untrusted=task.untrusted and not trusted,
-        sensitivity=max((label.sensitivity for label in labels_of_value), default=Sensitivity.PUBLIC)
-        if complete
-        else task.sensitivity,
-    )
-
-
-def _authors(name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate) -> set[str]:
-    """Return which of user and application put this value into the mandate for this argument."""
+def _places(
+    name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate
+) -> Iterator[tuple[str, str]]:
+    """Yield each place of the mandate that has this value for this argument, and who put it there."""
     place_for_tool = f"args.{spec.name}.{name}"
-    places = [f"args.{name}", place_for_tool, f"{place_for_tool}{IF_TAKEN}"] + ["counterparties"] * (
-        name in spec.sinks
-    )
-    authors = (mandate.authors.get(place, {}).get(value, "").partition(" ")[0] for place in places)
-    return {_VOUCHES[author] for author in authors if author in _VOUCHES}
+    for place in (f"args.{name}", place_for_tool, f"{place_for_tool}{IF_TAKEN}", "counterparties"):
+        if place != "counterparties" or name in spec.sinks:
+            author = mandate.authors.get(place, {}).get(value, "").partition(" ")[0]
+            if author in _VOUCHES:
+                yield place, _VOUCHES[author]

@@ -34,7 +34,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
-from agentguard.provenance.leaves import Leaf, digest, every_key, leaves, leaves_at
+from agentguard.provenance.leaves import Leaf, digest, leaves, leaves_at
 from agentguard.provenance.words import EDGE
 
 __all__ = ["CHARACTERS", "PER_RESULT", "observe_result"]
@@ -71,7 +71,7 @@ def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
     )
     yield from _labels_of(spec, salt, fields, trusted, trusted=True)
     for value in values:
-        rest = leaves(value, keys=every_key)
+        rest = leaves(value)
         yield from _labels_of(spec, salt, rest, trusted if whole else other, trusted=whole, but=trusted)
 
 

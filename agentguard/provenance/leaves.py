@@ -6,7 +6,7 @@ anchors stand for more parts than any program can visit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
 from decimal import Decimal
@@ -16,7 +16,7 @@ from itertools import islice
 
 from pydantic import BaseModel
 
-__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "every_key", "leaves", "leaves_at"]
+__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "leaves", "leaves_at"]
 
 MOST = 20_000  # parts of a value that are visited at most
 DEEPEST = 200  # levels of a value that are entered at most
@@ -26,40 +26,23 @@ Parts = Iterator[tuple[str, object]]
 _BEYOND = object()
 
 
-def _no_key(_name: str) -> bool:
-    return False
-
-
-def leaves(
-    value: object,
-    *,
-    keys: Callable[[str], bool] = _no_key,
-    empties: Callable[[str, object], bool] | None = None,
-) -> Iterator[tuple[str, Leaf]]:
+def leaves(value: object) -> Iterator[tuple[str, Leaf]]:
     """Yield each text, number and boolean in a value, with its path. Lists add nothing to a path.
 
-    An empty text, list or object and null are not yielded, unless *empties* is given: then None stands for
-    one in a list, and for one of which *empties* is true, by its name and value. JSON values, dataclasses
-    and pydantic models are visited; other objects are not. A key of an object for which *keys* is true is a
-    value too, at the path of the object, since a table may hold values as its keys. None stands for all
-    parts beyond `MOST`, `DEEPEST` or `PATHS`, which are not visited.
+    An empty text and null are not yielded. JSON values, dataclasses and pydantic models are visited; other
+    objects are not. A key of an object is a value too, at the path of the object, since a table may hold
+    values as its keys. None stands for all parts beyond `MOST`, `DEEPEST` or `PATHS`, which are not visited.
     """
     if type(value) is str and value:  # the most frequent
         yield "", value
         return
-    for path, name, here, part, listed in _walk(value):
-        if name and keys(name):
+    for path, name, here, part in _walk(value):
+        if name:
             yield path, name
         if part is _BEYOND:
             yield here, None
         elif isinstance(part, str | int | float) and part != "":
             yield here, part
-        elif empties is not None and _is_empty(part) and (listed or empties(name, part)):
-            yield here, None
-
-
-def _is_empty(part: object) -> bool:
-    return part is None or (isinstance(part, str | list | tuple | dict | set | frozenset) and not part)
 
 
 def leaves_at(value: object, path: Sequence[str]) -> Iterator[Leaf]:
@@ -105,22 +88,22 @@ def _named(part: object, name: str) -> Iterable[object]:
     return () if inner is None else [value for key, value in inner if key == name]
 
 
-def _walk(value: object) -> Iterator[tuple[str, str, str, object, bool]]:
-    """Yield each part of a value: the path around it, its name, its path, itself, and if a list has it."""
-    count, path_length, within = 0, 0, [("", iter((("", value),)), False)]
+def _walk(value: object) -> Iterator[tuple[str, str, str, object]]:
+    """Yield each part of a value: the path around it, its name, its path, and itself."""
+    count, path_length, within = 0, 0, [("", iter((("", value),)))]
     while within:
-        path, parts, listed = within[-1]
+        path, parts = within[-1]
         for name, part in parts:
             count += 1
             here = f"{path}.{name}" if path and name else name or path
             path_length += len(here)
             if count > MOST or path_length > PATHS or len(within) > DEEPEST:
-                yield path, name, here, _BEYOND, listed
+                yield path, name, here, _BEYOND
                 return
             plain = _plain(part)
-            yield path, name, here, plain, listed
+            yield path, name, here, plain
             if (inner := _parts(plain)) is not None:
-                within.append((here, inner, listed or isinstance(plain, list | tuple | set | frozenset)))
+                within.append((here, inner))
                 break
         else:
             within.pop()
@@ -160,8 +143,3 @@ def _form(value: str | int | float) -> str:
     if isinstance(value, bool):
         return f"b{value}"
     return f"s{value}" if isinstance(value, str) else f"n{Decimal(repr(value)).normalize()}"
-
-
-def every_key(_name: str) -> bool:
-    """Return True: for `leaves`, each key is a value."""
-    return True

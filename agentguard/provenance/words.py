@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import lru_cache
 from math import isfinite
 
-__all__ = ["number", "words_contain"]
+__all__ = ["number", "words_contain", "words_count"]
 
 # a comma stands only before thousands: in "1,50" it may be a decimal point
 _DIGITS = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?")
@@ -48,6 +48,11 @@ def words_contain(words: str, value: str | int | float) -> bool:
     return index.contains(value) if isinstance(value, str) else value in index.numbers
 
 
+def words_count(words: str) -> int:
+    """Return how many values without blanks stand in the user's words; each may be taken with its quotes."""
+    return _index(words).count
+
+
 class _Index:
     """A user's words, taken apart: the tokens by what is left of them without quotes, and the numbers."""
 
@@ -56,11 +61,13 @@ class _Index:
         self.numbers: set[int | float] = set()
         for token in words.split():
             self._tokens[token.strip(EDGE)].add(token)
-        for token in {token for tokens in self._tokens.values() for token in tokens}:
+        tokens = {token for tokens in self._tokens.values() for token in tokens}
+        for token in tokens:
             try:
                 self.numbers.add(number(_DECIMAL.sub("", token, count=1).rstrip(EDGE)))
             except ValueError:
                 continue
+        self.count = len(self.numbers) + sum(map(_forms, tokens))
         self._starts, self._ends = _edges(words), _edges(words[::-1])[::-1]
 
     def contains(self, value: str) -> bool:
@@ -74,6 +81,15 @@ class _Index:
                 return True
             at = self._words.find(value, at + 1)
         return False
+
+
+def _forms(token: str) -> int:
+    """Return how many values a token stands for: each may have some of the quotes around it."""
+    bare = len(token.strip(EDGE))
+    if not bare:
+        return len(token) * (len(token) + 1) // 2
+    before = len(token) - len(token.lstrip(EDGE))
+    return (before + 1) * (len(token) - bare - before + 1)
 
 
 _index = lru_cache(_WORDS_KEPT)(_Index)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agentguard.model import Arguments, Sensitivity, TaskState, ToolPath, ToolSpec
+from agentguard.model import Arguments, Label, Mandate, Sensitivity, TaskState, ToolPath, ToolSpec
 from agentguard.provenance.arguments import provenance_of
 from agentguard.provenance.labels import observe_result
 from agentguard.provenance.leaves import digest
 from tests.provenance.test_provenance import task
 
+POST = ToolSpec(name="post", path=ToolPath.WRITE)
 SECRET = "sk-live-9f8e7d6c5b4a39281706f5e4d3c2b1a0ffee42"
 
 
@@ -51,6 +53,56 @@ def test_which_optional_arguments_are_there_is_as_sensitive_as_the_task() -> Non
     state = _state(" ".join(f"v{n}" for n in range(360)))
     arguments = {f"k{n}": f"v{n}" for n, bit in enumerate(bits) if bit == "1"}
     assert _highest(arguments, state) == state.sensitivity
+
+
+ADDRESSES = [f"person{number}@corp.example" for number in range(256)]
+LISTS = {
+    name: list(dict.fromkeys(ADDRESSES[byte] for byte in (SECRET * 3).encode()[start : start + 30]))
+    for name, start in (("a", 0), ("b", 30), ("c", 60))
+}
+EACH = {f"a{number}": ADDRESSES[byte] for number, byte in enumerate(SECRET.encode())}
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+@pytest.mark.parametrize("arguments", [LISTS, EACH], ids=["lists", "arguments"])
+@pytest.mark.parametrize("voucher", ["mandate", "this tool's mandate", "counterparties", "a trusted field"])
+def test_the_choice_among_values_that_anybody_vouches_for_is_as_sensitive_as_the_task(
+    voucher: str, arguments: dict[str, Any]
+) -> None:
+    spec, state = POST, _state("")
+    labels: dict[str, list[Label]] = {}
+    if voucher == "a trusted field":
+        contacts = ToolSpec(name="contacts", path=ToolPath.READ, trusted=frozenset({"email"}))
+        noted = observe_result(contacts, state, [{"email": address} for address in ADDRESSES]).labels
+        labels = {label.digest: [label] for label in noted}
+        state = replace(state, labels=len(labels))
+    else:
+        place = {"mandate": "{}", "this tool's mandate": "post.{}"}.get(voucher, "")
+        limits: dict[str, Any] = {"args": {place.format(name): ADDRESSES for name in arguments}}
+        if voucher == "counterparties":
+            limits, spec = {"counterparties": ADDRESSES}, replace(POST, sinks=frozenset(arguments))
+        state = replace(state, mandate=Mandate.of({"tools": "*", **limits}))
+    by_argument = provenance_of(spec, Arguments.of(arguments), state, labels)
+    assert min(part.sensitivity for part in by_argument.values()) is state.sensitivity
+    few = {name: values for name, values in arguments.items() if name in ("a0", "a1")} or {"a": ADDRESSES[:6]}
+    by_argument = provenance_of(spec, Arguments.of(few), state, labels)
+    assert {part.sensitivity for part in by_argument.values()} == {Sensitivity.PUBLIC}
+
+
+def test_a_mandate_with_one_value_leaves_no_choice() -> None:
+    arguments = {f"a{number}": "EUR" for number in range(200)}
+    limits = {key: ["EUR"] for key in arguments}
+    state = replace(_state(""), mandate=Mandate.of({"tools": "*", "args": limits}))
+    schema = {"properties": {key: {"type": "string"} for key in arguments}, "required": list(arguments)}
+    by_argument = provenance_of(replace(POST, schema=schema), Arguments.of(arguments), state, {})
+    assert {part.sensitivity for part in by_argument.values()} == {Sensitivity.PUBLIC}
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_the_forms_of_one_word_of_the_user_are_a_choice() -> None:
+    state = _state('"(10)"')
+    forms: list[Any] = [10, "10", "(10)", '"(10)"', '"(10', "(10"]
+    assert _highest({f"a{n}": forms[n * n % len(forms)] for n in range(60)}, state) == state.sensitivity
 
 
 PROSE = (

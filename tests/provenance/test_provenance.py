@@ -220,11 +220,14 @@ def test_a_property_named_like_a_word_of_the_schema_declares_no_other() -> None:
     free = {"properties": {"properties": {"type": "object", "title": "To", "additionalProperties": {}}}}
     spec, arguments = replace(PAY, schema=free), Arguments.of({"properties": {"title": "Ada", "EVIL": "Ada"}})
     assert not provenance_of(spec, arguments, task(untrusted=True), {})["properties"].trusted
-    assert "title" not in spec.declared
+    assert not spec.declared.of("properties").properties
     nested: dict[str, Any] = {
-        "$defs": {"To": {"properties": {"who": {"anyOf": [{"properties": {"id": {}}}]}}}}
+        "$ref": "#/$defs/To",
+        "$defs": {"To": {"properties": {"who": {"anyOf": [{"properties": {"id": {}}}]}}}},
     }
-    assert replace(PAY, schema=nested).declared == {"who", "id"}
+    declared = replace(PAY, schema=nested).declared
+    assert declared.properties.keys() == {"who"}
+    assert declared.of("who").properties.keys() == {"id"}
 
 
 @pytest.mark.parametrize("by", ["Model", "", "bob", "models"])
