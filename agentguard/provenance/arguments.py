@@ -112,7 +112,7 @@ class _Reading:
         self.task, self.bits, self.unknown = task, 0.0, unknown_provenance(task)
         self._spec, self._labels = spec, labels
         self._is_limited = bool(task.mandate.args) or task.mandate.counterparties is not None
-        self._used: dict[str, set[Leaf]] = {}
+        self._choices: dict[str, set[Leaf]] = {}
 
     def joined(self, name: str, values: list[Leaf]) -> Provenance:
         """Return the provenance of an argument with these values in it."""
@@ -162,9 +162,9 @@ class _Reading:
 
     def _cost(self, value: Leaf, voucher: str, among: int) -> float:
         """Return log2 of how many values a voucher stands for; a new one is none of those before."""
-        used = self._used.setdefault(voucher, set())
-        rest = among if value in used else among - len(used)
-        used.add(value)
+        before = self._choices.setdefault(voucher, set())
+        rest = among if value in before else among - len(before)
+        before.add(value)
         return log2(max(rest, 1))
 
 
