@@ -265,7 +265,10 @@ class SourceSettings(Table):
     """``[sources.NAME]``: who may end tasks by signals, and of whom it may speak (see `signals.Source`)."""
 
     issuer: Name = Field(description='the `iss` of its signals, as in issuer = "https://login.example"')
-    keys: Name = Field(description='a file with its JWK Set, as in keys = "login.jwks.json"')
+    keys: Name = Field(
+        description='a file with its JWK Set, as in keys = "login.jwks.json", or an https URL: its jwks_uri'
+    )
+    ca: Name | None = Field(default=None, description=_CA)
     speaks_for: tuple[Name, ...] = list_field(
         'further issuers, as in speaks_for = ["https://agentguard.local"], whose users it may end'
     )

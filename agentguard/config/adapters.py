@@ -5,7 +5,7 @@ An adapter is imported only when the settings name its kind, since it may need a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,8 @@ from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
 from agentguard.files import read_trusted
 from agentguard.identity.local import LocalIdentity
-from agentguard.jose import strict_json
+from agentguard.jose import Json, strict_json
+from agentguard.jose.key_source import KeySource
 from agentguard.model import ToolPath
 from agentguard.ports import Broker, IdentitySource, Store, Transmitter
 
@@ -149,22 +150,32 @@ class AdapterFactory:
             from agentguard.signals.sources import Source as SignalSource
 
             header = None if settings.authorization is None else source(settings.authorization).read()
-            file = self.file_of(settings.keys)
-            try:
-                keys = strict_json(read_trusted(file).encode())
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(
-                    f"the JWK Set cannot be read: {type(error).__name__}",
-                    hint="save the issuer's jwks_uri in it",
-                    file=file,
-                ) from error
             return SignalSource(
                 issuer=settings.issuer,
-                keys=keys,
+                keys=self.key_set(settings.keys, settings.issuer, settings.ca),
                 speaks_for=frozenset(settings.speaks_for),
                 authorization=header,
                 subjects=settings.subjects,
             )
+
+    def key_set(self, location: str, issuer: str, ca: str | None) -> Mapping[str, Json] | KeySource:
+        """Return the JWK Set in a file, or a source that reads it from a URL.
+
+        Raises:
+            ConfigurationError: The file is no JWK Set, others may write it, or the URL is not https.
+        """
+        if "://" in location:
+            return KeySource(location, issuer, verify=tls_context(self.file_of, ca=ca))
+        file = self.file_of(location)
+        try:
+            keys: Mapping[str, Json] = strict_json(read_trusted(file).encode())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"the JWK Set cannot be read: {type(error).__name__}",
+                hint="save the issuer's jwks_uri in it",
+                file=file,
+            ) from error
+        return keys
 
     def _openbao(self, settings: OpenBaoSettings) -> ByPath:
         from agentguard.credentials.openbao import OpenBao

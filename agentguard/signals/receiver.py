@@ -104,7 +104,7 @@ class Receiver:
         if not senders:
             raise refusal("authentication_failed", "the transmitter is not known")
         body = await self._body(receive)
-        source, event = self._sources.verify(body, self._clock())
+        source, event = await self._sources.verify(body, self._clock())
         if source not in senders:
             raise refusal("access_denied", "the transmitter may not send for this issuer")
         if isinstance(event, SessionRevoked):

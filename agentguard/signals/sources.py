@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from jwt import PyJWK
 
 from agentguard.errors import ConfigurationError, VerificationError
-from agentguard.jose import ALGORITHM_NAMES, Json, OtherKind, decode, set_key
+from agentguard.jose import ALGORITHM_NAMES, Json, OtherKind, decode, set_key, unverified_parts
+from agentguard.jose.key_source import KeySource
 from agentguard.model import Secret
 from agentguard.signals.events import Frame, SessionRevoked
 
@@ -32,7 +33,8 @@ def refusal(error: str, description: str, *, status: int = 400) -> VerificationE
 class Source:
     """A transmitter that is trusted.
 
-    *keys* is its JWK Set; while a key is being replaced, the set holds both keys. Keys of other kinds and
+    *keys* is its JWK Set; while a key is being replaced, the set holds both keys. A `KeySource` reads the set
+    from a file or a URL, and again when it has changed; it is of the same issuer. Keys of other kinds and
     for other uses are passed over beside a usable one, and no signal is believed by them. The source may end
     sessions and tokens of its own *issuer* and of the issuers that it *speaks_for*: a security team may
     speak for an identity provider, and for the issuer of our own tasks. *authorization* is the whole header
@@ -45,16 +47,21 @@ class Source:
 
     Raises:
         ConfigurationError: *subjects* names an issuer that the source does not speak for, or has a text of
-            another form.
+            another form; or *keys* are those of another issuer.
     """
 
     issuer: str
-    keys: Mapping[str, Json]
+    keys: Mapping[str, Json] | KeySource
     speaks_for: frozenset[str] = frozenset()
     authorization: Secret | None = None
     subjects: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.keys, KeySource) and self.keys.issuer != self.issuer:
+            raise ConfigurationError(
+                f"the keys are those of {self.keys.issuer} and not of {self.issuer}",
+                hint="name the same issuer twice",
+            )
         for issuer, text in self.subjects.items():
             if issuer not in self.authority:
                 raise ConfigurationError(
@@ -93,6 +100,9 @@ class Source:
 class Sources:
     """The sources of one *audience*. Each key belongs to one source.
 
+    The keys of a `KeySource` are read when a token names its issuer. So a source whose keys cannot be read
+    delays and hides no other, and one that publishes a key with another's `kid` is not taken for that one.
+
     A SET is accepted from *leeway* seconds before it was issued until *max_age* seconds after.
 
     Raises:
@@ -102,20 +112,26 @@ class Sources:
 
     def __init__(self, sources: Iterable[Source], *, audience: str, max_age: float, leeway: float) -> None:
         self._all = tuple(sources)
-        self._keys = _pinned(self._all)
+        self._keys = _pinned(
+            (source, source.keys) for source in self._all if not isinstance(source.keys, KeySource)
+        )
+        self._readers = [
+            _Reader(source, source.keys) for source in self._all if isinstance(source.keys, KeySource)
+        ]
         self._audience, self._max_age, self._leeway = audience, max_age, leeway
 
     def authorized(self, authorization: bytes) -> list[Source]:
         """Return the sources that may have sent a push with this Authorization header."""
         return [source for source in self._all if source.admits(authorization)]
 
-    def verify(self, token: str, now: float) -> tuple[Source, SessionRevoked | str]:
+    async def verify(self, token: str, now: float) -> tuple[Source, SessionRevoked | str]:
         """Verify a SET, except for a replay. Of an event of another type, return only the type.
 
         Raises:
-            VerificationError: 400 and a code of RFC 8935 section 2.4.
+            VerificationError: 400 and a code of RFC 8935 section 2.4; or 503, the keys of its issuer cannot
+                be read.
         """
-        source, claims = self._signed(token)
+        source, claims = self._signed(token, await self._fetched(token))
         if claims.get("iss") != source.issuer:
             raise refusal("invalid_issuer", "the token's issuer is not the one of its key")
         frame = _frame_of(claims)
@@ -135,16 +151,28 @@ class Sources:
         names, addresses = source.name_here(event), source.addresses_here(event)
         return source, replace(event, subjects=names, addresses=addresses)
 
-    def _signed(self, token: str) -> tuple[Source, Mapping[str, Json]]:
+    async def _fetched(self, token: str) -> dict[str, tuple[Source, PyJWK]]:
+        """Return the key that the token names, if the issuer that it names has its keys at a URL."""
+        parts = unverified_parts(token) if self._readers else None
+        if parts is None or not isinstance(kid := parts[0].get("kid"), str):
+            return {}
+        for reader in self._readers:
+            if reader.source.issuer == parts[1].get("iss") and (key := await reader.find(kid)) is not None:
+                return {kid: (reader.source, key)}
+        return {}
+
+    def _signed(
+        self, token: str, fetched: Mapping[str, tuple[Source, PyJWK]]
+    ) -> tuple[Source, Mapping[str, Json]]:
         signers: list[Source] = []
 
         def key(header: Mapping[str, Json]) -> PyJWK:
             kid = header.get("kid")
-            pinned = self._keys.get(kid) if isinstance(kid, str) else None
-            if pinned is None:
+            entry = (fetched.get(kid) or self._keys.get(kid)) if isinstance(kid, str) else None
+            if entry is None:
                 raise refusal("invalid_key", "the token's key is not known here")
-            signers.append(pinned[0])
-            return pinned[1]
+            signers.append(entry[0])
+            return entry[1]
 
         try:
             claims = decode(token, key, typ=_TYP, error="invalid_request", algorithms=_ALGORITHMS).claims
@@ -155,6 +183,36 @@ class Sources:
         return signers[0], claims
 
 
+class _Reader:
+    """Finds keys of one source that are read from a file or a URL. An unusable key verifies nothing."""
+
+    def __init__(self, source: Source, keys: KeySource) -> None:
+        self.source, self._load = source, keys.load.async_
+        # as one value: the keys of one set do not stand beside another set
+        self._parsed: tuple[Mapping[str, Json], dict[str, PyJWK]] = ({}, {})
+
+    async def find(self, kid: str) -> PyJWK | None:
+        """Return the key with this `kid`; where it is unknown, after another reading.
+
+        Raises:
+            VerificationError: 503, the keys cannot be read.
+        """
+        key_set = await self._load()
+        key = self._parse(key_set).get(kid)
+        return self._parse(await self._load(key_set)).get(kid) if key is None else key
+
+    def _parse(self, key_set: Mapping[str, Json]) -> dict[str, PyJWK]:
+        if self._parsed[0] is not key_set:
+            keys: dict[str, PyJWK] = {}
+            for jwk in key_set["keys"]:
+                try:
+                    keys.setdefault(str(jwk["kid"]), set_key(jwk))
+                except (KeyError, TypeError, ValueError):
+                    log.warning("a key of %s is unusable and passed over", self.source.issuer)
+            self._parsed = (key_set, keys)
+        return self._parsed[1]
+
+
 def _frame_of(claims: Mapping[str, Json]) -> Frame:
     try:
         return Frame.of(claims)
@@ -162,10 +220,10 @@ def _frame_of(claims: Mapping[str, Json]) -> Frame:
         raise refusal("invalid_request", "this is not a security event token of one event") from None
 
 
-def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
+def _pinned(sources: Iterable[tuple[Source, Mapping[str, Json]]]) -> dict[str, tuple[Source, PyJWK]]:
     pinned: dict[str, tuple[Source, PyJWK]] = {}
-    for source in sources:
-        for kid, key in _usable_keys(source):
+    for source, keys in sources:
+        for kid, key in _usable_keys(source, keys):
             if kid in pinned:
                 raise ConfigurationError(
                     f"two keys have the kid {kid}",
@@ -175,13 +233,13 @@ def _pinned(sources: Iterable[Source]) -> dict[str, tuple[Source, PyJWK]]:
     return pinned
 
 
-def _usable_keys(source: Source) -> list[tuple[str, PyJWK]]:
+def _usable_keys(source: Source, keys: Mapping[str, Json]) -> list[tuple[str, PyJWK]]:
     """Return the source's keys for signatures of a kind that is accepted, and pass over those of other kinds.
 
     A private key is a mistake beside usable ones too, since whoever reads the set can sign with it.
     """
     usable, other_kinds = list[tuple[str, PyJWK]](), list[str]()
-    for jwk in source.keys.get("keys", ()):
+    for jwk in keys.get("keys", ()):
         try:
             key = set_key(jwk)
             usable.append((str(jwk["kid"]), key))
