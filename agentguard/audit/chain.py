@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,6 +82,10 @@ class Report:
     its head. `unfinished` are the lines of permits whose call has no outcome in this file: the call still
     runs, its process died, its outcome is in the next file, or the call was denied by a process that died
     before it could write that. `lost` is the number of records that were never written.
+
+    For the check of several files: `first` is the head after the first record. `watched` are the heads that
+    were to be watched and were passed. `calls` has the lines of unfinished permits by their calls. `earlier`
+    are calls whose outcome is here and whose permit is not. `deleted` has names of files by their heads.
     """
 
     records: int = 0
@@ -91,6 +95,11 @@ class Report:
     continues: list[Head] = field(default_factory=list)
     unfinished: list[int] = field(default_factory=list)
     lost: int = 0
+    first: Head = GENESIS
+    watched: set[Head] = field(default_factory=set)
+    calls: dict[str, int] = field(default_factory=dict)
+    earlier: set[str] = field(default_factory=set)
+    deleted: dict[str, str] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:
@@ -136,13 +145,15 @@ def continued(record: Record) -> Head | None:
         return None
 
 
-def verify(lines: Iterable[bytes], head: Head | None = None) -> Report:
+def verify(
+    lines: Iterable[bytes], head: Head | None = None, *, watch: Collection[Head] = frozenset()
+) -> Report:
     """Verify a chain; *lines* can be a file that is opened in binary mode.
 
     *head* is one that was kept elsewhere. Without it, records that were removed from the end are not
-    noticed.
+    noticed. *watch* are heads that may be passed on the way.
     """
-    walk = _Walk(head)
+    walk = _Walk(head, watch)
     for line in lines:
         walk.take(line)
     return walk.finish()
@@ -151,8 +162,8 @@ def verify(lines: Iterable[bytes], head: Head | None = None) -> Report:
 class _Walk:
     """One pass over a chain. While the chain is sound, only its head is kept in memory."""
 
-    def __init__(self, anchor: Head | None) -> None:
-        self.report = Report()
+    def __init__(self, anchor: Head | None, watch: Collection[Head]) -> None:
+        self.report, self.watch = Report(), watch
         self.anchor = None if anchor == GENESIS else anchor
         self.line = 0
         self.at = 0  # the line of the head
@@ -160,7 +171,6 @@ class _Walk:
         self.suspect = False  # whether the line before this one is already reported as a fault
         self.unreadable: list[tuple[int, bytes]] = []  # lines that are no records; torn, or a fault
         self.gaps: list[tuple[int, int, int]] = []  # line, first and last seq that are missing before it
-        self.permits: dict[str, int] = {}  # the lines of permits without an outcome, by their calls
         self.strays: list[tuple[int, int]] = []  # line and seq of records that come too late
 
     def take(self, line: bytes) -> None:
@@ -189,13 +199,16 @@ class _Walk:
         elif event == "lost" and isinstance(record.get("records"), int):
             report.lost += record["records"]
         elif event == "decision" and record.get("effect") == "permit" and isinstance(call, str):
-            self.permits[call] = self.line
+            report.calls[call] = self.line
         elif event == "outcome" and isinstance(call, str):
-            self.permits.pop(call, None)
+            if report.calls.pop(call, None) is None:
+                report.earlier.add(call)
+        elif event == "deleted":
+            report.deleted[str(record.get("head"))] = str(record.get("file"))
 
     def finish(self) -> Report:
         report = self.report
-        report.unfinished = sorted(self.permits.values())
+        report.unfinished = sorted(report.calls.values())
         if any(_is_json(line) for _, line in self.unreadable):
             self._report_unreadable()
         if self.unreadable:
@@ -237,8 +250,12 @@ class _Walk:
 
     def _advance(self, head: Head, *, suspect: bool) -> None:
         self.report.head, self.suspect, self.at = head, suspect, self.line
+        if self.report.first == GENESIS:
+            self.report.first = head
         if head == self.anchor and not suspect:
             self.anchor = None
+        if head in self.watch and not suspect:
+            self.report.watched.add(head)
 
     def _accept_torn(self, torn: object) -> None:
         """Count the lines before this record as torn, if *torn* is their digest."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from agentguard.audit import JsonLinesAudit, Limits
+from agentguard.audit import Head, JsonLinesAudit, Limits
 from agentguard.audit.files import history
 from agentguard.cli import main
 from agentguard.config import build, load
@@ -87,3 +91,213 @@ def test_a_limit_that_is_none_is_an_error_with_its_line(tmp_path: Path, line: st
     result = run("rotate")
     assert result.exit_code == 2
     assert "agentguard.toml:2" in "".join(result.output.split())
+
+
+# --- verify
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """Four files of a log in their order, with 3, 4, 4 and 3 records, in a folder that holds more."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "state.db").write_bytes(b"SQLite format 3\0\n")
+    audit = JsonLinesAudit(folder / "audit.jsonl")
+    files = []
+    for part in range(4):
+        for number in range(3 if part < 3 else 2):
+            audit.append({"event": "x", "part": part, "number": number})
+        files.append(audit.rotate() if part < 3 else audit.path)
+    audit.close()
+    return [file for file in files if file is not None]
+
+
+def verified(run: Run, *files: Path | str) -> tuple[int, str]:
+    result = run("verify", *map(str, files))
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.promise("audit-files")
+@pytest.mark.parametrize("form", ["folder", "pattern", "files", "files backwards", "compressed"])
+def test_all_files_of_a_log_are_verified_in_the_order_of_their_heads(
+    run: Run, parts: list[Path], form: str
+) -> None:
+    folder = parts[0].parent
+    head = JsonLinesAudit(parts[-1]).head()
+    if form == "compressed":
+        for part in parts[:2]:
+            packed = part.with_name(f"{part.name}.gz")
+            packed.write_bytes(gzip.compress(part.read_bytes()))
+            part.unlink()
+    names = {
+        "pattern": [folder / "audit*"],
+        "files": parts,
+        "files backwards": parts[::-1],
+    }.get(form, [folder])
+    code, text = verified(run, *names)
+    assert code == 0, text
+    assert f"4 files, 14 records, none altered; head {head}" in text
+    places = [
+        text.index(part.name + end) for part in parts for end in (":", ".gz:") if part.name + end in text
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.promise("audit-files")
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_missing_file_is_named_with_the_number_of_its_records(
+    run: Run, parts: list[Path], which: int
+) -> None:
+    head = JsonLinesAudit(parts[which]).head()
+    parts[which].unlink()
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    missing = f"continues the file {parts[which].name} with 4 records, which is not here (head {head})"
+    assert f"missing {parts[which + 1]} {missing}" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_the_first_and_the_last_file_are_missed_too(run: Run, parts: list[Path]) -> None:
+    head = JsonLinesAudit(parts[-1]).head()
+    code, text = verified(run, *parts[1:])
+    assert code == 1
+    assert f"continues the file {parts[0].name} with 3 records" in text
+    code, text = verified(run, *parts[:-1])
+    assert code == 0, "the newest file says nothing of itself"
+    code, text = verified(run, *parts[:-1], "--head", str(head))
+    assert code == 1
+    assert "record 3, whose head was given, is in none of the files" in text
+    assert verified(run, *parts, "--head", str(head))[0] == 0
+    middle = JsonLinesAudit(parts[1]).head()
+    assert verified(run, *parts, "--head", str(middle))[0] == 0, "an old head is still in the log"
+
+
+@pytest.mark.promise("audit-files")
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_file_that_was_cut_at_its_end_is_named_with_both_numbers(
+    run: Run, parts: list[Path], renamed: bool
+) -> None:
+    lines = parts[1].read_bytes().splitlines(keepends=True)
+    parts[1].write_bytes(b"".join(lines[:-2]))
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert f"cut {parts[1]} has 2 of the 4 records that {parts[2]} continues" in text
+    if renamed:  # logrotate calls it by a number
+        parts[1] = parts[1].rename(parts[1].with_name("audit.jsonl.7"))
+        code, text = verified(run, parts[0].parent)
+        assert code == 1
+        assert "4 records, which is not here" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_a_file_that_was_extended_after_its_rotation_is_named(run: Run, parts: list[Path]) -> None:
+    forger = JsonLinesAudit(parts[1])
+    forger.append({"event": "forged"})
+    forger.append({"event": "forged"})
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert f"extended {parts[1]} has 2 records after the 4 that {parts[2]} continues" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_a_doubled_file_and_a_part_of_one_are_named(run: Run, parts: list[Path]) -> None:
+    shutil.copy(parts[1], copy := parts[1].with_name("audit.jsonl.copy"))
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert f"doubled {copy} holds 4 of the 4 records of {parts[1]}" in text
+    copy.write_bytes(b"".join(copy.read_bytes().splitlines(keepends=True)[:2]))
+    assert f"doubled {copy} holds 2 of the 4 records of {parts[1]}" in verified(run, parts[0].parent)[1]
+
+
+def test_two_names_of_one_file_are_no_fault(run: Run, parts: list[Path]) -> None:
+    os.link(parts[3], alias := parts[3].with_name("audit.jsonl.link"))
+    code, text = verified(run, parts[0].parent)
+    assert code == 0
+    assert f"{alias} is a second name" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_files_whose_names_were_exchanged_are_named(run: Run, parts: list[Path]) -> None:
+    one, two = parts[1].read_bytes(), parts[2].read_bytes()
+    parts[1].write_bytes(two)
+    parts[2].write_bytes(one)
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert f"reordered {parts[1]} continues {parts[2]}, although its name is that of an older file" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_two_files_that_continue_one_are_named(run: Run, parts: list[Path]) -> None:
+    audit = JsonLinesAudit(other := parts[0].with_name("audit.jsonl.other"))
+    first = json.loads(parts[2].read_bytes().splitlines()[0])
+    audit.append({"event": "continued", "continues": first["continues"], "file": first["file"]})
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert "forked" in text
+    assert f"{parts[2]} and {other} continue {parts[1]}" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_a_log_that_begins_anew_among_the_files_is_named(run: Run, parts: list[Path]) -> None:
+    JsonLinesAudit(other := parts[0].with_name("audit.jsonl.other")).append({"event": "forged"})
+    code, text = verified(run, parts[0].parent)
+    assert code == 1
+    assert f"apart {other} with 1 records continues no file" in text
+
+
+@pytest.mark.promise("audit-files")
+def test_a_changed_record_is_found_in_each_file(run: Run, parts: list[Path]) -> None:
+    for part in parts:
+        before = part.read_bytes()
+        part.write_bytes(before.replace(b'"number":1', b'"number":7'))
+        code, text = verified(run, parts[0].parent)
+        assert code == 1
+        assert f"changed {part}:" in text
+        part.write_bytes(before)
+    assert verified(run, parts[0].parent)[0] == 0
+
+
+@pytest.mark.promise("audit-log-deleted")
+def test_a_file_that_the_log_has_deleted_itself_is_no_fault_and_each_other_is(run: Run, path: Path) -> None:
+    audit = JsonLinesAudit(path, limits=Limits(max_size=600, keep_files=3))
+    for number in range(30):
+        audit.append({"event": "x", "number": number})
+    code, text = verified(run, f"{path}*")
+    assert code == 0, text
+    assert "the log says that [audit] keep_files deleted it" in text
+    history(path)[0].unlink()
+    assert verified(run, f"{path}*")[0] == 1
+
+
+def test_a_call_that_ends_in_the_next_file_is_finished(run: Run, path: Path) -> None:
+    audit = JsonLinesAudit(path)
+    for call in ("ends later", "never ends"):
+        audit.append({"event": "decision", "effect": "permit", "call": call})
+    old = audit.rotate()
+    audit.append({"event": "outcome", "call": "ends later"})
+    code, text = verified(run, f"{path}*")
+    assert code == 0
+    assert f"{old}:2: a permit without an outcome, the last of 1" in text
+
+
+def test_a_torn_file_and_one_that_cannot_be_read_are_told(run: Run, parts: list[Path]) -> None:
+    with parts[1].open("ab") as file:
+        file.write(b'{"half":')
+    code, text = verified(run, parts[0].parent)
+    assert code == 2
+    assert f"torn {parts[1]}:5" in text
+    packed = parts[0].with_name("audit.jsonl.1.gz")
+    packed.write_bytes(gzip.compress(parts[0].read_bytes())[:-20])
+    code, text = verified(run, parts[0].parent)
+    assert code == 2
+    assert verified(run, parts[0].with_name("nothing"), parts[0])[0] == 2
+    assert verified(run, parts[0].with_name("*.nothing"))[0] == 2
+
+
+def test_a_single_file_is_verified_with_the_head_that_the_next_holds(run: Run, parts: list[Path]) -> None:
+    first = json.loads(parts[2].read_bytes().splitlines()[0])
+    head = Head.of(first["continues"])
+    assert run("verify", str(parts[1]), "--head", str(head)).exit_code == 0
+    result = run("verify", str(parts[2]))
+    assert result.exit_code == 0
+    assert f"--head{head}" in "".join(result.output.split())
