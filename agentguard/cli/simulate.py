@@ -36,7 +36,7 @@ def command(
     ] = None,
     to: Annotated[Path | None, typer.Option("--json", help="Where to write what has turned.")] = None,
 ) -> None:
-    """Decide every call that was recorded with `[audit] requests = true` by the rules of a file.
+    """Decide every call that was recorded with `audit.requests = true` by the rules of a file.
 
     Exit codes: 0 no decision would turn, or only as allowed; 1 some would, or the file is wrong; 2 a log is
     altered or not readable, or no call could be decided.

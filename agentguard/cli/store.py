@@ -29,7 +29,7 @@ HELP = "Migrate, check and compact the store that agentguard.toml names."
 app = typer.Typer(help=HELP, no_args_is_help=True)
 UNITS = ("bytes", "KiB", "MiB", "GiB")
 
-Config = Annotated[Path, typer.Option(help="The configuration, whose [store] names the store.")]
+Config = Annotated[Path, typer.Option(help="The configuration, whose table store names it.")]
 
 
 @app.callback()
@@ -125,7 +125,7 @@ def _by_broker(credentials: Iterable[LiveCredential]) -> str:
 
 @app.command()
 def compact(config: Config = Path("agentguard.toml")) -> None:
-    """Delete what is over for longer than [store] keep, and give the space back to the disk.
+    """Delete what is over for longer than `store.keep`, and give the space back to the disk.
 
     Guards may run meanwhile: it works in short steps. Only a file that was made before this command existed
     is written anew, once. Calls wait meanwhile, some 4 seconds for 100 MB.
