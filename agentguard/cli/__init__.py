@@ -17,7 +17,20 @@ try:
 except ImportError:  # users who run the console script read a sentence, not a traceback
     raise SystemExit("The command line needs its extra: pip install 'agentguard[cli]'") from None
 
-from agentguard.cli import audit, demo, explain, init, keys, lint, pin, reference, simulate, store, suggest
+from agentguard.cli import (
+    audit,
+    demo,
+    doctor,
+    explain,
+    init,
+    keys,
+    lint,
+    pin,
+    reference,
+    simulate,
+    store,
+    suggest,
+)
 from agentguard.cli import exec as execute
 
 __all__ = ["main"]
@@ -50,6 +63,7 @@ def _begin(
 main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
+main.command("doctor")(doctor.command)
 main.command("pin")(pin.command)
 main.command("explain")(explain.command)
 main.command("simulate")(simulate.command)

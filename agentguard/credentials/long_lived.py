@@ -105,6 +105,14 @@ class LegacySecret:
         """Do the same as `issue`, without blocking the event loop."""
         return await self._issue(grant, self._read.async_, self._share.async_)
 
+    def check(self) -> None:
+        """Read the key from its source, and forget it.
+
+        Raises:
+            IssueError: The source gave no key that can be sent.
+        """
+        drive(self._fetch(self._read.sync))
+
     def revoke(self, handle: str, expires_at: float) -> None:
         """End the use of the credential with this handle in this process.
 

@@ -125,6 +125,11 @@ class AuthZen(Remote):
         self._origins = {_origin_of(self._url), *map(_named_origin, origins)} - {None}
         self._endpoints: _Endpoints | None = None
 
+    @property
+    def example(self) -> str:
+        """A subject of which the PDP has a name, whom nobody is called."""
+        return self._users.name.replace("{id}", "agentguard-doctor")
+
     async def _decide(self, request: AccessRequest, operations: RemoteOperations) -> Decision:
         endpoints = await self._current(operations)
         body = question(request, users=self._users)

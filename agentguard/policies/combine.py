@@ -85,6 +85,11 @@ class Combine:
         """The rules of those policies that have `rules`, as Cedar's has."""
         return tuple(rule for policy in self._policies for rule in getattr(policy, "rules", ()))
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies that are asked, in order."""
+        return tuple(self._policies)
+
     def close(self) -> None:
         """Close the connections of each policy that has any."""
         for close in (getattr(policy, "close", None) for policy in self._policies):

@@ -163,7 +163,7 @@ async def test_a_thousand_streamed_requests_of_fifty_users_are_each_judged_for_t
     with capsys.disabled():
         seconds = time.monotonic() - began
         counts = f"{service.answers} answers, {service.dropped} dropped, {service.failed} failed"
-        print(f"\n{counts} in {seconds:.0f} s; KiB of a worker's memory: {grown}")
+        print(f"\n{counts} in {seconds:.0f} s; KiB of a worker's memory: {grown}")  # noqa: T201  figures
     assert service.wrong == []
     assert service.answers + service.dropped + service.failed == REQUESTS
     assert service.failed <= 2 * AT_ONCE

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, Unpack
 
+from agentguard.concurrency.drive import drive
 from agentguard.credentials.oauth.profile import TOKEN_TYPE
 from agentguard.credentials.oauth.request import (
     CallFields,
@@ -71,6 +72,11 @@ class IdentityAssertion(TokenBroker):
                 "the agent's client id at the other server is not known", hint="name it as actor_client"
             )
         self._idp, self._linked = idp.server, idp.linked
+
+    def check(self) -> None:
+        """Ask both servers whether they know the broker's clients (see `TokenBroker.check`)."""
+        drive(self._idp.check(self._idp.sync))
+        super().check()
 
     def close(self) -> None:
         """Close the connections of both servers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
@@ -172,11 +173,13 @@ class AuthorizationServer:
     def _log_description(self, answer: Answer) -> None:
         """Log the server's own words at DEBUG. They are in no error, since they may repeat what was sent."""
         if log.isEnabledFor(logging.DEBUG):
-            try:
-                description = self._object(answer).get("error_description")
-            except IssueError:
-                description = None
-            log.debug("%s answered %d: %s", self.issuer, answer.status, label(str(description)))
+            log.debug("%s answered %d: %s", self.issuer, answer.status, self._description(answer))
+
+    def _description(self, answer: Answer) -> str:
+        try:
+            return label(str(self._object(answer).get("error_description")))
+        except IssueError:
+            return "no JSON"
 
     def error_code(self, answer: Answer) -> str:
         """Return the answer's error code if an RFC defines it, or a text that says there is none."""
@@ -185,6 +188,25 @@ class AuthorizationServer:
         except IssueError:
             code = None
         return code if isinstance(code, str) and code in _ERRORS else "without a known error"
+
+    async def check(self, operations: ServerOperations) -> None:
+        """Ask the server whether it knows this client, by the revocation of a token that does not exist.
+
+        Nothing is issued or ended. Unlike in other errors, the server's own words are told: they are for the
+        person who has called this.
+
+        Raises:
+            IssueError: The server does not answer, has no such endpoint, or does not know the client.
+            IdentityError: The client cannot authenticate itself.
+        """
+        metadata = await self.metadata(operations)
+        if metadata.revocation is None:
+            raise self.issue_error("its metadata has no revocation_endpoint")
+        form: Form = {"token": secrets.token_urlsafe(16), "token_type_hint": "access_token"}
+        answer = await self.post(operations, metadata.revocation, form, repeatable=True)
+        if answer.status != 200:
+            words = self._description(answer)
+            raise self.issue_error(f"answered {answer.status} {self.error_code(answer)}: {words}")
 
     def issue_error(self, reason: str) -> IssueError:
         """Return an error that names this server and *reason*."""

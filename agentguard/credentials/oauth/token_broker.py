@@ -136,6 +136,15 @@ class TokenBroker(ABC):
         """Do the same as `revoke`, without blocking the event loop."""
         await self._revoker.revoke(handle, expires_at, self._async.server, self._async.remember)
 
+    def check(self) -> None:
+        """Ask the server whether it knows the broker's client. Nothing is issued or ended.
+
+        Raises:
+            IssueError: The server does not answer, or does not know the client; with the server's own words.
+            IdentityError: The client cannot authenticate itself.
+        """
+        drive(self._server.check(self._sync.server))
+
     def close(self) -> None:
         """Close the server's connections."""
         self._server.close()

@@ -131,6 +131,15 @@ class OpenBao:
         """Do the same as `revoke`, without blocking the event loop. It finishes even when cancelled."""
         await finish(self._logins.revoke(handle, *self._async))
 
+    def check(self) -> None:
+        """Log in as the broker and as its revoker, and have these logins revoked.
+
+        Raises:
+            IssueError: OpenBao does not answer, or refuses.
+        """
+        self._session.check()
+        self._revoker.check()
+
     def close(self) -> None:
         """Close the connections of both sessions. Logins that are not revoked by then need their accessor."""
         self._session.close()

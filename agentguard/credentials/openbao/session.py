@@ -197,6 +197,18 @@ class OpenBaoSession:
         self.sync = OpenBaoOperations(self, ask.sync, prove.sync, share.sync)
         self.async_ = OpenBaoOperations(self, ask.async_, prove.async_, share.async_)
 
+    def check(self) -> None:
+        """Log in, and have that login revoked.
+
+        Raises:
+            IssueError: OpenBao does not answer, or refuses.
+        """
+        drive(self._check())
+
+    async def _check(self) -> None:
+        login = await self.sync.login()
+        await self.sync.revoke(login)
+
     def close(self) -> None:
         """Revoke the shared login if OpenBao answers, and close the connections."""
         login, self.shared_login = self.shared_login, None

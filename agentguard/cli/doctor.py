@@ -1,0 +1,112 @@
+"""`agentguard doctor`: does the configuration work with the real stores, issuers, PDPs and keys?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from agentguard import AgentGuardError, ConfigurationError, Guard
+from agentguard.cli._console import note, out
+from agentguard.config import Settings, build, load
+from agentguard.model import Identity
+from agentguard.policies.combine import Combine
+from agentguard.testing.samples import sample_request
+
+__all__ = ["Diagnosis", "command", "diagnoses"]
+
+
+class Diagnosis(NamedTuple):
+    """One line of the report; `word` is ok, warning or error."""
+
+    word: str
+    text: str
+
+
+def command(
+    config: Annotated[Path, typer.Option(help="The configuration to try.")] = Path("agentguard.toml"),
+) -> None:
+    """Try the configuration: read its keys, open its store and log, and ask its issuers and PDPs.
+
+    As a guard does, it makes files that are missing. No credential is issued, and no record is written. Each
+    broker proves its client to the issuer, by the revocation of a token that does not exist, or by a login
+    that it revokes. Each PDP is asked about a user whom nobody is called. An issuer's own words about a
+    refusal are shown: they are in no denial.
+
+    Exit codes: 0 all works, though there may be warnings; 1 something does not.
+    """
+    console = out()
+    report = list(diagnoses(config))
+    for diagnosis in report:
+        note(console, *diagnosis)
+    raise typer.Exit(1 if any(diagnosis.word == "error" for diagnosis in report) else 0)
+
+
+def diagnoses(config: Path) -> Iterator[Diagnosis]:
+    """Yield what works and what does not, part by part."""
+    try:
+        settings = load(config)
+        guard = Guard.from_parts(build(settings))
+    except ConfigurationError as error:
+        yield Diagnosis("error", str(error))
+        return
+    with closing(guard):
+        yield Diagnosis("ok", f"{config} is well-formed")
+        yield from _store(guard)
+        yield _log(settings)
+        yield from _brokers(guard)
+        yield from _pdps(guard)
+
+
+def _store(guard: Guard) -> Iterator[Diagnosis]:
+    store = guard.enforcement.ports.store
+    yield _tried(f"the store, a {type(store).__name__},", partial(store.known, "agentguard doctor"))
+
+
+def _log(settings: Settings) -> Diagnosis:
+    """Say whether the log can be written, without a record: that would be one of an event that never was."""
+    path = settings.file.parent / settings.audit.path
+    place = path if path.exists() else path.parent
+    if os.access(place, os.W_OK):
+        return Diagnosis("ok", f"the audit log {path} can be written")
+    problem = f"the audit log {path} cannot be written"
+    return Diagnosis("error", f"{problem}\nhint: make {place} writable for this user")
+
+
+def _brokers(guard: Guard) -> Iterator[Diagnosis]:
+    """Ask each broker's issuer, once for all paths and resources that it serves."""
+    places: dict[int, tuple[Any, list[str]]] = {}
+    for (resource, path), broker in guard.enforcement.ports.brokers.items():
+        _, names = places.setdefault(id(broker), (broker, []))
+        names.append(f"{resource or 'all other resources'} {path}")
+    for broker, names in places.values():
+        check = getattr(broker, "check", None)
+        if check is not None:
+            yield _tried(f"the broker {broker!r} for {', '.join(names)}", check)
+
+
+def _pdps(guard: Guard) -> Iterator[Diagnosis]:
+    policy = guard.enforcement.ports.policy
+    for part in policy.policies if isinstance(policy, Combine) else (policy,):
+        subject = getattr(part, "example", "agentguard-doctor")
+        if not hasattr(part, "close"):  # it is evaluated in this process
+            yield Diagnosis("ok", f"the rules, version {part.version}, were read")
+            continue
+        question = sample_request(identity=Identity(subject=subject, actor="agentguard-doctor"))
+        yield _tried(f"the PDP {part.version}", partial(part.decide, question))
+
+
+def _tried(part: str, ask: Callable[[], object]) -> Diagnosis:
+    try:
+        ask()
+    except AgentGuardError as error:
+        hint = f"\nhint: {error.hint}" if isinstance(error, ConfigurationError) and error.hint else ""
+        return Diagnosis("error", f"{part}: {error}{hint}")
+    except Exception as error:  # noqa: BLE001  an adapter may raise anything, and the next part is asked all the same
+        return Diagnosis("error", f"{part}: {type(error).__name__}: {error}")
+    return Diagnosis("ok", f"{part} answers")

@@ -1,0 +1,125 @@
+"""`agentguard doctor` tries what a configuration names, and issues nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentguard.cli import main
+from agentguard.credentials.local_issuer import load_key
+from tests.doubles.loopback import Connection, Respond, Server, response, serving
+
+WORDS = "Client agent is disabled"
+
+
+def run(config: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["doctor", "--config", str(config)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "policy.cedar").write_text('@id("all") permit(principal, action, resource);')
+    (tmp_path / "agentguard.toml").write_text('[policy]\ncedar = ["policy.cedar"]\n')
+    return tmp_path / "agentguard.toml"
+
+
+def issuer(status: str, answer: object) -> Respond:
+    """Return an authorization server that answers a revocation so."""
+
+    def respond(connection: Connection) -> None:
+        request = connection.request()
+        origin = f"http://127.0.0.1:{connection.stream.getsockname()[1]}"
+        places = {f"{name}_endpoint": f"{origin}/{name}" for name in ("token", "revocation")}
+        if b"POST /revocation" in request:
+            connection.send(response(status, json.dumps(answer).encode()))
+        elif b"GET /.well-known/oauth-authorization-server " in request:
+            connection.send(response("200 OK", json.dumps({"issuer": origin, **places}).encode()))
+        else:
+            connection.send(response("404 Not Found"))
+
+    return respond
+
+
+@pytest.fixture
+def known() -> Iterator[Server]:
+    with serving(issuer("200 OK", {})) as server:
+        yield server
+
+
+@pytest.fixture
+def unknown() -> Iterator[Server]:
+    refusal = {"error": "invalid_client", "error_description": WORDS}
+    with serving(issuer("401 Unauthorized", refusal)) as server:
+        yield server
+
+
+def with_broker(config: Path, url: str) -> None:
+    load_key(config.parent / "client.pem")
+    broker = f'[brokers.corp]\nkind = "token_exchange"\nissuer = "{url}"\nclient_id = "agent"\n'
+    more = 'client_key = "client.pem"\n[resources.orders]\nbroker = "corp"\n'
+    config.write_text(config.read_text() + broker + more)
+
+
+def test_a_configuration_that_works_is_told_so_part_by_part(config: Path, known: Server) -> None:
+    with_broker(config, known.url)
+    code, text = run(config)
+    assert code == 0, text
+    lines = text.splitlines()
+    assert all(line.startswith("ok") for line in lines)
+    words = ("well-formed", "store", "audit log", "broker", "rules")
+    assert all(any(word in line for line in lines) for word in words)
+
+
+@pytest.mark.promise("doctor-issues-nothing")
+def test_the_issuer_is_asked_to_revoke_what_does_not_exist_and_for_nothing_else(
+    config: Path, known: Server
+) -> None:
+    with_broker(config, known.url)
+    run(config)
+    posts = [request for request in known.requests if request.startswith(b"POST")]
+    assert len(posts) == 3  # a broker for each path
+    assert all(b"POST /revocation" in post and b"client_assertion=" in post for post in posts)
+    assert (
+        not (config.parent / ".agentguard" / "audit.jsonl").exists()
+        or not (config.parent / ".agentguard" / "audit.jsonl").read_text()
+    )
+
+
+def test_the_issuers_own_words_about_a_client_are_shown(config: Path, unknown: Server) -> None:
+    with_broker(config, unknown.url)
+    code, text = run(config)
+    assert code == 1
+    assert f"answered 401 invalid_client: {WORDS}" in text
+
+
+def test_an_issuer_that_is_not_there_does_not_keep_the_next_part_from_being_asked(config: Path) -> None:
+    with_broker(config, "http://127.0.0.1:1")
+    code, text = run(config)
+    assert code == 1
+    assert "no connection" in text
+    assert "the rules" in text
+
+
+@pytest.mark.parametrize(("answer", "code"), [({"result": {"allow": False}}, 0), ({"result": 1}, 1)])
+def test_a_pdp_is_asked_about_a_user_whom_nobody_is_called(config: Path, answer: object, code: int) -> None:
+    def respond(connection: Connection) -> None:
+        connection.request()
+        connection.send(response("200 OK", json.dumps(answer).encode(), "Content-Type: application/json"))
+
+    with serving(respond) as server:
+        pdp = f'[policy]\npdps = ["corp"]\n[pdps.corp]\nkind = "opa"\nurl = "{server.url}"\nversion = "1"\n'
+        config.write_text(pdp)
+        assert run(config)[0] == code
+        assert b"agentguard-doctor" in server.requests[0]
+
+
+def test_a_mistake_in_the_file_is_told_with_its_line(config: Path) -> None:
+    config.write_text("[policy]\ncedar = 1\n")
+    code, text = run(config)
+    assert code == 1
+    assert "agentguard.toml:2" in text
