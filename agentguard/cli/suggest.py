@@ -162,7 +162,7 @@ def _tool(usage: Usage, *, known_arguments: bool) -> Iterator[str]:
 
 def _facts(spec: ToolSpec, *, with_arguments: bool) -> dict[str, Any]:
     """Return the classification of a tool for agentguard.toml, without defaults."""
-    facts: dict[str, Any] = {"path": spec.path.value, "resource": spec.resource}
+    facts: dict[str, Any] = {"path": spec.path.value, "resource": spec.resource, "server": spec.server}
     facts |= {name: sorted(getattr(spec, name)) for name in ("scopes", "sinks", "trusted")}
     facts["untrusted"] = spec.untrusted
     if spec.sensitivity is not Sensitivity.PUBLIC:

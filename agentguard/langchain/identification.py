@@ -20,6 +20,7 @@ from agentguard.errors import ConfigurationError
 
 __all__ = [
     "METADATA_KEY",
+    "UNNAMED",
     "Classification",
     "McpTarget",
     "classified",
@@ -34,6 +35,8 @@ __all__ = [
 
 METADATA_KEY = "agentguard"
 ADAPTER = "langchain_mcp_adapters.tools"
+UNNAMED = "unknown"
+"""What langchain-mcp-adapters gives an interceptor where the application has named no server."""
 FRAMEWORKS = frozenset(
     {"functools", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langgraph"}
 )
@@ -197,7 +200,7 @@ def _target(body: object) -> McpTarget | None:
 def _read_target(adapted: Mapping[str, Any]) -> McpTarget | None:
     if not {"tool", "server_name", "connection", "session"} <= adapted.keys():
         return None
-    server = adapted["server_name"] or "unknown"  # as the adapter itself
+    server = adapted["server_name"] or UNNAMED
     return McpTarget(adapted["tool"].name, server, adapted["connection"], adapted["session"])
 
 

@@ -372,6 +372,14 @@ def test_an_argument_that_no_rule_can_see_is_named(load: Load) -> None:
     assert "// no rule can see these arguments, so they may have any value: extra\n@id" in loaded.cedar
 
 
+def test_the_server_of_an_mcp_tool_is_written(load: Load) -> None:
+    spec = ToolSpec(name="file", path=ToolPath.WRITE, schema={"properties": {}}, server='sh"op\n')
+    loaded = load(ran(request(spec, {})), specs=[spec])
+    suggested = loaded.guard.catalog.tool("file")
+    assert suggested is not None
+    assert suggested.server == spec.server
+
+
 def test_a_negative_number_is_permitted_where_one_was_seen(load: Load) -> None:
     assert load(pay("ada", -2), pay("ada", 3)).permits(pay("ada", -5))
     assert not load(pay("ada", 0), pay("ada", 3)).permits(pay("ada", -5))

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,6 +284,34 @@ def test_init_opens_nothing_and_only_suggests(run: Run, module: str, tmp_path: P
     assert re.findall(r"^path = (.*)$", config, re.MULTILINE) == ['"escalation"'] * 4
     assert '# path = "read" # a guess: its name says get\n' in config
     assert 'args = { order_id = "string" }' in config
+
+
+@pytest.mark.promise("mcp-name-is-bound")
+@pytest.mark.parametrize("server", ["shop", 'sh"op\\npath = "read"', None])
+def test_init_writes_the_server_of_an_mcp_tool(
+    run: Run, module: str, tmp_path: Path, server: str | None
+) -> None:
+    (tmp_path / f"mcp_{module}.py").write_text(
+        "from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool\n"
+        "from mcp.types import Tool\n"
+        "from langchain_core.tools import tool\n"
+        "offered = Tool(name='pay', description='Pay.', inputSchema={'type': 'object', 'properties': {}})\n"
+        "place = {'transport': 'streamable_http', 'url': 'https://shop.example/mcp'}\n"
+        f"pay = convert_mcp_tool_to_langchain_tool(None, offered, connection=place, server_name={server!r})\n"
+        "@tool\n"
+        "def mine(text: str) -> str:\n"
+        "    'Mine.'\n"
+        "    return text\n"
+        "tools = [pay, mine]\n"
+    )
+    assert run("init", f"mcp_{module}:tools").exit_code == 0
+    config = (tmp_path / "agentguard.toml").read_text()
+    tables = tomllib.loads(config)["tools"]
+    assert tables["pay"].get("server") == server
+    assert (tables["pay"]["path"], "server" in tables["mine"]) == ("escalation", False)
+    assert ("give load_mcp_tools a server_name" in config) == (server is None)
+    linted = run("lint", f"mcp_{module}:tools")
+    assert linted.exit_code == 0, linted.output
 
 
 def test_init_overwrites_nothing_and_then_writes_nothing(run: Run, module: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from langchain_core.tools import tool as as_tool
 from agentguard import ConfigurationError
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli.init.texts import Draft, policy, settings, test
+from agentguard.langchain.identification import UNNAMED, mcp_target
 from agentguard.langchain.schema import ArgumentSchema
 
 __all__ = ["command"]
@@ -57,7 +58,10 @@ def command(
 def _draft(tool: object) -> Draft:
     try:
         base = tool if isinstance(tool, BaseTool) else as_tool(tool)  # type: ignore[call-overload]  # a function
-        return Draft(base.name, base.description, ArgumentSchema(base).schema, base.metadata or {})
+        target = mcp_target(base)
+        server = None if target is None else "" if target.server == UNNAMED else target.server
+        schema = ArgumentSchema(base).schema
+        return Draft(base.name, base.description, schema, base.metadata or {}, server)
     except (ValueError, TypeError) as error:  # no docstring, or types that have no schema
         raise ConfigurationError(
             f"this is no tool: {error}",

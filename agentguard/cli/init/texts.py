@@ -28,12 +28,17 @@ _PLAIN = {"string", "integer", "number", "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A tool that `agentguard init` writes a table for."""
+    """A tool that `agentguard init` writes a table for.
+
+    `server` names the MCP server of the tool. It is empty where the application has not named the server, and
+    None for any other tool.
+    """
 
     name: str
     description: str
     schema: Schema
     metadata: Mapping[str, Any]
+    server: str | None = None
 
     def guess(self) -> tuple[ToolPath, str] | None:
         """Return the path that the tool seems to have, and the reason: MCP's annotations, else its name."""
@@ -98,6 +103,10 @@ def _table(draft: Draft) -> str:
     lines += [f"[tools.{key_of(draft.name)}]", 'path = "escalation"']
     if guess is not None and guess[0] is not ToolPath.ESCALATION:
         lines.append(f'# path = "{guess[0]}" # a guess: {guess[1]}')
+    if draft.server:
+        lines.append(f"server = {toml(draft.server)}")
+    elif draft.server is not None:
+        lines.append("# give load_mcp_tools a server_name, and write it here: server = ...")
     lines.append(f"args = {toml(draft.arguments())}")
     return "\n".join(lines) + "\n"
 

@@ -16,12 +16,9 @@ A server's name is the one that the application gives it, in ``MultiServerMCPCli
 from __future__ import annotations
 
 from agentguard.catalog import Catalog
-from agentguard.langchain.identification import McpTarget, is_target_of
+from agentguard.langchain.identification import UNNAMED, McpTarget, is_target_of
 
 __all__ = ["catalog_name", "misbound"]
-
-UNNAMED = "unknown"
-"""What langchain-mcp-adapters gives an interceptor where the application has named no server."""
 
 
 def catalog_name(catalog: Catalog, target: McpTarget) -> str:
