@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from agentguard import credential
 from tests.benchmarks.measuring import Subject
 from tests.benchmarks.peers import Middleware, peers
-from tests.benchmarks.shop import ARGUMENTS, POLICIES, Shop
+from tests.benchmarks.shop import ARGUMENTS, ASKING, POLICIES, Shop
 from tests.benchmarks.stages import Bare, Guarded, Stage, guarded
 from tests.conftest import scripted, tool_call
 
@@ -63,13 +63,15 @@ class Case(NamedTuple):
 class Stages:
     """The stages of one kind of tool: bare, one guard for each store, and other middleware by name.
 
-    `using` has a guard with SQLite too, and its tool reads the secret of its credential.
+    `using` has a guard with SQLite too, and its tool reads the secret of its credential. `asking` has one
+    whose rules are evaluated for each call.
     """
 
     bare: Bare
     guarded: Mapping[str, Guarded]
     peers: Mapping[str, Middleware]
     using: Guarded
+    asking: Guarded
 
 
 @contextmanager
@@ -87,7 +89,10 @@ def stages(
         peer_stages = peers(directory / f"peers-{'async' if is_async else 'sync'}")
         using = Shop(is_async=is_async, inside=lambda: credential().reveal())
         user = stack.enter_context(guarded(directory, "sqlite", using, exporter, policies=policies))
-        yield Stages(Bare(Shop(is_async=is_async)), by_store, peer_stages, user)
+        asker = stack.enter_context(
+            guarded(directory, "sqlite", Shop(is_async=is_async), exporter, policies=ASKING)
+        )
+        yield Stages(Bare(Shop(is_async=is_async)), by_store, peer_stages, user, asker)
 
 
 def agent_of(tools: Sequence[BaseTool], *middleware: Any) -> Any:
@@ -111,6 +116,8 @@ def cases(
     }
     using = invoking(sync.using, sync.using.tools()[1], ARGUMENTS, calls)
     subjects[Case("tool.invoke", 1, "wrap sqlite, credential used")] = using
+    asking = invoking(sync.asking, sync.asking.tools()[1], ARGUMENTS, calls)
+    subjects[Case("tool.invoke", 1, "wrap sqlite, rules evaluated")] = asking
     for operation, of in (("tool.ainvoke", asynchronous), ("tool.ainvoke, sync tool", sync)):
         for at_once in widths:
             for way, stage, tool in tools_of(of):
@@ -136,6 +143,7 @@ def tools_of(of: Stages) -> Iterator[tuple[str, Stage, BaseTool]]:
 def agents_of(of: Stages) -> Iterator[tuple[str, Stage, Any]]:
     """Yield an agent by each way: bare, wrapped and with middleware for each store, and each peer."""
     yield "bare", of.bare, agent_of(of.bare.tools())
+    yield "wrap sqlite, rules evaluated", of.asking, agent_of(of.asking.tools())
     for store, stage in of.guarded.items():
         yield f"wrap {store}", stage, agent_of(stage.tools())
         # the guard knows one tool by one name: a second set of tools would be denied

@@ -9,7 +9,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 
 from agentguard import Resource, classified
 
-__all__ = ["ARGUMENTS", "DENYING", "POLICIES", "REFUND_POLICIES", "RESOURCES", "Shop"]
+__all__ = ["ARGUMENTS", "ASKING", "DENYING", "POLICIES", "REFUND_POLICIES", "RESOURCES", "Shop"]
 
 REFUND_POLICIES = """
 @id("small-refunds") permit (principal, action == Action::"refund_order", resource == Resource::"payments")
@@ -28,6 +28,13 @@ OTHER_POLICIES = """
 @id("deletion") permit (principal, action in Action::"escalation", resource) when { context has approval };
 """
 POLICIES = REFUND_POLICIES + OTHER_POLICIES
+# a rule about the time makes each call a new question: without it, the answer to an equal one is known
+ASKING = (
+    POLICIES
+    + """
+@id("not-before") forbid (principal, action, resource) when { context.now < datetime("2020-01-01") };
+"""
+)
 DENYING = POLICIES + '\n@id("no-refunds") forbid (principal, action == Action::"refund_order", resource);'
 ARGUMENTS: dict[str, Any] = {"order_id": "4711", "amount": 40, "reason": "arrived broken"}
 RESOURCES = [Resource(name=name, origins=(f"https://{name}.example",)) for name in ("orders", "payments")]

@@ -86,11 +86,12 @@ def test_the_figures_name_every_case_and_its_calls(run: Run) -> None:
     tool = {"bare"} | WRAPPED
     # a package of the field that is installed here is measured too
     installed = run.figures["cases"]["agent.invoke, 1 at once"].keys() & FIELD.keys()
-    agent = tool | {f"middleware {store}" for store in STORES} | PEERS | installed
+    asking = {"wrap sqlite, rules evaluated"}
+    agent = tool | asking | {f"middleware {store}" for store in STORES} | PEERS | installed
     floors = {"parts in place", "parts in place, one span"}
     some = {"bare", "middleware sqlite"}
     assert {operation: set(ways) for operation, ways in run.figures["cases"].items()} == {
-        "tool.invoke, 1 at once": tool | floors | {"wrap sqlite, credential used"},
+        "tool.invoke, 1 at once": tool | floors | asking | {"wrap sqlite, credential used"},
         "tool.ainvoke, 1 at once": tool,
         "tool.ainvoke, 2 at once": tool,
         "tool.ainvoke, sync tool, 1 at once": tool,
