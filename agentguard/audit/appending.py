@@ -160,6 +160,11 @@ class Appender:
             os.close(self._file.descriptor)
             self._file = None
 
+    def __del__(self) -> None:
+        """Close the file of a log that nobody has closed. A thread that writes would hold this object."""
+        if getattr(self, "_file", None) is not None:
+            self.abandon()
+
     def close(self, *, fsync: bool) -> None:
         """Write the queued records and those that are owed, then close the file."""
         self.executor.shutdown()

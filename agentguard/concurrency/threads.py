@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
+from weakref import finalize
 
 from agentguard.concurrency.fork import in_child
 
@@ -18,6 +19,7 @@ __all__ = ["ReusedThreads"]
 IDLE = 10.0  # seconds after which a thread ends for which nobody has a function
 MOST_IDLE = 16
 Function = Callable[[], object]
+_Functions = SimpleQueue[Function | None]  # of one thread, which ends at None
 
 
 class ReusedThreads:
@@ -34,7 +36,8 @@ class ReusedThreads:
 
     def _begin(self) -> None:
         # the queues of idle threads; a thread is taken and put back by calls of a deque, which are atomic
-        self._idle: deque[SimpleQueue[Function]] = deque()
+        self._idle: deque[_Functions] = deque()
+        finalize(self, _end_all, self._idle).atexit = False
 
     def start(self, function: Function) -> None:
         """Run a function, which may raise nothing, in a thread of its own.
@@ -46,28 +49,39 @@ class ReusedThreads:
             functions = self._idle.pop()  # that of the thread which was used last: the others may end
         except IndexError:
             functions = SimpleQueue()
-            Thread(target=self._work, args=(functions,), name=self._name, daemon=True).start()
+            Thread(target=_work, args=(functions, self._idle), name=self._name, daemon=True).start()
         functions.put(function)
 
-    def _work(self, functions: SimpleQueue[Function]) -> None:
-        while (function := self._next(functions)) is not None:
-            function()
-            del function  # while this waits for the next one, it must not keep what the function holds
-            self._idle.append(functions)
-            if len(self._idle) > MOST_IDLE and self._retire(functions):
-                return
 
-    def _next(self, functions: SimpleQueue[Function]) -> Function | None:
-        """Return the next function of a thread, or None if it is to end."""
-        try:
-            return functions.get(timeout=IDLE)
-        except Empty:
-            return None if self._retire(functions) else functions.get()
+# The threads hold no `ReusedThreads`: where it is dropped, those that are idle end.
 
-    def _retire(self, functions: SimpleQueue[Function]) -> bool:
-        """Take a thread out of the idle ones; return False if it was given a function meanwhile."""
-        try:
-            self._idle.remove(functions)
-        except ValueError:
-            return False
-        return True
+
+def _work(functions: _Functions, idle: deque[_Functions]) -> None:
+    while (function := _next(functions, idle)) is not None:
+        function()
+        del function  # while this waits for the next one, it must not keep what the function holds
+        idle.append(functions)
+        if len(idle) > MOST_IDLE and _retire(functions, idle):
+            return
+
+
+def _next(functions: _Functions, idle: deque[_Functions]) -> Function | None:
+    """Return the next function of a thread, or None if it is to end."""
+    try:
+        return functions.get(timeout=IDLE)
+    except Empty:
+        return None if _retire(functions, idle) else functions.get()
+
+
+def _retire(functions: _Functions, idle: deque[_Functions]) -> bool:
+    """Take a thread out of the idle ones; return False if it was given a function meanwhile."""
+    try:
+        idle.remove(functions)
+    except ValueError:
+        return False
+    return True
+
+
+def _end_all(idle: deque[_Functions]) -> None:
+    while idle:
+        idle.pop().put(None)

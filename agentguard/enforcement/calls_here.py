@@ -6,11 +6,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TYPE_CHECKING, Protocol
 
 from agentguard.concurrency.fork import in_child
 from agentguard.model import TaskState, TaskStatus
 
-__all__ = ["CallsHere"]
+if TYPE_CHECKING:
+    from agentguard.enforcement.call import Permit
+    from agentguard.enforcement.issuance import Issuance
+    from agentguard.telemetry import CallSpan
+
+__all__ = ["CallInProgress", "CallsHere"]
+
+
+class CallInProgress(Protocol):
+    """A call that has begun and not ended. `thread` is the identifier of the thread that has entered it."""
+
+    thread: int
+
+    @property
+    def permit(self) -> Permit:
+        """What permits the call."""
+
+    @property
+    def issuance(self) -> Issuance:
+        """The credential of the call."""
+
+    @property
+    def span(self) -> CallSpan:
+        """The span of the call."""
+
+    def take_end(self) -> bool:
+        """Return True to the one caller that is to end the call, and False to any later one."""
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -22,6 +49,8 @@ class CallsHere:
     until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
     with the status and the cause of its end. They act for nobody in this process. `last_end` is another
     object after each end of a task here, and `ends` has one for each end that is being stored.
+    `in_progress` are the calls that have begun. `closing` says that no call begins any more, and `closed`
+    that the store and the log are closed too.
 
     A forked child has none of its parent's calls and tasks to revoke or to end; the `unended` ones act for
     nobody there either.
@@ -34,6 +63,9 @@ class CallsHere:
     unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
     ends: set[object] = field(default_factory=set)
     last_end: object = None
+    in_progress: dict[str, CallInProgress] = field(default_factory=dict)
+    closing: bool = False
+    closed: bool = False
 
     def __post_init__(self) -> None:
         """Have a forked child begin without the calls of its parent."""
@@ -41,7 +73,7 @@ class CallsHere:
 
     def _leave_to_parent(self) -> None:
         self.running, self.failed, self.reported, self.unbegun = set(), set(), set(), {}
-        self.ends = set()
+        self.ends, self.in_progress = set(), {}
 
     def give_up(self, task_id: str, seconds: float) -> None:
         """Have a task ended that the store may yet begin within *seconds*."""

@@ -66,7 +66,8 @@ class Enforcement:
         self.outbox_thread = OutboxThread(self.sync.outbox)
 
     def close(self) -> None:
-        """Stop the threads of this process."""
+        """Stop the threads of this process. No call begins any more."""
+        self.calls.closing = True
         self.outbox_thread.close()
         self.worker.close()
 
@@ -95,6 +96,8 @@ class Flow:
     async def refuse(self, invocation: Invocation, denied: Denied) -> None:
         """Record a denial that the framework's side found by itself."""
         telemetry = self.enforcement.telemetry
+        if self.enforcement.calls.closed:
+            return  # and so is the log
         with telemetry.call(invocation.tool, invocation.call_id, invocation.arguments) as span:
             await self.recording.denial(invocation, denied, span)
 

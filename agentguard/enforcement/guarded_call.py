@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from agentguard.enforcement.operations import stored
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Effect, Outcome
-from agentguard.telemetry import Stage
+from agentguard.telemetry import CallSpan, Stage
 
 __all__ = ["GuardedCall"]
 
@@ -37,6 +38,7 @@ class GuardedCall:
 
     __slots__ = (
         "_abandoned",
+        "_ends",
         "_flow",
         "_invocation",
         "_issuance",
@@ -45,6 +47,7 @@ class GuardedCall:
         "_request",
         "_span",
         "_stage",
+        "thread",
     )
     _issuance: Issuance
     _stage: Stage
@@ -54,8 +57,33 @@ class GuardedCall:
         self._request: AccessRequest | None = None
         self._permit: Permit | None = None
         self._abandoned, self._process = False, this_process()
+        self._ends = [True]  # taken by a pop, which is atomic: the call is ended once
+        self.thread = get_ident()
         telemetry = flow.enforcement.telemetry
         self._span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
+
+    @property
+    def permit(self) -> Permit:
+        """What permits this call, which has begun."""
+        assert self._permit is not None  # noqa: S101  only a call that has begun is asked
+        return self._permit
+
+    @property
+    def issuance(self) -> Issuance:
+        """The credential of this call, which has begun."""
+        return self._issuance
+
+    @property
+    def span(self) -> CallSpan:
+        """The span of this call."""
+        return self._span
+
+    def take_end(self) -> bool:
+        """Return True to the one caller that is to end the call, and False to any later one."""
+        try:
+            return self._ends.pop()
+        except IndexError:
+            return False
 
     async def __aenter__(self) -> Permit:
         self._span.__enter__()
@@ -83,6 +111,7 @@ class GuardedCall:
 
     async def _start(self) -> Permit:
         """Judge the call and begin it; where a person has to be asked, that is done in between."""
+        self._require_open()
         judged = await self._in_one_go(self._judge)
         if isinstance(judged, Permit):
             return judged
@@ -141,8 +170,11 @@ class GuardedCall:
             enforcement.options.clock,
         )
         enforcement.calls.running.add(call.id)
-        permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         self._permit = permit
+        # a guard that closes says so before it looks which calls have begun: one of the two sees the other
+        enforcement.calls.in_progress[call.id] = self
+        self._require_open()
+        permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         try:
             await stored(flow.operations.begin_call(call, self._issuance.planned()))
         except Denied as denied:
@@ -155,6 +187,10 @@ class GuardedCall:
             raise TimeoutError("the call was given up while it began")
         await flow.recording.permit(permit, self._span)
         return permit
+
+    def _require_open(self) -> None:
+        if self._flow.enforcement.calls.closing:
+            raise Denied.of(DenialCode.GUARD_CLOSED, "the guard is closing, or closed")
 
     async def _in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
         """Take steps on this path, and give the call up if a thread does not finish them in time.
@@ -209,6 +245,8 @@ class GuardedCall:
             raise
         finally:
             await self._record(error)
+            if self._permit is not None:
+                self._flow.enforcement.calls.in_progress.pop(self._permit.call.id, None)
             self._span.__exit__()
         if withheld is not None:
             raise withheld from None
@@ -228,6 +266,9 @@ class GuardedCall:
         if not permit.begun:
             calls.running.discard(permit.call.id)
             return None
+        if not self.take_end():
+            await self._issuance.revoke_if_late()
+            return permit.withheld
         noted = await CallEnding(self._flow, permit, self._issuance, self._span).finish(outcome)
         calls.running.discard(permit.call.id)
         if permit.withheld is not None:
@@ -238,6 +279,10 @@ class GuardedCall:
 
     async def _record(self, error: BaseException | None) -> None:
         invocation, permit = self._invocation, self._permit
+        if isinstance(error, Denied) and self._flow.enforcement.calls.closed:
+            log.info("denied %s: %s: %s", invocation.tool, error.code, error.reason)  # the log is closed
+            self._span.ended(invocation.path, Effect.DENY, error.code)
+            return
         if isinstance(error, Denied):
             await self._flow.recording.denial(invocation, error, self._span, self._request)
             if error.ends_session and self._request is not None:

@@ -56,6 +56,7 @@ class Issuance:
         self._handles: list[str] = []
         self._minted: list[Credential] = []
         self._is_ending = False
+        self._minted_in_time: int | None = None
 
     def planned(self) -> LiveCredential | None:
         """Return what is to be recorded with the call, before anything is minted.
@@ -71,8 +72,10 @@ class Issuance:
         """Return the call's credential, minted now unless the task has one for it.
 
         Raises:
-            Denied: There is none to be had, or by now the task or the grant is over.
+            Denied: There is none to be had, or by now the task, the grant or the guard is over.
         """
+        if self._minted_in_time is not None:
+            raise Denied.of(DenialCode.GUARD_CLOSED, "the guard was closed while the call was being prepared")
         if self._permit.route is not None and self.credential is None:
             if self._key is None:
                 self.credential = await self._mint()
@@ -131,6 +134,15 @@ class Issuance:
             return
         operations = self._blocking if blocks else self._operations
         await operations.to_the_end(self._revoke(operations))
+
+    def give_up(self) -> None:
+        """Have nothing minted from now on, and what is being minted revoked: the guard has ended the call."""
+        self._is_ending, self._minted_in_time = True, len(self._minted)
+
+    async def revoke_if_late(self) -> None:
+        """Revoke, if the call was given up, what has been minted since."""
+        if self._minted_in_time is not None and len(self._minted) > self._minted_in_time:
+            await self.revoke(failed=True)
 
     async def _revoke(self, operations: Operations) -> None:
         self._is_ending = True  # before the handle is read: what is delivered after that revokes itself

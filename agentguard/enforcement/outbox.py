@@ -217,6 +217,11 @@ class OutboxThread:
                     return
                 self._thread = thread
 
+    @property
+    def runs(self) -> bool:
+        """Whether the thread runs, since something is left."""
+        return self._thread is not None
+
     def close(self) -> None:
         """Stop the thread. What is left stays in the store, for the next start."""
         with self._lock:

@@ -66,12 +66,13 @@ class ReusableCredentials:
     def __init__(self, clock: Callable[[], float], *, timeout: float) -> None:
         self._clock, self._lock = clock, ProcessLock()
         self._kept: OrderedDict[Hashable, KeptCredential] = OrderedDict()
+        self._handles: dict[str, set[str]] = {}  # by task; also of those that are used no more
         self.flights = SingleFlight(timeout=timeout)
         in_child(self._empty)
 
     def _empty(self) -> None:
         """Begin anew in a forked child: the credentials are the parent's."""
-        self._kept = OrderedDict()
+        self._kept, self._handles = OrderedDict(), {}
 
     def find(self, key: Hashable, ends_at: float) -> Credential | None:
         """Return a credential that still lives long enough, and was not to live beyond *ends_at*, or None."""
@@ -89,6 +90,7 @@ class ReusableCredentials:
         with self._lock:
             self._kept.pop(key, None)
             self._kept[key] = entry  # at the end
+            self._handles.setdefault(task_id, set()).add(credential.handle)
             while len(self._kept) > MOST:
                 self._kept.popitem(last=False)
         return entry
@@ -99,12 +101,23 @@ class ReusableCredentials:
             if (entry := self._kept.get(key)) is not None and entry.credential is credential:
                 del self._kept[key]
 
+    def handles(self) -> frozenset[str]:
+        """Return the handle of each credential that was kept for a task that has not ended here."""
+        return frozenset(handle for handles in list(self._handles.values()) for handle in tuple(handles))
+
+    def refuse_all(self) -> None:
+        """Use none of them any more."""
+        with self._lock:
+            self._kept.clear()
+
     def drop(self, task_ids: Iterable[str]) -> None:
         """Forget what was kept for tasks that ended."""
         ended = set(task_ids)
         with self._lock:
             for key in [key for key, entry in list(self._kept.items()) if entry.task_id in ended]:
                 self._kept.pop(key, None)
+            for task_id in ended:
+                self._handles.pop(task_id, None)
 
 
 class SubjectTokens:

@@ -28,6 +28,7 @@ class DenialCode(StrEnum):
     APPROVAL_REFUSED = "approval_refused"
     APPROVAL_UNAVAILABLE = "approval_unavailable"
     TASK_ENDED = "task_ended"
+    GUARD_CLOSED = "guard_closed"
     BUDGET = "budget"
     NO_IDENTITY = "no_identity"
     NO_RIGHTS = "no_rights"
@@ -69,6 +70,7 @@ ADVICE = {
         " Continue without it, or tell the user."
     ),
     DenialCode.TASK_ENDED: "The task is over, and no further call can be made in it. Tell the user.",
+    DenialCode.GUARD_CLOSED: "The application is closing, so the call did not run. Tell the user.",
     DenialCode.BUDGET: (
         "The task's budget for such calls is used up. Finish with the results you have, or tell the user."
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Self
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from agentguard.signals import Receiver, SessionRevoked, Source
 
 from agentguard.guard.decisions import DecisionMethods
+from agentguard.guard.life import Closer, LifeMethods
 from agentguard.guard.tasks import TaskMethods
 
 __all__ = ["Guard"]
@@ -48,7 +48,7 @@ __all__ = ["Guard"]
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard(TaskMethods, DecisionMethods):
+class Guard(TaskMethods, DecisionMethods, LifeMethods):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
@@ -120,7 +120,7 @@ class Guard(TaskMethods, DecisionMethods):
         self.enforcement.on_unrevoked = self.enforcement.outbox_thread.watch
         self._endings = Endings.of(self.enforcement)
         self.intent = Intent(templates, catalog)
-        self._parts: list[object] = [store, audit]
+        self._closer = Closer(self.enforcement, (store, audit))
         self._issuer = ""
         self._sources: tuple[Source, ...] = ()
         self._gates = GateRegistry(self.enforcement)
@@ -142,7 +142,7 @@ class Guard(TaskMethods, DecisionMethods):
         guard._issuer, guard._sources = parts.issuer, parts.sources
         ports = parts.ports
         adapters = (*ports.brokers.values(), *ports.signals.values(), ports.identity, ports.policy)
-        guard._parts = [*adapters, *guard._parts]
+        guard._closer.parts[:0] = adapters
         return guard
 
     @property
@@ -231,10 +231,3 @@ class Guard(TaskMethods, DecisionMethods):
     def coverage(self, agent: object) -> Coverage:
         """Say of every tool that *agent* can reach whether its calls are judged."""
         return coverage(agent)
-
-    def close(self) -> None:
-        """Close the store and the audit log, and of a file's guard all else that was made for it."""
-        self.enforcement.close()
-        for part in self._parts:
-            with suppress(AttributeError):
-                part.close()  # type: ignore[attr-defined]  # not every adapter has one

@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -133,12 +134,14 @@ class Outbound:
             # a cookie would be a credential that one call passes to the next
             "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=())),
         }
-        self._connections = Connections(options, self._check_body, transport, async_transport)
+        # not a method: what is open must not hold this object
+        check = partial(_check_body, limits.body)
+        self._connections = Connections(options, check, transport, async_transport)
         blocking = self._asking(lift(self._send), lift(time.sleep))
         self.ask = OperationPair(blocking, self._asking(self._asend, asyncio.sleep))
 
     def close(self) -> None:
-        """Close the synchronous connections. The asynchronous ones close with their event loop."""
+        """Close the synchronous connections now, and the asynchronous ones soon, each on its event loop."""
         self._connections.close()
 
     # --- one implementation for both paths
@@ -227,10 +230,6 @@ class Outbound:
                     self._check_limits(content, deadline)
                 return Answer(response.status_code, dict(response.headers), bytes(content))
 
-    def _check_body(self, request: httpx.Request) -> None:
-        if int(request.headers.get("content-length", 0)) > self._limits.body:
-            raise _Failure(f"not asked: the request has more than {self._limits.body} bytes")
-
     def _start_content(self, response: httpx.Response) -> bytearray:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise ValueError("the answer is compressed, although we refuse that")
@@ -243,6 +242,11 @@ class Outbound:
 
     def __repr__(self) -> str:
         return f"<Outbound {self.name}>"
+
+
+def _check_body(size: int, request: httpx.Request) -> None:
+    if int(request.headers.get("content-length", 0)) > size:
+        raise _Failure(f"not asked: the request has more than {size} bytes")
 
 
 def _failure(answer: Answer, repeatable: bool) -> _Failure | None:

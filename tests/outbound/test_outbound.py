@@ -783,7 +783,7 @@ async def test_a_connection_is_used_again(make: Make, mode: Mode) -> None:
             assert (await ask(outbound, mode)).status == 200
         outbound.close()
         if mode.asynchronous:
-            await outbound._connections._clients[asyncio.get_running_loop()].aclose()
+            await outbound._connections._open.clients[asyncio.get_running_loop()].aclose()
     assert len(accepted) == 1
 
 
