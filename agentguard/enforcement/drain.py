@@ -67,10 +67,10 @@ class Drain:
         await self._wait(sleep)
         calls, reuse = self._enforcement.calls, self._enforcement.reuse
         ended = {call_id: call for call_id, call in list(calls.in_progress.items()) if _end(call)}
-        kept = reuse.handles()
+        handles = reuse.handles()
         reuse.refuse_all()
         ids = {*calls.in_progress, *calls.failed}
-        unrevoked = await self._revoke(flow, lambda one: one.call_id in ids or one.handle in kept, sleep)
+        unrevoked = await self._revoke(flow, lambda one: one.call_id in ids or one.handle in handles, sleep)
         calls.failed.update(unrevoked)
         for call in ended.values():
             has_credential = call.permit.route is not None
@@ -92,15 +92,17 @@ class Drain:
             try:
                 live = await flow.operations.live()
                 here = owner()
-                left = await flow.outbox.revoke(one for one in live if one.owner == here and is_ours(one))
+                unrevoked = await flow.outbox.revoke(
+                    one for one in live if one.owner == here and is_ours(one)
+                )
             except Exception as error:  # noqa: BLE001  whatever the store raises, the guard is closed
                 log.error("a guard is closed, and its outbox cannot be read: %s", safe_text(error))
                 return set(self._enforcement.calls.in_progress)
-            if not left:
+            if not unrevoked:
                 return set()
             if monotonic() + AGAIN >= self._deadline:
-                log.error("a guard is closed, and %d credentials of it are not revoked yet", len(left))
-                return {one.call_id for one in left}
+                log.error("a guard is closed, and %d credentials of it are not revoked yet", len(unrevoked))
+                return {one.call_id for one in unrevoked}
             await sleep(AGAIN)
 
     async def _note(self, flow: Flow, call: CallInProgress, *, revoked: bool) -> None:

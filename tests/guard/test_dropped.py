@@ -66,8 +66,11 @@ class Asking:
         self._outbound.close()
 
     def issue(self, grant: Grant) -> Credential:
-        drive(self._outbound.ask.sync("POST", "/"))
+        drive(self._ask())
         return Credential("s3cret", id=grant.id, expires_at=time.time() + 60, headers=lambda *_: {})
+
+    async def _ask(self) -> None:
+        await self._outbound.ask.sync("POST", "/")
 
     async def aissue(self, grant: Grant) -> Credential:
         await self._outbound.ask.async_("POST", "/")

@@ -783,7 +783,7 @@ async def test_a_connection_is_used_again(make: Make, mode: Mode) -> None:
             assert (await ask(outbound, mode)).status == 200
         outbound.close()
         if mode.asynchronous:
-            await outbound._connections._open.clients[asyncio.get_running_loop()].aclose()
+            await asyncio.sleep(0.05)  # the event loop closes its own connections
     assert len(accepted) == 1
 
 
