@@ -4,6 +4,7 @@
     file_end    reads the first and the last record of a file
     files       finds the files of one log by the heads that they hold, also compressed ones
     file_set    verifies all files of one log, and how they are linked
+    reading     reads the records that somebody looks for, and follows a log through its rotations
     rotation    gives the log's file another name and begins a new one, when it is large or old
     appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)

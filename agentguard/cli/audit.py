@@ -1,4 +1,4 @@
-"""`agentguard audit`: checks that an audit log is as it was written, and rotates it."""
+"""`agentguard audit`: checks that an audit log is as it was written, shows it, and rotates it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rich.console import Console
 from agentguard.audit import Head, JsonLinesAudit, Limits, Report, verify
 from agentguard.audit.file_set import SetReport, verify_files
 from agentguard.audit.files import first_of, opened
+from agentguard.cli import audit_show
 from agentguard.cli._console import fail, note, out
 from agentguard.config import load
 from agentguard.errors import AgentGuardError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Check the audit log, and rotate it.", no_args_is_help=True)
+app = typer.Typer(help="Check, show and rotate the audit log.", no_args_is_help=True)
 
 
 @app.callback()
 def _audit() -> None:
-    """Check the audit log, and rotate it."""
+    """Check, show and rotate the audit log."""
 
 
 def _head(text: str) -> Head:
@@ -32,6 +33,9 @@ def _head(text: str) -> Head:
         return Head.of(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+app.command("show")(audit_show.show)
 
 
 @app.command("verify")
@@ -161,12 +165,12 @@ def rotate(
         Path | None, typer.Argument(help="The log. By default, it is the one of the configuration.")
     ] = None,
     config: Annotated[
-        Path, typer.Option(help="The configuration, whose [audit] names the log and says what is kept.")
+        Path, typer.Option(help="The configuration, which has audit.path, and audit.keep_files.")
     ] = Path("agentguard.toml"),
 ) -> None:
     """Rename the audit log and go on in a new file, which begins with the old one's head.
 
-    Guards may write meanwhile. The old file gets the time in UTC as a suffix. With [audit] keep_files,
+    Guards may write meanwhile. The old file gets the time in UTC as a suffix. With audit.keep_files,
     rotated files beyond that number are deleted, unless FILE is given.
 
     Exit codes: 0 done, or the log holds no record; 2 it could not be done, and the log goes on as it was.

@@ -6,14 +6,21 @@ import gzip
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from agentguard.audit import Head, JsonLinesAudit, Limits
+from agentguard.audit.chain import parse
 from agentguard.audit.files import history
+from agentguard.audit.reading import Selection, follow, lines_of
 from agentguard.cli import main
 from agentguard.config import build, load
 
@@ -301,3 +308,237 @@ def test_a_single_file_is_verified_with_the_head_that_the_next_holds(run: Run, p
     result = run("verify", str(parts[2]))
     assert result.exit_code == 0
     assert f"--head{head}" in "".join(result.output.split())
+
+
+# --- show
+
+
+CALLS: list[dict[str, object]] = [
+    {
+        "event": "decision",
+        "effect": "permit",
+        "tool": "look",
+        "subject": "user:alice",
+        "task": "t1",
+        "call": "c1",
+    },
+    {"event": "outcome", "outcome": "done", "tool": "look", "task": "t1", "call": "c1", "seconds": 0.1},
+    {
+        "event": "decision",
+        "effect": "deny",
+        "tool": "pay",
+        "subject": "user:alice",
+        "task": "t1",
+        "code": "policy",
+    },
+    {
+        "event": "decision",
+        "effect": "permit",
+        "tool": "pay",
+        "subject": "user:bob",
+        "task": "t2",
+        "call": "c2",
+    },
+    {
+        "event": "decision",
+        "effect": "deny",
+        "tool": "look",
+        "task": "t3",
+        "lineage": ["t2"],
+        "code": "mandate",
+    },
+    {"event": "outcome", "outcome": "failed", "tool": "pay", "task": "t2", "call": "c2", "seconds": 0.2},
+    {"event": "revocation", "task": "t2", "call": "c2", "broker": "b"},
+    {"event": "task", "task": "t1", "status": "done"},
+]
+
+
+def number_of(line: str) -> int:
+    record = json.loads(line)
+    return CALLS.index({name: record[name] for name in record if name not in {"at", "seq", "prev", "hash"}})
+
+
+@pytest.fixture
+def log(path: Path) -> Path:
+    """A log of three files, of which one is compressed, with a call a minute."""
+    now = [1_700_000_000.0]
+    audit = JsonLinesAudit(path, clock=lambda: now[0])
+    for number, call in enumerate(CALLS):
+        if number in (2, 5):
+            audit.rotate()
+        audit.append(call)
+        now[0] += 60
+    audit.close()
+    first = history(path)[0]
+    first.with_name(f"{first.name}.gz").write_bytes(gzip.compress(first.read_bytes()))
+    first.unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ([], range(8)),
+        (["--task", "t1"], [0, 1, 2, 7]),
+        (["--task", "t2"], [3, 4, 5, 6]),
+        (["--subject", "user:bob"], [3, 5, 6]),
+        (["--tool", "look"], [0, 1, 4]),
+        (["--decision", "deny"], [2, 4]),
+        (["--decision", "permit", "--tool", "pay"], [3, 5, 6]),
+        (["--code", "policy"], [2]),
+        (["--since", "2023-11-14T22:15:20Z"], range(2, 8)),
+        (["--since", "2023-11-14T22:15:20", "--until", "2023-11-14T22:18:20+00:00"], [2, 3, 4]),
+        (["--until", "2023-11-14T22:15:20Z", "--subject", "user:alice"], [0, 1]),
+        (["--since", "1h"], []),
+        (["--tool", "nothing"], []),
+    ],
+)
+def test_the_records_that_somebody_looks_for_are_shown_in_their_order(
+    run: Run, log: Path, options: list[str], numbers: list[int]
+) -> None:
+    result = run("show", "--json", *options)
+    assert result.exit_code == 0
+    lines = [line for line in result.output.splitlines() if '"continued"' not in line]
+    assert [number_of(line) for line in lines] == list(numbers)
+
+
+def test_the_records_of_files_that_are_named_are_shown_as_they_stand_in_them(run: Run, log: Path) -> None:
+    files = history(log)
+    text = "".join(
+        (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+        for file, data in ((file, file.read_bytes()) for file in files)
+    )
+    assert run("show", "--json", *map(str, reversed(files))).output == text
+    assert run("show", "--json").output == text
+
+
+def test_a_record_is_a_line_that_a_person_can_read(run: Run, log: Path) -> None:
+    lines = run("show", "--task", "t1").output.splitlines()
+    assert lines[0].startswith("2023-11-14T22:13:20.000000Z  permit      look  for user:alice")
+    assert lines[2].endswith("deny        pay  for user:alice  policy: None  task t1")
+    assert lines[3].endswith("task        status done  task t1")
+
+
+def test_what_a_model_has_named_moves_no_cursor(run: Run, path: Path) -> None:
+    JsonLinesAudit(path).append(
+        {"event": "decision", "effect": "deny", "tool": "x\x1b[2J\u202e\n", "code": "y"}
+    )
+    for option in ([], ["--json"]):
+        assert all(line.isprintable() for line in run("show", *option).output.splitlines())
+    assert len(run("show").output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2h3m", "2023-13-01"])
+def test_a_time_that_is_none_is_refused(run: Run, log: Path, time: str) -> None:
+    result = run("show", "--since", time)
+    assert result.exit_code == 2
+    assert "a time is as in" in " ".join(result.output.split())
+
+
+def test_a_log_that_cannot_be_read_is_told(run: Run, path: Path) -> None:
+    result = run("show")
+    assert result.exit_code == 2
+    assert "No such file" in result.output
+    assert run("show", "a", "b", "--follow").exit_code == 2
+
+
+# --- follow
+
+
+def followed(path: Path, steps: list[Callable[[], None]], gaps: list[str]) -> list[int]:
+    """Return the numbers of the records that are seen while the steps are taken, one at each pause."""
+
+    def pause() -> bool:
+        if not steps:
+            return False
+        steps.pop(0)()
+        return True
+
+    records = map(parse, follow(path, pause=pause, on_gap=gaps.append))
+    return [record["number"] for record in records if record is not None and "number" in record]
+
+
+def test_a_log_is_followed_through_its_rotations(path: Path) -> None:
+    audit, gaps, numbers = JsonLinesAudit(path), list[str](), count()
+
+    def write(times: int = 1) -> None:
+        for _ in range(times):
+            audit.append({"event": "x", "number": next(numbers)})
+
+    def rotate(times: int = 1) -> None:
+        for _ in range(times):
+            write()
+            audit.rotate()
+
+    def rename() -> None:
+        path.rename(path.with_name("audit.jsonl.old"))
+
+    def write_half() -> None:
+        with path.open("ab") as file:
+            file.write(b'{"half":')
+
+    write(3)
+    rotate()
+    steps = [
+        write,
+        rotate,
+        write,
+        lambda: rotate(3),
+        lambda: write(2),
+        rename,
+        lambda: None,
+        write,
+        write_half,
+    ]
+    seen = followed(path, [*steps, write, lambda: rotate(2)], gaps)
+    assert seen == list(range(next(numbers)))
+    assert gaps == []
+
+
+def test_a_follower_tells_where_it_may_miss_records(path: Path) -> None:
+    audit, gaps = JsonLinesAudit(path), list[str]()
+    for number in range(3):
+        audit.append({"event": "x", "number": number})
+
+    def cut() -> None:
+        os.truncate(path, 0)
+
+    def replace() -> None:
+        path.rename(path.with_name("elsewhere"))
+        JsonLinesAudit(path).append({"event": "x", "number": 8})
+
+    assert followed(path, [cut, replace, lambda: None], gaps) == [0, 1, 2, 8]
+    assert ["was cut" in gap for gap in gaps] == [True, False]
+    assert "does not continue the one that was read" in gaps[1]
+
+
+@pytest.mark.process
+def test_following_prints_what_another_process_writes_and_ends_with_an_interrupt(
+    run: Run, path: Path
+) -> None:
+    audit = JsonLinesAudit(path)
+    audit.append({"event": "one"})
+    command = [sys.executable, "-c", "from agentguard.cli import main; main()", "audit", "show", "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "one" in process.stdout.readline()
+        audit.rotate()
+        audit.append({"event": "two"})
+        assert "continued" in process.stdout.readline()
+        assert "two" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_showing_needs_no_more_memory_for_more_records(path: Path) -> None:
+    audit = JsonLinesAudit(path)
+    for number in range(3_000):
+        call = {"event": "decision", "effect": "permit", "tool": "look", "call": f"c{number}"}
+        audit.append({**call, "text": "x" * 500})
+    selection = Selection(tool="look")
+    tracemalloc.start()
+    taken = sum(selection.takes(json.loads(line)) for line in lines_of([path]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken == 3_000
+    assert peak < path.stat().st_size / 2
