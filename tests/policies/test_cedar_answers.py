@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 from cedarpy import PolicySet, is_authorized
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 
+from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision
 from agentguard.policies.cedar import CedarPolicy, ReloadingCedar
 from agentguard.policies.cedar import policy as policy_room
 from agentguard.policies.cedar.answers import MOST, constants_of
 from tests.policies.test_cedar import REFUND, anything, ask, bound
+from tests.tiers import examples
 
 NUMBERS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 11)
 WHEN = [
@@ -176,3 +180,55 @@ def test_so_many_answers_are_kept_and_no_argument_with_them() -> None:
         assert policy.decide(ask(order_id=f"secret{number}")).permitted
         assert len(memory) <= MOST
     assert "secret" not in repr(vars(memory))
+
+
+NUMBER = st.sampled_from(
+    ["context.args.amount", "context.task.writes", "context.task.calls", "0", "1", "3", "5", "-2"]
+)
+CONDITION = st.recursive(
+    st.one_of(
+        st.builds("{} {} {}".format, NUMBER, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), NUMBER),
+        st.sampled_from(
+            [
+                'context.args.order_id like "47*"',
+                "context.args has amount",
+                'context["args"]["amount"] > 4',
+                'context.task.purpose == "Refund order 4711"',
+            ]
+        ),
+    ),
+    lambda inner: st.one_of(
+        st.builds("({} && {})".format, inner, inner),
+        st.builds("({} || {})".format, inner, inner),
+        st.builds("!({})".format, inner),
+        st.builds("(if {} then {} else {})".format, inner, inner, inner),
+        st.builds("((if {} then {} else {}) {} {})".format, inner, NUMBER, NUMBER, st.just("<"), NUMBER),
+        st.builds("({} + {} > {})".format, NUMBER, NUMBER, NUMBER),
+        st.builds("[{}, {}].contains({})".format, NUMBER, NUMBER, NUMBER),
+        st.builds("({{a: {}, b: {}}} == {{a: {}, b: 1}})".format, NUMBER, NUMBER, NUMBER),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.promise("cedar-kept-answers")
+@settings(max_examples=examples(450), deadline=None)
+@given(
+    rules=st.lists(st.tuples(st.sampled_from(["permit", "forbid"]), CONDITION), min_size=1, max_size=3),
+    requests=st.lists(st.tuples(st.integers(-3, 7), st.integers(0, 7)), min_size=4, max_size=16),
+)
+def test_whatever_the_rules_say_a_kept_answer_is_what_cedar_would_say_again(
+    rules: list[tuple[str, str]], requests: list[tuple[int, int]]
+) -> None:
+    text = "".join(
+        f'@id("r{n}") {effect} (principal, action, resource) when {{ {when} }};'
+        for n, (effect, when) in enumerate(rules)
+    )
+    try:
+        keeping = bound(text)
+    except ConfigurationError:  # Cedar's validator finds that a rule can never apply
+        reject()
+    with pytest.MonkeyPatch.context() as patch:
+        for amount, writes in requests:
+            request = _request(amount, writes)
+            assert keeping.decide(request) == _of_cedar_alone(keeping, request, patch), (text, amount, writes)
