@@ -3,9 +3,38 @@
     guard      `Guard`: made from a file or from parts; offers the flow to langchain
     tasks      its methods that begin, find and derive tasks, and work off the outbox
     decisions  its methods that decide without a call, answer for a person, and reload rules
+    life       its methods that end it
 
 The flow itself is `enforcement`, which knows no framework. The face is a room of its own because it needs
 `config` and `langchain`, which need the flow.
+
+The end of a guard
+    `close` and `aclose` leave nothing alive; `with guard:` and ``async with guard:`` call them. So does
+    the exit of a process, in which calls that still run have no time left. A process that is killed
+    (SIGKILL) revokes nothing: the next one that uses the store does, when its first task begins. Make one
+    guard for each process, and as many agents with it as you like. A guard may be made before a fork or
+    after it: a child has connections, threads and calls of its own.
+
+    script, notebook     ``with Guard.from_file(...) as guard:``. In a notebook make the guard in a cell
+                         of its own, and close it before the cell runs again: the old one would keep its
+                         files open until it is collected.
+    uvicorn, hypercorn   ``FastAPI(lifespan=guard.lifespan)``, and ``--timeout-graceful-shutdown 20``: on
+                         SIGTERM the server takes no more requests, waits that long, cancels what is left,
+                         and then closes the guard (examples/service.py). Without that option it waits for
+                         each request to its end.
+    gunicorn             With ``worker_class = "uvicorn.workers.UvicornWorker"`` the same lifespan. For
+                         sync workers, in gunicorn.conf.py: ``def worker_exit(server, worker):
+                         guard.close()``; `graceful_timeout` (30 s) has to be longer than what `close` may
+                         take. With ``preload_app`` the guard is made before the fork, which is fine.
+    Celery               ``worker_process_shutdown.connect(lambda **_: guard.close())``, for a pool of
+                         processes in each child. On SIGTERM Celery waits for the tasks that run (a warm
+                         shutdown), and calls this at the end.
+    other processes      ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))`` around ``with guard:``,
+                         or `close` in the handler itself: that ends the call of the interrupted thread at
+                         once.
+    Kubernetes           ``terminationGracePeriodSeconds`` longer than both: the server's time and that of
+                         `close`, which is *timeout* and at most four times the guard's own `timeout`
+                         after it.
 """
 
 from agentguard.guard.guard import Guard

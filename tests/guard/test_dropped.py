@@ -200,5 +200,6 @@ print("live", len(broker.live), flush=True)
 def test_a_process_that_ends_without_closing_its_guard_revokes_what_it_holds(tmp_path: Path) -> None:
     run = [sys.executable, "-c", AT_EXIT, str(tmp_path)]
     ended = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout.split() == ["live", "2", "revoked", "revoked"], ended.stderr
+    said = ended.stdout
+    assert (said[:6], said.count("revoked")) == ("live 2", 2), ended.stderr  # in threads: side by side
     assert SqliteStore(tmp_path / "store.db").live() == ()

@@ -52,6 +52,8 @@ WITH_SERVERS = {  # run by tests/real, against real ones
     "token_exchange": "test_token_exchange.py",
 }
 
+SERVICES = {"service": "test_service.py"}  # run by tests/guard, as a process
+
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
@@ -61,9 +63,11 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == SHOWN.keys() | WITH_SERVERS.keys()
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SHOWN, *WITH_SERVERS, *SERVICES}
     for name, file in WITH_SERVERS.items():
         assert f'{name}.py"' in (Path(__file__).parents[1] / "real" / file).read_text("utf-8")
+    for name, file in SERVICES.items():
+        assert f'{name}.py"' in (Path(__file__).parents[1] / "guard" / file).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,6 @@ def test_an_example_shows_what_it_is_about(name: str, copy: Path, capfd: pytest.
     assert not TOKEN.search(out)
 
 
-@pytest.mark.parametrize("name", [*SHOWN, *WITH_SERVERS])
+@pytest.mark.parametrize("name", [*SHOWN, *WITH_SERVERS, *SERVICES])
 def test_an_example_has_at_most_sixty_lines(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) <= 60
