@@ -20,7 +20,7 @@ from agentguard.langchain.definition import definition_of
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
 from agentguard.langchain.injection import fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
-from agentguard.langchain.run_state import state_values
+from agentguard.langchain.run_state import require_state, state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -75,13 +75,13 @@ class Gate:
         "__sealed",
         "_injector_fills",
         "_model",
-        "_state_arguments",
         "async_",
         "definition",
         "enforcement",
         "name",
         "schema",
         "spec",
+        "state_arguments",
         "sync",
         "target",
         "unpinned",
@@ -91,7 +91,7 @@ class Gate:
         self.enforcement, self.name = enforcement, tool.name
         self.schema = ArgumentSchema(tool, enforcement.options.limits)
         self._model = model_of(tool)
-        self._state_arguments = fields_of_state(tool, self.schema.names)
+        self.state_arguments = fields_of_state(tool, self.schema.names)
         self._injector_fills = self.schema.stripped | {PROOF}
         facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
         self.target = mcp_target(tool)
@@ -110,11 +110,6 @@ class Gate:
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)
-
-    @property
-    def takes_state(self) -> bool:
-        """Whether the tool is given anything of the state of its graph."""
-        return bool(self._state_arguments)
 
     @property
     def sealed(self) -> BaseTool:
@@ -171,7 +166,7 @@ class Gate:
         run = run_of(tool_input.config)
         problem = run.problem or tool_input.problem
         validated, spec = None, self.spec
-        arguments, injected = self._state_arguments, tool_input.injected
+        arguments, injected = self.state_arguments, tool_input.injected
         try:
             if self.unpinned:
                 reason = f"{self.name} was not reviewed as it is: {'; '.join(self.unpinned)}"
@@ -213,7 +208,7 @@ class Gate:
     def without_tool(self) -> Gate:
         """Return a gate that reads calls as this one, and opens for none. It keeps no tool alive."""
         gate = object.__new__(Gate)
-        for name in ("enforcement", "name", "schema", "spec", "unpinned", "_model", "_state_arguments"):
+        for name in ("enforcement", "name", "schema", "spec", "unpinned", "_model", "state_arguments"):
             setattr(gate, name, getattr(self, name))
         return gate
 
@@ -270,7 +265,10 @@ class Entrance:
             raise self._input.problem
         if not _equal(self._input.raw, self.prejudged.raw):
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
-        return self.prejudged.permit
+        permit, state = self.prejudged.permit, self.prejudged.permit.invocation.state
+        if permit.request.approval is not None and state is not None:
+            require_state(state(), self._gate.state_arguments, self._input.injected, self._input.state)
+        return permit
 
     def _arguments(self, values: Mapping[str, Any]) -> Any:
         injected, takes_call_id = self._input.injected, self._gate.schema.takes_call_id

@@ -82,7 +82,8 @@ class GuardMiddleware(AgentMiddleware):
             await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
         raw, problem = _copy(call["args"])
-        invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config, problem, request.state))
+        state = getattr(request.runtime, "state", request.state)  # of the two, a tool node injects this one
+        invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config, problem, state))
         try:
             # a tool that another guard has wrapped is judged by that guard
             async with GuardedCall(flow_of(guarded.gate.enforcement), invocation) as permit:

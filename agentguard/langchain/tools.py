@@ -174,7 +174,7 @@ def _annotations_only(tool: BaseTool, gate: Gate) -> Callable[..., Any]:
         refused.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]  # what inspect reads
     else:
         refused.__annotations__ = {}
-    asks = gate.schema.injected or gate.takes_state
+    asks = gate.schema.injected or gate.state_arguments
     if asks and not any(map(takes_runtime, refused.__annotations__.values())):
         refused.__annotations__ |= _proof_of_injection()
     return refused
