@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, identity_of
+from agentguard.config.introspection import callers_of
 from agentguard.config.issuer import key_folder_of
 from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
 from agentguard.config.settings import Settings, schema_of
 from agentguard.config.store import store_of
+from agentguard.credentials.callers import Caller
 from agentguard.credentials.key_ring import KeyRing
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.presentation import ProofKey
@@ -37,14 +39,15 @@ if TYPE_CHECKING:  # needs an extra
 __all__ = ["Parts", "build"]
 
 Clock = Callable[[], float]
-_OF_RECEIVERS = ("issuer", "sources")
+_OF_SERVERS = ("issuer", "sources", "callers", "introspection_rate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What agentguard.toml makes of a guard: its adapters, its options, and its templates and tracing.
 
-    `issuer` and `sources` are for `Guard.receiver`.
+    `issuer` and `sources` are for `Guard.receiver`, `callers`, which reads their secrets, and
+    `introspection_rate` for `Guard.introspection`.
     """
 
     ports: Ports
@@ -54,12 +57,14 @@ class Parts:
     trace_stages: bool = False
     issuer: str = ""
     sources: tuple[Source, ...] = ()
+    callers: Callable[[], tuple[Caller, ...]] = tuple
+    introspection_rate: float = 500.0
 
     def arguments(self) -> dict[str, Any]:
         """Return the parts by name, as a guard's constructor takes them."""
         ports = {name: getattr(self.ports, name) for name in _names(Ports) - {"approvers", "entitlements"}}
         options = {name: getattr(self.options, name) for name in _names(Options) - {"new_id", "outcome_of"}}
-        rest = {name: getattr(self, name) for name in _names(Parts) - {"ports", "options", *_OF_RECEIVERS}}
+        rest = {name: getattr(self, name) for name in _names(Parts) - {"ports", "options", *_OF_SERVERS}}
         return {**ports, **options, **rest}
 
 
@@ -108,6 +113,8 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         trace_stages=settings.telemetry.stages == "spans",
         issuer=settings.issuer.issuer,
         sources=_sources(settings, adapters),
+        callers=partial(_callers, settings, adapters),
+        introspection_rate=settings.introspection.rate,
     )
 
 
@@ -217,6 +224,12 @@ def _sources(settings: Settings, adapters: AdapterFactory) -> tuple[Source, ...]
         with _with_position(settings, "sources", name):
             sources.append(adapters.source(table))
     return tuple(sources)
+
+
+def _callers(settings: Settings, adapters: AdapterFactory) -> tuple[Caller, ...]:
+    resources = {name: resource.resource(name) for name, resource in settings.resources.items()}
+    with _with_position(settings, "introspection"):
+        return callers_of(settings.introspection, resources, adapters)
 
 
 def _identity(settings: Settings, clock: Clock) -> IdentitySource:

@@ -19,6 +19,7 @@ from agentguard.config.adapter_settings import (
     SourceSettings,
 )
 from agentguard.config.audit import AuditSettings
+from agentguard.config.introspection import IntrospectionSettings, validate_introspection
 from agentguard.config.issuer import IssuerSettings
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.store import StoreSettings
@@ -164,6 +165,9 @@ class Settings(Table):
         default_factory=dict, description='tables with a kind, as in [pdps.central] kind = "opa"'
     )
     issuer: IssuerSettings = Field(default=IssuerSettings(), description="a table, as in [issuer]")
+    introspection: IntrospectionSettings = Field(
+        default=IntrospectionSettings(), description="a table, as in [introspection]"
+    )
     store: StoreSettings = Field(default=StoreSettings(), description="a table, as in [store]")
     audit: AuditSettings = Field(default=AuditSettings(), description="a table, as in [audit]")
     telemetry: TelemetrySettings = Field(
@@ -201,6 +205,7 @@ class Settings(Table):
             _validate_brokers(name, resource, self.brokers)
         for name, tool in self.tools.items():
             _validate_tool(name, tool, self.resources)
+        validate_introspection(self.introspection, self.resources)
         schemas = {name: schema_of(name, tool.args) for name, tool in self.tools.items()}
         arguments = {
             name: None if schema is None else schema["properties"] for name, schema in schemas.items()

@@ -22,6 +22,7 @@ sources       where a long-lived secret is read from: vaults, keyring, files, en
 httpx_auth    `auth`, an `httpx.Auth` that attaches the credential of the running call
 presentation  how a token is presented: as a bearer token, or with a proof of possession
 sealing       encryption of handles
+introspection answers resource servers that ask about a token (RFC 7662); `callers` are those
 keyfile       private files that hold a key
 key_folder    the keys of the embedded issuer, of which one replaces another; `key_ring` reads them
 

@@ -15,10 +15,14 @@ from opentelemetry.trace import TracerProvider
 from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
+from agentguard.credentials.callers import Caller
+from agentguard.credentials.introspection import IntrospectionEndpoint
+from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.routing import Brokers
 from agentguard.enforcement.setup import Options, Ports
+from agentguard.errors import ConfigurationError
 from agentguard.intent import Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.identification import METADATA_KEY, classified
@@ -123,6 +127,8 @@ class Guard(TaskMethods, DecisionMethods, LifeMethods):
         self._closer = Closer(self.enforcement, (store, audit))
         self._issuer = ""
         self._sources: tuple[Source, ...] = ()
+        self._callers: Callable[[], tuple[Caller, ...]] = tuple
+        self._introspection_rate = 500.0
         self._gates = GateRegistry(self.enforcement)
         install_log_redaction(live_secrets)
 
@@ -140,6 +146,7 @@ class Guard(TaskMethods, DecisionMethods, LifeMethods):
         """Build a guard from what `config.build` made, which it closes with itself."""
         guard = cls(**{**parts.arguments(), **changes})
         guard._issuer, guard._sources = parts.issuer, parts.sources
+        guard._callers, guard._introspection_rate = parts.callers, parts.introspection_rate
         ports = parts.ports
         adapters = (*ports.brokers.values(), *ports.signals.values(), ports.identity, ports.policy)
         guard._closer.parts[:0] = adapters
@@ -176,6 +183,30 @@ class Guard(TaskMethods, DecisionMethods, LifeMethods):
 
         sources = self._sources if sources is None else sources
         return Receiver(sources, audience=audience, store=self.enforcement.ports.store, revoke=end)
+
+    def introspection(self, callers: Iterable[Caller] | None = None) -> IntrospectionEndpoint:
+        """Return an ASGI application that tells resource servers which tokens are active (RFC 7662).
+
+        So an API that shares neither machine nor user nor file with the agent refuses a revoked token at
+        once: ``Verifier(..., introspection=Introspection(url, client, ...))``. It tells about tokens of the
+        embedded issuer. *callers* say who may ask, for which resources; by default they are those of
+        agentguard.toml, whose secrets are read now. A ``GET`` of ``/jwks.json`` returns the public keys.
+
+        Raises:
+            ConfigurationError: There is no caller, no embedded issuer, or a caller's keys are unusable.
+            IssueError: The source of a caller's secret gave none.
+        """
+        ports = self.enforcement.ports
+        brokers = dict.fromkeys(ports.brokers.values())
+        issuers = [broker for broker in brokers if isinstance(broker, LocalIssuer)]
+        callers = self._callers() if callers is None else tuple(callers)
+        if not issuers or not callers:
+            raise ConfigurationError(
+                "nobody may ask, or there is no embedded issuer to ask about",
+                hint="add a table [introspection.callers.NAME]",
+            )
+        rate, clock = self._introspection_rate, self.enforcement.options.clock
+        return IntrospectionEndpoint(issuers, callers, store=ports.store, rate=rate, clock=clock)
 
     # --- langchain
 

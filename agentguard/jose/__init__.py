@@ -9,6 +9,7 @@ Here a token has exactly one spelling, a key one algorithm, and a use one `typ`.
     jws         signs and verifies
     rsa         RS256, for security event tokens alone
     key_source  key sets in files and at URLs, read again when they may have changed
+    key_table   the keys of a set by their `kid`
 """
 
 from agentguard.jose.encoding import (

@@ -13,6 +13,7 @@ from jwt import PyJWK
 from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import ALGORITHM_NAMES, Json, OtherKind, decode, set_key, unverified_parts
 from agentguard.jose.key_source import KeySource
+from agentguard.jose.key_table import KeyTable
 from agentguard.model import Secret
 from agentguard.signals.events import Frame, SessionRevoked
 
@@ -115,8 +116,10 @@ class Sources:
         self._keys = _pinned(
             (source, source.keys) for source in self._all if not isinstance(source.keys, KeySource)
         )
-        self._readers = [
-            _Reader(source, source.keys) for source in self._all if isinstance(source.keys, KeySource)
+        self._tables = [
+            (source, KeyTable(source.keys, source.issuer, read=set_key))
+            for source in self._all
+            if isinstance(source.keys, KeySource)
         ]
         self._audience, self._max_age, self._leeway = audience, max_age, leeway
 
@@ -153,12 +156,12 @@ class Sources:
 
     async def _fetched(self, token: str) -> dict[str, tuple[Source, PyJWK]]:
         """Return the key that the token names, if the issuer that it names has its keys at a URL."""
-        parts = unverified_parts(token) if self._readers else None
+        parts = unverified_parts(token) if self._tables else None
         if parts is None or not isinstance(kid := parts[0].get("kid"), str):
             return {}
-        for reader in self._readers:
-            if reader.source.issuer == parts[1].get("iss") and (key := await reader.find(kid)) is not None:
-                return {kid: (reader.source, key)}
+        for source, table in self._tables:
+            if source.issuer == parts[1].get("iss") and (key := await table.find(kid)) is not None:
+                return {kid: (source, key)}
         return {}
 
     def _signed(
@@ -181,36 +184,6 @@ class Sources:
             code = "invalid_key" if signers else error.error
             raise refusal(code, error.description) from None
         return signers[0], claims
-
-
-class _Reader:
-    """Finds keys of one source that are read from a file or a URL. An unusable key verifies nothing."""
-
-    def __init__(self, source: Source, keys: KeySource) -> None:
-        self.source, self._load = source, keys.load.async_
-        # as one value: the keys of one set do not stand beside another set
-        self._parsed: tuple[Mapping[str, Json], dict[str, PyJWK]] = ({}, {})
-
-    async def find(self, kid: str) -> PyJWK | None:
-        """Return the key with this `kid`; where it is unknown, after another reading.
-
-        Raises:
-            VerificationError: 503, the keys cannot be read.
-        """
-        key_set = await self._load()
-        key = self._parse(key_set).get(kid)
-        return self._parse(await self._load(key_set)).get(kid) if key is None else key
-
-    def _parse(self, key_set: Mapping[str, Json]) -> dict[str, PyJWK]:
-        if self._parsed[0] is not key_set:
-            keys: dict[str, PyJWK] = {}
-            for jwk in key_set["keys"]:
-                try:
-                    keys.setdefault(str(jwk["kid"]), set_key(jwk))
-                except (KeyError, TypeError, ValueError):
-                    log.warning("a key of %s is unusable and passed over", self.source.issuer)
-            self._parsed = (key_set, keys)
-        return self._parsed[1]
 
 
 def _frame_of(claims: Mapping[str, Json]) -> Frame:
