@@ -9,6 +9,7 @@
     authorization     judges a call by mandate, rights and policy; a call is judged here and nowhere else
     evaluation        what was decided, and what may be issued for it
     approval          asks a person about one exact call
+    run_state         what a person is shown of the graph's state; `state_form` writes its values
     entitlements      what user, agent and task may do together
     routing           which broker serves a resource on a path
     issuance          the call's credential: recorded, minted, revoked

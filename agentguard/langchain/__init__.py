@@ -26,7 +26,7 @@ gate, and `seal.running_call` from the gate to the sealed tool.
     schema          validates arguments; `canonical` freezes them as JSON
     seal            the original as it can be run with a permit only; `streams` clears what it writes,
                     `results` bounds what it gives back
-                    meanwhile
+    injection       which arguments are filled from the graph's state; `run_state` reads them there
     tools, middleware, mcp    the entrances
     callbacks       stops a tool that no gate let through
     coverage        says which tools of an agent have no gate

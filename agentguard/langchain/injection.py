@@ -71,6 +71,8 @@ def _hints(tool: BaseTool) -> Iterator[tuple[str, Any]]:
         if body is not None and not is_adapted(body):
             for function in _layers(body):
                 yield from _resolved(function).items()
+    if isinstance(tool.args_schema, dict) and type(tool).get_input_schema is BaseTool.get_input_schema:
+        return  # it would make a model that says nothing of the arguments
     schema = tool.get_input_schema()
     if issubclass(schema, BaseModel):
         yield from get_all_basemodel_annotations(schema).items()
