@@ -39,7 +39,7 @@ class TaskMethods:
         writes: int | None = None,
         questions: int | None = None,
         ttl: float = 900.0,
-        subject_token: str | None = None,
+        subject_token: str | Secret | None = None,
     ) -> Task:
         """Return a task to be used as a context manager, sync or async.
 
@@ -64,7 +64,7 @@ class TaskMethods:
         if derived.mandate.proposed:
             raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
         budget = derived.budget.within(Budget(calls=calls, writes=writes, questions=questions))
-        token = None if subject_token is None else Secret(subject_token)
+        token = _secret(subject_token)
         return Task.new(
             self._endings,
             purpose,
@@ -109,7 +109,7 @@ class TaskMethods:
         """Say by the templates what the user's own words need at most: to be read, and given to `task`."""
         return self.intent.derive(words)
 
-    def find(self, task_id: str, *, subject_token: str | None = None) -> Task:
+    def find(self, task_id: str, *, subject_token: str | Secret | None = None) -> Task:
         """Return a task that was begun before, here or in another process, which needs the token again.
 
         This is for the application: *task_id* is public, so never pass on here what a client has sent.
@@ -120,8 +120,8 @@ class TaskMethods:
         state = self.enforcement.ports.store.task(task_id)
         if state is None:
             raise TaskNotActive(f"task {task_id} is unknown to the store")
-        if subject_token is not None:
-            self.enforcement.subject_tokens.keep(task_id, Secret(subject_token), state.deadline)
+        if (token := _secret(subject_token)) is not None:
+            self.enforcement.subject_tokens.keep(task_id, token, state.deadline)
         return Task(self._endings, state, begun=True)
 
     def recover(self) -> int:
@@ -137,3 +137,7 @@ class TaskMethods:
     async def arecover(self) -> int:
         """Do as `recover`, on an event loop."""
         return await self.enforcement.async_.outbox.sweep()
+
+
+def _secret(token: str | Secret | None) -> Secret | None:
+    return Secret(token) if isinstance(token, str) else token
