@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from inspect import CO_COROUTINE
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from threading import get_ident
 from types import FrameType
 
 __all__ = ["Owner", "is_running"]
+
+_SUSPENDING = CO_COROUTINE | CO_ASYNC_GENERATOR
+_DRIVE = "agentguard.concurrency.drive"
 
 
 def is_running(frame: FrameType, thread: int) -> bool:
@@ -26,16 +29,31 @@ def is_running(frame: FrameType, thread: int) -> bool:
 
 
 class Owner:
-    """The function that has something: the one that makes this object, or its task if it is a coroutine's."""
+    """The function that has something: the one that makes this object; of a coroutine, who steps it.
+
+    That is the task of an event loop, or on the synchronous path the function `drive`. An owner that has
+    nothing any more is not kept: it refers to the function's frame, and so to all that the function holds.
+    """
 
     __slots__ = ("_frame", "_task", "_thread")
 
-    def __init__(self, *, depth: int = 1) -> None:
-        self._frame, self._thread = sys._getframe(depth), get_ident()
-        self._task = asyncio.current_task() if self._frame.f_code.co_flags & CO_COROUTINE else None
+    def __init__(self) -> None:
+        frame = caller = sys._getframe(1)
+        while frame.f_code.co_flags & _SUSPENDING and frame.f_back is not None:
+            frame = frame.f_back
+        is_driven = frame is caller or frame.f_globals.get("__name__") == _DRIVE
+        self._task = None if is_driven else _task()
+        self._frame, self._thread = frame if self._task is None else None, get_ident()
 
     def is_running(self) -> bool:
         """Return whether the function still runs, or waits on an event loop that does."""
         if self._task is not None:
             return not (self._task.done() or self._task.get_loop().is_closed())
-        return is_running(self._frame, self._thread)
+        return self._frame is not None and is_running(self._frame, self._thread)
+
+
+def _task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return None

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from agentguard.enforcement.call import Invocation
-from agentguard.enforcement.issuance import best_effort
+from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.records import denial_record
 from agentguard.enforcement.run_state import RunState

@@ -85,7 +85,8 @@ class Permit:
     `outcome` is how that code ended: a framework may make a result of what it raised, and the tool has failed
     all the same.
     `withheld` is the denial of a result that is not passed on, though the tool has run.
-    `decided` says whether a decision about the call is on record, or will be.
+    `decided` says whether a decision about the call is on record, or will be, and `outcome_recorded` whether
+    its outcome is.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
     `revoke_early` revokes the call's credential before its end, while a large result is not yet looked at; it
     is told whether it has to block the thread. It is None without a credential, and when the call has ended.
@@ -106,6 +107,7 @@ class Permit:
         "lease",
         "observed",
         "outcome",
+        "outcome_recorded",
         "request",
         "result",
         "revoke_early",
@@ -129,7 +131,7 @@ class Permit:
         self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
-        self.begun = self.decided = False
+        self.begun = self.decided = self.outcome_recorded = False
         self.withheld: Denied | None = None
         self.result: object = None
         self.revoke_early: Callable[[bool], Awaitable[None]] | None = None

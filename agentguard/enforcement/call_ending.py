@@ -7,8 +7,9 @@ from asyncio import CancelledError
 from functools import partial
 
 from agentguard.enforcement.call import Permit
+from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.flow import Flow
-from agentguard.enforcement.issuance import Issuance, best_effort
+from agentguard.enforcement.issuance import Issuance
 from agentguard.model import NO_READ_EFFECTS, Outcome, ReadEffects
 from agentguard.provenance.labels import observe_result
 from agentguard.telemetry import CallSpan
@@ -30,29 +31,40 @@ class CallEnding:
         """Leave nothing alive, also if the caller is cancelled meanwhile.
 
         What fails here is logged, recorded, and tried again until it succeeds. What is raised here all the
-        same is an exit or an interrupt. The outbox then revokes the credential.
+        same is an exit or an interrupt. The outbox's thread then ends the call (`GuardedCall.end_late`).
 
         Returns whether the task knows what was read, or nothing was read.
         """
-        enforcement, call_id = self._flow.enforcement, self._permit.call.id
         try:
-            note = self._issuance.note()
-            ending = self._revoke_and_note(outcome, note)
-            if self._flow.hands_over and (note is not None or self._permit.route is None):
-                return await ending  # it waits for that thread alone, so it needs no task of its own
-            return await self._flow.operations.to_the_end(ending)
-        finally:
-            if call_id in enforcement.calls.running:  # nothing has noted what became of its credential
-                if self._permit.route is not None and not self._issuance.kept:
-                    enforcement.calls.failed.add(call_id)
-                enforcement.calls.running.discard(call_id)
-                enforcement.on_unrevoked()
+            noted = await self._finish(outcome)
+        except CancelledError:
+            self._leave_to_outbox()
+            raise
+        self._leave_to_outbox()
+        return noted
+
+    async def _finish(self, outcome: Outcome) -> bool:
+        note = self._issuance.note()
+        ending = self._revoke_and_note(outcome, note)
+        if self._flow.hands_over and (note is not None or self._permit.route is None):
+            return await ending  # it waits for that thread alone, so it needs no task of its own
+        return await self._flow.operations.to_the_end(ending)
+
+    def _leave_to_outbox(self) -> None:
+        """Have the outbox revoke the credential if nothing has noted what became of it."""
+        enforcement, call_id = self._flow.enforcement, self._permit.call.id
+        if call_id in enforcement.calls.running:
+            if self._permit.route is not None and not self._issuance.kept:
+                enforcement.calls.failed.add(call_id)
+            enforcement.calls.running.pop(call_id, None)
+            enforcement.on_unrevoked()
 
     async def _revoke_and_note(self, outcome: Outcome, note: tuple[str, float] | None) -> bool:
         permit, revoked = self._permit, False
         if permit.route is not None and note is None:
+            failed = outcome is not Outcome.DONE
             with self._span.stage("revoke"):
-                revoked = await self._issuance.revoke(failed=outcome is not Outcome.DONE)
+                revoked = await self._issuance.revoke(self._flow.operations, failed=failed)
         effects = _effects(permit)  # after the revocation, or in bounded time before the note of it
         steps = partial(self._note, outcome, effects, note, revoked)
         try:
@@ -84,12 +96,14 @@ class CallEnding:
         unrevoked = permit.route is not None and not revoked
         if unrevoked and not issuance.kept:
             enforcement.calls.failed.add(call_id)
-        # before the outbox looks, or it takes what is kept for held
-        enforcement.calls.running.discard(call_id)
-        if unrevoked:
-            enforcement.on_unrevoked()
+        if revoked:
+            enforcement.calls.untracked.pop(call_id, None)
         now = enforcement.options.clock()
         await flow.recording.outcome(permit, outcome, now, issuance, self._span, revoked=revoked)
+        # after the record, which an interrupt may prevent; before the outbox looks, or it takes it for held
+        enforcement.calls.running.pop(call_id, None)
+        if unrevoked:
+            enforcement.on_unrevoked()
         return noted
 
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from agentguard.concurrency.fork import in_child
-from agentguard.model import TaskState, TaskStatus
+from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 if TYPE_CHECKING:
     from agentguard.enforcement.call import Permit
@@ -39,11 +39,18 @@ class CallInProgress(Protocol):
     def take_end(self) -> bool:
         """Return True to the one caller that is to end the call, and False to any later one."""
 
+    def is_running(self) -> bool:
+        """Return whether somebody is still at it, who will note its end."""
+
+    async def end_late(self) -> None:
+        """Note its end in place of the one whom an interrupt has kept from that."""
+
 
 @dataclass(slots=True, weakref_slot=True)
 class CallsHere:
-    """The ids of this process's calls: those that run, and those whose revocation has failed.
+    """This process's calls by their ids: those that run, and those whose revocation has failed.
 
+    `untracked` is what was minted for calls and is not on record by the handle that its broker has named.
     `reported` are those of which it is on record that they are not known to be revoked. `unbegun` are the
     tasks of which a caller was told that they could not be begun, each with the time of the monotonic clock
     until which the store may still begin it. `unended` are the tasks whose end could not be stored, each
@@ -56,8 +63,9 @@ class CallsHere:
     nobody there either.
     """
 
-    running: set[str] = field(default_factory=set)
+    running: dict[str, CallInProgress] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    untracked: dict[str, LiveCredential] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
     unbegun: dict[str, float] = field(default_factory=dict)
     unended: dict[str, tuple[TaskStatus, str]] = field(default_factory=dict)
@@ -72,8 +80,8 @@ class CallsHere:
         in_child(self._leave_to_parent)
 
     def _leave_to_parent(self) -> None:
-        self.running, self.failed, self.reported, self.unbegun = set(), set(), set(), {}
-        self.ends, self.in_progress = set(), {}
+        self.running, self.untracked, self.unbegun = {}, {}, {}
+        self.failed, self.reported, self.ends, self.in_progress = set(), set(), set(), {}
 
     def give_up(self, task_id: str, seconds: float) -> None:
         """Have a task ended that the store may yet begin within *seconds*."""
@@ -82,6 +90,10 @@ class CallsHere:
     def is_unended(self, task: TaskState) -> bool:
         """Return whether the end of the task, or of one that it is a part of, is yet to be stored."""
         return bool(self.unended) and not self.unended.keys().isdisjoint((task.id, *task.lineage))
+
+    def has_interrupted(self) -> bool:
+        """Return whether an interrupt has kept the end of a call from being noted."""
+        return any(not call.is_running() for call in list(self.running.values()))
 
     @contextmanager
     def ending_a_task(self) -> Iterator[None]:

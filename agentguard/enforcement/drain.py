@@ -12,8 +12,8 @@ from threading import get_ident
 from time import monotonic
 
 from agentguard.enforcement.calls_here import CallInProgress
+from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.flow import Enforcement, Flow
-from agentguard.enforcement.issuance import best_effort
 from agentguard.enforcement.process import owner
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import current
@@ -76,14 +76,16 @@ class Drain:
             has_credential = call.permit.route is not None
             await self._note(flow, call, revoked=has_credential and call.permit.call.id not in unrevoked)
         try:
-            if await flow.outbox.pending():
+            if await flow.outbox.pending() or calls.has_interrupted():
                 await flow.outbox.sweep()  # what other processes have left, and what the end of a task owes
         except Exception as error:  # noqa: BLE001  whatever the store raises, the guard is closed
             log.error("the outbox was not worked off: %s", safe_text(error))
 
     async def _wait(self, sleep: Sleep) -> None:
         calls = self._enforcement.calls
-        while calls.in_progress.keys() - self._waiting.keys() and monotonic() < self._deadline:
+        while monotonic() < self._deadline and any(
+            call.is_running() for call_id, call in list(calls.in_progress.items()) if call_id not in self._waiting
+        ):
             await sleep(LOOK)
 
     async def _revoke(self, flow: Flow, is_ours: Callable[[LiveCredential], bool], sleep: Sleep) -> set[str]:
@@ -111,7 +113,7 @@ class Drain:
         await best_effort("end", operations.end_call, permit.call.id, Outcome.CANCELLED, revoked=revoked)
         now, issuance = self._enforcement.options.clock(), call.issuance
         await flow.recording.outcome(permit, Outcome.CANCELLED, now, issuance, call.span, revoked=revoked)
-        self._enforcement.calls.running.discard(permit.call.id)
+        self._enforcement.calls.running.pop(permit.call.id, None)
 
 
 def _end(call: CallInProgress) -> bool:

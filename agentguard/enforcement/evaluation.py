@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from agentguard.enforcement.failures import failure_text
 from agentguard.enforcement.routing import Route
-from agentguard.errors import DenialCode, Denied, safe_text
+from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, Resource, Secret
 
 __all__ = ["Evaluation", "decision_of", "grant_of"]
@@ -34,9 +35,9 @@ class Evaluation(NamedTuple):
         return self.approval is None and (self.repeated or self.decision.obliges("approve") is not None)
 
 
-def undecidable(error: Exception) -> Denied:
+def undecidable(error: BaseException) -> Denied:
     """Return the denial of a call that cannot be judged, since something raised what no port may raise."""
-    return Denied.of(DenialCode.POLICY_ERROR, f"the call cannot be judged: {safe_text(error)}")
+    return Denied.of(DenialCode.POLICY_ERROR, f"the call cannot be judged: {failure_text(error)}")
 
 
 def decision_of(denied: Denied) -> Decision:

@@ -23,9 +23,10 @@ from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.evaluation import Evaluation, grant_of
-from agentguard.enforcement.issuance import best_effort
+from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.operations import Operations, operations_of
-from agentguard.enforcement.outbox import Outbox, OutboxThread
+from agentguard.enforcement.outbox import Outbox
+from agentguard.enforcement.outbox_thread import OutboxThread
 from agentguard.enforcement.recording import Recording
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from functools import partial
 from threading import get_ident
@@ -10,9 +11,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from agentguard.concurrency.fork import this_process
+from agentguard.concurrency.running import Owner
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.call_ending import CallEnding
 from agentguard.enforcement.evaluation import Evaluation, undecidable
+from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.operations import stored
@@ -42,6 +45,8 @@ class GuardedCall:
         "_flow",
         "_invocation",
         "_issuance",
+        "_outcome_left",
+        "_owner",
         "_permit",
         "_process",
         "_request",
@@ -59,6 +64,8 @@ class GuardedCall:
         self._abandoned, self._process = False, this_process()
         self._ends = [True]  # taken by a pop, which is atomic: the call is ended once
         self.thread = get_ident()
+        self._owner: Owner | None = None
+        self._outcome_left = Outcome.CANCELLED  # of a call that an interrupt has kept from its end
         telemetry = flow.enforcement.telemetry
         self._span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
 
@@ -86,6 +93,7 @@ class GuardedCall:
             return False
 
     async def __aenter__(self) -> Permit:
+        self._owner = Owner()
         self._span.__enter__()
         try:
             permit = await self._start()
@@ -128,7 +136,9 @@ class GuardedCall:
             judged = await self._permit_or_question(flow)
         except (Denied, TimeoutError):
             raise
-        except Exception as error:  # noqa: BLE001  a model's call or a port may make anything fail
+        except BaseException as error:
+            if isinstance(error, CancelledError) or is_for_caller(error):
+                raise
             raise undecidable(error) from None
         return await self._begin(judged, flow) if isinstance(judged, Permit) else judged
 
@@ -169,8 +179,8 @@ class GuardedCall:
             enforcement.calls,
             enforcement.options.clock,
         )
-        enforcement.calls.running.add(call.id)
         self._permit = permit
+        enforcement.calls.running[call.id] = self
         # a guard that closes says so before it looks which calls have begun: one of the two sees the other
         enforcement.calls.in_progress[call.id] = self
         self._require_open()
@@ -183,7 +193,7 @@ class GuardedCall:
             raise
         if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
             await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
-            enforcement.calls.running.discard(call.id)
+            enforcement.calls.running.pop(call.id, None)
             raise TimeoutError("the call was given up while it began")
         await flow.recording.permit(permit, self._span)
         return permit
@@ -244,12 +254,29 @@ class GuardedCall:
             error = cancellation
             raise
         finally:
+            self._owner = None  # it refers to frames that hold this call; whose end is noted now, or is owed
+            if self._permit is not None and self._permit.call.id in self._flow.enforcement.calls.running:
+                self._flow.enforcement.on_unrevoked()
             await self._record(error)
             if self._permit is not None:
                 self._flow.enforcement.calls.in_progress.pop(self._permit.call.id, None)
             self._span.__exit__()
         if withheld is not None:
             raise withheld from None
+
+    def is_running(self) -> bool:
+        """Return whether the call is yet to be left: an interrupt may have ended who would leave it."""
+        owner = self._owner
+        return owner is not None and owner.is_running()
+
+    async def end_late(self) -> None:
+        """End a call that nobody leaves, on the synchronous path: in the thread of the outbox."""
+        permit, enforcement = self.permit, self._flow.enforcement
+        if self._issuance.is_given_up:  # a guard that closes has ended it, and notes that
+            return
+        permit.end()
+        await CallEnding(enforcement.sync, permit, self._issuance, self._span).finish(self._outcome_left)
+        enforcement.calls.in_progress.pop(permit.call.id, None)
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         """Return how the call ended; a tool that failed has failed, also where a framework handled it."""
@@ -262,15 +289,16 @@ class GuardedCall:
         if permit is None:
             return None
         permit.end()
+        self._outcome_left = outcome
         calls = self._flow.enforcement.calls
         if not permit.begun:
-            calls.running.discard(permit.call.id)
+            calls.running.pop(permit.call.id, None)
             return None
         if not self.take_end():
             await self._issuance.revoke_if_late()
             return permit.withheld
         noted = await CallEnding(self._flow, permit, self._issuance, self._span).finish(outcome)
-        calls.running.discard(permit.call.id)
+        calls.running.pop(permit.call.id, None)
         if permit.withheld is not None:
             return permit.withheld
         if noted or outcome not in ANSWERS:

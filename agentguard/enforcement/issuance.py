@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
 from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.task_credentials import KeptCredential, ReusableCredentials, key_of
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import Credential, Grant, LiveCredential
 
-__all__ = ["Issuance", "best_effort", "failure_text"]
+__all__ = ["Issuance"]
 
 T = TypeVar("T")
 log = logging.getLogger("agentguard")
@@ -106,7 +107,7 @@ class Issuance:
             reason = "the grant ended while its credential was being issued"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason)
 
-    async def revoke(self, *, failed: bool) -> bool:
+    async def revoke(self, operations: Operations, *, failed: bool) -> bool:
         """Revoke what was minted for this call alone; return whether nothing of it is left.
 
         After a call that has *failed*, a credential that is kept serves no other call: it may be the cause.
@@ -118,7 +119,7 @@ class Issuance:
                 self._reuse.refuse(self._key, self.credential)
             return not self._minted
         if self._revoked is None:
-            await self._revoke(self._operations)
+            await self._revoke(operations)
         return bool(self._revoked)
 
     async def revoke_early(self, blocks: bool) -> None:
@@ -139,10 +140,15 @@ class Issuance:
         """Have nothing minted from now on, and what is being minted revoked: the guard has ended the call."""
         self._is_ending, self._minted_in_time = True, len(self._minted)
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the guard has ended the call."""
+        return self._minted_in_time is not None
+
     async def revoke_if_late(self) -> None:
         """Revoke, if the call was given up, what has been minted since."""
         if self._minted_in_time is not None and len(self._minted) > self._minted_in_time:
-            await self.revoke(failed=True)
+            await self.revoke(self._operations, failed=True)
 
     async def _revoke(self, operations: Operations) -> None:
         self._is_ending = True  # before the handle is read: what is delivered after that revokes itself
@@ -187,21 +193,29 @@ class Issuance:
         except (Denied, asyncio.CancelledError):
             if self._minted:  # too late: on record by its own handle, in case its revocation fails
                 late = self._live(self._minted[0].handle, self._minted[0].expires_at)
-                await best_effort("track", operations.track, late)
+                await best_effort("track", self._track, late)
             raise
         credential = self._minted[0]
         if not isinstance(credential, Credential):
             self._minted.clear()
             raise Denied.of(DenialCode.NO_CREDENTIAL, f"broker {route.name} returned no credential")
-        is_planned = credential.handle in (grant.id, *self._handles)
-        if route.waits or not is_planned or self._calls.has_ended_any(self._last_end):
+        may_be_gone = route.waits or self._calls.has_ended_any(self._last_end)
+        if may_be_gone or not self._is_planned(credential.handle):
             # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
-            await stored(operations.track(self._live(credential.handle, credential.expires_at)))
+            await stored(self._track(self._live(credential.handle, credential.expires_at)))
         return credential
+
+    async def _track(self, live: LiveCredential) -> None:
+        await self._operations.track(live)
+        self._calls.untracked.pop(live.call_id, None)
 
     def _deliver(self, credential: Credential) -> None:
         """Take what was minted. It is revoked at once if the call, which waited no longer, is over."""
         self._minted.append(credential)
+        if isinstance(credential, Credential) and not self._is_planned(credential.handle):
+            # until it is on record; if it never is, the outbox revokes it by this
+            live = self._live(credential.handle, credential.expires_at)
+            self._calls.untracked[live.call_id] = live
         if self._is_ending and isinstance(credential, Credential):
             drive(self._revoke_late(credential))
 
@@ -214,6 +228,7 @@ class Issuance:
         await best_effort("track", operations.track, live)
         revoke = operations.revoke[route.name]
         if await best_effort("revoke", revoke, credential.handle, credential.expires_at):
+            self._calls.untracked.pop(call.id, None)
             await best_effort("forget", operations.forget, call.id)
 
     async def _ask(
@@ -225,10 +240,12 @@ class Issuance:
     ) -> None:
         try:
             await operation(deliver, grant)
-        except Exception as error:  # noqa: BLE001  without a credential there is no call, whatever the cause
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or is_for_caller(error):
+                raise
             name = self._permit.call.broker
-            log.error("broker %s failed to %s: %s", name, verb, safe_text(error))
-            reason = f"broker {name} failed: {safe_text(error)}"
+            log.error("broker %s failed to %s: %s", name, verb, failure_text(error))
+            reason = f"broker {name} failed: {failure_text(error)}"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason) from None
 
     # --- what is on record
@@ -241,6 +258,11 @@ class Issuance:
             return self._handles[0], self._expiry()
         planned = self.planned()
         return None if planned is None else (planned.handle, planned.expires_at)
+
+    def _is_planned(self, handle: str) -> bool:
+        """Return whether the handle is on record since before the broker minted."""
+        grant = self._permit.grant
+        return handle in self._handles or (grant is not None and handle == grant.id)
 
     def _expiry(self) -> float:
         grant = self._permit.grant
@@ -256,21 +278,3 @@ class Issuance:
             expires_at=expires_at,
             owner=owner(),
         )
-
-
-def failure_text(error: BaseException) -> str:
-    """Return what a log may hold of an error."""
-    return safe_text(error) if isinstance(error, Exception) else type(error).__name__
-
-
-async def best_effort(name: str, operation: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> bool:
-    """Do one of several steps; return whether it succeeded, and log its failure.
-
-    One failure must not keep the other steps from being done.
-    """
-    try:
-        await operation(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  whatever it raises, the other steps are done
-        log.error("%s failed: %s", name, safe_text(error))
-        return False
-    return True

@@ -1,33 +1,26 @@
 """The outbox: what is not known to be revoked is revoked again, until it is, across a crash.
 
 The store lists what was, or may have been, minted. This room works the list off: at a task's end, when a
-guard first begins a task after a start, and in a thread of its own while anything is left.
+guard first begins a task after a start, and in a thread of its own (`OutboxThread`) while anything is left.
 """
 
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum, auto
-from threading import Event, Lock, Thread
 from time import monotonic
 from types import MappingProxyType
 
-from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_when_event_set
-from tenacity.wait import wait_random_exponential
-
-from agentguard.concurrency.drive import drive
-from agentguard.concurrency.fork import in_child
 from agentguard.enforcement.calls_here import CallsHere
-from agentguard.enforcement.issuance import best_effort, failure_text
+from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
 from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
-from agentguard.errors import RevocationUnknown, safe_text
+from agentguard.errors import RevocationUnknown
 from agentguard.model import LiveCredential, TaskStatus
 
-__all__ = ["Outbox", "OutboxThread"]
+__all__ = ["Outbox"]
 
 log = logging.getLogger("agentguard")
 
@@ -90,6 +83,7 @@ class Outbox:
             return alive[-1]
         await best_effort("forget", self._operations.forget, call_id)
         self._calls.failed.discard(call_id)
+        self._calls.untracked.pop(call_id, None)
         self._calls.reported.discard(call_id)
         return None
 
@@ -118,7 +112,8 @@ class Outbox:
         """
         await self._end_unbegun()
         await self._end_unended()
-        live, now = await self._operations.live(), self._clock()
+        await self._end_interrupted()
+        live, now = await self._with_untracked(await self._operations.live()), self._clock()
         orphans = [credential for credential in live if await self._orphaned(credential)]
         reported = frozenset(self._calls.reported)
         remaining = await self.revoke(orphans)
@@ -134,7 +129,8 @@ class Outbox:
                 self._calls.reported.discard(call_id)
         live_elsewhere = [credential for credential in live if credential not in orphans]
         held_by_none = sum(credential.call_id not in self._calls.running for credential in live_elsewhere)
-        return len(remaining) + held_by_none + len(self._calls.unbegun) + len(self._calls.unended)
+        owed = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
+        return len(remaining) + held_by_none + owed
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
@@ -161,11 +157,34 @@ class Outbox:
                 return
             try:
                 await self.end_task(task_id, status, cause)
-            except Exception as error:  # noqa: BLE001  it is tried again, and the other tasks end meanwhile
-                log.error("the end of task %s was tried again, and failed: %s", task_id, safe_text(error))
+            except BaseException as error:
+                if is_for_caller(error):
+                    raise
+                log.error("the end of task %s was tried again, and failed: %s", task_id, failure_text(error))
+
+    async def _end_interrupted(self) -> None:
+        """End the calls whose end an interrupt has kept from being noted, and write down how they ended."""
+        for call_id, call in list(self._calls.running.items()):
+            if not call.is_running():
+                log.warning("call %s was interrupted while it ended: its end is noted now", call_id)
+                await best_effort("the end of an interrupted call", call.end_late)
+
+    async def _with_untracked(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
+        """Add what was minted, and could not be recorded by the handle that its broker has named."""
+        known = list(live)
+        for call_id, credential in list(self._calls.untracked.items()):
+            if call_id in self._calls.running:
+                continue
+            if await best_effort("track", self._operations.track, credential):
+                self._calls.untracked.pop(call_id, None)
+            if credential not in known:
+                known.append(credential)
+        return known
 
     async def _orphaned(self, credential: LiveCredential) -> bool:
         if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:
+            return True
+        if credential.call_id in self._calls.untracked and credential.call_id not in self._calls.running:
             return True
         if gone(credential.owner):
             return True
@@ -182,76 +201,10 @@ class Outbox:
         except RevocationUnknown as error:
             log.warning("%s of %s: %s", credential.call_id, credential.broker, error)
             return Fate.UNKNOWN
-        except (Exception, CancelledError) as error:  # noqa: BLE001  whatever it raises, the others are revoked
+        except BaseException as error:
+            if is_for_caller(error):
+                raise
             # a broker may raise a cancellation of its own; nobody cancels this coroutine but a loop that ends
             log.error("revoke failed: %s", failure_text(error))
             return Fate.FAILED
         return Fate.REVOKED
-
-
-class OutboxThread:
-    """Sweeps an outbox in a thread, with growing pauses of up to a minute, while anything is left."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox, self._closed = outbox, False
-        self._begin()
-        in_child(self._begin)
-
-    def _begin(self) -> None:
-        # a child has no thread until it has something to revoke itself
-        self._thread: Thread | None = None
-        self._lock, self._stop, self._wake = Lock(), Event(), Event()
-        if self._closed:
-            self._stop.set()
-
-    def watch(self) -> None:
-        """Sweep now, and again while anything is left."""
-        with self._lock:
-            self._wake.set()
-            if not self._stop.is_set() and self._thread is None:
-                thread = Thread(target=self._work, name="agentguard-outbox", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as error:  # there are no more threads, or the interpreter shuts down
-                    log.error("the outbox has no thread, until it is woken again: %s", error)
-                    return
-                self._thread = thread
-
-    @property
-    def runs(self) -> bool:
-        """Whether the thread runs, since something is left."""
-        return self._thread is not None
-
-    def close(self) -> None:
-        """Stop the thread. What is left stays in the store, for the next start."""
-        with self._lock:
-            self._closed = True
-            self._stop.set()
-            self._wake.set()
-            thread = self._thread
-        if thread is not None:
-            thread.join(timeout=5.0)
-
-    def _work(self) -> None:
-        while True:
-            Retrying(
-                retry=retry_if_result(bool) | retry_if_exception_type(Exception),
-                stop=stop_when_event_set(self._stop),
-                wait=wait_random_exponential(multiplier=1.0, max=60.0),
-                sleep=self._pause,
-                retry_error_callback=lambda _state: None,
-            )(self._sweep)
-            with self._lock:
-                if self._stop.is_set() or not self._wake.is_set():
-                    self._thread = None
-                    return
-
-    def _pause(self, seconds: float) -> None:
-        self._wake.wait(seconds)
-
-    def _sweep(self) -> int:
-        self._wake.clear()  # before the sweep, so that what comes meanwhile is seen
-        try:
-            return drive(self._outbox.sweep())
-        except SystemExit as error:  # a broker's: no exit of the process is raised in this thread
-            raise RuntimeError("a broker raised SystemExit") from error

@@ -7,10 +7,12 @@ an outcome are written whatever else fails: a failure to write these is logged.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from typing import Any
 
 from agentguard.enforcement.call import Invocation, Permit
-from agentguard.enforcement.issuance import Issuance, best_effort
+from agentguard.enforcement.failures import best_effort
+from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.records import denial_record, outcome_record, permit_record
 from agentguard.errors import DenialCode, Denied, safe_text
@@ -48,9 +50,13 @@ class Recording:
                 "approval.id": call.approval_id,
             }
         )
-        permit.decided = True  # before the attempt: one that is cancelled or fails may have written it
+        record = self._decision(permit, span)
         try:
-            await self._operations.append(self._decision(permit, span))
+            await self._operations.append(record)
+            permit.decided = True
+        except CancelledError:  # the log has gone on to the end
+            permit.decided = True
+            raise
         except Exception as error:  # noqa: BLE001  a call that cannot be recorded does not happen
             raise Denied.of(DenialCode.AUDIT_ERROR, f"audit failed: {safe_text(error)}") from None
         if (denied := permit.observed) is not None:
@@ -80,16 +86,21 @@ class Recording:
     ) -> None:
         """Write how a call ended, and what became of its credential.
 
-        Of a call that was cancelled between its beginning and its permit, the permit is written first: no
-        outcome is without a decision.
+        Of a call that was cancelled or interrupted between its beginning and its permit, the permit is
+        written first: no outcome is without a decision. An interrupt at the moment of the one record may
+        cause a second one, and never none.
         """
+        if permit.outcome_recorded:
+            return
         if not permit.decided:
             await best_effort("record", self._operations.append, self._decision(permit, span))
+            permit.decided = True
         credential = None if issuance.credential is None else issuance.credential.id
         record = outcome_record(permit, outcome, now, credential, revoked=revoked, reusable=issuance.kept)
         if issuance.anomalies:
             record["anomalies"] = issuance.anomalies
         await best_effort("record", self._operations.append, record)
+        permit.outcome_recorded = True
 
     def _decision(self, permit: Permit, span: CallSpan) -> dict[str, Any]:
         request = permit.request if self._requests else None

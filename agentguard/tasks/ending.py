@@ -9,14 +9,13 @@ stays in the store's outbox.
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from agentguard.enforcement.failures import failure_text, is_for_caller
 from agentguard.enforcement.flow import Enforcement, Flow
-from agentguard.enforcement.issuance import failure_text
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import signal_record, task_end_record
 from agentguard.errors import AgentGuardError, StoreError, VerificationError, safe_text
@@ -132,6 +131,7 @@ class Ending:
                         await self._record(ended_id, status, cause, unrevoked.get(task_id))
         finally:
             is_left = any(unrevoked.get(task_id) != 0 for task_id in ended)
+            is_left = is_left or self._enforcement.calls.has_interrupted()
             if is_left or (any(ended.values()) and self._enforcement.transmitters):
                 self._enforcement.on_unrevoked()
         failures.raise_first()
@@ -199,7 +199,9 @@ class Ending:
         for name, transmitter in enforcement.transmitters.items():
             try:
                 handles[name] = transmitter.notice(state.identity.subject, cause, now)
-            except (Exception, CancelledError) as error:  # noqa: BLE001  whatever it raises, the task ends
+            except BaseException as error:
+                if is_for_caller(error):
+                    raise
                 failure = failure_text(error)
                 log.error("%s is not told of the end of task %s: %s", name, task_id, failure)
         return [

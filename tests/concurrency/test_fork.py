@@ -26,7 +26,7 @@ from agentguard.concurrency.places import Places
 from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
-from agentguard.enforcement.outbox import OutboxThread
+from agentguard.enforcement.outbox_thread import OutboxThread
 from agentguard.errors import StoreError
 from agentguard.model.credential import DeferredSecret
 from agentguard.outbound.client import Outbound

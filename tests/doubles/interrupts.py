@@ -7,6 +7,7 @@ between the block's end and the call of `__exit__`. So those two places are left
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 import warnings
 from collections.abc import Callable, Collection
@@ -105,7 +106,14 @@ def broken_by_interrupts(
         if problem is not None:
             broken.append(f"{place}: {type(problem).__name__}: {problem}")
         del error
+    _collect()
     return broken
+
+
+def _collect() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that were interrupted before they began
+        gc.collect()
 
 
 def within(seconds: float, function: Callable[[], object]) -> BaseException | None:

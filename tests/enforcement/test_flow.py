@@ -871,7 +871,7 @@ def test_a_store_may_refuse_a_call_by_an_error_of_its_own_kind(
     world = World(store=Refusing(clock=lambda: 1000.0))
     world.begin()
     assert world.denied(mode).code is code
-    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], set())
+    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], {})
     assert [record["effect"] for record in world.log.written] == ["deny"]
 
 
@@ -884,6 +884,6 @@ def test_a_call_that_a_store_has_begun_though_it_failed_is_ended(mode: str) -> N
     world = World(store=Late(clock=lambda: 1000.0))
     world.begin()
     assert world.denied(mode).code is DenialCode.STORE_ERROR
-    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], set())
+    assert (world.ran, world.mint.issued, world.flow.calls.running) == ([], [], {})
     assert world.store.live() == ()
     assert [record.get("outcome") for record in world.log.written] == ["failed", None]

@@ -120,7 +120,7 @@ async def test_a_call_that_a_slow_store_begins_too_late_is_denied_and_ended(
     assert await asyncio.to_thread(world.store.late.wait, 5)
     await asyncio.to_thread(world.flow.worker.close)  # all that was handed over is done
     assert (world.ran, world.mint.issued, world.store.live()) == ([], [], ())
-    assert world.flow.calls.running == set()
+    assert world.flow.calls.running == {}
     assert "permit" not in [record.get("effect") for record in world.log.written]
     assert "deny" in [record.get("effect") for record in world.log.written]
     assert await call(world, call_id="c2") == "done"  # with a thread of a new worker
@@ -141,7 +141,7 @@ async def test_a_call_that_is_late_though_no_single_answer_is_does_not_begin_or_
     world.policy.answer, world.store.step = PERMIT, 0.0
     await asyncio.to_thread(world.flow.worker.close)
     assert (world.ran, world.mint.issued, world.store.live()) == ([], [], ())
-    assert world.flow.calls.running == set()
+    assert world.flow.calls.running == {}
     assert "permit" not in [record.get("effect") for record in world.log.written]
     assert world.store.task("t1").calls == (0 if policy else 1)
 
@@ -158,7 +158,7 @@ async def test_a_call_that_is_cancelled_while_it_is_judged_leaves_nothing(world:
     with pytest.raises(asyncio.CancelledError):
         await running
     await asyncio.to_thread(world.flow.worker.close)
-    assert (world.store.live(), world.flow.calls.running) == ((), set())
+    assert (world.store.live(), world.flow.calls.running) == ((), {})
 
 
 async def test_a_store_that_notes_the_end_too_late_revokes_all_the_same(world: World) -> None:
@@ -187,7 +187,7 @@ async def test_a_call_that_is_cancelled_in_the_thread_leaves_nothing(world: Worl
     with pytest.raises(asyncio.CancelledError):
         await running
     await asyncio.to_thread(world.flow.worker.close)
-    assert (world.store.live(), world.flow.calls.running) == ((), set())
+    assert (world.store.live(), world.flow.calls.running) == ((), {})
     assert world.log.written[-1].get("outcome", "cancelled") in {"cancelled", "done"}
 
 
@@ -248,7 +248,7 @@ async def test_a_call_that_is_cancelled_while_its_end_is_noted_is_ended(
         await running
     assert noting.store.late.is_set(), "the caller did not wait for the end"
     assert noting.store.known(f"revoked:{noting.mint.issued[0].id}")
-    assert (noting.store.live(), noting.flow.calls.running) == ((), set())
+    assert (noting.store.live(), noting.flow.calls.running) == ((), {})
     assert noting.log.written[-1]["revoked"] is True
 
 

@@ -599,6 +599,6 @@ def test_a_call_that_ended_keeps_no_place_among_those_that_run(mode: str) -> Non
     world.denied(mode, call_id="c2")
     world.begin(id="t2", budget=Budget(calls=0))
     world.denied(mode, named_task="t2", call_id="c3")
-    assert world.flow.calls.running == set()
+    assert world.flow.calls.running == {}
     assert world.store.live() == ()
     assert Outcome.DONE.value in {record.get("outcome") for record in world.log.written}
