@@ -12,6 +12,7 @@ from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard.concurrency.answer import Answer
+from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import ProcessLock, in_child
 
 __all__ = ["Share", "ShareOperations", "SingleFlight"]
@@ -46,7 +47,7 @@ class SingleFlight:
 
     async def _share_sync(self, key: Hashable, fetch: Callable[[], Awaitable[T]]) -> T:
         async def wait(flight: _Flight) -> Any:
-            return flight.answer.wait(self._timeout)
+            return flight.answer.wait(seconds_left(self._timeout, of_sequence=False))
 
         return await self._share(("sync", key), fetch, wait, None)
 
@@ -64,10 +65,10 @@ class SingleFlight:
         loop: asyncio.AbstractEventLoop | None,
     ) -> T:
         while True:
-            own = _Flight(loop)
-            own.coroutine = coroutine = self._fetch(key, own, fetch)
+            flight = _Flight(loop)
+            flight.coroutine = coroutine = self._fetch(key, flight, fetch)
             first, value = await coroutine
-            if first is own:
+            if first is flight:
                 result: T = value
                 return result
             if first.is_around():
@@ -81,7 +82,7 @@ class SingleFlight:
                     raise
 
     async def _fetch(
-        self, key: Hashable, own: _Flight, fetch: Callable[[], Awaitable[T]]
+        self, key: Hashable, flight: _Flight, fetch: Callable[[], Awaitable[T]]
     ) -> tuple[_Flight, Any]:
         """Fetch for all, unless somebody else does: return whose flight counts, and the value of ours.
 
@@ -91,8 +92,8 @@ class SingleFlight:
         with self._lock:
             first = self._flights.get(key)
             if first is None or first.is_over():
-                first = self._flights[key] = own
-        if first is not own:
+                first = self._flights[key] = flight
+        if first is not flight:
             return first, None
         error: Exception | None = _FetcherCancelled()
         value = None
@@ -102,9 +103,9 @@ class SingleFlight:
             error = problem
             raise
         finally:
-            self._remove(key, own)
-            own.answer.tell(value, error)
-        return own, value
+            self._remove(key, flight)
+            flight.answer.tell(value, error)
+        return flight, value
 
     def _remove(self, key: Hashable, flight: _Flight) -> None:
         with self._lock:

@@ -129,8 +129,8 @@ class Outbox:
                 self._calls.reported.discard(call_id)
         live_elsewhere = [credential for credential in live if credential not in orphans]
         held_by_none = sum(credential.call_id not in self._calls.running for credential in live_elsewhere)
-        owed = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
-        return len(remaining) + held_by_none + owed
+        ends = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
+        return len(remaining) + held_by_none + ends
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
@@ -171,15 +171,15 @@ class Outbox:
 
     async def _with_untracked(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Add what was minted, and could not be recorded by the handle that its broker has named."""
-        known = list(live)
+        credentials = list(live)
         for call_id, credential in list(self._calls.untracked.items()):
             if call_id in self._calls.running:
                 continue
             if await best_effort("track", self._operations.track, credential):
                 self._calls.untracked.pop(call_id, None)
-            if credential not in known:
-                known.append(credential)
-        return known
+            if credential not in credentials:
+                credentials.append(credential)
+        return credentials
 
     async def _orphaned(self, credential: LiveCredential) -> bool:
         if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from math import inf
@@ -23,10 +23,13 @@ import httpx
 
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.concurrency.deadline import seconds_left
+from agentguard.concurrency.drive import drive
+from agentguard.concurrency.single_flight import Share, SingleFlight
 
 __all__ = ["AsyncDeadlineTransport", "DeadlineTransport"]
 
 P = TypeVar("P")
+LONGEST = 60.0  # seconds of a connection that has no time-out
 
 
 def _seconds(timeout: float | None, error: type[Exception]) -> float | None:
@@ -72,7 +75,7 @@ class AsyncDeadlineTransport(httpx.AsyncHTTPTransport):
 class _Backend(httpcore.NetworkBackend):
     def __init__(self, resolver: AbandonableThreads) -> None:
         self._backend = httpcore.SyncBackend()
-        self._resolver = resolver
+        self._resolver, self._share = resolver, SingleFlight(timeout=LONGEST).share.sync
 
     def connect_tcp(
         self,
@@ -97,14 +100,18 @@ class _Backend(httpcore.NetworkBackend):
     def _addresses(self, host: str, port: int, end: float) -> list[str]:
         if _is_address(host):
             return [host]
-        with _translated():
+
+        async def look_up() -> list[str]:
             return self._resolver.run(end - time.monotonic(), _resolve, host, port, party=host)
+
+        with _translated():
+            return drive(_shared(self._share, (host, port), look_up, end))
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, resolver: AbandonableThreads) -> None:
         self._backend = httpcore.AnyIOBackend()
-        self._resolver = resolver
+        self._resolver, self._share = resolver, SingleFlight(timeout=LONGEST).share.async_
 
     async def connect_tcp(
         self,
@@ -126,17 +133,34 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
     async def _addresses(self, host: str, port: int, end: float) -> list[str]:
         if _is_address(host):
             return [host]
-        with _translated():
+
+        async def look_up() -> list[str]:
             return await self._resolver.arun(end - time.monotonic(), _resolve, host, port, party=host)
+
+        with _translated():
+            return await _shared(self._share, (host, port), look_up, end)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+async def _shared(
+    share: Share, key: Hashable, look_up: Callable[[], Awaitable[list[str]]], end: float
+) -> list[str]:
+    """Look a name up once for all who need it now; who has more time than the one who asks asks again."""
+    while True:
+        try:
+            addresses: list[str] = await share(key, look_up)
+            return addresses
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise
+
+
 def _connecting(timeout: float | None) -> float:
     """Return how many seconds a connection may take. The resolver's own time-outs may be longer."""
     seconds = _seconds(timeout, httpcore.ConnectTimeout)
-    return 60.0 if seconds is None else seconds
+    return LONGEST if seconds is None else seconds
 
 
 def _shares(addresses: list[str], end: float) -> Generator[tuple[str, float]]:
@@ -163,7 +187,9 @@ def _translated() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise httpcore.ConnectTimeout("the look-up of the name took too long") from error
-    except (OSError, UnicodeError, NoThread) as error:
+    except NoThread as error:  # nothing was sent, and it says nothing of the service
+        raise httpcore.PoolTimeout(str(error)) from error
+    except (OSError, UnicodeError) as error:
         raise httpcore.ConnectError(str(error)) from error
 
 

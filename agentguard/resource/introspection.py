@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import httpx
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import drive, lift
+from agentguard.concurrency.party import current_party, for_party
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, strict_json
 
@@ -57,22 +59,26 @@ class Introspection:
         post = self._client.post
 
         def bounded(*args: Any, **options: Any) -> httpx.Response:
-            return self._threads.run(seconds_left(self._timeout), partial(post, *args, **options))
+            call = partial(post, *args, **options)
+            return self._threads.run(seconds_left(self._timeout), call, party=current_party())
 
-        return drive(self._claims(lift(bounded), token))
+        with for_party(_party(token)):
+            return drive(self._claims(lift(bounded), token))
 
     async def aclaims(self, token: str) -> Mapping[str, Json] | None:
         """Do as `claims`, without blocking the event loop."""
         post: Send = self._client.post if isinstance(self._client, httpx.AsyncClient) else self._in_thread
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._claims(post, token)
+            with for_party(_party(token)):
+                async with asyncio.timeout(self._timeout):
+                    return await self._claims(post, token)
         except TimeoutError:
             raise _unclear() from None
 
     async def _in_thread(self, *args: Any, **options: Any) -> Any:
         assert isinstance(self._client, httpx.Client)  # noqa: S101  the caller has checked it
-        return await self._threads.arun(self._timeout, partial(self._client.post, *args, **options))
+        post = partial(self._client.post, *args, **options)
+        return await self._threads.arun(self._timeout, post, party=current_party())
 
     async def _claims(self, post: Send, token: str) -> Mapping[str, Json] | None:
         members, headers = self._proof()
@@ -87,6 +93,11 @@ class Introspection:
         if not isinstance(active, bool) or not isinstance(answer, dict):
             raise _unclear()
         return answer if active else None
+
+
+def _party(token: str) -> str:
+    """Name whom a token is asked about for: one at which the server stalls takes no places of others."""
+    return sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def _unclear() -> VerificationError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -30,3 +32,34 @@ async def test_a_server_that_never_comes_to_its_answer_is_an_unclear_answer_in_t
             await mode.call(introspection, "claims", "token")
         assert time.monotonic() - began < 1.0
     assert caught.value.status == 503
+
+
+def stalling(request: httpx.Request) -> httpx.Response:
+    token = dict(httpx.QueryParams(request.content.decode()))["token"]
+    if token.startswith("evil"):
+        time.sleep(1.5)
+    return httpx.Response(200, json={"active": True, "sub": "alice"})
+
+
+@pytest.mark.promise("hung-adapters-stop-nobody")
+@pytest.mark.parametrize("path", ["sync", "async"])
+def test_tokens_at_which_the_server_stalls_take_no_places_of_another_token(path: str) -> None:
+    client = httpx.Client(transport=httpx.MockTransport(stalling))
+    introspection = Introspection("https://as.example/introspect", client, opaque=True, timeout=0.3)
+
+    def ask(token: str) -> str:
+        try:
+            if path == "sync":
+                claims = introspection.claims(token)
+            else:
+                claims = asyncio.run(introspection.aclaims(token))
+        except VerificationError as error:
+            return str(error.status)
+        return str((claims or {}).get("sub"))
+
+    with ThreadPoolExecutor(150) as threads:
+        stalled = [threads.submit(ask, f"evil {number}") for number in range(150)]
+        time.sleep(0.1)
+        assert ask("alice's") == "alice", "while they wait"
+        assert {future.result() for future in stalled} == {"503"}
+    assert ask("alice's") == "alice", "when they were given up"
