@@ -83,9 +83,10 @@ class Drain:
 
     async def _wait(self, sleep: Sleep) -> None:
         calls = self._enforcement.calls
-        while monotonic() < self._deadline and any(
-            call.is_running() for call_id, call in list(calls.in_progress.items()) if call_id not in self._waiting
-        ):
+        while monotonic() < self._deadline:
+            calls_left = [call for id_, call in list(calls.in_progress.items()) if id_ not in self._waiting]
+            if not any(call.is_running() for call in calls_left):
+                return
             await sleep(LOOK)
 
     async def _revoke(self, flow: Flow, is_ours: Callable[[LiveCredential], bool], sleep: Sleep) -> set[str]:

@@ -6,7 +6,6 @@ import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from functools import partial
-from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from agentguard.concurrency.fork import this_process
 from agentguard.concurrency.running import Owner
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.call_ending import CallEnding
+from agentguard.enforcement.call_in_progress import CallInProgress
 from agentguard.enforcement.evaluation import Evaluation, undecidable
 from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
@@ -22,7 +22,7 @@ from agentguard.enforcement.operations import stored
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Effect, Outcome
-from agentguard.telemetry import CallSpan, Stage
+from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
 
@@ -31,7 +31,7 @@ ANSWERS = frozenset({Outcome.DONE, Outcome.FAILED})  # with a result or an error
 log = logging.getLogger("agentguard")
 
 
-class GuardedCall:
+class GuardedCall(CallInProgress):
     """A call as an asynchronous context manager; its block is the execution of the tool.
 
     Entering raises Denied if the call is not permitted. Leaving raises Denied if the store could not note
@@ -39,58 +39,15 @@ class GuardedCall:
     child that leaves the call ends and records nothing: the call is its parent's.
     """
 
-    __slots__ = (
-        "_abandoned",
-        "_ends",
-        "_flow",
-        "_invocation",
-        "_issuance",
-        "_outcome_left",
-        "_owner",
-        "_permit",
-        "_process",
-        "_request",
-        "_span",
-        "_stage",
-        "thread",
-    )
-    _issuance: Issuance
+    __slots__ = ("_abandoned", "_invocation", "_process", "_request", "_stage")
     _stage: Stage
 
     def __init__(self, flow: Flow, invocation: Invocation) -> None:
-        self._flow, self._invocation = flow, invocation
+        span = flow.enforcement.telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
+        super().__init__(flow, span)
+        self._invocation = invocation
         self._request: AccessRequest | None = None
-        self._permit: Permit | None = None
         self._abandoned, self._process = False, this_process()
-        self._ends = [True]  # taken by a pop, which is atomic: the call is ended once
-        self.thread = get_ident()
-        self._owner: Owner | None = None
-        self._outcome_left = Outcome.CANCELLED  # of a call that an interrupt has kept from its end
-        telemetry = flow.enforcement.telemetry
-        self._span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
-
-    @property
-    def permit(self) -> Permit:
-        """What permits this call, which has begun."""
-        assert self._permit is not None  # noqa: S101  only a call that has begun is asked
-        return self._permit
-
-    @property
-    def issuance(self) -> Issuance:
-        """The credential of this call, which has begun."""
-        return self._issuance
-
-    @property
-    def span(self) -> CallSpan:
-        """The span of this call."""
-        return self._span
-
-    def take_end(self) -> bool:
-        """Return True to the one caller that is to end the call, and False to any later one."""
-        try:
-            return self._ends.pop()
-        except IndexError:
-            return False
 
     async def __aenter__(self) -> Permit:
         self._owner = Owner()
@@ -254,29 +211,11 @@ class GuardedCall:
             error = cancellation
             raise
         finally:
-            self._owner = None  # it refers to frames that hold this call; whose end is noted now, or is owed
-            if self._permit is not None and self._permit.call.id in self._flow.enforcement.calls.running:
-                self._flow.enforcement.on_unrevoked()
             await self._record(error)
-            if self._permit is not None:
-                self._flow.enforcement.calls.in_progress.pop(self._permit.call.id, None)
+            self._forget()
             self._span.__exit__()
         if withheld is not None:
             raise withheld from None
-
-    def is_running(self) -> bool:
-        """Return whether the call is yet to be left: an interrupt may have ended who would leave it."""
-        owner = self._owner
-        return owner is not None and owner.is_running()
-
-    async def end_late(self) -> None:
-        """End a call that nobody leaves, on the synchronous path: in the thread of the outbox."""
-        permit, enforcement = self.permit, self._flow.enforcement
-        if self._issuance.is_given_up:  # a guard that closes has ended it, and notes that
-            return
-        permit.end()
-        await CallEnding(enforcement.sync, permit, self._issuance, self._span).finish(self._outcome_left)
-        enforcement.calls.in_progress.pop(permit.call.id, None)
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         """Return how the call ended; a tool that failed has failed, also where a framework handled it."""
