@@ -16,7 +16,8 @@ from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli._policies import records_of
-from agentguard.cli.init.texts import Draft, key_of, toml
+from agentguard.cli.init.texts import Draft
+from agentguard.cli.init.toml import key_of, toml
 from agentguard.config import load
 from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
+from agentguard.cli.init.toml import key_of, toml
 from agentguard.model import ToolPath
 
-__all__ = ["Draft", "key_of", "policy", "settings", "test", "toml"]
+__all__ = ["Draft", "policy", "settings", "test"]
 
 Schema = Mapping[str, Any]
 
@@ -139,27 +139,11 @@ def _pruned(value: Any, *, names: bool) -> Any:
     return value
 
 
-def toml(value: Any) -> str:
-    """Write a JSON value on one line of TOML."""
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{key_of(name)} = {toml(item)}" for name, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml, value))}]"
-    # a JSON string, number or boolean is also TOML, but TOML wants DEL escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def _python(value: Any) -> str:
     text = repr(value)
     return (
         text if '"' in text or "\\" in text else text.replace("'", '"')
     )  # with double quotes, as formatters write it
-
-
-def key_of(name: str) -> str:
-    """Write a key of TOML, in quotes where TOML needs them."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)
 
 
 _EXAMPLES: Mapping[str, Any] = {"string": "example", "integer": 1, "number": 1, "boolean": False, "array": []}
