@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from reprlib import Repr
 from typing import Any
 
-from pydantic_core import SchemaValidator
+from agentguard.langchain.patterns import Pattern
+from agentguard.langchain.references import REFERENCES, work_of_reference
 
 __all__ = ["BoundedKeywords", "Keyword", "WorkExceeded", "bounded_work", "unique_items", "write_no_values"]
 
@@ -21,7 +22,6 @@ _WORK = 400_000  # units of work at most for the arguments of one call; to do th
 _KEYWORD = 20  # units for a keyword that is applied, or for an error; a visited part of a value is one unit
 _MESSAGE = 200  # characters of an error's message that are kept
 _WRITTEN = 50  # characters of a message that are written for one unit
-_SEARCHED = 5  # characters of a text that are compared with a pattern for one unit
 _MATCHED = 100_000  # characters of a text at most to which a pattern is applied
 _COMPILED = 2_000  # units to compile a pattern that a value of the format `regex` is
 # to visit all items of a list, or all names of an object, is work also where each of them is accepted unseen
@@ -96,6 +96,8 @@ def _counted(name: str, keyword: Keyword) -> Keyword:
         _charge(_KEYWORD + _size(value) + (_visited(name, instance, schema) if name in _VISITS else 0))
         if name == "format" and value == "regex":
             _charge(_COMPILED)
+        elif name in REFERENCES:
+            _charge(work_of_reference(value, validator))
         for error in keyword(validator, value, instance, schema) or ():
             _charge(_KEYWORD + len(error.message) // _WRITTEN)
             if len(error.message) > _MESSAGE:
@@ -134,7 +136,7 @@ def _parts(schema: Any) -> int:
 class BoundedKeywords:
     """The keywords of one schema, with its compiled patterns."""
 
-    def __init__(self, compiled: Mapping[str, SchemaValidator]) -> None:
+    def __init__(self, compiled: Mapping[str, Pattern]) -> None:
         self._compiled = compiled
         self._choices: dict[int, tuple[Any, frozenset[object]]] = {}
 
@@ -159,12 +161,12 @@ class BoundedKeywords:
         }
 
     def _matches(self, pattern: str, text: str) -> bool:
-        _charge(1 + len(text) // _SEARCHED)
         if len(text) > _MATCHED:
             raise WorkExceeded(f"a text of more than {_MATCHED} characters is not compared with a pattern")
         if (compiled := self._compiled.get(pattern)) is None:
             raise WorkExceeded("a pattern in the tool's schema cannot be run in linear time")
-        return compiled.isinstance_python(text, strict=True)
+        _charge(compiled.work(text))
+        return compiled.matches(text)
 
     def _additional(self, original: Keyword | None) -> Keyword:
         def additional_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:

@@ -1,21 +1,16 @@
 """Validation by a JSON Schema of somebody else, in bounded time.
 
-A tool's server writes the schema, and a model under its influence the arguments. Patterns run in the engine
-of pydantic (Rust's `regex`), whose time is linear in the text; it has neither lookaround nor backreferences.
-A schema with a pattern that this engine does not take is refused, and so is one with too many patterns or too
+A tool's server writes the schema, and a model under its influence the arguments. A schema with a pattern that
+cannot be run in linear time (see `patterns`) is refused, and so is one with too many patterns or too
 many parts: to check and to compile it would hold everybody up when the tool is first seen. All other work is
 counted.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from pydantic_core import SchemaError as PatternError
-from pydantic_core import SchemaValidator, core_schema
 
 from agentguard.errors import ConfigurationError
 from agentguard.langchain.bounded_keywords import (
@@ -26,18 +21,16 @@ from agentguard.langchain.bounded_keywords import (
     unique_items,
     write_no_values,
 )
+from agentguard.langchain.patterns import Pattern, compile_pattern
+from agentguard.langchain.references import resolver_of
 from agentguard.model import Limits
 
 __all__ = ["WorkExceeded", "compile_schema"]
 
-_PATTERN = 2_000  # characters of a pattern at most
 _PATTERNS, _ALL_PATTERNS = 100, 20_000  # different patterns of one schema at most, and their characters
 _COMPILING = 0.5  # seconds of this thread's work at most to compile them; an ordinary pattern takes 0.05 ms
 _SCHEMA = Limits(bytes=524_288, parts=5_000, depth=100)  # to check 5,000 parts takes about 0.5 s
 _DATA = frozenset({"enum", "const", "default", "examples"})  # these hold values and no schemas
-_SHORTHAND = re.compile(r"\\(.)", re.DOTALL)
-_ASCII = {"d": "[0-9]", "D": "[^0-9]", "w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]", "b": r"(?-u:\b)"}
-"""What ECMA-262, whose patterns JSON Schema has, means by these: Rust would take digits of all scripts."""
 
 
 def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Callable[[dict[str, Any]], None]:
@@ -91,8 +84,9 @@ def _validator(
     if formats:
         checker = FormatChecker(())
         checker.checkers = {**kind.FORMAT_CHECKER.checkers, "regex": (_is_pattern, ())}
-    # an empty registry: a schema comes from whoever serves the tool, and may not make us fetch a $ref
-    return _extended(kind, keywords)(schema, registry=Registry(), format_checker=checker)
+    return _extended(kind, keywords)(
+        schema, format_checker=checker, registry=Registry(), _resolver=resolver_of(schema, kind)
+    )
 
 
 def _extended(kind: Any, keywords: Mapping[str, Keyword]) -> Any:
@@ -106,7 +100,7 @@ def _extended(kind: Any, keywords: Mapping[str, Keyword]) -> Any:
     return extended
 
 
-def _compile_patterns(schema: Mapping[str, Any]) -> dict[str, SchemaValidator]:
+def _compile_patterns(schema: Mapping[str, Any]) -> dict[str, Pattern]:
     """Compile all patterns of a schema.
 
     Raises:
@@ -118,10 +112,10 @@ def _compile_patterns(schema: Mapping[str, Any]) -> dict[str, SchemaValidator]:
             f"a tool's schema has more than {_PATTERNS} patterns, or {_ALL_PATTERNS} characters of them",
             hint="leave patterns out, or write an enum in their place",
         )
-    compiled, end = dict[str, SchemaValidator](), time.thread_time() + _COMPILING
+    compiled, end = dict[str, Pattern](), time.thread_time() + _COMPILING
     for pattern in (*ours, *remote):
-        if (validator := _compiled(pattern)) is not None:
-            compiled[pattern] = validator
+        if (ready := compile_pattern(pattern)) is not None:
+            compiled[pattern] = ready
         elif pattern in ours:
             raise ConfigurationError(
                 f"a pattern in a tool's schema cannot be run in linear time: {pattern[:80]!r}",
@@ -163,16 +157,5 @@ def _find_patterns(schema: Mapping[str, Any]) -> tuple[dict[str, None], dict[str
     return ours, {pattern: None for pattern in remote if pattern not in ours}
 
 
-def _compiled(pattern: str) -> SchemaValidator | None:
-    """Return a pattern, compiled by an engine of linear time; None if that engine does not take it."""
-    if len(pattern) > _PATTERN:
-        return None
-    pattern = _SHORTHAND.sub(lambda match: _ASCII.get(match[1], match[0]), pattern)
-    try:
-        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-    except PatternError:
-        return None
-
-
 def _is_pattern(text: object) -> bool:
-    return not isinstance(text, str) or _compiled(text) is not None
+    return not isinstance(text, str) or compile_pattern(text) is not None

@@ -87,13 +87,13 @@ class _Reader:
 
     def _applying(self, schemas: list[Any]) -> Iterator[tuple[Part, bool]]:
         """Yield each part of a schema that is about the same value, and whether it always applies."""
-        todo, known = [(schema, True) for schema in schemas], set[int]()
+        todo, visited = [(schema, True) for schema in schemas], set[int]()
         while todo and self._visits >= 0:
             part, always = todo.pop()
             self._visits -= 1
-            if not isinstance(part, Mapping) or id(part) in known:
+            if not isinstance(part, Mapping) or id(part) in visited:
                 continue
-            known.add(id(part))
+            visited.add(id(part))
             yield part, always
             todo += [(inner, always) for inner in (*_listed(part, _ALL), *self._referred(part))]
             todo += [(inner, False) for inner in (*_listed(part, _SOME), *_conditional(part))]
