@@ -26,8 +26,10 @@ from agentguard.cli import (
     keys,
     lint,
     pin,
+    recover,
     reference,
     simulate,
+    status,
     store,
     suggest,
 )
@@ -74,6 +76,8 @@ main.command(
     cls=execute.SplitCommand,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(execute.command)
+main.command("status")(status.command)
+main.command("recover")(recover.command)
 main.command("reference")(reference.command)
 main.add_typer(audit.app, name="audit")
 main.add_typer(keys.app, name="keys")

@@ -6,8 +6,7 @@ Each command reads agentguard.toml alone, and none of the application's code.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +15,9 @@ import typer
 from rich.console import Console
 
 from agentguard.cli._console import fail, note, out
+from agentguard.cli._live import by_broker, outbox_of, schema_text, size_text
 from agentguard.config import load
 from agentguard.config.store import upkeep_of
-from agentguard.enforcement.process import gone
 from agentguard.errors import AgentGuardError
 from agentguard.model import LiveCredential
 from agentguard.stores.upkeep import Condition, Upkeep
@@ -27,7 +26,6 @@ __all__ = ["app"]
 
 HELP = "Migrate, check and compact the store that agentguard.toml names."
 app = typer.Typer(help=HELP, no_args_is_help=True)
-UNITS = ("bytes", "KiB", "MiB", "GiB")
 
 Config = Annotated[Path, typer.Option(help="The configuration, whose table store names it.")]
 
@@ -89,7 +87,7 @@ def check(
         for fault in condition.faults:
             note(console, "damaged", fault)
         fail("the store is damaged: stop the guards, and put a sound copy of it back", 2)
-    outbox = [*condition.outbox, *(one for one in condition.in_use if gone(one.owner))]
+    outbox = outbox_of(condition)
     _print_condition(console, condition, outbox)
     attention = condition.schema != condition.newest or condition.foreign or len(outbox) > waiting
     if not attention:
@@ -98,29 +96,17 @@ def check(
 
 
 def _print_condition(console: Console, condition: Condition, outbox: list[LiveCredential]) -> None:
-    if condition.schema < condition.newest:
-        newest = f"the newest is {condition.newest}: run `agentguard store migrate`"
-        text = f"version {condition.schema}, and {newest}"
-    elif condition.schema > condition.newest:
-        text = f"version {condition.schema}, and this agentguard knows {condition.newest}: upgrade agentguard"
-    else:
-        text = f"version {condition.schema}, the newest"
-    note(console, "schema", text)
+    note(console, "schema", schema_text(condition))
     for rows in condition.foreign:
         note(console, "foreign", f"{rows} belong to no task: something else has written into the store")
     for name, count in condition.counts.items():
         note(console, "count", f"{count} {name}")
     in_use = len(condition.in_use) + len(condition.outbox) - len(outbox)
     note(console, "live", f"{in_use} credentials of calls")
-    note(console, "outbox", f"{len(outbox)} credentials wait for their revocation{_by_broker(outbox)}")
+    note(console, "outbox", f"{len(outbox)} credentials wait for their revocation{by_broker(outbox)}")
     if ended := [credential for credential in outbox if credential.expires_at <= time.time()]:
         seconds = time.time() - min(credential.expires_at for credential in ended)
         note(console, "outbox", f"{len(ended)} of them have expired, the first {seconds:.0f} seconds ago")
-
-
-def _by_broker(credentials: Iterable[LiveCredential]) -> str:
-    counts = Counter(credential.broker for credential in credentials)
-    return "".join(f"\n{count} of {broker}" for broker, count in sorted(counts.items()))
 
 
 @app.command()
@@ -138,13 +124,4 @@ def compact(config: Config = Path("agentguard.toml")) -> None:
     for name, count in result.deleted.items():
         if count:
             note(console, "deleted", f"{count} {name}")
-    note(console, "ok", f"the store had {_size(result.before)} and has {_size(result.now)} now")
-
-
-def _size(size: float) -> str:
-    """Return a number of bytes in words."""
-    for unit in UNITS[:-1]:
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} {UNITS[-1]}"
+    note(console, "ok", f"the store had {size_text(result.before)} and has {size_text(result.now)} now")

@@ -39,7 +39,8 @@ class Outbox:
     A broker that does not know a handle (RevocationUnknown) has revoked nothing. Such a credential ends by
     itself. Until then it stays in the outbox, and is recorded once.
 
-    `end_task` ends a task whose end could not be stored; the room that ends tasks sets it.
+    `end_task` ends a task whose end could not be stored; the room that ends tasks sets it. `is_gone` says
+    of a credential's owner whether its process is gone. A person may know that of a process elsewhere.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Outbox:
         self._operations, self._calls, self._clock = operations, calls, clock
         self._on_unknown, self._outlives = on_unknown, outlives
         self.end_task: Callable[[str, TaskStatus, str], Awaitable[None]] | None = None
+        self.is_gone: Callable[[str], bool] = gone
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Revoke these at their issuers, side by side; return one for each call of which some may be alive.
@@ -132,6 +134,14 @@ class Outbox:
         ends = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
         return len(remaining) + held_by_none + ends
 
+    async def orphans(self) -> list[LiveCredential]:
+        """Return what has to be revoked now.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return [live for live in await self._operations.live() if await self._orphaned(live)]
+
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
 
@@ -186,7 +196,7 @@ class Outbox:
             return True
         if credential.call_id in self._calls.untracked and credential.call_id not in self._calls.running:
             return True
-        if gone(credential.owner):
+        if self.is_gone(credential.owner):
             return True
         state = await self._operations.task(credential.task_id)
         return state is None or state.ended(self._clock()) is not None or self._calls.is_unended(state)

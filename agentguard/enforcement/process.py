@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from agentguard.concurrency.fork import in_child
 
-__all__ = ["gone", "owner"]
+__all__ = ["gone", "is_here", "owner"]
 
 PROC = Path("/proc")
 
@@ -31,6 +31,11 @@ PROC = Path("/proc")
 def owner() -> str:
     """Name this process: where it runs, its id, and when it started."""
     return _named(os.getpid())  # again after a fork
+
+
+def is_here(name: str) -> bool:
+    """Whether the process of that name runs or ran where we run, so that `gone` knows of it."""
+    return name.rpartition("|")[0] == _place()
 
 
 def gone(name: str) -> bool:
