@@ -199,10 +199,8 @@ class Appender:
         _lock_file(file.descriptor, seconds)
         try:
             size = file.size_at(self._path)
-            if self._rotation is not None and size is not None:
-                identity = file.inode, file.device
-                if self._rotation.is_due(identity, file.descriptor, size):
-                    size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
+            if size is not None and self._rotation is not None and self._rotation.is_due(file, size):
+                size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
             while size is None:
                 file = self._move(file, seconds, at)
                 size = file.size_at(self._path)

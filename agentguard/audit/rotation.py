@@ -61,21 +61,21 @@ class Rotation:
     ) -> None:
         self._path, self._limits, self._fsync, self._clock = path, limits, fsync, clock
         self._max_size = float("inf") if limits.max_size is None else limits.max_size
-        self._file = -1, -1  # the inode and the device whose age is known
+        self._file = -1, -1, -1  # the file whose age is known
         self._old_at = float("inf")
         self._not_before = 0.0
 
-    def is_due(self, identity: tuple[int, int], descriptor: int, size: int) -> bool:
+    def is_due(self, file: tuple[int, int, int], size: int) -> bool:
         """Return whether the file has reached a limit. Only the first question about a file reads it.
 
-        *identity* is the file's inode and device, and *size* is in bytes.
+        *file* is its descriptor, device and inode, and *size* is in bytes.
         """
         if size >= self._max_size:
             return self._clock() >= self._not_before
         if self._limits.max_age is None or size == 0:
             return False
-        if identity != self._file:
-            self._file, self._old_at = identity, _begun(descriptor) + self._limits.max_age
+        if file != self._file:
+            self._file, self._old_at = file, _begun(file[0]) + self._limits.max_age
         now = self._clock()
         return now >= self._old_at and now >= self._not_before
 

@@ -61,11 +61,11 @@ def command(config: Config = Path("agentguard.toml"), names: Gone = None, all_go
             before = set(store.live())
             guard.recover()
             after = set(store.live())
-            left = [one for one in drive(outbox.orphans()) if one in before]
+            stuck = [one for one in drive(outbox.orphans()) if one in before]
     except AgentGuardError as error:
         fail(error, 2)
-    _report(before - after, left, after)
-    raise typer.Exit(1 if left else 0)
+    _report(before - after, stuck, after)
+    raise typer.Exit(1 if stuck else 0)
 
 
 @contextmanager
@@ -86,16 +86,16 @@ def _guard(config: Path) -> Iterator[Guard]:
             guard.close()
 
 
-def _report(revoked: set[LiveCredential], left: list[LiveCredential], after: set[LiveCredential]) -> None:
+def _report(revoked: set[LiveCredential], stuck: list[LiveCredential], after: set[LiveCredential]) -> None:
     console = out()
     if revoked:
         note(console, "revoked", f"{len(revoked)} credentials{by_broker(revoked)}")
-    elsewhere = [one for one in after if one not in left and process_state(one.owner) == "elsewhere"]
+    elsewhere = [one for one in after if one not in stuck and process_state(one.owner) == "elsewhere"]
     for owner in sorted({one.owner for one in elsewhere}):
         count = sum(one.owner == owner for one in elsewhere)
         note(console, "elsewhere", f"{count} credentials of {owner}: use --gone if that process is gone")
-    if left:
-        text = f"{len(left)} credentials could not be revoked, and are tried again by the next guard"
-        note(console, "error", f"{text}{by_broker(left)}")
+    if stuck:
+        text = f"{len(stuck)} credentials could not be revoked, and are tried again by the next guard"
+        note(console, "error", f"{text}{by_broker(stuck)}")
     else:
         note(console, "ok", "nothing is left of processes that are known to be gone")

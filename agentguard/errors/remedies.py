@@ -18,6 +18,10 @@ REMEDIES: Mapping[DenialCode, str] = {
         "The active task is not the one that the run's config names. Give each run its own task, and"
         " iterate each stream in the context that began it."
     ),
+    DenialCode.GUARD_CLOSED: (
+        "The guard was being closed, or was closed, when the call came. Let the server finish its requests"
+        " before it closes the guard, or send the request again to another worker."
+    ),
     DenialCode.NO_CALL_ID: (
         "The model or the application made a call without an id. Give each tool call an id."
     ),

@@ -80,7 +80,7 @@ def test_the_version_is_told() -> None:
 
 
 def test_the_shell_can_complete_commands() -> None:
-    words = {"_AGENTGUARD_COMPLETE": "complete_bash", "COMP_WORDS": "agentguard st", "COMP_CWORD": "1"}
+    words = {"_AGENTGUARD_COMPLETE": "complete_bash", "COMP_WORDS": "agentguard sto", "COMP_CWORD": "1"}
     assert CliRunner().invoke(main, [], prog_name="agentguard", env=words).output.split() == ["store"]
 
 
