@@ -7,7 +7,6 @@ guard's files.
 import asyncio
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from agentguard.outbound import client as _client  # noqa: F401  imported before
 from agentguard.resource import Claims, Introspection, Verifier
 from agentguard.resource.asgi import require
 from agentguard.stores.memory import MemoryStore
+from tests.doubles.loopback import listener
 
 NOBODY = 65534
 
@@ -47,8 +47,8 @@ def application(settings: dict[str, Any], origin: str) -> FastAPI:
 
 def main() -> None:
     settings: dict[str, Any] = json.load(sys.stdin)
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    place = listener()
+    port = place.getsockname()[1]
     server = uvicorn.Server(
         uvicorn.Config(application(settings, f"http://127.0.0.1:{port}"), log_level="error", lifespan="off")
     )
@@ -63,7 +63,7 @@ def main() -> None:
         readable = False
     sys.stdout.write(json.dumps({"port": port, "uid": os.getuid(), "readable": readable}) + "\n")
     sys.stdout.flush()
-    asyncio.run(server.serve(sockets=[listener]))
+    asyncio.run(server.serve(sockets=[place]))
 
 
 if __name__ == "__main__":

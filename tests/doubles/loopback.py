@@ -83,6 +83,18 @@ class Server:
         self.url = f"{scheme}://127.0.0.1:{port}"
 
 
+def listener() -> socket.socket:
+    """Return a listening socket on a free port.
+
+    It names its protocol: asyncio sends without delay (TCP_NODELAY) only on sockets that do, and else an
+    answer of two writes waits 40 ms for the acknowledgement of the first.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
 @contextmanager
 def serving(respond: Respond, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Serve each connection in a thread by *respond*."""

@@ -23,6 +23,7 @@ import agentguard
 from agentguard import Guard, ToolPath
 from agentguard.credentials.local_issuer import LocalIssuer
 from tests.credentials.test_introspection import GRANT
+from tests.doubles.loopback import listener
 
 pytestmark = pytest.mark.process
 
@@ -46,10 +47,10 @@ bearer = "env:ORDERS_API_SECRET"
 
 
 @contextmanager
-def served(app: Any, listener: socket.socket) -> Iterator[None]:
+def served(app: Any, place: socket.socket) -> Iterator[None]:
     """Serve *app* by uvicorn in a thread."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
     thread.start()
     try:
         yield
@@ -83,15 +84,15 @@ def test_a_revocation_is_seen_by_an_api_of_another_user_within_250_ms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ORDERS_API_SECRET", SECRET)
-    listener = socket.create_server(("127.0.0.1", 0))
-    guard_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    place = listener()
+    guard_url = f"http://127.0.0.1:{place.getsockname()[1]}"
     settings = {
         "issuer": "https://guard.example",
         "guard": guard_url,
         "secret": SECRET,
         "home": str(tmp_path),
     }
-    with listener, api(settings) as facts:
+    with place, api(settings) as facts:
         assert facts["readable"] is False or os.geteuid() != 0
         assert facts["uid"] != 0
         origin = f"http://127.0.0.1:{facts['port']}"
@@ -99,7 +100,7 @@ def test_a_revocation_is_seen_by_an_api_of_another_user_within_250_ms(
         (tmp_path / "agentguard.toml").write_text(TOML.format(origin=origin))
         guard = Guard.from_file(tmp_path / "agentguard.toml")
         with (
-            served(guard.introspection(), listener),
+            served(guard.introspection(), place),
             httpx.Client(base_url=origin, trust_env=False) as client,
         ):
             assert _by_a_tool(guard, client) == ["200 order 4711 for user:4", "401"]
