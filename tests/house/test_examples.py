@@ -52,7 +52,7 @@ WITH_SERVERS = {  # run by tests/real, against real ones
     "token_exchange": "test_token_exchange.py",
 }
 
-SERVICES = {"service": "test_service.py"}  # run by tests/guard, as a process
+SERVICES = {"service": "guard/test_service.py", "api_apart": "resource/test_apart.py"}  # run as processes
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_every_example_is_run() -> None:
     for name, file in WITH_SERVERS.items():
         assert f'{name}.py"' in (Path(__file__).parents[1] / "real" / file).read_text("utf-8")
     for name, file in SERVICES.items():
-        assert f'{name}.py"' in (Path(__file__).parents[1] / "guard" / file).read_text("utf-8")
+        assert f'{name}.py"' in (Path(__file__).parents[1] / file).read_text("utf-8")
 
 
 @pytest.mark.parametrize(

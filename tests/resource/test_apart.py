@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -152,3 +153,20 @@ def _revocations(guard: Guard, client: httpx.Client, origin: str) -> Iterator[fl
             while status() == 200:
                 assert time.monotonic() - began < 5
             yield time.monotonic() - began
+
+
+def test_the_example_shows_a_call_and_a_stolen_credential(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns(".*", "__pycache__")
+    folder = Path(shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=ignored))
+    with listener() as first, listener() as second:  # free ports instead of those of the example
+        ports = {"8000": str(first.getsockname()[1]), "8001": str(second.getsockname()[1])}
+    for name in ("api_apart.py", "agentguard.toml"):
+        text = (folder / name).read_text()
+        for port, free in ports.items():
+            text = text.replace(port, free)
+        (folder / name).write_text(text)
+    command = [sys.executable, "-W", "error", str(folder / "api_apart.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stdout.splitlines() == ["a kettle", "stolen: the token is revoked"], ran.stderr
+    assert "Warning" not in ran.stderr
