@@ -89,3 +89,23 @@ def test_a_server_is_not_compacted_from_here(run: Run) -> None:
     result = run("compact")
     assert result.exit_code == 2
     assert "not compacted from here" in result.output
+
+
+@pytest.mark.promise("recover-without-code")
+def test_what_a_pod_left_in_a_store_on_a_server_is_told_and_revoked(config: Path, store: Store) -> None:
+    def command(*args: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [*args, "--config", str(config)])
+        return result.exit_code, " ".join(result.output.split())
+
+    store.create_task(sample_task("child", deadline=FAR))
+    for name, process in (("1", "pod/pid:[1]|7@100"), ("2", "elsewhere|7@100")):
+        credential = replace(live_credential(name), broker="*/read", owner=process, expires_at=FAR)
+        store.begin_call(call(name), credential)
+    code, text = command("status")
+    assert code == 0
+    assert "pod/pid:[1]|7@100 has 1 unfinished calls, and is elsewhere" in text
+    assert "password" not in text
+    code, text = command("recover", "--gone", "pod/pid:[1]")
+    assert code == 0
+    assert "revoked 1 credentials 1 of */read" in text
+    assert [one.call_id for one in store.live("child")] == ["2"]
