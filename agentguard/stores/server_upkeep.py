@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from agentguard.errors import ConfigurationError
@@ -33,7 +33,8 @@ class ServerUpkeep:
 
     *version* is the schema version that this agentguard knows. *migrate* returns the one that was there, or
     None if there was no store. Each method closes the store. `check` makes a store that is not there, as each
-    guard does. Damage is found by the server itself, so `check` finds none.
+    guard does. Damage is found by the server itself, so `check` finds none. *counts* returns the numbers of
+    a `Condition`; without it, they are not known.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class ServerUpkeep:
         migrate: Callable[[], int | None],
         *,
         space: str,
+        counts: Callable[[], Mapping[str, int]] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._version, self._migrate, self._space = store, version, migrate, space
-        self._clock = clock
+        self._counts, self._clock = counts, clock
 
     def migrate(self) -> Migration:
         """Bring the store to the newest schema, or make it."""
@@ -64,7 +66,7 @@ class ServerUpkeep:
         """
         try:
             self._store.check()
-            live = self._store.live()
+            live, counts = self._store.live(), self._counts()
             active = {id_ for id_ in {one.task_id for one in live} if self._is_active(id_)}
         finally:
             self._store.close()
@@ -75,6 +77,7 @@ class ServerUpkeep:
             newest=self._version,
             in_use=_by_expiry(in_use),
             outbox=_by_expiry(set(live) - in_use),
+            counts=counts,
         )
 
     def compact(self) -> Compaction:
@@ -114,4 +117,4 @@ def postgres_upkeep(store: PostgresStore) -> ServerUpkeep:
         "guards delete what is over, and the server's autovacuum makes the room free for new rows; to give it"
         " back to the disk, an owner runs VACUUM FULL while no guard runs"
     )
-    return ServerUpkeep(store, VERSION, store.migrate, space=space)
+    return ServerUpkeep(store, VERSION, store.migrate, space=space, counts=store.counts)

@@ -104,6 +104,9 @@ def test_what_a_pod_left_in_a_store_on_a_server_is_told_and_revoked(config: Path
     code, text = command("status")
     assert code == 0
     assert "pod/pid:[1]|7@100 has 1 unfinished calls, and is elsewhere" in text
+    if "postgres" in config.read_text():
+        assert "1 active tasks" in text
+        assert "2 running calls" in text
     assert "password" not in text
     code, text = command("recover", "--gone", "pod/pid:[1]")
     assert code == 0

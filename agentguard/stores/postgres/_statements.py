@@ -41,6 +41,12 @@ _APPROVAL = (
     "id, call_key, task_id, tool, digest, policy_version, expires_at, status, approver, reason, path,"
     " purpose, display, shown_digest"
 )
+_COUNTS = {
+    "active tasks": "tasks WHERE status = 'active' AND deadline > $1",
+    "running calls": "calls WHERE NOT suspended",
+    "suspended calls": "calls WHERE suspended",
+    "open questions": "approvals WHERE status = 'pending' AND expires_at > $1",
+}
 _LOGIN = {"subject": "login_subject", "session": "login_session", "jti": "login_jti"}
 
 
@@ -149,6 +155,16 @@ class Statements:
         """Record that the call's credentials are revoked."""
         text = f"DELETE FROM {self._schema}.credentials WHERE call_id = $1 RETURNING 1"  # noqa: S608  a checked name
         return Statement(text, (call_id,), _nothing, repeats=True)
+
+    def counts(self) -> Statement[dict[str, int]]:
+        """Return how much is active and open, by what it is."""
+        counts = ", ".join(f"(SELECT count(*) FROM {self._schema}.{rows})" for rows in _COUNTS.values())  # noqa: S608  a checked name
+        return Statement(
+            f"SELECT {counts}",
+            (self._clock(),),
+            lambda rows: dict(zip(_COUNTS, map(int, rows[0]), strict=True)),
+            repeats=True,
+        )
 
     def live(self, task_id: str | None = None) -> Statement[tuple[LiveCredential, ...]]:
         """Return the credentials not known to be revoked, of the task and its descendants, or all."""

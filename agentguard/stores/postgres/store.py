@@ -164,6 +164,7 @@ class PostgresStore:
     labels = _blocking(Statements.labels)
     forget = _blocking(Statements.forget)
     live = _blocking(Statements.live)
+    counts = _blocking(Statements.counts)
     end_task = _blocking(Statements.end_task)
     active = _blocking(Statements.active)
     active_in = _blocking(Statements.active_in)
