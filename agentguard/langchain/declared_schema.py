@@ -162,7 +162,7 @@ def _compiled(
         if idle := idle_keywords(schema):
             raise ConfigurationError(
                 f"keywords of an argument schema in the catalog bind nothing: {', '.join(idle)[:300]}",
-                hint="correct their names in [tools.<name>.args], or leave them out",
+                hint="correct them in [tools.<name>.args], or write x- before a name that only describes",
             )
         return compile_schema({name: part for name, part in typed.items() if name != "default"})
     except ConfigurationError:

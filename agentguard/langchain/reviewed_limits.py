@@ -2,11 +2,13 @@
 
 By JSON Schema a limit passes each value that it is not about: ``maximum`` passes a text, ``maxItems`` a
 number. And a keyword that JSON Schema does not have, such as ``max_length``, passes everything. Who writes a
-limit into agentguard.toml means that it binds.
+limit into agentguard.toml means that it binds. So a limit must be found: only references to ``#`` and to
+``#/$defs/NAME`` are followed, and any other reference is an error, as is a format that nothing checks.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,13 +30,15 @@ _LIMITS = {
 _KIND = {keyword: kind for kind, keywords in _LIMITS.items() for keyword in keywords}
 _NAMED = ("properties", "patternProperties", "dependentSchemas", "dependencies")
 _DEFINITIONS = ("$defs", "definitions")
-_REFERENCES = frozenset(f"#/{name}" for name in _DEFINITIONS)
+_REFERENCE = re.compile(r"#/(\$defs|definitions)/([^/%]+)")
+_OTHER_REFERENCES = ("$dynamicRef", "$recursiveRef")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = (
     "items", "additionalItems", "unevaluatedItems", "contains", "propertyNames", "additionalProperties",
     "unevaluatedProperties", "then", "else",
 )  # fmt: skip
 _INVERSE = ("not", "if")  # a type in one of these would let more values pass
+_NEEDS = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
 _TYPED = ".typed"  # what a definition is called in its form with types
 # keywords that describe, or that another keyword reads
 _WITHOUT_EFFECT = frozenset({
@@ -51,83 +55,146 @@ def with_types(schema: Any) -> Any:
     Parts of `anyOf`, `oneOf`, `allOf`, `then` and `else`, and definitions that a `$ref` names, have types
     too. What is in `not` and `if` stays as it is.
     """
-    if not isinstance(schema, Mapping):
+    return _Typing(schema).whole() if isinstance(schema, Mapping) else schema
+
+
+class _Typing:
+    """Gives types to the parts of one schema."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
+
+    def whole(self) -> dict[str, Any]:
+        """Return the schema with types; beside each definition stands its form with types."""
+        typed: dict[str, Any] = self._with_types(self._schema)
+        for container in _DEFINITIONS:
+            if isinstance(parts := self._schema.get(container), Mapping):
+                copies = {f"{name}{_TYPED}": self._with_types(part) for name, part in parts.items()}
+                typed[container] = {**parts, **copies}
+        return typed
+
+    def _with_types(self, schema: Any) -> Any:
+        if not isinstance(schema, Mapping):
+            return schema
+        typed = {keyword: self._value(keyword, value, schema) for keyword, value in schema.items()}
+        if (kinds := _kinds(schema)) and not self._has_type(schema, frozenset()):
+            typed["type"] = sorted(kinds)
+        return typed
+
+    def _value(self, keyword: str, value: Any, schema: Mapping[str, Any]) -> Any:
+        """Return the value of one keyword with types in the schemas that it holds."""
+        if keyword in _NAMED and isinstance(value, Mapping):
+            return {name: self._with_types(part) for name, part in value.items()}
+        if keyword in _LISTS and isinstance(value, list | tuple):
+            return [self._with_types(part) for part in value]
+        if keyword == "$ref" and isinstance(value, str):
+            return value + _TYPED if _REFERENCE.fullmatch(value) else value
+        # of what is contained, fewer would be counted against a greatest number
+        if keyword in _SINGLE and not (keyword == "contains" and "maxContains" in schema):
+            return self._with_types(value)
+        return value
+
+    def _has_type(self, schema: Any, references: frozenset[str]) -> bool:
+        """Return whether a schema says of which type a value is; *references* led to it."""
+        if not isinstance(schema, Mapping):
+            return schema is False
+        if schema.keys() & {"type", "enum", "const"}:
+            return True
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in references:
+            target = _definition(reference, self._schema)
+            if self._gets_type(target, references | {reference}):
+                return True
+        if any(self._gets_type(part, references) for part in schema.get("allOf", ())):
+            return True
+        return any(
+            schema.get(name) and all(self._gets_type(part, references) for part in schema[name])
+            for name in ("anyOf", "oneOf")
+        )
+
+    def _gets_type(self, schema: Any, references: frozenset[str]) -> bool:
+        return bool(_kinds(schema)) or self._has_type(schema, references)
+
+
+def _kinds(schema: Any) -> set[str]:
+    """Return what the limits in a schema are about."""
+    return (
+        {_KIND[keyword] for keyword in schema.keys() & _KIND.keys()} if isinstance(schema, Mapping) else set()
+    )
+
+
+def _definition(reference: str, schema: Mapping[str, Any]) -> Any:
+    """Return the part of a schema that a reference names, or None if it is not followed."""
+    if reference == "#":
         return schema
-    typed = _typed(schema)
-    for container in _DEFINITIONS:
-        if isinstance(parts := schema.get(container), Mapping):
-            copies = {f"{name}{_TYPED}": _typed(part) for name, part in parts.items()}
-            typed[container] = {**parts, **copies}
-    return typed
-
-
-def _typed(schema: Any) -> Any:
-    if not isinstance(schema, Mapping):
-        return schema
-    typed = {keyword: _typed_value(keyword, value, schema) for keyword, value in schema.items()}
-    if not _has_type(typed) and (kinds := {_KIND[keyword] for keyword in schema.keys() & _KIND.keys()}):
-        typed["type"] = sorted(kinds)
-    return typed
-
-
-def _typed_value(keyword: str, value: Any, schema: Mapping[str, Any]) -> Any:
-    """Return the value of one keyword with types in the schemas that it holds."""
-    if keyword in _NAMED and isinstance(value, Mapping):
-        return {name: _typed(part) for name, part in value.items()}
-    if keyword in _LISTS and isinstance(value, list | tuple):
-        return [_typed(part) for part in value]
-    if keyword == "$ref" and isinstance(value, str):
-        return value + _TYPED if value.rpartition("/")[0] in _REFERENCES else value
-    # of what is contained, fewer would be counted against a greatest number
-    if keyword in _SINGLE and not (keyword == "contains" and "maxContains" in schema):
-        return _typed(value)
-    return value
-
-
-def _has_type(schema: Any) -> bool:
-    """Return whether a schema says of which type a value is."""
-    if not isinstance(schema, Mapping):
-        return schema is False
-    if schema.keys() & {"type", "enum", "const", "$ref", "$dynamicRef", "$recursiveRef"}:
-        return True
-    if any(map(_has_type, schema.get("allOf", ()))):
-        return True
-    return any(schema.get(name) and all(map(_has_type, schema[name])) for name in ("anyOf", "oneOf"))
+    if (match := _REFERENCE.fullmatch(reference)) is None:
+        return None
+    definitions = schema.get(match[1])
+    name = match[2].replace("~1", "/").replace("~0", "~")
+    return definitions.get(name) if isinstance(definitions, Mapping) else None
 
 
 def idle_keywords(schema: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the places of keywords in a schema that bind nothing; ``x-`` marks one that is meant to.
 
     A keyword binds nothing that JSON Schema does not have, that is about another type than the one beside it,
-    or that stands beside a `$ref` in a draft before 2019-09.
+    that only another keyword would read, or that stands beside a `$ref` in a draft before 2019-09. So does a
+    reference that is not followed, and a format that nothing checks on this machine.
 
     Raises:
         ImportError: The library jsonschema is not installed.
     """
     from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
 
-    kind: Any = validator_for(schema)
-    keywords = kind.VALIDATORS.keys() | _WITHOUT_EFFECT
-    alone = "dependentRequired" not in kind.VALIDATORS  # a draft in which a $ref stands alone
-    return tuple(_idle(schema, "", keywords, reference_alone=alone))
+    return tuple(_Idle(schema, validator_for(schema)).find(schema, ""))
 
 
-def _idle(schema: Any, path: str, keywords: frozenset[str], *, reference_alone: bool) -> Iterator[str]:
-    if not isinstance(schema, Mapping):
-        return
-    kinds = schema.get("type", ())
-    types = {
-        "number" if kind == "integer" else kind for kind in ([kinds] if isinstance(kinds, str) else kinds)
-    }
-    beside = reference_alone and "$ref" in schema
-    for keyword in schema:
-        other = types and keyword in _KIND and _KIND[keyword] not in types
-        ignored = beside and keyword not in _WITHOUT_EFFECT and keyword != "$ref"
-        if (keyword not in keywords or other or ignored) and not str(keyword).startswith("x-"):
-            yield f"{path}{keyword}"
-    for keyword, name, part in _parts(schema):
-        place = f"{path}{keyword}.{name}." if name else f"{path}{keyword}."
-        yield from _idle(part, place, keywords, reference_alone=reference_alone)
+class _Idle:
+    """Finds keywords that bind nothing in one schema, of a class of jsonschema's validators."""
+
+    def __init__(self, schema: Mapping[str, Any], kind: Any) -> None:
+        self._schema = schema
+        self._keywords = kind.VALIDATORS.keys() | _WITHOUT_EFFECT
+        self._formats = kind.FORMAT_CHECKER.checkers.keys() | {"regex"}
+        # a draft in which a $ref stands alone
+        self._is_reference_alone = "dependentRequired" not in kind.VALIDATORS
+
+    def find(self, schema: Any, path: str) -> Iterator[str]:
+        """Yield the place of each of them in a part of the schema."""
+        if not isinstance(schema, Mapping):
+            return
+        kinds = schema.get("type", ())
+        types = {
+            "number" if kind == "integer" else kind for kind in ([kinds] if isinstance(kinds, str) else kinds)
+        }
+        for keyword in schema:
+            if not str(keyword).startswith("x-") and self._is_idle(keyword, schema, types):
+                yield f"{path}{keyword}"
+        yield from self._values(schema, path)
+        for keyword, name, part in _parts(schema):
+            yield from self.find(part, f"{path}{keyword}.{name}." if name else f"{path}{keyword}.")
+
+    def _is_idle(self, keyword: str, schema: Mapping[str, Any], types: set[str]) -> bool:
+        is_beside = self._is_reference_alone and "$ref" in schema
+        return (
+            keyword not in self._keywords
+            or bool(types and keyword in _KIND and _KIND[keyword] not in types)
+            or (is_beside and keyword not in _WITHOUT_EFFECT and keyword != "$ref")
+            or _NEEDS.get(keyword, keyword) not in schema
+        )
+
+    def _values(self, schema: Mapping[str, Any], path: str) -> Iterator[str]:
+        """Yield each keyword of which the value leads nowhere, or is checked by nothing."""
+        reference, format_ = schema.get("$ref"), schema.get("format")
+        if isinstance(reference, str) and _definition(reference, self._schema) is None:
+            yield f"{path}$ref (only # and #/$defs/NAME are followed)"
+        for keyword in _OTHER_REFERENCES:
+            if keyword in schema:
+                yield f"{path}{keyword} (only $ref is followed)"
+        if "$id" in schema and path:
+            yield f"{path}$id (a part cannot be a document of its own)"
+        if isinstance(format_, str) and format_ not in self._formats:
+            yield f"{path}format (nothing checks {format_!r})"
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

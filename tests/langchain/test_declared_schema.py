@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -18,6 +19,7 @@ from pydantic import BaseModel, SecretStr
 from agentguard import ConfigurationError, Guard
 from agentguard.cli.lint import findings
 from agentguard.langchain.declared_schema import DeclaredSchema
+from agentguard.langchain.reviewed_limits import idle_keywords
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.model.schema_difference import contradictions, differences
@@ -240,7 +242,11 @@ LIMITED = {"type": "integer", "maximum": 100}
 def test_a_null_that_the_catalog_does_not_accept_never_reaches_the_tool(
     part: dict[str, Any], kept: bool
 ) -> None:
-    schema = {"type": "object", "properties": {"a": part, "deep": {"properties": {"a": part}}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": part, "deep": {"properties": {"a": part}}},
+        "$defs": {"a": {"type": "integer"}},
+    }
     arguments: dict[str, Any] = {"a": None, "deep": {"a": None}}
     DeclaredSchema(schema, lambda _schema: lambda _arguments: None).fill(arguments)
     assert ("a" in arguments, "a" in arguments["deep"]) == (kept, kept)
@@ -337,6 +343,104 @@ def test_a_limit_without_a_type_binds_whatever_the_value_is(
         schema.validate({"what": bad})
 
 
+DEFINITIONS: dict[str, Any] = {
+    "few": {"maximum": 10},
+    "plain": {"title": "An amount"},
+    "a/b": {"maximum": 10},
+    "chain": {"$ref": "#/$defs/few"},
+    "to itself": {"$ref": "#/$defs/to itself", "maximum": 10},
+}
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize("value", ["9999", [9999], True, {"x": 9999}], ids=str)
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"$ref": "#/$defs/plain", "maximum": 10},
+        {"$ref": "#/$defs/chain"},
+        {"$ref": "#/$defs/a~1b"},
+        {"allOf": [{"$ref": "#/$defs/plain"}], "maximum": 10},
+        {"anyOf": [{"$ref": "#/$defs/plain"}, {"$ref": "#/$defs/few"}], "maximum": 10},
+        {"anyOf": [{"$ref": "#/$defs/few"}]},
+    ],
+    ids=str,
+)
+def test_a_limit_behind_or_beside_a_reference_binds_whatever_the_value_is(
+    limit: dict[str, Any], value: Any
+) -> None:
+    schema = ArgumentSchema(_anything(Any))
+    schema.require({"properties": {"what": limit}, "$defs": DEFINITIONS})
+    schema.validate({"what": 9})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": value})
+
+
+def test_a_reference_to_a_type_gives_the_limit_beside_it_that_type() -> None:
+    schema = ArgumentSchema(_anything(Any))
+    schema.require(
+        {
+            "properties": {"what": {"$ref": "#/$defs/either", "maximum": 10}},
+            "$defs": {"either": {"type": ["number", "string"]}},
+        }
+    )
+    schema.validate({"what": "all"})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": 11})
+
+
+def test_a_part_that_refers_to_the_whole_schema_has_its_limits() -> None:
+    schema = ArgumentSchema(_anything(Any))
+    schema.require({"properties": {"what": {"anyOf": [{"$ref": "#"}, {"maximum": 10}]}}})
+    schema.validate({"what": {"what": {"what": 9}}})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": {"what": {"what": "9999"}}})
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    ("part", "definition"),
+    [
+        ({"$ref": "#amount"}, {"$anchor": "amount", "maximum": 10}),
+        ({"$dynamicRef": "#amount"}, {"$dynamicAnchor": "amount", "maximum": 10}),
+        ({"$ref": "#/$defs/a/properties/b"}, {"properties": {"b": {"maximum": 10}}}),
+        ({"$ref": "#/$defs/a/$defs/b"}, {"$defs": {"b": {"maximum": 10}}}),
+        ({"$ref": "#/%24defs/a"}, {"maximum": 10}),
+        ({"$ref": "#/$defs/%61"}, {"maximum": 10}),
+        ({"$ref": "#/$defs/b"}, {"maximum": 10}),
+        ({"$ref": "#/properties/other"}, {}),
+        ({"$ref": "amount"}, {"$id": "amount", "maximum": 10}),
+        ({"$ref": "https://else.example/amount.json"}, {}),
+        ({"not": {"$ref": "#/$defs/b"}}, {}),
+        ({"items": {"anyOf": [{"$ref": "#amount"}]}}, {"$anchor": "amount", "maximum": 10}),
+        ({"$id": "other", "$ref": "#/$defs/a"}, {"maximum": 10}),
+        *(
+            ({"type": "string", "format": name}, {})
+            for name in ("uri-template", "color", "e-mail", "iri-reference", "byte")
+        ),
+        ({"then": {"maximum": 10}}, {}),
+        ({"minContains": 1}, {}),
+    ],
+    ids=str,
+)
+def test_what_leads_to_no_limit_is_an_error_at_the_first_attach_and_by_lint(
+    tmp_path: Path, part: dict[str, Any], definition: dict[str, Any]
+) -> None:
+    schema = {"properties": {"what": part, "other": {"maximum": 10}}, "$defs": {"a": definition}}
+    assert any(place.startswith(("properties.what.", "$defs.a.")) for place in idle_keywords(schema))
+    with pytest.raises(ConfigurationError, match="bind nothing"):
+        ArgumentSchema(_anything(Any)).require(schema)
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize("name", ["email", "ipv4", "ipv6", "date", "uuid", "regex", "idn-email"])
+def test_a_format_that_lint_accepts_is_checked(name: str) -> None:
+    schema = ArgumentSchema(_anything(Any))
+    schema.require({"properties": {"what": {"type": "string", "format": name}}})
+    with pytest.raises(ValidationError):
+        schema.validate({"what": "[[[ (nothing of the kind"})
+
+
 def _anything(annotation: Any) -> BaseTool:
     def order(what: Any = None) -> str:
         return "ordered"
@@ -353,6 +457,11 @@ def _anything(annotation: Any) -> BaseTool:
         ('properties.what = { anyOf = [ { type = "string", maxLenght = 2 } ] }', "anyOf.0.maxLenght"),
         ('additional_properties = false\nproperties.what = { type = "string" }', "additional_properties"),
         ('properties.what = { type = "string", maxItems = 2 }', "properties.what.maxItems"),
+        ('properties.what = { type = "string", format = "e-mail" }', "properties.what.format"),
+        (
+            'properties.what = { "$ref" = "#s" }\n"$defs" = { s = { "$anchor" = "s" } }',
+            "properties.what.*ref",
+        ),
         (
             '"$schema" = "http://json-schema.org/draft-07/schema#"\n'
             'properties.what = { "$ref" = "#/$defs/s", maxLength = 2 }\n'
@@ -367,13 +476,13 @@ def test_a_keyword_that_binds_nothing_is_an_error(tmp_path: Path, args: str, key
         guard.wrap([_anything(str)])
     guard.close()
     report = findings(tmp_path / "agentguard.toml")
-    assert any(finding.word == "error" and keyword in finding.text for finding in report)
+    assert any(finding.word == "error" and re.search(keyword, finding.text) for finding in report)
 
 
 def test_keywords_that_describe_are_no_error_nor_are_those_of_a_servers_schema(tmp_path: Path) -> None:
     guard = _guard(
         tmp_path,
-        'title = "t"\nproperties.what = { type = "string", examples = ["a"], x-note = 1, format = "z" }',
+        'title = "t"\nproperties.what = { type = "string", examples = ["a"], x-note = 1, x-format = "z" }',
     )
     guard.wrap([_anything(str)])
     guard.close()
