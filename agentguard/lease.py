@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.model import Credential, Resource
+from agentguard.outbound.challenges import Challenge
 
 __all__ = ["Lease", "bind", "credential", "current", "live_secrets", "secrets_of"]
 
@@ -41,6 +42,7 @@ class Lease:
 
     The lease calls `report_anomaly(kind)` when the tool does what no honest call does: it uses the
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
+    `challenge` is what the resource has said when it refused the credential; `agentguard.auth` reads it.
     """
 
     __slots__ = (
@@ -49,6 +51,8 @@ class Lease:
         "__open",
         "__pid",
         "__threads",
+        "__used",
+        "challenge",
         "report_anomaly",
         "resource",
         "task_id",
@@ -66,7 +70,8 @@ class Lease:
         self.task_id = task_id
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential, self.__pid = credential, os.getpid()
-        self.__open = self.__closed = False
+        self.__open = self.__closed = self.__used = False
+        self.challenge: Challenge | None = None
         self.__threads: frozenset[Thread] = frozenset()
 
     def open(self) -> Token[Lease | None]:
@@ -99,6 +104,16 @@ class Lease:
                     _outlived.setdefault(thread, deque(maxlen=_ENDED)).append(self._secrets())
             self.__threads = frozenset()
         _open.pop(id(self), None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended, and its credential with it."""
+        return self.__closed
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether there is a credential that nobody has taken: it was attached to no request."""
+        return self.__credential is not None and not self.__used
 
     def _live(self) -> Credential:
         if self.__pid != os.getpid():  # nobody can close it in a forked child
@@ -166,11 +181,17 @@ class Lease:
 
         Only for a transport that has checked that *url* belongs to the lease's resource.
         """
-        return self._live().headers(method, url, nonce)
+        return self._taken().headers(method, url, nonce)
 
     def _secrets(self) -> tuple[str, ...]:
         """Return the secrets that must not leave the call, for `secrets_of`; also when closed."""
         return () if self.__credential is None else self.__credential.secrets()
+
+    def _taken(self) -> Credential:
+        """Return the credential to one who presents it, and note that it was used."""
+        credential = self._live()
+        self.__used = True
+        return credential
 
     def _short_lived(self) -> Credential:
         """Return the credential if the tool may have its secret: a long-lived one stays here."""
@@ -179,7 +200,7 @@ class Lease:
             raise CredentialUnavailable(
                 f"the key of {self.tool} is long-lived and never handed out; use agentguard.auth"
             )
-        return credential
+        return self._taken()
 
     def _field(self, name: str) -> str:
         try:

@@ -10,50 +10,81 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import httpx
 
 from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
+from agentguard.outbound.challenges import Challenge
 from agentguard.outbound.destinations import DEFAULT_PORTS, Origin, is_confidential, origin_of
 
-__all__ = ["ResourceAuth", "auth"]
+if TYPE_CHECKING:
+    from agentguard.credentials.httpx2_auth import Httpx2Auth
+
+__all__ = ["AuthFlows", "ResourceAuth", "auth"]
 _WANTS_NONCE = re.compile(r'(?:^|,)\s*DPoP\s(?:.*[\s,])?error\s*=\s*"?use_dpop_nonce\b', re.IGNORECASE)
+_REFUSED = frozenset({401, 403})
 _CONNECTS = {"connection.connect_tcp.started", "connection.connect_unix_socket.started"}
 
 
-def auth(resource: str) -> ResourceAuth:
-    """Return an `httpx.Auth` that attaches the running call's credential for *resource*."""
-    return ResourceAuth(resource)
+@overload
+def auth(resource: str) -> ResourceAuth: ...
 
 
-class ResourceAuth(httpx.Auth):
-    """Attaches the credential of the running call to each request.
+@overload
+def auth(resource: str, *, library: Literal["httpx2"]) -> Httpx2Auth: ...
 
-    Requests go to the resource's own origins only. The class answers ``use_dpop_nonce`` (RFC 9449
-    section 9), and a redirect within an origin, with one new proof; it cannot do so for a body that is
-    a stream, which cannot be sent twice. It removes its headers from the request when the response has
-    arrived, so that neither the response nor an exception holds them. If a custom transport ignores
-    httpx's ``trace``, a redirect to another origin is noticed only after it was followed.
 
-    Raises (from the client's methods):
-        CredentialUnavailable: No guarded call runs here, or it is over or for another resource.
-        DestinationRefused: The URL, or a redirect, leads to an origin that is not the resource's.
+def auth(resource: str, *, library: Literal["httpx", "httpx2"] = "httpx") -> ResourceAuth | Httpx2Auth:
+    """Return an `httpx.Auth` that attaches the running call's credential for *resource*.
+
+    With *library* ``httpx2`` it is an `httpx2.Auth`, which the MCP clients of fastmcp and `langchain.mcp`
+    take. It lets a client connect and list tools outside of a call, without a credential.
+
+    Raises:
+        ModuleNotFoundError: httpx2 is not installed; ``agentguard[mcp2]`` brings it.
     """
+    if library == "httpx":
+        return ResourceAuth(resource)
+    from agentguard.credentials.httpx2_auth import Httpx2Auth  # an extra
+
+    return Httpx2Auth(resource)
+
+
+class AuthFlows:
+    """The flows of a `ResourceAuth`, for `library`, which is httpx or has httpx's interface."""
+
+    library: ClassVar[Any] = httpx
 
     def __init__(self, resource: str) -> None:
         self.resource = resource
 
-    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Run the flow for `httpx.Client`."""
-        exchange = _Exchange(credential(self.resource), request)
+    def lease_for(self, _request: Any) -> Lease | None:
+        """Return the lease whose credential the request gets; None if it goes out without one.
+
+        Raises:
+            CredentialUnavailable: No guarded call runs here, or it is over or for another resource.
+        """
+        return credential(self.resource)
+
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Run the flow for a synchronous client."""
+        lease = self.lease_for(request)
+        if lease is None:
+            yield request
+            return
+        exchange = _Exchange(lease, request, self.library)
         request.extensions = {**request.extensions, "trace": exchange.trace}
         yield from exchange.flow(request)
 
-    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Run the flow for `httpx.AsyncClient`."""
-        exchange = _Exchange(credential(self.resource), request)
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        """Run the flow for an asynchronous client."""
+        lease = self.lease_for(request)
+        if lease is None:
+            yield request
+            return
+        exchange = _Exchange(lease, request, self.library)
         request.extensions = {**request.extensions, "trace": exchange.atrace}
         flow = exchange.flow(request)
         try:
@@ -68,13 +99,28 @@ class ResourceAuth(httpx.Auth):
             flow.close()
 
 
+class ResourceAuth(AuthFlows, httpx.Auth):
+    """Attaches the credential of the running call to each request.
+
+    Requests go to the resource's own origins only. The class answers ``use_dpop_nonce`` (RFC 9449
+    section 9), and a redirect within an origin, with one new proof; it cannot do so for a body that is
+    a stream, which cannot be sent twice. It removes its headers from the request when the response has
+    arrived, so that neither the response nor an exception holds them. If a custom transport ignores
+    httpx's ``trace``, a redirect to another origin is noticed only after it was followed.
+
+    Raises (from the client's methods):
+        CredentialUnavailable: No guarded call runs here, or it is over or for another resource.
+        DestinationRefused: The URL, or a redirect, leads to an origin that is not the resource's.
+    """
+
+
 class _Exchange:
     """One request of the application, with its redirects and its repetition."""
 
-    def __init__(self, lease: Lease, request: httpx.Request) -> None:
+    def __init__(self, lease: Lease, request: httpx.Request, library: Any) -> None:
         if lease.resource is None:
             raise CredentialUnavailable(f"{lease.tool} has no resource, so it holds no credential")
-        self._lease, self._resource = lease, lease.resource.name
+        self._lease, self._resource, self._library = lease, lease.resource.name, library
         self._origins = {origin_of(httpx.URL(origin)) for origin in lease.resource.origins}
         self._next_trace: Callable[..., Any] | None = request.extensions.get("trace")
         self._url, self._leaves_origin = request.url, False
@@ -87,10 +133,11 @@ class _Exchange:
             self._attach(request, None)
             response = yield request
             self._check_sent(response, requests)
-            if _repeatable(response):
+            if _repeatable(response, self._library.ByteStream):
                 self._attach(response.request, response.headers.get("DPoP-Nonce"))
                 response = yield response.request
                 self._check_sent(response, requests)
+            self._note_refusal(response)
         finally:
             for message in requests:
                 for name in self._header_names:
@@ -112,6 +159,12 @@ class _Exchange:
             self._require_url(request.url)
         if response.next_request is not None:
             requests.append(response.next_request)
+
+    def _note_refusal(self, response: Any) -> None:
+        """Keep what a server says that refuses the credential, for the operator."""
+        header = response.headers.get("WWW-Authenticate")
+        if header is not None and response.status_code in _REFUSED:
+            self._lease.challenge = Challenge.parse(header)
 
     def _require_url(self, url: httpx.URL) -> None:
         if url.userinfo:
@@ -153,7 +206,7 @@ class _Exchange:
             return False
         try:
             return origin_of(self._url.join(location.decode("latin-1"))) not in self._origins
-        except httpx.InvalidURL:
+        except self._library.InvalidURL:
             return True
 
 
@@ -167,9 +220,9 @@ def _destination(request: Any) -> Origin:
     return scheme, url.host.decode("ascii").lower(), url.port or DEFAULT_PORTS.get(scheme)
 
 
-def _repeatable(response: httpx.Response) -> bool:
+def _repeatable(response: httpx.Response, bytes_stream: type[Any]) -> bool:
     """Return whether a new proof may help: with a nonce, or for the URL of a redirect."""
-    if response.status_code != 401 or not isinstance(response.request.stream, httpx.ByteStream):
+    if response.status_code != 401 or not isinstance(response.request.stream, bytes_stream):
         return False
     challenge = response.headers.get("WWW-Authenticate", "")[:4096]  # the search is quadratic
     return bool(response.history or ("DPoP-Nonce" in response.headers and _WANTS_NONCE.search(challenge)))

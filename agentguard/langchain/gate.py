@@ -17,8 +17,9 @@ from agentguard.enforcement.guarded_call import GuardedCall
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.definition import definition_of
+from agentguard.langchain.delivery import remote_tool, require_carrier
 from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
-from agentguard.langchain.injection import fields_of_state
+from agentguard.langchain.injection import Injected, fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
 from agentguard.langchain.run_state import require_state, state_values
 from agentguard.langchain.runs import run_of
@@ -79,6 +80,7 @@ class Gate:
         "definition",
         "enforcement",
         "name",
+        "remote",
         "schema",
         "spec",
         "state_arguments",
@@ -94,7 +96,7 @@ class Gate:
         self.state_arguments = fields_of_state(tool, self.schema.names)
         self._injector_fills = self.schema.stripped | {PROOF}
         facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
-        self.target = mcp_target(tool)
+        self.target, self.remote = mcp_target(tool), remote_tool(tool)
         server = present.server if present is not None else facts.get("server") if facts else None
         require_server(tool.name, self.target, server)
         self.spec = enforcement.ports.catalog.attach(
@@ -176,6 +178,9 @@ class Gate:
                 spec = catalog.tool(self.name)
                 self.schema.require(catalog.declared_schema(self.name))
             validated = self.schema.validate(tool_input.raw)
+            if spec is not None:
+                resource = self.enforcement.ports.catalog.resource(spec.resource)
+                require_carrier(self.name, self.remote, resource)
         except Denied as denied:
             problem = denied
         except Exception as error:  # noqa: BLE001  validators are the application's code
@@ -210,6 +215,7 @@ class Gate:
         gate = object.__new__(Gate)
         for name in ("enforcement", "name", "schema", "spec", "unpinned", "_model", "state_arguments"):
             setattr(gate, name, getattr(self, name))
+        gate.remote = None
         return gate
 
     def __deepcopy__(self, _memo: object) -> Gate:
@@ -244,7 +250,8 @@ class Entrance:
 
     async def __aenter__(self) -> Any:
         permit = await self._permit()
-        self._token = running_call.set(RunningCall(permit, self._gate.schema, self._gate.target))
+        gate = self._gate
+        self._token = running_call.set(RunningCall(permit, gate.schema, gate.target, gate.remote is not None))
         return self._arguments(permit.invocation.values)
 
     async def __aexit__(
@@ -284,15 +291,3 @@ def _equal(arguments: Any, judged: Any) -> bool:
         return bool(arguments == judged)
     except Exception:  # noqa: BLE001  a value that refuses to be compared, or is nested too deep, is another one
         return False
-
-
-class Injected:
-    """A value that the application, and not the model, gives for an injected argument."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "<Injected>"

@@ -20,6 +20,7 @@ from agentguard.errors import ConfigurationError
 
 __all__ = [
     "METADATA_KEY",
+    "OWN_ADAPTER",
     "UNNAMED",
     "Classification",
     "McpTarget",
@@ -31,12 +32,14 @@ __all__ = [
     "mcp_tool_of",
     "original_of",
     "require_server",
+    "transport_of",
 ]
 
 METADATA_KEY = "agentguard"
 ADAPTER = "langchain_mcp_adapters.tools"
 UNNAMED = "unknown"
 """What langchain-mcp-adapters gives an interceptor where the application has named no server."""
+OWN_ADAPTER = "langchain.mcp.tools"  # langchain's own, of 1.5
 FRAMEWORKS = frozenset(
     {"functools", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langgraph"}
 )
@@ -129,12 +132,14 @@ def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> object:
     closure or an object holds, such as the user of a request, makes no other tool. A function that a
     framework defines stands for anything, so there it is the object itself. Of a tool from
     langchain-mcp-adapters it is the server's place and the tool's name, unless a session stands in their
-    stead.
+    stead; so it is of a tool from `langchain.mcp` whose server has a URL.
     """
     body = _body(tool)
     target = _read_target(_adapted(body))
     if target is not None:
         return _place(target) or body
+    if _module(body) == OWN_ADAPTER:
+        return _own_place(inspect.getclosurevars(body).nonlocals) or body
     definition = _definition(body)
     return body if definition is None else (*definition, json.dumps(schema, sort_keys=True, default=repr))
 
@@ -170,6 +175,32 @@ def _place(target: McpTarget) -> tuple[object, ...] | None:
         return None
     place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))
     return ("mcp", target.server, *place, target.tool)
+
+
+def transport_of(adapted: Mapping[str, Any]) -> object:
+    """Return how a tool of `langchain.mcp` reaches its server, as far as fastmcp shows it.
+
+    *adapted* is what the adapter keeps for the tool.
+    """
+    client = adapted.get("client")
+    if isinstance(
+        getattr(client, "clients", None), Mapping
+    ):  # a ClientGroup: the member that serves the tool
+        name = getattr(adapted.get("tool"), "name", None)
+        client = getattr(getattr(client, "_tool_routes", {}).get(name), "client", None)
+    transport = getattr(client, "transport", None)
+    # that of a configuration with one server stands around the transport to it
+    return getattr(transport, "transport", transport)
+
+
+def _own_place(adapted: Mapping[str, Any]) -> tuple[object, ...] | None:
+    url, tool = getattr(transport_of(adapted), "url", None), adapted.get("tool")
+    return ("mcp", url, tool.name) if isinstance(url, str) and tool is not None else None
+
+
+def _module(body: object) -> object:
+    """Return the module in which a function was defined: a decorator copies `__module__` from another."""
+    return body.__globals__.get("__name__") if isinstance(body, FunctionType) else None
 
 
 def facts_of(tool: BaseTool) -> Classification | None:
@@ -210,7 +241,4 @@ def _body(tool: BaseTool) -> Any:
 
 def _adapted(body: Any) -> Mapping[str, Any]:
     """Return what langchain-mcp-adapters keeps for a tool that it has made; of any other, nothing."""
-    # `__module__` says nothing: a decorator copies it from the function that it is put around
-    if not isinstance(body, FunctionType) or body.__globals__.get("__name__") != ADAPTER:
-        return {}
-    return inspect.getclosurevars(body).nonlocals
+    return inspect.getclosurevars(body).nonlocals if _module(body) == ADAPTER else {}

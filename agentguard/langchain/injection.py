@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from agentguard.langchain.identification import is_adapted
 
-__all__ = ["described", "fields_of_state", "takes_runtime"]
+__all__ = ["Injected", "described", "fields_of_state", "takes_runtime"]
 
 DEPTH = 20
 _OF_LANGCHAIN = frozenset({"return", "config", "run_manager", "callbacks"})  # given by it, and no state
@@ -157,3 +157,15 @@ def _marks(hint: Any, depth: int) -> Iterator[Any]:
 def _class_names(mark: Any) -> list[str]:
     """Return the names of the class that a mark is, or is an object of, and of its bases."""
     return [base.__name__ for base in (mark if isinstance(mark, type) else type(mark)).__mro__]
+
+
+class Injected:
+    """A value that the application, and not the model, gives for an injected argument."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<Injected>"

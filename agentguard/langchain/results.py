@@ -48,9 +48,17 @@ async def revoke_before(permit: Permit, value: object, blocks: bool) -> None:
         await permit.revoke_early(blocks)
 
 
-def note_result(permit: Permit, result: Any, limits: Limits, secrets: tuple[str, ...]) -> Any:
-    """Note how a tool ended, and return what langchain gets: the result without *secrets*, or a stand-in."""
+def note_result(
+    permit: Permit, result: Any, limits: Limits, secrets: tuple[str, ...], problem: Denied | None = None
+) -> Any:
+    """Note how a tool ended, and return what langchain gets: the result without *secrets*, or a stand-in.
+
+    With a *problem* the result is withheld, whatever it holds.
+    """
     permit.outcome = _outcome(result)
+    if problem is not None:
+        permit.withheld = problem
+        return _stand_in(result)
     try:
         excess = limits.excess(result)
         if not excess:
@@ -63,10 +71,20 @@ def note_result(permit: Permit, result: Any, limits: Limits, secrets: tuple[str,
 
 
 def note_failure(
-    permit: Permit, error: BaseException, limits: Limits, secrets: tuple[str, ...]
+    permit: Permit,
+    error: BaseException,
+    limits: Limits,
+    secrets: tuple[str, ...],
+    problem: Denied | None = None,
 ) -> BaseException:
-    """Note how a tool has failed, and return what may be seen of it: the error itself, if that can be."""
+    """Note how a tool has failed, and return what may be seen of it: the error itself, if that can be.
+
+    With a *problem* the error is withheld, unless it is the control flow of a graph or a cancellation.
+    """
     permit.outcome = outcome_of(error)
+    if problem is not None and permit.outcome is Outcome.FAILED and isinstance(error, Exception):
+        permit.withheld = problem
+        return RuntimeError("[withheld]")
     if excess := limits.excess(error):
         # langchain would write down a ToolException's argument, and a graph the value of an interrupt
         return _withheld(permit, error, excess)

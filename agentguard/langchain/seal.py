@@ -24,6 +24,7 @@ from langchain_core.tools.base import _get_runnable_config_param
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.delivery import delivery_problem
 from agentguard.langchain.identification import McpTarget
 from agentguard.langchain.results import note_failure, note_result, revoke_before
 from agentguard.langchain.schema import ArgumentSchema
@@ -40,11 +41,14 @@ class RunningCall(NamedTuple):
     """A permitted call on its way to the one tool that has this schema.
 
     `target` is where that tool sends its calls if it is an MCP tool. It was read when the tool was sealed.
+    `delivers` says that the call's credential has to arrive at a server: that of an MCP tool, whichever
+    adapter made it.
     """
 
     permit: Permit
     schema: ArgumentSchema
     target: McpTarget | None = None
+    delivers: bool = False
 
 
 running_call: ContextVar[RunningCall | None] = ContextVar("agentguard_permit", default=None)
@@ -84,14 +88,15 @@ async def enter(
     finally:
         permit.leave()
         lease.release(token)
+    problem = delivery_problem(lease, failed=error is not None) if call.delivers else None
     # the secrets are in no variable: a traceback may show those of this frame
     if error is None:
         await revoke_before(permit, result, blocks)
-        return note_result(permit, result, limits, secrets_of(lease))
+        return note_result(permit, result, limits, secrets_of(lease), problem)
     try:
         await revoke_before(permit, error, blocks)
         # outside of the block above, where Python would make the original its context
-        raise note_failure(permit, error, limits, secrets_of(lease))
+        raise note_failure(permit, error, limits, secrets_of(lease), problem)
     finally:
         del error  # its traceback holds this frame, and the frame would hold it
 

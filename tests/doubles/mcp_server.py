@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import uvicorn
-from mcp.server.fastmcp import FastMCP
 
 from agentguard import Resource, ToolPath
 from agentguard.errors import VerificationError
@@ -19,6 +18,9 @@ from agentguard.jose import strict_json
 from agentguard.ports import Store
 from agentguard.resource import Verifier
 from agentguard.resource.headers import challenge
+
+if TYPE_CHECKING:
+    from mcp.server.fastmcp import FastMCP  # of mcp 1; a server of mcp 2 has the same method
 
 __all__ = ["PATHS", "PUBLIC", "McpServer", "Seen", "serving"]
 

@@ -77,7 +77,7 @@ class _Ready(NamedTuple):
         async def body(**values: Any) -> MCPToolCallResult:
             return await self.way.call(call.request.override(args=values), self.resource)
 
-        token = running_call.set(RunningCall(permit, self.schema))
+        token = running_call.set(RunningCall(permit, self.schema, delivers=True))
         try:
             values = self.validated.values
             result: MCPToolCallResult = await enter(self.schema, call.name, body, (), values, {})

@@ -1,0 +1,179 @@
+"""Whether the credential of an MCP tool's call would arrive at the tool's server.
+
+An adapter makes a tool of what a server offers, and sends the tool's calls by a client of its own. Such a
+client sends our credential only if the application has told it so: langchain-mcp-adapters by
+`guard.mcp_interceptor()`, and `langchain.mcp` by `agentguard.auth` in its client. Without that the call would
+reach the server without a credential. So a call that needs one is denied before it begins, unless it is seen
+here by which way the credential would travel.
+
+What cannot be seen before is seen after: the result of an MCP tool that has not used its credential is
+withheld (`agentguard.langchain.seal`). A tool counts as an MCP tool there also if it holds a client of
+``mcp`` or ``fastmcp``. One that opens its client in its own code, and keeps none, is not seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
+
+import httpx
+from langchain_core.tools import BaseTool
+
+from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.identification import ADAPTER, OWN_ADAPTER, transport_of
+from agentguard.lease import Lease
+from agentguard.model import Resource
+from agentguard.outbound.destinations import origin_of
+
+__all__ = ["RemoteTool", "delivery_problem", "remote_tool", "require_carrier"]
+
+PROTOCOL = frozenset({"fastmcp", "langchain_mcp_adapters", "mcp", "mcp_types"})
+OWN_CODE = "application"
+# what each adapter keeps for a tool that it has made, by the module of the tool's function
+_KEPT = {
+    ADAPTER: {"tool", "server_name", "connection", "session", "tool_interceptors"},
+    OWN_ADAPTER: {"client", "tool"},
+}
+MOST = 64  # objects that are looked at for one tool
+log = logging.getLogger("agentguard")
+_INTERCEPTOR = ("agentguard.langchain.mcp.interceptor", "McpInterceptor")
+_INSTALLED_BY = "agentguard.credentials.httpx2_auth"
+
+
+class RemoteTool(NamedTuple):
+    """An MCP tool: which adapter made it, and what the adapter keeps for it.
+
+    `adapter` is the module of the adapter's function, ``""`` for an adapter that is not known, and `OWN_CODE`
+    where the application's own code speaks the protocol.
+    """
+
+    adapter: str
+    adapted: Mapping[str, Any]
+
+    def obstacle(self, resource: Resource) -> str | None:
+        """Say why a credential for *resource* would not arrive, and what to do; None if nothing is seen."""
+        if self.adapter == ADAPTER:
+            return self._obstacle_of_interceptors()
+        if self.adapter == OWN_ADAPTER:
+            return self._obstacle_of_client(resource)
+        if self.adapter == OWN_CODE:
+            return None
+        return (
+            "no way is known by which the adapter of this MCP tool carries a credential: load it by "
+            'langchain.mcp with agentguard.auth(..., library="httpx2"), or by langchain-mcp-adapters with '
+            "guard.mcp_interceptor(), and make a decorator around its function with functools.wraps"
+        )
+
+    def _obstacle_of_interceptors(self) -> str | None:
+        interceptors = self.adapted.get("tool_interceptors") or ()
+        if any((type(i).__module__, type(i).__name__) == _INTERCEPTOR for i in interceptors):
+            return None  # which itself denies where the credential would not arrive
+        return (
+            "the MCP tool was loaded without guard.mcp_interceptor(), which carries the credential: give it "
+            "to MultiServerMCPClient as the last of tool_interceptors"
+        )
+
+    def _obstacle_of_client(self, resource: Resource) -> str | None:
+        transport = transport_of(self.adapted)
+        url = getattr(transport, "url", None)
+        if not isinstance(url, str):
+            return f"an MCP server over {type(transport).__name__} takes no credential for a call"
+        parsed = httpx.URL(url)
+        if origin_of(parsed) not in {origin_of(httpx.URL(origin)) for origin in resource.origins}:
+            return f"{parsed.scheme}://{parsed.netloc.decode()} is no origin of {resource.name}"
+        if _carries(getattr(transport, "auth", None), resource):
+            return None
+        return (
+            f"the client of the MCP tool does not carry the credential: make it with "
+            f'fastmcp.Client(url, auth=agentguard.auth("{resource.name}", library="httpx2"))'
+        )
+
+
+def remote_tool(tool: BaseTool) -> RemoteTool | None:
+    """Return what is known of an MCP tool, whichever adapter made it; None for any other tool.
+
+    A server's own words, in the metadata of the tool, can make it an MCP tool, and never another one.
+    """
+    adapter = None
+    speaks = isinstance((tool.metadata or {}).get("mcp"), Mapping)
+    for part in _parts(tool):
+        if isinstance(part, FunctionType) and (module := str(part.__globals__.get("__name__"))) in _KEPT:
+            adapted = inspect.getclosurevars(part).nonlocals
+            if _KEPT[module] <= adapted.keys():
+                return RemoteTool(module, adapted)
+            speaks = True  # another part of an adapter, or an adapter of a version that is not known
+        elif type(part).__module__.partition(".")[0] in PROTOCOL:
+            adapter = OWN_CODE
+    return RemoteTool("", {}) if speaks else None if adapter is None else RemoteTool(adapter, {})
+
+
+def require_carrier(name: str, remote: RemoteTool | None, resource: Resource | None) -> None:
+    """Deny a call whose credential would not arrive, and tell the operator what to do.
+
+    Raises:
+        Denied: It is an MCP tool's call that needs a credential, and no way is seen for it.
+    """
+    if remote is None or resource is None or (obstacle := remote.obstacle(resource)) is None:
+        return
+    log.warning("%s is denied, since its credential would not arrive: %s", name, obstacle)
+    raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
+
+
+def delivery_problem(lease: Lease, *, failed: bool) -> Denied | None:
+    """Say why what an MCP tool has returned or raised is withheld; None if it is not.
+
+    The server may have refused the credential for its scope (RFC 6750 section 3.1), or the tool has not used
+    the credential. A tool that has *failed* may have failed before it could use the credential.
+    """
+    challenge = lease.challenge
+    if challenge is not None and challenge.error == "insufficient_scope":
+        scope = f"the scope {challenge.scope}" if challenge.scope else "a scope that it does not name"
+        reason = f"the MCP server refuses the credential: it demands {scope}"
+    elif lease.is_unused and not failed:
+        reason = "the MCP tool was done without its credential, so the server was called without it"
+    else:
+        return None
+    log.warning("%s is withheld: %s", lease.tool, reason)
+    return Denied.of(DenialCode.NO_CREDENTIAL, reason)
+
+
+def _parts(tool: BaseTool) -> Iterator[object]:
+    """Yield what a tool runs, and what that holds: what decorators, closures and methods are put around."""
+    waiting: list[object] = [*vars(tool).values()]
+    visited = set[int]()
+    while waiting and len(visited) < MOST:
+        part = waiting.pop(0)
+        if id(part) in visited:
+            continue
+        visited.add(id(part))
+        yield part
+        if isinstance(part, FunctionType):
+            waiting += (*_cells(part), getattr(part, "__wrapped__", None))
+        elif isinstance(part, MethodType):
+            waiting += (part.__func__, part.__self__)
+        elif isinstance(part, functools.partial):
+            waiting += (part.func, *part.args, *part.keywords.values())
+
+
+def _cells(function: FunctionType) -> Iterator[object]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # the cell is still empty
+            continue
+
+
+def _carries(auth: object, resource: Resource) -> bool:
+    module = sys.modules.get(
+        _INSTALLED_BY
+    )  # httpx2 is an extra: where the module is not loaded, nobody made one
+    return (
+        module is not None
+        and getattr(auth, "resource", None) == resource.name
+        and type(auth) is module.Httpx2Auth
+    )
