@@ -75,11 +75,15 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
     """Return what a pydantic model leaves open about these fields.
 
     Raises:
-        ConfigurationError: A tool can tell two classes of one name apart, and nobody else can.
+        ConfigurationError: A tool can tell two classes of one name apart, and nobody else can; or values do
+            not have the names that the schema shows.
     """
     root: Schema = model.__pydantic_core_schema__
     definitions = {d["ref"]: d for part in _parts(root) for d in part.get("definitions", ())}
     fields = _fields(root, model)
+    shown = [fields[name] for name in names if name in fields] if fields else [root]
+    for part in (part for field in shown for part in _reachable(field, definitions)):
+        _require_names_of_schema(part)
     determined = frozenset(
         name
         for name, field in fields.items()
@@ -181,3 +185,35 @@ def _require_unique_names(parts: Iterator[Schema]) -> None:
                 f"two classes in the arguments of a tool are called {class_name(kind)}",
                 hint="give them two names: policies and approvals tell them apart by these",
             )
+
+
+def _require_names_of_schema(part: Schema) -> None:
+    """Require that the values of a TypedDict or a dataclass have the names that its JSON Schema shows.
+
+    A limit or a rule has a field by that name. A pydantic model and a pydantic dataclass know it themselves.
+    """
+    if part["type"] == "typed-dict":
+        fields = part["fields"].items()
+    elif part["type"] == "dataclass" and not hasattr(part["cls"], "__pydantic_fields__"):
+        inner = part["schema"]
+        while inner["type"] != "dataclass-args":
+            inner = inner["schema"]
+        fields = ((field["name"], field) for field in inner["fields"])
+    else:
+        return
+    for name, field in fields:
+        if (alias := _name_in_schema(name, field)) != name:
+            kind = class_name(part["cls"]) if "cls" in part else "a TypedDict"
+            raise ConfigurationError(
+                f"the schema calls a field {alias}, and its value in {kind} is called {name}",
+                hint="leave the alias out, or make a pydantic model of the class",
+            )
+
+
+def _name_in_schema(name: str, field: Schema) -> str:
+    """Return the name of a field in a JSON Schema; of several aliases it is the first that is no path."""
+    alias = field.get("validation_alias", name)
+    if isinstance(alias, list):
+        choices = alias if alias and isinstance(alias[0], list) else [alias]
+        alias = next((path[0] for path in choices if len(path) == 1), name)
+    return str(alias)
