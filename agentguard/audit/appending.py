@@ -15,19 +15,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import inf
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
 from agentguard.audit.files import follows, name_of
 from agentguard.audit.rotation import Rotation
+from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 
 __all__ = ["Appender", "LockedTooLong"]
 
 log = logging.getLogger("agentguard")
 
+T = TypeVar("T")
 OWED = 4096  # records that a process keeps in memory until they can be written
 
 
@@ -79,7 +82,7 @@ class Appender:
     def __init__(self, path: Path, rotation: Rotation | None = None) -> None:
         self.path, self._rotation = path, rotation
         self.executor = ThreadPoolExecutor(1, "agentguard-audit")
-        self._lock = Lock()
+        self._lock = OwnedLock()
         self._path = str(path)
         self._file: _File | None = None
         self._size = -1  # the file's size after this process's last write; if it differs, the end is read
@@ -104,17 +107,18 @@ class Appender:
             LockedTooLong: The lock was not free in time, or the caller has given up.
             OSError: The file cannot be written.
         """
-        file, size = self._lock_both(seconds, record["at"])
-        try:
-            if seconds() <= 0:
-                raise LockedTooLong
-            if self._owed or self._lost:
-                size = self._append_owed(file, size, record["at"])
-            self._append(file, size, record)
-            if fsync:
-                os.fsync(file)
-        finally:
-            self._unlock_both(file)
+        self._do_locked(partial(self._write, record, fsync, seconds), seconds, record["at"])
+
+    def _write(
+        self, record: Mapping[str, Any], fsync: bool, seconds: Callable[[], float], file: int, size: int
+    ) -> None:
+        if seconds() <= 0:
+            raise LockedTooLong
+        if self._owed or self._lost:
+            size = self._append_owed(file, size, record["at"])
+        self._append(file, size, record)
+        if fsync:
+            os.fsync(file)
 
     def owe(self, record: Mapping[str, Any]) -> None:
         """Keep a record that could not be written. It is written before the next one that can be."""
@@ -133,13 +137,13 @@ class Appender:
         if not self._owed:
             return
         at = self._owed[0]["at"]
-        file, size = self._lock_both(seconds, at)
-        try:
+
+        def write(file: int, size: int) -> None:
             self._append_owed(file, size, at)
             if fsync:
                 os.fsync(file)
-        finally:
-            self._unlock_both(file)
+
+        self._do_locked(write, seconds, at)
 
     def rotate(self, rotation: Rotation, at: str, seconds: Callable[[], float]) -> Path | None:
         """Rotate the file now; return the old file's new name, or None if it has no record.
@@ -148,11 +152,7 @@ class Appender:
             LockedTooLong: The lock was not free in time.
             OSError: It was not done.
         """
-        file, size = self._lock_both(seconds, at)
-        try:
-            return rotation.rotate(file, size, at)
-        finally:
-            self._unlock_both(file)
+        return self._do_locked(lambda file, size: rotation.rotate(file, size, at), seconds, at)
 
     def abandon(self) -> None:
         """Close the file at once. Nothing that is queued is waited for."""
@@ -173,40 +173,51 @@ class Appender:
         except OSError as error:
             lost = len(self._owed) + self._lost
             log.error("%s: %d records were never written and are lost: %s", self.path, lost, error.strerror)
-        with self._lock:
-            self.abandon()
-            self._size = -1
+        if self._lock.acquire(owner_here(), lambda: inf):
+            try:
+                self.abandon()
+                self._size = -1
+            finally:
+                self._lock.release()
 
-    def _lock_both(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
-        """Lock this object and the file, in this order; return the file's descriptor and its size."""
-        if not self._lock.acquire(blocking=False) and not self._lock.acquire(timeout=max(0.0, seconds())):
+    def _do_locked(self, work: Callable[[int, int], T], seconds: Callable[[], float], at: str) -> T:
+        """Lock this object and the file, in this order, and call *work* with the descriptor and the size.
+
+        Whatever is raised, at whichever line, the file is not locked when this is over: it would be for every
+        process. If this object still is, the next one who wants it sees that its owner runs no more.
+        """
+        owner = owner_here()
+        if not self._lock.acquire(owner, seconds):
             raise LockedTooLong
         try:
-            return self._locked(seconds, at)
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def _unlock_both(self, file: int) -> None:
-        try:
+            file, size = self._locked(seconds, at)
+            answer = work(file, size)
             fcntl.flock(file, fcntl.LOCK_UN)
+            return answer
+        except BaseException:
+            try:
+                self._unlock_file()
+            finally:  # also if the one exception has come in the line above
+                self._unlock_file()
+            raise
         finally:
             self._lock.release()
+            del owner  # it refers to this frame
+
+    def _unlock_file(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file.descriptor, fcntl.LOCK_UN)
 
     def _locked(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
         """Lock the file that is at the path, and return it and its size; move to a new one if need be."""
         file = self.open()
         _lock_file(file.descriptor, seconds)
-        try:
+        size = file.size_at(self._path)
+        if size is not None and self._rotation is not None and self._rotation.is_due(file, size):
+            size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
+        while size is None:
+            file = self._move(file, seconds, at)
             size = file.size_at(self._path)
-            if size is not None and self._rotation is not None and self._rotation.is_due(file, size):
-                size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
-            while size is None:
-                file = self._move(file, seconds, at)
-                size = file.size_at(self._path)
-        except BaseException:
-            fcntl.flock(file.descriptor, fcntl.LOCK_UN)
-            raise
         return file.descriptor, size
 
     def _move(self, old: _File, seconds: Callable[[], float], at: str) -> _File:
@@ -222,8 +233,12 @@ class Appender:
                 self._size, self._end = -1, None
                 copy = 0 < new_size < size and begins_with(old.descriptor, new.descriptor, new_size)
                 self._append(new.descriptor, new_size, _moved(at, head, name_of(file), copy=copy))
+            if new_size is not None:
+                fcntl.flock(file, fcntl.LOCK_UN)  # first: whoever waits for it finds that it was moved
+                self._file, self._size, self._end = new, -1, None
         except BaseException:
-            os.close(new.descriptor)
+            if self._file is not new:
+                os.close(new.descriptor)
             raise
         if new_size is None:  # it was moved too: the caller tries again, and still knows the old one
             os.close(new.descriptor)
@@ -234,8 +249,7 @@ class Appender:
             )
         elif not continues:
             log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
-        os.close(old.descriptor)  # and with it the lock of the old file
-        self._file, self._size, self._end = new, -1, None
+        os.close(file)
         return new
 
     def _append_owed(self, file: int, size: int, at: str) -> int:

@@ -31,6 +31,7 @@ class Places:
         end, news = time.monotonic() + timeout, SimpleQueue[None]()
         while not self._enter(owner, news):
             if (remaining := end - time.monotonic()) <= 0:
+                owner.forget()
                 return False
             try:
                 news.get(timeout=min(remaining, LOOK))
@@ -42,6 +43,7 @@ class Places:
         """Take the owner's place back; who has none may say so, too."""
         with self._lock:
             self._owners.pop(owner, None)
+            owner.forget()
             if self._waiting:
                 self._waiting.popleft().put(None)
 

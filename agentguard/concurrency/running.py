@@ -45,11 +45,21 @@ class Owner:
         self._task = None if is_driven else _task()
         self._frame, self._thread = frame if self._task is None else None, get_ident()
 
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether it was made in the thread that asks."""
+        return self._thread == get_ident()
+
+    def forget(self) -> None:
+        """Refer to no frame any more: the owner has nothing. From now on it is said not to run."""
+        self._frame = self._task = None
+
     def is_running(self) -> bool:
         """Return whether the function still runs, or waits on an event loop that does."""
-        if self._task is not None:
-            return not (self._task.done() or self._task.get_loop().is_closed())
-        return self._frame is not None and is_running(self._frame, self._thread)
+        task, frame = self._task, self._frame
+        if task is not None:
+            return not (task.done() or task.get_loop().is_closed())
+        return frame is not None and is_running(frame, self._thread)
 
 
 def _task() -> asyncio.Task[object] | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import httpx
@@ -22,6 +24,7 @@ from agentguard.catalog import Catalog
 from agentguard.concurrency import drive as driving
 from agentguard.concurrency.drive import lift
 from agentguard.concurrency.fork import ForkGate, ProcessLock, around_fork
+from agentguard.concurrency.owned_lock import OwnedLock
 from agentguard.concurrency.places import Places
 from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
@@ -187,7 +190,7 @@ def test_a_child_fetches_itself_what_a_thread_of_its_parent_was_fetching() -> No
 
 def locked_things(tmp_path: Path) -> Iterator[tuple[object, Callable[[], object]]]:
     audit = JsonLinesAudit(tmp_path / "audit.jsonl")
-    yield audit._appender()._lock, lambda: audit.append({"event": "x"})
+    yield Taken(audit._appender()._lock), lambda: audit.append({"event": "x"})
     outbox = OutboxThread(_Empty())  # type: ignore[arg-type]  # it is only swept
     yield outbox._lock, outbox.watch
     transport = httpx.MockTransport(lambda _request: httpx.Response(200))
@@ -201,6 +204,19 @@ def locked_things(tmp_path: Path) -> Iterator[tuple[object, Callable[[], object]
     yield secret._DeferredSecret__lock, secret.reveal  # type: ignore[attr-defined]  # its name is mangled
     flight = SingleFlight()
     yield flight._lock, lambda: drive(flight.share.sync("key", lift(lambda: "value")))
+
+
+class Taken:
+    """A block within which a lock is taken."""
+
+    def __init__(self, lock: OwnedLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        assert self._lock.acquire((sys._getframe(1), get_ident()), lambda: 0.0)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Empty:
