@@ -31,10 +31,21 @@ RUNNING = 64  # calls of one party that are within their time
 HUNG = 128  # calls of one party that were given up and have not returned
 HUNG_OF_ALL = 1024
 PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds
+START = 1.0  # seconds after which a call that has no thread yet gets none, for its caller was interrupted
 
 
 class NoThread(RuntimeError):
     """There is no thread for a call: too many calls run or hang."""
+
+
+class _Call(Future[T]):
+    """A call, with what tells whether an interrupt has ended its caller: times of the monotonic clock."""
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()  # so that a caller that stops waiting does not cancel it
+        self.begun, self.entered = False, time.monotonic()
+        self.until = inf if seconds is None else self.entered + max(0.0, seconds)
 
 
 class AbandonableThreads:
@@ -56,10 +67,10 @@ class AbandonableThreads:
         in_child(self._begin)
 
     def _begin(self) -> None:
-        self._running: defaultdict[str, set[Future[Any]]] = defaultdict(set)
-        self._hung: defaultdict[str, set[Future[Any]]] = defaultdict(set)
+        self._running: defaultdict[str, set[_Call[Any]]] = defaultdict(set)
+        self._hung: defaultdict[str, set[_Call[Any]]] = defaultdict(set)
         self._hangs, self._pause, self._paused_until = 0, 0.0, 0.0
-        self._probe: Future[Any] | None = None
+        self._probe: _Call[Any] | None = None
         # a semaphore belongs to the event loop that waits for it
         self._loops: WeakKeyDictionary[
             asyncio.AbstractEventLoop, WeakValueDictionary[str, asyncio.Semaphore]
@@ -89,8 +100,7 @@ class AbandonableThreads:
     @contextmanager
     def _call(self, function: Callable[[], T], party: str, seconds: float | None) -> Iterator[Future[T]]:
         end = inf if seconds is None else time.monotonic() + 0.9 * seconds  # its timer may be early
-        future: Future[T] = Future()
-        future.set_running_or_notify_cancel()  # so that a caller that stops waiting does not cancel it
+        future = _Call[T](seconds)
         self._enter(future, party)
         run = partial(copy_context().run, self._work, future, function, party)
         try:
@@ -103,7 +113,8 @@ class AbandonableThreads:
         finally:
             self._give_up(future, party, late=time.monotonic() >= end)
 
-    def _work(self, future: Future[T], function: Callable[[], T], party: str) -> None:
+    def _work(self, future: _Call[T], function: Callable[[], T], party: str) -> None:
+        future.begun = True
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001  SystemExit too: the caller, in another thread, gets it
@@ -115,8 +126,10 @@ class AbandonableThreads:
 
     # --- places
 
-    def _enter(self, future: Future[Any], party: str) -> None:
+    def _enter(self, future: _Call[Any], party: str) -> None:
         with self._lock:
+            if len(self._running.get(party, ())) >= RUNNING:
+                self._drop_interrupted(party)
             hung = self._count_hung()
             bound = HUNG_OF_ALL if self._probes else HUNG
             if len(self._hung.get(party, ())) >= bound or hung >= HUNG_OF_ALL:
@@ -127,7 +140,17 @@ class AbandonableThreads:
                 self._begin_probe(future)
             self._running[party].add(future)
 
-    def _begin_probe(self, future: Future[Any]) -> None:
+    def _drop_interrupted(self, party: str) -> None:
+        """Take no place for what an interrupt has kept from its thread, or from being given up."""
+        now = time.monotonic()
+        for future in list(self._running[party]):
+            if not future.begun and now > future.entered + START:
+                self._running[party].discard(future)
+            elif now > future.until + START:
+                self._running[party].discard(future)
+                self._hung[party].add(future)
+
+    def _begin_probe(self, future: _Call[Any]) -> None:
         now = time.monotonic()
         if self._pause and now < self._paused_until:
             raise NoThread(f"a call of it hangs: it is tried again in {self._paused_until - now:.1f} s")
@@ -135,7 +158,7 @@ class AbandonableThreads:
             self._probe = future
         self._paused_until = now + self._pause  # for the others, while this one tries
 
-    def _leave(self, future: Future[Any], party: str) -> None:
+    def _leave(self, future: _Call[Any], party: str) -> None:
         with self._lock:
             self._hangs, self._pause, self._probe = (
                 0,
@@ -148,7 +171,7 @@ class AbandonableThreads:
                     if not places[party]:
                         del places[party]
 
-    def _give_up(self, future: Future[Any], party: str, *, late: bool) -> None:
+    def _give_up(self, future: _Call[Any], party: str, *, late: bool) -> None:
         with self._lock:
             if future not in self._running.get(party, ()):
                 return

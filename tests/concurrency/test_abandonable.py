@@ -25,6 +25,7 @@ from agentguard.outbound.client import Outbound
 from agentguard.resource import Introspection
 from agentguard.testing.samples import sample_request
 from tests.conftest import Mode
+from tests.doubles.interrupts import broken_by_interrupts
 from tests.doubles.loopback import Connection, response, serving
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
@@ -211,3 +212,22 @@ async def test_a_read_whose_caller_is_cancelled_begins_no_pause() -> None:
     source.hangs = False
     assert await read() == "secret"
     source.release.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Ctrl-C has ended
+@pytest.mark.promise("interrupt-locks-nobody-out")
+def test_an_interrupt_at_any_line_of_a_call_takes_no_place_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abandonable, "START", 0.02)
+    monkeypatch.setattr(abandonable, "RUNNING", 1)
+
+    def require_a_place(threads: AbandonableThreads) -> None:
+        time.sleep(0.05)
+        assert threads.run(1.0, lambda: 1, party="alice") == 1
+
+    broken = broken_by_interrupts(
+        lambda: AbandonableThreads("x"),
+        lambda threads: threads.run(0.01, lambda: 1, party="alice"),
+        require_a_place,
+        ("/agentguard/concurrency/abandonable",),
+    )
+    assert broken == []
