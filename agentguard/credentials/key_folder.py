@@ -145,6 +145,7 @@ class KeyFolder:
                 self._publish([*self._load(files), *_signers(keys, contents)])
                 for file, content in contents.items():
                     write_new(file, content)
+                    self._give_to_owner(file)
             except OSError as error:
                 raise _unwritable(self.directory, error) from error
             return keys
@@ -168,6 +169,12 @@ class KeyFolder:
 
     def _load(self, files: Iterable[KeyFile]) -> list[tuple[ToolPath, Signer]]:
         return [(key.path, read_key(key.file)) for key in files]
+
+    def _give_to_owner(self, file: Path) -> None:
+        """Let the guard's user read a key that root has made: that user owns the directory."""
+        if os.geteuid() == 0:
+            owner = self.directory.stat()
+            os.chown(file, owner.st_uid, owner.st_gid)
 
     def _publish(self, signers: Iterable[tuple[ToolPath, Signer]]) -> None:
         """Write the JWK Set if there is to be one. A verifier never reads half a file."""

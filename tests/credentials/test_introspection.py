@@ -17,6 +17,8 @@ from agentguard import Guard
 from agentguard.config import build, load
 from agentguard.credentials.callers import Caller
 from agentguard.credentials.introspection import IntrospectionEndpoint
+from agentguard.credentials.key_folder import KeyFolder
+from agentguard.credentials.key_ring import KeyRing
 from agentguard.credentials.local_issuer import LocalIssuer, jwks
 from agentguard.credentials.oauth import PrivateKeyJwt
 from agentguard.errors import ConfigurationError, StoreError, VerificationError
@@ -249,6 +251,26 @@ async def test_what_is_not_active_for_the_caller_is_inactive_and_no_more(name: s
     answer = await agent.ask(INACTIVE[name](agent))
     assert (answer.status_code, answer.content) == (200, b'{"active": false}')
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.promise("rotation-refuses-nothing")
+async def test_a_token_that_another_worker_has_signed_with_a_new_key_is_active(tmp_path: Path) -> None:
+    folder = KeyFolder(tmp_path)
+    tmp_path.chmod(0o700)
+    folder.prepare()
+
+    def ring() -> LocalIssuer:
+        keys = KeyRing(folder, ToolPath.READ)
+        return LocalIssuer(ToolPath.READ, issuer=ISSUER, store=agent.store, key=keys, clock=agent.clock)
+
+    agent = Agent()
+    caller = Caller(name="orders-api", resources=(ORDERS,), bearer=Secret(SECRET))
+    agent.app = IntrospectionEndpoint([ring()], [caller], store=agent.store, clock=agent.clock)
+    old = ring().issue(GRANT).reveal()
+    folder.rotate(NOW, now=NOW)
+    agent.now += 1
+    for token in (old, ring().issue(GRANT).reveal()):
+        assert (await agent.ask(token)).json()["active"] is True
 
 
 @pytest.mark.promise("introspection-tells-little")

@@ -224,6 +224,15 @@ def test_a_key_that_another_user_could_have_put_there_never_signs(
         KeyRing(folder, ToolPath.READ)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+@pytest.mark.promise("rotation-refuses-nothing")
+def test_a_key_that_root_makes_belongs_to_the_user_of_the_guard(folder: KeyFolder) -> None:
+    os.chown(folder.directory, 65534, 65534)
+    folder.rotate(NOW, now=NOW)
+    owners = {key.file.stat().st_uid for key in folder.all_files() if key.begins}
+    assert owners == {65534}
+
+
 def test_two_files_with_one_key_are_refused(folder: KeyFolder) -> None:
     (folder.directory / "write.pem").write_bytes((folder.directory / "read.pem").read_bytes())
     with pytest.raises(ConfigurationError, match="same key"):

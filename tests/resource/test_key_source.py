@@ -307,7 +307,8 @@ async def test_a_file_of_keys_that_others_may_write_is_not_believed(mode: Mode, 
 
 
 @pytest.mark.promise("keys-fetched-at-a-bounded-rate")
-async def test_all_callers_sync_and_async_wait_for_one_fetch() -> None:
+@pytest.mark.parametrize("pause", [10.0, 0.0])
+async def test_all_callers_sync_and_async_wait_for_one_fetch(pause: float) -> None:
     guard = issuer()
     place = Place(guard)
     arrived, go, plain = threading.Event(), threading.Event(), place.answers[KEYS_URL]
@@ -318,7 +319,7 @@ async def test_all_callers_sync_and_async_wait_for_one_fetch() -> None:
         return plain()
 
     place.answers[KEYS_URL] = slow
-    api = verifier(place.source())
+    api = verifier(place.source(refresh=Refresh(pause=pause)))
     results: list[bool] = []
 
     def call() -> None:
