@@ -73,17 +73,15 @@ class _File(NamedTuple):
 
 
 class Appender:
-    """The open file of one operating-system process, and the end of the file as this process knows it.
+    """The open file of one operating-system process, and its end as this process knows it.
 
-    Records that could not be written (`owe`) are written before the next one. Of more than 4096 the number
-    alone is kept, and a record `lost` says it.
+    Records that could not be written (`owe`) come before the next one. Beyond 4096 a record `lost` counts.
     """
 
     def __init__(self, path: Path, rotation: Rotation | None = None) -> None:
-        self.path, self._rotation = path, rotation
+        self.path, self._path, self._rotation = path, str(path), rotation
         self.executor = ThreadPoolExecutor(1, "agentguard-audit")
         self._lock = OwnedLock()
-        self._path = str(path)
         self._file: _File | None = None
         self._size = -1  # the file's size after this process's last write; if it differs, the end is read
         self._head = GENESIS
@@ -127,6 +125,10 @@ class Appender:
         else:
             self._lost += 1
 
+    def count_owed(self) -> int:
+        """Return the number of records that could not be written yet."""
+        return len(self._owed) + self._lost
+
     def settle(self, *, fsync: bool, seconds: Callable[[], float]) -> None:
         """Write what is owed.
 
@@ -160,10 +162,7 @@ class Appender:
             os.close(self._file.descriptor)
             self._file = None
 
-    def __del__(self) -> None:
-        """Close the file of a log that nobody has closed. A thread that writes would hold this object."""
-        if getattr(self, "_file", None) is not None:
-            self.abandon()
+    __del__ = abandon  # of a log that nobody has closed: a thread that writes would hold this object
 
     def close(self, *, fsync: bool) -> None:
         """Write the queued records and those that are owed, then close the file."""
@@ -171,7 +170,7 @@ class Appender:
         try:
             self.settle(fsync=fsync, seconds=lambda: 0.0)
         except OSError as error:
-            lost = len(self._owed) + self._lost
+            lost = self.count_owed()
             log.error("%s: %d records were never written and are lost: %s", self.path, lost, error.strerror)
         if self._lock.acquire(owner_here(), lambda: inf):
             try:

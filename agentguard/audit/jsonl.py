@@ -31,6 +31,7 @@ log = logging.getLogger("agentguard")
 
 LATE = 60.0  # seconds for which the log's own thread waits for the lock with what is owed
 _OF_CALLS = frozenset({"decision", "outcome", "revocation", "unrevoked", "task"})  # what a guard tells once
+LEAST_SPACE = 65_536  # bytes of the disk below which the log counts as full
 
 
 class JsonLinesAudit:
@@ -175,6 +176,24 @@ class JsonLinesAudit:
             return self._appender().rotate(self._rotation(), at, lambda: end - time.monotonic())
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror or error}") from error
+
+    def health(self) -> None:
+        """Look whether a record could be written now. Nothing is written.
+
+        Raises:
+            AuditError: The file cannot be opened for writing, its disk is full, or records wait to be
+            written.
+        """
+        if waiting := self._appender().count_owed():
+            raise AuditError(f"{self.path}: {waiting} records wait to be written")
+        try:
+            with suppress(FileNotFoundError):  # the next record begins it anew
+                os.close(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            space = os.statvfs(self.path.parent)
+        except OSError as error:
+            raise AuditError(f"{self.path}: {error.strerror}") from error
+        if space.f_bavail * space.f_frsize < LEAST_SPACE:
+            raise AuditError(f"{self.path}: the disk is full")
 
     def close(self) -> None:
         """Write the queued records and close the file. A later append opens it again."""

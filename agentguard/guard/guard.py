@@ -20,6 +20,7 @@ from agentguard.credentials.introspection import IntrospectionEndpoint
 from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
 from agentguard.enforcement.flow import Enforcement
+from agentguard.enforcement.health import HealthChecks
 from agentguard.enforcement.routing import Brokers
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import ConfigurationError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from agentguard.signals import Receiver, SessionRevoked, Source
 
 from agentguard.guard.decisions import DecisionMethods
+from agentguard.guard.health import HealthMethods
 from agentguard.guard.life import Closer, LifeMethods
 from agentguard.guard.tasks import TaskMethods
 
@@ -52,7 +54,7 @@ __all__ = ["Guard"]
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard(TaskMethods, DecisionMethods, LifeMethods):
+class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
@@ -124,6 +126,8 @@ class Guard(TaskMethods, DecisionMethods, LifeMethods):
         self.enforcement.on_unrevoked = self.enforcement.outbox_thread.watch
         self._endings = Endings.of(self.enforcement)
         self.intent = Intent(templates, catalog)
+        self._health = HealthChecks(self.enforcement)
+        self.enforcement.telemetry.observe(self._health)
         self._closer = Closer(self.enforcement, (store, audit))
         self._issuer = ""
         self._sources: tuple[Source, ...] = ()

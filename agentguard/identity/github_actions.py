@@ -17,6 +17,7 @@ from agentguard.identity.tokens import Token, Tokens
 from agentguard.model import Secret
 from agentguard.outbound.client import Outbound
 from agentguard.outbound.destinations import is_confidential
+from agentguard.outbound.services import AsksServices
 
 __all__ = ["GitHubActionsIdentity"]
 
@@ -26,7 +27,7 @@ _NAME: Final = "GitHub Actions"
 _NOBODY: Final = "urn:agentguard:nobody"  # a token for this audience is useless to a thief
 
 
-class GitHubActionsIdentity:
+class GitHubActionsIdentity(AsksServices):
     """An `IdentitySource` for a job that has ``permissions: id-token: write``.
 
     The actor is the `sub` of the job's tokens, such as ``repo:org/name:ref:refs/heads/main``. The

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import Enum
+from typing import NamedTuple
 
 from circuitbreaker import CircuitBreaker
 
 from agentguard.concurrency.fork import ProcessLock
 
-__all__ = ["Breakers", "Cause"]
+__all__ = ["BreakerState", "Breakers", "Cause"]
 
 _PARTIES = 1024
 
@@ -23,6 +24,17 @@ class Cause(Enum):
     """There was no answer. The request itself may have caused that, so it counts for its party alone."""
     REQUEST = "request"
     """The service answered, or nothing was sent. That counts for nobody."""
+
+
+class BreakerState(NamedTuple):
+    """What the breakers of the service *name* say.
+
+    For *seconds* nothing is sent to it for anybody. For *parties*, a number of users, nothing is sent either.
+    """
+
+    name: str
+    seconds: float
+    parties: int
 
 
 class Breakers:
@@ -42,6 +54,13 @@ class Breakers:
         """Return for how many seconds nothing is sent for *party*; 0 means that a request may be sent."""
         open_breakers = [breaker for breaker in (self._service, self._of(party)) if breaker.opened]
         return max((breaker.open_remaining for breaker in open_breakers), default=0)
+
+    def state(self) -> BreakerState:
+        """Return for how long nothing is sent for anybody, and for how many parties nothing is sent."""
+        seconds = self._service.open_remaining if self._service.opened else 0
+        with self._lock:
+            parties = list(self._parties.values())
+        return BreakerState(self._name, max(0.0, float(seconds)), sum(breaker.opened for breaker in parties))
 
     def fail(self, party: str, cause: Cause) -> None:
         """Count one failed request."""

@@ -27,14 +27,16 @@ from agentguard.concurrency.deadline import seconds_left, within
 from agentguard.concurrency.drive import Operation, OperationPair, lift
 from agentguard.concurrency.party import current_party
 from agentguard.errors import AgentGuardError, IssueError
-from agentguard.outbound.breakers import Breakers, Cause
+from agentguard.outbound.breakers import Breakers, BreakerState, Cause
 from agentguard.outbound.connections import Connections
+from agentguard.outbound.failures import Failure, RepeatableFailure, cause_of, is_untrusted, seconds_in
 
 __all__ = ["Answer", "Limits", "Outbound"]
 
 
 _TOO_MANY = 429
 _SERVER_ERROR = 500
+_PROBE = "agentguard:probe"  # the party for whom the service is asked whether it answers
 _JITTER = wait_random_exponential(multiplier=0.1, max=1.0)
 
 
@@ -81,18 +83,6 @@ class Answer:
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.content)} bytes>"
-
-
-class _Failure(Exception):
-    """An attempt that got no answer, or an answer that the service failed. *after* is in seconds."""
-
-    def __init__(self, reason: str, *, cause: Cause = Cause.REQUEST, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.cause, self.after = cause, after
-
-
-class _RepeatableFailure(_Failure):
-    """A failure after which the request may be repeated."""
 
 
 class Outbound:
@@ -144,6 +134,19 @@ class Outbound:
         """Close the synchronous connections now, and the asynchronous ones soon, each on its event loop."""
         self._connections.close()
 
+    @property
+    def breaker(self) -> BreakerState:
+        """Whether anything is sent to the service now."""
+        return self._breakers.state()
+
+    async def probe(self, ask: Operation) -> None:
+        """Ask whether the service answers at all, by a request that has no effect, once.
+
+        Raises:
+            AgentGuardError: It did not answer, or with a status of 429, or of 500 or more.
+        """
+        await ask("GET", "/", party=_PROBE)
+
     # --- one implementation for both paths
 
     def _asking(self, send: Operation, sleep: Callable[[float], Awaitable[None]]) -> Operation:
@@ -157,7 +160,7 @@ class Outbound:
                     sleep=sleep,
                     stop=stop_after_attempt(self._limits.attempts) | _StopBefore(deadline),
                     wait=_wait,
-                    retry=retry_if_exception_type(_RepeatableFailure),
+                    retry=retry_if_exception_type(RepeatableFailure),
                     reraise=True,
                 ):
                     with attempt:
@@ -167,7 +170,7 @@ class Outbound:
                         if (failure := _failure(answer, repeatable)) is not None:
                             raise failure
                         return answer
-            except _Failure as failure:
+            except Failure as failure:
                 reason = str(failure)
                 # once for all attempts, and by hand: a cancellation neither opens nor closes the circuit
                 self._breakers.fail(party, failure.cause)
@@ -190,21 +193,21 @@ class Outbound:
             answer: Answer = await send(deadline, method, url, options)
             return answer
         except httpx.PoolTimeout as error:  # nothing was sent
-            failure: _Failure = _RepeatableFailure(f"no connection ({_cause(error)})")
+            failure: Failure = RepeatableFailure(f"no connection ({cause_of(error)})")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            kind = _Failure if _is_untrusted(error) else _RepeatableFailure
+            kind = Failure if is_untrusted(error) else RepeatableFailure
             # what came before, for this party, may have left too little time to connect
             is_late = isinstance(error, httpx.ConnectTimeout) and not has_time
             cause = Cause.PARTY if is_late else Cause.SERVICE
-            failure = kind(f"no connection ({_cause(error)})", cause=cause)
+            failure = kind(f"no connection ({cause_of(error)})", cause=cause)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            kind = _RepeatableFailure if repeatable else _Failure
-            failure = kind(f"no answer ({_cause(error)})", cause=Cause.PARTY)
+            kind = RepeatableFailure if repeatable else Failure
+            failure = kind(f"no answer ({cause_of(error)})", cause=Cause.PARTY)
         raise failure
 
     def _check_open(self, party: str) -> None:
         if seconds := self._breakers.seconds_open(party):
-            raise _Failure(f"not asked for {seconds} s, after repeated failures")
+            raise Failure(f"not asked for {seconds} s, after repeated failures")
 
     # --- input and output
 
@@ -246,25 +249,25 @@ class Outbound:
 
 def _check_body(size: int, request: httpx.Request) -> None:
     if int(request.headers.get("content-length", 0)) > size:
-        raise _Failure(f"not asked: the request has more than {size} bytes")
+        raise Failure(f"not asked: the request has more than {size} bytes")
 
 
-def _failure(answer: Answer, repeatable: bool) -> _Failure | None:
+def _failure(answer: Answer, repeatable: bool) -> Failure | None:
     """Return what an answer of 429, or of 500 and above, means for the request; None for other answers.
 
     429 says that the service has refused the request before it did anything (RFC 6585 section 4). 503 does
     not say so (RFC 9110 section 15.6.4): a proxy also answers 503 when the service behind it has minted.
     """
-    status, after = answer.status, _seconds(answer.headers.get("retry-after"))
+    status, after = answer.status, seconds_in(answer.headers.get("retry-after"))
     if status != _TOO_MANY and status < _SERVER_ERROR:
         return None
-    kind = _RepeatableFailure if repeatable or status == _TOO_MANY else _Failure
+    kind = RepeatableFailure if repeatable or status == _TOO_MANY else Failure
     return kind(f"answered {status}", after=after)
 
 
 def _wait(state: RetryCallState) -> float:
     error = None if state.outcome is None else state.outcome.exception()
-    after = error.after if isinstance(error, _Failure) else None
+    after = error.after if isinstance(error, Failure) else None
     return max(_JITTER(state), after or 0.0)
 
 
@@ -283,21 +286,3 @@ def _remaining(deadline: float) -> float:
     if seconds <= 0:
         raise TimeoutError("too late")
     return seconds
-
-
-def _is_untrusted(error: BaseException | None) -> bool:
-    """Return whether the service's certificate is not trusted: a repetition would not change that."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _cause(error: BaseException) -> str:
-    return "its certificate is not trusted" if _is_untrusted(error) else type(error).__name__
-
-
-def _seconds(text: str | None) -> float | None:
-    """Read Retry-After (RFC 9110 section 10.2.3) in seconds. A date is ignored."""
-    return float(text) if text is not None and text.isascii() and text.isdigit() else None

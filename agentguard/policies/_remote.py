@@ -24,6 +24,7 @@ from agentguard.model import AccessRequest, Decision, Obligation
 from agentguard.model.arguments import Json
 from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.services import AsksServices
 from agentguard.policies._bearer import BearerToken, TokenSource
 
 __all__ = [
@@ -50,7 +51,7 @@ class RemoteOperations(NamedTuple):
     asynchronous: bool
 
 
-class Remote(ABC):
+class Remote(AsksServices, ABC):
     """Asks a PDP at *url*, with limits of number, time and size. Raises *error* for an unclear answer.
 
     *limit* is for the questions about one subject that are open at the same time. So questions that hang,

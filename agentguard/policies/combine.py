@@ -90,6 +90,21 @@ class Combine:
         """The policies that are asked, in order."""
         return tuple(self._policies)
 
+    @property
+    def services(self) -> tuple[Any, ...]:
+        """The services that the policies ask."""
+        return tuple(one for policy in self._policies for one in getattr(policy, "services", ()))
+
+    def health(self) -> None:
+        """Ask the service of each policy whether it answers at all.
+
+        Raises:
+            AgentGuardError: One does not.
+        """
+        for policy in self._policies:
+            if (health := getattr(policy, "health", None)) is not None:
+                health()
+
     def close(self) -> None:
         """Close the connections of each policy that has any."""
         for close in (getattr(policy, "close", None) for policy in self._policies):

@@ -15,6 +15,7 @@ from agentguard.jose import Json, RsaSigner, Signer, b64url
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.services import AsksServices
 from agentguard.signals.events import IssuedId, SessionRevoked
 
 __all__ = ["Transmitter", "jwks"]
@@ -32,7 +33,7 @@ _CODES = frozenset(
 log = logging.getLogger("agentguard")
 
 
-class Transmitter:
+class Transmitter(AsksServices):
     """Tells one receiver, *audience* at *url*, that a session is revoked.
 
     It has the method `revoke` of a `Broker`. So a guard's outbox treats an unsent signal like an unrevoked

@@ -28,6 +28,7 @@ from agentguard.errors import IssueError, RevocationUnknown
 from agentguard.jose import b64url
 from agentguard.model import Credential, Grant, ToolPath
 from agentguard.outbound.client import Answer, Outbound
+from agentguard.outbound.services import AsksServices
 from agentguard.ports import BrokerTraits
 
 __all__ = ["AppKey", "GitHubApp"]
@@ -40,7 +41,7 @@ _SEALED = "github:"
 _HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 
 
-class GitHubApp:
+class GitHubApp(AsksServices):
     """A `Broker` for one installation of an App and the paths of *permissions*.
 
     *permissions* limits, for each path, what the broker asks for, such as ``{"contents": "read"}``. A

@@ -27,6 +27,7 @@ from agentguard.credentials.oauth.token_broker import BrokerOptions, TokenBroker
 from agentguard.errors import ConfigurationError
 from agentguard.jose import Json, dpop_key, number_claim, unverified_parts
 from agentguard.model import Grant, Secret
+from agentguard.outbound.client import Outbound
 
 __all__ = ["IdentityAssertion", "IdentityProvider"]
 
@@ -77,6 +78,11 @@ class IdentityAssertion(TokenBroker):
         """Ask both servers whether they know the broker's clients (see `TokenBroker.check`)."""
         drive(self._idp.check(self._idp.sync))
         super().check()
+
+    @property
+    def services(self) -> tuple[Outbound, ...]:
+        """Both authorization servers."""
+        return (*super().services, self._idp.http)
 
     def close(self) -> None:
         """Close the connections of both servers."""

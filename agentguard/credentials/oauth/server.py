@@ -100,6 +100,11 @@ class AuthorizationServer:
         self.sync = ServerOperations(http.ask.sync, share.sync, prove.sync)
         self.async_ = ServerOperations(http.ask.async_, share.async_, prove.async_)
 
+    @property
+    def http(self) -> Outbound:
+        """What sends the requests."""
+        return self._http
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()

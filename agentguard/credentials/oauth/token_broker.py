@@ -26,6 +26,8 @@ from agentguard.errors import AgentGuardError, ConfigurationError
 from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Credential, Grant, Secret, ToolPath
 from agentguard.model.credential import Headers
+from agentguard.outbound.client import Outbound
+from agentguard.outbound.services import AsksServices
 from agentguard.ports import BrokerTraits, Store
 
 __all__ = ["BrokerOptions", "TokenBroker"]
@@ -55,7 +57,7 @@ class _Operations(NamedTuple):
     remember: Operation
 
 
-class TokenBroker(ABC):
+class TokenBroker(AsksServices, ABC):
     """A `Broker` for *paths* that asks the authorization server *server* for each token.
 
     A subclass makes the request, on both paths. *profile* says what the server supports, and how it names
@@ -144,6 +146,11 @@ class TokenBroker(ABC):
             IdentityError: The client cannot authenticate itself.
         """
         drive(self._server.check(self._sync.server))
+
+    @property
+    def services(self) -> tuple[Outbound, ...]:
+        """The authorization server."""
+        return (self._server.http,)
 
     def close(self) -> None:
         """Close the server's connections."""

@@ -19,6 +19,8 @@ from agentguard.credentials.openbao.logins import Logins
 from agentguard.credentials.openbao.session import Login, OpenBaoOperations, OpenBaoSession, RequestRefused
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Credential, Grant, ToolPath
+from agentguard.outbound.client import Outbound
+from agentguard.outbound.services import AsksServices
 from agentguard.ports import BrokerTraits
 
 __all__ = ["OpenBao"]
@@ -43,7 +45,7 @@ class _Operations(NamedTuple):
     revoker: OpenBaoOperations
 
 
-class OpenBao:
+class OpenBao(AsksServices):
     """A `Broker` for one path: dynamic credentials of a database secrets engine.
 
     *session* logs in with the role of this path. *creds* is the API path that the role's policy lets
@@ -139,6 +141,11 @@ class OpenBao:
         """
         self._session.check()
         self._revoker.check()
+
+    @property
+    def services(self) -> tuple[Outbound, ...]:
+        """OpenBao."""
+        return (self._session.http,)
 
     def close(self) -> None:
         """Close the connections of both sessions. Logins that are not revoked by then need their accessor."""

@@ -209,6 +209,11 @@ class OpenBaoSession:
         login = await self.sync.login()
         await self.sync.revoke(login)
 
+    @property
+    def http(self) -> Outbound:
+        """What sends the requests."""
+        return self._http
+
     def close(self) -> None:
         """Revoke the shared login if OpenBao answers, and close the connections."""
         login, self.shared_login = self.shared_login, None

@@ -208,8 +208,8 @@ async def test_calls_are_counted_by_path_effect_and_code(
             await mode.invoke(look_up, {"text": "z"})
     data: Any = reader.get_metrics_data()
     provider.shutdown()
-    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
-    assert metric.name == "agentguard.calls"
+    metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    metric = metrics["agentguard.calls"]
     counted = Counter({tuple(sorted(p.attributes.items())): p.value for p in metric.data.data_points})
     read = ToolPath.READ.value
     assert counted == {

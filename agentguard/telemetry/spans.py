@@ -31,6 +31,7 @@ from opentelemetry.trace import (
 )
 
 from agentguard.model import Arguments
+from agentguard.telemetry.gauges import StateSource, observe
 from agentguard.text import label
 
 __all__ = ["CallSpan", "Stage", "Telemetry"]
@@ -87,6 +88,11 @@ class Telemetry:
             description="Credentials not known to be revoked, which end by themselves, by broker.",
         )
         self._arguments, self.stages = arguments, stages
+        self._meter, self._provider = meter, meter_provider
+
+    def observe(self, source: StateSource) -> None:
+        """Have the state of a guard measured, as long as it lives."""
+        _quietly(observe, source, self._meter, self._provider)
 
     def untraced(self) -> CallSpan:
         """Return a span that is recorded nowhere, for a question that is no call."""
