@@ -7,7 +7,6 @@ names. A file that is missing, that was cut or extended after its rotation, or t
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from agentguard.audit.chain import GENESIS, Head, Report, verify
-from agentguard.audit.files import Predecessor, first_of, opened, predecessor
+from agentguard.audit.files import SUFFIX, Predecessor, first_of, opened, predecessor
 
 __all__ = ["LogFile", "Problem", "SetReport", "verify_files"]
 
 T = TypeVar("T")
-_SUFFIX = re.compile(r"\.([0-9]{8}T[0-9]{6}Z)(?:\.([0-9]{1,9}))?(?:\.gz)?$")
 
 
 class Problem(NamedTuple):
@@ -261,5 +259,5 @@ def _descends(file: LogFile, ancestor: LogFile) -> bool:
 
 def _place(path: Path) -> tuple[str, int]:
     """Return the time and the number that a rotation has put into a name; a name without is the newest."""
-    match = _SUFFIX.search(path.name)
+    match = SUFFIX.search(path.name)
     return ("~", 0) if match is None else (match[1], int(match[2] or 0))

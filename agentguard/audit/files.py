@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -20,6 +22,7 @@ from agentguard.audit.file_end import BLOCK, first_record, last_head
 
 __all__ = [
     "READ_ERRORS",
+    "SUFFIX",
     "Predecessor",
     "first_of",
     "follows",
@@ -33,6 +36,8 @@ __all__ = [
 
 FILES = 100_000  # of one log are read, at most
 FEW = 64  # files that a writer looks back through, which holds the lock meanwhile
+SUFFIX = re.compile(r"\.([0-9]{8}T[0-9]{6}Z)(?:\.([0-9]{1,9}))?(?:\.gz)?$")
+"""The time and the number that a rotation of ours puts behind the name of the log."""
 READ_ERRORS = (OSError, EOFError)  # gzip raises both
 
 
@@ -143,7 +148,10 @@ def _find(path: Path, before: Predecessor, *, compressed: bool) -> Path | None:
         if compressed and (packed := path.with_name(f"{before.name}.gz")).is_file():
             return packed
     for file in siblings(path):
-        if (compressed or file.suffix != ".gz") and _ends_in(file, before.head):
+        # a rotation of ours has told its name, and to look for the end of a compressed file takes long
+        if file.suffix == ".gz" and (not compressed or SUFFIX.search(file.name)):
+            continue
+        if _ends_in(file, before.head):
             return file
     return None
 
@@ -152,14 +160,21 @@ def _ends_in(path: Path, head: Head) -> bool:
     try:
         if path.suffix != ".gz":
             return path.is_file() and last_head(path) == head
-        line, last = b"", b""
-        with opened(path) as file:
-            for line in file:
-                last = line if _may_be_record(line) else last
+        status = path.stat()
+        return _last_compressed(path, status.st_mtime_ns, status.st_size) == head
     except READ_ERRORS:
         return False
+
+
+@lru_cache(1024)
+def _last_compressed(path: Path, _time: int, _size: int) -> Head | None:
+    """Return the head of a compressed file, which is read once while its time and size stay the same."""
+    last = b""
+    with opened(path) as file:
+        for line in file:
+            last = line if _may_be_record(line) else last
     record = parse(last)
-    return record is not None and Head(record["seq"], record["hash"]) == head
+    return None if record is None else Head(record["seq"], record["hash"])
 
 
 def _may_be_record(line: bytes) -> bool:

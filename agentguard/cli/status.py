@@ -14,7 +14,7 @@ import typer
 
 from agentguard.audit.chain import parse
 from agentguard.audit.file_end import last_head
-from agentguard.audit.files import history
+from agentguard.audit.files import siblings
 from agentguard.cli._console import fail, note, out
 from agentguard.cli._live import outbox_of, process_state, schema_text, size_text
 from agentguard.config import Settings, load
@@ -112,8 +112,7 @@ def _outbox(credentials: list[LiveCredential]) -> list[Facts]:
 def _log(path: Path) -> Facts:
     facts: Facts = {"path": str(path)}
     try:
-        files = history(path)
-        facts |= {"bytes": path.stat().st_size, "rotated_files": len(files) - 1, "last": _last(path)}
+        facts |= {"bytes": path.stat().st_size, "rotated_files": len(siblings(path)), "last": _last(path)}
     except OSError as error:
         facts["error"] = error.strerror or str(error)
     return facts

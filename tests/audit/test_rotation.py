@@ -351,3 +351,44 @@ def test_a_rotation_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, "agentguard"):
         audit.rotate()
     assert "was rotated: what was written up to 1:" in caplog.text
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_a_file_that_comes_to_have_the_name_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, link = JsonLinesAudit(path), os.link
+    audit.append({"event": "one"})
+    foreign = list[Path]()
+
+    def overtaken(source: Path, target: Path) -> None:
+        if not foreign:
+            foreign.append(target)
+            target.write_text("somebody's")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    assert audit.rotate() is None
+    audit.append({"event": "two"})
+    assert [record["event"] for record in records(path)] == ["one", "two"], "the log stays where it is"
+    assert foreign[0].read_text() == "somebody's"
+    assert audit.rotate() is not None
+    assert foreign[0].read_text() == "somebody's"
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_a_rotated_log_of_others_at_the_path_does_not_pass_for_the_next_file(
+    path: Path, tmp_path: Path
+) -> None:
+    audit = JsonLinesAudit(path)
+    audit.append({"event": "one"})
+    head = audit.head()
+    other = JsonLinesAudit(tmp_path / "other.jsonl")
+    other.append({"event": "another"})
+    other.rotate()
+    path.rename(tmp_path / "kept")
+    other.path.rename(path)
+    audit.append({"event": "two"})
+    last = records(path)[-2:]
+    assert [record["event"] for record in last] == ["continued", "two"]
+    assert (last[0]["continues"], last[0]["file"]) == (str(head), "kept")

@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -510,6 +511,40 @@ def test_a_follower_tells_where_it_may_miss_records(path: Path) -> None:
     assert followed(path, [cut, replace, lambda: None], gaps) == [0, 1, 2, 8]
     assert ["was cut" in gap for gap in gaps] == [True, False]
     assert "does not continue the one that was read" in gaps[1]
+
+
+def test_a_record_that_is_written_just_before_a_rotation_is_followed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, stat, armed = JsonLinesAudit(path), os.stat, [True]
+    audit.append({"event": "x", "number": 0})
+
+    def late(place: Any, **options: Any) -> os.stat_result:
+        if place is path and armed:
+            armed.clear()
+            audit.append({"event": "x", "number": 1})
+            audit.rotate()
+        return stat(place, **options)
+
+    monkeypatch.setattr(os, "stat", late)
+    gaps = list[str]()
+    assert followed(path, [lambda: None, lambda: None], gaps) == [0, 1]
+    assert gaps == []
+
+
+def test_files_that_logrotate_has_numbered_and_compressed_are_read_in_order(run: Run, path: Path) -> None:
+    audit = JsonLinesAudit(path)
+    for number in range(4):
+        audit.append({"event": "x", "number": number})
+        for place in (3, 2, 1):
+            if (file := path.with_name(f"audit.jsonl.{place}.gz")).exists():
+                file.rename(path.with_name(f"audit.jsonl.{place + 1}.gz"))
+        path.with_name("audit.jsonl.1.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    audit.append({"event": "x", "number": 4})
+    lines = map(json.loads, run("show", "--json").output.splitlines())
+    assert [record["number"] for record in lines if "number" in record] == list(range(5))
+    assert verified(run, f"{path}*")[0] == 0
 
 
 @pytest.mark.process
