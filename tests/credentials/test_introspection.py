@@ -256,7 +256,6 @@ async def test_what_is_not_active_for_the_caller_is_inactive_and_no_more(name: s
 @pytest.mark.promise("rotation-refuses-nothing")
 async def test_a_token_that_another_worker_has_signed_with_a_new_key_is_active(tmp_path: Path) -> None:
     folder = KeyFolder(tmp_path)
-    tmp_path.chmod(0o700)
     folder.prepare()
 
     def ring() -> LocalIssuer:
