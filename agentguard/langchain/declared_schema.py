@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
 from agentguard.errors import ConfigurationError
+from agentguard.langchain.argument_errors import Unfit, place_of
 from agentguard.langchain.reviewed_limits import idle_keywords, with_types
 from agentguard.model import Arguments
 
@@ -18,6 +19,7 @@ __all__ = ["Compile", "DeclaredSchema"]
 
 Compile = Callable[[dict[str, Any]], Callable[[dict[str, Any]], object]]
 _DIGITS = 400  # the greatest float has 309; of more digits an int would cost without bound
+_LIMIT = 100  # characters of a keyword's value that an error tells
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 _PLAIN: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -64,8 +66,11 @@ class DeclaredSchema:
             if isinstance(value, dict | list):
                 arguments[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
 
-    def validate(self, arguments: Arguments, originals: Mapping[str, Any]) -> None:
+    def validate(self, arguments: Arguments, originals: Mapping[str, Any], written: object) -> None:
         """Check arguments as the tool will get them; *originals* are the values that they were made of.
+
+        *written* is what the model wrote. Of a value that it did not write, as where a validator has looked
+        it up, the error tells the place and the keyword only.
 
         Raises:
             ValueError: They do not fit, and the schema gives plain types only.
@@ -75,26 +80,46 @@ class DeclaredSchema:
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
-            self._check(_without_nulls(values, self._typed), originals)
+            self._check(_without_nulls(values, self._typed), originals, written)
             return
         for name in self._required:
             if values.get(name) is None:
-                raise _Unfit(f"{name!r} is a required property")
+                raise Unfit(f"{name!r} is a required property")
         for name, kinds in (self._types or {}).items():
             value = values.get(name)
             if value is not None and type(value) not in kinds:
-                raise _Unfit(f"{name!r} is not of the type that the catalog gives")
+                raise Unfit(f"{name!r} is not of the type that the catalog gives")
 
-    def _check(self, values: dict[str, Any], originals: Mapping[str, Any]) -> None:
+    def _check(self, values: dict[str, Any], originals: Mapping[str, Any], written: object) -> None:
         """Check the values by the whole schema, and tell no value if there are secrets among them."""
         assert self._validate is not None  # noqa: S101  the caller has looked
         try:
             self._validate(values)
         except Exception as error:
-            if not _has_secret(originals):
+            if _has_secret(originals):
+                reason = f"arguments with a secret among them do not fit: {type(error).__name__}"
+                raise Unfit(reason) from None
+            if not hasattr(error, "absolute_path") or _is_written(error, written):
                 raise
-            reason = f"arguments with a secret among them do not fit: {type(error).__name__}"
-            raise _Unfit(reason) from None
+            raise type(error)(self._reason(error)) from None
+
+    def _reason(self, error: Any) -> str:
+        """Return which keyword of the catalog's schema refuses something, and where; no value."""
+        place = place_of(error.absolute_path, self.schema) or "arguments"
+        limit = error.validator_value
+        plain = isinstance(limit, str | int | float | list) and len(text := repr(limit)) <= _LIMIT
+        value = " by null" if error.instance is None else ""
+        return f"{place}: {error.validator}{f' {text}' if plain else ''} is not satisfied{value}"
+
+
+def _is_written(error: Any, written: Any) -> bool:
+    """Return whether the model itself wrote the value that an error of jsonschema's is about."""
+    for step in error.absolute_path:
+        try:
+            written = written[step]
+        except (LookupError, TypeError):
+            return False
+    return type(written) is type(error.instance) and bool(written == error.instance)
 
 
 def _with_numbers(plain: Any, value: Any) -> Any:
@@ -132,14 +157,6 @@ def _has_secret(value: Any) -> bool:
     if isinstance(value, BaseModel):
         return any(_has_secret(part) for _, part in value)
     return isinstance(value, Secret | SecretStr | SecretBytes)
-
-
-class _Unfit(ValueError):
-    """An argument does not fit; the `message` names it, and never holds its value."""
-
-    @property
-    def message(self) -> str:
-        return str(self)
 
 
 def _plain_types(schema: Mapping[str, Any]) -> dict[str, tuple[type, ...]] | None:

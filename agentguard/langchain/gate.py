@@ -184,7 +184,7 @@ class Gate:
         except Denied as denied:
             problem = denied
         except Exception as error:  # noqa: BLE001  validators are the application's code
-            problem = schema_error(error)
+            problem = schema_error(error, self.schema.schema)
         return Invocation(
             tool=self.name,
             spec=spec,

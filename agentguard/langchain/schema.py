@@ -98,7 +98,7 @@ class ArgumentSchema:
         }
         arguments = self.canonicalize(values, raw_text)
         if self._declared is not None:
-            self._declared.validate(arguments, values)
+            self._declared.validate(arguments, values, {self.names[0]: raw} if isinstance(raw, str) else raw)
         return ValidatedArguments(values, arguments)
 
     def canonicalize(self, values: Mapping[str, Any], raw: str = "") -> Arguments:

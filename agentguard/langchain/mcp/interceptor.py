@@ -199,7 +199,7 @@ def _validate(schema: ArgumentSchema, args: dict[str, Any]) -> ValidatedArgument
     except Denied:
         raise
     except Exception as error:  # noqa: BLE001  whatever a schema makes of it, the arguments do not fit
-        raise schema_error(error) from None
+        raise schema_error(error, schema.schema) from None
 
 
 def _invocation(call: _McpCall, validated: ValidatedArguments | None, problem: Denied | None) -> Invocation:
