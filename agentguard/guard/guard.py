@@ -195,8 +195,8 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
         once: ``Verifier(..., introspection=Introspection(url, client, ...))``. It tells about tokens of the
         embedded issuer. *callers* say who may ask, for which resources; by default they are those of
         agentguard.toml, whose secrets are read now. A ``GET`` of ``/jwks.json`` returns the public keys.
-        It reads the guard's store: one in memory is that of its own process alone. Under ``uvicorn --workers``
-        an answer takes 40 ms more without uvloop, since asyncio then sends it with a delay.
+        It reads the guard's store: one in memory is that of its own process alone. Under
+        ``uvicorn --workers`` an answer takes 40 ms more without uvloop, since asyncio then delays it.
 
         Raises:
             ConfigurationError: There is no caller, no embedded issuer, or a caller's keys are unusable.

@@ -264,7 +264,7 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
         ("lifetime = 30", "lifetime = nan", "lifetime = 30", "seconds"),
         ("lifetime = 30", "lifetime = 0", "lifetime = 30", "seconds"),
         ('algorithm = "EdDSA"', 'algorithm = "none"', "algorithm", '"ES256" or "EdDSA"'),
-        ('kind = "memory"', 'kind = "etcd"', "kind", '"sqlite", "memory" or "redis"'),
+        ('kind = "memory"', 'kind = "etcd"', "kind", '"sqlite", "memory", "redis" or "postgres"'),
         ('path = "write"', 'path = "wirte"', 'path = "write"', '"read", "write" or "escalation"'),
         ('path = "write"\n', "\n", "[tools.refund_order]", '"read", "write" or "escalation"'),
         ('resource = "payments"', 'resource = "paymets"', 'resource = "payments"', "[resources.paymets]"),
