@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from agentguard.audit import Head, JsonLinesAudit, Limits, verify
+from agentguard.audit.file_set import verify_files
 from agentguard.audit.files import history
 from agentguard.audit.rotation import Rotation
 from agentguard.errors import AuditError
+from tests.audit.test_log_file import NativeAudit, call_in, guard_on
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -305,6 +307,9 @@ def ids(path: Path) -> list[str]:
 def test_20000_records_of_two_processes_stay_one_chain_over_all_files(path: Path) -> None:
     run_load(path, Limits(max_size=200_000), 10_000)
     ordered = files(path)
+    report = verify_files(path.parent.iterdir(), JsonLinesAudit(path).head())
+    assert report.sound, report.problems
+    assert [file.path for file in report.files] == ordered
     assert len(ordered) > 15
     assert sorted(ids(path)) == sorted(f"{number}-{index}" for number in range(2) for index in range(10_000))
     firsts = [records(file)[0] for file in ordered[1:]]
@@ -323,6 +328,7 @@ def test_a_log_that_is_rotated_by_command_under_load_loses_nothing(path: Path) -
 
     run_load(path, Limits(), 2_000, rotate)
     assert len(files(path)) == 3
+    assert verify_files(path.parent.iterdir()).sound
     assert sorted(ids(path)) == sorted(f"{number}-{index}" for number in range(2) for index in range(2_000))
 
 
@@ -392,3 +398,24 @@ def test_a_rotated_log_of_others_at_the_path_does_not_pass_for_the_next_file(
     last = records(path)[-2:]
     assert [record["event"] for record in last] == ["continued", "two"]
     assert (last[0]["continues"], last[0]["file"]) == (str(head), "kept")
+
+
+@pytest.mark.promise("audit-log-rotated")
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("sync", JsonLinesAudit), ("worker", JsonLinesAudit), ("native", NativeAudit)]
+)
+def test_the_calls_of_a_guard_are_in_one_chain_whose_files_turn_in_the_middle_of_calls(
+    path: Path, mode: str, kind: type[JsonLinesAudit]
+) -> None:
+    audit = kind(path, limits=Limits(max_size=900))
+    guard = guard_on(audit, mode)
+    for _ in range(6):
+        assert call_in(mode, guard)[0] == "seen"
+    guard.close()
+    report = verify_files(history(path))
+    assert report.sound, report.problems
+    assert len(report.files) > 4
+    assert any(file.report.earlier for file in report.files), "a call began in one file and ended in the next"
+    assert report.unfinished == []
+    effects = [record["effect"] for record in audit.records() if record["event"] == "decision"]
+    assert effects == ["permit"] * 6
