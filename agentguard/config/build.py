@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
-from agentguard.config.adapters import AdapterFactory, identity_of
+from agentguard.config.adapters import AdapterFactory, extra, identity_of
 from agentguard.config.introspection import callers_of
 from agentguard.config.issuer import key_folder_of
 from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
+from agentguard.config.oauth import discovering
 from agentguard.config.settings import Settings, schema_of
 from agentguard.config.store import store_of
 from agentguard.credentials.callers import Caller
@@ -194,7 +195,7 @@ def _brokers(settings: Settings, adapters: AdapterFactory) -> dict[tuple[str | N
         with _with_position(settings, "brokers", name):
             by_name[name] = adapters.brokers(broker)
     brokers: dict[tuple[str | None, ToolPath], Broker] = {
-        (resource, ToolPath(path)): by_name[name][ToolPath(path)]
+        (resource, ToolPath(path)): _discovering(settings, resource, by_name[name][ToolPath(path)], adapters)
         for resource, table in settings.resources.items()
         for path, name in (table.broker or {}).items()
         if ToolPath(path) in by_name[name]
@@ -208,6 +209,14 @@ def _brokers(settings: Settings, adapters: AdapterFactory) -> dict[tuple[str | N
                     hint=f"name one in [resources.{spec.resource}] broker",
                 )
     return brokers
+
+
+def _discovering(settings: Settings, resource: str, broker: Broker, adapters: AdapterFactory) -> Broker:
+    table = settings.resources[resource]
+    if table.discover is None:
+        return broker
+    with _with_position(settings, "resources", resource, "discover"), extra("issuers"):
+        return discovering(broker, table.discover, table.resource(resource), adapters.clock)
 
 
 def _signals(settings: Settings, adapters: AdapterFactory) -> dict[str, Transmitter]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import httpx
 
 from agentguard.config.adapter_settings import IdentityAssertionSettings, TokenExchangeSettings
 from agentguard.config.tls import tls_context
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
-from agentguard.model import ToolPath
+from agentguard.model import Resource, ToolPath
+from agentguard.outbound.destinations import origin_of
 from agentguard.ports import Broker
 
 if TYPE_CHECKING:  # it imports this module, and an extra is needed
     from agentguard.config.adapters import AdapterFactory
     from agentguard.credentials.oauth import ClientAuth, IssuerProfile
 
-__all__ = ["identity_assertion_brokers", "token_exchange_brokers"]
+__all__ = ["discovering", "identity_assertion_brokers", "token_exchange_brokers"]
 
 
 def token_exchange_brokers(
@@ -83,6 +87,26 @@ def identity_assertion_brokers(
         )
         for path in map(ToolPath, settings.paths)
     }
+
+
+def discovering(broker: Broker, url: str, resource: Resource, clock: Callable[[], float]) -> Broker:
+    """Return a broker that mints only where the MCP server at *url* names the broker's issuer (RFC 9728).
+
+    Raises:
+        ConfigurationError: The broker is of another kind, or *url* is at no origin of the resource.
+    """
+    from agentguard.credentials.oauth import DiscoveringBroker, TokenBroker
+
+    if not isinstance(broker, TokenBroker):
+        raise ConfigurationError(
+            "discover needs a broker of an authorization server",
+            hint='use a broker of kind "token_exchange" or "identity_assertion"',
+        )
+    if origin_of(httpx.URL(url)) not in {origin_of(httpx.URL(origin)) for origin in resource.origins}:
+        raise ConfigurationError(
+            "discover is at no origin of the resource", hint="add its origin to origins, or correct it"
+        )
+    return DiscoveringBroker(broker, url, clock=clock)
 
 
 def _profile_there(settings: IdentityAssertionSettings) -> IssuerProfile:

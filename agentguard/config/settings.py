@@ -23,7 +23,17 @@ from agentguard.config.introspection import IntrospectionSettings, validate_intr
 from agentguard.config.issuer import IssuerSettings
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.store import StoreSettings
-from agentguard.config.tables import Name, Origin, PathName, Scope, Seconds, SettingError, Table, list_field
+from agentguard.config.tables import (
+    Name,
+    Origin,
+    PathName,
+    Scope,
+    Seconds,
+    SettingError,
+    Table,
+    WebUrl,
+    list_field,
+)
 from agentguard.config.tasks import TaskSettings, validate_tasks
 from agentguard.model import CallLimits, Limits, Resource, ToolPath
 
@@ -109,6 +119,11 @@ class ResourceSettings(Table):
     broker: Annotated[dict[PathName, Name] | None, BeforeValidator(_for_every_path)] = Field(
         default=None,
         description='a name from [brokers], as in broker = "login", or one for each path: { read = "login" }',
+    )
+
+    discover: WebUrl | None = Field(
+        default=None,
+        description='an MCP server that names the issuer, as in discover = "https://api.example/mcp"',
     )
 
     def resource(self, name: str) -> Resource:

@@ -8,12 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentguard.errors import ConfigurationError
 
-__all__ = ["Name", "Origin", "PathName", "Scope", "Seconds", "SettingError", "Table", "list_field"]
+__all__ = ["Name", "Origin", "PathName", "Scope", "Seconds", "SettingError", "Table", "WebUrl", "list_field"]
 
 PathName = Literal["read", "write", "escalation"]
 # a scope is that of RFC 6749 section 3.3; an origin is scheme://host[:port] and nothing more
 Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]
 Origin = Annotated[str, Field(pattern=r"^https?://[^/?#@\s\\]+$")]
+WebUrl = Annotated[str, Field(pattern=r"^https?://[^/?#@\s\\]+(/[^?#@\s\\]*)?$")]
 Name = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(ge=1, le=86_400)]
 

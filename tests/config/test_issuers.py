@@ -18,7 +18,7 @@ from agentguard.credentials import LocalIssuer
 from agentguard.credentials.aws import AwsRole
 from agentguard.credentials.github import GitHubApp
 from agentguard.credentials.long_lived import LegacySecret
-from agentguard.credentials.oauth import IssuerProfile, TokenExchange
+from agentguard.credentials.oauth import DiscoveringBroker, IssuerProfile, TokenExchange
 from agentguard.credentials.openbao import OpenBao
 from agentguard.enforcement.routing import Routes
 from agentguard.errors import ConfigurationError, IssueError
@@ -232,3 +232,47 @@ def test_a_ceiling_in_the_file_limits_the_agent(write: Any) -> None:
         assert json.dumps(list(ceiling))
     finally:
         guard.close()
+
+
+def test_a_resource_may_demand_that_its_mcp_server_names_the_brokers_issuer(write: Any) -> None:
+    text = exchange("").replace(
+        "[resources.code]\n",
+        '[resources.code]\norigins = ["https://mcp.example"]\ndiscover = "https://mcp.example/mcp"\n',
+    )
+    brokers = build(load(write(text))).ports.brokers
+    built = [brokers["code", path] for path in ToolPath]
+    assert all(isinstance(broker, DiscoveringBroker) for broker in built)
+    assert [TRAITS(broker).reuse for broker in built] == [{READ}, frozenset(), frozenset()]
+
+
+@pytest.mark.parametrize(
+    ("discover", "expected"),
+    [
+        ("https://evil.example/mcp", "at no origin of the resource"),
+        ("https://mcp.example:8443/mcp", "at no origin of the resource"),
+        ("http://mcp.example/mcp", "at no origin of the resource"),
+        ("https://mcp.example/mcp?x", "discover"),
+        ("", "discover"),
+    ],
+)
+@pytest.mark.promise("mcp-issuer-is-the-servers")
+def test_metadata_is_fetched_from_no_origin_that_the_file_does_not_list(
+    write: Any, discover: str, expected: str
+) -> None:
+    text = exchange("").replace(
+        "[resources.code]\n",
+        f'[resources.code]\norigins = ["https://mcp.example"]\ndiscover = "{discover}"\n',
+    )
+    with pytest.raises(ConfigurationError, match=expected) as caught:
+        build(load(write(text)))
+    assert caught.value.line == 3
+
+
+def test_discover_needs_a_broker_of_an_authorization_server(write: Any) -> None:
+    text, _, _ = BROKERS["secret"]
+    toml = (
+        '[resources.code]\nbroker = "named"\norigins = ["https://mcp.example"]\n'
+        f'discover = "https://mcp.example/mcp"\n[brokers.named]\nkind = "secret"\n{text}\n'
+    )
+    with pytest.raises(ConfigurationError, match="needs a broker of an authorization server"):
+        build(load(write(toml)))

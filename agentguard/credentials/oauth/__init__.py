@@ -7,6 +7,8 @@ identity_assertion
 client_auth     how the broker authenticates itself to the server
 client_token    a token that the guard has for itself, such as for a PDP
 profile         what a server supports, and how it names things
+resource_metadata
+                whether an MCP server names the broker's issuer (RFC 9728)
 server          where the server's endpoints are (RFC 8414), and requests to them
 request         the request for the token of one call
 response        whether a token is the one that the broker asked for
@@ -18,7 +20,9 @@ from agentguard.credentials.oauth.client_auth import ClientAuth, ClientSecretBas
 from agentguard.credentials.oauth.client_token import ClientCredentials
 from agentguard.credentials.oauth.identity_assertion import IdentityAssertion, IdentityProvider
 from agentguard.credentials.oauth.profile import JWT, IssuerProfile
+from agentguard.credentials.oauth.resource_metadata import DiscoveringBroker
 from agentguard.credentials.oauth.server import AuthorizationServer
+from agentguard.credentials.oauth.token_broker import TokenBroker
 from agentguard.credentials.oauth.token_exchange import TokenExchange
 
 __all__ = [
@@ -27,10 +31,12 @@ __all__ = [
     "ClientAuth",
     "ClientCredentials",
     "ClientSecretBasic",
+    "DiscoveringBroker",
     "IdentityAssertion",
     "IdentityProvider",
     "IssuerProfile",
     "PrivateKeyJwt",
     "SpiffeJwt",
+    "TokenBroker",
     "TokenExchange",
 ]
