@@ -11,19 +11,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from types import CodeType
 from typing import Any
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
 from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
 from agentguard.model.definition import Digests, Pins
-from agentguard.model.schema_difference import contradictions, differences
+from agentguard.model.original import Original, without_words
+from agentguard.model.schema_difference import differences, require_arguments, require_sinks
 
 __all__ = ["Catalog", "spec_of"]
 log = logging.getLogger("agentguard")
 
-_KEYS = {"path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance", "server"}
+_KEYS = {
+    "path",
+    "resource",
+    "scopes",
+    "sinks",
+    "untrusted",
+    "trusted",
+    "sensitivity",
+    "clearance",
+    "server",
+    "source",
+}
 
 
 def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> ToolSpec:
@@ -56,6 +67,7 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         clearance=_level(name, "clearance", facts, Sensitivity.RESTRICTED),
         schema=schema,
         server=facts.get("server"),
+        source=facts.get("source"),
     )
 
 
@@ -89,7 +101,9 @@ class Catalog:
         self.changes = 0  # grows with each change, so that a check of all tools knows whether it is current
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}
-        self._attached: dict[str, object] = {}
+        self._attached: dict[str, Original] = {}
+        self._carried: dict[str, ToolSpec] = {}  # the classifications that tools themselves carry
+        self._told: set[tuple[str, str]] = set()  # what an operator was told of a tool, by its name
         self._declared: dict[str, Mapping[str, Any]] = {}
         self._differences: dict[str, tuple[str, ...]] = {}
         for tool in tools:
@@ -113,8 +127,8 @@ class Catalog:
         """Return all resources."""
         return tuple(self._resources.values())
 
-    def original(self, name: str) -> object | None:
-        """Return the original of the tool that is attached by this name; None if there is none."""
+    def original(self, name: str) -> Original | None:
+        """Return what runs for the tool that is attached by this name; None if there is none."""
         return self._attached.get(name)
 
     def declared_schema(self, name: str) -> Mapping[str, Any] | None:
@@ -197,97 +211,83 @@ class Catalog:
     def attach(
         self,
         name: str,
-        original: object,
+        original: Original,
         facts: Mapping[str, Any] | None,
         schema: Mapping[str, Any],
         description: str,
     ) -> ToolSpec | None:
         """Connect a real tool with its classification; return the classification, or None if it has none.
 
-        *original* is the object that runs, or a tuple that names its place: the same function in another
-        wrapper is the same tool. *facts* is the classification that the tool itself carries.
-        agentguard.toml has precedence, since it is the file that a security team reviews. If it gives a
-        schema, policies are typed by that schema, and a difference from *schema* is logged once.
+        *original* is what runs: the same function in another wrapper is the same tool. *facts* is the
+        classification that the tool itself carries. agentguard.toml has precedence, since it is the file that
+        a security team reviews. If it gives a schema, policies are typed by that schema, and a difference
+        from *schema* is logged once.
 
         Raises:
-            ConfigurationError: Another tool has this name, or its arguments have other names or types than
-                the catalog gives.
+            ConfigurationError: Another tool has this name, it is defined elsewhere than the catalog says, or
+                its arguments have other names or types than the catalog gives. The operator is told once.
         """
-        self._connect(name, original)
         present = self._tools.get(name)
-        if present is None:
-            if facts is None:
-                return None
-            spec = replace(spec_of(name, facts, schema), description=description)
-            _check_sinks(spec, schema)
-            self._add(spec)
-            return self._tools[name]
+        carried = None if facts is None else spec_of(name, facts)
+        if (spec := present or carried) is None:
+            self._connect(name, original, None)
+            return None
+        self._require_place(spec, original)
         declared = self._declared.get(name)
         if declared is not None:
             self._compare(name, declared, schema)
             schema = declared
-        _check_sinks(present, schema)
-        if present.schema != schema or present.description != description:
+        require_sinks(spec, schema)
+        self._connect(name, original, carried if present is None or name in self._carried else None)
+        if present is None:
+            self._add(replace(spec, schema=schema, description=description))
+        elif present.schema is None or without_words(present.schema) != without_words(schema):
             with self._lock:
                 self._tools[name] = replace(present, schema=schema, description=description)
                 self.changes += 1
         return self._tools[name]
 
+    def _require_place(self, spec: ToolSpec, original: Original) -> None:
+        """Refuse a tool that the catalog's `server` or `source` does not name."""
+        name, server = spec.name, spec.server
+        if server is not None and original.server not in (None, server):
+            problem = f"{name} is a tool of the MCP server {server}, and not of {original.server}"
+            hint = f"correct the server of [tools.{name}], or name the servers of the client as it does"
+        elif spec.source is not None and not original.is_from(spec.source):
+            problem = f"{name} is a tool of {spec.source}, and this one is {original.name}"
+            hint = f"correct the source of [tools.{name}], or rename the tool"
+        else:
+            return
+        self._tell_once(name, f"a tool is denied: {problem} ({original.place})")
+        raise ConfigurationError(problem, hint=hint)
+
+    def _tell_once(self, name: str, text: str) -> None:
+        with self._lock:
+            if (name, text) in self._told:
+                return
+            self._told.add((name, text))
+        log.warning("%s", text)
+
     def _compare(self, name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         """Refuse a tool that cannot satisfy the catalog's schema, and log once how the two differ."""
-        _check_arguments(name, declared, schema)
+        require_arguments(name, declared, schema)
         present = tuple(differences(declared, schema))
         if present and self._differences.get(name) != present:
             log.warning("tool %s: its calls must satisfy both schemas: %s", name, "; ".join(present))
         self._differences[name] = present
 
-    def _connect(self, name: str, original: object) -> None:
+    def _connect(self, name: str, original: Original, carried: ToolSpec | None) -> None:
+        """Note what runs by this name, and the classification that it carries if that one counts."""
         with self._lock:
             former = self._attached.setdefault(name, original)
-            # an equal tuple names the same place; any other original is the same object or another tool
-            if former is not original and not (isinstance(original, tuple) and former == original):
-                log.warning(
-                    "two tools are named %s: %s, and %s", name, _describe(former), _describe(original)
-                )
-                raise ConfigurationError(
-                    f"two tools are named {name}",
-                    hint="rename one: policies name tools. A tool that is made for each request has one "
-                    "definition and one schema",
-                )
-
-
-def _describe(original: object) -> str:
-    """Say where a tool is defined, for an operator who finds two of one name."""
-    parts = original if isinstance(original, tuple) else (original,)
-    for part in parts:
-        code = getattr(part, "__code__", part)
-        if isinstance(code, CodeType):
-            return f"{code.co_qualname} at {code.co_filename}:{code.co_firstlineno}"
-        if isinstance(part, type):
-            return f"{part.__module__}.{part.__qualname__}"
-    return " ".join(map(str, parts)) if isinstance(original, tuple) else type(original).__qualname__
-
-
-def _check_arguments(name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Refuse a tool whose arguments cannot satisfy the schema that agentguard.toml gives it."""
-    expected, actual = set(declared.get("properties", {})), set(schema.get("properties", {}))
-    if expected != actual:
-        raise ConfigurationError(
-            f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
-            hint=f"correct [tools.{name}.args]",
-        )
-    for reason in contradictions(declared, schema):
-        raise ConfigurationError(
-            f"no call of tool {name} can satisfy the catalog and the tool: {reason}",
-            hint=f"correct [tools.{name}.args]",
-        )
-
-
-def _check_sinks(spec: ToolSpec, schema: Mapping[str, Any]) -> None:
-    """Refuse a sink that is no argument: the limit on counterparties would apply to nothing."""
-    arguments = schema.get("properties", {})
-    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(arguments))):
-        raise ConfigurationError(
-            f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(arguments)}",
-            hint="a sink is the name of an argument",
-        )
+            classification = carried and self._carried.setdefault(name, carried)
+        difference = former.difference(original)
+        if difference is None and carried != classification:
+            difference = f"{former.place}, and {original.place} with another classification"
+        if difference is not None:
+            self._tell_once(name, f"two tools are named {name}: {difference}")
+            raise ConfigurationError(
+                f"two tools are named {name}",
+                hint="rename one: policies name tools. A tool that is made for each request has one "
+                "definition, one schema and one classification",
+            )

@@ -52,7 +52,10 @@ def attach(guard: Guard, tools: list[Any]) -> None:
         if isinstance(
             tool, GuardedTool
         ):  # it belongs to another guard: this one only learns its name and arguments
-            guard.catalog.attach(tool.name, tool, facts_of(tool), tool.gate.schema.schema, tool.description)
+            gate = tool.gate
+            guard.catalog.attach(
+                tool.name, gate.original, facts_of(tool), gate.schema.schema, tool.description
+            )
     try:
         guard.wrap(tools)
     except ValueError as error:  # a function without docstring or with types that have no schema

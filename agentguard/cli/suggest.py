@@ -23,6 +23,7 @@ from agentguard.config.settings import schema_of
 from agentguard.errors import ConfigurationError
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.identification import facts_of
+from agentguard.langchain.original import original_of
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model import Resource, Sensitivity, ToolSpec
 from agentguard.text import printable
@@ -100,11 +101,14 @@ def _read_catalog(config: Path, target: str | None) -> tuple[Catalog, Schemas]:
         except ValueError as error:  # a function without docstring or with types that have no schema
             raise ConfigurationError(f"this is no tool: {error}", hint="see langchain's @tool") from error
         if isinstance(attached_tool, GuardedTool):
-            schema = attached_tool.gate.schema.schema
+            schema, original = attached_tool.gate.schema.schema, attached_tool.gate.original
         else:
             schema = ArgumentSchema(attached_tool).schema
+            original = original_of(attached_tool, schema)
         schemas[attached_tool.name] = schema
-        catalog.attach(attached_tool.name, tool, facts_of(attached_tool), schema, attached_tool.description)
+        catalog.attach(
+            attached_tool.name, original, facts_of(attached_tool), schema, attached_tool.description
+        )
     return catalog, schemas
 
 

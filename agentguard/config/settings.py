@@ -148,6 +148,10 @@ class ToolSettings(Table):
     server: Name | None = Field(
         default=None, description='the MCP server that offers it, as in server = "orders"'
     )
+    source: Name | None = Field(
+        default=None,
+        description='the module, or module:qualname, that defines it, as in source = "shop.tools"',
+    )
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )

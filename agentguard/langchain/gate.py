@@ -18,9 +18,10 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.definition import definition_of
 from agentguard.langchain.delivery import remote_tool, require_carrier
-from agentguard.langchain.identification import facts_of, mcp_target, original_of, require_server
+from agentguard.langchain.identification import facts_of, mcp_target
 from agentguard.langchain.injection import Injected, fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
+from agentguard.langchain.original import original_of
 from agentguard.langchain.run_state import require_state, state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
@@ -80,6 +81,7 @@ class Gate:
         "definition",
         "enforcement",
         "name",
+        "original",
         "remote",
         "schema",
         "spec",
@@ -95,16 +97,10 @@ class Gate:
         self._model = model_of(tool)
         self.state_arguments = fields_of_state(tool, self.schema.names)
         self._injector_fills = self.schema.stripped | {PROOF}
-        facts, present = facts_of(tool), enforcement.ports.catalog.tool(tool.name)
         self.target, self.remote = mcp_target(tool), remote_tool(tool)
-        server = present.server if present is not None else facts.get("server") if facts else None
-        require_server(tool.name, self.target, server)
+        self.original = original_of(tool, self.schema.schema)
         self.spec = enforcement.ports.catalog.attach(
-            tool.name,
-            original_of(tool, self.schema.schema),
-            facts,
-            self.schema.schema,
-            tool.description,
+            tool.name, self.original, facts_of(tool), self.schema.schema, tool.description
         )
         self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
         self.definition = definition_of(tool, self.schema.schema)

@@ -1,4 +1,4 @@
-"""Where a tool comes from: what it is known by when it is wrapped again, and who has classified it.
+"""Where a tool comes from: the MCP server that offers it, and who has classified it.
 
 langchain-mcp-adapters makes a function for a tool each time that it loads it, and writes into its
 metadata what the server says of it. A server does not classify its tools. So a classification is known by
@@ -8,15 +8,14 @@ its class, which no JSON, and so no server, can give to a value.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Mapping
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, NamedTuple, final
 
 from langchain_core.tools import BaseTool
 
-from agentguard.errors import ConfigurationError
+from agentguard.model.original import Itself, Original, Parts
 
 __all__ = [
     "METADATA_KEY",
@@ -30,8 +29,8 @@ __all__ = [
     "is_target_of",
     "mcp_target",
     "mcp_tool_of",
-    "original_of",
-    "require_server",
+    "place_of_own",
+    "place_of_target",
     "transport_of",
 ]
 
@@ -40,9 +39,6 @@ ADAPTER = "langchain_mcp_adapters.tools"
 UNNAMED = "unknown"
 """What langchain-mcp-adapters gives an interceptor where the application has named no server."""
 OWN_ADAPTER = "langchain.mcp.tools"  # langchain's own, of 1.5
-FRAMEWORKS = frozenset(
-    {"functools", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langgraph"}
-)
 log = logging.getLogger("agentguard")
 
 
@@ -102,77 +98,16 @@ def mcp_tool_of(tool: BaseTool) -> Any:
     return None if _target(body) is None else _adapted(inspect.unwrap(body))["tool"]
 
 
-def is_target_of(original: object, target: McpTarget) -> bool:
-    """Return whether *original*, as `original_of` has returned it, is the tool that *target* calls."""
-    if isinstance(original, tuple):
-        return original == _place(target)
-    other = _target(original)
-    if other is None or other.session is not target.session:
-        return False
-    return other[:2] == target[:2] and _place(other) == _place(target)
+def is_target_of(original: Original, target: McpTarget) -> bool:
+    """Return whether *original* is the tool that *target* calls."""
+    return original.definition[-1:] == (place_of_target(target),)
 
 
-def require_server(tool: str, target: McpTarget | None, server: str | None) -> None:
-    """Refuse an MCP tool of another server than the catalog gives.
-
-    Raises:
-        ConfigurationError: It is another server's tool.
-    """
-    if target is not None and server is not None and target.server != server:
-        raise ConfigurationError(
-            f"{tool} is a tool of the MCP server {server}, and not of {target.server}",
-            hint=f"correct the server of [tools.{tool}], or name the servers of the client as it does",
-        )
-
-
-def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> object:
-    """Return what runs, by which a tool that is wrapped again, or made anew for a request, is the same tool.
-
-    That is the place of the definition in the application's code, and *schema*, that of the arguments. What a
-    closure or an object holds, such as the user of a request, makes no other tool. A function that a
-    framework defines stands for anything, so there it is the object itself. Of a tool from
-    langchain-mcp-adapters it is the server's place and the tool's name, unless a session stands in their
-    stead; so it is of a tool from `langchain.mcp` whose server has a URL.
-    """
-    body = _body(tool)
-    target = _read_target(_adapted(body))
-    if target is not None:
-        return _place(target) or body
-    if _module(body) == OWN_ADAPTER:
-        return _own_place(inspect.getclosurevars(body).nonlocals) or body
-    definition = _definition(body)
-    return body if definition is None else (*definition, json.dumps(schema, sort_keys=True, default=repr))
-
-
-def _definition(body: Any) -> tuple[object, ...] | None:
-    """Return where the application defines what runs; None if a framework does, or nobody can say."""
-    if isinstance(body, MethodType):
-        return None if _is_foreign(type(body.__self__)) else (type(body.__self__), *_functions(body.__func__))
-    if isinstance(body, FunctionType):
-        functions = _functions(body)
-        return None if _is_foreign(functions[-1]) else tuple(functions)
-    return None if _is_foreign(type(body)) or not isinstance(body, BaseTool) else (type(body),)
-
-
-def _functions(function: Any) -> list[Any]:
-    """Return the code of a function, and of those that its decorators name as wrapped by them."""
-    functions = list[Any]()
-    while isinstance(function, FunctionType) and len(functions) < 20:
-        functions.append(function)
-        function = getattr(function, "__wrapped__", None)
-    return [*(f.__code__ for f in functions), functions[-1].__module__]
-
-
-def _is_foreign(definition: Any) -> bool:
-    module = definition if isinstance(definition, str) else getattr(definition, "__module__", None)
-    return str(module or "").partition(".")[0] in FRAMEWORKS
-
-
-def _place(target: McpTarget) -> tuple[object, ...] | None:
-    """Return the place of a server and the name of a tool; None where a session stands in their stead."""
+def place_of_target(target: McpTarget) -> Parts:
+    """Return the place of a server and the name of a tool; a session stands for the place if there is one."""
     connection = target.connection
     if target.session is not None or not isinstance(connection, Mapping):
-        return None
+        return ("mcp", target.server, Itself(target.session or connection), target.tool)
     place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))
     return ("mcp", target.server, *place, target.tool)
 
@@ -193,9 +128,13 @@ def transport_of(adapted: Mapping[str, Any]) -> object:
     return getattr(transport, "transport", transport)
 
 
-def _own_place(adapted: Mapping[str, Any]) -> tuple[object, ...] | None:
+def place_of_own(body: object) -> Parts:
+    """Return the URL of the server and the name of a tool of `langchain.mcp`; nothing if there is no URL."""
+    if _module(body) != OWN_ADAPTER:
+        return ()
+    adapted = inspect.getclosurevars(body).nonlocals  # type: ignore[arg-type]  # it is a function
     url, tool = getattr(transport_of(adapted), "url", None), adapted.get("tool")
-    return ("mcp", url, tool.name) if isinstance(url, str) and tool is not None else None
+    return ("mcp", url, tool.name) if isinstance(url, str) and tool is not None else ()
 
 
 def _module(body: object) -> object:
@@ -233,10 +172,6 @@ def _read_target(adapted: Mapping[str, Any]) -> McpTarget | None:
         return None
     server = adapted["server_name"] or UNNAMED
     return McpTarget(adapted["tool"].name, server, adapted["connection"], adapted["session"])
-
-
-def _body(tool: BaseTool) -> Any:
-    return getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool
 
 
 def _adapted(body: Any) -> Mapping[str, Any]:

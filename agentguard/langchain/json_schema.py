@@ -8,8 +8,10 @@ counted.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agentguard.errors import ConfigurationError
@@ -30,10 +32,13 @@ __all__ = ["WorkExceeded", "compile_schema"]
 _PATTERNS, _ALL_PATTERNS = 100, 20_000  # different patterns of one schema at most, and their characters
 _COMPILING = 0.5  # seconds of this thread's work at most to compile them; an ordinary pattern takes 0.05 ms
 _SCHEMA = Limits(bytes=524_288, parts=5_000, depth=100)  # to check 5,000 parts takes about 0.5 s
+_KEPT = 16_384  # characters of a schema at most that is kept compiled
 _DATA = frozenset({"enum", "const", "default", "examples"})  # these hold values and no schemas
 
+Validate = Callable[[dict[str, Any]], None]
 
-def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Callable[[dict[str, Any]], None]:
+
+def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Validate:
     """Return a function that validates arguments in bounded time.
 
     With *formats*, a `format` binds where jsonschema checks it without another library, such as ``email``,
@@ -46,10 +51,30 @@ def compile_schema(schema: dict[str, Any], *, formats: bool = False) -> Callable
         ConfigurationError: A pattern in the schema cannot be run in linear time, or the schema is too large.
         jsonschema.SchemaError: This is no JSON Schema.
     """
-    from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
-
     if excess := _SCHEMA.excess(schema):
         raise ConfigurationError(f"a tool's schema holds {excess}", hint="leave out what no call needs")
+    text = _text(schema)
+    return _compiled(schema, formats) if text is None else _compiled_text(text, formats)
+
+
+def _text(schema: dict[str, Any]) -> str | None:
+    """Return the JSON of a schema, or None if it is long, or if it is not JSON alone."""
+    try:
+        text = json.dumps(schema)
+        return text if len(text) <= _KEPT and json.loads(text) == schema else None
+    except (TypeError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _compiled_text(text: str, formats: bool) -> Validate:
+    """Compile a schema once for all tools that have it, such as those that are made for each request."""
+    return _compiled(json.loads(text), formats)
+
+
+def _compiled(schema: dict[str, Any], formats: bool) -> Validate:
+    from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
+
     patterns = _compile_patterns(schema)
     kind: Any = validator_for(schema)
     _check(schema, kind)

@@ -10,7 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["contradictions", "differences"]
+from agentguard.errors import ConfigurationError
+from agentguard.model.tool import ToolSpec
+
+__all__ = ["contradictions", "differences", "require_arguments", "require_sinks"]
 
 # fmt: off
 _KEYWORDS = frozenset({
@@ -114,3 +117,36 @@ def _text(value: Any) -> str:
         return "not set"
     text = json.dumps(value, sort_keys=True, default=str)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def require_arguments(name: str, declared: Schema, schema: Schema) -> None:
+    """Refuse a tool whose arguments cannot satisfy the schema that agentguard.toml gives it.
+
+    Raises:
+        ConfigurationError: They have other names, or no value satisfies both schemas.
+    """
+    expected, actual = set(declared.get("properties", {})), set(schema.get("properties", {}))
+    if expected != actual:
+        raise ConfigurationError(
+            f"tool {name} takes {sorted(actual)}, and the catalog says {sorted(expected)}",
+            hint=f"correct [tools.{name}.args]",
+        )
+    for reason in contradictions(declared, schema):
+        raise ConfigurationError(
+            f"no call of tool {name} can satisfy the catalog and the tool: {reason}",
+            hint=f"correct [tools.{name}.args]",
+        )
+
+
+def require_sinks(spec: ToolSpec, schema: Schema) -> None:
+    """Refuse a sink that is no argument: the limit on counterparties would apply to nothing.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    arguments = schema.get("properties", {})
+    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(arguments))):
+        raise ConfigurationError(
+            f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(arguments)}",
+            hint="a sink is the name of an argument",
+        )

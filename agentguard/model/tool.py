@@ -48,7 +48,9 @@ class ToolSpec:
     (``event.participants``; ``*`` is the whole result). A field that may repeat an argument of the call is
     not one of them: the model could have anything vouched for by it. `sensitivity` is that of its result, and
     `clearance` is the highest sensitivity that the receiver of its arguments may learn. `server` is the MCP
-    server that offers the tool, by the name that the application gives that server.
+    server that offers the tool, by the name that the application gives that server. `source` is the place
+    in the application's code where the tool is defined: a module, or ``module:qualname``. A tool of this name
+    from elsewhere is another tool.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ToolSpec:
     clearance: Sensitivity = Sensitivity.RESTRICTED
     description: str = ""
     server: str | None = None
+    source: str | None = None
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
     @property

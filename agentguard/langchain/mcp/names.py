@@ -38,6 +38,8 @@ def misbound(catalog: Catalog, name: str, target: McpTarget) -> str | None:
             f"{name} is another tool than that of {target.server}: use tool_name_prefix, and "
             "functools.wraps for a decorator of a tool's function"
         )
+    if spec is not None and spec.source is not None:
+        return f"{name} is a tool of {spec.source}, and not of the MCP server {target.server}"
     if target.server == UNNAMED:
         return f"{name} was called in a session without a server's name: give load_mcp_tools a server_name"
     server = _server_of(name, target) if spec is None or spec.server is None else spec.server
