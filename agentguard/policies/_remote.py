@@ -197,7 +197,25 @@ def content(answer: Answer) -> dict[str, Json]:
     body = strict_json(answer.content)
     if not isinstance(body, dict):
         raise ValueError("the answer is no JSON object")
-    return body
+    return _encodable(body) if b"\\u" in answer.content else body
+
+
+def _encodable(value: Any) -> Any:
+    """Return JSON without the half characters that an escape can write: what it says goes to the model too.
+
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    try:
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace").decode()
+        if isinstance(value, list):
+            return [_encodable(item) for item in value]
+        if isinstance(value, dict):
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply") from None
+    return value
 
 
 def read_obligations(items: Json) -> list[Obligation]:

@@ -409,3 +409,19 @@ async def test_a_context_that_is_no_object_is_no_clear_answer(ask: Callable[...,
     with pytest.raises(AuthZenError):
         await ask(Pdp({"decision": True, "context": context}))
     assert (await ask(Pdp({"decision": True, "context": None}))).permitted
+
+
+@pytest.mark.promise("spans-encodable")
+def test_half_a_character_in_a_reason_reaches_nobody() -> None:
+    reasons = rb'{"reason_user": "a\ud800b", "reason_admin": {"en": "c\udfffd"}}'
+    headers = {"content-type": "application/json"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "well-known" in request.url.path:
+            return httpx.Response(404)
+        return httpx.Response(200, content=b'{"decision": false, "context": %s}' % reasons, headers=headers)
+
+    policy = AuthZen("https://pdp.example", version="1", transport=httpx.MockTransport(answer))
+    decision = policy.decide(sample_request())
+    policy.close()
+    assert (decision.reason, decision.advice) == ("c?d", "a?b")

@@ -273,3 +273,16 @@ async def test_questions_of_one_user_that_hang_take_no_place_of_another(asynchro
         released.set()
         for decision in await asyncio.gather(*hanging) if asynchronous else [t.result() for t in threads]:
             assert decision.permitted
+
+
+@pytest.mark.promise("spans-encodable")
+@pytest.mark.parametrize("field", ["reason", "advice", "policies"])
+async def test_half_a_character_in_an_answer_reaches_nobody(ask: Callable[..., Any], field: str) -> None:
+    """A rule that echoes an argument suffices for one in what the model and the audit log are told."""
+    text = rb'["a\ud800b"]' if field == "policies" else rb'"a\ud800b"'
+    content = b'{"result": {"allow": false, "%s": %s}}' % (field.encode(), text)
+    headers = {"content-type": "application/json"}
+    decision: Decision = await ask(lambda _request: httpx.Response(200, content=content, headers=headers))
+    for value in (decision.reason, decision.advice, *decision.policy_ids):
+        value.encode()
+    assert "a?b" in (decision.reason, decision.advice, *decision.policy_ids)

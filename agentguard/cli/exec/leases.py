@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agentguard.concurrency.drive import drive
-from agentguard.credentials.openbao.session import FORBIDDEN, RequestRefused
+from agentguard.credentials.openbao.session import FORBIDDEN, RequestRefused, lease_seconds
 from agentguard.credentials.sources.openbao import OpenBaoSecret
 from agentguard.errors import IssueError, StoreError
 from agentguard.model import Secret
@@ -139,12 +139,13 @@ class Leases:
     def _renew(self, name: str, lifetime: float) -> float:
         if self._is_login(name):
             answer = self._client.post("auth/token/renew-self", self._login)
-            seconds = (answer.get("auth") or {}).get("lease_duration")
+            auth = answer.get("auth")
+            seconds = auth.get("lease_duration") if isinstance(auth, dict) else None
         else:
             increment = int(lifetime)
             answer = self._client.post("sys/leases/renew", self._login, lease_id=name, increment=increment)
             seconds = answer.get("lease_duration")
-        return float(seconds) if isinstance(seconds, int) else 0.0
+        return lease_seconds(seconds)
 
     def _revoke(self, name: str) -> None:
         if self._is_login(name):

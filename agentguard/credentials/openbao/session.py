@@ -26,11 +26,12 @@ from agentguard.outbound.client import Answer, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.ports import IdentitySource
 
-__all__ = ["Login", "OpenBaoOperations", "OpenBaoSession", "RequestRefused"]
+__all__ = ["Login", "OpenBaoOperations", "OpenBaoSession", "RequestRefused", "lease_seconds"]
 
 FORBIDDEN = 403
 _EMPTY = 204
 _MARGIN = 5.0
+_LONGEST = 366 * 24 * 3600  # seconds; a lease that is longer is renewed or ended before
 # parts of OpenBao's answers, and our words for them: a message repeats nothing of an answer
 _REASONS = (
     (b"(sub) claim", "the identity is not the one of this role"),
@@ -89,7 +90,7 @@ class OpenBaoOperations:
             case {"client_token": str(token), "accessor": str(accessor), "lease_duration": int(seconds)} if (
                 token and accessor and seconds > 0
             ):
-                return Login(Secret(token), accessor, now + seconds)
+                return Login(Secret(token), accessor, now + lease_seconds(seconds))
         raise IssueError(f"{session.name}: the login as {session.role} gave no token that can be revoked")
 
     async def shared_login(self) -> Login:
@@ -249,3 +250,8 @@ def _members(answer: Answer, request: str) -> Mapping[str, Any]:
     if not isinstance(members, dict):
         raise IssueError(f"{request}: the answer is not a JSON object")
     return members
+
+
+def lease_seconds(value: object) -> float:
+    """Return the seconds of a lease in an answer, at most a year's; 0 if the value is no whole number."""
+    return float(min(value, _LONGEST)) if isinstance(value, int) else 0.0

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentguard.concurrency.drive import drive
-from agentguard.credentials.openbao.session import Login, OpenBaoSession, RequestRefused
+from agentguard.credentials.openbao.session import (
+    Login,
+    OpenBaoSession,
+    RequestRefused,
+    lease_seconds,
+)
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 
@@ -61,7 +66,9 @@ class OpenBaoSecret:
             case {"data": {"data": dict(), "metadata": {"version": int()}}}:
                 return LeasedSecret(_json_secret(answer["data"]["data"]), "", 0.0)
             case {"data": dict(), "lease_id": str(lease), "lease_duration": int(seconds)}:
-                return LeasedSecret(_json_secret(answer["data"]), lease, float(seconds) if lease else 0.0)
+                return LeasedSecret(
+                    _json_secret(answer["data"]), lease, lease_seconds(seconds) if lease else 0.0
+                )
         raise IssueError(f"{self.name}: the answer holds no data")
 
     def _revoke(self, lease: str) -> None:
