@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from time import process_time
 from typing import Any
 
 import httpx
 import pytest
 from langchain_mcp_adapters.client import MultiServerMCPClient
+from mcp.types import CallToolResult, JSONRPCMessage
+from pydantic import ValidationError
 
 from agentguard import Resource
 from agentguard.catalog import Catalog
@@ -69,8 +73,8 @@ async def test_an_answer_with_too_many_parts_is_not_parsed(way: str) -> None:
     ("body", "head"),
     [
         (b"x" * 8_000_001, {}),
-        (b"," * 1_000_001, {}),
-        (b"{" * 100_001, {"content-type": "text/event-stream"}),
+        (b"," * 100_001, {}),
+        (b"{" * 20_001, {"content-type": "text/event-stream"}),
         (gzip.compress(b"{}"), {"content-encoding": "gzip"}),
     ],
     ids=["bytes", "commas", "events", "compressed"],
@@ -85,6 +89,34 @@ async def test_the_client_of_a_call_reads_no_answer_without_end(body: bytes, hea
     async with make(auth=NO_AUTH) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("https://mcp.example/")
+
+
+def _result(**members: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": [], **members}}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _result(content=[{"type": "text", "text": ""}] * 19_900),
+        _result(content=[{"type": "tex", "t": ""}] * 19_900),
+        _result(content=[1] * 95_000),
+        _result(structuredContent={str(number): 1 for number in range(95_000)}),
+        _result(structuredContent={"rows": [[number] for number in range(19_900)]}),
+    ],
+    ids=["blocks", "wrong blocks", "wrong values", "keys", "rows"],
+)
+@pytest.mark.promise("body-bounded")
+async def test_an_answer_within_the_bounds_is_parsed_in_bounded_time(body: bytes) -> None:
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=body))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth))
+    async with make(auth=NO_AUTH) as client:
+        content = (await client.get("https://mcp.example/")).content
+    start = process_time()
+    message = JSONRPCMessage.model_validate_json(content)
+    with suppress(ValidationError):
+        CallToolResult.model_validate(message.root.model_dump()["result"])
+    assert process_time() - start < 1.5  # with 99,000 blocks or 600,000 keys it was 2 s
 
 
 @pytest.mark.promise("body-bounded")
