@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,22 +22,16 @@ from typing import Any, NamedTuple, TypeVar
 from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
 from agentguard.audit.files import follows, name_of
+from agentguard.audit.locking import LockedTooLong, lock_file
 from agentguard.audit.rotation import Rotation
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 
-__all__ = ["Appender", "LockedTooLong"]
+__all__ = ["Appender"]
 
 log = logging.getLogger("agentguard")
 
 T = TypeVar("T")
 OWED = 4096  # records that a process keeps in memory until they can be written
-
-
-class LockedTooLong(OSError):
-    """The log was locked for longer than the record may wait."""
-
-    def __init__(self) -> None:
-        super().__init__(None, "the audit log was locked for too long")
 
 
 class _End(NamedTuple):
@@ -210,7 +203,7 @@ class Appender:
     def _locked(self, seconds: Callable[[], float], at: str) -> tuple[int, int]:
         """Lock the file that is at the path, and return it and its size; move to a new one if need be."""
         file = self.open()
-        _lock_file(file.descriptor, seconds)
+        lock_file(file.descriptor, seconds)
         size = file.size_at(self._path)
         if size is not None and self._rotation is not None and self._rotation.is_due(file, size):
             size = None if self._rotation.try_rotate(file.descriptor, size, at) else size
@@ -225,7 +218,7 @@ class Appender:
         head = tail_of(file, size).head if end is None or ends_at(file, end.offset, end.head) else end.head
         new, copy = _File.open_at(self.path), False
         try:
-            _lock_file(new.descriptor, seconds)
+            lock_file(new.descriptor, seconds)
             new_size = new.size_at(self._path)
             continues = head == GENESIS or follows(self.path, new.descriptor, head)
             if new_size is not None and not continues:
@@ -295,18 +288,3 @@ def _moved(at: str, head: Head, name: str | None, *, copy: bool) -> dict[str, An
         return {"at": at, "event": "cut", "after": str(head)}
     record = {"at": at, "event": "continued", "continues": str(head)}
     return record if name is None else record | {"file": name}
-
-
-def _lock_file(file: int, seconds: Callable[[], float]) -> None:
-    """Take the lock of a file, which another process may hold, until there are no *seconds* left."""
-    pause = 0.0001
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if (remaining := seconds()) <= 0:
-                raise LockedTooLong from None
-        else:
-            return
-        time.sleep(min(pause, remaining))
-        pause = min(2 * pause, 0.01)

@@ -16,10 +16,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from agentguard.audit.appending import Appender, LockedTooLong
+from agentguard.audit.appending import Appender
 from agentguard.audit.chain import Head, parse
 from agentguard.audit.file_end import last_head
 from agentguard.audit.files import history, opened
+from agentguard.audit.locking import LockedTooLong
 from agentguard.audit.rotation import NO_LIMITS, Limits, Rotation
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
