@@ -11,15 +11,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.concurrency.drive import Operation, OperationPair, abandonable_pair, drive, lift
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
 from agentguard.errors import safe_text
-from agentguard.outbound.breakers import BreakerState
 from agentguard.telemetry.gauges import State
+
+if TYPE_CHECKING:  # it needs an extra
+    from agentguard.outbound.breakers import BreakerState
 
 __all__ = ["Check", "Health", "HealthChecks", "OutboxState"]
 

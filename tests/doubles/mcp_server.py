@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 class McpServer:
     """What the server is asked, and whether it verifies: calls, everything, or nothing.
 
-    `redirect` answers calls with a 307 to another place.
+    `redirect` answers calls with a 307 to another place. `scope` refuses calls, since that scope is missing.
     """
 
     def __init__(self, tools: FastMCP, transport: Transport) -> None:
@@ -56,6 +56,7 @@ class McpServer:
         self.verifies: Literal["calls", "everything", "nothing"] = "nothing"
         self.verifier: Verifier | None = None
         self.redirect: str | None = None
+        self.scope: str | None = None
         self.origin = ""
         self._app: Any = tools.streamable_http_app() if transport == "http" else tools.sse_app()
 
@@ -93,6 +94,9 @@ class McpServer:
             status, extra = error.status, challenge(error, nonce=nonce)
         if rpc == "tools/call" and self.redirect is not None:
             status, extra = 307, {"location": self.redirect}
+        if rpc == "tools/call" and self.scope is not None:
+            demand = f'Bearer error="insufficient_scope", scope="{self.scope}"'
+            status, extra = 403, {"www-authenticate": demand}
         self.seen.append(Seen(scope["method"], rpc, params.get("name"), headers, status))
         if status != 200:
             await _answer(send, status, extra)

@@ -59,7 +59,7 @@ class World:
     def __post_init__(self) -> None:
         issuers = {path: LocalIssuer(path, issuer=ISSUER, store=self.kit.store) for path in ToolPath}
         self.server.seen.clear()
-        self.server.redirect = None
+        self.server.redirect = self.server.scope = None
         self.server.believe(ISSUER, jwks(*issuers.values()), self.kit.store)
         self.guard = self.another(brokers={(None, path): issuer for path, issuer in issuers.items()})
 
