@@ -23,7 +23,7 @@ from agentguard.cli._policies import (
     records_of,
     warn_of_unknown_arguments,
 )
-from agentguard.errors import Denied
+from agentguard.errors import DenialCode, Denied
 from agentguard.model import (
     AccessRequest,
     Arguments,
@@ -138,7 +138,10 @@ def _arguments(guard: Guard, tool: str, text: str) -> Arguments:
             f"the arguments are no JSON object: {error}", hint="--args '{...}'"
         ) from None
     if invocation.arguments is None:
-        reason = "" if invocation.problem is None else printable(invocation.problem.reason)
+        problem = invocation.problem
+        reason = "" if problem is None else printable(problem.reason)
+        if problem is not None and problem.code is DenialCode.DEFINITION_CHANGED:
+            raise ConfigurationError(f"the call is denied: {reason}", hint="review it, and run: agentguard pin")
         raise ConfigurationError(
             f"the tool takes other arguments, so the call is denied: {reason}", hint="correct --args"
         )

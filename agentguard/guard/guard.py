@@ -249,10 +249,19 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
 
         return classify
 
-    def middleware(self) -> GuardMiddleware:
-        """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``."""
+    def middleware(self, tools: Iterable[ToolLike] = ()) -> GuardMiddleware:
+        """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``.
+
+        The tools of an agent are known before its first call is judged. *tools* are known from now on, such
+        as those of sub-agents that have not run yet: so a mandate knows which of them takes which argument.
+
+        Raises:
+            ConfigurationError: Two of *tools* have one name, a classification is wrong, or a policy does not
+                fit them.
+        """
         from agentguard.langchain.middleware import GuardMiddleware  # an extra
 
+        self._gates.wrap(tools, None)
         return GuardMiddleware(self.enforcement, self._gates)
 
     def callbacks(self) -> list[Tripwire]:

@@ -20,6 +20,9 @@ __all__ = ["Coverage", "Reach", "coverage"]
 By = Literal["tool", "middleware", "interceptor", "nothing", "outside"]
 _MOST = 20_000
 _AGENTS = frozenset({"CompiledStateGraph", "Pregel", "AgentExecutor"})
+_NAMELESS = frozenset({"", "LangGraph"})  # what langgraph calls a graph without a name
+# what these hold, such as content blocks, are words and no tools
+_WORDS = ("langchain_core.messages", "langchain_core.prompts", "langchain_core.prompt_values")
 # dicts of other kinds that stand in lists: messages, calls, content blocks, schemas
 _NO_PROVIDER = frozenset(
     {
@@ -48,9 +51,9 @@ class Reach:
         return self.gated_by in {"tool", "middleware", "interceptor"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Coverage:
-    """All that was found; it says so if it gave up.
+    """All that was found; it says so if it gave up. ``assert guard.coverage(agent)`` is a test of an agent.
 
     It looks through closures, defaults, the globals that a function names, and the attributes of
     langchain's objects; not into an application's own objects, nor at what code builds when it runs.
@@ -74,6 +77,15 @@ class Coverage:
             for r in self.reaches
         ]
         return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])
+
+    def __repr__(self) -> str:
+        """Say on one line what is not gated, as a failed assertion shows it."""
+        tools_by_agent: dict[str, list[str]] = {}
+        for reach in self.ungated:
+            tools_by_agent.setdefault(printable(reach.agent), []).append(printable(reach.tool))
+        parts = [f"NOT GATED: {agent}: {', '.join(tools)}" for agent, tools in tools_by_agent.items()]
+        parts += [] if self.complete else ["NOT ALL SEEN: the agent is too large"]
+        return f"<Coverage: {'; '.join([*parts, f'{len(self.reaches) - len(self.ungated)} gated'])}>"
 
 
 _SAYS = {"nothing": "NOT GATED", "outside": "NOT GATED: runs at the model's provider"}
@@ -117,10 +129,16 @@ def _visit_inside(
     complete = True
     for item in _walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS):
         if type(item).__name__ in _AGENTS:
-            complete &= _visit(item, name, reaches, around)
+            complete &= _visit(item, _path(name, item, tool), reaches, around)
         elif isinstance(item, BaseTool) and item.name != tool.name:
             _note(reaches, item.name, name, _by_itself(item))
     return complete
+
+
+def _path(name: str, agent: object, tool: BaseTool) -> str:
+    """Return the path of an agent inside a tool; with its name, if the application has given it one."""
+    label = getattr(agent, "name", None)
+    return f"{name} > {label}" if isinstance(label, str) and label not in {*_NAMELESS, tool.name} else name
 
 
 def _by_itself(tool: BaseTool) -> By:
@@ -193,6 +211,8 @@ def _parts(item: object) -> Iterator[Any]:
         yield from (item.__self__, item.__func__)
     elif isinstance(item, types.FunctionType):
         yield from _cells(item)
+    elif type(item).__module__.startswith(_WORDS):
+        return
     elif isinstance(item, Runnable) or _is_of_framework(type(item).__module__):
         yield from list(getattr(item, "__dict__", {}).values())
 

@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool
 from agentguard.langchain.identification import mcp_target, place_of_own, place_of_target
 from agentguard.model.original import Itself, Original, Parts, without_words
 
-__all__ = ["original_of"]
+__all__ = ["is_foreign", "original_of"]
 
 FRAMEWORKS = frozenset(
     {"functools", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langgraph"}
@@ -68,13 +68,13 @@ def _definition(body: Any, visited: set[int]) -> Parts:
         return inner and (len(body.args), *sorted(body.keywords), *functions, *inner)
     if isinstance(body, MethodType):
         kind = type(body.__self__)
-        if _is_foreign(kind.__module__):
+        if is_foreign(kind.__module__):
             return ()
         return (*_class(kind), *_function(body.__func__, visited))
     if isinstance(body, FunctionType):
-        return () if _is_foreign(_module(_inner_function(body))) else _function(body, visited)
+        return () if is_foreign(_module(_inner_function(body))) else _function(body, visited)
     kind = type(body)
-    if _is_foreign(kind.__module__):
+    if is_foreign(kind.__module__):
         return ()
     if isinstance(body, BaseTool):
         names = sorted(kind.model_fields.keys() - BaseTool.model_fields.keys())
@@ -138,7 +138,8 @@ def _package(module: object) -> str:
     return str(module or "").partition(".")[0]
 
 
-def _is_foreign(module: object) -> bool:
+def is_foreign(module: object) -> bool:
+    """Return whether a framework's module defines functions that stand for anything."""
     return _package(module) in FRAMEWORKS and not str(module).startswith(TOOLS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -14,8 +15,10 @@ from agentguard.concurrency.fork import ProcessLock
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import ConfigurationError
+from agentguard.langchain.argument_errors import schema_error
 from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.gate import Gate, ToolInput
+from agentguard.langchain.schema import declared_form
 from agentguard.langchain.tools import GuardedTool, OnDeny, guarded
 from agentguard.ports import CatalogAware
 
@@ -103,8 +106,8 @@ class GateRegistry:
     def invocation(self, tool: str, arguments: Mapping[str, Any], named_task: str | None) -> Invocation:
         """Return a call that nobody makes, with its arguments validated as the tool's schema says.
 
-        A tool that this guard has not wrapped is known by the catalog alone, and its arguments are taken as
-        they are.
+        A tool that this guard has not wrapped is known by the catalog alone. Its arguments are validated as
+        the catalog's schema says, with the defaults of that schema.
 
         Raises:
             Denied: The arguments of such a tool hold more than the limits allow, or have no canonical form.
@@ -113,9 +116,21 @@ class GateRegistry:
         if gate is not None:
             invocation = gate.invocation(ToolInput(arguments, {}, None, None))
             return invocation._replace(named_task=named_task)
-        require_within(self._enforcement.options.limits, arguments)
-        spec = self._enforcement.ports.catalog.tool(tool)
-        return Invocation(tool=tool, spec=spec, arguments=canonicalize(arguments), named_task=named_task)
+        catalog, values = self._enforcement.ports.catalog, dict(arguments)
+        require_within(self._enforcement.options.limits, values)
+        invocation = Invocation(
+            tool=tool, spec=catalog.tool(tool), arguments=canonicalize(values), named_task=named_task
+        )
+        if (schema := catalog.declared_schema(tool)) is None:
+            return invocation
+        try:
+            declared, values = declared_form(schema), deepcopy(values)
+            declared.fill(values)
+            filled = canonicalize(values)
+            declared.validate(filled, values, arguments)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with them, a call with them is denied
+            return invocation._replace(arguments=None, problem=schema_error(error, schema))
+        return invocation._replace(arguments=filled)
 
     def check_policies(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied.

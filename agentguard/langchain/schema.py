@@ -29,7 +29,7 @@ from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import digest_of
 
-__all__ = ["NONE", "ArgumentSchema", "ValidatedArguments"]
+__all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "declared_form"]
 
 Values = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
@@ -70,9 +70,7 @@ class ArgumentSchema:
         """
         current = None if self._declared is None else self._declared.schema
         if declared is not current:
-            self._declared = (
-                None if declared is None else DeclaredSchema(declared, partial(_json_schema, formats=True))
-            )
+            self._declared = None if declared is None else declared_form(declared)
 
     def validate(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
         """Validate what the model gave.
@@ -120,6 +118,15 @@ class ArgumentSchema:
             isinstance(value, _SCALARS) and value is judged.get(name, judged)
             for name, value in values.items()
         )
+
+
+def declared_form(schema: Mapping[str, Any]) -> DeclaredSchema:
+    """Return the form in which arguments are checked by a schema that the catalog gives.
+
+    Raises:
+        ConfigurationError: It is no JSON Schema.
+    """
+    return DeclaredSchema(schema, partial(_json_schema, formats=True))
 
 
 def _written(raw: Values) -> str:

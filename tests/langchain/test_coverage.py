@@ -9,6 +9,8 @@ import pytest
 from langchain.agents import create_agent
 from langchain_classic.agents import AgentExecutor
 from langchain_core.agents import AgentFinish
+from langchain_core.messages import SystemMessage
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool, tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -182,3 +184,41 @@ def test_a_tool_that_a_gated_agent_and_its_ungated_sub_agent_share_is_named_for_
         "agent: ask_expert": "middleware",
         "agent > ask_expert: pay": "nothing",
     }
+
+
+# --- a value for an assertion
+
+
+def test_a_coverage_says_on_one_line_what_is_not_gated_and_by_which_sub_agent(kit: Kit) -> None:
+    experts = {name: create_agent(scripted(), [pay, search], name=name) for name in ("buyer", "finder")}
+
+    @tool
+    def task(kind: str) -> str:
+        """Ask one of the sub-agents."""
+        return str(experts[kind].invoke(GO))
+
+    web = {"type": "web_search_20250305", "name": "web_search"}
+    found = kit.guard.coverage(
+        create_agent(scripted(), [task, search, web], middleware=[kit.guard.middleware()])
+    )
+    assert repr(found).startswith("<Coverage: NOT GATED: ")
+    for part in ("agent: web_search; ", "agent > task > buyer: ", "agent > task > finder: ", "; 2 gated>"):
+        assert part in repr(found)
+    assert "\n" not in repr(found)
+    assert {reach.agent for reach in found.reaches} == {
+        "agent",
+        "agent > task > buyer",
+        "agent > task > finder",
+    }
+    with pytest.raises(AssertionError, match=r"agent > task > buyer: search, pay;"):
+        assert kit.guard.coverage([task])
+    assert repr(kit.guard.coverage(kit.guard.wrap(search))) == "<Coverage: 1 gated>"
+
+
+def test_content_blocks_of_a_prompt_are_no_tools_of_the_provider(kit: Kit) -> None:
+    blocks: list[Any] = [{"type": "image_url", "image_url": {"url": "https://shop.example/a.png"}}]
+    prompt = SystemMessage(blocks)
+    agent = create_agent(scripted(), kit.guard.wrap(search), system_prompt=prompt)
+    assert kit.guard.coverage(agent)
+    chain = ChatPromptTemplate.from_messages([("human", blocks)]) | kit.guard.wrap(search)[0]
+    assert kit.guard.coverage(chain)

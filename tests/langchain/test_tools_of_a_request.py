@@ -18,6 +18,7 @@ from langchain_core.tools import BaseTool, StructuredTool, tool
 
 from agentguard.catalog import Catalog, spec_of
 from agentguard.errors import ConfigurationError, DenialCode
+from agentguard.intent import Template
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 
@@ -383,6 +384,76 @@ async def test_a_tool_from_another_place_than_the_catalog_names_is_denied(
         assert caplog.text.count("a tool is denied") == 1
         with pytest.raises(ConfigurationError, match="is a tool of"):
             guard.wrap(way("a"))
+
+
+# --- limits know the arguments of tools before their first call
+
+
+@tool
+def browse(item: str) -> str:
+    """Browse."""
+    return item
+
+
+@tool
+def pay(to: str) -> str:
+    """Pay."""
+    return f"paid {to}"
+
+
+def shopping(kit: Kit) -> Any:
+    template = Template(name="shop", tools=("browse", "pay"), args={"to": ("shop",)}, otherwise=True)
+    for item in (browse, pay):
+        classified(item, path="read")
+    return kit.another(templates=[template])
+
+
+@pytest.mark.promise("first-call-as-the-second")
+@pytest.mark.parametrize("known", ["by the agent's list", "by the middleware"])
+async def test_the_first_call_of_a_tool_is_judged_as_the_second(kit: Kit, mode: Mode, known: str) -> None:
+    guard, statuses = shopping(kit), list[list[str]]()
+    for _ in range(2):
+        with guard.task("Shop", subject="alice", mandate=guard.derive("shop")):
+            if known == "by the middleware":  # which has another agent's tool, that has not run yet
+                tools, middleware = [browse], guard.middleware(tools=[browse, pay])
+                calls = [tool_call("browse", item="x")]
+            else:
+                tools, middleware = [browse, pay], guard.middleware()
+                calls = [
+                    tool_call("browse", item="x"),
+                    tool_call("pay", to="shop"),
+                    tool_call("pay", to="evil"),
+                ]
+            agent: Any = create_agent(scripted(*calls), tools, middleware=[middleware])
+            statuses.append([message.status for message in tool_messages(await mode.invoke(agent, GO))])
+    assert statuses[0] == statuses[1] == ["success", "success", "error"][: len(calls)]
+
+
+@pytest.mark.promise("first-call-as-the-second")
+def test_the_tools_that_a_middleware_is_given_are_checked_at_once(kit: Kit) -> None:
+    guard = shopping(kit)
+    guard.middleware(tools=[pay])
+    assert guard.catalog.tool("pay").schema["properties"].keys() == {"to"}
+    with pytest.raises(ConfigurationError, match="two tools are named pay"):
+        guard.middleware(tools=[browse.model_copy(update={"name": "pay"})])
+
+
+async def test_a_decision_about_a_tool_of_the_catalog_alone_fills_and_checks_by_its_schema(
+    kit: Kit, mode: Mode
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"to": {"type": "string", "default": "shop"}, "amount": {"type": "integer"}},
+        "required": ["amount"],
+    }
+    guard = kit.another(catalog=Catalog([spec_of("send", {"path": "read"}, schema)]))
+    with guard.task("Send", subject="alice", mandate={"tools": "*", "args": {"to": ["shop"]}}):
+        filled = await mode.call(guard, "decide", "send", {"amount": 1})
+        wrong = await mode.call(guard, "decide", "send", {"amount": "much"})
+        absent = await mode.call(guard, "decide", "send", {})
+    assert filled.permitted
+    assert kit.rule.asked[-1].arguments.values == {"amount": 1, "to": "shop"}
+    assert [d.reason.partition(":")[0] for d in (wrong, absent)] == ["invalid_arguments"] * 2
 
 
 # --- what lives, and for how long

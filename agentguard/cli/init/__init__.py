@@ -17,6 +17,7 @@ from agentguard import ConfigurationError
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli.init.texts import Draft, policy, settings, test
 from agentguard.langchain.identification import UNNAMED, mcp_target
+from agentguard.langchain.original import is_foreign, original_of
 from agentguard.langchain.schema import ArgumentSchema
 
 __all__ = ["command"]
@@ -61,7 +62,9 @@ def _draft(tool: object) -> Draft:
         target = mcp_target(base)
         server = None if target is None else "" if target.server == UNNAMED else target.server
         schema = ArgumentSchema(base).schema
-        return Draft(base.name, base.description, schema, base.metadata or {}, server)
+        module = original_of(base, schema).module
+        module = "" if module in ("", "__main__") or is_foreign(module) else module
+        return Draft(base.name, base.description, schema, base.metadata or {}, server, module)
     except (ValueError, TypeError) as error:  # no docstring, or types that have no schema
         raise ConfigurationError(
             f"this is no tool: {error}",

@@ -31,7 +31,7 @@ class Draft:
     """A tool that `agentguard init` writes a table for.
 
     `server` names the MCP server of the tool. It is empty where the application has not named the server, and
-    None for any other tool.
+    None for any other tool. `module` defines the tool; it is empty if that says nothing of the tool.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Draft:
     schema: Schema
     metadata: Mapping[str, Any]
     server: str | None = None
+    module: str = ""
 
     def guess(self) -> tuple[ToolPath, str] | None:
         """Return the path that the tool seems to have, and the reason: MCP's annotations, else its name."""
@@ -107,6 +108,8 @@ def _table(draft: Draft) -> str:
         lines.append(f"server = {toml(draft.server)}")
     elif draft.server is not None:
         lines.append("# give load_mcp_tools a server_name, and write it here: server = ...")
+    elif draft.module:
+        lines.append(f"# source = {toml(draft.module)} # a tool of this name from elsewhere is then denied")
     lines.append(f"args = {toml(draft.arguments())}")
     return "\n".join(lines) + "\n"
 
