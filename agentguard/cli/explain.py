@@ -141,7 +141,9 @@ def _arguments(guard: Guard, tool: str, text: str) -> Arguments:
         problem = invocation.problem
         reason = "" if problem is None else printable(problem.reason)
         if problem is not None and problem.code is DenialCode.DEFINITION_CHANGED:
-            raise ConfigurationError(f"the call is denied: {reason}", hint="review it, and run: agentguard pin")
+            raise ConfigurationError(
+                f"the call is denied: {reason}", hint="review it, and run: agentguard pin"
+            )
         raise ConfigurationError(
             f"the tool takes other arguments, so the call is denied: {reason}", hint="correct --args"
         )

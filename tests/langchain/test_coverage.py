@@ -220,5 +220,6 @@ def test_content_blocks_of_a_prompt_are_no_tools_of_the_provider(kit: Kit) -> No
     prompt = SystemMessage(blocks)
     agent = create_agent(scripted(), kit.guard.wrap(search), system_prompt=prompt)
     assert kit.guard.coverage(agent)
-    chain = ChatPromptTemplate.from_messages([("human", blocks)]) | kit.guard.wrap(search)[0]
+    template: Any = ChatPromptTemplate.from_messages([("human", blocks)])
+    chain = template | kit.guard.wrap(search)[0]
     assert kit.guard.coverage(chain)
