@@ -174,7 +174,7 @@ class Gate:
                 spec = catalog.tool(self.name)
                 self.schema.require(catalog.declared_schema(self.name))
             validated = self.schema.validate(tool_input.raw)
-            if spec is not None:
+            if self.remote is not None and spec is not None:
                 resource = self.enforcement.ports.catalog.resource(spec.resource)
                 require_carrier(self.name, self.remote, resource)
         except Denied as denied:
