@@ -81,8 +81,8 @@ def choices_of(model: type[BaseModel], names: frozenset[str]) -> Choices:
     root: Schema = model.__pydantic_core_schema__
     definitions = {d["ref"]: d for part in _parts(root) for d in part.get("definitions", ())}
     fields = _fields(root, model)
-    shown = [fields[name] for name in names if name in fields] if fields else [root]
-    for part in (part for field in shown for part in _reachable(field, definitions)):
+    field_schemas = [fields[name] for name in names if name in fields] if fields else [root]
+    for part in (part for field in field_schemas for part in _reachable(field, definitions)):
         _require_names_of_schema(part)
     determined = frozenset(
         name

@@ -66,10 +66,10 @@ class DeclaredSchema:
             if isinstance(value, dict | list):
                 arguments[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
 
-    def validate(self, arguments: Arguments, originals: Mapping[str, Any], written: object) -> None:
+    def validate(self, arguments: Arguments, originals: Mapping[str, Any], raw: object) -> None:
         """Check arguments as the tool will get them; *originals* are the values that they were made of.
 
-        *written* is what the model wrote. Of a value that it did not write, as where a validator has looked
+        *raw* is what the model wrote. Of a value that it did not write, as where a validator has looked
         it up, the error tells the place and the keyword only.
 
         Raises:
@@ -80,7 +80,7 @@ class DeclaredSchema:
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
-            self._check(_without_nulls(values, self._typed), originals, written)
+            self._check(_without_nulls(values, self._typed), originals, raw)
             return
         for name in self._required:
             if values.get(name) is None:
@@ -90,7 +90,7 @@ class DeclaredSchema:
             if value is not None and type(value) not in kinds:
                 raise Unfit(f"{name!r} is not of the type that the catalog gives")
 
-    def _check(self, values: dict[str, Any], originals: Mapping[str, Any], written: object) -> None:
+    def _check(self, values: dict[str, Any], originals: Mapping[str, Any], raw: object) -> None:
         """Check the values by the whole schema, and tell no value if there are secrets among them."""
         assert self._validate is not None  # noqa: S101  the caller has looked
         try:
@@ -99,7 +99,7 @@ class DeclaredSchema:
             if _has_secret(originals):
                 reason = f"arguments with a secret among them do not fit: {type(error).__name__}"
                 raise Unfit(reason) from None
-            if not hasattr(error, "absolute_path") or _is_written(error, written):
+            if not hasattr(error, "absolute_path") or _is_written(error, raw):
                 raise
             raise type(error)(self._reason(error)) from None
 
@@ -112,14 +112,14 @@ class DeclaredSchema:
         return f"{place}: {error.validator}{f' {text}' if plain else ''} is not satisfied{value}"
 
 
-def _is_written(error: Any, written: Any) -> bool:
+def _is_written(error: Any, raw: Any) -> bool:
     """Return whether the model itself wrote the value that an error of jsonschema's is about."""
     for step in error.absolute_path:
         try:
-            written = written[step]
+            raw = raw[step]
         except (LookupError, TypeError):
             return False
-    return type(written) is type(error.instance) and bool(written == error.instance)
+    return type(raw) is type(error.instance) and bool(raw == error.instance)
 
 
 def _with_numbers(plain: Any, value: Any) -> Any:
