@@ -2,7 +2,6 @@
 
     chain       the format of a line, and the check for changed, removed, inserted or reordered records
     file_end    reads the first and the last record of a file
-    file_lock   locks a file for one process
     files       finds the files of one log by the heads that they hold, also compressed ones
     file_set    verifies all files of one log, and how they are linked
     reading     reads the records that somebody looks for, and follows a log through its rotations

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
-from agentguard.audit.file_lock import LockedTooLong, lock_file
 from agentguard.audit.files import follows, name_of
 from agentguard.audit.locking import LockedTooLong, lock_file
 from agentguard.audit.rotation import Rotation
