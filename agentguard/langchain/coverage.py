@@ -126,13 +126,23 @@ def _visit_inside(
     inside = tool.gate.sealed if isinstance(tool, GuardedTool) else tool
     bodies = [vars(kind).get(m) for kind in type(inside).__mro__ for m in ("_run", "_arun")]
     functions = [getattr(inside, n, None) for n in ("func", "coroutine", "_func", "_coroutine")]
-    complete = True
-    for item in _walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS):
-        if type(item).__name__ in _AGENTS:
-            complete &= _visit(item, _path(name, item, tool), reaches, around)
-        elif isinstance(item, BaseTool) and item.name != tool.name:
+    items = list(_walk([bodies, functions, vars(inside)], {id(tool)}, leaves=_AGENTS))
+    agents = [item for item in items if type(item).__name__ in _AGENTS]
+    # a list of tools beside an agent is what the agent was made of, and is judged with the agent
+    by_agents = {id(item) for agent in agents for item in _walk(agent, set()) if isinstance(item, BaseTool)}
+    by_agents -= set(map(id, _direct([*bodies, *functions], inside)))
+    for item in items:
+        if isinstance(item, BaseTool) and item.name != tool.name and id(item) not in by_agents:
             _note(reaches, item.name, name, _by_itself(item))
-    return complete
+    visits = [_visit(agent, _path(name, agent, tool), reaches, around) for agent in agents]
+    return all(visits) and len(items) < _MOST
+
+
+def _direct(functions: list[Any], tool: BaseTool) -> Iterator[Any]:
+    """Yield what a tool's own code can call without looking into a list or an object."""
+    yield from vars(tool).values()
+    for function in functions:
+        yield from _parts(function) if isinstance(function, types.FunctionType) else ()
 
 
 def _path(name: str, agent: object, tool: BaseTool) -> str:

@@ -223,3 +223,25 @@ def test_content_blocks_of_a_prompt_are_no_tools_of_the_provider(kit: Kit) -> No
     template: Any = ChatPromptTemplate.from_messages([("human", blocks)])
     chain = template | kit.guard.wrap(search)[0]
     assert kit.guard.coverage(chain)
+
+
+def test_the_tools_that_a_sub_agent_was_made_of_are_judged_with_it_and_those_that_code_calls_by_themselves(
+    kit: Kit,
+) -> None:
+    spec = {"name": "buyer", "tools": [search]}
+    buyer = create_agent(scripted(), [search, pay], middleware=[kit.guard.middleware()], name="buyer")
+
+    @tool
+    def task(kind: str) -> str:
+        """Ask a sub-agent, as deepagents does."""
+        return str(spec) + str(buyer.invoke(GO))
+
+    assert kit.guard.coverage(kit.guard.wrap(task))
+
+    @tool
+    def hasty(kind: str) -> str:
+        """Ask a sub-agent, and call its tool past it."""
+        return str(buyer.invoke(GO)) + str(pay.invoke(kind))
+
+    found = reached(kit.guard.coverage(kit.guard.wrap(hasty)))
+    assert found["agent > hasty: pay"] == "nothing"
