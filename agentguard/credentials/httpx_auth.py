@@ -18,6 +18,7 @@ from agentguard.errors import CredentialUnavailable, DestinationRefused
 from agentguard.lease import Lease, credential
 from agentguard.outbound.challenges import Challenge
 from agentguard.outbound.destinations import DEFAULT_PORTS, Origin, is_confidential, origin_of
+from agentguard.outbound.trace_context import current_trace
 
 if TYPE_CHECKING:
     from agentguard.credentials.httpx2_auth import Httpx2Auth
@@ -100,7 +101,7 @@ class AuthFlows:
 
 
 class ResourceAuth(AuthFlows, httpx.Auth):
-    """Attaches the credential of the running call to each request.
+    """Attaches the credential of the running call to each request, and its trace (W3C Trace Context).
 
     Requests go to the resource's own origins only. The class answers ``use_dpop_nonce`` (RFC 9449
     section 9), and a redirect within an origin, with one new proof; it cannot do so for a body that is
@@ -146,9 +147,11 @@ class _Exchange:
     def _attach(self, request: httpx.Request, nonce: str | None) -> None:
         self._require_url(request.url)
         try:
-            headers = self._lease.transport_headers(request.method, str(request.url), nonce)
+            headers = dict(self._lease.transport_headers(request.method, str(request.url), nonce))
         except ValueError:
             raise DestinationRefused(f"{self._resource}: a proof cannot name this URL") from None
+        if "traceparent" not in request.headers:  # an instrumentation of the client has its own span
+            headers |= current_trace()
         self._header_names.update(headers)
         request.headers.update(headers)
 

@@ -43,7 +43,9 @@ class GuardedCall(CallInProgress):
     _stage: Stage
 
     def __init__(self, flow: Flow, invocation: Invocation) -> None:
-        span = flow.enforcement.telemetry.call(invocation.tool, invocation.call_id, invocation.arguments)
+        description = "" if invocation.spec is None else invocation.spec.description
+        telemetry = flow.enforcement.telemetry
+        span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments, description)
         super().__init__(flow, span)
         self._invocation = invocation
         self._request: AccessRequest | None = None

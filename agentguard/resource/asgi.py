@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from opentelemetry.trace import Span, TracerProvider
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -21,6 +22,7 @@ from starlette.routing import BaseRoute
 from agentguard.errors import ConfigurationError, VerificationError
 from agentguard.jose import Json
 from agentguard.model import ToolPath
+from agentguard.outbound.trace_context import continued, note_refusal
 from agentguard.resource.claims import Claims
 from agentguard.resource.headers import challenge
 from agentguard.resource.reading import (
@@ -91,6 +93,9 @@ class Protected:
     application's own chooses between them. A middleware inside *app* that changes the method, the path or
     the body of a request must stand around `Protected` and not inside it.
 
+    A request's trace (W3C Trace Context) goes on here, in a span ``agentguard.resource``, which is current
+    in the application.
+
     Raises:
         ConfigurationError: The routes cannot be seen, two rules are for one endpoint, or the resource does
             not have exactly one origin.
@@ -106,7 +111,9 @@ class Protected:
         max_body: int = 1 << 20,
         body_timeout: float = 10.0,
         routes: Sequence[BaseRoute] | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
+        self._tracer_provider = tracer_provider
         self._app, self._verifier, self._rules = app, verifier, _by_endpoint(rules)
         self._origin, self._max_body, self._body_timeout = _origin(verifier, origin), max_body, body_timeout
         self._endpoint = _make_finder(app, routes, self._rules)
@@ -121,6 +128,10 @@ class Protected:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with continued(_headers(scope), self._tracer_provider) as span:
+            await self._verified(scope, receive, send, span)
+
+    async def _verified(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         rule, params = self._rule(scope)
         try:
             if rule is None:
@@ -138,6 +149,7 @@ class Protected:
                 body, receive = await buffer_body(receive, self._max_body, self._body_timeout)
                 claims.require(arguments=_arguments(rule.arguments, scope, params, body))
         except VerificationError as error:
+            note_refusal(span, error.error or "unauthorized")
             await _refuse(
                 send, error, _challenge(self._verifier, error, None if rule is None else rule.scope)
             )
@@ -176,30 +188,37 @@ def require(
     base = _origin(verifier, origin)
 
     async def dependency(request: Request) -> Claims:
-        try:
-            if not path_has_one_reading(request.scope):
-                raise VerificationError(
-                    "invalid_request", "the path can be read in more than one way", status=400
-                )
-            require_one_method(request.scope)
-            claims = await verifier.averify(
-                request.method,
-                _url(base, request.scope),
-                request.headers.items(),
-                path=path,
-                scope=scope,
-                tool=tool,
-            )
-            if arguments is not None:
-                body = await read_body(request, max_body, body_timeout)
-                claims.require(arguments=_arguments(arguments, request.scope, request.path_params, body))
-        except VerificationError as error:
-            raise HTTPException(
-                error.status, str(error), headers=_challenge(verifier, error, scope)
-            ) from None
+        with continued(request.headers.items()) as span:
+            try:
+                return await verified(request)
+            except VerificationError as error:
+                note_refusal(span, error.error or "unauthorized")
+                raise HTTPException(
+                    error.status, str(error), headers=_challenge(verifier, error, scope)
+                ) from None
+
+    async def verified(request: Request) -> Claims:
+        _require_one_reading(request)
+        claims = await verifier.averify(
+            request.method,
+            _url(base, request.scope),
+            request.headers.items(),
+            path=path,
+            scope=scope,
+            tool=tool,
+        )
+        if arguments is not None:
+            body = await read_body(request, max_body, body_timeout)
+            claims.require(arguments=_arguments(arguments, request.scope, request.path_params, body))
         return claims
 
     return dependency
+
+
+def _require_one_reading(request: Request) -> None:
+    if not path_has_one_reading(request.scope):
+        raise VerificationError("invalid_request", "the path can be read in more than one way", status=400)
+    require_one_method(request.scope)
 
 
 def _by_endpoint(rules: Iterable[Rule]) -> dict[tuple[str, str], Rule]:

@@ -1,13 +1,13 @@
 """Names of spans, attributes and metrics, and the one place that makes them.
 
-One span a call, `execute_tool {name}`, with the GenAI attributes (OpenTelemetry semantic
-conventions 1.41.0, status Development) and our own in the namespace `agentguard.*`, since nothing
-is standard yet for authorization. The seconds of each stage (decide, approve, issue, execute, revoke) are
-attributes of that span. A guard that is told so (`stages`) also makes a child span for each of them
-(`agentguard.decide`, ...), which costs a call a tenth of its time.
-Never a secret, and no argument value unless opted in. Each text is printable and bounded, also where a model
-or a decision point chose it. No metric has an attribute that a model chose.
-A tracer or a meter that fails is logged, and changes nothing of the call.
+One span a call, `execute_tool {name}`, with the GenAI attributes, and the histogram
+`gen_ai.execute_tool.duration` (open-telemetry/semantic-conventions-genai, status Development). Our own are in
+the namespace `agentguard.*`, since nothing is standard yet for authorization. The seconds of each stage
+(decide, approve, issue, execute, revoke) are attributes of that span. A guard that is told so (`stages`) also
+makes a child span for each of them (`agentguard.decide`, ...), which costs a call a tenth of its time. Never
+a secret, and no argument value unless opted in. Each text is printable and bounded, also where a model or a
+decision point chose it. No metric has an attribute that a model chose. A tracer or a meter that fails is
+logged, and changes nothing of the call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import Token
+from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any, Self
 
@@ -44,10 +46,16 @@ OPERATION, TOOL, TOOL_CALL, TOOL_TYPE = (
     "gen_ai.tool.call.id",
     "gen_ai.tool.type",
 )
-ARGUMENTS = "gen_ai.tool.call.arguments"
+ARGUMENTS, DESCRIPTION = "gen_ai.tool.call.arguments", "gen_ai.tool.description"
 ERROR = "error.type"
 LONGEST_ARGUMENTS = 16_384
 """The most characters of a call's arguments in a span that may hold them."""
+LONGEST_DESCRIPTION = 1024
+"""The most characters of a tool's description in a span."""
+BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Boundaries in seconds, as the GenAI conventions have them for the durations of operations."""
+SCHEMA_URL = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev"
+"""What the repository of the GenAI conventions declares in its model/manifest.yaml."""
 MOST_ITEMS = 32
 """The most items of a list in an attribute, such as the ids of rules."""
 STAGES = {
@@ -67,8 +75,14 @@ class Telemetry:
         arguments: bool = False,
         stages: bool = False,
     ) -> None:
-        self.tracer = get_tracer(SCOPE, tracer_provider=tracer_provider)
-        meter = get_meter(SCOPE, meter_provider=meter_provider)
+        self.tracer = get_tracer(SCOPE, _version(), tracer_provider, SCHEMA_URL)
+        meter = get_meter(SCOPE, _version(), meter_provider, SCHEMA_URL)
+        self._durations = meter.create_histogram(
+            "gen_ai.execute_tool.duration",
+            unit="s",
+            description="Duration of a tool's execution, from its interception to its record.",
+            explicit_bucket_boundaries_advisory=BUCKETS,
+        )
         self._calls = meter.create_counter(
             "agentguard.calls", unit="{call}", description="Tool calls by path, effect and code."
         )
@@ -98,15 +112,19 @@ class Telemetry:
         """Return a span that is recorded nowhere, for a question that is no call."""
         return CallSpan(INVALID_SPAN, self)
 
-    def call(self, tool: str, call_id: str | None, arguments: Arguments | None) -> CallSpan:
+    def call(
+        self, tool: str, call_id: str | None, arguments: Arguments | None, description: str = ""
+    ) -> CallSpan:
         """Open the span of one call; an exception that passes is no event, for it may hold anything."""
         tool = label(tool)
         attributes: dict[str, Any] = {OPERATION: "execute_tool", TOOL: tool, TOOL_TYPE: "function"}
         if call_id is not None:
             attributes[TOOL_CALL] = label(call_id)
+        if description:
+            attributes[DESCRIPTION] = _description(description)
         if self._arguments and arguments is not None:
             attributes[ARGUMENTS] = label(arguments.canonical.decode(), LONGEST_ARGUMENTS)
-        return CallSpan(self.span(f"execute_tool {tool}", attributes), self)
+        return CallSpan(self.span(f"execute_tool {tool}", attributes), self, tool)
 
     def span(self, name: str, attributes: Mapping[str, Any] | None = None) -> Span:
         """Start a span; one that cannot be started records nothing."""
@@ -129,6 +147,10 @@ class Telemetry:
         """Count one question to a person."""
         _quietly(self._questions.add, 1, {"tool": label(tool), "path": path})
 
+    def duration(self, seconds: float, attributes: Mapping[str, str]) -> None:
+        """Note how long one call took."""
+        _quietly(self._durations.record, seconds, attributes)
+
     def count(self, attributes: Mapping[str, str]) -> None:
         """Count one call."""
         _quietly(self._calls.add, 1, attributes)
@@ -140,11 +162,13 @@ class CallSpan:
     OpenTelemetry's own context managers are generators, and each call would pay for ten of them.
     """
 
-    __slots__ = ("_facts", "_span", "_telemetry", "_token")
+    __slots__ = ("_facts", "_measured", "_span", "_started", "_telemetry", "_token", "_tool")
     _token: Token[Context]
+    _started: float
 
-    def __init__(self, span: Span, telemetry: Telemetry) -> None:
-        self._span, self._telemetry = span, telemetry
+    def __init__(self, span: Span, telemetry: Telemetry, tool: str = "") -> None:
+        self._span, self._telemetry, self._tool = span, telemetry, tool
+        self._measured: dict[str, str] | None = None
         self._facts: dict[str, Any] = {}
 
     def stage(self, name: str) -> Stage:
@@ -168,6 +192,11 @@ class CallSpan:
             self._facts[ERROR] = code
             self._span.set_status(Status(StatusCode.ERROR))
         self._telemetry.count({"path": path, "effect": effect, "code": code})
+        self._measured = {OPERATION: "execute_tool"}
+        if path != "unknown":  # or a model may have chosen the name
+            self._measured[TOOL] = self._tool
+        if ERROR in self._facts:
+            self._measured[ERROR] = code
 
     @property
     def trace_id(self) -> str | None:
@@ -176,10 +205,12 @@ class CallSpan:
         return f"{context.trace_id:032x}" if context.is_valid else None
 
     def __enter__(self) -> Self:
-        self._token = attach(set_span_in_context(self._span))
+        self._token, self._started = attach(set_span_in_context(self._span)), perf_counter()
         return self
 
     def __exit__(self, *_error: object) -> None:
+        if self._measured is not None:
+            self._telemetry.duration(perf_counter() - self._started, self._measured)
         if self._span.is_recording():
             self._span.set_attributes(self._facts)
         detach(self._token)
@@ -208,6 +239,19 @@ class Stage:
         if self._telemetry.stages:
             detach(self._token)
             _quietly(self._span.end)
+
+
+@lru_cache(1024)
+def _description(text: str) -> str:
+    return label(text, LONGEST_DESCRIPTION)
+
+
+@cache
+def _version() -> str:
+    try:
+        return version("agentguard")
+    except PackageNotFoundError:  # it runs from its source
+        return "unknown"
 
 
 def _bounded(value: Any) -> Any:

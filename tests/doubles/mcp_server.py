@@ -38,6 +38,7 @@ class Seen(NamedTuple):
     tool: str | None
     headers: dict[str, str]
     status: int
+    meta: Any = None
 
     @property
     def authorization(self) -> str | None:
@@ -97,7 +98,7 @@ class McpServer:
         if rpc == "tools/call" and self.scope is not None:
             demand = f'Bearer error="insufficient_scope", scope="{self.scope}"'
             status, extra = 403, {"www-authenticate": demand}
-        self.seen.append(Seen(scope["method"], rpc, params.get("name"), headers, status))
+        self.seen.append(Seen(scope["method"], rpc, params.get("name"), headers, status, params.get("_meta")))
         if status != 200:
             await _answer(send, status, extra)
             return

@@ -251,6 +251,11 @@ class FailingMeter(NoOpMeterProvider):
     def create_counter(self, *_args: Any, **_kwargs: Any) -> Any:
         return self
 
+    create_histogram = create_counter
+
+    def record(self, *_args: Any, **_kwargs: Any) -> None:
+        raise OSError("the meter is broken")
+
     def add(self, *_args: Any, **_kwargs: Any) -> None:
         raise OSError("the meter is broken")
 

@@ -26,6 +26,7 @@ from mcp.shared.session import RequestResponder
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.mcp.http_client import HEADERS, NO_AUTH, client_factory
+from agentguard.langchain.mcp.trace import describe_call
 from agentguard.lease import current, secrets_of
 from agentguard.model import Resource
 from agentguard.redaction import redact
@@ -75,11 +76,14 @@ class Way:
         callbacks = _discreet(self.callbacks)
         try:
             async with create_session(self._own(request, resource), mcp_callbacks=callbacks) as session:
-                await session.initialize()
+                version = str((await session.initialize()).protocolVersion)
                 try:
                     _trust_no_schema(session, request.name)
                     return await session.call_tool(
-                        request.name, request.args, progress_callback=callbacks.progress_callback
+                        request.name,
+                        request.args,
+                        progress_callback=callbacks.progress_callback,
+                        meta=describe_call(version, self.connection),
                     )
                 except Exception as error:  # noqa: BLE001  raised below: inside, the session may swallow it
                     failure = error
