@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from threading import Lock
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
+
+from agentguard.concurrency.fork import ProcessLock
 
 __all__ = ["State", "StateSource", "observe"]
 
@@ -37,7 +38,7 @@ class StateSource(Protocol):
 
 
 _sources: WeakKeyDictionary[MeterProvider, WeakSet[StateSource]] = WeakKeyDictionary()
-_lock = Lock()
+_lock = ProcessLock()
 
 
 def observe(source: StateSource, meter: Meter, provider: MeterProvider | None) -> None:

@@ -115,7 +115,7 @@ def full_executor(hanging: Hanging) -> Callable[[], None]:
 
 
 async def ask_approver() -> object:
-    pending: Any = SimpleNamespace(answered=lambda **answer: answer)
+    pending: Any = SimpleNamespace(answered=lambda **answer: answer, question=dict)
     approver = CallbackApprover(lambda _request: True, approver="ada")
     return await approver.aapprove(pending, sample_request())
 

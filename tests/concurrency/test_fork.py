@@ -339,9 +339,13 @@ REASONS = {
     "agentguard/audit/appending.py": "`JsonLinesAudit` in jsonl.py makes a child an appender of its own",
     "agentguard/concurrency/together.py": "its threads end with the one call that started them",
     "agentguard/credentials/sources/keychain.py": "each question has a thread of its own",
+    "agentguard/guard/life.py": "its thread closes one guard, and a child closes its own",
     "agentguard/policies/_remote.py": "its semaphore belongs to an event loop, and a child has another loop",
     "agentguard/policies/function.py": "its threads hold nothing that a child waits for",
     "agentguard/redaction/objects.py": "it asks for their classes",
+    "agentguard/stores/postgres/_pool.py": "its semaphore belongs to an event loop, and a child has another loop",
+    "agentguard/stores/server_upkeep.py": "its `Condition` is that of a store",
+    "agentguard/stores/sqlite_upkeep.py": "the same",
 }
 
 
