@@ -351,6 +351,22 @@ def test_what_holds_no_tools_is_one_clear_error(run: Run, module: str, target: s
 # --- lint
 
 
+@pytest.mark.promise("tool-by-its-place")
+def test_lint_names_a_tool_from_another_place_than_the_file_says(
+    run: Run, module: str, tmp_path: Path
+) -> None:
+    run("init", f"{module}:tools")
+    file = tmp_path / "agentguard.toml"
+    line = f'source = "{module}"'
+    assert f"# {line} #" in file.read_text()
+    file.write_text(file.read_text().replace(f"# {line} #", f"{line} #"))
+    assert run("lint", f"{module}:tools").exit_code == 0
+    file.write_text(file.read_text().replace(line, 'source = "shop.tools"'))
+    result = run("lint", f"{module}:tools")
+    assert result.exit_code == 1
+    assert f"is a tool of shop.tools, and this one is {module}:" in " ".join(result.output.split())
+
+
 def test_a_type_error_names_file_line_and_policy(run: Run, module: str, tmp_path: Path) -> None:
     configure(tmp_path, policy=POLICY.replace("order_id", "ordre_id"))
     result = run("lint", f"{module}:tools")
