@@ -343,7 +343,7 @@ REASONS = {
     "agentguard/policies/_remote.py": "its semaphore belongs to an event loop, and a child has another loop",
     "agentguard/policies/function.py": "its threads hold nothing that a child waits for",
     "agentguard/redaction/objects.py": "it asks for their classes",
-    "agentguard/stores/postgres/_pool.py": "its semaphore belongs to an event loop, and a child has another loop",
+    "agentguard/stores/postgres/_pool.py": "its semaphore belongs to an event loop, not to a process",
     "agentguard/stores/server_upkeep.py": "its `Condition` is that of a store",
     "agentguard/stores/sqlite_upkeep.py": "the same",
 }
