@@ -123,9 +123,8 @@ def pytest_collection(session: pytest.Session) -> None:
     files = [".".join(file.relative_to(TESTS.parent).with_suffix("").parts) for file in _files()]
     first = int(worker["workerid"].removeprefix("gw")) * len(files) // worker["workercount"]
     for name in files[first:] + files[:first]:
-        with suppress(Exception):
-            with suppress(pytest.skip.Exception):  # of a file that needs an extra: pytest imports it again
-                import_module(name)
+        with suppress(Exception, pytest.skip.Exception):  # a file may need an extra, and then skips itself
+            import_module(name)
 
 
 def _files() -> list[Path]:
