@@ -27,10 +27,11 @@ The way of a call
 Where a secret lives and where it dies
     `credentials/` mints it as a `model.Credential`, which refuses `str`, JSON and pickle. `lease.Lease`
     holds it in a ContextVar while the tool runs; `credentials.httpx_auth` (`auth`) and `credential()`
-    read it there. It is never an argument, a message or a record. `enforcement.guarded_call` closes the
-    lease and revokes the credential at its issuer (`issuance.revoke`). If that fails or the process dies,
-    the store still lists the credential, and `enforcement.outbox` revokes it again. `tasks.ending`
-    revokes all that is left when a task ends. `redaction` removes secrets from results, errors and logs.
+    read it there. It is never an argument, a message or a record. `enforcement.call`
+    (`Permit.end`) closes the lease, and `enforcement.call_ending` has the credential revoked at its
+    issuer (`issuance.revoke`). If that fails or the process dies, the store still lists the credential,
+    and `enforcement.outbox` revokes it again. `tasks.ending` revokes all that is left when a task ends.
+    `redaction` removes secrets from results, errors and logs.
     Long-lived secrets: `credentials.sources`, `credentials.long_lived`.
 
 Rooms, from the public face down; imports go downwards only (pyproject.toml, import-linter)
@@ -60,14 +61,15 @@ To add                   touch
                          its settings in `config.adapter_settings`, a case in
                          `config.adapters.AdapterFactory.brokers`, an extra
     a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
-                         `testing.StoreContract`), and its kind in `config.store`
+                         `testing.StoreContract`), and in `config.store`: `kind`, `_OF_KIND`,
+                         `store_of`, `upkeep_of`
     a rule input         a field of `model.AccessRequest`, filled in `enforcement.access_requests`, or of
                          `model.TaskState`, set in `tasks.task` and kept by `stores._rows` (one that
                          changes later is kept by each store), and one row of `model.inputs`: the Cedar
                          schema and context, the JSON for other PDPs, the recorded request, its replay and
                          `explain` are made of the rows
     a command            `cli/NAME.py` with `command`, registered in `cli/__init__.py`; a test in
-                         `tests/cli`
+                         `tests/cli`; REFERENCE.md is written anew (`agentguard reference`)
     a policy engine      `policies/NAME.py` (`ports.Policy`; `testing.PolicyContract`), its kind in
                          `config.pdps`
 

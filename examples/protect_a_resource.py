@@ -18,7 +18,8 @@ HERE = Path(__file__).parent
 ORIGIN = "http://127.0.0.1:8000"
 guard = agentguard.Guard.from_file(HERE / "agentguard.toml")  # publishes its public keys
 
-# --- the API: in production another process; it shares the public keys and the store, but no secret
+# --- the API: in production another process of the same OS user, for only this user may open state.db (0600).
+# It shares the public keys and the store, but no secret. For another user or machine see api_apart.py
 verifier = Verifier(
     issuer="https://agentguard.local",
     keys=json.loads((HERE / ".agentguard/jwks.json").read_text()),

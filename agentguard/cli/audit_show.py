@@ -52,7 +52,7 @@ Files = Annotated[
 ]
 Config = Annotated[Path, typer.Option(help="The configuration, which names the log as audit.path.")]
 TaskId = Annotated[str | None, typer.Option(help="The id of a task; its child tasks count too.")]
-Subject = Annotated[str | None, typer.Option(help="For whom the call was, as in user:alice.")]
+Subject = Annotated[str | None, typer.Option(help="For whom the call was, as in user://alice.")]
 Tool = Annotated[str | None, typer.Option(help="The name of a tool.")]
 Decision = Annotated[Literal["permit", "deny"] | None, typer.Option(help="How the call was decided.")]
 Code = Annotated[str | None, typer.Option(help="The code of a denial, as in policy.")]

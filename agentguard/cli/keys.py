@@ -34,7 +34,7 @@ LIFETIME = (
     3600.0  # seconds; a lifetime that was longer before, and was not in agentguard.toml, may be so long
 )
 
-Config = Annotated[Path, typer.Option(help="The configuration, whose [issuer] names the keys.")]
+Config = Annotated[Path, typer.Option(help="The configuration, whose table issuer names the keys.")]
 
 
 @app.callback()
@@ -112,7 +112,7 @@ def rotate(
 def prune(config: Config = Path("agentguard.toml")) -> None:
     """Remove the keys that sign no more and whose last tokens have expired, and their public keys.
 
-    A token lives as long as [issuer] lifetime says, or for an hour if that is longer; then 65 seconds more
+    A token lives as long as `issuer.lifetime` says, or for an hour if that is longer; then 65 seconds more
     are for clocks that differ. An application that gives its guard a longer lifetime writes it there.
 
     Exit codes: 0 done; 2 it could not be done.

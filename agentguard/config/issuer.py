@@ -25,7 +25,11 @@ class IssuerSettings(Table):
     algorithm: Literal["ES256", "EdDSA"] = Field(default="ES256", description='"ES256" or "EdDSA"')
     lifetime: Seconds = Field(default=60.0, description="seconds from 1 to 86400, as in lifetime = 60")
     keys: Name = Field(default=".agentguard/keys", description='a directory, as in keys = ".agentguard/keys"')
-    jwks: Name | None = Field(default=None, description='a file, as in jwks = ".agentguard/jwks.json"')
+    jwks: Name | None = Field(
+        default=None,
+        description='a file, as in jwks = ".agentguard/jwks.json"; a new folder for it is 0700, '
+        "so name one that the verifier's user may enter",
+    )
 
 
 def key_folder_of(settings: IssuerSettings, file_of: Callable[[str], Path]) -> KeyFolder:

@@ -6,8 +6,9 @@ Where a secret lives and where it dies:
    process can revoke it after a crash. A handle is not a secret, or it is encrypted (`sealing`).
 2. The guard keeps the credential in the `Lease` of the call (`agentguard.lease`). The running tool
    reads it there; `httpx_auth` attaches it to requests.
-3. The credential dies when the call ends (with `reuse`, when the task ends): `agentguard.enforcement`
-   closes the lease and calls the broker's `revoke`. If that fails, the outbox repeats it.
+3. The credential dies when the call ends (with `reuse`, when the task ends): `agentguard.enforcement.call`
+   (`Permit.end`) closes the lease, and `agentguard.enforcement.call_ending` calls the broker's `revoke`
+   (`issuance.revoke`). If that fails, the outbox repeats it.
 
 Signing keys, sealing keys and logins live longer: in a private file, or in this process only. Each
 class says where.

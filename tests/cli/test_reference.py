@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from agentguard.cli import main
@@ -68,6 +70,19 @@ def test_every_command_and_each_of_its_options_has_its_help() -> None:
     options = [line for line in text.splitlines() if line.startswith("- `--")]
     assert len(options) > 20
     assert [line for line in options if len(line.partition("`: ")[2]) < 10] == []
+
+
+def helps(command: Any) -> Iterator[str]:
+    yield command.help or ""
+    yield from (getattr(option, "help", None) or "" for option in command.params)
+    for part in getattr(command, "commands", {}).values():
+        yield from helps(part)
+
+
+def test_no_help_loses_a_word_in_square_brackets_which_rich_reads_as_markup() -> None:
+    texts = list(helps(get_command(main)))
+    assert len(texts) > 50
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []
 
 
 @pytest.mark.parametrize("part", list(Part))
