@@ -358,7 +358,6 @@ async def test_an_assertion_is_accepted_once() -> None:
         {"typ": "at+jwt"},
         {"kid": "unknown"},
     ],
-    ids=str,
 )
 async def test_an_assertion_that_is_not_this_callers_for_this_guard_now_is_none(
     changes: dict[str, Any],

@@ -89,7 +89,6 @@ CHECKED = Annotated[Plain, AfterValidator(lambda value: value)]
         Outer,
         dict[str, Plain],
     ],
-    ids=str,
 )
 def test_a_tool_whose_values_have_other_names_than_its_schema_is_refused(kit: Kit, annotation: Any) -> None:
     tool = classified(_tool(annotation), path="write")
