@@ -59,9 +59,9 @@ def command(
 ) -> None:
     """Print the decision on a call, the rules that determine it, and the smallest changes that would turn it.
 
-    The mandate of an imagined call's task comes from its words, by the tables tasks of the file; without words, it
-    allows all. Exit codes: 0 explained; 1 the file or the call is wrong; 2 the log is altered or not
-    readable.
+    The mandate of an imagined call's task comes from its words, by the tables tasks of the file; without
+    words, it allows all. Exit codes: 0 explained; 1 the file or the call is wrong; 2 the log is altered or
+    not readable.
     """
     records = [] if audit is None else records_of(audit)
     try:

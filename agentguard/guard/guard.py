@@ -195,6 +195,7 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
         once: ``Verifier(..., introspection=Introspection(url, client, ...))``. It tells about tokens of the
         embedded issuer. *callers* say who may ask, for which resources; by default they are those of
         agentguard.toml, whose secrets are read now. A ``GET`` of ``/jwks.json`` returns the public keys.
+        Mounted at ``/introspect``, its URL is ``.../introspect/``: without the last slash a mount redirects.
         It reads the guard's store: one in memory is that of its own process alone. Under
         ``uvicorn --workers`` an answer takes 40 ms more without uvloop, since asyncio then delays it.
 

@@ -45,6 +45,7 @@ from agentguard.resource.routing import (
     normalize_route,
 )
 from agentguard.resource.verifier import Verifier
+from agentguard.text import label
 
 __all__ = ["Presented", "Protected", "Rule", "require"]
 
@@ -267,6 +268,7 @@ def _arguments(
     try:
         return compute(presented)
     except Exception as error:  # whatever the application's function raises, the call is not verified
+        log.warning("the arguments function of an endpoint raised %s", label(type(error).__name__))
         raise unexpected_form() from error
 
 

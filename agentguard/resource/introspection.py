@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
@@ -16,10 +17,13 @@ from agentguard.concurrency.drive import drive, lift
 from agentguard.concurrency.party import current_party, for_party
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, strict_json
+from agentguard.text import label
 
 __all__ = ["Introspection"]
 
 Send = Callable[..., Awaitable[httpx.Response]]
+
+log = logging.getLogger("agentguard")
 
 
 class Introspection:
@@ -31,7 +35,8 @@ class Introspection:
     each request, such as a client assertion (RFC 7523) of ``PrivateKeyJwt(…).prove(issuer)``. An
     `httpx.Client` works for sync and async calls (for async ones, in a thread). An `httpx.AsyncClient`
     works only for async calls. With *opaque*, the verifier also accepts tokens that are not JWTs: what this
-    server says of one is then all that is known of it.
+    server says of one is then all that is known of it. The first answer that is no clear yes or no is logged
+    as a warning, with the URL and the status; later ones are not. No redirect is followed.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Introspection:
         self.opaque, self._timeout = opaque, timeout
         self._threads = AbandonableThreads("the introspection of tokens")
         self._url, self._client, self._auth, self._proof = url, client, auth, proof
+        self._has_warned = False
 
     def claims(self, token: str) -> Mapping[str, Json] | None:
         """Return what the server says about the token, or None if the token is not active.
@@ -73,7 +79,7 @@ class Introspection:
                 async with asyncio.timeout(self._timeout):
                     return await self._claims(post, token)
         except TimeoutError:
-            raise _unclear() from None
+            raise self._unclear("TimeoutError") from None
 
     async def _in_thread(self, *args: Any, **options: Any) -> Any:
         assert isinstance(self._client, httpx.Client)  # noqa: S101  the caller has checked it
@@ -86,21 +92,35 @@ class Introspection:
         auth = httpx.USE_CLIENT_DEFAULT if self._auth is None else self._auth
         try:
             response = await post(self._url, data=form, headers=headers, auth=auth, follow_redirects=False)
-            answer = strict_json(response.content) if response.status_code == 200 else None
-        except (httpx.HTTPError, ValueError, TimeoutError, NoThread):
-            answer = None
-        active = answer.get("active") if isinstance(answer, dict) else None
-        if not isinstance(active, bool) or not isinstance(answer, dict):
-            raise _unclear()
+        except (httpx.HTTPError, ValueError, TimeoutError, NoThread) as error:
+            raise self._unclear(type(error).__name__) from None
+        answer = _read(response)
+        active = answer.get("active")
+        if not isinstance(active, bool):
+            raise self._unclear(str(response.status_code))
         return answer if active else None
+
+    def _unclear(self, outcome: str) -> VerificationError:
+        """Log the first unclear answer, and return the error. *outcome* is a status, or an error's class."""
+        if not self._has_warned:
+            self._has_warned = True
+            url = httpx.URL(self._url).copy_with(userinfo=b"", query=None)
+            log.warning(
+                "introspection at %s answered %s: no clear yes or no", label(url, 200), label(outcome)
+            )
+        return VerificationError(
+            "temporarily_unavailable", "the issuer did not say whether the token is active", status=503
+        )
+
+
+def _read(response: httpx.Response) -> Mapping[str, Json]:
+    try:
+        answer = strict_json(response.content) if response.status_code == 200 else None
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else {}
 
 
 def _party(token: str) -> str:
     """Name whom a token is asked about for: one at which the server stalls takes no places of others."""
     return sha256(token.encode(errors="surrogatepass")).hexdigest()
-
-
-def _unclear() -> VerificationError:
-    return VerificationError(
-        "temporarily_unavailable", "the issuer did not say whether the token is active", status=503
-    )

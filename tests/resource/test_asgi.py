@@ -354,14 +354,15 @@ async def test_a_websocket_is_closed_and_the_lifespan_passes() -> None:
     assert events == [{"type": "websocket.close", "code": 1008}, "lifespan"]
 
 
-async def test_a_failing_rule_is_a_refusal_that_tells_nothing() -> None:
+async def test_a_failing_rule_is_a_refusal_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def broken(_request: Presented) -> dict[str, Any]:
         raise RuntimeError("database password is hunter2")
 
     rules = [Rule("GET", "/orders/{order_id}", ToolPath.READ, arguments=broken)]
     response = await asking(Protected(APP, verifier(), rules))("GET", "/orders/4711", reading())
     assert response.status_code == 400
-    assert "hunter2" not in response.text + str(response.headers)
+    assert "hunter2" not in response.text + str(response.headers) + caplog.text
+    assert "the arguments function of an endpoint raised RuntimeError" in caplog.text
 
 
 async def test_the_store_is_asked_off_the_event_loop_and_its_silence_closes() -> None:

@@ -63,3 +63,29 @@ def test_tokens_at_which_the_server_stalls_take_no_places_of_another_token(path:
         assert ask("alice's") == "alice", "while they wait"
         assert {future.result() for future in stalled} == {"503"}
     assert ask("alice's") == "alice", "when they were given up"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (httpx.Response(307, headers={"Location": "/introspect/"}), "307"),
+        (httpx.Response(200, json={"active": "true"}), "200"),
+        (httpx.Response(200, text="<html>"), "200"),
+        (httpx.ConnectError("no"), "ConnectError"),
+    ],
+)
+async def test_an_unclear_answer_is_logged_once_with_the_url_and_the_status(
+    mode: Mode, answer: httpx.Response | Exception, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def respond(_request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = httpx.Client(transport=httpx.MockTransport(respond))
+    introspection = Introspection("https://me:hunter2@as.example/introspect?key=hunter2", client)
+    for _ in range(2):
+        with pytest.raises(VerificationError, match="did not say"):
+            await mode.call(introspection, "claims", "token")
+    assert caplog.text.count(f"introspection at https://as.example/introspect answered {outcome}") == 1
+    assert "hunter2" not in "".join(r.getMessage() for r in caplog.records if r.name == "agentguard")
