@@ -35,8 +35,9 @@ def command(
 
     As a guard does, it makes files that are missing. No credential is issued, and no record is written. Each
     broker proves its client to the issuer, by the revocation of a token that does not exist, or by a login
-    that it revokes. Each PDP is asked about a user whom nobody is called. An issuer's own words about a
-    refusal are shown: they are in no denial.
+    that it revokes. Each PDP is asked about a user whom nobody is called. The secret of each table
+    introspection.callers.NAME is read. An issuer's own words about a refusal are shown: they are in no
+    denial.
 
     Exit codes: 0 all works, though there may be warnings; 1 something does not.
     """
@@ -51,7 +52,8 @@ def diagnoses(config: Path) -> Iterator[Diagnosis]:
     """Yield what works and what does not, part by part."""
     try:
         settings = load(config)
-        guard = Guard.from_parts(build(settings))
+        parts = build(settings)
+        guard = Guard.from_parts(parts)
     except ConfigurationError as error:
         yield Diagnosis("error", str(error))
         return
@@ -61,6 +63,9 @@ def diagnoses(config: Path) -> Iterator[Diagnosis]:
         yield _log(settings)
         yield from _brokers(guard)
         yield from _pdps(guard)
+        for name, caller in settings.introspection.callers.items():
+            success = "can be read" if caller.bearer else "is well-formed"  # a URL of keys is not asked
+            yield _tried(f"the credential of the caller {name}", partial(parts.callers, name), success)
 
 
 def _store(guard: Guard) -> Iterator[Diagnosis]:
@@ -101,7 +106,7 @@ def _pdps(guard: Guard) -> Iterator[Diagnosis]:
         yield _tried(f"the PDP {part.version}", partial(part.decide, question))
 
 
-def _tried(part: str, ask: Callable[[], object]) -> Diagnosis:
+def _tried(part: str, ask: Callable[[], object], success: str = "answers") -> Diagnosis:
     try:
         ask()
     except AgentGuardError as error:
@@ -109,4 +114,4 @@ def _tried(part: str, ask: Callable[[], object]) -> Diagnosis:
         return Diagnosis("error", f"{part}: {error}{hint}")
     except Exception as error:  # noqa: BLE001  an adapter may raise anything, and the next part is asked all the same
         return Diagnosis("error", f"{part}: {type(error).__name__}: {error}")
-    return Diagnosis("ok", f"{part} answers")
+    return Diagnosis("ok", f"{part} {success}")

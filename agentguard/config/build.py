@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, extra, identity_of
-from agentguard.config.introspection import callers_of
+from agentguard.config.introspection import caller_of
 from agentguard.config.issuer import key_folder_of
 from agentguard.config.load import position_of
 from agentguard.config.lock import lock_of, read_pins
@@ -58,7 +58,7 @@ class Parts:
     trace_stages: bool = False
     issuer: str = ""
     sources: tuple[Source, ...] = ()
-    callers: Callable[[], tuple[Caller, ...]] = tuple
+    callers: Callable[..., tuple[Caller, ...]] = tuple
     introspection_rate: float = 500.0
 
     def arguments(self) -> dict[str, Any]:
@@ -235,10 +235,14 @@ def _sources(settings: Settings, adapters: AdapterFactory) -> tuple[Source, ...]
     return tuple(sources)
 
 
-def _callers(settings: Settings, adapters: AdapterFactory) -> tuple[Caller, ...]:
+def _callers(settings: Settings, adapters: AdapterFactory, only: str | None = None) -> tuple[Caller, ...]:
     resources = {name: resource.resource(name) for name, resource in settings.resources.items()}
-    with _with_position(settings, "introspection"):
-        return callers_of(settings.introspection, resources, adapters)
+    callers = []
+    for name, table in settings.introspection.callers.items():
+        if only in (None, name):
+            with _with_position(settings, "introspection", "callers", name, table.credential_key):
+                callers.append(caller_of(name, table, resources, adapters))
+    return tuple(callers)
 
 
 def _identity(settings: Settings, clock: Clock) -> IdentitySource:

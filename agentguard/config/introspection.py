@@ -9,12 +9,13 @@ from pydantic import Field
 
 from agentguard.config.tables import Name, SettingError, Table, list_field
 from agentguard.credentials.callers import Caller
+from agentguard.errors import ConfigurationError, IssueError
 from agentguard.model import Resource
 
 if TYPE_CHECKING:  # it imports the settings
     from agentguard.config.adapters import AdapterFactory
 
-__all__ = ["IntrospectionSettings", "callers_of", "validate_introspection"]
+__all__ = ["IntrospectionSettings", "caller_of", "validate_introspection"]
 
 
 class CallerSettings(Table):
@@ -28,6 +29,11 @@ class CallerSettings(Table):
         default=None, description='the file or https URL of its JWK Set, as in keys = "orders-api.jwks.json"'
     )
     ca: Name | None = Field(default=None, description='a file of certificates to trust, as in ca = "ca.pem"')
+
+    @property
+    def credential_key(self) -> str:
+        """The key that says how the caller authenticates: bearer or keys."""
+        return "keys" if self.bearer is None else "bearer"
 
 
 class IntrospectionSettings(Table):
@@ -60,26 +66,31 @@ def validate_introspection(settings: IntrospectionSettings, resources: Mapping[s
             )
 
 
-def callers_of(
-    settings: IntrospectionSettings, resources: Mapping[str, Resource], factory: AdapterFactory
-) -> tuple[Caller, ...]:
-    """Return the callers. Their secrets are read now.
+def caller_of(
+    name: str, settings: CallerSettings, resources: Mapping[str, Resource], factory: AdapterFactory
+) -> Caller:
+    """Return one caller. Its secret is read now. Each error begins with the key that it is about.
 
     Raises:
-        ConfigurationError: A secret or a key set cannot be read or used.
-        IssueError: The source of a secret gave none.
+        ConfigurationError: The secret or the key set cannot be read or used.
+        IssueError: The source of the secret gave none.
     """
     from agentguard.config.adapters import extra
 
     with extra("issuers"):
         from agentguard.credentials.sources import source
 
-    return tuple(
-        Caller(
+    key = f"introspection.callers.{name}.{settings.credential_key}"
+    try:
+        return Caller(
             name=name,
-            resources=tuple(resources[resource] for resource in caller.resources),
-            bearer=None if caller.bearer is None else source(caller.bearer).read(),
-            keys=None if caller.keys is None else factory.key_set(caller.keys, name, caller.ca),
+            resources=tuple(resources[resource] for resource in settings.resources),
+            bearer=None if settings.bearer is None else source(settings.bearer).read(),
+            keys=None if settings.keys is None else factory.key_set(settings.keys, name, settings.ca),
         )
-        for name, caller in settings.callers.items()
-    )
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{key}: {error.problem}", hint=error.hint, file=error.file, line=error.line
+        ) from error
+    except IssueError as error:
+        raise IssueError(f"{key}: {error}") from error

@@ -93,7 +93,10 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
 
 def _first(error: ValidationError) -> tuple[tuple[str, ...], str, str]:
     """Return the keys, the problem and the hint of the first of pydantic's errors."""
-    first: Mapping[str, Any] = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first: Mapping[str, Any] = errors[0]
+    if first["type"] == "missing":
+        first = next((other for other in errors if _misspells(other, first["loc"])), first)
     loc = tuple(part for part in first["loc"] if isinstance(part, str) and part != "[key]")
     keys, kind = _without_kind(loc)
     name = ".".join(keys)
@@ -104,6 +107,13 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str, str]:
         return (*keys, "kind"), f"{name}: its kind is missing or unknown", f"use one of {kinds} as its kind"
     problem = first["msg"].removeprefix("Input ").replace("Field required", "is missing")
     return keys, f"{name}: {problem}", _description(keys, kind)
+
+
+def _misspells(error: Mapping[str, Any], missing: tuple[str | int, ...]) -> bool:
+    """Return whether the error is about an unknown key beside *missing* that is nearly spelled like it."""
+    *table, key = error["loc"]
+    is_beside = error["type"] == "extra_forbidden" and tuple(table) == missing[:-1]
+    return is_beside and bool(get_close_matches(str(key), [str(missing[-1])]))
 
 
 def _without_kind(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from agentguard import Guard
 from agentguard.cli import main
 from agentguard.credentials.local_issuer import load_key
+from agentguard.errors import IssueError
 from tests.doubles.loopback import Connection, Respond, Server, response, serving
 
 WORDS = "Client agent is disabled"
@@ -123,3 +126,24 @@ def test_a_mistake_in_the_file_is_told_with_its_line(config: Path) -> None:
     code, text = run(config)
     assert code == 1
     assert "agentguard.toml:2" in text
+
+
+def test_each_callers_secret_is_read_and_the_key_that_gives_none_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOD_SECRET", "g" * 20)
+    monkeypatch.setenv("SHORT_SECRET", "hunter2")
+    monkeypatch.delenv("NO_SECRET", raising=False)
+    tables = "".join(
+        f'[introspection.callers.{name}]\nresources = ["orders"]\nbearer = "env:{name.upper()}_SECRET"\n'
+        for name in ("no", "short", "good")
+    )
+    config.write_text(f"{config.read_text()}[resources.orders]\n{tables}")
+    code, text = run(config)
+    assert code == 1
+    assert "introspection.callers.no.bearer: env:NO_SECRET" in text
+    assert "agentguard.toml:9: introspection.callers.short.bearer: the bearer secret" in text
+    assert "ok        the credential of the caller good can be read" in text
+    assert "hunter2" not in text
+    with closing(Guard.from_file(config)) as guard, pytest.raises(IssueError, match=r"callers\.no\.bearer"):
+        guard.introspection()

@@ -266,6 +266,8 @@ def test_a_whole_json_schema_may_stand_for_the_shorthand(home: Path) -> None:
         ('algorithm = "EdDSA"', 'algorithm = "none"', "algorithm", '"ES256" or "EdDSA"'),
         ('kind = "memory"', 'kind = "etcd"', "kind", '"sqlite", "memory", "redis" or "postgres"'),
         ('path = "write"', 'path = "wirte"', 'path = "write"', '"read", "write" or "escalation"'),
+        ('path = "write"', 'pth = "write"', 'path = "write"', "did you mean path?"),
+        ('path = "write"', 'access = "write"', "[tools.refund_order]", '"read", "write" or "escalation"'),
         ('path = "write"\n', "\n", "[tools.refund_order]", '"read", "write" or "escalation"'),
         ('resource = "payments"', 'resource = "paymets"', 'resource = "payments"', "[resources.paymets]"),
         ('"refunds:write"', '"refunds write"', "scopes", "scopes ="),

@@ -133,6 +133,7 @@ def test_a_tool_on_a_path_that_its_resources_broker_does_not_serve_is_an_error(w
     ("text", "line", "message"),
     [
         ('[identity]\nkind = "spiffe"\nsokcet = "x"\n', 3, "did you mean socket"),
+        ('[brokers.a]\nkind = "openbao"\nadress = "https://x"\n', 3, "did you mean address"),
         ('[identity]\nkind = "spife"\n', 2, '"spiffe"'),
         ('[brokers.a]\nissuer = "https://x"\n', 1, '"token_exchange"'),
         ('[brokers.a]\nkind = "openbao"\naddress = "https://x"\naudience = 1\n', 4, "audience"),
