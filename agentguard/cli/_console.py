@@ -19,6 +19,7 @@ from agentguard.text import printable
 __all__ = ["fail", "load_object", "note", "out", "tools_of"]
 
 STYLES = {"error": "bold red", "warning": "yellow", "torn": "yellow", "ok": "bold green", "wrote": "green"}
+_TOOLS = "name an agent or a list of tools"
 
 
 def out() -> Console:
@@ -57,10 +58,22 @@ def load_object(target: str) -> object:
             loaded = getattr(loaded, name)
     except Exception as error:  # the user's own code runs here, and may raise anything
         raise ConfigurationError(
-            f"{target} cannot be loaded: {type(error).__name__}: {error}",
-            hint="correct the name, and run this where the module can be imported",
+            f"{target} cannot be loaded: {type(error).__name__}: {error}", hint=_remedy(error, module)
         ) from error
+    if loaded is None:
+        raise ConfigurationError(f"{target} is None", hint=_TOOLS)
     return loaded
+
+
+def _remedy(error: Exception, module: str) -> str:
+    """Say what failed while *module* was imported or its attribute was read, and how to correct it."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if f"{module}.".startswith(f"{error.name}."):
+            return f"there is no module {error.name} here: correct the name, or run this in its folder"
+        return f"{module} needs the module {error.name}: install it in this environment"
+    if module not in sys.modules:
+        return f"the import of {module} failed: correct the code that raised {type(error).__name__}"
+    return f"the module {module} was imported, but its attribute was not found: correct the name"
 
 
 def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
@@ -72,9 +85,11 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
     if isinstance(target, BaseTool):
         return [target]
     if isinstance(target, list | tuple):
-        return [
-            tool for tool in target if not isinstance(tool, dict)
-        ]  # a dict is a tool that the model's provider runs
+        # a dict is a tool that the model's provider runs
+        local = [tool for tool in target if not isinstance(tool, dict)]
+        if others := [tool for tool in local if not isinstance(tool, BaseTool) and not callable(tool)]:
+            raise ConfigurationError(f"an object of type {type(others[0]).__name__} is no tool", hint=_TOOLS)
+        return local
     nodes = getattr(target, "nodes", None)
     if isinstance(nodes, dict):
         bound = (getattr(node, "bound", None) for node in nodes.values())
@@ -83,6 +98,4 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
         return list(tools)
     if callable(target):
         return [target]
-    raise ConfigurationError(
-        f"an object of type {type(target).__name__} holds no tools", hint="name an agent or a list of tools"
-    )
+    raise ConfigurationError(f"an object of type {type(target).__name__} holds no tools", hint=_TOOLS)

@@ -55,6 +55,8 @@ def ponder(thoughts: dict[str, Any], lists: list[str]) -> str:
 tools = [get_order, place_order, deleteAccount, ponder]
 undocumented = [lambda text: text]
 number = 7
+numbers = [7]
+nothing_yet = None
 '''
 
 AGENTS = '''
@@ -349,6 +351,30 @@ def test_what_holds_no_tools_is_one_clear_error(run: Run, module: str, target: s
 
 
 # --- lint
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("no_such_module:tools", "there is no module no_such_module here"),
+        ("needs:tools", "needs needs the module no_such_library: install it"),
+        ("raises:tools", "the import of raises failed: correct the code that raised ZeroDivisionError"),
+        ("wrong:tools", "the import of wrong failed: correct the code that raised SyntaxError"),
+        ("{module}:nothing", "its attribute was not found"),
+        ("{module}:number", "name an agent or a list of tools"),
+        ("{module}:numbers", "name an agent or a list of tools"),
+        ("{module}:nothing_yet", "name an agent or a list of tools"),
+    ],
+)
+def test_lint_says_what_failed_where_it_finds_no_tools(
+    run: Run, module: str, tmp_path: Path, target: str, hint: str
+) -> None:
+    configure(tmp_path)
+    for name, code in {"needs": "import no_such_library", "raises": "1 / 0", "wrong": "def f(:"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    result = run("lint", target.format(module=module))
+    assert result.exit_code == 1
+    assert f"hint: {hint}" in result.output.replace(f"the module {module} was imported, but ", "")
 
 
 @pytest.mark.promise("tool-by-its-place")
