@@ -28,13 +28,20 @@ OTHER_TIERS_ALONE = {
     "exec-vault-out-of-reach",
     "issuer-gives-no-more",
     "key-outside-python",
+    "lost-answer-not-guessed",
     "one-identity-one-task",
     "other-identity-opens-nothing",
     "pdp-decision-id",
+    "postgres-keeps-revocations",
+    "service-keeps-users-apart",
+    "shared-store-keeps-revocations",
+    "shared-store-limits",
+    "shared-store-outage",
+    "store-password-stays-secret",
     "theft-refused",
     "wrapped-credential-noticed",
 }
-"""Promises that only a real process, database, PDP or identity provider can show."""
+"""Promises that only a real process, store, database, PDP or identity provider can show."""
 
 
 def test_the_default_run_has_a_test_of_each_promise(request: pytest.FixtureRequest) -> None:
