@@ -87,8 +87,10 @@ def tools_of(target: object) -> list[BaseTool | Callable[..., Any]]:
     if isinstance(target, list | tuple):
         # a dict is a tool that the model's provider runs
         local = [tool for tool in target if not isinstance(tool, dict)]
-        if others := [tool for tool in local if not isinstance(tool, BaseTool) and not callable(tool)]:
-            raise ConfigurationError(f"an object of type {type(others[0]).__name__} is no tool", hint=_TOOLS)
+        if strangers := [tool for tool in local if not isinstance(tool, BaseTool) and not callable(tool)]:
+            raise ConfigurationError(
+                f"an object of type {type(strangers[0]).__name__} is no tool", hint=_TOOLS
+            )
         return local
     nodes = getattr(target, "nodes", None)
     if isinstance(nodes, dict):
