@@ -77,13 +77,14 @@ class World:
         self.requests: list[dict[str, str]] = []
         prove = PrivateKeyJwt("crm", self.keys["crm"]).prove(self.realm.issuer)
         url = f"{self.realm.issuer}/protocol/openid-connect/token/introspect"
+        self.http = httpx.Client(trust_env=False, timeout=10)
         self.verifier = Verifier(
             issuer=Issuer(self.realm.issuer, "azp"),
             keys=self.realm.keys(),
             resource=CRM,
             store=self.guard.enforcement.ports.store,
             by_audience=(ToolPath.READ,),
-            introspection=Introspection(url, httpx.Client(trust_env=False, timeout=10), proof=prove),
+            introspection=Introspection(url, self.http, proof=prove),
         )
 
     def assert_for(self, **claims: Any) -> None:
@@ -171,6 +172,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 asyncio.run(world.get_contact(Mode("sync"), world.id_token()))
             yield world
             world.guard.close()
+            world.http.close()
         finally:
             realm.delete()
 

@@ -124,7 +124,7 @@ class World:
         self._admin("POST", "clients", agent)
 
     def _verifier(self, issuer: Issuer) -> Verifier:
-        http = httpx.Client(trust_env=False, timeout=10)
+        self.http = http = httpx.Client(trust_env=False, timeout=10)
         prove = PrivateKeyJwt("orders/read", self.orders).prove(self.realm.issuer)
         url = f"{self.realm.issuer}/protocol/openid-connect/token/introspect"
         return Verifier(
@@ -185,6 +185,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 asyncio.run(world.get_order(Mode("sync"), world.task()))
             yield world
             world.guard.close()
+            world.http.close()
         finally:
             realm.delete()
 

@@ -158,7 +158,7 @@ async def test_a_thousand_streamed_requests_of_fifty_users_are_each_judged_for_t
             await asking
             if part == 0:
                 sizes = {pid: memory(pid) for pid in await service.workers(http)}
-        workers = await service.workers(http)
+        workers = await _both(service, http)
         grown = {pid: (sizes[pid], memory(pid)) for pid in workers & sizes.keys()}
     with capsys.disabled():
         seconds = time.monotonic() - began
@@ -173,6 +173,14 @@ async def test_a_thousand_streamed_requests_of_fifty_users_are_each_judged_for_t
     os.killpg(service.process.pid, signal.SIGTERM)
     service.process.wait(30)
     _check_what_is_left(service, [*logs, service.log])
+
+
+async def _both(service: Service, http: httpx.AsyncClient) -> set[int]:
+    """Return the workers, once the one that replaces the killed one has started too."""
+    ends = time.monotonic() + 60
+    while len(workers := await service.workers(http)) < 2 and time.monotonic() < ends:  # noqa: ASYNC110  another process
+        await asyncio.sleep(0.5)
+    return workers
 
 
 def _check_what_is_left(service: Service, logs: list[Path]) -> None:
