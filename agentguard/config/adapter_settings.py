@@ -69,41 +69,18 @@ IdentitySettings = Annotated[
 ]
 
 
-class TokenExchangeSettings(Table):
-    """``kind = "token_exchange"``: an authorization server (RFC 8693)."""
+class TokenBrokerSettings(Table):
+    """What brokers of authorization servers have in common; "the issuer" is who issues the token."""
 
-    kind: Literal["token_exchange"]
-    issuer: Origin | Name = Field(description='the issuer\'s URL, as in issuer = "https://login.example"')
     paths: tuple[PathName, ...] = list_field(_PATHS, default=("read", "write", "escalation"))
-    client_id: Name = Field(description="the client's id at the issuer")
-    client_auth: Literal["private_key_jwt", "spiffe"] = Field(
-        default="private_key_jwt", description='"private_key_jwt", with client_key, or "spiffe"'
-    )
-    client_key: Name | None = Field(
-        default=None, description='a private key, as in client_key = "client.pem"'
-    )
     ca: Name | None = Field(default=None, description=_CA)
     resource_uris: dict[Name, Name] = Field(
         default_factory=dict, description='a URI for each audience, as in { "orders/read" = "https://…" }'
-    )
-    subject_token_type: Literal["jwt", "access_token", "id_token"] = Field(
-        default="jwt", description='of the users\' tokens: "jwt", "access_token" (Keycloak) or "id_token"'
     )
     subject: Name | None = Field(
         default=None,
         description="a task's subject by a claim of the user's token that users cannot change,"
         ' as in subject = "user:{preferred_username}"; by default it is the `sub`',
-    )
-    agent_subject: Name | None = Field(
-        default=None, description="the `sub` of the agent's own tokens, if it is not the agent's id"
-    )
-    actor: Literal["act", "client"] = Field(
-        default="act",
-        description='"client" if the issuer writes no `act`: the agent is known by its client_id alone, so a'
-        " token does not show whether a user or the agent acts, nor an earlier agent",
-    )
-    agent_grant: Literal["token_exchange", "client_credentials"] = Field(
-        default="token_exchange", description="how an agent without a user gets a token"
     )
     seal: Name | None = Field(
         default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
@@ -123,7 +100,35 @@ class TokenExchangeSettings(Table):
     reuse: tuple[PathName, ...] = list_field(_REUSE)
 
 
-class IdentityAssertionSettings(Table):
+class TokenExchangeSettings(TokenBrokerSettings):
+    """``kind = "token_exchange"``: an authorization server (RFC 8693)."""
+
+    kind: Literal["token_exchange"]
+    issuer: Origin | Name = Field(description='the issuer\'s URL, as in issuer = "https://login.example"')
+    client_id: Name = Field(description="the client's id at the issuer")
+    client_auth: Literal["private_key_jwt", "spiffe"] = Field(
+        default="private_key_jwt", description='"private_key_jwt", with client_key, or "spiffe"'
+    )
+    client_key: Name | None = Field(
+        default=None, description='a private key, as in client_key = "client.pem"'
+    )
+    subject_token_type: Literal["jwt", "access_token", "id_token"] = Field(
+        default="jwt", description='of the users\' tokens: "jwt", "access_token" (Keycloak) or "id_token"'
+    )
+    agent_subject: Name | None = Field(
+        default=None, description="the `sub` of the agent's own tokens, if it is not the agent's id"
+    )
+    actor: Literal["act", "client"] = Field(
+        default="act",
+        description='"client" if the issuer writes no `act`: the agent is known by its client_id alone, so a'
+        " token does not show whether a user or the agent acts, nor an earlier agent",
+    )
+    agent_grant: Literal["token_exchange", "client_credentials"] = Field(
+        default="token_exchange", description="how an agent without a user gets a token"
+    )
+
+
+class IdentityAssertionSettings(TokenBrokerSettings):
     """``kind = "identity_assertion"``: another company's authorization server, by one's own (ID-JAG)."""
 
     kind: Literal["identity_assertion"]
@@ -133,37 +138,11 @@ class IdentityAssertionSettings(Table):
     issuer: Name = Field(description='the other side\'s server, as in issuer = "https://login.saas.example"')
     client_id: Name = Field(description="the client's id at the other side")
     client_key: Name = Field(description='its private key there, as in client_key = "saas.pem"')
-    ca: Name | None = Field(default=None, description=_CA)
-    paths: tuple[PathName, ...] = list_field(_PATHS, default=("read", "write", "escalation"))
-    subject: Name | None = Field(
-        default=None,
-        description="a task's subject by a claim of the ID token that users cannot change,"
-        ' as in subject = "user:{preferred_username}"; by default it is the `sub`',
-    )
     linked: bool = Field(
         default=False,
         description="true if the other side has accounts of its own, linked with the company's: the guard"
         " then cannot tell whose account a token is for",
     )
-    resource_uris: dict[Name, Name] = Field(
-        default_factory=dict, description='a URI for each audience, as in { "crm/read" = "https://…" }'
-    )
-    seal: Name | None = Field(
-        default=None, description='a key file for handles, as in seal = ".agentguard/seal"'
-    )
-    bearer: bool = Field(default=False, description="true if the other side does not support DPoP")
-    details: bool = Field(
-        default=True,
-        description="false if the other side does not know our authorization details: its tokens are then"
-        " good for every call with their scopes",
-    )
-    details_scope: Name | None = Field(
-        default=None,
-        description="a parameterized scope there that carries the details instead,"
-        ' as in details_scope = "agentguard_call"',
-    )
-    introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
-    reuse: tuple[PathName, ...] = list_field(_REUSE)
 
 
 class OpenBaoSettings(Table):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
 
-from agentguard.config.adapter_settings import IdentityAssertionSettings, TokenExchangeSettings
+from agentguard.config.adapter_settings import (
+    IdentityAssertionSettings,
+    TokenBrokerSettings,
+    TokenExchangeSettings,
+)
 from agentguard.config.tls import tls_context
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import ConfigurationError
@@ -18,6 +23,7 @@ from agentguard.ports import Broker
 if TYPE_CHECKING:  # it imports this module, and an extra is needed
     from agentguard.config.adapters import AdapterFactory
     from agentguard.credentials.oauth import ClientAuth, IssuerProfile
+    from agentguard.credentials.oauth.token_broker import BrokerOptions
 
 __all__ = ["discovering", "identity_assertion_brokers", "token_exchange_brokers"]
 
@@ -31,20 +37,14 @@ def token_exchange_brokers(
         ConfigurationError: A setting is wrong.
     """
     from agentguard.credentials.oauth import AuthorizationServer, TokenExchange
-    from agentguard.credentials.sealing import SealingKey
 
-    client, profile, seal = _client(settings, factory), _profile(settings), settings.seal
+    client, profile = _client(settings, factory), _exchange_profile(settings)
     verify = tls_context(factory.file_of, ca=settings.ca)
     return {
         path: TokenExchange(
             AuthorizationServer(settings.issuer, client, verify=verify),
-            paths=[path],
             identity=factory.identity,
-            store=factory.store,
-            seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
-            reuse=[path] if path.value in settings.reuse else [],
-            profile=profile,
-            clock=factory.clock,
+            **_options(settings, factory, path, profile),
         )
         for path in map(ToolPath, settings.paths)
     }
@@ -64,9 +64,9 @@ def identity_assertion_brokers(
         IdentityProvider,
         PrivateKeyJwt,
     )
-    from agentguard.credentials.sealing import SealingKey
 
-    verify, seal = tls_context(factory.file_of, ca=settings.ca), settings.seal
+    verify = tls_context(factory.file_of, ca=settings.ca)
+    profile = replace(_profile(settings), actor_client=settings.client_id)
 
     def server(issuer: str, client: str, key: str) -> AuthorizationServer:
         auth = PrivateKeyJwt(client, load_key(factory.file_of(key)), clock=factory.clock)
@@ -78,12 +78,7 @@ def identity_assertion_brokers(
             idp=IdentityProvider(
                 server(settings.idp, settings.idp_client_id, settings.idp_client_key), settings.linked
             ),
-            paths=[path],
-            store=factory.store,
-            seal=None if seal is None else SealingKey.from_file(factory.file_of(seal)),
-            reuse=[path] if path.value in settings.reuse else [],
-            profile=_profile_there(settings),
-            clock=factory.clock,
+            **_options(settings, factory, path, profile),
         )
         for path in map(ToolPath, settings.paths)
     }
@@ -109,13 +104,28 @@ def discovering(broker: Broker, url: str, resource: Resource, clock: Callable[[]
     return DiscoveringBroker(broker, url, clock=clock)
 
 
-def _profile_there(settings: IdentityAssertionSettings) -> IssuerProfile:
+def _options(
+    settings: TokenBrokerSettings, factory: AdapterFactory, path: ToolPath, profile: IssuerProfile
+) -> BrokerOptions:
+    """Return the options of the broker of one path."""
+    from agentguard.credentials.sealing import SealingKey
+
+    return {
+        "paths": [path],
+        "store": factory.store,
+        "seal": None if settings.seal is None else SealingKey.from_file(factory.file_of(settings.seal)),
+        "reuse": [path] if path.value in settings.reuse else [],
+        "profile": profile,
+        "clock": factory.clock,
+    }
+
+
+def _profile(settings: TokenBrokerSettings) -> IssuerProfile:
     from agentguard.credentials.oauth import IssuerProfile
 
     return IssuerProfile(
         resource_uris=settings.resource_uris,
         subject=settings.subject,
-        actor_client=settings.client_id,
         bearer=settings.bearer,
         details=settings.details,
         details_scope=settings.details_scope,
@@ -123,21 +133,15 @@ def _profile_there(settings: IdentityAssertionSettings) -> IssuerProfile:
     )
 
 
-def _profile(settings: TokenExchangeSettings) -> IssuerProfile:
-    from agentguard.credentials.oauth import IssuerProfile
+def _exchange_profile(settings: TokenExchangeSettings) -> IssuerProfile:
     from agentguard.credentials.oauth.profile import TOKEN_TYPE
 
-    return IssuerProfile(
-        resource_uris=settings.resource_uris,
-        subject=settings.subject,
+    return replace(
+        _profile(settings),
         agent_subject=settings.agent_subject,
         subject_token_type=f"{TOKEN_TYPE}{settings.subject_token_type}",
         actor_client=settings.client_id if settings.actor == "client" else None,
         client_credentials=settings.agent_grant == "client_credentials",
-        bearer=settings.bearer,
-        details=settings.details,
-        details_scope=settings.details_scope,
-        introspect=settings.introspect,
     )
 
 
