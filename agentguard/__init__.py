@@ -53,6 +53,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
     ports                the Protocols
     model, jose, outbound   nouns, frozen and without I/O; strict JWS; HTTP to one service, bounded
     files                reads settings, rules and keys, unless others may write them
+    asgi                 what ASGI applications share: the body of a request, the lifespan
     errors, concurrency  the tree of exceptions; sync from async, and one fetch for many callers
     text                 what others have written, made safe to show in a terminal or a log
 

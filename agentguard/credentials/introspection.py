@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import parse_qsl
 
 from jwt import PyJWK
 
+from agentguard.asgi import Receive, Scope, Send, answer_lifespan, receive_body
 from agentguard.concurrency.drive import operation_pair
 from agentguard.credentials.callers import Caller, Callers
 from agentguard.credentials.local_issuer import LocalIssuer, jwks
@@ -23,10 +23,6 @@ from agentguard.text import label
 
 __all__ = ["IntrospectionEndpoint"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _FORM = b"application/x-www-form-urlencoded"
 _LIMIT = 64 * 1024  # bytes of a body: a token and an assertion of 16 KiB each, in percent-encoding
@@ -89,7 +85,7 @@ class IntrospectionEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await answer_lifespan(receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["method"] == "GET" and scope["path"].endswith("/jwks.json"):
@@ -155,20 +151,12 @@ class IntrospectionEndpoint:
         return claims if is_active else None
 
     async def _body(self, receive: Receive) -> bytes:
-        body, more = bytearray(), True
         try:
             async with asyncio.timeout(self._timeout):
-                while more:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise _invalid("the body ended too early")
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    if len(body) > _LIMIT:
-                        raise _invalid("the body is too large", status=413)
+                body = await receive_body(receive, _LIMIT)
         except TimeoutError:
             raise _invalid("the body took too long", status=408) from None
-        return bytes(body)
+        return body
 
 
 def _form(body: bytes) -> dict[str, str]:
@@ -211,10 +199,3 @@ async def _answer(send: Send, status: int, content: Json, *, cache: str = "no-st
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    phase = ""
-    while phase != "lifespan.shutdown":
-        phase = (await receive())["type"]
-        await send({"type": f"{phase}.complete"})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from agentguard.asgi import Message, Receive, receive_body
 from agentguard.errors import VerificationError
 from agentguard.jose import Json, strict_json
 from agentguard.resource.routing import Scope
@@ -26,8 +27,6 @@ __all__ = [
     "unexpected_form",
 ]
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 
 # what says a second method; no part of HTTP, but some frameworks and middlewares obey it
 _METHOD_HEADERS = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
@@ -99,22 +98,14 @@ async def buffer_body(receive: Receive, limit: int, seconds: float) -> tuple[byt
         VerificationError: 408, the body did not end within *seconds*; 413, it is too large; or 400, the
             client has gone.
     """
-    body, more = bytearray(), True
     async with _in_time(seconds):
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise VerificationError("invalid_request", "the body ended too early", status=400)
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > limit:
-                raise _too_large()
-    replay: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        body = await receive_body(receive, limit)
+    replay: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
         return replay.pop() if replay else await receive()
 
-    return bytes(body), again
+    return body, again
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

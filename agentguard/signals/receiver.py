@@ -6,10 +6,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
 
+from agentguard.asgi import Receive, Scope, Send, answer_lifespan, receive_body
 from agentguard.concurrency.drive import operation_pair
 from agentguard.errors import VerificationError
 from agentguard.ports import Store
@@ -19,10 +19,6 @@ from agentguard.text import label
 
 __all__ = ["Receiver"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _CONTENT_TYPE = b"application/secevent+jwt"
 _STREAM_EVENTS = frozenset(
@@ -78,7 +74,7 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await answer_lifespan(receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -119,17 +115,9 @@ class Receiver:
             )
 
     async def _body(self, receive: Receive) -> str:
-        body, more = bytearray(), True
         try:
             async with asyncio.timeout(self._timeout):
-                while more:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise refusal("invalid_request", "the body ended too early")
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    if len(body) > _LIMIT:
-                        raise refusal("invalid_request", "the body is too large", status=413)
+                body = await receive_body(receive, _LIMIT)
         except TimeoutError:
             raise refusal("invalid_request", "the body took too long", status=408) from None
         return body.decode("latin-1")  # never fails; the verification of the token refuses non-ASCII text
@@ -186,10 +174,3 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
         headers.append((b"allow", b"POST"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    phase = ""
-    while phase != "lifespan.shutdown":
-        phase = (await receive())["type"]
-        await send({"type": f"{phase}.complete"})
