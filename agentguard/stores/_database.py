@@ -15,14 +15,13 @@ from threading import get_ident
 from time import monotonic
 
 from agentguard.concurrency.fork import ForkGate, around_fork, in_child
+from agentguard.concurrency.owned_lock import OwnedLock
 from agentguard.concurrency.running import is_running
 from agentguard.errors import ConfigurationError, StoreError
+from agentguard.stores._connection import connect
 from agentguard.stores._file_watch import INTERVAL, FileWatch, LogFiles, store_error
 from agentguard.stores._nesting import nested
 from agentguard.stores._schema import migrate, use_wal
-
-CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
-
 
 _lost: set[Path] = set()
 """Files of which SQLite believes in this child that a thread of the parent still holds a lock."""
@@ -59,6 +58,7 @@ class _Resources:
         self.idle: deque[Handle] = deque()
         self.writing: dict[int, Loan] = {}
         self.executor = ThreadPoolExecutor(1, "agentguard-store")
+        self.turn = OwnedLock()
 
 
 def _close_idle(resources: _Resources) -> None:
@@ -220,7 +220,7 @@ class Database:
             handle = self._resources.idle.pop()
         except IndexError:
             self.watch.look(None)
-            handle, looks = Handle(self._connect()), False
+            handle, looks = Handle(connect(self.path, self._timeout, self._resources.turn)), False
         try:
             if looks:
                 self.watch.look(handle.log)
@@ -281,15 +281,3 @@ class Database:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection

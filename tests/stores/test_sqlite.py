@@ -107,6 +107,32 @@ def test_a_locked_file_is_a_store_error_after_the_time_given(path: Path) -> None
     store.close()
 
 
+def test_one_that_has_waited_for_long_takes_a_short_gap_between_the_writes_of_others(path: Path) -> None:
+    store, turns = SqliteStore(path), list[float]()
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+
+    def write() -> None:
+        assert store.remember("key", FAR)
+        turns.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for gap in range(10):
+        if turns:
+            break
+        # SQLite's own waiting looks at 0.33 s, and then each 0.1 seconds, which is never within a gap
+        time.sleep(max(0.0, began + 0.46 + gap / 10 - time.monotonic()))
+        blocker.execute("COMMIT")
+        time.sleep(0.03)
+        blocker.execute("BEGIN IMMEDIATE")
+    blocker.close()
+    thread.join()
+    store.close()
+    assert 0.4 < turns[0] < 1.0
+
+
 def test_a_failure_in_the_middle_changes_nothing(path: Path, store: SqliteStore) -> None:
     store.create_task(sample_task("child", deadline=FAR))
     with sqlite3.connect(path) as connection:
