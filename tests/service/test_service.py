@@ -164,7 +164,7 @@ async def test_a_thousand_streamed_requests_of_fifty_users_are_each_judged_for_t
         seconds = time.monotonic() - began
         counts = f"{service.answers} answers, {service.dropped} dropped, {service.failed} failed"
         print(f"\n{counts} in {seconds:.0f} s; KiB of a worker's memory: {grown}")  # noqa: T201  figures
-    assert service.wrong == []
+    assert service.wrong == [], _faults([*logs, service.log])
     assert service.answers + service.dropped + service.failed == REQUESTS
     assert service.failed <= 2 * AT_ONCE
     assert len(workers) == 2
@@ -199,6 +199,12 @@ def _check_what_is_left(service: Service, logs: list[Path]) -> None:
         assert report.head in following.continues
         assert _report(log, report.head).sound
     assert sum(report.records for report in reports) > 3 * REQUESTS
+
+
+def _faults(logs: list[Path]) -> set[str]:
+    """Return the reasons of those denials that no user has caused."""
+    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    return {record["reason"] for record in records if record.get("code", "").endswith("_error")}
 
 
 def _report(log: Path, head: Head | None = None) -> Report:
