@@ -43,15 +43,28 @@ class InterruptApprover:
     answered: the page gets the whole question by `Guard.pending`, shows it, and passes that to
     `Guard.answer`.
 
+    It also asks for what an issuer misses of the user. Such a question has the `type` ``agentguard.grant``
+    and a ``grant``: the code, the issuer, the resource, the scopes and, if it is known, the `url` of the
+    page. The run goes on with any value, as in ``Command(resume={interrupt.id: True})``. *is_resumed* says
+    whether the step that runs here was resumed; by default, the store is asked for earlier questions each
+    time.
+
     An argument that is computed again on each run of the node, such as a random default, makes a
     different call, which nobody has approved. The guard denies such a call before anybody is asked, and each
     call in which a default factory has made a value. Compute such a value in the tool's body.
     """
 
+    asks_for_grants = True
     inline = True  # also on the event loop, since langgraph finds its run in the caller's context
 
-    def __init__(self, interrupt: Callable[[Any], Any], *, show_arguments: bool = True) -> None:
-        self._interrupt, self._show = interrupt, show_arguments
+    def __init__(
+        self,
+        interrupt: Callable[[Any], Any],
+        *,
+        show_arguments: bool = True,
+        is_resumed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._interrupt, self._show, self.is_resumed = interrupt, show_arguments, is_resumed
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:
         """Interrupt the run; after the resume, return *pending* unchanged."""

@@ -97,6 +97,11 @@ class TokenBrokerSettings(Table):
         ' as in details_scope = "agentguard_call"',
     )
     introspect: bool = Field(default=True, description="false to trust opaque tokens without introspection")
+    grant_url: Name | None = Field(
+        default=None,
+        description="the page where users give what the issuer misses of them, such as a consent,"
+        ' as in grant_url = "https://login.example/account"; by default the one that the issuer names',
+    )
     reuse: tuple[PathName, ...] = list_field(_REUSE)
 
 

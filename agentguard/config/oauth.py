@@ -42,7 +42,7 @@ def token_exchange_brokers(
     verify = tls_context(factory.file_of, ca=settings.ca)
     return {
         path: TokenExchange(
-            AuthorizationServer(settings.issuer, client, verify=verify),
+            AuthorizationServer(settings.issuer, client, verify=verify, grant_url=settings.grant_url),
             identity=factory.identity,
             **_options(settings, factory, path, profile),
         )
@@ -70,7 +70,7 @@ def identity_assertion_brokers(
 
     def server(issuer: str, client: str, key: str) -> AuthorizationServer:
         auth = PrivateKeyJwt(client, load_key(factory.file_of(key)), clock=factory.clock)
-        return AuthorizationServer(issuer, auth, verify=verify)
+        return AuthorizationServer(issuer, auth, verify=verify, grant_url=settings.grant_url)
 
     return {
         path: IdentityAssertion(

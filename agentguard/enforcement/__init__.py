@@ -13,6 +13,7 @@
     entitlements      what user, agent and task may do together
     routing           which broker serves a resource on a path
     issuance          the call's credential: recorded, minted, revoked
+    missing_grants    asks the user for what the issuer misses of them, and lets the run wait
     task_credentials  credentials that serve one task, and the users' tokens
     recording         what is written, and when; `records` says what stands in the audit log
     outbox            revokes what is left alive, also after a crash; `process` knows which process lives

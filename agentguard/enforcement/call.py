@@ -16,7 +16,7 @@ from agentguard.enforcement.activation import active_task
 from agentguard.enforcement.routing import Route
 from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Outcome, ToolSpec
+from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Json, Outcome, ToolSpec
 
 __all__ = ["Invocation", "Permit", "Repetition"]
 
@@ -87,6 +87,7 @@ class Permit:
     `withheld` is the denial of a result that is not passed on, though the tool has run.
     `decided` says whether a decision about the call is on record, or will be, and `outcome_recorded` whether
     its outcome is.
+    `missing_grant` is what the issuer misses of the user, and the question by which the user was asked.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
     `revoke_early` revokes the call's credential before its end, while a large result is not yet looked at; it
     is told whether it has to block the thread. It is None without a credential, and when the call has ended.
@@ -105,6 +106,7 @@ class Permit:
         "grant",
         "invocation",
         "lease",
+        "missing_grant",
         "observed",
         "outcome",
         "outcome_recorded",
@@ -133,6 +135,7 @@ class Permit:
         self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
         self.begun = self.decided = self.outcome_recorded = False
         self.withheld: Denied | None = None
+        self.missing_grant: dict[str, Json] = {}
         self.result: object = None
         self.revoke_early: Callable[[bool], Awaitable[None]] | None = None
         self.outcome = Outcome.DONE

@@ -24,6 +24,7 @@ from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.evaluation import Evaluation, grant_of
 from agentguard.enforcement.failures import best_effort
+from agentguard.enforcement.missing_grants import GrantQuestions
 from agentguard.enforcement.operations import Operations, operations_of
 from agentguard.enforcement.outbox import Outbox
 from agentguard.enforcement.outbox_thread import OutboxThread
@@ -85,6 +86,7 @@ class Flow:
         self.authorization = Authorization(
             ports, options, enforcement.routes, enforcement.subject_tokens, operations, enforcement.calls
         )
+        self.grant_questions = GrantQuestions(ports, options, operations)
         self.recording = Recording(ports.identity, operations, requests=options.record_requests)
         self.outbox = Outbox(
             operations,

@@ -18,6 +18,7 @@ from agentguard.enforcement.evaluation import Evaluation, undecidable
 from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance
+from agentguard.enforcement.missing_grants import GrantDenied
 from agentguard.enforcement.operations import stored
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
@@ -177,8 +178,13 @@ class GuardedCall(CallInProgress):
         grant, route, span = permit.grant, permit.route, self._span
         if grant is None or route is None:
             return
-        with span.stage("issue"):
-            credential = await self._issuance.obtain()
+        questions = self._flow.grant_questions
+        answered = await questions.repeat(permit)
+        try:
+            with span.stage("issue"):
+                credential = await self._issuance.obtain()
+        except GrantDenied as denied:
+            await questions.ask(permit, denied, answered, span)
         if route.legacy:
             span.describe(**{"credential.legacy": True})
         # the closure must not hold the lease: a cycle would keep the secret until it is collected

@@ -16,10 +16,11 @@ from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
+from agentguard.enforcement.missing_grants import GrantDenied
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.task_credentials import KeptCredential, ReusableCredentials, key_of
-from agentguard.errors import DenialCode, Denied, safe_text
+from agentguard.errors import DenialCode, Denied, GrantMissing, safe_text
 from agentguard.model import Credential, Grant, LiveCredential
 
 __all__ = ["Issuance"]
@@ -73,6 +74,7 @@ class Issuance:
         """Return the call's credential, minted now unless the task has one for it.
 
         Raises:
+            GrantDenied: The issuer misses something of the user.
             Denied: There is none to be had, or by now the task, the grant or the guard is over.
         """
         if self._minted_in_time is not None:
@@ -245,6 +247,8 @@ class Issuance:
                 raise
             name = self._permit.call.broker
             log.error("broker %s failed to %s: %s", name, verb, failure_text(error))
+            if isinstance(error, GrantMissing):
+                raise GrantDenied.by(name, error) from None
             reason = f"broker {name} failed: {failure_text(error)}"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason) from None
 

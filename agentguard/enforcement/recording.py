@@ -99,6 +99,8 @@ class Recording:
         record = outcome_record(permit, outcome, now, credential, revoked=revoked, reusable=issuance.kept)
         if issuance.anomalies:
             record["anomalies"] = issuance.anomalies
+        if permit.missing_grant:
+            record["missing_grant"] = permit.missing_grant
         await best_effort("record", self._operations.append, record)
         permit.outcome_recorded = True
 

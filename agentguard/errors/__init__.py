@@ -11,6 +11,7 @@
     │   └── CallRejected          a person has rejected such a call
     ├── IdentityError             the platform gave no identity, or no token that proves it
     ├── IssueError                a broker could not mint or revoke a credential
+    │   ├── GrantMissing          the user has not given what the credential needs: code, issuer, URL
     │   └── RevocationUnknown     it does not know the handle, so nothing was revoked
     ├── CredentialUnavailable     there is no live credential in this context
     ├── DestinationRefused        a request would carry a credential to an origin of another resource
@@ -41,6 +42,7 @@ __all__ = [
     "DenialCode",
     "Denied",
     "DestinationRefused",
+    "GrantMissing",
     "IdentityError",
     "IssueError",
     "RevocationUnknown",
@@ -151,6 +153,19 @@ class IdentityError(AgentGuardError):
 
 class IssueError(AgentGuardError):
     """A broker could not mint or revoke a credential. `str()` says why and holds no secret."""
+
+
+class GrantMissing(IssueError):
+    """An issuer needs something of the user first: a login, a consent, a stronger proof of who they are.
+
+    `code` is one word for what is missing, such as ``consent_required`` (OpenID Connect Core 1.0 section
+    3.1.2.6). `issuer` is the URL of who says so. `url` is the page where the user gives it, or None: the
+    configuration has named it, or the issuer itself, at its own origin. A broker takes it from nobody else.
+    """
+
+    def __init__(self, problem: str, *, code: str, issuer: str = "", url: str | None = None) -> None:
+        super().__init__(problem)
+        self.code, self.issuer, self.url = code, issuer, url
 
 
 class RevocationUnknown(IssueError):

@@ -33,6 +33,7 @@ class DenialCode(StrEnum):
     NO_IDENTITY = "no_identity"
     NO_RIGHTS = "no_rights"
     NO_CREDENTIAL = "no_credential"
+    GRANT_MISSING = "grant_missing"
     STORE_ERROR = "store_error"
     AUDIT_ERROR = "audit_error"
     UNGUARDED = "unguarded"
@@ -83,6 +84,10 @@ ADVICE = {
     ),
     DenialCode.NO_CREDENTIAL: (
         "No credential could be obtained for this call, so it did not run. Try again later, or tell the user."
+    ),
+    DenialCode.GRANT_MISSING: (
+        "The user has not given the permission that this call needs, so it did not run."
+        " Tell the user, or continue without it."
     ),
     DenialCode.STORE_ERROR: _UNDETERMINED,
     DenialCode.AUDIT_ERROR: "The call could not be recorded, so it did not run. Tell the user.",

@@ -101,6 +101,12 @@ REMEDIES: Mapping[DenialCode, str] = {
         "The issuer gave no credential, or another one than was asked for. The log has its answer;"
         " `agentguard doctor` asks it."
     ),
+    DenialCode.GRANT_MISSING: (
+        "The authorization server wants something of the user first: a login, a consent, a stronger proof."
+        " The record has its code. A run with a checkpointer and LangGraph's interrupt asks the user and"
+        " goes on; `grant_url` of the broker says where they give it. If they were asked, they have not"
+        " given it."
+    ),
     DenialCode.STORE_ERROR: (
         "The store did not answer in time, or its file was changed under the guard. The log has the"
         " cause; `agentguard store check` looks at it."

@@ -27,7 +27,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.intent import Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.identification import METADATA_KEY, classified
-from agentguard.langchain.interrupts import interrupt
+from agentguard.langchain.interrupts import interrupt, is_resumed
 from agentguard.langchain.messages import outcome_of
 from agentguard.langchain.registry import GateRegistry, ToolLike
 from agentguard.langchain.tools import OnDeny
@@ -105,7 +105,9 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
             brokers=brokers,
             store=store,
             audit=audit,
-            approvers=for_each_path(InterruptApprover(interrupt) if approver is None else approver),
+            approvers=for_each_path(
+                InterruptApprover(interrupt, is_resumed=is_resumed) if approver is None else approver
+            ),
             entitlements=entitlements,
             signals=signals or {},
         )

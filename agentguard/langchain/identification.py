@@ -99,13 +99,21 @@ def mcp_tool_of(tool: BaseTool) -> Any:
 
 
 def is_target_of(original: Original, target: McpTarget) -> bool:
-    """Return whether *original* is the tool that *target* calls."""
+    """Return whether *original* is the tool that *target* calls, in the same session if it has one."""
+    if original.session not in (None, Itself(target.session)):
+        return False
     return original.definition[-1:] == (place_of_target(target),)
 
 
 def place_of_target(target: McpTarget) -> Parts:
-    """Return the place of a server and the name of a tool; a session stands for the place if there is one."""
+    """Return the place of a server and the name of a tool.
+
+    A session shows no place. The name that the application gives its server stands for the place then, so
+    that a session may be opened for each request. A session without such a name stands for itself.
+    """
     connection = target.connection
+    if target.session is not None and target.server != UNNAMED:
+        return ("mcp", target.server, "session", target.tool)
     if target.session is not None or not isinstance(connection, Mapping):
         return ("mcp", target.server, Itself(target.session or connection), target.tool)
     place = tuple(str(connection.get(name)) for name in ("transport", "url", "command", "args", "cwd"))

@@ -11,7 +11,7 @@ from agentguard.approvals.interrupt import answers_another
 from agentguard.errors import ApprovalError
 from agentguard.langchain.messages import configurable
 
-__all__ = ["interrupt"]
+__all__ = ["interrupt", "is_resumed"]
 
 
 def interrupt(value: Any) -> Any:
@@ -38,7 +38,19 @@ def interrupt(value: Any) -> Any:
     return answer
 
 
+def is_resumed() -> bool:
+    """Return whether the step that runs here has a value that it was resumed with."""
+    scratchpad = configurable(var_child_runnable_config.get()).get("__pregel_scratchpad")
+    return scratchpad is not None and bool(_values(scratchpad))
+
+
 def _has_answer(scratchpad: Any, approval_id: object) -> bool:
     """Return whether one of the values that the node was resumed with names this approval."""
-    values = [*scratchpad.resume, scratchpad.get_null_resume(False)]
+    values = _values(scratchpad)
     return any(isinstance(v, Mapping) and v.get("approval_id") == approval_id for v in values)
+
+
+def _values(scratchpad: Any) -> list[Any]:
+    """Return the values that the node was resumed with."""
+    last = scratchpad.get_null_resume(False)
+    return [*scratchpad.resume, *([] if last is None else [last])]

@@ -14,7 +14,13 @@ from typing import Any
 
 from langchain_core.tools import BaseTool
 
-from agentguard.langchain.identification import mcp_target, place_of_own, place_of_target
+from agentguard.langchain.identification import (
+    UNNAMED,
+    McpTarget,
+    mcp_target,
+    place_of_own,
+    place_of_target,
+)
 from agentguard.model.original import Itself, Original, Parts, without_words
 
 __all__ = ["is_foreign", "original_of"]
@@ -32,20 +38,35 @@ def original_of(tool: BaseTool, schema: Mapping[str, Any]) -> Original:
 
     That is the place of the definition, and *schema*, that of the arguments. A function that a framework
     defines stands for anything, so there it is the object itself. Of a tool from langchain-mcp-adapters it is
-    the server's place and the tool's name; a session stands for the place if there is one. So it is of a tool
-    from `langchain.mcp` whose server has a URL.
+    the server's place and the tool's name. Of one that was loaded in a session it is the server's name, the
+    tool's name and *schema*; without a server's name it is the session itself. So it is of a tool from
+    `langchain.mcp` whose server has a URL.
     """
     body, target = _body(tool), mcp_target(tool)
     if target is not None:
         decorators = (part for layer in list(_layers(body))[:-1] for part in _code(layer))
-        words = f"{target.tool} of the MCP server {target.server}"
-        return Original((*decorators, place_of_target(target)), "", words, server=target.server)
+        return _original_at((*decorators, place_of_target(target)), target, schema)
     if place := place_of_own(body):
         return Original(place, "", f"{place[-1]} of the MCP server at {place[1]}")
     definition = _definition(body, set()) or _itself(body)
     module, qualname, line = _place(body)
-    text = json.dumps(without_words(schema), sort_keys=True, default=repr)
-    return Original(definition, text, f"{qualname} at {line}" if line else qualname, module, qualname)
+    place_and_line = f"{qualname} at {line}" if line else qualname
+    return Original(definition, _text(schema), place_and_line, module, qualname)
+
+
+def _original_at(definition: Parts, target: McpTarget, schema: Mapping[str, Any]) -> Original:
+    """Return what runs for a tool of langchain-mcp-adapters."""
+    words = f"{target.tool} of the MCP server {target.server}"
+    if target.session is None:
+        return Original(definition, "", words, server=target.server)
+    if target.server == UNNAMED:
+        words = f"{words}, in a session of its own: give load_mcp_tools a server_name"
+    session = Itself(target.session)
+    return Original(definition, _text(schema), words, server=target.server, session=session)
+
+
+def _text(schema: Mapping[str, Any]) -> str:
+    return json.dumps(without_words(schema), sort_keys=True, default=repr)
 
 
 def _body(tool: BaseTool) -> Any:

@@ -61,8 +61,9 @@ class Approval:
     `policy_version` the rules under which it was asked. `path` and `purpose` are the tool's and the task's.
     `display` is what a person is shown of the arguments, as JSON: an object with `arguments` and, if there
     are any, `distinctions` and `state`: what the tool is given from the state of its graph, to which the `id`
-    is bound. `shown_digest` is `Arguments.shown_digest`; it names the calls that a rejection
-    holds for.
+    is bound. With `grant` in it, the question is another one: an issuer needs something of the user, which
+    `grant` names. No call can use an answer to that. `shown_digest` is `Arguments.shown_digest`; it names the
+    calls that a rejection holds for.
     """
 
     id: str
@@ -82,8 +83,9 @@ class Approval:
 
     def question(self) -> dict[str, Json]:
         """Return what a person is shown before they answer, as JSON."""
+        display = json.loads(self.display)
         return {
-            "type": "agentguard.approval",
+            "type": "agentguard.grant" if "grant" in display else "agentguard.approval",
             "approval_id": self.id,
             "task": self.task_id,
             "purpose": self.purpose,
@@ -91,7 +93,7 @@ class Approval:
             "path": self.path.value,
             "digest": self.digest,
             "expires_at": self.expires_at,
-            **json.loads(self.display),
+            **display,
         }
 
     def answered(self, *, approved: bool, approver: str, reason: str = "") -> Approval:

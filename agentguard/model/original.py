@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Itself", "Original", "Parts", "without_words"]
@@ -43,7 +43,8 @@ class Original:
 
     Two of them are equal where they are the same tool, made once or anew for each request. `place` says
     where, for an operator. `module` and `qualname` are the names of the definition in the application's
-    code; empty for a tool of the MCP server `server`.
+    code; empty for a tool of the MCP server `server`. `session` is the one in which such a tool was loaded,
+    if it was: another session makes no other tool.
     """
 
     definition: Parts
@@ -52,6 +53,7 @@ class Original:
     module: str = ""
     qualname: str = ""
     server: str | None = None
+    session: Itself | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

@@ -113,6 +113,8 @@ class Broker(Protocol):
         """Mint at most what the grant says.
 
         Raises:
+            GrantMissing: The issuer asks something of the user first. The guard has the user asked, where it
+                can, and asks for the credential again.
             IssueError: It cannot, or the grant is for a path that it does not serve.
         """
 
@@ -132,8 +134,13 @@ class Broker(Protocol):
 class Approver(Protocol):
     """Obtains a person's consent to one exact call.
 
-    Optional attribute: `answers_at_once` is True if `approve` never lets a call wait for a later run. Without
-    it, a call whose arguments are computed anew on each run is denied before `approve` is called.
+    Optional attributes:
+
+    - `answers_at_once` is True if `approve` never lets a call wait for a later run. Without it, a call whose
+      arguments are computed anew on each run is denied before `approve` is called.
+    - `asks_for_grants` is True if `approve` also takes a question about what an issuer misses of the user,
+      and lets the run wait. Its question has `grant` in it; what `approve` returns is not read. On each run
+      of a resumed step it is given the earlier questions again, if its ``is_resumed()`` is true.
     """
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:

@@ -242,7 +242,9 @@ class AuthorizationServer:
     def broker(self, *, issuer: str = ISSUER, **changes: Any) -> TokenExchange:
         """Make a broker; *changes* are options of the broker, its profile or the server."""
         auth = changes.pop("client_auth", PrivateKeyJwt("client-1", CLIENT, clock=lambda: NOW))
-        server = oauth.AuthorizationServer(issuer, auth, changes.pop("http", None) or self.http())
+        page = changes.pop("grant_url", None)
+        http = changes.pop("http", None) or self.http()
+        server = oauth.AuthorizationServer(issuer, auth, http, grant_url=page)
         names = oauth.IssuerProfile.__dataclass_fields__.keys() & changes.keys()
         options: dict[str, Any] = {
             "paths": {ToolPath.READ},

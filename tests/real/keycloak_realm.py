@@ -20,12 +20,11 @@ class Realm:
     def __init__(self, server: str, http: httpx.Client) -> None:
         self.name = f"realm-{secrets.token_hex(4)}"
         self.issuer = f"{server}/realms/{self.name}"
-        self.http = http
+        self.http, self._password = http, ""
 
     def make(self, password: str, **settings: Any) -> None:
-        form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin", "password": password}
-        answer = self.http.post("/realms/master/protocol/openid-connect/token", data=form)
-        self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        self._password = password
+        self._log_in()
         self.admin("POST", "", {"realm": self.name, "enabled": True, "sslRequired": "none", **settings})
         for name in ("alice", "bob"):
             user = {"username": name, "enabled": True, "email": f"{name}@corp.example", "emailVerified": True}
@@ -33,8 +32,17 @@ class Realm:
             more = {"firstName": name, "lastName": "x", "credentials": credentials}
             self.admin("POST", f"/{self.name}/users", {**user, **more})
 
+    def _log_in(self) -> None:
+        form = {"grant_type": "password", "client_id": "admin-cli", "username": "admin"}
+        url = "/realms/master/protocol/openid-connect/token"
+        answer = self.http.post(url, data={**form, "password": self._password})
+        self.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
     def admin(self, method: str, path: str, body: object = None) -> Any:
         answer = self.http.request(method, f"/admin/realms{path}", json=body)
+        if answer.status_code == 401:  # the administrator's token has ended, after a minute
+            self._log_in()
+            answer = self.http.request(method, f"/admin/realms{path}", json=body)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 

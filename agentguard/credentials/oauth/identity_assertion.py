@@ -89,6 +89,10 @@ class IdentityAssertion(TokenBroker):
         super().close()
         self._idp.close()
 
+    @property
+    def _login_server(self) -> AuthorizationServer:
+        return self._idp
+
     async def _request(self, grant: Grant) -> TokenRequest:
         return await self._assert(grant, self._idp.sync)
 
@@ -110,7 +114,7 @@ class IdentityAssertion(TokenBroker):
             **call.resource,
             **({"scope": " ".join(sorted(grant.scopes))} if grant.scopes else {}),
         }
-        body = self._idp.body(await self._idp.post(operations, metadata.token, form))
+        body = self._idp.body(await self._idp.post(operations, metadata.token, form), for_user=True)
         try:
             assertion = token_in(body)
             if body.get("issued_token_type") != ID_JAG:

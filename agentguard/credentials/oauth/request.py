@@ -12,13 +12,27 @@ from agentguard.credentials.oauth.server import Form
 from agentguard.jose import text_claim
 from agentguard.model import Grant, Secret
 
-__all__ = ["CallFields", "InvalidRequest", "TokenRequest", "User", "call_fields", "request_of", "user_of"]
+__all__ = [
+    "CallFields",
+    "InvalidRequest",
+    "NoUserToken",
+    "TokenRequest",
+    "User",
+    "call_fields",
+    "is_for_itself",
+    "request_of",
+    "user_of",
+]
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 
 
 class InvalidRequest(ValueError):
     """Says why no token can be asked for; the message repeats nothing of a token."""
+
+
+class NoUserToken(InvalidRequest):
+    """Says that the guard has no token of the task's user, who may have to log in."""
 
 
 class User(NamedTuple):
@@ -39,11 +53,13 @@ def user_of(grant: Grant, profile: IssuerProfile, issuer: str) -> User | None:
     """Return the user of the grant's task, or None if the agent acts for itself.
 
     Raises:
-        InvalidRequest: The user's token is missing, or is known not to be of the task's subject.
+        NoUserToken: The task has a user, and the user's token is missing.
+        InvalidRequest: The user's token is known not to be of the task's subject.
     """
     identity, token = grant.identity, grant.subject_token
-    if (token is None) is not (identity.subject == identity.actor):
-        raise InvalidRequest("a task with a user needs the user's token, and a task without a user has none")
+    if (token is None) is not is_for_itself(grant):
+        kind = NoUserToken if token is None else InvalidRequest
+        raise kind("a task with a user needs the user's token, and a task without a user has none")
     if token is None:
         return None
     claims, name = claims_of(token), profile.party_name(identity.subject)
@@ -59,6 +75,11 @@ def user_of(grant: Grant, profile: IssuerProfile, issuer: str) -> User | None:
     if not is_user or subject is None:
         raise InvalidRequest("the token of the user is not of the task's subject")
     return User(token, subject)
+
+
+def is_for_itself(grant: Grant) -> bool:
+    """Return whether the agent acts for itself, and for no user."""
+    return grant.identity.subject == grant.identity.actor
 
 
 def request_of(

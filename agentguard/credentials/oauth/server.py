@@ -16,7 +16,8 @@ import httpx
 from agentguard.concurrency.drive import Operation, operation_pair
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.oauth.client_auth import ClientAuth, Proof
-from agentguard.errors import ConfigurationError, IssueError
+from agentguard.credentials.oauth.refusals import error_code, grant_page, is_grant_page, missing_grant
+from agentguard.errors import ConfigurationError, GrantMissing, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Limits, Outbound
@@ -31,26 +32,6 @@ log = logging.getLogger("agentguard")
 
 _GONE = frozenset({404, 405})
 _NONCE = re.compile(r"[!#-\[\]-~]{1,1024}")  # RFC 9449 section 8.1: NQCHAR
-_ERRORS = frozenset(
-    {
-        "access_denied",
-        "invalid_authorization_details",
-        "invalid_client",
-        "invalid_dpop_proof",
-        "invalid_grant",
-        "invalid_request",
-        "invalid_scope",
-        "invalid_target",
-        "unauthorized_client",
-        "unsupported_grant_type",
-        "unsupported_token_type",
-        "use_dpop_nonce",
-    }
-)
-"""The codes of RFC 6749 sections 4.1.2.1 and 5.2, 7009, 8693, 8707, 9396 and 9449.
-
-Messages repeat no other code.
-"""
 
 
 class Metadata(NamedTuple):
@@ -75,10 +56,13 @@ class AuthorizationServer:
     The metadata is fetched once, and again after a request to one of its endpoints had no answer. The
     endpoints must be https; a server on loopback may use http. Give ``server.sync`` or
     ``server.async_`` to the other methods. *verify* holds the certificates to trust, for a server behind a
-    company's own authority; or give *http*, which sends the requests.
+    company's own authority; or give *http*, which sends the requests. *grant_url* is the page where users
+    give what the server misses of them; without it, that is the page which the server itself names at its
+    own origin.
 
     Raises:
-        ConfigurationError: *issuer* is not an https URL, or has a query or a fragment.
+        ConfigurationError: *issuer* is not an https URL, or has a query or a fragment; or *grant_url* is not
+            an https URL.
     """
 
     def __init__(
@@ -88,10 +72,13 @@ class AuthorizationServer:
         http: Outbound | None = None,
         *,
         verify: ssl.SSLContext | bool = True,
+        grant_url: str | None = None,
     ) -> None:
+        if grant_url is not None and not is_grant_page(grant_url):
+            raise ConfigurationError("grant_url is an https URL", hint="name the page of the server's users")
         if "?" in issuer or "#" in issuer or not _is_endpoint(issuer, allow_http=True):
             raise ConfigurationError("an issuer is an https URL", hint="leave out query and fragment")
-        self.issuer = issuer
+        self.issuer, self._grant_url = issuer, grant_url
         self._http = http = http or Outbound(issuer, issuer, limits=Limits(timeout=2.0), verify=verify)
         self._allow_http = issuer.startswith("http:")
         self._metadata: Metadata | None = None
@@ -164,16 +151,26 @@ class AuthorizationServer:
             self._nonce = nonce
         return answer
 
-    def body(self, answer: Answer) -> dict[str, Json]:
-        """Return the JSON object of an answer with status 200.
+    def body(self, answer: Answer, *, for_user: bool = False) -> dict[str, Json]:
+        """Return the JSON object of an answer with status 200. *for_user* says that it is about a user.
 
         Raises:
+            GrantMissing: The server asks something of that user.
             IssueError: The status is another one, or the body is not a JSON object.
         """
-        if answer.status != 200:
-            self._log_description(answer)
-            raise self.issue_error(f"answered {answer.status} {self.error_code(answer)}")
-        return self._object(answer)
+        if answer.status == 200:
+            return self._object(answer)
+        self._log_description(answer)
+        reason = f"answered {answer.status} {self.error_code(answer)}"
+        members = self._error_members(answer) if for_user else {}
+        if (code := missing_grant(members)) is not None:
+            raise self.grant_missing(code, reason, grant_page(members, self.issuer))
+        raise self.issue_error(reason)
+
+    def grant_missing(self, code: str, reason: str, page: str | None = None) -> GrantMissing:
+        """Return an error that says what this server misses of the user; *page* is one that it has named."""
+        url = self._grant_url or page
+        return GrantMissing(f"{self.issuer}: {reason}", code=code, issuer=self.issuer, url=url)
 
     def _log_description(self, answer: Answer) -> None:
         """Log the server's own words at DEBUG. They are in no error, since they may repeat what was sent."""
@@ -181,18 +178,18 @@ class AuthorizationServer:
             log.debug("%s answered %d: %s", self.issuer, answer.status, self._description(answer))
 
     def _description(self, answer: Answer) -> str:
-        try:
-            return label(str(self._object(answer).get("error_description")))
-        except IssueError:
-            return "no JSON"
+        members = self._error_members(answer)
+        return label(str(members.get("error_description"))) if members else "no JSON"
 
     def error_code(self, answer: Answer) -> str:
         """Return the answer's error code if an RFC defines it, or a text that says there is none."""
+        return error_code(self._error_members(answer)) or "without a known error"
+
+    def _error_members(self, answer: Answer) -> dict[str, Json]:
         try:
-            code = self._object(answer).get("error")
+            return self._object(answer)
         except IssueError:
-            code = None
-        return code if isinstance(code, str) and code in _ERRORS else "without a known error"
+            return {}
 
     async def check(self, operations: ServerOperations) -> None:
         """Ask the server whether it knows this client, by the revocation of a token that does not exist.

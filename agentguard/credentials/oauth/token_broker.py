@@ -9,7 +9,13 @@ from typing import ClassVar, NamedTuple, Required, TypedDict
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.credentials.oauth.profile import IssuerProfile
-from agentguard.credentials.oauth.request import InvalidRequest, TokenRequest
+from agentguard.credentials.oauth.refusals import LOGIN_REQUIRED
+from agentguard.credentials.oauth.request import (
+    InvalidRequest,
+    NoUserToken,
+    TokenRequest,
+    is_for_itself,
+)
 from agentguard.credentials.oauth.response import (
     ExpectedToken,
     InvalidResponse,
@@ -117,6 +123,7 @@ class TokenBroker(AsksServices, ABC):
         """Get a token for exactly this call.
 
         Raises:
+            GrantMissing: The issuer asks something of the user first.
             IssueError: The broker cannot ask for this grant, or the issuer did not give exactly it.
             IdentityError: The agent cannot prove its identity to the issuer.
         """
@@ -158,6 +165,11 @@ class TokenBroker(AsksServices, ABC):
 
     # --- the request
 
+    @property
+    def _login_server(self) -> AuthorizationServer:
+        """Where the users have logged in."""
+        return self._server
+
     @abstractmethod
     async def _request(self, grant: Grant) -> TokenRequest:
         """Return the request for a token, on the synchronous path.
@@ -177,6 +189,8 @@ class TokenBroker(AsksServices, ABC):
         self._require(grant)
         try:
             request = await make_request(grant)
+        except NoUserToken as invalid:
+            raise self._login_server.grant_missing(LOGIN_REQUIRED, str(invalid)) from None
         except InvalidRequest as invalid:
             raise self._server.issue_error(str(invalid)) from None
         metadata = await self._server.metadata(operations.server)
@@ -186,7 +200,7 @@ class TokenBroker(AsksServices, ABC):
         answer = await self._server.post(operations.server, metadata.token, request.form, dpop=dpop)
         if 400 <= answer.status < 500:
             self._tokens.revoked.add(grant.id)
-        body = self._server.body(answer)
+        body = self._server.body(answer, for_user=not is_for_itself(grant))
         try:
             token = token_in(body)
         except InvalidResponse as invalid:
