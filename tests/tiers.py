@@ -1,9 +1,9 @@
 """Which tests a run takes, and in how many processes.
 
 - ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
-  A test that tries many inputs tries a ninth of them there (`examples`, `sample`), and one with many cases
-  that is marked `exhaustive` has a third of its cases. A test of several parameters has about a third of
-  their combinations: each value of each parameter, and as many pairs of values as these cases can hold.
+  A test that tries many inputs tries a ninth of them there (`examples`, `sample`). One with many cases
+  that is marked `exhaustive` has a third of its cases, or as many as the mark says: ``exhaustive(2)``. A test
+  of several parameters has as many of their combinations as hold each value of each parameter.
 - ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
 - ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs, and the combinations
   that the default tier leaves out. They hold the cores.
@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -74,9 +76,8 @@ _thinning = 1
 NINTH = 9
 """Odd: where two kinds of input alternate, both are tried."""
 THIRD = 3
-"""Odd as well: the two modes alternate."""
 FEW = 4
-"""A test with fewer cases has all of them in the default tier."""
+"""A test with fewer cases has all of them in the default tier, where its mark names no number."""
 FEWEST = 15
 """A property is tried with this many examples at least, where it asks for as many."""
 
@@ -85,6 +86,7 @@ FEWEST = 15
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the default tier; workers are given this option."""
     global _thinning
+    gc.disable()  # until all is imported and collected: nothing of it is garbage
     if takes_all(config):
         config.option.markexpr = config.option.markexpr or DEFAULT
     thin = config.option.markexpr == DEFAULT
@@ -147,6 +149,16 @@ def _small_bundle(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_command() -> Iterator[None]:
+    """Build a Typer application's command once: typer's runner builds it for each invocation, in 70 ms."""
+    runner = sys.modules.get("typer.testing")
+    with pytest.MonkeyPatch.context() as patch:
+        if runner is not None:
+            patch.setattr(runner, "_get_command", cache(runner._get_command))
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
@@ -174,26 +186,32 @@ def pytest_collection_modifyitems(
 def left_out(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
     """Yield the cases that the default tier leaves out of the tests with several parameters.
 
-    Such a test keeps a third of its cases, or as many as hold each value of each parameter. The next case
-    that it keeps is the one with the most values, and then the most pairs of values, that no case before it
-    has. A test of one parameter keeps all of its cases, and so does a test that is marked for another tier.
+    Such a test keeps as many cases as hold each value of each parameter. A test of one parameter keeps all of
+    its cases, and so does a test that is marked for another tier.
     """
     for cases in _cases(
         item for item in items if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}
     ):
-        values = {item: _values(item) for item in cases}
-        if len(cases) < FEW or len(values[cases[0]]) < 2:
-            continue
-        pairs = {item: set(combinations(sorted(values[item]), 2)) for item in cases}
-        wanted, rest, count = set[Value]().union(*values.values()), list(cases), -(-len(cases) // THIRD)
-        known_pairs = set[tuple[Value, Value]]()
-        while wanted or count > 0:
-            best = max(rest, key=lambda item: (len(values[item] & wanted), len(pairs[item] - known_pairs)))
-            rest.remove(best)
-            count -= 1
-            wanted -= values[best]
-            known_pairs |= pairs[best]
-        yield from rest
+        if len(cases) >= FEW and len(_values(cases[0])) > 1:
+            yield from set(cases).difference(_fitting(cases))
+
+
+def _fitting(cases: Sequence[pytest.Item], count: int | None = None) -> list[pytest.Item]:
+    """Return so many of the cases, or as many as hold each value of each parameter.
+
+    The next one is that with the most values, and then the most pairs of values, that no case before it has.
+    """
+    values = {item: _values(item) for item in cases}
+    pairs = {item: set(combinations(sorted(values[item]), 2)) for item in cases}
+    wanted, rest, known_pairs = set[Value]().union(*values.values()), list(cases), set[tuple[Value, Value]]()
+    chosen = list[pytest.Item]()
+    while rest and (wanted if count is None else len(chosen) < count):
+        best = max(rest, key=lambda item: (len(values[item] & wanted), len(pairs[item] - known_pairs)))
+        rest.remove(best)
+        chosen.append(best)
+        wanted -= values[best]
+        known_pairs |= pairs[best]
+    return chosen
 
 
 def _cases(items: Iterable[pytest.Item]) -> Iterable[list[pytest.Item]]:
@@ -218,16 +236,22 @@ def _values(item: pytest.Item) -> set[Value]:
 
 
 def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `left_out` has marked, and two cases of three of a test that is marked as a whole."""
+    """Leave out what `left_out` has marked, and most cases of a test that is marked as a whole."""
     excess = set[pytest.Item]()
     for cases in _cases(items):
         marked = [item for item in cases if item.get_closest_marker("exhaustive")]
         if len(marked) < len(cases):
             excess.update(marked)
-        elif len(cases) >= FEW:
-            excess.update(item for index, item in enumerate(cases) if index % THIRD)
+        else:
+            excess.update(set(cases).difference(_fitting(cases, _default_count(cases))))
     config.hook.pytest_deselected(items=list(excess))
     items[:] = [item for item in items if item not in excess]
+
+
+def _default_count(cases: Sequence[pytest.Item]) -> int:
+    """Return how many cases the default tier has of a test that is marked as a whole."""
+    counts: list[int] = [mark.args[0] for mark in cases[0].iter_markers("exhaustive") if mark.args]
+    return min([*counts, len(cases) if len(cases) < FEW else -(-len(cases) // THIRD)])
 
 
 def pytest_collection_finish() -> None:
@@ -235,6 +259,7 @@ def pytest_collection_finish() -> None:
 
     Later collections are rarer than Python's default, too: they took a twentieth of the time of a run.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

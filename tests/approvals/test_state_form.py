@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import json
 from collections import OrderedDict, deque, namedtuple
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -345,11 +345,19 @@ def doubled(times: int) -> list[Any]:
 
 @pytest.mark.promise("state-is-approved")
 @pytest.mark.parametrize(
-    "value",
-    [Endless(), doubled(60), [[n] for n in range(PARTS)], ["a" * 9_000_000, "b" * 9_000_000]],
+    "make_value",
+    [
+        Endless,
+        lambda: doubled(60),
+        lambda: [[n] for n in range(PARTS)],
+        lambda: [c * 9_000_000 for c in "ab"],
+    ],
     ids=["endless", "doubled", "many", "long"],
 )
-def test_nobody_is_asked_about_a_state_beyond_the_bounds_and_it_is_not_read_to_its_end(value: Any) -> None:
+def test_nobody_is_asked_about_a_state_beyond_the_bounds_and_it_is_not_read_to_its_end(
+    make_value: Callable[[], Any],
+) -> None:
+    value = make_value()
     with pytest.raises(Denied) as caught:
         RunState.of({"f": value})
     assert "a state of more than" in caught.value.reason

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from agentguard.audit import JsonLinesAudit
 from agentguard.cli import main
-from agentguard.enforcement.process import owner
+from agentguard.enforcement.process import _named, owner
 from agentguard.jose.encoding import revocation_key
 from agentguard.model import LiveCredential, TaskStatus
 from agentguard.stores import SqliteStore
@@ -45,10 +44,8 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def gone() -> str:
     """Return the name of a process of this machine that is gone."""
-    code = "from agentguard.enforcement.process import owner; print(owner())"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as child:  # it ends when its input does
+        return _named(child.pid)
 
 
 @pytest.fixture

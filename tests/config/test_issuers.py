@@ -6,11 +6,14 @@ import json
 import os
 import ssl
 from datetime import timedelta
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agentguard import Guard
 from agentguard.config import build, load
@@ -69,15 +72,17 @@ def exchange(more: str) -> str:
 TRAITS = attrgetter("traits")  # a broker need not have any, so the Protocol has none
 
 
+@cache
+def app_key() -> bytes:
+    key = generate_private_key(65537, 2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
     app = tmp_path / "app.pem"
-    pem = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with open(os.open(app, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as stream:
-        stream.write(pem)
+        stream.write(app_key())
 
     def write(text: str) -> Path:
         (tmp_path / "agentguard.toml").write_text(text)

@@ -8,24 +8,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nbformat
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-
 FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
-class Kernel(AsyncKernelManager):
-    """A kernel of the interpreter that runs the tests, not of whichever is registered here."""
+def client(notebook: Any, **options: Any) -> Any:
+    """Make a client with a kernel of the interpreter that runs the tests, not of whichever is registered."""
+    # imported here: it takes half a second, and one process of the default tier needs it
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
 
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="test", language="python")
+    class Kernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name="test", language="python")
+
+    return NotebookClient(notebook, kernel_manager_class=Kernel, **options)
 
 
 def committed(name: str) -> Any:
+    import nbformat
+
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]  # nbformat is typed in part
 
 
@@ -33,8 +37,7 @@ def run_notebook(name: str) -> Any:
     """Execute it in a folder of its own, where it must leave nothing; it neither errs nor warns."""
     notebook = committed(name)
     with TemporaryDirectory() as where:
-        resources = {"metadata": {"path": where}}
-        NotebookClient(notebook, timeout=120, kernel_manager_class=Kernel, resources=resources).execute()
+        client(notebook, timeout=120, resources={"metadata": {"path": where}}).execute()
         assert not list(Path(where).iterdir()), "it leaves files behind"
     assert [cell for cell, output in outputs(notebook) if output["output_type"] == "error"] == []
     warnings = [output["text"] for _, output in outputs(notebook) if output.get("name") == "stderr"]

@@ -24,6 +24,7 @@ def test_each_notebook_is_run() -> None:
     assert {"quickstart", "policy_lab", "agentdojo"} | WITH_SERVERS == set(NAMES)
 
 
+@pytest.mark.process
 def test_a_changed_policy_shows_what_has_turned() -> None:
     notebook = run_notebook("policy_lab")
     html = {cell: data.get("text/html", "") for cell, data in drawn(notebook).items()}

@@ -41,6 +41,7 @@ COSTLY: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
+@pytest.mark.exhaustive(3)
 @pytest.mark.parametrize("kind", COSTLY)
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_a_keyword_is_charged_for_what_it_visits(kind: str) -> None:
@@ -65,6 +66,7 @@ def test_values_to_choose_from_are_hashed_once() -> None:
                 choice({"a": [value]})
 
 
+@pytest.mark.exhaustive(2)
 @pytest.mark.parametrize("refuses", [{"type": "integer"}, {"minLength": 2_000_000}, False, {"not": {}}])
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_messages_hold_no_large_value(refuses: Any) -> None:

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from agentguard.errors import Denied
 from agentguard.langchain.schema import ArgumentSchema
+from tests.tiers import examples
 
 
 class One(BaseModel):
@@ -96,13 +97,14 @@ def _view(value: Any) -> Any:
     return kind, value.get_secret_value() if isinstance(value, SecretStr) else repr(value)
 
 
+@pytest.mark.exhaustive(len(KINDS))
 @pytest.mark.promise("told-apart-judged-apart")
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_one_digest_is_one_thing_to_the_tool(kind: Any) -> None:
     model = create_model("Schema", what=(kind, ...))
     schema = ArgumentSchema(StructuredTool.from_function(print, name="t", description="d", args_schema=model))
     chance, known = random.Random(7), dict[str, str]()  # noqa: S311  the same values in each run
-    for _ in range(1000):
+    for _ in range(examples(1000)):
         try:
             values, arguments = schema.validate({"what": _written(chance)})
         except (Denied, ValueError):

@@ -190,7 +190,7 @@ CASES = [
 ]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive(6)
 @pytest.mark.promise("limits-hold", "results-in-bounded-time")
 @pytest.mark.parametrize(("function", "options"), CASES)
 @pytest.mark.parametrize("way", ["wrap", "middleware"])

@@ -34,6 +34,7 @@ from agentguard.langchain.middleware import GuardMiddleware
 from agentguard.model import ToolSpec
 from agentguard.policies import CedarPolicy
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
+from tests.tiers import examples
 
 Ran = list[str]
 LAYERS = ["middleware", "tools", "middleware and tools", "middleware, tools and callbacks"]
@@ -768,14 +769,15 @@ def test_tools_that_come_and_go_do_not_pile_up(kit: Kit) -> None:
         """Pay somebody."""
         return to
 
-    kept = [as_tool(pay) for _ in range(300)]
+    kept = [as_tool(pay) for _ in range(60)]
     kit.guard._gates.look_at([classified(tool) for tool in kept])
-    assert len(kit.guard._gates._present) == 300
+    assert len(kit.guard._gates._present) == 60
     del kept
     gc.collect()
     assert kit.guard._gates._present == {}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("tool-known-before-call")
 def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(kit: Kit) -> None:
     rules = '@id("reads") permit (principal, action in Action::"read", resource);'
@@ -786,7 +788,7 @@ def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(
         with guard.task("test", subject="alice", mandate={"tools": "*"}):
             codes.append(guard._gates.at_first_sight(pay).invoke(tool_call("pay", to="a")).status)
 
-    for _ in range(40):
+    for _ in range(examples(40)):
         guard, barrier = kit.another(policy=CedarPolicy.from_text(rules)), Barrier(8)
         pay = classified(recording([]))
         threads = [Thread(target=use, args=(guard, pay, barrier)) for _ in range(8)]

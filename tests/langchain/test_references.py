@@ -54,6 +54,7 @@ SCHEMAS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("schemas-in-bounded-time")
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_reference_is_looked_for_once_for_each_schema(name: str) -> None:
@@ -106,6 +107,7 @@ def _steps(length: int = 45) -> dict[str, Any]:
     return {**inner, "properties": {"t": {"items": items}}}
 
 
+@pytest.mark.exhaustive(1)
 @pytest.mark.promise("schemas-in-bounded-time")
 @pytest.mark.parametrize(
     "schema",

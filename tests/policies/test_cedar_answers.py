@@ -55,6 +55,7 @@ def _request(amount: int, writes: int) -> AccessRequest:
     return replace(request, task=replace(request.task, writes=writes))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.promise("cedar-kept-answers")
 @pytest.mark.parametrize("when", WHEN)
 def test_a_kept_answer_is_what_cedar_would_say_again(when: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from agentguard.analysis.lint import find_unclassified, find_unseen_arguments
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.schema import schema_text
-from agentguard.policies.cedar.types import Refused, quoted, shape_of
+from agentguard.policies.cedar.types import Refused, ToolShape, quoted, shape_of
 from tests.tiers import examples
 
 json_values = st.recursive(
@@ -212,18 +213,25 @@ def test_unclassified_tools_are_listed() -> None:
     assert find_unclassified(["known", "new", "newer", "new"], [spec("known")]) == ("new", "newer")
 
 
+KINDS = {
+    "string": {"type": "string"},
+    "number": {"type": "number"},
+    "array": {"type": "array", "items": {"type": "integer"}},
+    "object": {"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": True},
+}
+
+
+@cache
+def shape_with(kind: str) -> ToolShape:
+    return shape_of(spec(x=KINDS[kind]))
+
+
 @given(json_values)
 @settings(max_examples=examples(200), deadline=None)
 def test_any_value_converts_to_valid_json_or_is_refused(value: Any) -> None:
-    kinds = [
-        {"type": "string"},
-        {"type": "number"},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": True},
-    ]
-    for kind in kinds:
+    for kind in KINDS:
         with suppress(Refused):
-            json.dumps(shape_of(spec(x=kind)).convert({"x": value}), allow_nan=False)
+            json.dumps(shape_with(kind).convert({"x": value}), allow_nan=False)
 
 
 KEYWORDS = ["type", "anyOf", "allOf", "enum", "const", "items", "properties", "required", "$ref", "default"]

@@ -31,11 +31,18 @@ from agentguard.testing import FixedPolicy, RecordingAudit, RecordingBroker
 
 US, IDP, PARTNER, SOC = (f"https://{name}.example" for name in ("guard", "login", "partner", "soc"))
 UUID = "2f1c-4711"
-KEYS: dict[str, Signer | RsaSigner] = {
-    IDP: RsaSigner.generate(),
-    PARTNER: Signer.generate(),
-    SOC: Signer.generate("EdDSA"),
-}
+
+
+class Keys(dict[str, Signer | RsaSigner]):
+    """The key of each issuer, which is made when a test asks for it: that of RSA takes half a second."""
+
+    def __missing__(self, issuer: str) -> Signer | RsaSigner:
+        if issuer == IDP:
+            return self.setdefault(issuer, RsaSigner.generate())
+        return self.setdefault(issuer, Signer.generate("EdDSA" if issuer == SOC else "ES256"))
+
+
+KEYS = Keys()
 NAMES = {IDP: {IDP: "user:{sub}"}, PARTNER: {PARTNER: "partner:{sub}"}}
 
 
