@@ -22,13 +22,15 @@ The end of a guard
                          SIGTERM the server takes no more requests, waits that long, cancels what is left,
                          and then closes the guard (examples/service.py). Without that option it waits for
                          each request to its end.
-    gunicorn             With ``worker_class = "uvicorn.workers.UvicornWorker"`` the same lifespan. For
-                         sync workers, in gunicorn.conf.py: ``def worker_exit(server, worker):
-                         guard.close()``; `graceful_timeout` (30 s) has to be longer than what `close` may
-                         take. With ``preload_app`` the guard is made before the fork, which is fine.
-    Celery               ``worker_process_shutdown.connect(lambda **_: guard.close())``, for a pool of
-                         processes in each child. On SIGTERM Celery waits for the tasks that run (a warm
-                         shutdown), and calls this at the end.
+    gunicorn             With uvicorn's worker the same lifespan. gunicorn kills a worker `graceful_timeout`
+                         (30 s) after SIGTERM, so a request needs a shorter end of its own
+                         (examples/workers/asgi.conf.py). Sync workers close the guard in `worker_exit`, and
+                         by a timer where a request hangs (examples/workers/sync.conf.py). With
+                         ``preload_app`` the guard is made before the fork, which is fine.
+    Celery               ``@worker_process_shutdown.connect`` on a function of a module, which closes the
+                         guard in each process of the pool: Celery holds it weakly, so a lambda would be
+                         gone (examples/workers/celery_tasks.py). On SIGTERM Celery waits for the tasks that
+                         run (a warm shutdown), whose tools need time-outs of their own.
     other processes      ``signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))`` around ``with guard:``,
                          or `close` in the handler itself: that ends the call of the interrupted thread at
                          once.

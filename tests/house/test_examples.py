@@ -52,7 +52,13 @@ WITH_SERVERS = {  # run by tests/real, against real ones
     "token_exchange": "test_token_exchange.py",
 }
 
-SERVICES = {"service": "guard/test_service.py", "api_apart": "resource/test_apart.py"}  # run as processes
+SERVICES = {  # run as processes
+    "service": "guard/test_service.py",
+    "api_apart": "resource/test_apart.py",
+    "workers/asgi_app": "service/example.py",
+    "workers/sync_app": "service/example.py",
+    "workers/celery_tasks": "service/example.py",
+}
 
 
 @pytest.fixture
@@ -63,7 +69,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_every_example_is_run() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SHOWN, *WITH_SERVERS, *SERVICES}
+    files = {str(path.relative_to(EXAMPLES).with_suffix("")) for path in EXAMPLES.rglob("*.py")}
+    assert {file for file in files if not file.endswith(".conf")} == {*SHOWN, *WITH_SERVERS, *SERVICES}
     for name, file in WITH_SERVERS.items():
         assert f'{name}.py"' in (Path(__file__).parents[1] / "real" / file).read_text("utf-8")
     for name, file in SERVICES.items():
