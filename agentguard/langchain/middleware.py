@@ -7,7 +7,7 @@ fail. It does not guard provider-side tools or structured output, which never re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any
@@ -55,11 +55,16 @@ class GuardMiddleware(AgentMiddleware):
         """Judge the call; `handler` runs only with a permit."""
         return drive(self.__call_tool(attrgetter("sync"), request, lift(handler)))
 
-    async def awrap_tool_call(
+    def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
-    ) -> Result:
-        """Do as `wrap_tool_call`, on an event loop."""
-        return await self.__call_tool(attrgetter("async_"), request, handler)
+    ) -> Coroutine[Any, Any, Result]:
+        """Do as `wrap_tool_call`, on an event loop.
+
+        This returns a coroutine, but is no coroutine function: langsmith hands the begin and the end of a
+        coroutine function to another thread, also where tracing is off. So langsmith's run of this hook
+        ends at once, and the tool's own run shows the call.
+        """
+        return self.__call_tool(attrgetter("async_"), request, handler)
 
     async def __call_tool(
         self,

@@ -134,6 +134,9 @@ def test_thread_hops_are_those_beyond_the_bare_call(run: Run) -> None:
     hops = run.figures["thread_hops"]
     assert hops["tool.ainvoke"].keys() == WRAPPED
     assert all(number >= 0 for ways in hops.values() for number in ways.values())
+    # no more by way of the middleware: langsmith would hand over the begin and the end of its hook
+    agent = hops["agent.ainvoke"]
+    assert [agent[f"middleware {store}"] for store in STORES] == [agent[f"wrap {store}"] for store in STORES]
     assert run.figures["goals"]["thread_hops"]["median"] == hops["tool.ainvoke"]["wrap sqlite"]
 
 
