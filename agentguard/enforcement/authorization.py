@@ -105,7 +105,9 @@ class Authorization:
             raise unclassified(invocation.tool)
         key = invocation.key(request.task.id, request.arguments.digest, self._options.new_id())
         previous = None
-        if invocation.thread_id is not None:
+        if (
+            invocation.thread_id is not None and request.task.questions
+        ):  # of the family: else nobody was asked
             previous = await stored(self._operations.approval_for(key))
         if previous is None or previous.status not in APPROVED:
             await self.require_unrejected(request)

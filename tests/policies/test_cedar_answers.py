@@ -13,7 +13,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import AccessRequest, Decision
+from agentguard.model import AccessRequest, Decision, Sensitivity
 from agentguard.policies.cedar import CedarPolicy, ReloadingCedar
 from agentguard.policies.cedar import policy as policy_room
 from agentguard.policies.cedar.answers import MOST, constants_of
@@ -47,12 +47,16 @@ WHEN = [
     "context.task.writes < 3 && context.task == context.task",
     "context == context && context.args.amount == 4",
     'context.task.writes > 3 && context["\\u{74}ask"].writes < 6',
+    "context.provenance.sensitivity > 2",
+    "context.provenance.sensitivity > 5 || {a: context.provenance}.a.sensitivity > 1",
+    "context.provenance.sensitivity > 5 || [context.provenance].contains(context.provenance) && "
+    "(if context.legacy then context.provenance else context.provenance).sensitivity > 1",
 ]
 
 
 def _request(amount: int, writes: int) -> AccessRequest:
     request = ask(amount=amount)
-    return replace(request, task=replace(request.task, writes=writes))
+    return replace(request, task=replace(request.task, writes=writes, sensitivity=Sensitivity(writes % 4)))
 
 
 @pytest.mark.exhaustive
@@ -82,6 +86,10 @@ def _of_cedar_alone(policy: CedarPolicy, request: AccessRequest, monkeypatch: py
         ('context.history.contains("x") && context.task.calls > 2', {("task", "calls"): [2]}),
         ("context.args.amount > 2 && context.args.amount + 1 < 5", {}),
         ("context.task.writes < 3 && context.task == context.task", {}),
+        (
+            "context.provenance.sensitivity < 1 && {a: context.provenance} has a && context.args.amount > 2",
+            {("args", "amount"): [2]},
+        ),
         ("context.task.writes < 3 && [context].contains(context)", {}),
     ],
 )
@@ -183,8 +191,17 @@ def test_so_many_answers_are_kept_and_no_argument_with_them() -> None:
     assert "secret" not in repr(vars(memory))
 
 
+LOOKS = (("args", "amount"), ("task", "writes"), ("provenance", "sensitivity"))
 NUMBER = st.sampled_from(
-    ["context.args.amount", "context.task.writes", "context.task.calls", "0", "1", "3", "5", "-2"]
+    [
+        *(f"context.{record}.{name}" for record, name in (*LOOKS, ("task", "calls"))),
+        *(f"{{a: context.{record}}}.a.{name}" for record, name in LOOKS),
+        *(
+            f"(if context.legacy then context.{record} else context.{record}).{name}"
+            for record, name in LOOKS
+        ),
+        *("0", "1", "3", "5", "-2"),
+    ]
 )
 CONDITION = st.recursive(
     st.one_of(

@@ -32,7 +32,6 @@ MOST = 256  # answers that are kept of one tool
 _MOST_RULES = 50  # whose trees are read for their constants, in about 0.1 ms each
 _COMPARISONS = frozenset({"eq", "not_eq", "less", "less_eq", "greater", "greater_eq"})
 _CONTEXT = pst.Var("context")
-_RECORDS = frozenset({"args", "task"})
 Place = tuple[str, str]  # a record of the context, and a name in it
 Constants = Mapping[Place, Sequence[int]]
 
@@ -81,28 +80,35 @@ def constants_of(rules: PolicySet) -> Constants:
 
     Of more than `_MOST_RULES` rules, none is returned: the first call of a tool waits for the trees.
     """
-    constants, other = defaultdict[Place, set[int]](set), set[Place]()
+    constants, other, whole = defaultdict[Place, set[int]](set), set[Place](), set[str]()
     if len(rules) > _MOST_RULES:
         return {}
     try:
         for rule in rules.to_pst().static_policies.values():
-            for place, constant in _looks(rule):
-                if constant is None:
-                    other.add(place)
+            for look, constant in _looks(rule):
+                if isinstance(look, str):
+                    whole.add(look)
+                elif constant is None:
+                    other.add(look)
                 else:
-                    constants[place].add(constant)
-    except ValueError:  # a rule looks at a whole record, or has a tree too deep to read
+                    constants[look].add(constant)
+    except ValueError:  # a rule looks at the whole context, or has a tree too deep to read
         return {}
-    return {place: sorted(values) for place, values in constants.items() if place not in other}
+    return {
+        place: sorted(values)
+        for place, values in constants.items()
+        if place not in other and place[0] not in whole
+    }
 
 
-def _looks(rule: pst.Template) -> Iterator[tuple[Place, int | None]]:
+def _looks(rule: pst.Template) -> Iterator[tuple[Place | str, int | None]]:
     """Yield each place that a rule looks at, with the constant that it compares the value with.
 
-    None stands for any other look. Whether a name is there at all is no look at its value.
+    None stands for any other look. A name alone is a part of the context that the rule looks at as a whole,
+    which may be a record. Whether a name is there at all is no look at its value.
 
     Raises:
-        ValueError: The rule looks at a whole record.
+        ValueError: The rule looks at the whole context.
     """
     waiting: list[Any] = list(rule.clauses)
     while waiting:
@@ -111,8 +117,10 @@ def _looks(rule: pst.Template) -> Iterator[tuple[Place, int | None]]:
             yield comparison
         elif (place := _place(node)) is not None:
             yield place, None
-        elif _is_whole(node):
-            raise ValueError("the rule looks at a whole record")
+        elif node == _CONTEXT:
+            raise ValueError("the rule looks at the whole context")
+        elif (name := _whole_part(node)) is not None:
+            yield name, None
         elif not _is_no_look(node):
             waiting.extend(_parts(node))
 
@@ -134,15 +142,15 @@ def _place(node: object) -> Place | None:
     return None
 
 
-def _is_whole(node: object) -> bool:
+def _whole_part(node: object) -> str | None:
     match node:
         case pst.GetAttr(base=pst.Var(name="context"), attr=name):
-            return name in _RECORDS
-    return node == _CONTEXT
+            return name
+    return None
 
 
 def _is_no_look(node: object) -> bool:
-    """Return whether this asks if a name is there, or for a part of the context that is no record."""
+    """Return whether this asks if a name is there, or for an attribute of an entity."""
     match node:
         case pst.HasAttr(base=pst.Var() | pst.GetAttr(base=pst.Var())) | pst.GetAttr(base=pst.Var()):
             return True
