@@ -19,7 +19,6 @@ from agentguard.config import load
 from agentguard.config.issuer import key_folder_of
 from agentguard.credentials.key_folder import KeyFolder, end_of
 from agentguard.credentials.key_ring import LOOK
-from agentguard.credentials.keyfile import read_key
 from agentguard.errors import AgentGuardError
 from agentguard.model import ToolPath
 
@@ -74,7 +73,7 @@ def list_keys(config: Config = Path("agentguard.toml")) -> None:
                     state, text = "signs", "" if end is None else f"until {_moment(end)}"
                 else:
                     state, text = "verifies", f"can be removed from {_moment(end + lifetime)}"
-                kid = read_key(key.file).kid
+                kid = folder.read(key).kid
                 note(console, state, f"{path:<10} {kid} {key.file.name} {text}".rstrip())
 
 
@@ -95,8 +94,8 @@ def rotate(
     seconds and a URL after 300. One that was made with a mapping has to be made anew during the wait.
 
     With --now a verifier that has read the keys in the last 10 seconds refuses the new tokens until these are
-    over. The old keys verify all the same: after a theft remove their files and run `prune`, and verifiers
-    refuse their tokens.
+    over. Keys that wait for their time are removed. The old keys verify all the same: after a theft remove
+    their files and run `prune`, and verifiers refuse their tokens.
 
     Exit codes: 0 made; 2 they could not be made.
     """
@@ -104,7 +103,11 @@ def rotate(
         console, now = out(), time.time()
         for key in folder.prune(now=now, lifetime=lifetime):
             note(console, "removed", key.file.name)
-        for key in folder.rotate(now if at_once else now + wait, now=now):
+        before = folder.all_files()
+        keys = folder.rotate(now if at_once else now + wait, now=now)
+        for key in set(before).difference(folder.all_files()):
+            note(console, "removed", f"{key.file.name}, which would have signed from {_moment(key.begins)}")
+        for key in keys:
             note(console, "made", f"{key.file.name}, which signs from {_moment(key.begins)}")
 
 

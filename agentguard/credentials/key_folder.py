@@ -93,7 +93,7 @@ class KeyFolder:
             for path in ToolPath:
                 if not self.files(path):
                     load_key(self.directory / f"{path.value}.pem", self._algorithm)
-            self._publish(self._load(self.all_files()))
+            self._publish((key.path, read_key(key.file)) for key in self.all_files())
 
     def files(self, path: ToolPath) -> list[KeyFile]:
         """Return the keys of a path, in the order in which they sign.
@@ -124,6 +124,9 @@ class KeyFolder:
     def rotate(self, begins: float, *, now: float) -> list[KeyFile]:
         """Make a new key for each path, which signs from *begins*. The JWK Set has it first.
 
+        If it signs at once, as after a theft, keys that still wait for their time are removed: they were in
+        the folder too, and nothing is signed by them.
+
         Raises:
             ConfigurationError: A key that was made earlier still waits for its time, unless the new one is
                 to sign at once; or the folder or the JWK Set cannot be written.
@@ -136,16 +139,18 @@ class KeyFolder:
                     f"{waiting[-1].file.name} waits for its time already",
                     hint="wait until it signs, or rotate with --now",
                 )
+            files = [key for key in files if key not in waiting]
             second, beginnings = int(begins), {int(key.begins) for key in files}
             while second in beginnings:
                 second += 1
             keys = [KeyFile(path, second, self.directory / f"{path.value}.{second}.pem") for path in ToolPath]
             contents = {key.file: new_pem(self._algorithm) for key in keys}
             try:
-                self._publish([*self._load(files), *_signers(keys, contents)])
+                self._publish([*self._signers(files), *_new_signers(keys, contents)])
                 for file, content in contents.items():
-                    write_new(file, content)
-                    self._give_to_owner(file)
+                    write_new(file, content, self._owner())
+                for key in waiting:
+                    key.file.unlink(missing_ok=True)
             except OSError as error:
                 raise _unwritable(self.directory, error) from error
             return keys
@@ -160,21 +165,31 @@ class KeyFolder:
             files = self.all_files()
             over = [key for key in files if (end := end_of(key, files)) is not None and end + lifetime < now]
             try:
-                self._publish(self._load(key for key in files if key not in over))
+                self._publish(self._signers(key for key in files if key not in over))
                 for key in over:
                     key.file.unlink(missing_ok=True)
             except OSError as error:
                 raise _unwritable(self.directory, error) from error
             return over
 
-    def _load(self, files: Iterable[KeyFile]) -> list[tuple[ToolPath, Signer]]:
-        return [(key.path, read_key(key.file)) for key in files]
+    def read(self, key: KeyFile) -> Signer:
+        """Read a key for an operator: root may read those of the guard's user, who owns the folder.
 
-    def _give_to_owner(self, file: Path) -> None:
-        """Let the guard's user read a key that root has made: that user owns the directory."""
-        if os.geteuid() == 0:
-            owner = self.directory.stat()
-            os.chown(file, owner.st_uid, owner.st_gid)
+        Raises:
+            ConfigurationError: Others may read or write the key, or it cannot be read.
+        """
+        user, _ = self._owner() or (None, None)
+        return read_key(key.file, owner=user)
+
+    def _signers(self, files: Iterable[KeyFile]) -> list[tuple[ToolPath, Signer]]:
+        return [(key.path, self.read(key)) for key in files]
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Return for whom root changes the keys: the guard's user and group, who own the directory."""
+        if os.geteuid() != 0:
+            return None
+        status = self.directory.stat()
+        return status.st_uid, status.st_gid
 
     def _publish(self, signers: Iterable[tuple[ToolPath, Signer]]) -> None:
         """Write the JWK Set if there is to be one. A verifier never reads half a file."""
@@ -218,7 +233,7 @@ def end_of(key: KeyFile, files: Iterable[KeyFile]) -> float | None:
     )
 
 
-def _signers(keys: Iterable[KeyFile], contents: dict[Path, bytes]) -> list[tuple[ToolPath, Signer]]:
+def _new_signers(keys: Iterable[KeyFile], contents: dict[Path, bytes]) -> list[tuple[ToolPath, Signer]]:
     return [(key.path, parse_pem(contents[key.file], key.file)) for key in keys]
 
 

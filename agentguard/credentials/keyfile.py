@@ -45,8 +45,10 @@ def read_or_make(path: str | Path, make: Callable[[], bytes]) -> bytes:
         ) from error
 
 
-def write_new(file: Path, content: bytes) -> None:
+def write_new(file: Path, content: bytes, owner: tuple[int, int] | None = None) -> None:
     """Write a new file with mode 0600, unless there is one already. It is there whole, or not at all.
+
+    *owner* is the user and the group that it is for, if root writes it for another user.
 
     Raises:
         OSError: It cannot be written.
@@ -58,6 +60,9 @@ def write_new(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())  # else a power failure could leave an empty key
+            if owner is not None:
+                # not by its name, in place of which the owner of the directory could put a link
+                os.fchown(stream.fileno(), *owner)
         with suppress(FileExistsError):
             os.link(temporary, file)
     finally:
@@ -77,14 +82,14 @@ def load_key(path: str | Path, algorithm: Algorithm = "ES256") -> Signer:
     return parse_pem(read_or_make(path, lambda: new_pem(algorithm)), path)
 
 
-def read_key(path: Path) -> Signer:
-    """Read a private key in PEM, as `load_key` does, and make none.
+def read_key(path: Path, *, owner: int | None = None) -> Signer:
+    """Read a private key in PEM, as `load_key` does, and make none. It may belong to the user *owner*.
 
     Raises:
         ConfigurationError: As in `load_key`; or there is no file.
     """
     try:
-        return parse_pem(_read(path), path)
+        return parse_pem(_read(path, owner), path)
     except OSError as error:
         raise ConfigurationError(
             f"the key file cannot be read: {error.strerror}", hint="put it back", file=path
@@ -118,12 +123,13 @@ def new_pem(algorithm: Algorithm) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, owner: int | None = None) -> bytes:
     with file.open("rb") as stream:
         status = os.fstat(stream.fileno())
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise ConfigurationError(
                 "other users may read or write this private key", hint=f"chmod 600 {file}", file=file
             )
-        require_own(file, status)
+        if status.st_uid != owner:
+            require_own(file, status)
         return stream.read()

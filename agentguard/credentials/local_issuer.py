@@ -114,10 +114,13 @@ class LocalIssuer:
     def verification_key(self, kid: str) -> PyJWK | None:
         """Return the public key with this `kid`, or None if it is no key of this issuer.
 
-        A key that is not known yet is looked for in the folder, since another process may sign with it.
+        A key that is not known yet is looked for in the folder, since another process may sign with it. A
+        key that was removed from the folder is none any more, at the latest after `key_ring.LOOK` seconds.
         """
-        if self._ring is not None and not self._ring.has(kid):
-            return None
+        if self._ring is not None:
+            self._ring.signer(self._clock())  # looks at the folder, if that was long ago
+            if not self._ring.has(kid):
+                return None
         if kid not in self._readers:
             self._readers = {jwk["kid"]: public_key(jwk) for jwk in self.public_jwks}
         return self._readers.get(kid)

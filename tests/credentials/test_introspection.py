@@ -272,6 +272,30 @@ async def test_a_token_that_another_worker_has_signed_with_a_new_key_is_active(t
         assert (await agent.ask(token)).json()["active"] is True
 
 
+@pytest.mark.promise("removed-keys-verify-nothing")
+async def test_no_token_of_a_key_that_was_removed_is_active_though_the_key_was_in_use(tmp_path: Path) -> None:
+    folder = KeyFolder(tmp_path)
+    folder.prepare()
+    agent = Agent()
+    caller = Caller(name="orders-api", resources=(ORDERS,), bearer=Secret(SECRET))
+
+    def issuer() -> LocalIssuer:
+        keys = KeyRing(folder, ToolPath.READ)
+        return LocalIssuer(ToolPath.READ, issuer=ISSUER, store=agent.store, key=keys, clock=agent.clock)
+
+    agent.app = IntrospectionEndpoint([issuer()], [caller], store=agent.store, clock=agent.clock)
+    thief = issuer()
+    thief._ring = None  # the thief goes on with the key
+    assert (await agent.ask(thief.issue(GRANT).reveal())).json()["active"] is True
+    folder.rotate(NOW, now=NOW)
+    agent.now += 100
+    folder.prune(now=agent.now, lifetime=10)
+    token = thief.issue(replace(GRANT, id="forged")).reveal()
+    assert (await agent.ask(token)).json() == {"active": False}
+    honest = issuer().issue(replace(GRANT, id="honest")).reveal()
+    assert (await agent.ask(honest)).json()["active"] is True
+
+
 @pytest.mark.promise("introspection-tells-little")
 @pytest.mark.parametrize(
     "presented",

@@ -167,7 +167,17 @@ def test_a_second_rotation_waits_for_the_first_and_one_at_once_does_not(folder: 
         folder.rotate(NOW + 700, now=NOW)
     folder.rotate(NOW, now=NOW)
     folder.rotate(NOW, now=NOW)  # in the same second
-    assert len(folder.files(ToolPath.READ)) == 4
+    assert len(folder.files(ToolPath.READ)) == 3
+
+
+@pytest.mark.promise("removed-keys-verify-nothing")
+def test_a_key_that_waited_in_a_stolen_folder_never_signs(folder: KeyFolder) -> None:
+    folder.rotate(NOW + 600, now=NOW)
+    stolen = {folder.read(key).kid for key in folder.all_files()}
+    folder.rotate(NOW, now=NOW)
+    signing = {KeyRing(folder, path).signer(NOW + seconds).kid for path in ToolPath for seconds in (1, 5_000)}
+    assert len(signing) == len(ToolPath)
+    assert not signing & stolen
 
 
 def test_a_guard_does_not_look_at_the_folder_for_each_call(
@@ -226,11 +236,34 @@ def test_a_key_that_another_user_could_have_put_there_never_signs(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
 @pytest.mark.promise("rotation-refuses-nothing")
-def test_a_key_that_root_makes_belongs_to_the_user_of_the_guard(folder: KeyFolder) -> None:
-    os.chown(folder.directory, 65534, 65534)
+def test_root_rotates_and_prunes_the_keys_of_the_user_of_a_guard(folder: KeyFolder) -> None:
+    for file in (folder.directory, *folder.directory.iterdir()):
+        os.chown(file, 65534, 65534)
     folder.rotate(NOW, now=NOW)
-    owners = {key.file.stat().st_uid for key in folder.all_files() if key.begins}
-    assert owners == {65534}
+    assert {key.file.stat().st_uid for key in folder.all_files()} == {65534}
+    assert len(folder.prune(now=NOW + 100, lifetime=10)) == 3
+    with pytest.raises(ConfigurationError, match="another user"):  # a guard of root would trust that user
+        folder.prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+@pytest.mark.promise("private-keys-own")
+def test_root_gives_no_file_away_that_the_owner_of_the_folder_puts_in_place_of_a_key(
+    folder: KeyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "shadow"
+    victim.touch(0o600)
+    os.chown(folder.directory, 65534, 65534)
+    link = os.link
+
+    def race(temporary: str, file: Path) -> None:
+        link(temporary, file)
+        file.unlink()
+        file.symlink_to(victim)
+
+    monkeypatch.setattr(os, "link", race)
+    folder.rotate(NOW, now=NOW)
+    assert victim.stat().st_uid == 0
 
 
 def test_two_files_with_one_key_are_refused(folder: KeyFolder) -> None:
