@@ -246,9 +246,10 @@ class Issuance:
             if isinstance(error, asyncio.CancelledError) or is_for_caller(error):
                 raise
             name = self._permit.call.broker
-            log.error("broker %s failed to %s: %s", name, verb, failure_text(error))
             if isinstance(error, GrantMissing):
+                log.warning("broker %s misses something of the user: %s", name, safe_text(error))
                 raise GrantDenied.by(name, error) from None
+            log.error("broker %s failed to %s: %s", name, verb, failure_text(error))
             reason = f"broker {name} failed: {failure_text(error)}"
             raise Denied.of(DenialCode.NO_CREDENTIAL, reason) from None
 

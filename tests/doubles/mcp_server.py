@@ -39,6 +39,7 @@ class Seen(NamedTuple):
     headers: dict[str, str]
     status: int
     meta: Any = None
+    id: Any = None
 
     @property
     def authorization(self) -> str | None:
@@ -98,7 +99,8 @@ class McpServer:
         if rpc == "tools/call" and self.scope is not None:
             demand = f'Bearer error="insufficient_scope", scope="{self.scope}"'
             status, extra = 403, {"www-authenticate": demand}
-        self.seen.append(Seen(scope["method"], rpc, params.get("name"), headers, status, params.get("_meta")))
+        asked = (rpc, params.get("name"), headers, status, params.get("_meta"), message.get("id"))
+        self.seen.append(Seen(scope["method"], *asked))
         if status != 200:
             await _answer(send, status, extra)
             return

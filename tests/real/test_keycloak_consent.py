@@ -16,7 +16,7 @@ from langgraph.types import Command
 
 import agentguard
 from agentguard import Denied, Guard
-from agentguard.errors import DenialCode
+from agentguard.errors import ADVICE, DenialCode
 from agentguard.resource import Issuer
 from tests.conftest import GO, Mode, scripted, tool_call, tool_messages
 from tests.real.conftest import needed
@@ -39,6 +39,21 @@ class Consents:
 
     def _admin(self, method: str, path: str, body: object = None) -> Any:
         return self.world.realm.admin(method, f"/{self.world.realm.name}/{path}", body)
+
+    def agent(self, saver: InMemorySaver | None = None) -> Any:
+        """Return an agent that reads an order."""
+        transport = httpx.MockTransport(self.world.serve)
+
+        @tool
+        def get_order(order_id: str) -> str:
+            """Read an order."""
+            with httpx.Client(transport=transport, auth=agentguard.auth("orders")) as http:
+                return http.get(f"{ORIGIN}/orders/{order_id}").text
+
+        model = scripted(tool_call("get_order", order_id="4711"))
+        return create_agent(
+            model, [get_order], middleware=[self.world.guard.middleware()], checkpointer=saver
+        )
 
     def give(self, user: str) -> None:
         """Consent as the user, by the API of their own account page."""
@@ -71,6 +86,7 @@ def consents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consents]:
                 settings.read_text().replace("[resources.orders]", f"{page}\n[resources.orders]")
             )
             world.guard.close()
+            world.http.close()
             world.guard = Guard.from_file(settings)
             world.verifier = world._verifier(Issuer(realm.issuer, "azp"))
             yield Consents(world)
@@ -85,21 +101,7 @@ def consents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consents]:
 async def test_a_call_waits_for_the_users_consent_at_keycloak(
     consents: Consents, user: str, mode: Mode
 ) -> None:
-    world = consents.world
-    transport = httpx.MockTransport(world.serve)
-
-    @tool
-    def get_order(order_id: str) -> str:
-        """Read an order."""
-        with httpx.Client(transport=transport, auth=agentguard.auth("orders")) as http:
-            return http.get(f"{ORIGIN}/orders/{order_id}").text
-
-    agent: Any = create_agent(
-        scripted(tool_call("get_order", order_id="4711")),
-        [get_order],
-        middleware=[world.guard.middleware()],
-        checkpointer=InMemorySaver(),
-    )
+    world, agent = consents.world, consents.agent(InMemorySaver())
     before, task = len(world.requests), world.task(user)
     with task.active():
         (question,) = (await mode.invoke(agent, GO, THREAD))["__interrupt__"]
@@ -126,6 +128,6 @@ async def test_without_a_run_that_can_wait_keycloaks_refusal_is_a_denial(consent
     client = AGENT.replace("/", "%2F")
     with suppress(AssertionError):  # there may be none yet
         world.realm.admin("DELETE", f"/{world.realm.name}/users/{users[0]['id']}/consents/{client}")
-    with pytest.raises(Denied) as denial:
-        await world.get_order(Mode("sync"), world.task())
-    assert denial.value.code is DenialCode.GRANT_MISSING
+    with world.task():
+        result = consents.agent().invoke(GO)
+    assert str(tool_messages(result)[0].content) == f"Denied: {ADVICE[DenialCode.GRANT_MISSING]}"

@@ -13,6 +13,8 @@ import httpx
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 from agentguard.errors import DenialCode, Denied
+from agentguard.langchain.mcp.trace import describe_session
+from agentguard.lease import current, secrets_of
 
 __all__ = ["HEADERS", "NO_AUTH", "client_factory"]
 
@@ -46,8 +48,14 @@ def client_factory(factory: Factory | None) -> Factory:
         client.headers["accept-encoding"] = "identity"
         client.cookies, client.params = httpx.Cookies(), httpx.QueryParams()
         hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [_bound, *hooks.get("response", ())]}
+        client.event_hooks = {**hooks, "response": [_bound, describe, *hooks.get("response", ())]}
         return client
+
+    lease = current()
+    secrets = () if lease is None else secrets_of(lease)
+
+    async def describe(response: httpx.Response) -> None:
+        describe_session(response.headers.get("mcp-session-id"), secrets)
 
     return make
 

@@ -83,7 +83,7 @@ class Way:
                         request.name,
                         request.args,
                         progress_callback=callbacks.progress_callback,
-                        meta=describe_call(version, self.connection),
+                        meta=describe_call(version, self.connection, session),
                     )
                 except Exception as error:  # noqa: BLE001  raised below: inside, the session may swallow it
                     failure = error
