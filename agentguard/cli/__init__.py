@@ -20,6 +20,7 @@ except ImportError:  # users who run the console script read a sentence, not a t
 from agentguard.cli import (
     audit,
     demo,
+    discover,
     doctor,
     explain,
     init,
@@ -66,6 +67,7 @@ main.command("demo")(demo.command)
 main.command("init")(init.command)
 main.command("lint")(lint.command)
 main.command("doctor")(doctor.command)
+main.command("discover")(discover.command)
 main.command("pin")(pin.command)
 main.command("explain")(explain.command)
 main.command("simulate")(simulate.command)

@@ -8,19 +8,19 @@ resource itself names the broker's issuer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from agentguard.concurrency.drive import Operation, drive
 from agentguard.credentials.oauth.token_broker import TokenBroker
 from agentguard.errors import ConfigurationError, IssueError
-from agentguard.jose import strict_json
+from agentguard.jose import Json, strict_json
 from agentguard.model import Credential, Grant
 from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.text import label
 
-__all__ = ["DiscoveringBroker"]
+__all__ = ["DiscoveringBroker", "fetch_resource_metadata", "servers_in"]
 
 FRESH = 300.0
 """Seconds for which metadata that named the broker's issuer is not fetched again."""
@@ -79,35 +79,53 @@ class DiscoveringBroker:
     async def _require_issuer(self, ask: Operation) -> None:
         if self._clock() < self._fresh_until:
             return
-        servers = self._servers(await self._fetch(ask))
+        servers = servers_in(await fetch_resource_metadata(ask, self._resource), self._resource)
         if self.issuer not in servers:
             names = ", ".join(map(label, servers[:_MOST])) or "none"
-            raise self._error(f"its metadata names other authorization servers than {self.issuer}: {names}")
+            reason = f"its metadata names other authorization servers than {self.issuer}: {names}"
+            raise _error(self._resource, reason)
         self._fresh_until = self._clock() + FRESH
 
-    async def _fetch(self, ask: Operation) -> bytes:
-        parts = urlsplit(self._resource)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        for url in dict.fromkeys((f"{origin}{_WELL_KNOWN}{parts.path}", f"{origin}{_WELL_KNOWN}")):
-            answer: Answer = await ask("GET", url, repeatable=True, headers={"Accept": "application/json"})
-            if answer.status == 200:
-                return answer.content
-        raise self._error("it publishes no metadata (RFC 9728)")
 
-    def _servers(self, content: bytes) -> list[str]:
-        """Return the authorization servers that metadata names, if it is this resource's (section 3.3)."""
-        try:
-            metadata = strict_json(content)
-        except ValueError:
-            metadata = None
-        if not isinstance(metadata, dict):
-            raise self._error("its metadata is not a JSON object")
-        resource, servers = metadata.get("resource"), metadata.get("authorization_servers", [])
-        if not isinstance(resource, str) or resource.rstrip("/") != self._resource:
-            raise self._error("its metadata is another resource's")
-        if not isinstance(servers, list):
-            raise self._error("its authorization_servers are not a list")
-        return [server for server in servers if isinstance(server, str)]
+async def fetch_resource_metadata(ask: Operation, resource: str) -> Mapping[str, Json]:
+    """Return what the resource at the URL *resource*, without a slash at its end, says of itself (RFC 9728).
 
-    def _error(self, reason: str) -> IssueError:
-        return IssueError(f"{self._resource}: {reason}")
+    Raises:
+        IssueError: It says nothing, or what it says is another resource's (section 3.3).
+    """
+    parts = urlsplit(resource)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    for url in dict.fromkeys((f"{origin}{_WELL_KNOWN}{parts.path}", f"{origin}{_WELL_KNOWN}")):
+        answer: Answer = await ask("GET", url, repeatable=True, headers={"Accept": "application/json"})
+        if answer.status == 200:
+            return _members(answer.content, resource)
+    raise _error(resource, "it publishes no metadata (RFC 9728)")
+
+
+def servers_in(metadata: Mapping[str, Json], resource: str) -> list[str]:
+    """Return the authorization servers that a resource names.
+
+    Raises:
+        IssueError: They are not a list.
+    """
+    servers = metadata.get("authorization_servers", [])
+    if not isinstance(servers, list):
+        raise _error(resource, "its authorization_servers are not a list")
+    return [server for server in servers if isinstance(server, str)]
+
+
+def _members(content: bytes, resource: str) -> Mapping[str, Json]:
+    try:
+        metadata = strict_json(content)
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise _error(resource, "its metadata is not a JSON object")
+    name = metadata.get("resource")
+    if not isinstance(name, str) or name.rstrip("/") != resource:
+        raise _error(resource, "its metadata is another resource's")
+    return metadata
+
+
+def _error(resource: str, reason: str) -> IssueError:
+    return IssueError(f"{resource}: {reason}")

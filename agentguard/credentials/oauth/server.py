@@ -24,7 +24,7 @@ from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
 from agentguard.text import label
 
-__all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations"]
+__all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations", "metadata_urls"]
 
 Form = Mapping[str, str | Secret]
 
@@ -224,7 +224,7 @@ class AuthorizationServer:
         return body
 
     async def _fetch(self, operations: ServerOperations) -> Metadata:
-        for url in _metadata_urls(self.issuer):
+        for url in metadata_urls(self.issuer):
             answer = await operations.ask("GET", url, repeatable=True, headers={"Accept": "application/json"})
             if answer.status == 200:
                 return self._read(self._object(answer))
@@ -269,7 +269,7 @@ def _reveal(form: Form) -> dict[str, str]:
     return {name: value if isinstance(value, str) else value.reveal() for name, value in form.items()}
 
 
-def _metadata_urls(issuer: str) -> list[str]:
+def metadata_urls(issuer: str) -> list[str]:
     """Return where metadata may be, in the order in which the places are tried.
 
     RFC 8414 section 3.1, OpenID Connect Discovery 1.0 section 4, then the OpenID name with the issuer's path
