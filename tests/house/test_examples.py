@@ -26,6 +26,7 @@ SHOWN = {
         "deny refund_order by agent://reader",
     ],
     "protect_a_resource": ["200 order 4711 for user://alice", "403 insufficient_scope", "401 DPoP"],
+    "post_with_body": ["200 refunded EUR 40 for 4711, for user://alice", "403 insufficient_scope"],
     "test_your_agent": ["3 passed"],
     "known_recipient": [
         "paid 20 to FR14-ADA",
