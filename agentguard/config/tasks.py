@@ -62,6 +62,11 @@ class TaskSettings(Table):
     questions: Count | None = Field(
         default=None, description="how many questions to persons, as in questions = 3"
     )
+    choice_bits: Count | None = Field(
+        default=None,
+        description="how many bits its calls say by the choice among values that are vouched for, as in"
+        " choice_bits = 512",
+    )
     params: dict[Name, Annotated[ParameterSettings, BeforeValidator(_parameter_table)]] = Field(
         default_factory=dict, description='tables or types, as in params = { order = "string" }'
     )
@@ -76,7 +81,12 @@ class TaskSettings(Table):
             args={argument: tuple(values) for argument, values in self.args.items()},
             counterparties=self.counterparties,
             scopes=self.scopes,
-            budget=Budget(calls=self.calls, writes=self.writes, questions=self.questions),
+            budget=Budget(
+                calls=self.calls,
+                writes=self.writes,
+                questions=self.questions,
+                choice_bits=self.choice_bits,
+            ),
             params={name: Parameter(**param.model_dump()) for name, param in self.params.items()},
             otherwise=self.otherwise,
         )

@@ -80,6 +80,7 @@ class AccessRequests:
                 labels.setdefault(label.digest, []).append(label)
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
+        provenance = provenance_of(spec, arguments, task, labels)
         return AccessRequest(
             identity=task.identity,
             tool=spec,
@@ -87,9 +88,10 @@ class AccessRequests:
             task=task,
             environment=self._environment,
             legacy=route is not None and route.legacy,
-            provenance=provenance_of(spec, arguments, task, labels),
+            provenance=provenance.arguments,
             at=self._options.clock(),
             distinctions=arguments.rule_distinctions,
+            choice=provenance.choice,
         )
 
     async def _task(self, invocation: Invocation) -> TaskState:

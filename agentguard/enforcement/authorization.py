@@ -155,7 +155,7 @@ class Authorization:
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
-        _require_permit(decision)
+        _require_permit(decision, request.choice.excess)
         return decision
 
     # --- the permit
@@ -232,6 +232,7 @@ class Authorization:
             at=self._options.clock(),
             broker=broker,
             approval_id=approval_id,
+            choice_bits=request.choice.bits,
         )
 
 
@@ -239,8 +240,10 @@ def _state(invocation: Invocation) -> RunState | None:
     return None if invocation.state is None else RunState.of(invocation.state())
 
 
-def _require_permit(decision: Decision) -> None:
+def _require_permit(decision: Decision, excess: str) -> None:
     """Require a permit whose obligations the guard can fulfil.
+
+    *excess* is the request's `Choice.excess`: the operator is told of it beside the policy's own reason.
 
     Raises:
         Denied: It is none. The guard still ends the session where the decision obliges to that, also beside
@@ -252,7 +255,7 @@ def _require_permit(decision: Decision) -> None:
             log.warning("an obligation of a deny is not executed: %s is not understood", unknown)
         raise Denied.of(
             DenialCode.POLICY,
-            decision.reason or "denied by policy",
+            "; ".join(filter(None, (decision.reason or "denied by policy", excess))),
             advice=decision.advice,
             policy_ids=decision.policy_ids,
             decision_id=decision.decision_id,

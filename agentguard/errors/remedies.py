@@ -87,8 +87,8 @@ REMEDIES: Mapping[DenialCode, str] = {
         " audit show` says what has ended it."
     ),
     DenialCode.BUDGET: (
-        "The calls, writes or questions of the task are used up. Raise the budget if the work needs"
-        " it; look first whether the model runs in a loop."
+        "The calls, writes, questions or choice bits of the task are used up. Raise the budget if the"
+        " work needs it; look first whether the model runs in a loop, or spells something by its calls."
     ),
     DenialCode.NO_IDENTITY: (
         "The platform gave the agent no identity. `agentguard doctor` says which source failed, and how."

@@ -38,6 +38,7 @@ class TaskMethods:
         calls: int | None = None,
         writes: int | None = None,
         questions: int | None = None,
+        choice_bits: int | None = None,
         ttl: float = 900.0,
         subject_token: str | Secret | None = None,
     ) -> Task:
@@ -46,9 +47,12 @@ class TaskMethods:
         *mandate* is what it may touch at most, *words* what the user said, by which a value that the
         user named is known; *calls* and *writes* are its budget, *ttl* its life in seconds. *questions* is
         how often persons are asked about its calls at most; 20, unless a limit is given here or by a
-        template. Begun inside another task, or by a tool, it is a part of that one or of the tool's task,
-        and its words are that one's. What a task has read is forgotten with it: one conversation, in which a
-        later turn may repeat what an earlier one has read, is one task.
+        template. *choice_bits* is how much its calls say by which values of the user's words, the mandate and
+        trusted fields are in them, after it has read something more sensitive; 1,024, unless a limit is
+        given. Beyond it, such a value counts as sensitive as what was read. Begun inside another task, or by
+        a tool, it is a part of that one or of the tool's task, and its words are that one's. What a task has
+        read is forgotten with it: one conversation, in which a later turn may repeat what an earlier one has
+        read, is one task.
         *subject_token* proves the user to an issuer (RFC 8693); it stays in this process, and no tool sees
         it.
 
@@ -63,7 +67,9 @@ class TaskMethods:
         derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
         if derived.mandate.proposed:
             raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
-        budget = derived.budget.within(Budget(calls=calls, writes=writes, questions=questions))
+        budget = derived.budget.within(
+            Budget(calls=calls, writes=writes, questions=questions, choice_bits=choice_bits)
+        )
         token = _secret(subject_token)
         return Task.new(
             self._endings,

@@ -189,6 +189,7 @@ def _sum(budgets: Sequence[Budget]) -> Budget:
         calls=_total(budget.calls for budget in budgets),
         writes=_total(budget.writes for budget in budgets),
         questions=_total(budget.questions for budget in budgets),
+        choice_bits=_total(budget.choice_bits for budget in budgets),
     )
 
 

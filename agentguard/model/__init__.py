@@ -26,9 +26,11 @@ from agentguard.model.credential import (
     Secret,
 )
 from agentguard.model.decision import (
+    NO_CHOICE,
     AccessRequest,
     Approval,
     ApprovalStatus,
+    Choice,
     Decision,
     Effect,
     Obligation,
@@ -45,16 +47,18 @@ from agentguard.model.provenance import (
     ReadEffects,
     Sensitivity,
 )
-from agentguard.model.task import QUESTIONS, WORDS, Budget, TaskState, TaskStatus
+from agentguard.model.task import CHOICE_BITS, QUESTIONS, WORDS, Budget, TaskState, TaskStatus
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 # the names that these had before; nothing in this package uses them
 Origin, Seen, NOTHING_SEEN = Provenance, ReadEffects, NO_READ_EFFECTS
 
 __all__ = [
+    "CHOICE_BITS",
     "DETAIL_TYPE",
     "LABELS",
     "NOTHING_SEEN",
+    "NO_CHOICE",
     "NO_READ_EFFECTS",
     "QUESTIONS",
     "TRUSTED_LABELS",
@@ -66,6 +70,7 @@ __all__ = [
     "Budget",
     "Call",
     "CallLimits",
+    "Choice",
     "Credential",
     "Decision",
     "DeferredSecret",

@@ -209,7 +209,8 @@ class Outcome(StrEnum):
 class Call:
     """A call that is about to run, as the store records it before anything is minted.
 
-    `key` stays the same when a suspended call is resumed, so the call is not counted again.
+    `key` stays the same when a suspended call is resumed, so the call is not counted again. `choice_bits` is
+    what it says by the choice among values, for the budget of its task.
     """
 
     id: str
@@ -220,6 +221,7 @@ class Call:
     at: float
     broker: str | None = None
     approval_id: str | None = None
+    choice_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

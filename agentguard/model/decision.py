@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.identity import Identity
@@ -102,6 +103,21 @@ class Approval:
         return replace(self, status=status, approver=approver, reason=reason)
 
 
+class Choice(NamedTuple):
+    """What a call says by which of the values that are vouched for are in it.
+
+    `bits` is what its task is charged when the call begins; 0 if the task has read nothing more sensitive
+    than what is in the call. `excess` says, for the operator, why these values count as sensitive as the
+    task, though somebody vouches for them; it is empty if they do not.
+    """
+
+    bits: int = 0
+    excess: str = ""
+
+
+NO_CHOICE = Choice()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
     """One question to a policy, after AuthZEN 1.0: subject, action, resource, context.
@@ -112,7 +128,8 @@ class AccessRequest:
     say what the JSON of the arguments does not: ``items[].what: class shop.Publish``. A position in a list is
     left out of them. What rules can see of a request is in the table of `agentguard.model.inputs`.
     `question` is `Approval.question`, what a person is to be shown of the call and of the graph's state that
-    the tool is given; only the request that a `CallbackApprover` hands to its function has it.
+    the tool is given; only the request that a `CallbackApprover` hands to its function has it. `choice` is
+    what the call says by the choice among values; no rule sees it.
     """
 
     identity: Identity
@@ -126,6 +143,7 @@ class AccessRequest:
     at: float = 0.0
     distinctions: tuple[str, ...] = ()
     question: Mapping[str, Json] = field(default_factory=dict)
+    choice: Choice = NO_CHOICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

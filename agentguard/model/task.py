@@ -9,7 +9,7 @@ from agentguard.model.identity import Identity, Login
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
-__all__ = ["QUESTIONS", "WORDS", "Budget", "TaskState", "TaskStatus"]
+__all__ = ["CHOICE_BITS", "QUESTIONS", "WORDS", "Budget", "TaskState", "TaskStatus"]
 
 WORDS = 16_384
 """How many characters of the user's words count; later words are ignored."""
@@ -17,17 +17,26 @@ WORDS = 16_384
 QUESTIONS = 20
 """How many questions about the calls of a task persons are asked at most, where nobody says another limit."""
 
+CHOICE_BITS = 1_024
+"""How many bits the calls of a task say by the choice among values, where nobody says another limit.
+
+A text of 128 characters has as many, and so have eight calls that each say all that one call may say.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """The most calls, the most calls on WRITE and ESCALATION paths, and the most questions to persons.
 
-    None is no limit. A task that a guard begins always has a limit of questions.
+    `choice_bits` limits how much the task's calls say by which of the values that user, mandate or a trusted
+    field vouches for are in them. Beyond that, those values count as sensitive as all that the task has read.
+    None is no limit. A task that a guard begins always has a limit of questions and of choice bits.
     """
 
     calls: int | None = None
     writes: int | None = None
     questions: int | None = None
+    choice_bits: int | None = None
 
     def within(self, other: Budget) -> Budget:
         """Return the tighter of both, limit by limit."""
@@ -35,6 +44,15 @@ class Budget:
             calls=_least(self.calls, other.calls),
             writes=_least(self.writes, other.writes),
             questions=_least(self.questions, other.questions),
+            choice_bits=_least(self.choice_bits, other.choice_bits),
+        )
+
+    def completed(self) -> Budget:
+        """Return the budget with the usual limits of questions and choice bits, where it has none of them."""
+        return replace(
+            self,
+            questions=QUESTIONS if self.questions is None else self.questions,
+            choice_bits=CHOICE_BITS if self.choice_bits is None else self.choice_bits,
         )
 
 
@@ -57,7 +75,8 @@ class TaskState:
     and `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
     values in them. `kinds` are the templates that its mandate was made of. `labels` counts the labels on
     values that the task and its family have read. `questions` counts the questions about its calls that were
-    asked of persons. `login` is that of the subject token; an identity provider's signal names
+    asked of persons. `choice_bits` counts the bits that its calls have said by the choice among
+    values, each call's rounded up. `login` is that of the subject token; an identity provider's signal names
     the task by it.
     """
 
@@ -79,6 +98,7 @@ class TaskState:
     labels: int = 0
     questions: int = 0
     login: Login | None = None
+    choice_bits: int = 0
 
     @property
     def root_id(self) -> str:
@@ -92,10 +112,16 @@ class TaskState:
         """Return the task as rules see it: with all that its family, that of *root*, has done and read.
 
         A value that one task of a family has read may be an argument in any other. And a limit by the calls
-        so far would otherwise begin anew in each child.
+        so far would otherwise begin anew in each child. The limit of choice bits is what is left to this
+        task, or to its family if that is less.
         """
+        limit = self.budget.choice_bits
+        if limit is not None:
+            limit += root.choice_bits - self.choice_bits
         return replace(
             self,
+            budget=replace(self.budget, choice_bits=_least(limit, root.budget.choice_bits)),
+            choice_bits=root.choice_bits,
             calls=root.calls,
             writes=root.writes,
             history=root.history,

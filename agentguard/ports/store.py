@@ -43,7 +43,8 @@ class Store(Protocol):
 
         Raises:
             TaskNotActive: The task or one of its lineage is unknown, ended, or past its deadline.
-            BudgetExhausted: One of their budgets is used up; nothing was counted.
+            BudgetExhausted: One of their budgets is used up, or has fewer choice bits left than
+                `call.choice_bits`; nothing was counted.
             ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
         """
 

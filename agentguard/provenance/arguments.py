@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from math import log2
+from math import ceil, log2
+from typing import NamedTuple
 
 from agentguard.model import (
     LABELS,
+    NO_CHOICE,
     Arguments,
+    Choice,
     Label,
     Mandate,
     Provenance,
@@ -25,14 +28,22 @@ from agentguard.provenance.leaves import Leaf, digest, leaves
 from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
 from agentguard.provenance.words import words_contain, words_count
 
-__all__ = ["ABSENT", "provenance_of", "unknown_provenance", "value_digests"]
+__all__ = ["ABSENT", "CallProvenance", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
 FEW = 32
 """The most values in one argument that keep a sensitivity of their own, below that of the task."""
 CHOICE = 128
 """The most bits that a call's values and their structure say before these are as sensitive as the task."""
+_ROUNDING = 1e-9
 _SINGLE = frozenset((str, int, float, bool))
 _VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
+
+
+class CallProvenance(NamedTuple):
+    """Where the values of a call came from, by argument, and what the choice among them says."""
+
+    arguments: dict[str, Provenance]
+    choice: Choice
 
 
 def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
@@ -46,13 +57,14 @@ def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
 
 def provenance_of(
     spec: ToolSpec, arguments: Arguments, task: TaskState, labels: Mapping[str, Iterable[Label]]
-) -> dict[str, Provenance]:
+) -> CallProvenance:
     """Return the provenance of each argument of the tool; *labels* are by digest.
 
     Nobody vouches for an empty text, list or object or for null, of which many could spell a secret, unless
     the schema has it as a default, or does not say what it has where the model leaves the argument out. The
     name of an argument or property that the schema does not declare at its place is a value too. What the
-    choice of all values and their structure can say is counted over all arguments of the call.
+    choice of all values and their structure can say is counted over all arguments of the call, and over the
+    calls of the task.
     """
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     reading = _Reading(spec, task, labels)
@@ -81,14 +93,23 @@ def _within_choice(
     names: Collection[str],
     without_values: Collection[str],
     reading: _Reading,
-) -> dict[str, Provenance]:
+) -> CallProvenance:
     """Return the provenance of arguments: if they say too much, those that are there count as the task does.
 
-    Then they are as sensitive as the task, and nobody vouches for an argument that is structure only.
+    Then they are as sensitive as the task, and nobody vouches for an argument that is structure only. They
+    say too much for one call, or with what the task's calls have said before.
     """
-    if reading.bits <= CHOICE:
-        return by_argument
-    return {
+    task, bits, excess = reading.task, 0, ""
+    if reading.bits > CHOICE:
+        excess = f"which values are in the call says more than {CHOICE} bits"
+    elif reading.bits and any(by_argument[name].sensitivity < task.sensitivity for name in names):
+        bits, limit = ceil(reading.bits - _ROUNDING), task.budget.choice_bits
+        if limit is not None and task.choice_bits + bits > limit:
+            spent = f"the task has used {task.choice_bits} of its {limit} choice bits"
+            excess = f"which values are in the call says {bits} bits, and {spent}"
+    if not excess:
+        return CallProvenance(by_argument, Choice(bits) if bits else NO_CHOICE)
+    beyond = {
         name: reading.unknown
         if name in without_values
         else replace(provenance, sensitivity=reading.task.sensitivity)
@@ -96,6 +117,9 @@ def _within_choice(
         else provenance
         for name, provenance in by_argument.items()
     }
+    if not task.sensitivity:
+        return CallProvenance(beyond, NO_CHOICE)
+    return CallProvenance(beyond, Choice(0, f"{excess}: so all of them count as sensitive as the task"))
 
 
 class _Reading:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentguard.model import (
+    CHOICE_BITS,
     QUESTIONS,
     Approval,
     ApprovalStatus,
@@ -29,11 +30,12 @@ LEVELS = tuple(Sensitivity)
 
 def task_row(state: TaskState) -> Row:
     """Return the values of a new row of `tasks`."""
+    budget = state.budget
     fixed: dict[str, Any] = {
         "purpose": state.purpose,
         "identity": [state.identity.subject, state.identity.actor, state.identity.chain],
         "mandate": state.mandate.literal(),
-        "budget": [state.budget.calls, state.budget.writes, state.budget.questions],
+        "budget": [budget.calls, budget.writes, budget.questions, budget.choice_bits],
         "lineage": state.lineage,
         "words": state.words,
         "kinds": state.kinds,
@@ -42,7 +44,7 @@ def task_row(state: TaskState) -> Row:
     if (login := state.login) is not None:
         fixed["login"] = [login.issuer, login.subject, login.session, login.jti]
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
-    read = (int(state.sensitivity), state.labels, state.questions)
+    read = (int(state.sensitivity), state.labels, state.questions, state.choice_bits)
     return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing, *read)
 
 
@@ -50,7 +52,9 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
     """Decode the part of a task that never changes."""
     form = json.loads(fixed)
     subject, actor, chain = form["identity"]
-    calls, writes, *later = form["budget"]  # rows of schema version 3 hold no limit of questions
+    # tasks of older versions hold no limit of questions, or none of choice bits
+    limits = form["budget"]
+    calls, writes, questions, choice_bits = limits + [QUESTIONS, CHOICE_BITS][len(limits) - 2 :]
     return TaskState(
         id=id_,
         purpose=form["purpose"],
@@ -59,7 +63,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
             {place: dict(pairs) for place, pairs in form["origins"]}
         ),
         deadline=deadline,
-        budget=Budget(calls=calls, writes=writes, questions=later[0] if later else QUESTIONS),
+        budget=Budget(calls=calls, writes=writes, questions=questions, choice_bits=choice_bits),
         lineage=tuple(form["lineage"]),
         words=form["words"],
         kinds=tuple(form["kinds"]),
@@ -72,7 +76,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
 
     The fields are written out because `dataclasses.replace` takes three times as long, on each call.
     """
-    status, calls, writes, untrusted, sensitivity, labels, questions = row
+    status, calls, writes, untrusted, sensitivity, labels, questions, choice_bits = row
     return TaskState(
         id=fixed.id,
         purpose=fixed.purpose,
@@ -92,6 +96,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
         labels=labels,
         questions=questions,
         login=fixed.login,
+        choice_bits=choice_bits,
     )
 
 

@@ -87,11 +87,12 @@ def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[Task
 
     Raises:
         TaskNotActive: One of them is unknown, ended, or past its deadline.
-        BudgetExhausted: One of them has used up its calls or writes, and the call is not resumed.
+        BudgetExhausted: One of them has used up its calls or writes, or has not as many choice bits left as
+            the call says, and the call is not resumed.
     """
     states = active(family, now)
     for state in () if resumed else states:
-        _check_budget(state, writes=_writes(call))
+        _check_budget(state, call)
     return states
 
 
@@ -104,10 +105,16 @@ def active(family: Family, now: float) -> list[TaskState]:
     return [_require_active(task_id, state, now) for task_id, state in family]
 
 
-def count(state: TaskState, call: Call) -> tuple[int, int, tuple[str, ...]]:
-    """Return the task's calls, writes and history after *call*."""
+def count(state: TaskState, call: Call) -> tuple[int, int, int, tuple[str, ...]]:
+    """Return the task's calls, writes, choice bits and history after *call*."""
     history = state.history if call.tool in state.history else (*state.history, call.tool)
-    return state.calls + 1, state.writes + _writes(call), history
+    return state.calls + 1, state.writes + _writes(call), state.choice_bits + call.choice_bits, history
+
+
+def counted(state: TaskState, call: Call) -> TaskState:
+    """Return the task after *call*."""
+    calls, writes, choice_bits, history = count(state, call)
+    return replace(state, calls=calls, writes=writes, choice_bits=choice_bits, history=history)
 
 
 def ask(approval: Approval, family: Family, rejection: Approval | None, now: float) -> list[TaskState]:
@@ -235,10 +242,16 @@ def _require_active(task_id: str, state: TaskState | None, now: float) -> TaskSt
     return state
 
 
-def _check_budget(state: TaskState, *, writes: int) -> None:
+def _check_budget(state: TaskState, call: Call) -> None:
     _check_limit(state, "calls", state.calls, state.budget.calls)
-    if writes:
+    if _writes(call):
         _check_limit(state, "writes", state.writes, state.budget.writes)
+    limit = state.budget.choice_bits
+    if call.choice_bits and limit is not None and state.choice_bits + call.choice_bits > limit:
+        raise BudgetExhausted(
+            f"task {state.id} has used {state.choice_bits} of its {limit} choice bits, and the call would use"
+            f" {call.choice_bits} more; other calls of the task have used them meanwhile"
+        )
 
 
 def _check_limit(state: TaskState, unit: str, count: int, limit: int | None) -> None:

@@ -8,13 +8,13 @@ import sqlite3
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rules
 
-VERSION = 6
+VERSION = 7
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
     status TEXT NOT NULL, calls INTEGER NOT NULL, writes INTEGER NOT NULL, history TEXT NOT NULL,
     untrusted INTEGER NOT NULL, sensitivity INTEGER NOT NULL, labels INTEGER NOT NULL,
-    questions INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    questions INTEGER NOT NULL, choice_bits INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_over ON tasks (over);
 CREATE TABLE lineage (
     ancestor TEXT NOT NULL, task_id TEXT NOT NULL, PRIMARY KEY (ancestor, task_id)) STRICT, WITHOUT ROWID;
@@ -52,23 +52,25 @@ INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 
 # write copies each page that it changes to the log, and the page of the calls is one that a call changes
 # anyway. For the same reason no index serves the pruning alone (see `_sql_pruning`).
 
+TASK_ROW = "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 TASK = (
-    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions"
-    " FROM tasks WHERE id = ?"
+    "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions,"
+    " choice_bits FROM tasks WHERE id = ?"
 )
 BEGIN = (  # the task, and the approval that its suspended call of the same key used; one query saves time
     "SELECT fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions,"
-    " (SELECT coalesce(approval_id, '') FROM calls"
+    " choice_bits, (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
 )
 CALL = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0, NULL)"
 RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
-COUNT = "UPDATE tasks SET calls = ?, writes = ? WHERE id = ?"
+COUNT = "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ? WHERE id = ?"
 COUNT_UNCHANGED = (  # if the task is still as it was read, and no call of this key is suspended
-    "UPDATE tasks SET calls = ?, writes = ? WHERE id = ? AND status = 'active' AND deadline = ?"
-    " AND calls = ? AND writes = ? AND NOT EXISTS (SELECT 1 FROM calls WHERE key = ? AND suspended)"
+    "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ? WHERE id = ? AND status = 'active'"
+    " AND deadline = ? AND calls = ? AND writes = ?"
+    " AND NOT EXISTS (SELECT 1 FROM calls WHERE key = ? AND suspended)"
 )
-COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, history = ? WHERE id = ?"
+COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ?, history = ? WHERE id = ?"
 LIVE = "SELECT call_id, task_id, broker, handle, expires_at, owner FROM credentials"
 LIVE_OF = (
     "SELECT call_id, task_id, broker, handle, expires_at, owner FROM credentials WHERE task_id IN"
@@ -116,11 +118,11 @@ def track(db: sqlite3.Connection, live: LiveCredential) -> None:
 
 def count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
     """Count a call against its task or an ancestor."""
-    calls, writes, history = _rules.count(state, call)
+    *counts, history = _rules.count(state, call)
     if history is state.history:
-        db.execute(COUNT, (calls, writes, state.id))
+        db.execute(COUNT, (*counts, state.id))
     else:
-        db.execute(COUNT_FIRST, (calls, writes, json.dumps(history), state.id))
+        db.execute(COUNT_FIRST, (*counts, json.dumps(history), state.id))
 
 
 def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool:

@@ -47,10 +47,10 @@ class TaskRows:
             _rules.admit(call, ((call.task_id, state),), now, resumed=False)
         except TaskError:  # what is stored may allow it: the call may be resumed
             return False
-        calls, writes, history = _rules.count(state, call)
+        *counts, history = _rules.count(state, call)
         if history is not state.history:
             return False
-        values = (calls, writes, state.id, state.deadline, state.calls, state.writes, call.key)
+        values = (*counts, state.id, state.deadline, state.calls, state.writes, call.key)
         return db.execute(_sql.COUNT_UNCHANGED, values).rowcount == 1
 
     def read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:

@@ -100,8 +100,7 @@ class MemoryStore:
                 self._approvals.use(call, call.approval_id, before, now)
             if prior is None:
                 for state in states:
-                    calls, writes, history = _rules.count(state, call)
-                    self._tasks[state.id] = replace(state, calls=calls, writes=writes, history=history)
+                    self._tasks[state.id] = _rules.counted(state, call)
             else:
                 del self._suspended[_key(call)]
             self._running[call.id] = call

@@ -90,7 +90,7 @@ class SqliteStore:
         """
         with self._db.transaction() as db, db:
             self._prune(db)
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _rows.task_row(state))
+            db.execute(_sql.TASK_ROW, _rows.task_row(state))
             lineage = [(ancestor, state.id) for ancestor in state.lineage]
             db.executemany("INSERT INTO lineage VALUES (?, ?)", lineage)
 

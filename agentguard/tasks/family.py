@@ -61,5 +61,6 @@ def child_of(child: TaskState, parent: TaskState) -> TaskState:
         calls=0,
         writes=0,
         questions=0,
+        choice_bits=0,
         history=(),
     )

@@ -19,7 +19,7 @@ from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.activation import Blocks, activate, active_task, deactivate
 from agentguard.errors import TaskNotActive
-from agentguard.model import QUESTIONS, WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
+from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
 from agentguard.tasks.ending import Ending, Endings
 from agentguard.tasks.family import adopted, calling_task, child_of, in_a_tool, require_used_limits
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
@@ -77,7 +77,7 @@ class Task:
             purpose=purpose,
             identity=identity,
             mandate=mandate,
-            budget=replace(budget, questions=QUESTIONS) if budget.questions is None else budget,
+            budget=budget.completed(),
             deadline=options.clock() + ttl,
             words=words[:WORDS],
             kinds=kinds,

@@ -45,10 +45,12 @@ def call(
     tool: str = "get_order",
     path: ToolPath = ToolPath.READ,
     approval: str | None = None,
+    choice_bits: int = 0,
 ) -> Call:
     """Return a call with that id, of the task *task*."""
     key = f"key-{name}" if key is None else key
-    return Call(id=name, key=key, task_id=task, tool=tool, path=path, at=1000.0, approval_id=approval)
+    facts: dict[str, Any] = {"tool": tool, "path": path, "approval_id": approval, "choice_bits": choice_bits}
+    return Call(id=name, key=key, task_id=task, at=1000.0, **facts)
 
 
 def live_credential(name: str, *, task: str = "child", handle: str = "") -> LiveCredential:

@@ -3,25 +3,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from agentguard.concurrency.drive import drive
-from agentguard.errors import AgentGuardError, BudgetExhausted, StoreError, TaskNotActive
+from agentguard.errors import BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import Budget, Identity, Login, Outcome, TaskStatus, ToolPath
 from agentguard.testing.approvals import ApprovalContract
+from agentguard.testing.choices import ChoiceContract
 from agentguard.testing.effects import EffectsContract
+from agentguard.testing.races import begin_together
 from agentguard.testing.samples import sample_task
-from agentguard.testing.scenarios import AwaitedPort, Contract, assert_raises, on_both_paths
+from agentguard.testing.scenarios import AwaitedPort, assert_raises, on_both_paths
 from agentguard.testing.scenes import call, create_family, live_credential
 
 __all__ = ["StoreContract"]
 
 
-class StoreContract(ApprovalContract, EffectsContract):
+class StoreContract(ApprovalContract, ChoiceContract, EffectsContract):
     """Tests a store against `ports.Store`. Override `make`."""
 
     def make(self, clock: Callable[[], float]) -> Any:
@@ -267,33 +266,6 @@ class StoreContract(ApprovalContract, EffectsContract):
         assert await store.remember("jti", 1300.0)
 
     def test_of_many_parallel_calls_exactly_as_many_begin_as_the_budget_says(self) -> None:
-        for race in (_in_threads, _in_a_loop)[not self.synchronous :]:
-            self.now = Contract.now
-            adapter = self.adapter()
-            store = AwaitedPort(adapter, asynchronous=race is _in_a_loop)
-            run = drive if race is _in_threads else asyncio.run
-            run(store.create_task(sample_task("child", budget=Budget(calls=1))))
-            errors = race(store, 8)
-            getattr(adapter, "close", lambda: None)()
+        for errors, _ in begin_together(self, 8, Budget(calls=1)):
             assert errors.count(None) == 1
             assert sum(isinstance(error, BudgetExhausted) for error in errors) == 7
-
-
-def _in_threads(store: AwaitedPort, number: int) -> list[AgentGuardError | None]:
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(lambda n: drive(_begin(store, str(n))), range(number)))
-
-
-def _in_a_loop(store: AwaitedPort, number: int) -> list[AgentGuardError | None]:
-    async def together() -> list[AgentGuardError | None]:
-        return list(await asyncio.gather(*(_begin(store, str(n)) for n in range(number))))
-
-    return asyncio.run(together())
-
-
-async def _begin(store: AwaitedPort, name: str) -> AgentGuardError | None:
-    try:
-        await store.begin_call(call(name), None)
-    except AgentGuardError as error:
-        return error
-    return None

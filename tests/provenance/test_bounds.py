@@ -44,7 +44,7 @@ def sensitivity_of(value: Any, state: TaskState, *results: tuple[ToolSpec, Any])
             labels.setdefault(label.digest, []).append(label)
     arguments = Arguments.of({"value": value})
     value_labels = {digest: labels[digest] for digest in value_digests(state, arguments) if digest in labels}
-    return provenance_of(POST, arguments, state, value_labels)["value"].sensitivity
+    return provenance_of(POST, arguments, state, value_labels).arguments["value"].sensitivity
 
 
 def nested(leaf: Any, depth: int, width: int = 10, name: str | None = None) -> Any:

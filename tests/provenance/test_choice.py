@@ -20,7 +20,7 @@ SECRET = "sk-live-9f8e7d6c5b4a39281706f5e4d3c2b1a0ffee42"
 
 def _highest(arguments: dict[str, Any], state: TaskState) -> Sensitivity:
     spec = ToolSpec(name="post", path=ToolPath.WRITE, schema={"properties": {name: {} for name in arguments}})
-    by_argument = provenance_of(spec, Arguments.of(arguments), state, {})
+    by_argument = provenance_of(spec, Arguments.of(arguments), state, {}).arguments
     return max(provenance.sensitivity for provenance in by_argument.values())
 
 
@@ -82,10 +82,10 @@ def test_the_choice_among_values_that_anybody_vouches_for_is_as_sensitive_as_the
         if voucher == "counterparties":
             limits, spec = {"counterparties": ADDRESSES}, replace(POST, sinks=frozenset(arguments))
         state = replace(state, mandate=Mandate.of({"tools": "*", **limits}))
-    by_argument = provenance_of(spec, Arguments.of(arguments), state, labels)
+    by_argument = provenance_of(spec, Arguments.of(arguments), state, labels).arguments
     assert min(part.sensitivity for part in by_argument.values()) is state.sensitivity
     few = {name: values for name, values in arguments.items() if name in ("a0", "a1")} or {"a": ADDRESSES[:6]}
-    by_argument = provenance_of(spec, Arguments.of(few), state, labels)
+    by_argument = provenance_of(spec, Arguments.of(few), state, labels).arguments
     assert {part.sensitivity for part in by_argument.values()} == {Sensitivity.PUBLIC}
 
 
@@ -94,7 +94,7 @@ def test_a_mandate_with_one_value_leaves_no_choice() -> None:
     limits = {key: ["EUR"] for key in arguments}
     state = replace(_state(""), mandate=Mandate.of({"tools": "*", "args": limits}))
     schema = {"properties": {key: {"type": "string"} for key in arguments}, "required": list(arguments)}
-    by_argument = provenance_of(replace(POST, schema=schema), Arguments.of(arguments), state, {})
+    by_argument = provenance_of(replace(POST, schema=schema), Arguments.of(arguments), state, {}).arguments
     assert {part.sensitivity for part in by_argument.values()} == {Sensitivity.PUBLIC}
 
 

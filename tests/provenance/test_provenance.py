@@ -88,7 +88,7 @@ def origin_of(
             labels.setdefault(label.digest, []).append(label)
     frozen = Arguments.of(arguments)
     value_labels = {digest: labels[digest] for digest in value_digests(state, frozen) if digest in labels}
-    return provenance_of(PAY, frozen, state, value_labels)[name]
+    return provenance_of(PAY, frozen, state, value_labels).arguments[name]
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ def test_a_key_that_no_schema_declares_is_a_value_that_must_be_vouched_for() -> 
     declared = {"properties": {"to": {"type": "object", "properties": {"who": {"type": "string"}}}}}
     for to, trusted in (({"EVIL": "Ada"}, False), ({"who": "Ada"}, True), ([{"Ada": "Byron"}], True)):
         spec, arguments = replace(PAY, schema=declared), Arguments.of({"to": to})
-        assert provenance_of(spec, arguments, task(untrusted=True), {})["to"].trusted is trusted, to
+        assert provenance_of(spec, arguments, task(untrusted=True), {}).arguments["to"].trusted is trusted, to
 
 
 def test_a_property_named_like_a_word_of_the_schema_declares_no_other() -> None:
     free = {"properties": {"properties": {"type": "object", "title": "To", "additionalProperties": {}}}}
     spec, arguments = replace(PAY, schema=free), Arguments.of({"properties": {"title": "Ada", "EVIL": "Ada"}})
-    assert not provenance_of(spec, arguments, task(untrusted=True), {})["properties"].trusted
+    assert not provenance_of(spec, arguments, task(untrusted=True), {}).arguments["properties"].trusted
     assert not spec.declared.of("properties").properties
     nested: dict[str, Any] = {
         "$ref": "#/$defs/To",
@@ -434,7 +434,7 @@ def test_no_structure_spells_a_secret_in_values_that_the_user_has_said(value: Js
 def test_an_empty_value_that_the_tool_needs_is_vouched_for_by_nobody(value: Json) -> None:
     needed = replace(PAY, schema={"properties": {"to": {"type": "string"}}, "required": ["to"]})
     state = task(untrusted=True, sensitivity=Sensitivity.RESTRICTED)
-    provenance = provenance_of(needed, Arguments.of({"to": value}), state, {})["to"]
+    provenance = provenance_of(needed, Arguments.of({"to": value}), state, {}).arguments["to"]
     assert (provenance.user, provenance.trusted, provenance.untrusted) == (False, False, True)
     assert provenance.sensitivity is Sensitivity.RESTRICTED
 
@@ -445,9 +445,9 @@ def test_an_empty_default_was_said_by_the_user(value: Json) -> None:
     inner = {"properties": {"note": {"default": value}}}
     spec = replace(PAY, schema={"properties": {"to": {**inner, "default": value}}, "required": ["to"]})
     for argument in (value, {"note": value}):
-        assert provenance_of(spec, Arguments.of({"to": argument}), state, {})["to"] == Provenance()
+        assert provenance_of(spec, Arguments.of({"to": argument}), state, {}).arguments["to"] == Provenance()
     for other in {"", None} - ({value} if value in ("", None) else set()):
-        assert provenance_of(spec, Arguments.of({"to": other}), state, {})["to"] != Provenance()
+        assert provenance_of(spec, Arguments.of({"to": other}), state, {}).arguments["to"] != Provenance()
 
 
 def test_control_some_different_values_that_the_user_has_said_stay_public() -> None:

@@ -31,7 +31,7 @@ def _nested(names: list[str], leaf: Any) -> Any:
 
 def _origins(schema: Json, arguments: Json, distinctions: tuple[str, ...] = ()) -> dict[str, Provenance]:
     spec = ToolSpec(name="post", path=ToolPath.WRITE, schema={"type": "object", **schema})
-    return provenance_of(spec, Arguments.of(arguments, distinctions), STATE, {})
+    return provenance_of(spec, Arguments.of(arguments, distinctions), STATE, {}).arguments
 
 
 @pytest.mark.promise("untrusted-lends-nothing")

@@ -260,7 +260,7 @@ async def _reply(
 
 async def _begin_approved(store: AwaitedPort, watch: Watch, approval_id: str, call_id: str) -> None:
     recorded = await _recorded(store, approval_id)
-    facts = {"key": recorded.call_key, "task_id": recorded.task_id, "tool": recorded.tool}
+    facts: dict[str, Any] = {"key": recorded.call_key, "task_id": recorded.task_id, "tool": recorded.tool}
     watch.call = Call(id=call_id, path=recorded.path, at=NOW, approval_id=approval_id, **facts)
     await store.begin_call(watch.call, None)
 

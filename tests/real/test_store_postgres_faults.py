@@ -19,10 +19,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agentguard.concurrency.deadline import within
 from agentguard.concurrency.drive import drive
-from agentguard.errors import ConfigurationError, StoreError
-from agentguard.model import Outcome, Secret, TaskStatus
+from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError
+from agentguard.model import CHOICE_BITS, Budget, Outcome, Secret, TaskStatus
 from agentguard.stores import _rules
 from agentguard.stores.postgres import PostgresStore
+from agentguard.stores.postgres._tables import VERSION
 from agentguard.testing import sample_task
 from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential
@@ -402,7 +403,7 @@ def test_another_version_is_refused_and_a_store_is_migrated_by_its_owner(
     make: Callable[..., PostgresStore], empty: Database, path: Path
 ) -> None:
     make().check()
-    assert make().migrate() == 1
+    assert make().migrate() == VERSION
 
     async def texts() -> list[str]:
         return [await failure(path.of(make()).task("x"), ConfigurationError)]
@@ -412,14 +413,55 @@ def test_another_version_is_refused_and_a_store_is_migrated_by_its_owner(
         assert hint in path.run(texts())[0]
 
 
+VERSION_1 = """
+DROP FUNCTION faults.create_task;
+DROP FUNCTION faults.begin_call;
+ALTER TABLE faults.tasks DROP COLUMN choice_bits, DROP COLUMN max_choice_bits;
+CREATE FUNCTION faults.create_task(
+    text, text[], text, text, text[], double precision, numeric, numeric, numeric, text, bigint, bigint,
+    text[], boolean, integer, bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION faults.begin_call(
+    text, text, text, text, text, boolean, text, double precision, text[], double precision)
+    RETURNS json LANGUAGE sql AS 'SELECT NULL::json';
+UPDATE faults.tasks SET fixed = replace(fixed, '"budget": [null, null, null, null]', '"budget": [9, 2, 3]');
+UPDATE faults.version SET number = 1"""
+
+
+@pytest.mark.promise("small-pieces-are-charged")
+def test_a_store_of_version_1_counts_what_calls_say_after_its_migration(
+    make: Callable[..., PostgresStore], empty: Database
+) -> None:
+    before = make()
+    before.create_task(sample_task("child", deadline=FAR))
+    columns = b"SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'faults'"
+    newest = sorted(empty.execute(columns).fetchall())
+    empty.execute(VERSION_1.encode())
+    with pytest.raises(ConfigurationError, match="the store has version 1"):
+        make().check()
+    assert make().migrate() == 1
+    assert sorted(empty.execute(columns).fetchall()) == newest
+    names = empty.execute(
+        b"SELECT proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace"
+        b" WHERE nspname = 'faults' ORDER BY 1"
+    ).fetchall()
+    assert len(names) == len(set(names)), "no function of the version before is left"
+    store = make()
+    state = store.task("child")
+    assert state is not None
+    assert state.budget == Budget(calls=9, writes=2, questions=3, choice_bits=CHOICE_BITS)
+    store.begin_call(call("1", choice_bits=CHOICE_BITS), None)
+    with pytest.raises(BudgetExhausted, match="1024 of its 1024 choice bits"):
+        store.begin_call(call("2", choice_bits=1), None)
+
+
 def test_processes_that_meet_an_empty_database_make_one_store(
     make: Callable[..., PostgresStore], empty: Database
 ) -> None:
     stores = [make(timeout=20.0) for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda store: store.check(), stores))
-    assert [store.migrate() for store in stores] == [1] * 4
-    assert empty.execute(b"TABLE faults.version").fetchall() == [(1,)]
+    assert [store.migrate() for store in stores] == [VERSION] * 4
+    assert empty.execute(b"TABLE faults.version").fetchall() == [(VERSION,)]
 
 
 @pytest.mark.parametrize(("failures", "answer"), [(2, "begun"), (1000, "StoreError")])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentguard.errors import ApprovalError
-from agentguard.model import QUESTIONS, ApprovalStatus, ToolPath
+from agentguard.errors import ApprovalError, BudgetExhausted
+from agentguard.model import CHOICE_BITS, QUESTIONS, ApprovalStatus, ToolPath
 from agentguard.stores import MemoryStore, SqliteStore, _rules
 from agentguard.stores._migrations import MIGRATIONS
 from agentguard.stores._schema import migrate
@@ -134,6 +134,22 @@ def test_a_migration_that_fails_changes_nothing(old: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     store = SqliteStore(old)
     assert store.rejection("root", "pay", "digest denied") is not None
+    store.close()
+
+
+@pytest.mark.promise("small-pieces-are-charged")
+def test_a_file_of_version_6_counts_what_calls_say_from_its_migration_on(old: Path) -> None:
+    with sqlite3.connect(old, isolation_level=None) as db:
+        migrate(db, old, "", 6, MIGRATIONS)
+        db.execute("UPDATE tasks SET calls = 0")
+    db.close()
+    store = SqliteStore(old)
+    root = store.task("root")
+    assert root is not None
+    assert (root.choice_bits, root.budget.choice_bits) == (0, CHOICE_BITS)
+    store.begin_call(call("1", tool="pay", task="root", choice_bits=CHOICE_BITS), None)
+    with pytest.raises(BudgetExhausted, match=f"{CHOICE_BITS} of its {CHOICE_BITS} choice bits"):
+        store.begin_call(call("2", tool="pay", task="child", choice_bits=1), None)
     store.close()
 
 

@@ -41,7 +41,7 @@ $$;
 CREATE OR REPLACE FUNCTION agentguard.tasks_json(_ids text[]) RETURNS json
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(json_agg(json_build_array(id, fixed, deadline, history, status, calls, writes, untrusted,
-        sensitivity, labels, questions)), '[]')
+        sensitivity, labels, questions, choice_bits)), '[]')
     FROM agentguard.tasks WHERE id = ANY (_ids)
 $$;
 
@@ -87,7 +87,8 @@ CREATE OR REPLACE FUNCTION agentguard.create_task(
     _id text, _lineage text[], _fixed text, _subject text, _login text[], _deadline double precision,
     _max_calls numeric, _max_writes numeric, _max_questions numeric,
     _status text, _calls bigint, _writes bigint,
-    _history text[], _untrusted boolean, _sensitivity integer, _labels bigint, _questions bigint)
+    _history text[], _untrusted boolean, _sensitivity integer, _labels bigint, _questions bigint,
+    _max_choice_bits numeric, _choice_bits bigint)
 RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -96,7 +97,7 @@ BEGIN
     INSERT INTO agentguard.tasks VALUES (
         _id, cardinality(_lineage), _lineage, _fixed, _subject, _login[1], _login[2], _login[3], _login[4],
         _deadline, _deadline, _max_calls, _max_writes, _max_questions, _status, _calls, _writes, _history,
-        _untrusted, _sensitivity, _labels, _questions)
+        _untrusted, _sensitivity, _labels, _questions, _max_choice_bits, _choice_bits)
     ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
@@ -134,8 +135,8 @@ END $$;
 
 _CALLS = """
 CREATE OR REPLACE FUNCTION agentguard.begin_call(
-    _id text, _key text, _task text, _tool text, _path text, _changes boolean, _approval text,
-    _now double precision, _credential text[], _expires double precision) RETURNS json
+    _id text, _key text, _task text, _tool text, _path text, _changes boolean, _choice_bits bigint,
+    _approval text, _now double precision, _credential text[], _expires double precision) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
     line text[] := agentguard.line_of(_task);
@@ -151,7 +152,9 @@ BEGIN
     INTO known, over, spent FROM (
         SELECT CASE WHEN status = 'active' THEN deadline ELSE '-infinity' END AS ends,
             coalesce(calls >= max_calls, false)
-                OR (_changes AND coalesce(writes >= max_writes, false)) AS is_spent
+                OR (_changes AND coalesce(writes >= max_writes, false))
+                OR (_choice_bits > 0 AND coalesce(choice_bits + _choice_bits > max_choice_bits, false))
+                AS is_spent
         FROM agentguard.tasks WHERE id = ANY (line) ORDER BY depth, id FOR NO KEY UPDATE) AS family;
     SELECT approval_id INTO before FROM agentguard.calls
     WHERE key = _key AND suspended AND task_id = _task AND tool = _tool AND path = _path;
@@ -176,7 +179,7 @@ BEGIN
         WHERE key = _key AND suspended AND task_id = _task AND tool = _tool AND path = _path;
     ELSE
         UPDATE agentguard.tasks
-        SET calls = calls + 1, writes = writes + _changes::integer,
+        SET calls = calls + 1, writes = writes + _changes::integer, choice_bits = choice_bits + _choice_bits,
             history = CASE WHEN _tool = ANY (history) THEN history ELSE history || _tool END
         WHERE id = ANY (line);
     END IF;

@@ -85,6 +85,7 @@ class Statements:
             *(id_, list(state.lineage), fixed, state.identity.subject, names, state.deadline),
             *(budget.calls, budget.writes, budget.questions),
             *(str(state.status), state.calls, state.writes, list(state.history), *read),
+            *(budget.choice_bits, state.choice_bits),
         )
 
         def answer(rows: Rows) -> None:
@@ -96,7 +97,8 @@ class Statements:
     def task(self, task_id: str) -> Statement[TaskState | None]:
         """Return the task as it is now, or None."""
         columns = (
-            "id, fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions"
+            "id, fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions,"
+            " choice_bits"
         )
         text = f"SELECT {columns} FROM {self._schema}.tasks WHERE id = $1"  # noqa: S608  a checked name
         return Statement(text, (task_id,), self._answers.task, repeats=True)
@@ -105,7 +107,7 @@ class Statements:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         values = (
             *(call.id, call.key, call.task_id, call.tool, str(call.path), call.path is not ToolPath.READ),
-            *(call.approval_id, self._clock(), *_credential(credential)),
+            *(call.choice_bits, call.approval_id, self._clock(), *_credential(credential)),
         )
         return self._call("begin_call", values, lambda rows: self._answers.begun(rows, call))
 

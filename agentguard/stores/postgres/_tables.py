@@ -15,11 +15,25 @@ from collections.abc import Mapping
 
 __all__ = ["MIGRATIONS", "TABLES", "VERSION"]
 
-VERSION = 1
+VERSION = 2
 """The version of the tables and of the functions. A change of either makes a new one."""
 
-MIGRATIONS: Mapping[int, str] = {}
-"""By the version that a store has: what brings its tables to the next one. The functions are made anew."""
+_TO_2 = """
+ALTER TABLE agentguard.tasks ADD COLUMN max_choice_bits numeric;
+ALTER TABLE agentguard.tasks ADD COLUMN choice_bits bigint NOT NULL DEFAULT 0;
+UPDATE agentguard.tasks SET max_choice_bits = 1024;
+DROP FUNCTION agentguard.create_task(
+    text, text[], text, text, text[], double precision, numeric, numeric, numeric, text, bigint, bigint,
+    text[], boolean, integer, bigint, bigint);
+DROP FUNCTION agentguard.begin_call(
+    text, text, text, text, text, boolean, text, double precision, text[], double precision);
+"""
+
+MIGRATIONS: Mapping[int, str] = {1: _TO_2}
+"""By the version that a store has: what brings its tables to the next one. The functions are made anew.
+
+To 2: a task counts what its calls say by the choice among values.
+"""
 
 TABLES = """
 CREATE TABLE agentguard.version (number integer NOT NULL);
@@ -46,7 +60,9 @@ CREATE TABLE agentguard.tasks (
     untrusted boolean NOT NULL,
     sensitivity integer NOT NULL,
     labels bigint NOT NULL,
-    questions bigint NOT NULL
+    questions bigint NOT NULL,
+    max_choice_bits numeric,
+    choice_bits bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70);
 CREATE INDEX tasks_over ON agentguard.tasks (over);
 CREATE INDEX tasks_active ON agentguard.tasks (subject) WHERE status = 'active';

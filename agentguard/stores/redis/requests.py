@@ -121,6 +121,7 @@ class Requests:
         claim = b"-" if call.approval_id is None else b"=" + encode(call.approval_id)
         arguments: list[rows.Value] = [encode(call.id), encode(call.task_id), encode(call.tool)]
         arguments += [b"0" if call.path is ToolPath.READ else b"1", same, encode(call.key), claim]
+        arguments.append(str(call.choice_bits))
         last = [] if credential is None else rows.credential_row(credential)
         return self._request("begin_call", [*arguments, *last], _nothing, refuse)
 

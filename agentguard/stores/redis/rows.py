@@ -59,10 +59,11 @@ def task_fields(state: TaskState) -> list[Value]:
     Raises:
         ValueError: A count is negative, or has no room for one more.
     """
-    if not all(0 <= count < MOST for count in (state.calls, state.writes, state.labels, state.questions)):
+    counts = (state.calls, state.writes, state.labels, state.questions, state.choice_bits)
+    if not all(0 <= count < MOST for count in counts):
         raise ValueError(f"task {state.id} has a count that no store can hold")
     _, fixed, *_ = _rows.task_row(state)
-    limits = {"calls": state.budget.calls, "writes": state.budget.writes, "questions": state.budget.questions}
+    limits = {name: getattr(state.budget, name) for name in ("calls", "writes", "questions", "choice_bits")}
     table: dict[str, Value] = {
         "fixed": fixed,
         "deadline": seconds(state.deadline),
@@ -70,6 +71,7 @@ def task_fields(state: TaskState) -> list[Value]:
         "calls": str(state.calls),
         "writes": str(state.writes),
         "questions": str(state.questions),
+        "choice_bits": str(state.choice_bits),
         "untrusted": str(int(state.untrusted)),
         "sensitivity": str(int(state.sensitivity)),
         "lineage": pack(state.lineage),
@@ -122,6 +124,7 @@ def read_task(id_: str, hash_: list[bytes], labels: bytes) -> TaskState | None:
         int(table["sensitivity"]),
         int(table["labels"]) - int(table["labels_before"]) + int(labels),
         int(table["questions"]),
+        int(table.get("choice_bits", 0)),
     )
     fixed = _fixed(id_, decode(table["fixed"]), float(table["deadline"]))
     return _rows.changing_part(fixed, tuple(name for _, name in tools), changing)
@@ -132,19 +135,20 @@ def judged_task(row: list[bytes]) -> tuple[str, TaskState | None]:
     id_ = decode(row[0])
     if len(row) == 1:
         return id_, None
-    _, status, deadline, calls, writes, questions, *limits = row
-    most = [int(limit) if limit else None for limit in limits]
+    _, status, deadline, calls, writes, questions, *limits, choice_bits, choice_limit = row
+    most = [int(limit) if limit else None for limit in (*limits, choice_limit)]
     return id_, TaskState(
         id=id_,
         purpose="",
         identity=_NOBODY,
         mandate=_NOTHING,
         deadline=float(deadline),
-        budget=Budget(calls=most[0], writes=most[1], questions=most[2]),
+        budget=Budget(calls=most[0], writes=most[1], questions=most[2], choice_bits=most[3]),
         status=TaskStatus(decode(status)),
         calls=int(calls),
         writes=int(writes),
         questions=int(questions),
+        choice_bits=int(choice_bits or 0),
     )
 
 

@@ -67,11 +67,11 @@ end
 local function facts(id)
     return redis.call(
         'HMGET', P .. 'task:' .. id, 'status', 'deadline', 'calls', 'writes', 'questions',
-        'calls_limit', 'writes_limit', 'questions_limit', 'lineage', 'keep'
+        'calls_limit', 'writes_limit', 'questions_limit', 'choice_bits', 'choice_bits_limit', 'lineage', 'keep'
     )
 end
 
-local LINEAGE, KEPT = 9, 10
+local LINEAGE, KEPT = 11, 12
 
 local function is_active(task)
     return task[1] == 'active' and now < tonumber(task[2])
@@ -94,7 +94,7 @@ local function rows_of(ids, tasks)
     local rows = {}
     for i, id in ipairs(ids) do
         local row = {id}
-        for j = 1, tasks[i][1] and LINEAGE - 1 or 0 do row[j + 1] = tasks[i][j] end
+        for j = 1, tasks[i][1] and LINEAGE - 1 or 0 do row[j + 1] = tasks[i][j] or '' end
         rows[i] = row
     end
     return rows
