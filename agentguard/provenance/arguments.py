@@ -105,8 +105,8 @@ def _within_choice(
     elif reading.bits and any(by_argument[name].sensitivity < task.sensitivity for name in names):
         bits, limit = ceil(reading.bits - _ROUNDING), task.budget.choice_bits
         if limit is not None and task.choice_bits + bits > limit:
-            spent = f"the task has used {task.choice_bits} of its {limit} choice bits"
-            excess = f"which values are in the call says {bits} bits, and {spent}"
+            share = f"the task has used {task.choice_bits} of its {limit} choice bits"
+            excess = f"which values are in the call says {bits} bits, and {share}"
     if not excess:
         return CallProvenance(by_argument, Choice(bits) if bits else NO_CHOICE)
     beyond = {

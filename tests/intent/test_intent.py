@@ -88,7 +88,7 @@ def test_what_the_words_do_not_say_refuses() -> None:
     nothing = INTENT.derive("refund it")
     assert nothing.kinds == ()
     assert nothing.mandate.tools == frozenset()
-    assert nothing.budget == Budget(calls=0, writes=0, questions=0)
+    assert nothing.budget == Budget(calls=0, writes=0, questions=0, choice_bits=0)
     assert str(nothing).splitlines()[0] == "refund: not chosen, since the words do not say its order"
 
 

@@ -67,8 +67,8 @@ def tools(guard: Guard, sent: list[str]) -> dict[str, Any]:
         return "posted"
 
     functions = (secrets, post)
-    made = [StructuredTool.from_function(function, description="d") for function in functions]
-    return {one.name: one for one in guard.wrap(made)}
+    unguarded = [StructuredTool.from_function(function, description="d") for function in functions]
+    return {one.name: one for one in guard.wrap(unguarded)}
 
 
 @pytest.mark.promise("small-pieces-are-charged")
