@@ -51,6 +51,7 @@ WITH_SERVERS = {  # run by tests/real, against real ones
     "openbao_postgres": "test_openbao.py",
     "spiffe_identity": "test_end_to_end.py",
     "token_exchange": "test_token_exchange.py",
+    "tracing": "test_jaeger.py",
 }
 
 SERVICES = {  # run as processes

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.cerbos import Cerbos
+from tests.servers.jaeger import Jaeger
 from tests.servers.keycloak import Keycloak
 from tests.servers.moto import Moto
 from tests.servers.oidc import Oidc
@@ -36,7 +37,7 @@ __all__ = ["NAMES", "ServerError", "running"]
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
     server.name: server
-    for server in (OpenBao, Postgres, Oidc, Redis, Valkey, Moto, Spire, Cerbos, Opa, Keycloak)
+    for server in (OpenBao, Postgres, Oidc, Redis, Valkey, Moto, Spire, Cerbos, Opa, Jaeger, Keycloak)
 }
 NAMES = tuple(_TABLE)
 
