@@ -5,8 +5,12 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable
+from random import uniform
 
 __all__ = ["LockedTooLong", "lock_file"]
+
+SHORTEST, LONGEST = 0.0002, 0.002
+"""Seconds between two attempts. They do not grow: who has waited for long would else meet the fewest gaps."""
 
 
 class LockedTooLong(OSError):
@@ -18,7 +22,6 @@ class LockedTooLong(OSError):
 
 def lock_file(file: int, seconds: Callable[[], float]) -> None:
     """Take the lock of a file, which another process may hold, until there are no *seconds* left."""
-    pause = 0.0001
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,5 +30,4 @@ def lock_file(file: int, seconds: Callable[[], float]) -> None:
                 raise LockedTooLong from None
         else:
             return
-        time.sleep(min(pause, remaining))
-        pause = min(2 * pause, 0.01)
+        time.sleep(min(uniform(SHORTEST, LONGEST), remaining))  # noqa: S311  no secret

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import get_ident
+from time import monotonic
 from types import FrameType
 
 from agentguard.concurrency.fork import ProcessLock
@@ -15,6 +17,7 @@ from agentguard.concurrency.running import is_running
 __all__ = ["OwnedLock", "Owner", "owner_here"]
 
 LOOK = 0.05  # seconds after which one who waits looks whether the owner still runs
+PATIENCE = 0.01  # seconds for which others may go first
 Owner = tuple[FrameType, int]
 """A function that runs, and its thread. The function must not keep it when it has released the lock."""
 
@@ -30,49 +33,82 @@ class OwnedLock:
     So whoever waits knows the owner, and takes the lock from one that runs no more, as after Ctrl-C. A
     forked child makes one of its own. It is not re-entrant: code that runs within its own thread's block,
     such as a signal's handler, does not get it, and does not wait for it.
+
+    Who comes while the lock is free gets it, although others wait: a switch of threads for each block would
+    cost more than most blocks. But who has waited for `PATIENCE` seconds is given it by the owner that
+    releases it, so that nobody is passed by for long.
     """
 
-    __slots__ = ("_owners", "_stealing", "_waiting")
+    __slots__ = ("_owners", "_queue", "_waiting")
 
     def __init__(self) -> None:
         self._owners: dict[None, Owner] = {}
-        self._stealing = ProcessLock()
-        self._waiting: deque[SimpleQueue[None]] = deque()
+        self._queue = ProcessLock()  # of those that wait; without any, nobody takes it
+        self._waiting: deque[_Waiter] = deque()
 
     def acquire(self, owner: Owner, seconds: Callable[[], float]) -> bool:
         """Give *owner* the lock, and return True; return False if that took longer than *seconds* says."""
-        return self._owners.setdefault(None, owner) is owner or self._wait(owner, seconds)
+        return self._owners.setdefault(None, owner) is owner or self._wait(_Waiter(owner), seconds)
 
     def release(self) -> None:
         """Take the lock back from the owner, who calls this."""
+        if self._waiting and self._hand_over():
+            return
         self._owners.pop(None, None)
         if self._waiting:
             self._wake()
 
-    def _wait(self, owner: Owner, seconds: Callable[[], float]) -> bool:
-        news = SimpleQueue[None]()
-        while True:
-            self._waiting.append(news)
-            first = self._owners.setdefault(None, owner)
-            if first is owner:
-                return True
-            remaining, (frame, thread) = seconds(), first
-            if remaining <= 0 or (thread == get_ident() and is_running(frame, thread)):
+    def _hand_over(self) -> bool:
+        with self._queue:
+            if not self._waiting or monotonic() - self._waiting[0].since < PATIENCE:
                 return False
+            waiter = self._waiting.popleft()
+            self._owners[None] = waiter.owner
+        waiter.news.put(None)
+        return True
+
+    def _wait(self, waiter: _Waiter, seconds: Callable[[], float]) -> bool:
+        self._waiting.append(waiter)
+        try:
+            self._look_and_wait(waiter, seconds)
+        except BaseException:
+            if self._leave(waiter):
+                self.release()
+            raise
+        return self._leave(waiter)
+
+    def _look_and_wait(self, waiter: _Waiter, seconds: Callable[[], float]) -> None:
+        while (owner := self._owners.setdefault(None, waiter.owner)) is not waiter.owner:
+            remaining, (frame, thread) = seconds(), owner
+            if remaining <= 0 or (thread == get_ident() and is_running(frame, thread)):
+                return
             try:
-                news.get(timeout=min(remaining, LOOK))
+                waiter.news.get(timeout=min(remaining, LOOK))
             except Empty:
                 if not is_running(frame, thread):
-                    self._take_from(first)
+                    self._take_from(owner)
+
+    def _leave(self, waiter: _Waiter) -> bool:
+        """Leave the queue, and return whether *waiter* has the lock, if only since the last moment."""
+        with self._queue:
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+            return self._owners.get(None) is waiter.owner
 
     def _take_from(self, owner: Owner) -> None:
-        with self._stealing:
+        with self._queue:
             if self._owners.get(None) is owner:
                 self._owners.pop(None, None)
 
     def _wake(self) -> None:
-        while self._waiting:
-            try:
-                self._waiting.popleft().put(None)
-            except IndexError:
-                return
+        with suppress(IndexError):
+            self._waiting[0].news.put(None)
+
+
+class _Waiter:
+    """One that waits, since when, and how it is told to look again."""
+
+    __slots__ = ("news", "owner", "since")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner, self.news, self.since = owner, SimpleQueue[None](), monotonic()

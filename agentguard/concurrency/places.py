@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from queue import Empty, SimpleQueue
 
 from agentguard.concurrency.fork import ProcessLock, in_child
@@ -12,10 +11,15 @@ from agentguard.concurrency.running import Owner
 __all__ = ["Places"]
 
 LOOK = 0.05  # seconds after which one who waits looks whether the owners still run
+PATIENCE = 0.01  # seconds for which others may go first
 
 
 class Places:
-    """Places for the threads of one process. A forked child has all of them."""
+    """Places for the threads of one process. A forked child has all of them.
+
+    Who has waited for `PATIENCE` seconds is given the next place that is released, so that those who come
+    later do not pass by for long.
+    """
 
     def __init__(self, number: int) -> None:
         self._number, self._lock = number, ProcessLock()
@@ -24,39 +28,68 @@ class Places:
 
     def _begin(self) -> None:
         self._owners: dict[Owner, None] = {}
-        self._waiting: deque[SimpleQueue[None]] = deque()
+        self._waiting: dict[Owner, _Waiter] = {}  # in the order in which they came
 
     def acquire(self, owner: Owner, timeout: float) -> bool:
         """Give *owner* a place, and return True; return False if there was none, after *timeout* seconds."""
-        end, news = time.monotonic() + timeout, SimpleQueue[None]()
-        while not self._enter(owner, news):
-            if (remaining := end - time.monotonic()) <= 0:
-                owner.forget()
-                return False
-            try:
-                news.get(timeout=min(remaining, LOOK))
-            except Empty:
-                self._forget_dead()
-        return True
+        waiter = _Waiter()
+        try:
+            while not self._enter(owner, waiter):
+                if (remaining := waiter.since + timeout - time.monotonic()) <= 0:
+                    break
+                try:
+                    waiter.news.get(timeout=min(remaining, LOOK))
+                except Empty:
+                    self._forget_dead()
+        except BaseException:
+            self.release(owner)
+            raise
+        finally:
+            has_place = self._leave(owner)
+        if not has_place:
+            owner.forget()
+        return has_place
+
+    def _leave(self, owner: Owner) -> bool:
+        """Wait no more, and return whether *owner* has a place; it may be given one at the last moment."""
+        with self._lock:
+            self._waiting.pop(owner, None)
+            if self._waiting and len(self._owners) < self._number:  # two were released for one that was told
+                next(iter(self._waiting.values())).news.put(None)
+            return owner in self._owners
 
     def release(self, owner: Owner) -> None:
         """Take the owner's place back; who has none may say so, too."""
         with self._lock:
+            had_place = owner in self._owners
             self._owners.pop(owner, None)
             owner.forget()
-            if self._waiting:
-                self._waiting.popleft().put(None)
+            if not had_place or not self._waiting:
+                return
+            first, waiter = next(iter(self._waiting.items()))
+            if time.monotonic() - waiter.since >= PATIENCE:
+                self._owners[first] = None
+                del self._waiting[first]
+        waiter.news.put(None)
 
-    def _enter(self, owner: Owner, news: SimpleQueue[None]) -> bool:
+    def _enter(self, owner: Owner, waiter: _Waiter) -> bool:
         with self._lock:
-            if len(self._owners) < self._number:
+            if owner in self._owners or len(self._owners) < self._number:
                 self._owners[owner] = None
                 return True
-            if news not in self._waiting:
-                self._waiting.append(news)
+            self._waiting.setdefault(owner, waiter)
             return False
 
     def _forget_dead(self) -> None:
         for owner in list(self._owners):
             if not owner.is_running():
                 self.release(owner)
+
+
+class _Waiter:
+    """Since when one waits, and how it is told to look again."""
+
+    __slots__ = ("news", "since")
+
+    def __init__(self) -> None:
+        self.news, self.since = SimpleQueue[None](), time.monotonic()

@@ -8,24 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from threading import get_ident
 from types import FrameType
 
 __all__ = ["Owner", "is_running"]
 
 _SUSPENDING = CO_COROUTINE | CO_ASYNC_GENERATOR
+_RESUMED = _SUSPENDING | CO_GENERATOR
 _DRIVE = "agentguard.concurrency.drive"
+_WALKS = 1_000
 
 
 def is_running(frame: FrameType, thread: int) -> bool:
-    """Return whether a function of that thread is still running."""
-    running = sys._current_frames().get(thread)
-    while running is not None:
-        if running is frame:
-            return True
-        running = running.f_back
-    return False
+    """Return whether a function of that thread is still running.
+
+    The thread goes on while this looks at its frames. A generator or coroutine that yields meanwhile has no
+    caller any more, and one that another thread resumes has a caller there. So a walk that ends at one is
+    begun again, and only two walks that miss the function say that it does not run. After `_WALKS` walks the
+    function is said to run: nobody may take away what a running function has.
+    """
+    misses = 0
+    for _ in range(_WALKS):
+        last, running = None, sys._current_frames().get(thread)
+        while running is not None:
+            if running is frame:
+                return True
+            last, running = running, running.f_back
+        if last is None:  # the thread is over
+            return False
+        misses += not last.f_code.co_flags & _RESUMED
+        if misses == 2:
+            return False
+    return True
 
 
 class Owner:
