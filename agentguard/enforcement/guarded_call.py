@@ -22,7 +22,7 @@ from agentguard.enforcement.missing_grants import GrantDenied
 from agentguard.enforcement.operations import stored
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Effect, Outcome
+from agentguard.model import AccessRequest, Credential, Effect, Outcome
 from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
@@ -178,13 +178,7 @@ class GuardedCall(CallInProgress):
         grant, route, span = permit.grant, permit.route, self._span
         if grant is None or route is None:
             return
-        questions = self._flow.grant_questions
-        answered = await questions.repeat(permit)
-        try:
-            with span.stage("issue"):
-                credential = await self._issuance.obtain()
-        except GrantDenied as denied:
-            await questions.ask(permit, denied, answered, span)
+        credential = await self._obtain(permit)
         if route.legacy:
             span.describe(**{"credential.legacy": True})
         # the closure must not hold the lease: a cycle would keep the secret until it is collected
@@ -198,6 +192,18 @@ class GuardedCall(CallInProgress):
 
         permit.lease = Lease(tool, resource, credential, anomaly, permit.task.id)
         permit.revoke_early = self._issuance.revoke_early
+
+    async def _obtain(self, permit: Permit) -> Credential | None:
+        """Return the call's credential; where its issuer misses something of the user, have the run wait."""
+        questions = self._flow.grant_questions
+        answered = await questions.repeat(permit)
+        try:
+            with self._span.stage("issue"):
+                return await self._issuance.obtain()
+        except GrantDenied as error:
+            denied = error.with_traceback(None)  # its frames hold the user's token
+        denied.__context__ = None  # as do those of what the broker has raised
+        await questions.ask(permit, denied, answered, self._span)
 
     # --- leaving
 

@@ -11,10 +11,13 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphInterrupt
 from langgraph.types import Command, interrupt
 
 from agentguard import AccessRequest, Credential, Denied, Grant, ToolPath
+from agentguard.approvals import InterruptApprover
 from agentguard.errors import ApprovalError, DenialCode, GrantMissing
+from agentguard.model import Approval
 from agentguard.ports import BrokerTraits
 from agentguard.testing import RecordingBroker, captured_spans
 from tests.conftest import ASK, DENY, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
@@ -410,3 +413,40 @@ async def test_a_call_whose_arguments_are_made_anew_is_denied_before_anybody_is_
         result = await mode.invoke(agent, GO, THREAD)
     assert "__interrupt__" not in result
     assert kit.decisions()[-1] == DenialCode.GRANT_MISSING
+
+
+async def test_what_suspends_the_run_leads_to_no_frame_that_holds_a_token(kit: Kit, mode: Mode) -> None:
+    raised = list[BaseException]()
+
+    class Approving:
+        inline = asks_for_grants = True
+
+        def approve(self, pending: Approval, request: AccessRequest) -> Approval:
+            raised.append(GraphInterrupt())
+            raise raised[0]
+
+    kit.broker.issue_error = missing()
+    guard = kit.another(approver=Approving())
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    agent: Any = create_agent(
+        scripted(tool_call("look")), guard.wrap([classified(look)]), checkpointer=InMemorySaver()
+    )
+    with guard.task("look", subject="user:alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, GO, THREAD)
+    (error,) = raised
+    assert (error.__cause__, error.__context__) == (None, None)
+    assert kit.outcomes() == ["suspended"]
+
+
+async def test_an_approver_of_the_application_that_interrupts_asks_too(mode: Mode, by: str) -> None:
+    shop = Shop(mode, by, changes={"approver": InterruptApprover(interrupt)}, asks_itself=True)
+    question = await shop.asked()
+    shop.give()
+    own = await shop.asked(Command(resume={question.id: True}))
+    await shop.resume(own, "for the tool")
+    assert shop.paid == ["for the tool"]
