@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -415,8 +417,12 @@ async def test_a_call_whose_arguments_are_made_anew_is_denied_before_anybody_is_
     assert kit.decisions()[-1] == DenialCode.GRANT_MISSING
 
 
+class Token:
+    """Stands for the user's token, which a broker has in its frame."""
+
+
 async def test_what_suspends_the_run_leads_to_no_frame_that_holds_a_token(kit: Kit, mode: Mode) -> None:
-    raised = list[BaseException]()
+    raised, tokens = list[BaseException](), list[weakref.ref[Token]]()
 
     class Approving:
         inline = asks_for_grants = True
@@ -425,21 +431,27 @@ async def test_what_suspends_the_run_leads_to_no_frame_that_holds_a_token(kit: K
             raised.append(GraphInterrupt())
             raise raised[0]
 
-    kit.broker.issue_error = missing()
-    guard = kit.another(approver=Approving())
+    class Refusing(RecordingBroker):
+        def issue(self, grant: Grant) -> Credential:
+            token = Token()
+            tokens.append(weakref.ref(token))
+            raise missing()
+
+    broker = Refusing()
+    guard = kit.another(approver=Approving(), brokers={(None, path): broker for path in ToolPath})
 
     @tool
     def look() -> str:
         """Look."""
         return "seen"
 
-    agent: Any = create_agent(
-        scripted(tool_call("look")), guard.wrap([classified(look)]), checkpointer=InMemorySaver()
-    )
+    tools = guard.wrap([classified(look)])
+    agent: Any = create_agent(scripted(tool_call("look")), tools, checkpointer=InMemorySaver())
     with guard.task("look", subject="user:alice", mandate={"tools": "*"}):
         await mode.invoke(agent, GO, THREAD)
-    (error,) = raised
-    assert (error.__cause__, error.__context__) == (None, None)
+    gc.collect()
+    assert len(raised) == 1
+    assert [token() for token in tokens] == [None]
     assert kit.outcomes() == ["suspended"]
 
 
