@@ -193,7 +193,7 @@ class Authorization:
             raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
         if decision.obliges("approve"):
             raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
-        return evaluation._replace(request=request, decision=decision, approval=approval)
+        return evaluation._replace(request=request, decision=decision, approval=approval, state=state)
 
     def permit(self, invocation: Invocation, evaluation: Evaluation) -> Permit:
         """Return the permit of a call that is permitted; its call and its grant have one id.
@@ -207,7 +207,7 @@ class Authorization:
         lifetime = min(self._options.lifetime, request.task.deadline - call.at)
         token = None if route is None else self._subject_tokens.of(request.task)
         grant = grant_of(evaluation, call.id, lifetime, token, call.at)
-        return Permit(invocation, request, evaluation.decision, grant, call, route)
+        return Permit(invocation, request, evaluation.decision, grant, call, route, state=evaluation.state)
 
     def observed(self, invocation: Invocation, request: AccessRequest, denied: Denied) -> Permit:
         """Return a permit without a grant for a call that is denied, where the guard only observes.

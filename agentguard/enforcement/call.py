@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from agentguard.concurrency.fork import this_process
 from agentguard.enforcement.activation import active_task
 from agentguard.enforcement.routing import Route
+from agentguard.enforcement.run_state import RunState
 from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
 from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Json, Outcome, ToolSpec
@@ -97,6 +98,7 @@ class Permit:
         "_entrance",
         "_process",
         "_server_call",
+        "_state",
         "_stops",
         "_unused",
         "begun",
@@ -128,8 +130,9 @@ class Permit:
         route: Route | None = None,
         *,
         observed: Denied | None = None,
+        state: RunState | None = None,
     ) -> None:
-        self.observed = observed
+        self.observed, self._state = observed, state
         self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
@@ -209,6 +212,21 @@ class Permit:
             reason = "a permit is good for one execution in its call"
             raise Denied.of(DenialCode.GRANT_USED, reason) from None
         return self.lease
+
+    def require_state(self, values: Mapping[Any, Any] | None = None) -> None:
+        """Refuse a tool that is given another state than a person has approved.
+
+        *values* are what it is given, by field; without them, what the graph's state has for it now. A tool
+        in a parallel call may change the state in place. What the tool is not given does not matter.
+
+        Raises:
+            Denied: A field is not as it was approved.
+        """
+        if self._state is None or self.invocation.state is None:
+            return
+        if not self._state.covers(RunState.of(self.invocation.state() if values is None else values)):
+            reason = "the state that the tool is given is not that which was approved"
+            raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
 
     def _require_process(self) -> None:
         if self.is_of_another_process:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from agentguard.enforcement.failures import failure_text
 from agentguard.enforcement.routing import Route
+from agentguard.enforcement.run_state import RunState
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, Resource, Secret
 
@@ -16,8 +17,9 @@ class Evaluation(NamedTuple):
     """A request that the mandate, the rights and the policy permit, by itself or with a person's approval.
 
     `key` names the call (`Invocation.key`). `scopes` are what user, agent and task may do together.
-    `approval` is set once a person has approved. `question` says whether a person is to be asked, and
-    `repeated` whether this question was asked before, by the same call.
+    `approval` is set once a person has approved; `state` is then what the tool is given from the state of its
+    graph, as they have approved it. `question` says whether a person is to be asked, and `repeated` whether
+    this question was asked before, by the same call.
     """
 
     request: AccessRequest
@@ -28,6 +30,7 @@ class Evaluation(NamedTuple):
     key: str = ""
     approval: Approval | None = None
     repeated: bool = False
+    state: RunState | None = None
 
     @property
     def question(self) -> bool:

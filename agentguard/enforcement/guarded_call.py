@@ -58,6 +58,7 @@ class GuardedCall(CallInProgress):
         try:
             permit = await self._start()
             await self._issue(permit)
+            permit.require_state()
         except BaseException as error:
             await self._leave(error)
             raise

@@ -27,10 +27,11 @@ LEVELS = 4
 
 
 class RunState(NamedTuple):
-    """What a person is shown of the state, by field, and a digest of all of it."""
+    """What a person is shown of the state, by field, a digest of all of it, and one of each field."""
 
     display: Mapping[str, Json]
     digest: str
+    digests: Mapping[str, str]
 
     @classmethod
     def of(cls, values: Mapping[Any, object]) -> RunState:
@@ -43,7 +44,11 @@ class RunState(NamedTuple):
         forms = {key_of(name, form.of(name)): form.of(value) for name, value in values.items()}
         texts = {name: text_of(forms[name]) for name in sorted(forms)}
         digests = {name: digest_of(text.encode()) for name, text in texts.items()}
-        return cls(_fields(forms, texts, FIELDS), digest_of(text_of(digests).encode()))
+        return cls(_fields(forms, texts, FIELDS), digest_of(text_of(digests).encode()), digests)
+
+    def covers(self, other: RunState) -> bool:
+        """Return whether each field of *other* is as it is here; this one may have more fields."""
+        return other.digests.items() <= self.digests.items()
 
 
 def _fields(forms: Mapping[str, Json], texts: Mapping[str, str], room: int) -> dict[str, Json]:

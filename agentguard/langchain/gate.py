@@ -22,7 +22,7 @@ from agentguard.langchain.identification import facts_of, mcp_target
 from agentguard.langchain.injection import Injected, fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
 from agentguard.langchain.original import original_of
-from agentguard.langchain.run_state import require_state, state_values
+from agentguard.langchain.run_state import state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
 from agentguard.langchain.seal import RunningCall, running_call, seal
@@ -268,9 +268,9 @@ class Entrance:
             raise self._input.problem
         if not _equal(self._input.raw, self.prejudged.raw):
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, "the arguments are not those that were judged")
-        permit, state = self.prejudged.permit, self.prejudged.permit.invocation.state
-        if permit.request.approval is not None and state is not None:
-            require_state(state(), self._gate.state_arguments, self._input.injected, self._input.state)
+        permit, tool_input = self.prejudged.permit, self._input
+        # an inner middleware can have replaced it
+        permit.require_state(state_values(self._gate.state_arguments, tool_input.injected, tool_input.state))
         return permit
 
     def _arguments(self, values: Mapping[str, Any]) -> Any:

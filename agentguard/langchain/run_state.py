@@ -18,11 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from agentguard.enforcement.run_state import RunState
-from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.streams import is_runtime
 
-__all__ = ["require_state", "state_values"]
+__all__ = ["state_values"]
 
 _STEPS = frozenset({"remaining_steps", "is_last_step"})
 """What langgraph computes anew in each run (its managed values). No checkpoint holds it."""
@@ -45,20 +43,6 @@ def state_values(
         elif state is not None:
             values |= {field: _field(state, field)} if field else _fields(state)
     return {name: value for name, value in values.items() if name not in _STEPS}
-
-
-def require_state(
-    judged: Mapping[Any, Any], arguments: Mapping[str, str | None], injected: Mapping[str, Any], state: object
-) -> None:
-    """Refuse a tool that is given another state than that which a person has approved.
-
-    Raises:
-        Denied: Something has replaced it between the decision and the tool, as an inner middleware can.
-    """
-    values = state_values(arguments, injected, state)
-    if RunState.of({name: value for name, value in judged.items() if name in values}) != RunState.of(values):
-        reason = "the state that the tool is given is not that which was approved"
-        raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
 
 
 def _field(state: object, field: str) -> Any:

@@ -110,3 +110,48 @@ async def test_a_state_that_changes_while_a_person_thinks_is_not_that_which_they
         await mode.invoke(agent, {**HELLO, "more": box}, THREAD)
     assert paid == []
     assert kit.decisions() == ["approval_refused"]
+
+
+@pytest.mark.promise("state-is-approved")
+@BY
+async def test_a_state_that_changes_between_the_yes_and_the_tool_is_not_that_which_was_approved(
+    by: str, mode: Mode, kit: Kit
+) -> None:
+    box = {"to": "alice"}
+
+    def rule(request: AccessRequest) -> Any:
+        if request.approval:  # the last question of a call before its credential
+            box["to"] = "mallory"
+        return asks_a_person(request)
+
+    guard = kit.another(approver=asking(mode, lambda _request: True))
+    agent = an_agent(kit, guard, paying(paid := list[Any]()), by)
+    kit.rule.answer = rule
+    with guard.task("t", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, {**HELLO, "more": box}, THREAD)
+    assert paid == []
+    assert "arguments_changed" in kit.decisions() + [r.get("error", "") for r in kit.audit.records()]
+    assert box == {"to": "mallory"}
+
+
+@BY
+async def test_a_state_that_the_tool_is_not_given_may_change_while_a_person_thinks(
+    by: str, mode: Mode, kit: Kit
+) -> None:
+    other = {"count": 1}
+
+    def answer(_request: AccessRequest) -> bool:
+        other["count"] += 1
+        return True
+
+    def rule(request: AccessRequest) -> Any:
+        other["count"] += 1
+        return asks_a_person(request)
+
+    guard = kit.another(approver=asking(mode, answer))
+    agent = an_agent(kit, guard, paying(paid := list[Any]()), by)
+    kit.rule.answer = rule
+    with guard.task("t", subject="alice", mandate={"tools": "*"}):
+        await mode.invoke(agent, {**HELLO, "more": {"to": "alice"}, "account": other}, THREAD)
+    assert paid == ["alice"]
+    assert other["count"] > 2
