@@ -8,11 +8,10 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,7 +19,9 @@ import httpx
 
 from agentguard.concurrency.deadline import seconds_left, within
 from agentguard.concurrency.drive import Operation, OperationPair, drive, lift
-from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.fork import ProcessLock, in_child
+from agentguard.concurrency.owned_lock import Owner, owner_here
+from agentguard.concurrency.running import is_running
 from agentguard.errors import AgentGuardError, ConfigurationError, VerificationError
 from agentguard.files import read_trusted
 from agentguard.jose.encoding import Json, strict_json
@@ -55,6 +56,24 @@ _URL_REFRESH = Refresh()
 class _Entry(NamedTuple):
     keys: Mapping[str, Json]
     read_at: float
+
+
+class _Flight:
+    """A reading for all who wait, which *beginner* begins, and a thread carries out."""
+
+    def __init__(self, fly: Callable[[_Flight], None], beginner: Owner) -> None:
+        self.landed = Future[None]()
+        # as running: a waiter that is cancelled must not cancel what the others wait for
+        self.landed.set_running_or_notify_cancel()
+        # in a thread of its own: so a thread can wait for it that runs the event loop of others who wait
+        self.thread = Thread(target=fly, args=(self,), name="agentguard-keys", daemon=True)
+        self._beginner = beginner
+
+    def is_over(self) -> bool:
+        """Return whether it will never land: Ctrl-C has ended its beginner, or something its thread."""
+        return not self.thread.is_alive() and (
+            self.thread.ident is not None or not is_running(*self._beginner)
+        )
 
 
 class KeySource:
@@ -100,8 +119,8 @@ class KeySource:
 
     def _begin(self) -> None:
         # a child waits for no reading of its parent
-        self._lock = Lock()
-        self._flight: Future[None] | None = None
+        self._lock = ProcessLock()
+        self._flight: _Flight | None = None
 
     async def _load(self, wait: Operation, stale: Mapping[str, Json] | None = None) -> Mapping[str, Json]:
         entry, now = self._entry, self._clock()
@@ -116,42 +135,45 @@ class KeySource:
             raise VerificationError("temporarily_unavailable", "the issuer's keys cannot be read", status=503)
         return entry.keys
 
-    def _wait(self, flight: Future[None]) -> None:
-        with suppress(TimeoutError):
-            flight.result(seconds_left(self._refresh.timeout) + 0.5)
+    def _wait(self, flight: _Flight) -> None:
+        try:
+            flight.landed.result(seconds_left(self._refresh.timeout) + 0.5)
+        except TimeoutError:
+            self._failing = True
 
-    async def _await(self, flight: Future[None]) -> None:
-        with suppress(TimeoutError):
+    async def _await(self, flight: _Flight) -> None:
+        try:
             async with asyncio.timeout(self._refresh.timeout + 0.5):
-                await asyncio.wrap_future(flight)
+                await asyncio.wrap_future(flight.landed)
+        except TimeoutError:
+            self._failing = True
 
-    def _take_off(self, now: float) -> Future[None] | None:
+    def _take_off(self, now: float) -> _Flight | None:
         """Return the reading that is under way or begins now; None if the last one was too short ago."""
         with self._lock:
-            if self._flight is not None or now < self._begun + self._refresh.pause:
-                return self._flight
+            under_way = self._flight
+            if under_way is not None and not under_way.is_over():
+                return under_way
+            if now < self._begun + self._refresh.pause:
+                return None
+            flight = self._flight = _Flight(self._fly, owner_here())
             self._begun = now
-            flight = self._flight = Future[None]()
-            # as running: a waiter that is cancelled must not cancel what the others wait for
-            flight.set_running_or_notify_cancel()
-        # in a thread of its own: so a thread can wait for it that runs the event loop of others who wait
-        thread = Thread(target=self._fly, args=(flight,), name="agentguard-keys", daemon=True)
         try:
-            thread.start()
+            flight.thread.start()
         except RuntimeError as error:  # there is no further thread
             self._land(flight, None, error)
         return flight
 
-    def _fly(self, flight: Future[None]) -> None:
+    def _fly(self, flight: _Flight) -> None:
         try:
             with within(self._refresh.timeout):
                 keys = self._read_url() if self._is_url else self._read_file()
-        except Exception as error:  # noqa: BLE001  whatever fails, the callers who wait are let go
+        except BaseException as error:  # noqa: BLE001  whatever fails, the callers who wait are let go
             self._land(flight, None, error)
         else:
             self._land(flight, keys, None)
 
-    def _land(self, flight: Future[None], keys: Mapping[str, Json] | None, error: Exception | None) -> None:
+    def _land(self, flight: _Flight, keys: Mapping[str, Json] | None, error: BaseException | None) -> None:
         with self._lock:
             self._failing = keys is None
             if keys is not None:
@@ -161,7 +183,7 @@ class KeySource:
         if keys is None:
             reason = str(error) if isinstance(error, AgentGuardError | ValueError) else type(error).__name__
             log.warning("the keys of %s cannot be read: %s", label(self.issuer), label(reason))
-        flight.set_result(None)
+        flight.landed.set_result(None)
 
     def _read_file(self) -> Mapping[str, Json]:
         file = Path(self.location)
@@ -178,7 +200,8 @@ class KeySource:
             raise ValueError("the discovery document is of another issuer")
         next_url = document["jwks_uri"]
         # a document on the network must not lead to a service of this machine
-        if not is_confidential_url(next_url) or (url.startswith("https:") and next_url.startswith("http:")):
+        schemes = urlsplit(url).scheme, urlsplit(next_url).scheme if isinstance(next_url, str) else ""
+        if not is_confidential_url(next_url) or schemes == ("https", "http"):
             raise ValueError("the jwks_uri is not https")
         return _key_set(self._fetch(next_url))
 

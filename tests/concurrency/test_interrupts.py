@@ -23,6 +23,8 @@ from agentguard.concurrency.fork import ProcessLock, around_fork
 from agentguard.concurrency.places import Places
 from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
+from agentguard.credentials.aws.revocation import Revocations
+from agentguard.jose.key_source import KeySource, Refresh
 from agentguard.model.credential import DeferredSecret
 from agentguard.outbound.breakers import Breakers, Cause
 from agentguard.outbound.client import Outbound
@@ -97,6 +99,49 @@ def outbound() -> Outbound:
     return Outbound("service", URL, transport=httpx.MockTransport(lambda _: httpx.Response(200)))
 
 
+class Keys:
+    """Keys of an issuer that are read anew at each use."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._source = KeySource(
+            f"{URL}/jwks",
+            URL,
+            refresh=Refresh(age=10, pause=1, grace=30, timeout=0.5),
+            transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"keys": []})),
+            clock=lambda: self._now,
+        )
+
+    def load(self) -> None:
+        self._now += 20
+        assert drive(self._source.load.sync()) == {"keys": []}
+
+
+class Sessions:
+    """Sessions of AWS that are revoked one after the other."""
+
+    def __init__(self) -> None:
+        self._names, self._documents = count(), list[str]()
+        self._revocations = Revocations(
+            self._ask,
+            longest=3600,
+            skew=60.0,
+            patience=0.5,
+            clock=lambda: 1e6,
+            entropy=lambda size: b"x" * size,
+        )
+
+    def _ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        if operation == "put_role_policy":
+            self._documents.append(parameters["PolicyDocument"])
+        return {}
+
+    def revoke(self) -> None:
+        name = f"session-{next(self._names)}"
+        self._revocations.deny("role", name)
+        assert name in self._documents[-1]
+
+
 CONCURRENCY = ("/agentguard/concurrency/",)
 SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], object], tuple[str, ...]]] = {
     "ProcessLock": (Locked, Locked.use, (*CONCURRENCY, __file__)),
@@ -111,6 +156,8 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], object], tuple[str, .
         ("/agentguard/concurrency/", "/agentguard/policies/", "/agentguard/outbound/"),
     ),
     "Outbound": (outbound, ask, ("/agentguard/",)),
+    "KeySource": (Keys, Keys.load, (*CONCURRENCY, "/agentguard/jose/key_source")),
+    "AWS sessions": (Sessions, Sessions.revoke, (*CONCURRENCY, "/agentguard/credentials/aws/")),
 }
 
 

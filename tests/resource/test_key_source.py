@@ -230,6 +230,7 @@ async def test_a_discovery_document_leads_to_the_keys(mode: Mode) -> None:
         {"jwks_uri": KEYS_URL},
         {"issuer": ISSUER, "jwks_uri": "http://guard.example/jwks.json"},
         {"issuer": ISSUER, "jwks_uri": "http://127.0.0.1:8200/v1/secret"},
+        {"issuer": ISSUER, "jwks_uri": "HTTP://127.0.0.1:8200/v1/secret"},
         {"issuer": ISSUER, "jwks_uri": "file:///etc/passwd"},
         {"issuer": ISSUER, "jwks_uri": ["https://guard.example/jwks.json"]},
         {"issuer": ISSUER, "jwks_uri": None},
@@ -241,6 +242,17 @@ async def test_a_discovery_document_leads_nowhere_else(mode: Mode, document: dic
     with pytest.raises(VerificationError) as caught:
         await verify(mode, verifier(place.source(DISCOVERY)), issuer())
     assert caught.value.status == 503
+    assert place.requests == [DISCOVERY]
+
+
+@pytest.mark.promise("keys-of-the-issuer-alone")
+async def test_a_location_in_capitals_leads_to_no_service_of_this_machine_either(mode: Mode) -> None:
+    place = Place(issuer())
+    place.answers[DISCOVERY] = lambda: httpx.Response(
+        200, json={"issuer": ISSUER, "jwks_uri": "http://127.0.0.1:8200/v1/secret"}
+    )
+    with pytest.raises(VerificationError):
+        await verify(mode, verifier(place.source(DISCOVERY.replace("https", "HTTPS"))), issuer())
     assert place.requests == [DISCOVERY]
 
 
@@ -363,6 +375,51 @@ async def test_a_sync_caller_in_the_thread_of_the_loop_waits_for_the_fetch_of_an
     api.verify("GET", URL, presented(guard), path=ToolPath.READ)
     await waiting
     assert len(place.requests) == 1
+
+
+async def test_who_has_valid_keys_waits_once_for_a_place_that_stalls(mode: Mode) -> None:
+    signer, over = issuer(), threading.Event()
+    place = Place(signer)
+    source = place.source(refresh=Refresh(age=10, pause=1, timeout=0.1))
+    verifying = verifier(source)
+    await verify(mode, verifying, signer)
+    content = jwks(signer)
+
+    def stall() -> httpx.Response:
+        over.wait(5)
+        return httpx.Response(200, json=content)
+
+    place.answers[KEYS_URL] = stall
+    place.now += 20
+    times = list[float]()
+    for _ in range(3):
+        began = time.monotonic()
+        await verify(mode, verifying, signer)
+        times.append(time.monotonic() - began)
+    over.set()
+    assert times[0] >= 0.5
+    assert max(times[1:]) < 0.5
+
+
+class Panic(BaseException):
+    """As the library pyo3 raises it."""
+
+
+async def test_keys_are_read_again_after_a_panic_while_they_were_read(mode: Mode) -> None:
+    signer = issuer()
+    place = Place(signer)
+    answer = place.answers[KEYS_URL]
+
+    def panic() -> httpx.Response:
+        raise Panic
+
+    place.answers[KEYS_URL] = panic
+    verifying = verifier(place.source())
+    with pytest.raises(VerificationError):
+        await verify(mode, verifying, signer)
+    place.answers[KEYS_URL] = answer
+    place.now += 20
+    await verify(mode, verifying, signer)
 
 
 @pytest.mark.promise("keys-fetched-at-a-bounded-rate")

@@ -24,10 +24,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from threading import Lock
 from typing import Any
 
-from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.fork import ProcessLock, in_child
+from agentguard.concurrency.owned_lock import Owner, owner_here
+from agentguard.concurrency.running import is_running
 from agentguard.credentials.aws.api import Refusal
 from agentguard.credentials.aws.policy import INLINE_LIMIT, denial_policy
 from agentguard.errors import IssueError
@@ -40,6 +41,18 @@ _FULL = "LimitExceeded"
 log = logging.getLogger("agentguard")
 
 
+class _Batch(Future[None]):
+    """A write for all callers whose sessions it denies, by the caller who has begun it."""
+
+    def __init__(self, writer: Owner) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def is_over(self) -> bool:
+        """Return whether it has an answer, or never will: something like Ctrl-C has ended its writer."""
+        return self.done() or not is_running(*self.writer)
+
+
 class _RoleState:
     """The sessions of one role that this process has revoked in the current span of time."""
 
@@ -49,8 +62,8 @@ class _RoleState:
         self.until = 0
         self.everyone_until: float | None = None
         self.queue: list[str] = []
-        self.next: Future[None] | None = None
-        self.current: Future[None] | None = None
+        self.next: _Batch | None = None
+        self.current: _Batch | None = None
 
 
 class Revocations:
@@ -80,7 +93,7 @@ class Revocations:
     def _begin(self) -> None:
         # a child writes policies of its own, and waits for no write of a thread of its parent
         self._roles: dict[str, _RoleState] = {}
-        self._lock = Lock()
+        self._lock = ProcessLock()
 
     def deny(self, role: str, name: str) -> None:
         """Deny everything to the session *name* of the role that is called *role*.
@@ -88,24 +101,24 @@ class Revocations:
         Raises:
             IssueError: The session is not known to be denied.
         """
+        writer = owner_here()
         with self._lock:
             state = self._roles.setdefault(role, _RoleState(self._author()))
             state.queue.append(name)
-            is_first = state.next is None
-            batch = state.next = state.next or Future()
+            batch = state.next
+            if batch is None or batch.is_over():  # the names of an interrupted writer are still in the queue
+                batch = state.next = _Batch(writer)
             previous = state.current
-        if is_first:
+        if batch.writer is writer:
             self._write_batch(role, state, batch, previous)
         try:
             batch.result(2 * self._patience)
         except TimeoutError:
             raise IssueError(f"aws: {role}: a revocation has no answer yet") from None
 
-    def _write_batch(
-        self, role: str, state: _RoleState, batch: Future[None], previous: Future[None] | None
-    ) -> None:
+    def _write_batch(self, role: str, state: _RoleState, batch: _Batch, previous: _Batch | None) -> None:
         try:
-            if previous is not None and wait([previous], self._patience).not_done:
+            if previous is not None and not previous.is_over() and wait([previous], self._patience).not_done:
                 raise IssueError(f"aws: {role}: an earlier revocation has no answer yet")
             with self._lock:
                 state.next, state.current = None, batch
