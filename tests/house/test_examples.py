@@ -28,6 +28,16 @@ SHOWN = {
     "protect_a_resource": ["200 order 4711 for user://alice", "403 insufficient_scope", "401 DPoP"],
     "post_with_body": ["200 refunded EUR 40 for 4711, for user://alice", "403 insufficient_scope"],
     "test_your_agent": ["3 passed"],
+    "test_your_approvals": ["3 passed"],
+    "streamed_answer": [
+        'ada {"tool": "order 1: a kettle"}',
+        'bob {"tool": "Denied: This is outside the current',
+    ],
+    "langgraph_server": [
+        "bob: order 2: a kettle",
+        "ada: Denied: This is outside the current task",
+        "ada: Denied: This call belongs to no task",
+    ],
     "known_recipient": [
         "paid 20 to FR14-ADA",
         "paid 30 to DE02-BOB",
@@ -48,6 +58,7 @@ SHOWN = {
     ],
 }
 WITH_SERVERS = {  # run by tests/real, against real ones
+    "deep_agent": "test_deepagents.py",
     "openbao_postgres": "test_openbao.py",
     "spiffe_identity": "test_end_to_end.py",
     "token_exchange": "test_token_exchange.py",
@@ -56,6 +67,7 @@ WITH_SERVERS = {  # run by tests/real, against real ones
 
 SERVICES = {  # run as processes
     "service": "guard/test_service.py",
+    "approval_over_http": "guard/test_approval_over_http.py",
     "api_apart": "resource/test_apart.py",
     "workers/asgi_app": "service/example.py",
     "workers/sync_app": "service/example.py",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Run", "kept", "venv"]
+__all__ = ["Run", "is_kept", "kept", "venv"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def kept(name: str, build: Callable[[Path], None]) -> Path:
     The name carries the version. Of several runs at once, one builds and the others wait for it. What a
     run that was killed has left behind is built again.
     """
-    cache = Path(os.environ.get("AGENTGUARD_CACHE") or "~/.cache/agentguard").expanduser()
+    cache = _cache()
     # a server may be run by another user than the one who installs it
     cache.mkdir(parents=True, exist_ok=True)
     folder, complete = cache / name, cache / f"{name}.complete"
@@ -40,6 +40,15 @@ def kept(name: str, build: Callable[[Path], None]) -> Path:
             complete.touch()
             _log.info("%s took %.0f s", name, time.monotonic() - began)
     return folder
+
+
+def is_kept(name: str) -> bool:
+    """Return whether the folder *name* of the cache is complete."""
+    return (_cache() / f"{name}.complete").exists()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("AGENTGUARD_CACHE") or "~/.cache/agentguard").expanduser()
 
 
 def venv(requirement: str, run: Run) -> Path:

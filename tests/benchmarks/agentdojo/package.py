@@ -14,7 +14,6 @@ Two of the three packages take most of a run's time, and do the same again and a
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from tests.benchmarks.agentdojo.suite import Benchmark, Injected
-from tests.servers.cache import kept
+from tests.servers.cache import is_kept, kept
 
 __all__ = ["VERSION", "installed", "load"]
 
@@ -54,8 +53,7 @@ def load(suite: str) -> Benchmark:
 
 def installed() -> bool:
     """Return whether `load` works without a network."""
-    cache = Path(os.environ.get("AGENTGUARD_CACHE") or "~/.cache/agentguard").expanduser()
-    return (cache / f"{_name()}.complete").exists()
+    return is_kept(_name())
 
 
 def environments(suite: Any) -> Injected:
