@@ -1,4 +1,4 @@
-"""A streamed answer that waits for a person; another stream goes on. `uvicorn approval_over_http:app`"""
+"""A streamed answer that waits for a person, and another stream goes on (uvicorn approval_over_http:app)."""
 
 import json
 from collections.abc import AsyncIterator
