@@ -2,7 +2,7 @@
 
 - ``pytest`` alone is the default tier. It leaves out `process` and `timing`, and it uses the machine's cores.
   A test that tries many inputs tries a ninth of them there (`examples`, `sample`). One with many cases
-  that is marked `exhaustive` has a third of its cases, or as many as the mark says: ``exhaustive(2)``. A test
+  that is marked `exhaustive` has a fifth of its cases, or as many as the mark says: ``exhaustive(2)``. A test
   of several parameters has as many of their combinations as hold each value of each parameter.
 - ``pytest -m process``: tests with real child processes, signals and terminals. They mostly wait.
 - ``pytest -m exhaustive``: the tests that try many inputs, with all of their inputs, and the combinations
@@ -49,6 +49,7 @@ Input = TypeVar("Input")
 Value = tuple[str, tuple[int, ...]]
 """A parameter, and the identities of its value's parts."""
 TESTS = Path(__file__).parent
+REAL = TESTS / "real"
 DEFAULT = "not process and not timing"
 OTHER_TIERS = frozenset({"exhaustive", "process", "real", "timing"})
 SERVERS = "python -m tests.servers -- pytest -m real"
@@ -75,7 +76,7 @@ _thinning = 1
 """A test that tries many inputs tries one in so many of them."""
 NINTH = 9
 """Odd: where two kinds of input alternate, both are tried."""
-THIRD = 3
+FIFTH = 5
 FEW = 4
 """A test with fewer cases has all of them in the default tier, where its mark names no number."""
 FEWEST = 15
@@ -122,15 +123,16 @@ def pytest_collection(session: pytest.Session) -> None:
     worker = getattr(session.config, "workerinput", None)
     if worker is None or list(session.config.args) != session.config.getini("testpaths"):
         return
-    files = [".".join(file.relative_to(TESTS.parent).with_suffix("").parts) for file in _files()]
+    paths = [file for file in _files() if file.parent != REAL or not _passes_over_real(session.config)]
+    files = [".".join(path.relative_to(TESTS.parent).with_suffix("").parts) for path in paths]
     first = int(worker["workerid"].removeprefix("gw")) * len(files) // worker["workercount"]
     for name in files[first:] + files[:first]:
         with suppress(Exception, pytest.skip.Exception):  # a file may need an extra, and then skips itself
             import_module(name)
 
 
-def _files() -> list[Path]:
-    return sorted(TESTS.rglob("test_*.py"))
+def _files(folder: Path = TESTS) -> list[Path]:
+    return sorted(folder.rglob("test_*.py"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -164,8 +166,9 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Mark tests of real servers and of properties, start the longest first, and fold what cannot run."""
+    places = {path: path.relative_to(TESTS).parts[0] for path in {item.path for item in items}}
     for item in items:
-        if item.path.is_relative_to(TESTS / "real"):
+        if places[item.path] == "real":
             item.add_marker("real")
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("exhaustive")
@@ -174,13 +177,32 @@ def pytest_collection_modifyitems(
     if config.option.markexpr == DEFAULT:
         _thin(config, items)
     # mypy, the notebooks and the examples: begun last, one of them would be waited for alone
-    items.sort(key=lambda item: not item.path.is_relative_to(TESTS / "house"))
-    real = [item for item in items if item.get_closest_marker("real")]
-    if real and not _reaches_servers(config):
-        items[:] = [item for item in items if not item.get_closest_marker("real")]
+    items.sort(key=lambda item: places[item.path] != "house")
+    if not _reaches_servers(config):
+        _fold_real(session, items)
+
+
+def _fold_real(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Have one skipped item stand for all tests of real servers."""
+    real = {item for item in items if item.get_closest_marker("real")}
+    items[:] = [item for item in items if item not in real]
+    count = len(real)
+    if _passes_over_real(session.config):
+        count += sum(file.read_text("utf-8").count("def test_") for file in _files(REAL))
+    if count:
         folded = _Folded.from_parent(session, name="real servers")
-        folded.reason = f"{len(real)} tests need real servers, and none is there; run: {SERVERS}"
+        folded.reason = f"{count} tests need real servers, and none is there; run: {SERVERS}"
         items.append(folded)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass over the tests of real servers where the default tier cannot run them."""
+    return True if collection_path == REAL and _passes_over_real(config) else None
+
+
+def _passes_over_real(config: pytest.Config) -> bool:
+    takes_tests = list(config.args) == config.getini("testpaths")
+    return takes_tests and config.option.markexpr == DEFAULT and not _reaches_servers(config)
 
 
 def left_out(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
@@ -189,11 +211,11 @@ def left_out(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
     Such a test keeps as many cases as hold each value of each parameter. A test of one parameter keeps all of
     its cases, and so does a test that is marked for another tier.
     """
-    for cases in _cases(
-        item for item in items if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}
-    ):
+    for cases in _cases(items):
         if len(cases) >= FEW and len(_values(cases[0])) > 1:
-            yield from set(cases).difference(_fitting(cases))
+            mine = [item for item in cases if not OTHER_TIERS & {mark.name for mark in item.iter_markers()}]
+            if len(mine) >= FEW:
+                yield from set(mine).difference(_fitting(mine))
 
 
 def _fitting(cases: Sequence[pytest.Item], count: int | None = None) -> list[pytest.Item]:
@@ -251,7 +273,7 @@ def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
 def _default_count(cases: Sequence[pytest.Item]) -> int:
     """Return how many cases the default tier has of a test that is marked as a whole."""
     counts: list[int] = [mark.args[0] for mark in cases[0].iter_markers("exhaustive") if mark.args]
-    return min([*counts, len(cases) if len(cases) < FEW else -(-len(cases) // THIRD)])
+    return min([*counts, len(cases) if len(cases) < FEW else -(-len(cases) // FIFTH)])
 
 
 def pytest_collection_finish() -> None:
@@ -260,7 +282,6 @@ def pytest_collection_finish() -> None:
     Later collections are rarer than Python's default, too: they took a twentieth of the time of a run.
     """
     gc.enable()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 

@@ -24,6 +24,7 @@ from agentguard.model import Credential, Grant
 from agentguard.outbound.client import Outbound
 from agentguard.stores.sqlite import SqliteStore
 from tests.conftest import Kit, Mode, classified
+from tests.tiers import examples
 
 ALL: Any = {"tools": "*"}
 GUARDS = 50
@@ -118,6 +119,7 @@ def make(kit: Kit, path: Path, number: int, issuer: str) -> Guard:
     return guard
 
 
+@pytest.mark.exhaustive(2)
 @pytest.mark.parametrize("closed", [False, True], ids=["dropped", "closed"])
 async def test_guards_that_are_gone_leave_no_descriptor_and_no_thread(
     kit: Kit, mode: Mode, tmp_path: Path, issuer: str, closed: bool
@@ -133,7 +135,7 @@ async def test_guards_that_are_gone_leave_no_descriptor_and_no_thread(
     before = descriptors()
     await use(-1)
     await until_gone(len(before))
-    for number in range(GUARDS):
+    for number in range(examples(GUARDS)):
         await use(number)
     await until_gone(len(before))
     assert (len(descriptors()) <= len(before), ours()) == (True, []), descriptors()

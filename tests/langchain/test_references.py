@@ -54,7 +54,7 @@ SCHEMAS = {
 }
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive(3)
 @pytest.mark.promise("schemas-in-bounded-time")
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_reference_is_looked_for_once_for_each_schema(name: str) -> None:
