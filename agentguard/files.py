@@ -3,6 +3,8 @@
 Somebody who may write such a file decides in the guard's place. So a file that all users may write is
 refused, and one that its group may write, unless that group is the owner's alone. What is not looked at: the
 directories above, in which others could replace the file, and access control lists.
+
+`make_private_folder` makes the folder of a file that we write.
 """
 
 from __future__ import annotations
@@ -15,8 +17,19 @@ from pathlib import Path
 
 from agentguard.errors import ConfigurationError
 
-__all__ = ["is_writable_by_others", "read_trusted", "require_own", "require_trusted"]
+__all__ = [
+    "is_writable_by_others",
+    "make_private_folder",
+    "read_trusted",
+    "require_own",
+    "require_trusted",
+]
 
+_HOME = ".agentguard"
+_GITIGNORE = """\
+# Made by agentguard: keys, state and the audit log belong in no repository.
+*
+"""
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -77,3 +90,22 @@ def read_trusted(file: Path, encoding: str = "utf-8") -> str:
     with file.open(encoding=encoding) as stream:
         require_trusted(file, os.fstat(stream.fileno()))
         return stream.read()
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make *folder*, and the folders above it that are missing. Only the owner can enter them.
+
+    A new folder with the name ``.agentguard`` gets a ``.gitignore``, by which git leaves out all that is in
+    it. A folder that exists stays as it is.
+
+    Raises:
+        OSError: A folder or the file cannot be made.
+    """
+    missing = [directory for directory in (folder, *folder.parents) if not directory.exists()]
+    for directory in reversed(missing):  # mkdir(parents=True) would let other users into the outer ones
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:  # another process has made it meanwhile
+            continue
+        if directory.name == _HOME:
+            (directory / ".gitignore").write_text(_GITIGNORE, "utf-8")

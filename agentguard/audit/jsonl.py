@@ -25,6 +25,7 @@ from agentguard.audit.rotation import NO_LIMITS, Limits, Rotation
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
+from agentguard.files import make_private_folder
 
 __all__ = ["JsonLinesAudit"]
 
@@ -79,7 +80,7 @@ class JsonLinesAudit:
         self._by_process: dict[int, Appender] = {}
         in_child(self._begin)
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             self._appender().open()
         except OSError as error:
             raise AuditError(f"{self.path}: {error.strerror}") from error

@@ -27,6 +27,7 @@ from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.credentials.presentation import ProofKey
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import AuditError, ConfigurationError, StoreError
+from agentguard.files import make_private_folder
 from agentguard.intent.templates import Template
 from agentguard.model import ToolPath
 from agentguard.policies.cedar.policy import CedarPolicy
@@ -274,7 +275,5 @@ def _issuers(settings: Settings, store: Store, clock: Clock) -> list[LocalIssuer
 def _writable(settings: Settings, name: str) -> Path:
     """Return the path of a file that we write, and make its directory. Only the owner can enter that."""
     path = settings.file.parent / name
-    directories = [directory for directory in path.parents if not directory.exists()]
-    for directory in reversed(directories):  # mkdir(parents=True) would let other users into the outer ones
-        directory.mkdir(mode=0o700, exist_ok=True)
+    make_private_folder(path.parent)
     return path

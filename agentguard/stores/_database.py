@@ -18,6 +18,7 @@ from agentguard.concurrency.fork import ForkGate, around_fork, in_child
 from agentguard.concurrency.owned_lock import OwnedLock
 from agentguard.concurrency.running import is_running
 from agentguard.errors import ConfigurationError, StoreError
+from agentguard.files import make_private_folder
 from agentguard.stores._connection import connect
 from agentguard.stores._file_watch import INTERVAL, FileWatch, LogFiles, store_error
 from agentguard.stores._nesting import nested
@@ -275,7 +276,7 @@ class Database:
 
     def _create(self) -> None:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             # an existing file is not opened: closing any descriptor of it drops this process's locks
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

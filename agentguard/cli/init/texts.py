@@ -177,7 +177,7 @@ id = "agent://local" # a URI, such as the workload's SPIFFE ID
 [policy]
 cedar = ["policies/*.cedar"]
 
-# These are the defaults. Do not commit the directory .agentguard: it holds state and keys.
+# These are the defaults. git leaves the directory .agentguard out: it holds state and keys.
 # [store]
 # path = ".agentguard/state.db" # and keep = "1d"
 # [audit]
