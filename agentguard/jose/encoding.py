@@ -13,6 +13,7 @@ __all__ = [
     "b64url",
     "dpop_key",
     "encode",
+    "is_revocation",
     "number_claim",
     "revocation_key",
     "strict_json",
@@ -100,9 +101,17 @@ def token_hash(token: str) -> str:
     return b64url(hashlib.sha256(token.encode("ascii")).digest())
 
 
+_REVOKED = "revoked:"
+
+
 def revocation_key(issuer: str, jti: str) -> str:
     """Return the store's key for a revoked token: its issuer and `jti`, and never a hash of its text."""
-    return f"revoked:{issuer}#{jti}"
+    return f"{_REVOKED}{issuer}#{jti}"
+
+
+def is_revocation(key: str) -> bool:
+    """Return whether a store's key says that a token is revoked, and not that something was used."""
+    return key.startswith(_REVOKED)
 
 
 def text_claim(claims: Mapping[str, Json], name: str, *, limit: int = 512) -> str | None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from agentguard.concurrency.drive import drive
 from agentguard.errors import TaskNotActive
-from agentguard.model import Label, Outcome, ReadEffects
+from agentguard.model import Label, Login, Outcome, ReadEffects, TaskStatus
 from agentguard.stores import MemoryStore, _rules
 from agentguard.stores.postgres import PostgresStore, _statements
 from agentguard.testing import StoreContract, sample_task
@@ -116,6 +116,25 @@ def test_a_host_whose_clock_is_ahead_by_years_has_nobody_forget_a_revocation_a_t
     assert store.approval("a") is not None
     with pytest.raises(TaskNotActive):  # the wrong clock refuses, and does no more
         ahead.begin_call(call("2"), None)
+
+
+@pytest.mark.promise("logout-ends-tasks")
+def test_a_host_whose_clock_is_ahead_ends_what_still_runs_on_another_host(
+    make: Callable[[Callable[[], float]], PostgresStore],
+) -> None:
+    now = time.time()
+    store, ahead = make(time.time), make(lambda: now + 1e6)
+    login = Login(issuer="https://issuer.example", subject="4", session="s", jti="j")
+    for name in ("by subject", "by login"):
+        store.create_task(replace(sample_task(name, deadline=now + 300.0), login=login))
+    subject = sample_task().identity.subject
+    assert set(ahead.active(subject)) == {"by subject", "by login"}
+    ahead.end_task("by subject", TaskStatus.REVOKED)
+    assert ahead.active_in(login) == ("by login",)
+    ahead.end_task("by login", TaskStatus.REVOKED)
+    for name in ("by subject", "by login"):
+        with pytest.raises(TaskNotActive):
+            store.begin_call(call(name, task=name), None)
 
 
 def test_nothing_grows_without_bound(

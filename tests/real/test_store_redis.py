@@ -22,7 +22,7 @@ from redis import Redis as Client
 
 import agentguard
 from agentguard.concurrency.drive import drive
-from agentguard.errors import BudgetExhausted, StoreError
+from agentguard.errors import BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import Budget, Label, Login, Outcome, ReadEffects, TaskStatus, ToolPath
 from agentguard.stores import MemoryStore, Retention, _rules
 from agentguard.stores.redis import RedisStore, requests
@@ -338,6 +338,26 @@ def test_each_key_disappears_later_than_it_matters(url: str, client: Client) -> 
     store.forget("1")
     assert not [name for name in expiries(client, prefix) if name.startswith(("credentials", "owes", "live"))]
     store.close()
+
+
+@pytest.mark.promise("logout-ends-tasks")
+def test_a_host_whose_clock_is_ahead_ends_what_still_runs_on_another_host(url: str) -> None:
+    now = time.time()
+    prefix = next(PREFIXES)
+    store, ahead = RedisStore(url, prefix=prefix), RedisStore(url, prefix=prefix, clock=lambda: now + 1e6)
+    login = Login(issuer="https://issuer.example", subject="4", session="s", jti="j")
+    for name in ("by subject", "by login"):
+        store.create_task(replace(sample_task(name, deadline=now + 300.0), login=login))
+    subject = sample_task().identity.subject
+    assert set(ahead.active(subject)) == {"by subject", "by login"}
+    ahead.end_task("by subject", TaskStatus.REVOKED)
+    assert ahead.active_in(login) == ("by login",)
+    ahead.end_task("by login", TaskStatus.REVOKED)
+    for name in ("by subject", "by login"):
+        with pytest.raises(TaskNotActive):
+            store.begin_call(call(name, task=name), None)
+    store.close()
+    ahead.close()
 
 
 def test_the_lists_of_a_subject_and_of_a_family_lose_what_is_long_over(url: str, client: Client) -> None:

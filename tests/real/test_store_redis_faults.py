@@ -24,6 +24,7 @@ from redis import Redis as Client
 
 from agentguard.credentials.sources import EnvironmentSecret
 from agentguard.errors import ConfigurationError, StoreError
+from agentguard.jose import revocation_key
 from agentguard.model import Outcome, Secret, TaskStatus
 from agentguard.stores.redis import Durability, RedisStore
 from agentguard.stores.redis.durability import check_server
@@ -240,12 +241,14 @@ def test_a_full_server_denies_calls_and_still_ends_tasks(own: Own) -> None:
         with pytest.raises(StoreError, match="memory is full"):
             attempt()
     store.end_call("1", Outcome.DONE, revoked=True, remember=("jti", FAR))
+    assert store.remember(revocation_key("https://issuer.example", "call-1"), FAR)
     assert store.end_task("child", TaskStatus.REVOKED) == ("child",)
     own.client.config_set("maxmemory", "0")
     state = store.task("child")
     assert state is not None
     assert (state.calls, state.status) == (1, TaskStatus.REVOKED)
     assert store.known("jti")
+    assert store.known(revocation_key("https://issuer.example", "call-1"))
     store.close()
 
 

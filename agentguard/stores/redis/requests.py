@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 from agentguard.errors import StoreError
+from agentguard.jose import is_revocation
 from agentguard.model import (
     LABELS,
     NO_READ_EFFECTS,
@@ -42,7 +43,10 @@ _NAMES = (
     *("end_task", "forget", "known", "labels", "live", "rejection", "remember", "save_approval", "task"),
     "track",
 )
-SCRIPTS = {name: script(name) for name in _NAMES}
+SCRIPTS = {
+    **{name: script(name) for name in _NAMES},
+    "remember_revocation": script("remember", without_memory=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +206,9 @@ class Requests:
         return self._request("active", [index, _place(without), *names], _ids)
 
     def remember(self, key: str, until: float) -> Request[bool]:
-        """Record a key."""
-        return self._request("remember", [encode(key), seconds(until)], _yes)
+        """Record a key. A server without memory refuses it, unless it revokes a token."""
+        name = "remember_revocation" if is_revocation(key) else "remember"
+        return self._request(name, [encode(key), seconds(until)], _yes)
 
     def known(self, key: str) -> Request[bool]:
         """Return whether a key is recorded and not over."""

@@ -26,10 +26,12 @@ class Script:
     writes: bool
 
 
-def script(name: str, *, shared: bool = True) -> Script:
-    """Read the script *name*."""
+def script(name: str, *, shared: bool = True, without_memory: bool = False) -> Script:
+    """Read the script *name*; with *without_memory*, a server runs it also when its memory is full."""
     # the first line says when Redis refuses the script, and has to stay the first
     flags, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
+    if without_memory:
+        flags = "#!lua flags=allow-oom"
     data = f"{flags}\n{_SHARED if shared else ''}{body}".encode()
     # the name that Redis gives to a script, not a protection
     return Script(name, data, hashlib.sha1(data, usedforsecurity=False).hexdigest().encode(), "done(" in body)

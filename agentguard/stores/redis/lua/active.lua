@@ -1,7 +1,10 @@
 #!lua flags=allow-oom
 -- 1 name of an index, 2 the place in a login that must be empty or '0', then the names that a login must have
 -- ('' for any): issuer, subject, session, jti
-local ids = redis.call('ZRANGEBYSCORE', P .. 'active:' .. ARGV[FIRST + 1], '(' .. NOW, '+inf')
+-- A task is over when the caller's clock and the server's say so: on another host it may still run.
+local time = redis.call('TIME')
+local least = now < tonumber(time[1]) and NOW or time[1]
+local ids = redis.call('ZRANGEBYSCORE', P .. 'active:' .. ARGV[FIRST + 1], '(' .. least, '+inf')
 local without, result = tonumber(ARGV[FIRST + 2]), {}
 if without == 0 and #ARGV == FIRST + 2 then return seen(ids) end
 for _, id in ipairs(ids) do
