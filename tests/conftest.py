@@ -26,7 +26,7 @@ from agentguard.identity.local import LocalIdentity
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import RecordingAudit, RecordingBroker, ScriptedChatModel
 
-pytest_plugins = ["tests.tiers"]
+pytest_plugins = ["tests.tiers", "tests.files_of_tiers"]
 
 ORDERS = Resource(name="orders", origins=("https://orders.example",))
 FACTS = {"path": "read", "resource": "orders"}

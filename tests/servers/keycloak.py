@@ -86,6 +86,7 @@ class Keycloak(Server):
                 "KC_BOOTSTRAP_ADMIN_USERNAME": "admin",
                 "KC_BOOTSTRAP_ADMIN_PASSWORD": _PASSWORD,
                 "JAVA_OPTS_KC_HEAP": "-Xms128m -Xmx512m",
+                "JAVA_OPTS_APPEND": "-XX:TieredStopAtLevel=1",  # the optimizing compiler doubles its start
             },
         )
         self.wait(child, lambda: serves(f"{url}/realms/master"))
