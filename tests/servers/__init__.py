@@ -1,6 +1,6 @@
 """The real servers that the tests in ``tests/real`` speak to.
 
-    python -m tests.servers [--only NAME,…] -- COMMAND…
+    python -m tests.servers [--only NAME,…] [--without NAME,…] -- COMMAND…
 
 installs what is missing into a cache outside the tree (``$AGENTGUARD_CACHE``, or else
 ``~/.cache/agentguard``), starts each server on a free loopback port with its state in a private

@@ -1,4 +1,4 @@
-"""``python -m tests.servers [--only NAME,…] -- COMMAND…``."""
+"""``python -m tests.servers [--only NAME,…] [--without NAME,…] -- COMMAND…``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def main() -> int:
         prog="python -m tests.servers", description="real servers around COMMAND"
     )
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--without", default="", help="those of them that COMMAND does not need")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args()
-    names = options.only.split(",")
-    if unknown := set(names) - set(NAMES):
+    names, without = options.only.split(","), set(filter(None, options.without.split(",")))
+    if unknown := {*names, *without} - set(NAMES):
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
     logging.basicConfig(level=logging.INFO, format="servers: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -34,7 +35,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
-        with running(names) as variables:
+        with running([name for name in names if name not in without]) as variables:
             return _command(options.command, variables)
     except ServerError as error:
         logging.error("%s", error)
