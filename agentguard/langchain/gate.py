@@ -145,7 +145,7 @@ class Gate:
                 injected[name] = value.value
             elif name in fills or (name in hidden and is_runtime(value)):
                 injected[name] = value
-            else:
+            elif not self.schema.says_nothing(name, value):
                 raw[name] = value
         return ToolInput(raw, injected, call_id, config, self._missing(injected, call_id), state)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Iterator
-from typing import Any, NewType, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, NewType, Union, get_args, get_origin, get_type_hints
 
 from langchain_core.tools import BaseTool
 from langchain_core.tools.base import get_all_basemodel_annotations
@@ -21,10 +21,11 @@ from pydantic import BaseModel
 
 from agentguard.langchain.identification import is_adapted
 
-__all__ = ["Injected", "described", "fields_of_state", "takes_runtime"]
+__all__ = ["Injected", "described", "fields_of_state", "filled_by_a_node", "takes_runtime"]
 
 DEPTH = 20
 _OF_LANGCHAIN = frozenset({"return", "config", "run_manager", "callbacks"})  # given by it, and no state
+_BY_A_NODE = frozenset({"InjectedState", "InjectedStore", "ToolRuntime"})
 _UNKNOWN: Any = object()  # an annotation that cannot be resolved
 Fields = dict[str, str | None]
 
@@ -49,6 +50,30 @@ def fields_of_state(tool: BaseTool, visible: Iterable[str]) -> Fields:
     for name in (unresolved | injected) - _OF_LANGCHAIN - {*visible}:
         fields[name] = {None}
     return {name: next(iter(parts)) if len(parts) == 1 else None for name, parts in fields.items()}
+
+
+def filled_by_a_node(annotations: Mapping[str, Any]) -> frozenset[str]:
+    """Return the arguments of a schema that a ToolNode fills, whether or not the model is shown them.
+
+    langchain shows ``Optional[Annotated[dict, InjectedState]]`` and other unions with a mark in them, and a
+    ToolNode fills them all the same. A mark is looked for exactly where a ToolNode looks: what it does not fill is the
+    model's.
+    """
+    return frozenset(name for name, hint in annotations.items() if any(map(_is_filled, _outer(hint))))
+
+
+def _is_filled(part: Any) -> bool:
+    """Return whether a part of an annotation has a mark where a ToolNode looks for it."""
+    if not _BY_A_NODE.isdisjoint(_class_names(part)):
+        return True
+    origin = get_origin(part)
+    if origin is Union or origin is Annotated:
+        return any(map(_is_filled, get_args(part)))
+    return isinstance(origin, type) and not _BY_A_NODE.isdisjoint(_class_names(origin))
+
+
+def _outer(hint: Any) -> tuple[Any, ...]:
+    return (hint, *get_args(hint))
 
 
 def takes_runtime(hint: Any) -> bool:
@@ -122,7 +147,7 @@ def _parts(hint: Any) -> set[str | None]:
 
     A mark in a type within the annotation asks for the whole state, as a ToolNode reads it.
     """
-    outer = [hint, *get_args(hint)]
+    outer = _outer(hint)
     parts = set[str | None]()
     for mark in _marks(hint, DEPTH):
         names = _class_names(mark)

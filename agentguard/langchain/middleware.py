@@ -28,6 +28,7 @@ from agentguard.langchain.messages import refusal
 from agentguard.langchain.registry import GateRegistry
 from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
+from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.tools import GuardedTool
 from agentguard.text import label
 
@@ -86,7 +87,7 @@ class GuardMiddleware(AgentMiddleware):
             )
             await flow_of(self.__enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
-        raw, problem = _copy(call["args"])
+        raw, problem = _copy(call["args"], guarded.gate.schema)
         state = getattr(request.runtime, "state", request.state)  # of the two, a tool node injects this one
         invocation = guarded.gate.invocation(ToolInput(raw, {}, call_id, config, problem, state))
         try:
@@ -117,13 +118,14 @@ class GuardMiddleware(AgentMiddleware):
             raise Denied.of(DenialCode.UNKNOWN_TOOL, reason) from None
 
 
-def _copy(arguments: Any) -> tuple[Any, Denied | None]:
-    """Copy the arguments, so that a change in place by an inner middleware is noticed.
+def _copy(arguments: Any, schema: ArgumentSchema) -> tuple[Any, Denied | None]:
+    """Copy the arguments that say something, so that a change in place by an inner middleware is noticed.
 
     Arguments that cannot be copied, as those that are nested too deep, are denied.
     """
     try:
-        return deepcopy(arguments), None
+        copies = deepcopy(arguments)
+        return {n: value for n, value in copies.items() if not schema.says_nothing(n, value)}, None
     except Exception as error:  # noqa: BLE001  a model's arguments may be any object, and must not end the run
         reason = f"the arguments cannot be copied: {type(error).__name__}"
         return arguments, Denied.of(DenialCode.INVALID_ARGUMENTS, reason)

@@ -25,6 +25,7 @@ from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.choices import Choices, choices_of, open_choices
 from agentguard.langchain.declared_schema import DeclaredSchema
 from agentguard.langchain.hidden_state import class_name
+from agentguard.langchain.injection import filled_by_a_node
 from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import digest_of
@@ -46,8 +47,9 @@ class ArgumentSchema:
     """How one tool's arguments are validated.
 
     `injected` are those that no model may give, `required` those of them that the tool cannot do
-    without, and `stripped` those that a ToolNode takes from the model and fills itself; `names` are
-    the others, in order. `positional` is said of a tool that passes its one value on without a name.
+    without, and `stripped` those that a ToolNode takes from the model and fills itself; of these, langchain
+    shows the model the `overlap`. `names` are the others, in order. `positional` is said of a tool
+    that passes its one value on without a name.
     """
 
     def __init__(self, tool: BaseTool, limits: CallLimits | None = None) -> None:
@@ -57,7 +59,7 @@ class ArgumentSchema:
         compiled = _compiled(tool, self.single)
         self.schema, self._validate = compiled.schema, compiled.validate
         self.injected, self.required, self.stripped = compiled.injected, compiled.required, compiled.stripped
-        self.takes_call_id = compiled.takes_call_id
+        self.takes_call_id, self.overlap = compiled.takes_call_id, compiled.overlap
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
         self._choices = compiled.choices or open_choices(self.names)
         self._declared: DeclaredSchema | None = None
@@ -71,6 +73,10 @@ class ArgumentSchema:
         current = None if self._declared is None else self._declared.schema
         if declared is not current:
             self._declared = None if declared is None else declared_form(declared)
+
+    def says_nothing(self, name: str, value: object) -> bool:
+        """Return whether this is null for an argument that a ToolNode fills: strict models write each one."""
+        return value is None and name in self.overlap
 
     def validate(self, raw: str | Mapping[str, Any]) -> ValidatedArguments:
         """Validate what the model gave.
@@ -151,6 +157,7 @@ class _Compiled(NamedTuple):
     stripped: frozenset[str] = NONE
     takes_call_id: str | None = None
     choices: Choices | None = None
+    overlap: frozenset[str] = NONE
 
 
 def _compiled(tool: BaseTool, single: bool) -> _Compiled:
@@ -170,19 +177,21 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     if not (isinstance(visible, type) and issubclass(visible, BaseModel)):
         raise ConfigurationError(f"tool {tool.name} has no pydantic v2 schema", hint="give it an args_schema")
     annotations = get_all_basemodel_annotations(model)
-    injected = direct | (frozenset(annotations) - frozenset(visible.model_fields))
+    by_node = filled_by_a_node(annotations)
+    injected = direct | by_node | (frozenset(annotations) - frozenset(visible.model_fields))
     call_id = next((n for n in injected if _wants_call_id(annotations.get(n))), None)
     configs = _run_configs(tool)
     injected |= configs
     fields = model.model_fields
     required = frozenset(n for n in injected - configs if n in fields and fields[n].is_required())
     aliases = frozenset(a for n in injected if n in fields for a in _aliases(fields[n]))
-    # where the function says that it is injected and the schema shows it, a ToolNode goes by the
+    # where the function alone says that it is injected and the schema shows it, a ToolNode goes by the
     # schema and passes on what the model gave, and langchain goes by the function
-    stripped = injected - frozenset(visible.model_fields)
-    schema, validate = _schema(model, visible, injected), _pydantic(model, injected)
+    stripped = (injected - frozenset(visible.model_fields)) | by_node
+    schema, validate = _without(_schema(model, visible, injected), by_node), _pydantic(model, injected)
     choices = choices_of(model, frozenset(fields) - injected)
-    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id, choices)
+    overlap = by_node & frozenset(visible.model_fields)
+    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id, choices, overlap)
 
 
 def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:
@@ -200,6 +209,16 @@ def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozense
         if part in more:
             visible_schema[part] = {**more[part], **visible_schema.get(part, {})}
     return visible_schema
+
+
+def _without(schema: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Return a schema without these properties."""
+    properties = schema.get("properties", {})
+    if names.isdisjoint(properties):
+        return schema
+    properties = {name: part for name, part in properties.items() if name not in names}
+    needed = [name for name in schema.get("required", ()) if name not in names]
+    return {**schema, "properties": properties, "required": needed}
 
 
 def _run_configs(tool: BaseTool) -> frozenset[str]:
