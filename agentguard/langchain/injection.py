@@ -56,8 +56,8 @@ def filled_by_a_node(annotations: Mapping[str, Any]) -> frozenset[str]:
     """Return the arguments of a schema that a ToolNode fills, whether or not the model is shown them.
 
     langchain shows ``Optional[Annotated[dict, InjectedState]]`` and other unions with a mark in them, and a
-    ToolNode fills them all the same. A mark is looked for exactly where a ToolNode looks: what it does not fill is the
-    model's.
+    ToolNode fills them all the same. A mark is looked for exactly where a ToolNode looks: what it does not
+    fill is the model's.
     """
     return frozenset(name for name, hint in annotations.items() if any(map(_is_filled, _outer(hint))))
 
