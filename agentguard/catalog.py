@@ -16,6 +16,7 @@ from typing import Any
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
 from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
+from agentguard.model.attached import Attached, Told
 from agentguard.model.definition import Digests, Pins
 from agentguard.model.original import Original, without_words
 from agentguard.model.schema_difference import differences, require_arguments, require_sinks
@@ -24,16 +25,8 @@ __all__ = ["Catalog", "spec_of"]
 log = logging.getLogger("agentguard")
 
 _KEYS = {
-    "path",
-    "resource",
-    "scopes",
-    "sinks",
-    "untrusted",
-    "trusted",
-    "sensitivity",
-    "clearance",
-    "server",
-    "source",
+    *("path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"),
+    *("server", "source"),
 }
 
 
@@ -96,14 +89,13 @@ class Catalog:
         pins: Pins | None = None,
     ) -> None:
         self.pins = pins
-        self._unpinned: dict[str, tuple[str, ...]] = {}
         self._lock = ProcessLock()
         self.changes = 0  # grows with each change, so that a check of all tools knows whether it is current
         self._tools: dict[str, ToolSpec] = {}
         self._resources = {resource.name: resource for resource in resources}
-        self._attached: dict[str, Original] = {}
+        self._attached = Attached()
         self._carried: dict[str, ToolSpec] = {}  # the classifications that tools themselves carry
-        self._told: set[tuple[str, str]] = set()  # what an operator was told of a tool, by its name
+        self._told = Told()
         self._declared: dict[str, Mapping[str, Any]] = {}
         self._differences: dict[str, tuple[str, ...]] = {}
         for tool in tools:
@@ -131,6 +123,11 @@ class Catalog:
         """Return what runs for the tool that is attached by this name; None if there is none."""
         return self._attached.get(name)
 
+    def names_server(self, name: str, facts: Mapping[str, Any] | None) -> bool:
+        """Return whether the catalog, or *facts*, which the tool carries, give the tool's MCP server."""
+        present = self._tools.get(name)
+        return ((facts or {}).get("server") if present is None else present.server) is not None
+
     def declared_schema(self, name: str) -> Mapping[str, Any] | None:
         """Return the argument schema that the catalog itself gives; None if only the tool has one.
 
@@ -149,9 +146,8 @@ class Catalog:
         reviewed it.
         """
         differences = () if self.pins is None else self.pins.differences(name, definition)
-        if differences and self._unpinned.get(name) != differences:
-            log.warning("tool %s is denied: %s", name, "; ".join(differences))
-        self._unpinned[name] = differences
+        if differences:
+            self._tell_once(name, f"tool {name} is denied: {'; '.join(differences)}")
         return differences
 
     def add(self, tool: ToolSpec) -> None:
@@ -230,7 +226,7 @@ class Catalog:
         present = self._tools.get(name)
         carried = None if facts is None else spec_of(name, facts)
         if (spec := present or carried) is None:
-            self._connect(name, original, None)
+            self._connect(name, original, None, classified=False)
             return None
         self._require_place(spec, original)
         declared = self._declared.get(name)
@@ -250,7 +246,10 @@ class Catalog:
     def _require_place(self, spec: ToolSpec, original: Original) -> None:
         """Refuse a tool that the catalog's `server` or `source` does not name."""
         name, server = spec.name, spec.server
-        if server is not None and original.server not in (None, server):
+        if server is not None and original.server is None:
+            problem = f"{name} is a tool of the MCP server {server}, and this one is {original.name}"
+            hint = f"correct the server of [tools.{name}], or load the tool from that server"
+        elif server is not None and original.server != server:
             problem = f"{name} is a tool of the MCP server {server}, and not of {original.server}"
             hint = f"correct the server of [tools.{name}], or name the servers of the client as it does"
         elif spec.source is not None and not original.is_from(spec.source):
@@ -263,10 +262,9 @@ class Catalog:
 
     def _tell_once(self, name: str, text: str) -> None:
         with self._lock:
-            if (name, text) in self._told:
-                return
-            self._told.add((name, text))
-        log.warning("%s", text)
+            is_new = self._told.is_new(name, text)
+        if is_new:
+            log.warning("%s", text)
 
     def _compare(self, name: str, declared: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
         """Refuse a tool that cannot satisfy the catalog's schema, and log once how the two differ."""
@@ -276,18 +274,22 @@ class Catalog:
             log.warning("tool %s: its calls must satisfy both schemas: %s", name, "; ".join(present))
         self._differences[name] = present
 
-    def _connect(self, name: str, original: Original, carried: ToolSpec | None) -> None:
+    def _connect(
+        self, name: str, original: Original, carried: ToolSpec | None, *, classified: bool = True
+    ) -> None:
         """Note what runs by this name, and the classification that it carries if that one counts."""
         with self._lock:
-            former = self._attached.setdefault(name, original)
+            former = self._attached.first(name, original, classified=classified)
             classification = carried and self._carried.setdefault(name, carried)
         difference = former.difference(original)
         if difference is None and carried != classification:
             difference = f"{former.place}, and {original.place} with another classification"
         if difference is not None:
             self._tell_once(name, f"two tools are named {name}: {difference}")
-            raise ConfigurationError(
-                f"two tools are named {name}",
-                hint="rename one: policies name tools. A tool that is made for each request has one "
-                "definition, one schema and one classification",
+            hint = (
+                "rename one: policies name tools. A tool that is made for each request has one definition, "
+                "one schema and one classification"
             )
+            if original.server is not None and original.server == former.server:
+                hint = f'{hint}. If its server has a URL for each user: server = "{original.server}"'
+            raise ConfigurationError(f"two tools are named {name}", hint=hint)

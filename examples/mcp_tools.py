@@ -30,10 +30,10 @@ api = server.streamable_http_app()
 
 
 @server.tool()
-async def get_order(order_id: str, ctx: Context) -> str:
+async def find_order(order_id: str, ctx: Context) -> str:
     """Read an order."""
     headers, call = ctx.request_context.request.headers.items(), {"order_id": order_id}
-    claims = await verifier.averify("POST", URL, headers, path=READ, tool="get_order", arguments=call)
+    claims = await verifier.averify("POST", URL, headers, path=READ, tool="find_order", arguments=call)
     return f"order {order_id} for {claims.subject}, asked by {claims.actor}"
 
 
@@ -45,7 +45,7 @@ def local(**options) -> httpx.AsyncClient:
 async def main() -> None:
     connection = {"transport": "http", "url": URL, "httpx_client_factory": local}
     client = MultiServerMCPClient({"orders": connection}, tool_interceptors=[guard.mcp_interceptor()])
-    model = ScriptedChatModel(script=[[("get_order", {"order_id": n})] for n in ("4711", "4712")] + ["done"])
+    model = ScriptedChatModel(script=[[("find_order", {"order_id": n})] for n in ("4711", "4712")] + ["done"])
     task = guard.task("Show", subject="user://alice", mandate={"tools": "*", "args": {"order_id": ["4711"]}})
     async with server.session_manager.run(), task:
         agent = create_agent(model, await client.get_tools())

@@ -13,19 +13,19 @@ withheld (`agentguard.langchain.seal`). A tool counts as an MCP tool there also 
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from types import FunctionType, MethodType
+from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import httpx
 from langchain_core.tools import BaseTool
 
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.identification import ADAPTER, OWN_ADAPTER, transport_of
+from agentguard.langchain.identification import ADAPTER, OWN_ADAPTER, adapted_by, transport_of
+from agentguard.langchain.objects import module_of, package_of
+from agentguard.langchain.reach import Reach
 from agentguard.lease import Lease
 from agentguard.model import Resource
 from agentguard.outbound.destinations import origin_of
@@ -34,12 +34,6 @@ __all__ = ["RemoteTool", "delivery_problem", "remote_tool", "require_carrier"]
 
 PROTOCOL = frozenset({"fastmcp", "langchain_mcp_adapters", "mcp", "mcp_types"})
 OWN_CODE = "application"
-# what each adapter keeps for a tool that it has made, by the module of the tool's function
-_KEPT = {
-    ADAPTER: {"tool", "server_name", "connection", "session", "tool_interceptors"},
-    OWN_ADAPTER: {"client", "tool"},
-}
-MOST = 64  # objects that are looked at for one tool
 log = logging.getLogger("agentguard")
 _INTERCEPTOR = ("agentguard.langchain.mcp.interceptor", "McpInterceptor")
 _INSTALLED_BY = "agentguard.credentials.httpx2_auth"
@@ -94,22 +88,30 @@ class RemoteTool(NamedTuple):
         )
 
 
-def remote_tool(tool: BaseTool) -> RemoteTool | None:
+def remote_tool(tool: BaseTool, reach: Reach) -> RemoteTool | None:
     """Return what is known of an MCP tool, whichever adapter made it; None for any other tool.
 
-    A server's own words, in the metadata of the tool, can make it an MCP tool, and never another one.
+    *reach* is what the tool runs. A server's own words, in the metadata of the tool, can make it an MCP tool,
+    and never another one.
     """
     adapter = None
     speaks = isinstance((tool.metadata or {}).get("mcp"), Mapping)
-    for part in _parts(tool):
-        if isinstance(part, FunctionType) and (module := str(part.__globals__.get("__name__"))) in _KEPT:
-            adapted = inspect.getclosurevars(part).nonlocals
-            if _KEPT[module] <= adapted.keys():
-                return RemoteTool(module, adapted)
-            speaks = True  # another part of an adapter, or an adapter of a version that is not known
-        elif type(part).__module__.partition(".")[0] in PROTOCOL:
+    for part in reach.objects:
+        if adapted := adapted_by(part):
+            if adapted.adapter == OWN_ADAPTER or "tool_interceptors" in adapted.nonlocals:
+                return RemoteTool(*adapted)
+            speaks = True  # an adapter of a version that is not known
+        elif isinstance(part, FunctionType) and module_of(part) in (ADAPTER, OWN_ADAPTER):
+            speaks = True  # another part of an adapter
+        elif package_of(_defined_in(part)) in PROTOCOL:
             adapter = OWN_CODE
     return RemoteTool("", {}) if speaks else None if adapter is None else RemoteTool(adapter, {})
+
+
+def _defined_in(part: object) -> str:
+    if isinstance(part, FunctionType):
+        return module_of(part)
+    return part.__module__ if isinstance(part, type) else type(part).__module__
 
 
 def require_carrier(name: str, remote: RemoteTool | None, resource: Resource | None) -> None:
@@ -140,32 +142,6 @@ def delivery_problem(lease: Lease, *, failed: bool) -> Denied | None:
         return None
     log.warning("%s is withheld: %s", lease.tool, reason)
     return Denied.of(DenialCode.NO_CREDENTIAL, reason)
-
-
-def _parts(tool: BaseTool) -> Iterator[object]:
-    """Yield what a tool runs, and what that holds: what decorators, closures and methods are put around."""
-    waiting: list[object] = [*vars(tool).values()]
-    visited = set[int]()
-    while waiting and len(visited) < MOST:
-        part = waiting.pop(0)
-        if id(part) in visited:
-            continue
-        visited.add(id(part))
-        yield part
-        if isinstance(part, FunctionType):
-            waiting += (*_cells(part), getattr(part, "__wrapped__", None))
-        elif isinstance(part, MethodType):
-            waiting += (part.__func__, part.__self__)
-        elif isinstance(part, functools.partial):
-            waiting += (part.func, *part.args, *part.keywords.values())
-
-
-def _cells(function: FunctionType) -> Iterator[object]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # the cell is still empty
-            continue
 
 
 def _carries(auth: object, resource: Resource) -> bool:

@@ -22,6 +22,7 @@ from agentguard.langchain.identification import facts_of, mcp_target
 from agentguard.langchain.injection import Injected, fields_of_state
 from agentguard.langchain.made_defaults import model_of, repeated
 from agentguard.langchain.original import original_of
+from agentguard.langchain.reach import Reach
 from agentguard.langchain.run_state import state_values
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
@@ -75,6 +76,7 @@ class Gate:
 
     __slots__ = (
         "__sealed",
+        "__weakref__",
         "_injector_fills",
         "_model",
         "async_",
@@ -97,14 +99,15 @@ class Gate:
         self._model = model_of(tool)
         self.state_arguments = fields_of_state(tool, self.schema.names)
         self._injector_fills = self.schema.stripped | {PROOF}
-        self.target, self.remote = mcp_target(tool), remote_tool(tool)
-        self.original = original_of(tool, self.schema.schema)
-        self.spec = enforcement.ports.catalog.attach(
-            tool.name, self.original, facts_of(tool), self.schema.schema, tool.description
-        )
-        self.schema.require(enforcement.ports.catalog.declared_schema(tool.name))
+        catalog, facts = enforcement.ports.catalog, facts_of(tool)
+        bound = catalog.names_server(tool.name, facts)
+        reach = Reach(tool, bound=bound)
+        self.target, self.remote = mcp_target(tool), remote_tool(tool, reach)
+        self.original = original_of(tool, self.schema.schema, reach, bound=bound)
+        self.spec = catalog.attach(tool.name, self.original, facts, self.schema.schema, tool.description)
+        self.schema.require(catalog.declared_schema(tool.name))
         self.definition = definition_of(tool, self.schema.schema)
-        self.unpinned = enforcement.ports.catalog.unpinned(tool.name, self.definition)
+        self.unpinned = catalog.unpinned(tool.name, self.definition)
         sealed = self.__sealed = seal(tool, self.schema)
         self.sync = SealedPath(enforcement.sync, lift(sealed.invoke), lift(sealed.run))
         self.async_ = SealedPath(enforcement.async_, sealed.ainvoke, sealed.arun)

@@ -42,6 +42,8 @@ class GateRegistry:
         self._enforcement = enforcement
         self._complete = len(enforcement.ports.catalog) > 0
         self._by_name: dict[str, Gate] = {}
+        # a name that nobody has classified may be that of a request, and is known as long as its tool lives
+        self._unclassified = weakref.WeakValueDictionary[str, Gate]()
         self._present: dict[int, weakref.ref[BaseTool]] = {}  # by id: the tools that were looked at, and live
         self._attaching, self._binding, self._bound = ProcessLock(), ProcessLock(), -1
         self._refused: tuple[int, str, ConfigurationError] | None = None
@@ -112,7 +114,7 @@ class GateRegistry:
         Raises:
             Denied: The arguments of such a tool hold more than the limits allow, or have no canonical form.
         """
-        gate = self._by_name.get(tool)
+        gate = self._by_name.get(tool) or self._unclassified.get(tool)
         if gate is not None:
             invocation = gate.invocation(ToolInput(arguments, {}, None, None))
             return invocation._replace(named_task=named_task)
@@ -160,7 +162,10 @@ class GateRegistry:
         if isinstance(tool, GuardedTool):
             return tool
         gate = Gate(self._enforcement, tool)
-        self._by_name[tool.name] = gate.without_tool()
+        if gate.spec is None:
+            self._unclassified[tool.name] = gate
+        else:
+            self._by_name[tool.name] = gate.without_tool()
         return guarded(gate, tool, on_deny)
 
 

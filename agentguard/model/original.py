@@ -37,7 +37,7 @@ class Itself:
         return 0  # it is compared, and not looked up
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Original:
     """What runs for a tool: where it is defined, and of what arguments.
 

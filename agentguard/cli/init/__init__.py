@@ -17,7 +17,8 @@ from agentguard import ConfigurationError
 from agentguard.cli._console import fail, load_object, note, out, tools_of
 from agentguard.cli.init.texts import Draft, policy, settings, test
 from agentguard.langchain.identification import UNNAMED, mcp_target
-from agentguard.langchain.original import is_foreign, original_of
+from agentguard.langchain.objects import is_foreign
+from agentguard.langchain.original import original_of
 from agentguard.langchain.schema import ArgumentSchema
 
 __all__ = ["command"]
