@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,10 +96,10 @@ class Workers:
         self.read(self.reports.qsize() + 4)
         return {kid for kind, kid, _ in self.read(20) if kind == VALID}
 
-    def offer(self, presented: Callable[[], dict[str, str]]) -> set[str]:
+    def offer(self, thief: LocalIssuer) -> set[str]:
         """Return what both workers say of a token that was signed by a retired key."""
         for inbox in self.inboxes:
-            inbox.put((STOLEN, presented()))
+            inbox.put((STOLEN, headers(thief)))
         answers: list[str] = []
         while len(answers) < 2:
             answers += [result for kind, _, result in self.read(1) if kind == STOLEN]
@@ -139,13 +139,11 @@ def test_while_keys_rotate_no_worker_refuses_a_token_of_another_and_none_takes_a
             workers.folder.rotate(workers.now + NOTICE, now=workers.now)
             workers.go_on(NOTICE + 30)
             assert old not in workers.kids()
-            assert workers.offer(lambda thief=thief: headers(thief)) == {
-                "accepted"
-            }  # tokens of it may still live
+            assert workers.offer(thief) == {"accepted"}  # tokens of it may still live
             workers.go_on(LIFETIME)
             assert len(workers.folder.prune(now=workers.now, lifetime=LIFETIME)) == len(ToolPath)
             workers.go_on(FILE_REFRESH.age + STEP)
-            [refusal] = workers.offer(lambda thief=thief: headers(thief))
+            [refusal] = workers.offer(thief)
             assert "key" in refusal
         said_of_valid = {result for kind, result in workers.results if kind == VALID}
     assert said_of_valid == {"accepted"}
