@@ -26,7 +26,7 @@ from agentguard.model import (
 from agentguard.model.mandate import IF_TAKEN
 from agentguard.provenance.leaves import Leaf, digest, leaves
 from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
-from agentguard.provenance.words import words_contain, words_count
+from agentguard.provenance.words import phrases_count, words_contain, words_count
 
 __all__ = ["ABSENT", "CallProvenance", "provenance_of", "unknown_provenance", "value_digests"]
 ABSENT = Provenance()
@@ -127,9 +127,10 @@ class _Reading:
 
     Whoever vouches for a value, the model has chosen it. Of 4,096 words of a user, 32 different ones in their
     order say 384 bits: a secret of 45 characters. So do as many addresses of a mandate or of a trusted field.
-    A value says log2 of how many values its voucher stands for; a phrase of the user has a first and a last
-    word. All arguments of a call are counted, since 45 arguments of a letter each say as much as one text. A
-    value that is as sensitive as the task all the same is not counted.
+    A value says log2 of how many values its voucher stands for. The user's words stand for n values, and their
+    phrases, which are counted apart, for about half of n times n. All arguments of a call are counted, since 45
+    arguments of a letter each say as much as one text. A value that is as sensitive as the task all the same
+    is not counted.
     """
 
     def __init__(self, spec: ToolSpec, task: TaskState, labels: Mapping[str, Iterable[Label]]) -> None:
@@ -180,8 +181,10 @@ class _Reading:
         costs = [self._cost(value, place, len(task.mandate.authors[place])) for place in places]
         either = 1 if task.words and task.labels and not costs else 0  # it may be a word or have a label
         if in_words:
-            ends = 2 if isinstance(value, str) and any(map(str.isspace, value)) else 1
-            costs.append(either + ends * self._cost(value, "the user's words", words_count(task.words)))
+            if isinstance(value, str) and any(map(str.isspace, value)):
+                costs.append(either + self._cost(value, "the user's phrases", phrases_count(task.words)))
+            else:
+                costs.append(either + self._cost(value, "the user's words", words_count(task.words)))
         return min(costs) if costs else either + self._cost(value, "labels", task.labels)
 
     def _cost(self, value: Leaf, voucher: str, among: int) -> float:

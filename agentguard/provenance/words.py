@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import lru_cache
 from math import isfinite
 
-__all__ = ["number", "words_contain", "words_count"]
+__all__ = ["number", "phrases_count", "words_contain", "words_count"]
 
 # a comma stands only before thousands: in "1,50" it may be a decimal point
 _DIGITS = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?")
@@ -53,6 +53,15 @@ def words_count(words: str) -> int:
     return _index(words).count
 
 
+def phrases_count(words: str) -> int:
+    """Return how many values with blanks in them stand in the user's words, at most.
+
+    That is the number of pairs of a place where a value may begin and one where it may end. Words that are
+    repeated count at each place, since a phrase of more of them is another value.
+    """
+    return _index(words).phrases
+
+
 class _Index:
     """A user's words, taken apart: the tokens by what is left of them without quotes, and the numbers."""
 
@@ -69,6 +78,10 @@ class _Index:
                 continue
         self.count = len(self.numbers) + sum(map(_forms, tokens))
         self._starts, self._ends = _edges(words), _edges(words[::-1])[::-1]
+        self.phrases = begun = 0
+        for is_start, is_end in zip(self._starts, self._ends, strict=True):
+            self.phrases += begun * is_end
+            begun += is_start
 
     def contains(self, value: str) -> bool:
         if not any(map(str.isspace, value)):

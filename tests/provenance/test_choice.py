@@ -41,6 +41,43 @@ def test_the_choice_of_32_of_a_users_4096_words_is_as_sensitive_as_the_task(spre
     assert _highest(arguments, state) == state.sensitivity
 
 
+REQUEST = "please write a short note to our team about the new plan for next month"
+
+
+def _spelled(values: list[str]) -> list[str]:
+    """Spell the secret by which of *values* are taken, and in which order."""
+    rest, number, result = list(values), int.from_bytes(SECRET.encode(), "big"), list[str]()
+    while number:
+        number, digit = divmod(number, len(rest))
+        result.append(rest.pop(digit))
+    return result
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_the_choice_of_phrases_is_as_sensitive_as_the_task_though_all_single_words_were_used_before() -> None:
+    words = REQUEST.split()
+    ends = range(len(words) + 1)
+    phrases = [" ".join(words[start:end]) for start in ends for end in ends if end > start + 1]
+    values = [*words, *_spelled(phrases)]
+    arguments = {f"a{n}": values[30 * n : 30 * n + 30] for n in range(3)}
+    state = _state(REQUEST)
+    assert _highest(arguments, state) == state.sensitivity
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_the_choice_of_phrases_of_one_repeated_word_is_as_sensitive_as_the_task() -> None:
+    state = _state(" ".join(["x"] * 4_000))
+    values = _spelled([" ".join(["x"] * length) for length in range(2, 4_000)])
+    assert len(values) <= 32
+    assert _highest({"rows": values}, state) == state.sensitivity
+
+
+def test_a_few_phrases_of_a_users_long_text_are_public() -> None:
+    words = [f"word{number}" for number in range(300)]
+    phrases = {f"a{n}": " ".join(words[30 * n : 30 * n + 12]) for n in range(5)}
+    assert _highest(phrases, _state(" ".join(words))) == Sensitivity.PUBLIC
+
+
 @pytest.mark.promise("untrusted-lends-nothing")
 def test_a_letter_in_each_argument_is_as_sensitive_as_the_task() -> None:
     state = _state(" ".join(string.ascii_lowercase + string.digits + "-"))
