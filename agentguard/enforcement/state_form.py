@@ -94,9 +94,12 @@ class StateForm:
             return {_CLASS: _name(kind), _VALUE: value.name or self.of(value.value, depth + 1)}
         if isinstance(value, BaseModel):
             return {_CLASS: _name(kind), **self._model(value, depth)}
-        if dataclasses.is_dataclass(value):
-            return {_CLASS: _name(kind), **self._dataclass(value, depth)}
+        if isinstance(value, type):
+            return {_CLASS: "type", _VALUE: _name(value)}
         form = self._plain(value, depth)
+        if dataclasses.is_dataclass(value):
+            items = {} if form is None else {"(items)": form}  # of one that is a dict, a list, a text too
+            return {_CLASS: _name(kind), **self._dataclass(value, depth), **items}
         if form is None:
             return self._other(value)
         return self._with_attributes(value, form, depth) if kind.__module__ != "builtins" else form
@@ -137,7 +140,10 @@ class StateForm:
             self._spend(len(value))
             data = bytes(value)
             text = b64encode(data).decode() if len(data) <= LONG else digest_text(data)
-            return {_CLASS: "bytes", _VALUE: text}
+            return {
+                _CLASS: "bytes",
+                _VALUE: text,
+            }  # a checkpoint makes bytes of a bytearray in a list or dict
         if isinstance(value, Set):
             return {_CLASS: _name(type(value)), "(items)": sorted(self._items(value, depth), key=text_of)}
         if isinstance(value, Mapping):
@@ -148,7 +154,11 @@ class StateForm:
         return [self.of(item, depth + 1) for item in items]
 
     def _members(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Json]:
-        return {key_of(name, self.of(name, depth + 1)): self.of(item, depth + 1) for name, item in items}
+        form: dict[str, Json] = {}
+        for name, item in items:  # of keys that have one form, such as NaN, each is there
+            key = key_of(name, self.of(name, depth + 1))
+            form[key if key not in form else f"(key {len(form)}) {key}"] = self.of(item, depth + 1)
+        return form
 
     def _model(self, value: BaseModel, depth: int) -> dict[str, Json]:
         fields = type(value).model_fields
@@ -172,8 +182,10 @@ class StateForm:
     def _other(self, value: Any) -> Json:
         name = _name(type(value))
         try:
-            if isinstance(value, datetime):
-                return {_CLASS: name, _VALUE: value.isoformat(), **({"(fold)": 1} if value.fold else {})}
+            if isinstance(value, datetime):  # without its fold, which a checkpoint does not keep
+                return {_CLASS: name, _VALUE: value.isoformat()}
+            if isinstance(value, time) and value.fold:
+                return {_CLASS: name, _VALUE: str(value), "(fold)": 1}
             if isinstance(value, _TEXTS) or type(value).__module__ in _URLS:
                 return {_CLASS: name, _VALUE: str(value)}
         except Exception:  # noqa: BLE001  it may be an object of the application's class

@@ -22,8 +22,8 @@ from agentguard.langchain.streams import is_runtime
 
 __all__ = ["state_values"]
 
-_STEPS = frozenset({"remaining_steps", "is_last_step"})
-"""What langgraph computes anew in each run (its managed values). No checkpoint holds it."""
+_STEPS = {"remaining_steps": int, "is_last_step": bool}
+"""What langgraph computes anew in each run (its managed values), and its type. No checkpoint holds it."""
 
 
 def state_values(
@@ -32,6 +32,7 @@ def state_values(
     """Return the values from the state, by the names of its fields.
 
     They are those that were *injected*, or those that a tool node will take from *state* where nothing is.
+    A field that the state does not have is left out: the tool has its default then, and not null.
     """
     values: dict[Any, Any] = {}
     for name, field in arguments.items():
@@ -41,15 +42,16 @@ def state_values(
         elif name in injected:
             values |= {field: value} if field else _fields(value)
         elif state is not None:
-            values |= {field: _field(state, field)} if field else _fields(state)
-    return {name: value for name, value in values.items() if name not in _STEPS}
+            values |= _field(state, field) if field else _fields(state)
+    return {name: value for name, value in values.items() if type(value) is not _STEPS.get(name)}
 
 
-def _field(state: object, field: str) -> Any:
-    """Return a field as a tool node takes it: an item of a mapping, or an attribute."""
-    if isinstance(state, Mapping | list):
-        return _fields(state).get(field)
-    return getattr(state, field, None)
+def _field(state: object, field: str) -> dict[str, Any]:
+    """Return a field, if it is there, as a tool node takes it: an item of a mapping, or an attribute."""
+    fields = _fields(state) if isinstance(state, Mapping | list) else None
+    if fields is None:
+        return {field: getattr(state, field)} if hasattr(state, field) else {}
+    return {field: fields[field]} if field in fields else {}
 
 
 def _fields(state: object) -> dict[Any, Any]:

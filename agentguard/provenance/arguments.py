@@ -127,10 +127,10 @@ class _Reading:
 
     Whoever vouches for a value, the model has chosen it. Of 4,096 words of a user, 32 different ones in their
     order say 384 bits: a secret of 45 characters. So do as many addresses of a mandate or of a trusted field.
-    A value says log2 of how many values its voucher stands for. The user's words stand for n values, and their
-    phrases, which are counted apart, for about half of n times n. All arguments of a call are counted, since 45
-    arguments of a letter each say as much as one text. A value that is as sensitive as the task all the same
-    is not counted.
+    A value says log2 of how many values its voucher stands for. The user's words stand for n values, and
+    their phrases, which are counted apart, for about half of n times n. All arguments of a call are counted,
+    since 45 arguments of a letter each say as much as one text. A value that is as sensitive as the task all
+    the same is not counted.
     """
 
     def __init__(self, spec: ToolSpec, task: TaskState, labels: Mapping[str, Iterable[Label]]) -> None:

@@ -7,7 +7,7 @@ import enum
 import json
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -66,6 +66,11 @@ class Other:
     doc: str = "d"
 
 
+@dataclasses.dataclass
+class Order(dict[str, str]):
+    number: int = 1
+
+
 class Text(str):
     to: str
 
@@ -99,6 +104,12 @@ def having(value: Any, **attributes: Any) -> Any:
     """Return an object with these attributes beside its fields or items."""
     for name, attribute in attributes.items():
         object.__setattr__(value, name, attribute)
+    return value
+
+
+def order(**items: str) -> Order:
+    value = Order()
+    value.update(items)
     return value
 
 
@@ -140,7 +151,14 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "long bytes": (b"a" * 9_999, b"a" * 9_998 + b"b"),
     "long texts": ("é" * 9_999, "é" * 9_998 + "e"),
     "time and text": (datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00+00:00"),
-    "second of two equal hours": (datetime(2026, 10, 25, 2, fold=0), datetime(2026, 10, 25, 2, fold=1)),
+    "second of two equal hours": (time(2, fold=0), time(2, fold=1)),
+    "items of a dataclass that is a dict": (order(to="alice"), order(to="mallory")),
+    "classes": (Draft, Publish),
+    "class and an object of it": (Draft, Draft()),
+    "keys of one form": (
+        {float("nan"): "alice", float("-nan"): "x"},
+        {float("nan"): "mallory", float("-nan"): "x"},
+    ),
     "day and time": (date(2026, 1, 1), datetime(2026, 1, 1)),
     "decimal and text": (Decimal("5"), "5"),
     "decimals": (Decimal("5"), Decimal("5.0")),
@@ -200,7 +218,8 @@ KEPT: list[Any] = [
     (1, [2]), {"b", "a"}, frozenset("ab"), deque([1]), Point(1, 2), Draft(), open_to(1), Private(), Note(),
     Other(), Text("d"), Slotted(3), Table(a=1), OrderedDict(b=1, a=2), {1: {None: 2}, (1, 2): 3, b"a": 4},
     {"b": 1, "a": 2}, Color.RED, b"x", bytearray(b"x"), Decimal("5.0"), datetime(2026, 1, 1, tzinfo=UTC),
-    date(2026, 1, 1), timedelta(1), UUID(int=1), float("nan"), float("-inf"), -0.0, 2**63, "é" * 3_000,
+    datetime(2026, 10, 25, 2, fold=1),
+    time(2, fold=1), date(2026, 1, 1), timedelta(1), UUID(int=1), float("nan"), float("-inf"), -0.0, 2**63, "é" * 3_000,
     b"a" * 3_000,
 ]  # fmt: skip
 
@@ -376,6 +395,23 @@ async def test_a_call_with_a_state_beyond_the_bounds_is_denied_and_recorded(
 class GraphState:
     to: str
     messages: list[Any]
+
+
+@pytest.mark.promise("state-is-approved")
+@pytest.mark.parametrize("state", [GraphState("alice", []), {"to": "alice"}, open_to("alice"), []])
+def test_a_field_that_the_state_does_not_have_is_no_field_with_null(state: Any) -> None:
+    assert state_values({"x": "limit"}, {}, state) == {}
+    assert state_values({"x": "limit"}, {"x": None}, state) == {"limit": None}
+    digests = {RunState.of(values).digest for values in ({}, {"limit": None})}
+    assert len(digests) == 2
+
+
+@pytest.mark.promise("state-is-approved")
+@pytest.mark.parametrize("name", ["remaining_steps", "is_last_step"])
+def test_a_field_of_the_application_counts_though_langgraph_has_one_of_its_name(name: str) -> None:
+    managed: dict[str, Any] = {"remaining_steps": 9, "is_last_step": False}
+    assert state_values({"x": None}, {}, managed) == {}
+    assert state_values({"x": name}, {}, {name: "alice"}) == {name: "alice"}
 
 
 @pytest.mark.parametrize("state", [GraphState("alice", []), {"to": "alice"}, open_to("alice")])
