@@ -292,6 +292,41 @@ async def test_a_broker_of_event_loops_revokes_once_also_for_a_tool_in_a_thread(
     assert [record for record in caplog.records if record.module == "issuance"] == []
 
 
+@pytest.mark.promise("revoked-before-looking")
+@pytest.mark.parametrize("kind", RESULTS)
+@pytest.mark.parametrize("coroutine", [True, False])
+async def test_a_broker_of_event_loops_revokes_before_code_of_a_result_runs(
+    kind: str, coroutine: bool
+) -> None:
+    kit, broker = Kit(), Asynchronous()
+    kit.broker = broker.inner
+    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
+    await called(kit, the_tool(RESULTS[kind], coroutine=coroutine), Mode("async"), "wrap")
+    assert not any(alive)
+    assert alive or kind in QUIET
+    assert len(broker.inner.revoked) == len(broker.inner.issued) == 1
+
+
+async def test_a_call_that_is_cancelled_while_its_thread_waits_for_the_loop_ends() -> None:
+    kit, broker, under_way = Kit(), Asynchronous(), asyncio.Event()
+
+    async def slowly(handle: str, expires_at: float) -> None:
+        under_way.set()
+        await asyncio.sleep(0.05)
+        broker.inner.revoke(handle, expires_at)
+
+    broker.arevoke = slowly  # type: ignore[method-assign]  # one that takes its time
+    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
+    tool = the_tool(lambda: "x" * 70_000, coroutine=False)
+    call = asyncio.create_task(called(kit, tool, Mode("async"), "wrap"))
+    await under_way.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert broker.inner.revoked
+    assert not broker.inner.live
+
+
 class Noting(MemoryStore):
     """Remembers what is noted in it."""
 
