@@ -9,10 +9,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import normalize
 
 import rfc8785
 from pydantic_core import from_json
+
+from agentguard.text import composed
 
 __all__ = ["Arguments", "Json", "canonical_json", "digest_of"]
 
@@ -30,13 +31,15 @@ _SPELLINGS = (
     ": not set [",
 )  # in distinctions of the order of keys, of a list's spelled numbers, and of defaults that were not written
 # What nobody sees: Default_Ignorable_Code_Point of Unicode 15 (https://www.unicode.org/reports/tr44/), which
-# Python does not tell, and the categories Cf and Cc but for a new line
+# Python does not tell, and the categories Cf and Cc but for the ends of lines
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    "\x00-\x08\x0b-\x1f\x7f-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb\U000110bd\U000110cd"
-    "\U00013430-\U0001343f]"
+    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f]"
 )
+# where a line must end (https://www.unicode.org/reports/tr14/, LB4 and LB5)
+_LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000]")  # what looks like a space
 _UNUSUAL = re.compile(rb'[^\x20-\x5b\x5d-\x7e]|" | "')  # what a text may look the same without
 _LONG = range(-(2**63), 2**64)  # the integers of 64 bits, with a sign or without
@@ -146,8 +149,9 @@ class Arguments:
 
         To a person it is no other call that writes 5.0 for 5, has another order of keys, writes out a
         default, spells a letter with its accent apart (NFD for NFC), has another kind of space or one at an
-        end of a text, or holds characters that nobody sees. `digest` tells all of these apart, since a tool
-        can: an approval holds for the very bytes.
+        end of a text or a line, ends its lines by another character, or holds characters that nobody sees. So
+        it is with what stands behind the 30th accent of a letter. `digest` tells all of these apart, since a
+        tool can: an approval holds for the very bytes.
         """
         words = [text for text in self.distinctions if not _is_spelling(text)]
         canonical = self.canonical
@@ -181,16 +185,16 @@ def _beside(distinctions: Sequence[str], raw: str) -> bytes:
 def _as_seen(value: Json) -> Json:
     """Return a value in which all texts that look the same are the same."""
     if isinstance(value, str):
-        return normalize("NFC", _SPACES.sub(" ", _UNSEEN.sub("", value))).strip()
+        text = composed(_SPACES.sub(" ", _UNSEEN.sub("", value)))
+        return "\n".join([line.rstrip() for line in _LINE_END.split(text)]).strip()
     if isinstance(value, list):
         return [_as_seen(item) for item in value]
     if not isinstance(value, dict):
         return value
-    members: dict[str, Json] = {}
+    members: dict[str, list[Json]] = {}
     for key, item in value.items():
-        name, part = _as_seen(key), _as_seen(item)
-        members[name] = [members[name], part] if name in members else part
-    return members
+        members.setdefault(_as_seen(key), []).append(_as_seen(item))
+    return {name: parts if len(parts) > 1 else parts[0] for name, parts in members.items()}
 
 
 def digest_of(data: bytes) -> str:

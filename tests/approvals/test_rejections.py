@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import product
 from typing import Annotated, Any
 from unicodedata import category
 
@@ -172,6 +173,10 @@ SPELLINGS: list[tuple[Any, Any]] = [
     ("bob", "\tbob\r\n"),
     ({"to": "bob"}, {"t\ufe0fo": "bob"}),
     ({"a": ["bob"]}, {"a": ["bob\u3164"]}),
+    ("all to\nmallory", "all to \r\nmallory"),
+    ("all\n\nto\nmallory", "all\n \n\u200bto\u00a0\u200b\nmallory"),
+    (["a:\n  b"], ["a:\t\u200b\u2028  b\u2029"]),
+    ("e" + "\u0301" * 40, "\u00e9" + "\u0301" * 50),
 ]
 
 
@@ -207,6 +212,25 @@ def test_all_characters_of_unicode_that_nobody_sees_are_passed_over() -> None:
     for letter in "\n-_.\u0301\u0430\U0001f600":
         assert Arguments.of({"to": f"b{letter}ob"}).shown_digest != bob, ascii(letter)
     assert Arguments.of({"to": "b ob"}).shown_digest != bob
+
+
+def test_the_ends_of_lines_are_one_and_what_a_person_sees_of_lines_counts() -> None:
+    lines = Arguments.of({"text": "pay\n bob"}).shown_digest
+    for end in ("\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"):
+        for blank in ("", " ", "\t", "\u3000 ", "\u200b", "\u00a0\ufeff"):
+            assert Arguments.of({"text": f"pay{blank}{end} bob"}).shown_digest == lines, ascii(blank + end)
+    for text in ("pay bob", "pay\nbob", "pay\n\n bob", "pay\n\r bob", "pay\n   bob", "paybob"):
+        assert Arguments.of({"text": text}).shown_digest != lines, ascii(text)
+
+
+@pytest.mark.promise("judged-in-bounded-time")
+def test_names_that_look_the_same_do_not_nest() -> None:
+    pairs = list(product("\u200b\u200c", repeat=11))
+    names = {"".join(("to", *pair)): 1 for pair in pairs}
+    assert (
+        Arguments.of({"to": names}).shown_digest
+        == Arguments.of({"to": {"to": [1] * len(pairs)}}).shown_digest
+    )
 
 
 class Options(BaseModel):
