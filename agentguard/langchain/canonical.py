@@ -20,6 +20,7 @@ from hashlib import sha256
 from re import Pattern
 from types import NoneType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import AliasChoices, BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
@@ -223,7 +224,7 @@ class _Reading:
             return self._secret(value.get_secret_value(), place)
         if isinstance(value, Iterator):
             raise ValueError("an iterator is gone when it was looked at")
-        return to_jsonable_python(value)
+        return str(value) if type(value) is ZoneInfo else to_jsonable_python(value)
 
     def _secret(self, value: Any, place: Place) -> str:
         """Return a digest that covers also what JSON does not say of the secret, and note none of that."""

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 from pydantic.fields import ModelPrivateAttr
@@ -25,6 +27,8 @@ _KNOWN = frozenset({"pydantic", "pydantic_core", *sys.stdlib_module_names})
 _ATOMS = frozenset(  # their repr says all of them
     {*(str, int, float, bool, bytes, type(None)), *(date, datetime, timedelta, Decimal, UUID)}
 )
+_TEXTS = frozenset({IPv4Network, IPv6Network, IPv4Interface, IPv6Interface, ZoneInfo})
+"""Classes whose text says all of an object, although its attributes stand in a dict."""
 _DEEPEST = 20
 _VALUE_OF_PYDANTIC = frozenset({"_url", "_secret_value"})
 
@@ -39,20 +43,25 @@ def hidden_state(value: Any) -> tuple[str, ...]:
 
     A private attribute that has its default tells no call from another, and is not named. The default has to
     be the same object, or made of texts, numbers, lists and dicts: of any other, nobody can say that it is.
+    What a `cached_property` keeps follows from the rest, and is not named either.
     """
-    if isinstance(value, Enum):  # a member is the same object in each call
-        return ()
     kind: Any = type(value)
+    if isinstance(value, Enum) or kind in _TEXTS:  # a member is the same object in each call
+        return ()
     slots = _slots(kind)
     names = [name for name in slots if hasattr(value, name)] if slots else []
     if isinstance(value, BaseModel):
         if private := value.__pydantic_private__:
             names += _changed(kind.__private_attributes__, private)
         if not value.__dict__.keys() <= (attributes := _kept(kind)):
-            names += value.__dict__.keys() - attributes
+            names += (name for name in value.__dict__.keys() - attributes if not _is_cached(kind, name))
     elif not dataclasses.is_dataclass(value):  # of which the canonical form shows each attribute
         names += getattr(value, "__dict__", {}).keys() - _VALUE_OF_PYDANTIC
     return tuple(sorted(names))
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    return isinstance(getattr(kind, name, None), cached_property)
 
 
 def _changed(attributes: Mapping[str, ModelPrivateAttr], private: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from langchain_core.tools import BaseTool
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from agentguard.enforcement.call import Repetition
 from agentguard.langchain.schema import ArgumentSchema
@@ -118,4 +119,10 @@ def _is_shape(kind: Any) -> bool:
 def _is_in(raw_values: Mapping[str, Any], name: str, field: FieldInfo) -> bool:
     alias = field.validation_alias
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias, field.alias]
-    return any(key in raw_values for key in (name, *choices) if isinstance(key, str))
+    return any(_has(raw_values, choice) for choice in (name, *choices))
+
+
+def _has(raw_values: Mapping[str, Any], choice: str | AliasPath | None) -> bool:
+    if isinstance(choice, AliasPath):
+        return choice.search_dict_for_path(dict(raw_values)) is not PydanticUndefined
+    return choice in raw_values

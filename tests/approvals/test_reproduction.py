@@ -15,9 +15,20 @@ from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from agentguard import AccessRequest, Decision
+from agentguard.langchain.made_defaults import repeated
+from agentguard.langchain.schema import ArgumentSchema
 from tests.conftest import ASK, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
@@ -142,6 +153,24 @@ async def test_a_value_that_the_model_gives_is_approved(
     answer = await mode.call(kit.guard, "answer", waiting, approved=True, approver="user:carol")
     await mode.invoke(agent, Command(resume=answer), THREAD)
     assert ran == [value]
+
+
+class Nested(BaseModel):
+    day: date = Field(default_factory=date.today, validation_alias=AliasPath("when", "day"))
+    hour: int = Field(
+        default_factory=lambda: 5, validation_alias=AliasChoices("hour", AliasPath("when", "hours", 0))
+    )
+
+
+@pytest.mark.promise("same-call-or-not-asked")
+def test_a_value_that_the_model_gives_at_a_path_is_no_made_default() -> None:
+    tool = StructuredTool.from_function(
+        lambda day, hour: "ok", name="act", description="Act.", args_schema=Nested
+    )
+    schema = ArgumentSchema(tool)
+    given = repeated(schema, Nested, {"when": {"day": "2026-01-01", "hours": [7]}})
+    assert given.factory_names == ()
+    assert repeated(schema, Nested, {"when": {"hours": []}}).factory_names == ("day", "hour")
 
 
 STEADY: dict[str, tuple[Any, dict[str, Any]]] = {

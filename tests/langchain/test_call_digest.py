@@ -10,7 +10,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import pytest
 from langchain.agents import create_agent
@@ -24,6 +27,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    IPvAnyNetwork,
     PrivateAttr,
     RootModel,
     Secret,
@@ -351,6 +355,42 @@ async def test_state_that_is_not_shown_is_refused_and_recorded(
     assert "what" in reason
     assert "state that is not shown" in reason
     assert "published" not in reason
+
+
+class Doubled(BaseModel):
+    id: int
+
+    @cached_property
+    def double(self) -> int:
+        return 2 * self.id
+
+    @model_validator(mode="after")
+    def look(self) -> Any:
+        assert self.double % 2 == 0
+        return self
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        (IPv4Network, "10.0.0.0/8", "10.0.0.0/9"),
+        (IPv6Network, "2001:db8::/32", "2001:db8::/33"),
+        (IPv4Interface, "10.0.0.1/8", "10.0.0.1/9"),
+        (IPv6Interface, "2001:db8::1/32", "2001:db8::1/33"),
+        (IPvAnyNetwork, "10.0.0.0/8", "2001:db8::/32"),
+        (ZoneInfo, "Europe/Berlin", "Europe/Paris"),
+        (Doubled, {"id": 1}, {"id": 2}),
+    ],
+)
+def test_a_value_whose_text_says_all_of_it_is_told_from_another(
+    kind: Any, one: Any, other: Any, kit: Kit, task: Any
+) -> None:
+    digests = list[str]()
+    (guarded,) = kit.guard.wrap([classified(_tool(kind, ran := list[Any]()))])
+    for number, what in enumerate((one, other)):
+        guarded.invoke(tool_call("act", f"c{number}", what=what))
+        digests.append(kit.rule.asked[-1].arguments.digest)
+    assert len(ran) == len(set(digests)) == 2
 
 
 ASIDE: ContextVar[str] = ContextVar("aside", default="")
