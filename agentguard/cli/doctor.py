@@ -13,7 +13,10 @@ import typer
 
 from agentguard import AgentGuardError, ConfigurationError, Guard
 from agentguard.cli._console import note, out
+from agentguard.concurrency.drive import drive
 from agentguard.config import Settings, build, load
+from agentguard.credentials.callers import Caller
+from agentguard.jose.key_source import KeySource
 from agentguard.model import Identity
 from agentguard.policies.combine import Combine
 from agentguard.testing.samples import sample_request
@@ -35,9 +38,10 @@ def command(
 
     As a guard does, it makes files that are missing. No credential is issued, and no record is written. Each
     broker proves its client to the issuer, by the revocation of a token that does not exist, or by a login
-    that it revokes. Each PDP is asked about a user whom nobody is called. The secret of each table
-    introspection.callers.NAME is read. An issuer's own words about a refusal are shown: they are in no
-    denial.
+    that it revokes. Each PDP is asked about a user whom nobody is called, and each receiver of signals
+    whether it answers. The secret or the keys of each table introspection.callers.NAME and sources.NAME are
+    read, and the metadata that `discover` names. An issuer's own words about a refusal are shown: they are in
+    no denial.
 
     Exit codes: 0 all works, though there may be warnings; 1 something does not.
     """
@@ -63,9 +67,12 @@ def diagnoses(config: Path) -> Iterator[Diagnosis]:
         yield _log(settings)
         yield from _brokers(guard)
         yield from _pdps(guard)
-        for name, caller in settings.introspection.callers.items():
-            success = "can be read" if caller.bearer else "is well-formed"  # a URL of keys is not asked
-            yield _tried(f"the credential of the caller {name}", partial(parts.callers, name), success)
+        yield from _signals(guard)
+        for name, source in zip(settings.sources, parts.sources, strict=True):
+            yield _tried(f"the keys of the source {name}", partial(_read_keys, source.keys), "can be read")
+        for name in settings.introspection.callers:
+            credential = partial(_read_credentials, partial(parts.callers, name))
+            yield _tried(f"the credential of the caller {name}", credential, "can be read")
 
 
 def _store(guard: Guard) -> Iterator[Diagnosis]:
@@ -93,6 +100,27 @@ def _brokers(guard: Guard) -> Iterator[Diagnosis]:
         check = getattr(broker, "check", None)
         if check is not None:
             yield _tried(f"the broker {broker!r} for {', '.join(names)}", check)
+
+
+def _signals(guard: Guard) -> Iterator[Diagnosis]:
+    for name, transmitter in guard.enforcement.ports.signals.items():
+        if (ask := getattr(transmitter, "health", None)) is not None:
+            yield _tried(f"the receiver of signals {name}", ask)
+
+
+def _read_credentials(callers: Callable[[], tuple[Caller, ...]]) -> None:
+    for caller in callers():
+        _read_keys(caller.keys)
+
+
+def _read_keys(keys: object) -> None:
+    """Read the keys that are at a URL. Others were read with the configuration."""
+    if isinstance(keys, KeySource):
+        drive(_load(keys))
+
+
+async def _load(keys: KeySource) -> None:
+    await keys.load.sync()
 
 
 def _pdps(guard: Guard) -> Iterator[Diagnosis]:

@@ -14,6 +14,7 @@ from agentguard import Guard
 from agentguard.cli import main
 from agentguard.credentials.local_issuer import load_key
 from agentguard.errors import IssueError
+from tests.conftest import Mode
 from tests.doubles.loopback import Connection, Respond, Server, response, serving
 
 WORDS = "Client agent is disabled"
@@ -61,11 +62,11 @@ def unknown() -> Iterator[Server]:
         yield server
 
 
-def with_broker(config: Path, url: str) -> None:
+def with_broker(config: Path, url: str, resource: str = "") -> None:
     load_key(config.parent / "client.pem")
     broker = f'[brokers.corp]\nkind = "token_exchange"\nissuer = "{url}"\nclient_id = "agent"\n'
     more = 'client_key = "client.pem"\n[resources.orders]\nbroker = "corp"\n'
-    config.write_text(config.read_text() + broker + more)
+    config.write_text(config.read_text() + broker + more + resource)
 
 
 def test_a_configuration_that_works_is_told_so_part_by_part(config: Path, known: Server) -> None:
@@ -147,3 +148,53 @@ def test_each_callers_secret_is_read_and_the_key_that_gives_none_is_named(
     assert "hunter2" not in text
     with closing(Guard.from_file(config)) as guard, pytest.raises(IssueError, match=r"callers\.no\.bearer"):
         guard.introspection()
+
+
+NOBODY = "http://127.0.0.1:1"
+PARTS = {
+    "the keys of the source idp": (
+        f'[sources.idp]\nissuer = "https://login.example"\nkeys = "{NOBODY}/jwks"\n'
+    ),
+    "the receiver of signals orders": (
+        f'[signals.orders]\nurl = "{NOBODY}/signals"\n'
+        'audience = "https://orders.example"\nkey = "signals.pem"\n'
+    ),
+    "the credential of the caller orders": (
+        f'[introspection.callers.orders]\nresources = ["orders"]\nkeys = "{NOBODY}/jwks"\n'
+        "[resources.orders]\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_keys_and_receivers_that_are_not_there_are_told(config: Path, part: str) -> None:
+    config.write_text(config.read_text() + PARTS[part])
+    code, text = run(config)
+    assert code == 1
+    assert f"error     {part}: " in text
+
+
+@pytest.mark.parametrize("names", ["the issuer", "another one", "nobody"])
+async def test_with_discover_doctor_asks_the_resource_and_health_asks_both(
+    config: Path, known: Server, names: str, mode: Mode
+) -> None:
+    resource = ""
+
+    def metadata(connection: Connection) -> None:
+        connection.request()
+        server = known.url if names == "the issuer" else "https://other.example"
+        body = json.dumps({"resource": resource, "authorization_servers": [server]})
+        connection.send(response("404 Not Found" if names == "nobody" else "200 OK", body.encode()))
+
+    with serving(metadata) as server:
+        resource = f"{server.url}/mcp"
+        with_broker(config, known.url, f'origins = ["{server.url}"]\ndiscover = "{resource}"\n')
+        code, text = run(config)
+        with closing(Guard.from_file(config)) as guard:
+            healthy = bool(await mode.call(guard, "health"))
+            names_of_breakers = {breaker.name for breaker in guard.health().breakers}
+    assert (code == 0) is (names == "the issuer"), text
+    assert healthy
+    assert {known.url, resource} <= names_of_breakers
+    with closing(Guard.from_file(config)) as guard:
+        assert not await mode.call(guard, "health")  # the resource is gone

@@ -18,6 +18,7 @@ from agentguard.jose import Json, strict_json
 from agentguard.model import Credential, Grant
 from agentguard.outbound.client import Answer, Limits, Outbound
 from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.services import AsksServices
 from agentguard.text import label
 
 __all__ = ["DiscoveringBroker", "fetch_resource_metadata", "servers_in"]
@@ -28,7 +29,7 @@ _WELL_KNOWN = "/.well-known/oauth-protected-resource"
 _MOST = 3  # names of other servers in a message
 
 
-class DiscoveringBroker:
+class DiscoveringBroker(AsksServices):
     """A `Broker` that mints by *broker*, while the resource at the URL *resource* names the broker's issuer.
 
     The metadata is fetched from the origin of *resource*, and from no place that the server names. A redirect
@@ -54,7 +55,7 @@ class DiscoveringBroker:
         self._broker, self._resource, self._clock = broker, resource.rstrip("/"), clock
         self._http = http or Outbound(resource, resource, limits=Limits(timeout=2.0))
         self._fresh_until = 0.0
-        self.revoke, self.arevoke, self.check = broker.revoke, broker.arevoke, broker.check
+        self.revoke, self.arevoke = broker.revoke, broker.arevoke
 
     def issue(self, grant: Grant) -> Credential:
         """Mint as the broker does.
@@ -70,6 +71,24 @@ class DiscoveringBroker:
         """Do the same as `issue`, without blocking the event loop."""
         await self._require_issuer(self._http.ask.async_)
         return await self._broker.aissue(grant)
+
+    def check(self) -> None:
+        """Ask the resource who issues its tokens, and the issuer whether it knows the client.
+
+        Raises:
+            IssueError: The resource names another authorization server, or none; or as the broker's `check`.
+            IdentityError: The agent cannot prove its identity to the issuer.
+        """
+        drive(self._require_issuer(self._http.ask.sync))
+        self._broker.check()
+
+    @property
+    def services(self) -> tuple[Outbound, ...]:
+        """The authorization server and the resource."""
+        return (*self._broker.services, self._http)
+
+    def __repr__(self) -> str:
+        return f"<DiscoveringBroker {self._broker!r} of {self._resource}>"
 
     def close(self) -> None:
         """Close the connections, and the broker."""
