@@ -55,6 +55,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
     files                reads settings, rules and keys, unless others may write them
     asgi                 what ASGI applications share: the body of a request, the lifespan
     errors, concurrency  the tree of exceptions; sync from async, and one fetch for many callers
+    display              tables for a notebook
     text                 what others have written, made safe to show in a terminal or a log
 
 To add                   touch

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from typing import Any
 
+from agentguard.display import BAD, GOOD, badge, code, html_of, hue, mark, table
 from agentguard.text import printable
 
 __all__ = ["Step", "Timeline"]
@@ -130,13 +130,8 @@ class Timeline:
     def _repr_html_(self) -> str:
         span = max((step.after + (step.seconds or 0) for step in self.steps), default=0)
         titles = ("", "path", "tool", "outcome", "decided by", f"credential, over {_duration(span)}")
-        head = "".join(f"<th style='{_CELL};font-weight:600;opacity:.6'>{title}</th>" for title in titles)
-        rows = "".join(_row(step, span) for step in self.steps)
-        return (
-            f"<div style='{_FRAME}'><table style='border-collapse:collapse;margin:0;font:inherit'>"
-            f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<div style='padding:8px 12px 2px;opacity:.75'>{_html(self._summary_line())}</div></div>"
-        )
+        rows = ((step.effect == "permit", _cells(step, span)) for step in self.steps)
+        return table(titles, rows, self._summary_line())
 
     def _summary_line(self) -> str:
         permits = sum(step.effect == "permit" for step in self.steps)
@@ -149,49 +144,38 @@ class Timeline:
         )
 
 
-# these colors are readable on white and on black; the text has the color of the page
-_HUES = {"read": "#3d8bfd", "write": "#e08a1e", "escalation": "#d6497f", "unknown": "#8a8f98"}
-_GOOD, _BAD = "#2fa36b", "#e5534b"
-_FRAME = (
-    "display:inline-block;padding:8px 4px;border:1px solid rgba(128,128,128,.35);border-radius:8px;"
-    "font:13px/1.5 system-ui,sans-serif;color:inherit"
-)
-_CELL = "text-align:left;padding:4px 12px;border:0;color:inherit;white-space:nowrap"
 _AXIS = 220  # pixels
 _LONGEST = 80  # characters of a tool's name
 
 
-def _row(step: Step, span: float) -> str:
-    hue, permitted = _HUES.get(step.path, _HUES["unknown"]), step.effect == "permit"
-    mark, color = ("&#10003;", _GOOD) if permitted else ("&#10007;", _BAD)
-    badge = f"border:1px solid {hue};color:{hue};border-radius:9px;padding:1px 8px;font-size:11px"
-    cells = (
-        f"<b style='color:{color}' title='{_html(step.effect)} at {_html(step.at)}'>{mark}</b>",
-        f"<span style='{badge}'>{_html(step.path.upper())}</span>",
-        f"<code style='margin-left:{step.depth * 18}px;padding:0;background:none;color:inherit' "
-        f"title='{_html(step.actor)}'>{_html(_tool(step))}</code>",
-        f"<span style='color:{color if step.outcome != 'failed' else _BAD}'>{_html(_outcome(step))}</span>",
-        _html(_deciders(step)),
-        _bar(step, hue, span),
+def _cells(step: Step, span: float) -> tuple[str, ...]:
+    permitted = step.effect == "permit"
+    color = GOOD if permitted and step.outcome != "failed" else BAD
+    return (
+        mark(permitted, f"{step.effect} at {step.at}"),
+        badge(step.path),
+        code(_tool(step), indent=step.depth * 18, title=step.actor),
+        f"<span style='color:{color}'>{html_of(_outcome(step))}</span>",
+        html_of(_deciders(step)),
+        _bar(step, span),
     )
-    tint = "none" if permitted else "rgba(229,83,75,.09)"
-    body = "".join(f"<td style='{_CELL}'>{cell}</td>" for cell in cells)
-    return f"<tr style='background:{tint};border-top:1px solid rgba(128,128,128,.18)'>{body}</tr>"
 
 
-def _bar(step: Step, hue: str, span: float) -> str:
+def _bar(step: Step, span: float) -> str:
     """Draw the life of the step's credential, or the moment of a denial, on the axis of all steps."""
-    scale, text = (_AXIS - 4) / (span or 1), _html(step.lived)
+    scale, text = (_AXIS - 4) / (span or 1), html_of(step.lived)
     start = 2 + step.after * scale
     if step.credential is None:
         shape = f"<circle cx='{start:.1f}' cy='9' r='1.6' fill='currentColor' opacity='.5'/>"
         text = f"<span style='opacity:.5'>{text}</span>"
     else:
-        text = text if step.revoked or step.reusable else f"<b style='color:{_BAD}'>{text}</b>"
+        text = text if step.revoked or step.reusable else f"<b style='color:{BAD}'>{text}</b>"
         width = min(max(3.0, (step.seconds or 0) * scale), _AXIS - start)
-        shape = f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue}'/>"
+        shape = (
+            f"<rect x='{start:.1f}' y='4' width='{width:.1f}' height='10' rx='2' fill='{hue(step.path)}'/>"
+        )
     return (
-        f"<svg width='{_AXIS}' height='18' role='img' aria-label='{_html(step.lived)}' "
+        f"<svg width='{_AXIS}' height='18' role='img' aria-label='{html_of(step.lived)}' "
         f"style='vertical-align:middle;margin-right:10px'>"
         f"<path d='M0 9H{_AXIS}' stroke='currentColor' opacity='.18'/>{shape}</svg>{text}"
     )
@@ -202,10 +186,6 @@ def _tool(step: Step) -> str:
     name = printable(step.tool)
     name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
     return f'"{name}"' if " " in name or not name else name
-
-
-def _html(text: str) -> str:
-    return escape(printable(text))
 
 
 def _outcome(step: Step) -> str:

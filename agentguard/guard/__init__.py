@@ -4,6 +4,7 @@
     tasks      its methods that begin, find and derive tasks, and work off the outbox
     decisions  its methods that decide without a call, answer for a person, and reload rules
     life       its methods that end it
+    display    how it is shown
 
 The flow itself is `enforcement`, which knows no framework. The face is a room of its own because it needs
 `config` and `langchain`, which need the flow.

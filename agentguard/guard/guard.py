@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from agentguard.signals import Receiver, SessionRevoked, Source
 
 from agentguard.guard.decisions import DecisionMethods
+from agentguard.guard.display import DisplayMethods
 from agentguard.guard.health import HealthMethods
 from agentguard.guard.life import Closer, LifeMethods
 from agentguard.guard.tasks import TaskMethods
@@ -54,7 +55,7 @@ __all__ = ["Guard"]
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods):
+class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods, DisplayMethods):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the

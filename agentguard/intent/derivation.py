@@ -18,11 +18,12 @@ that must not mix tools of their own, or write a policy about which values go to
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentguard.catalog import Catalog
+from agentguard.display import code, html_of, table
 from agentguard.intent.templates import Template, Values
 from agentguard.model import WORDS, Budget, Mandate, Scalar, ToolPath
 from agentguard.model.mandate import IF_TAKEN
@@ -44,14 +45,28 @@ class Derivation:
 
     def __str__(self) -> str:
         lines = [*self.reasons, f"tools: {', '.join(sorted(self.mandate.tools)) or 'none'}"]
+        lines += [f"{place}: {values}" for place, values in self._limits() if place != "tools"]
+        # values from the words are quoted, so they hold no control character
+        return "\n".join([*lines, *(f"{name}: {limit}" for name, limit in self._counts())])
+
+    def _repr_html_(self) -> str:
+        limits = [*self._limits(), *self._counts()]
+        rows = ((bool(self.mandate.tools), (code(place), html_of(values))) for place, values in limits)
+        return table(
+            ("what a task may touch", "at most"), rows, " · ".join(self.reasons) or "no kind of task"
+        )
+
+    def _limits(self) -> Iterator[tuple[str, str]]:
+        """Yield each limit by its place, with its values and who put each of them there."""
         for place, values in self.mandate.places():
-            if place != "tools":
-                authors = self.mandate.authors.get(place, {})
-                listed = ", ".join(f"{value!r} ({authors.get(value)})" for value in sorted(values, key=repr))
-                lines.append(f"{place}: {listed or 'no value, so every call is refused'}")
-        limits = asdict(self.budget).items()
-        lines += [f"{name}: {limit}" for name, limit in limits if limit is not None]
-        return "\n".join(lines)  # values from the words are quoted, so they hold no control character
+            authors = self.mandate.authors.get(place, {})
+            listed = ", ".join(f"{value!r} ({authors.get(value)})" for value in sorted(values, key=repr))
+            yield place, listed or "no value, so every call is refused"
+
+    def _counts(self) -> Iterator[tuple[str, str]]:
+        for name, limit in asdict(self.budget).items():
+            if limit is not None:
+                yield name, str(limit)
 
 
 class Intent:

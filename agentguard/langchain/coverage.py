@@ -12,6 +12,7 @@ from typing import Any, Literal
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
+from agentguard.display import code, html_of, mark, table
 from agentguard.langchain.tools import GuardedTool
 from agentguard.text import printable
 
@@ -50,6 +51,11 @@ class Reach:
         """Whether a call of it is judged."""
         return self.gated_by in {"tool", "middleware", "interceptor"}
 
+    @property
+    def says(self) -> str:
+        """What stands before its calls, in words."""
+        return f"gated by {self.gated_by}" if self.gated else _SAYS[self.gated_by]
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Coverage:
@@ -71,11 +77,7 @@ class Coverage:
         return self.complete and not self.ungated
 
     def __str__(self) -> str:
-        lines = [
-            f"{printable(r.agent)}: {printable(r.tool)}: "
-            f"{'gated by ' + r.gated_by if r.gated else _SAYS[r.gated_by]}"
-            for r in self.reaches
-        ]
+        lines = [f"{printable(r.agent)}: {printable(r.tool)}: {r.says}" for r in self.reaches]
         return "\n".join([*lines, *([] if self.complete else ["the agent is too large: not all was seen"])])
 
     def __repr__(self) -> str:
@@ -86,6 +88,23 @@ class Coverage:
         parts = [f"NOT GATED: {agent}: {', '.join(tools)}" for agent, tools in tools_by_agent.items()]
         parts += [] if self.complete else ["NOT ALL SEEN: the agent is too large"]
         return f"<Coverage: {'; '.join([*parts, f'{len(self.reaches) - len(self.ungated)} gated'])}>"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                reach.gated,
+                (
+                    mark(reach.gated, reach.gated_by),
+                    code(reach.tool),
+                    html_of(reach.agent),
+                    html_of(reach.says),
+                ),
+            )
+            for reach in self.reaches
+        )
+        note = f"{len(self.reaches) - len(self.ungated)} of {len(self.reaches)} tools are gated"
+        more = "" if self.complete else " · the agent is too large: not all was seen"
+        return table(("", "tool", "agent", "its calls"), rows, f"{note}{more}")
 
 
 _SAYS = {"nothing": "NOT GATED", "outside": "NOT GATED: runs at the model's provider"}
