@@ -95,7 +95,7 @@ def test_a_derived_mandate_shows_each_limit_its_values_their_authors_and_the_rea
     shown = INTENT.derive("Please refund $20 for order 4711")
     rows = dict(rows_of(shown))
     assert rows["tools"] == "'get' (template refund), 'refund' (template refund)"
-    assert rows["args.order_id"] == "'4711' (user)"
+    assert rows["args.get.order_id"] == "'4711' (user)"
     assert (rows["calls"], rows["writes"]) == ("4", "1")
     assert all(f"{place}: {values}" in str(shown) for place, values in rows.items() if place != "tools")
     assert "refund" in shown._repr_html_().rpartition("</table>")[2]
