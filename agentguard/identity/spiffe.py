@@ -66,7 +66,7 @@ class SpiffeIdentity:
         self._identity: _Identity | None = None
         self._thread: Thread | None = None
         self._closed, self._wake, self._has_identity = Event(), Event(), Event()
-        self._starting = Lock()
+        self._starting, self._has_begun = Lock(), False
 
     def actor(self) -> str:
         """Return the SPIFFE ID.
@@ -121,20 +121,23 @@ class SpiffeIdentity:
     # --- the watching thread
 
     def _start(self) -> None:
-        if self._thread is not None or self._is_closed:
+        if self._has_begun or self._is_closed:
             return
         with self._starting:
-            if self._thread is None:
-                thread = Thread(target=self._watch, name="agentguard-spiffe", daemon=True)
-                thread.start()
-                self._has_identity.wait(self._timeout)
-                self._thread = thread
+            if self._has_begun:
+                return
+            if self._thread is None or not self._thread.is_alive():
+                # before it starts: after Ctrl-C the next caller finds it, and begins no other
+                self._thread = Thread(target=self._watch, name="agentguard-spiffe", daemon=True)
+                self._thread.start()
+            self._has_identity.wait(self._timeout)
+            self._has_begun = True
 
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
                 self._follow()
-            except Exception as error:  # noqa: BLE001  any error: if the thread ended, it would notice no revocation
+            except BaseException as error:  # noqa: BLE001  a panic too: if the thread ended, it would notice no revocation
                 if _code(error) == _DENIED:
                     self._forget(_reason(error))
                 self._reason = _reason(error)
@@ -198,11 +201,11 @@ def _address(socket: str | None) -> str:
     return socket
 
 
-def _code(error: Exception) -> str:
+def _code(error: BaseException) -> str:
     """Return the gRPC status code in the library's error, or the name of the error's type."""
     code: Any = getattr(error.__cause__, "code", None)
     return type(error).__name__ if code is None else str(code().name)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{_NAME} gave no identity ({_code(error)})"

@@ -49,7 +49,10 @@ class FileWatch:
 
     SQLite itself goes on in a file that nobody else can open any more. Each write has a number in the file,
     which only grows; a copy that is older has a smaller one. Once noticed, a fault is reported by each use.
-    Not noticed is an older copy in which others have written more than this process knows of.
+    Not noticed is an older copy in which others have written more than this process knows of, nor one that
+    is written into the same file beside its log (``cp backup.db store.db``): the number is in the log then,
+    and what a checkpoint has moved out of the log is lost. SQLite does not say whether a change of the file
+    was a checkpoint. So stop all processes, remove the log, and then restore a copy.
 
     Until `sound_until`, a time of `time.monotonic`, a reader believes that the file is sound.
     """

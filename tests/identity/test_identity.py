@@ -895,6 +895,51 @@ async def test_an_agent_that_never_answers_blocks_no_event_loop(
     assert longest < 0.3
 
 
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.promise("spiffe-rotation")
+def test_a_panic_does_not_end_the_watch(
+    api: WorkloadApi, make: Callable[..., SpiffeIdentity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panics, follow = [1], SpiffeIdentity._follow
+
+    def panic_once(self: SpiffeIdentity) -> None:
+        if panics:
+            panics.clear()
+            raise Panic
+        follow(self)
+
+    monkeypatch.setattr(SpiffeIdentity, "_follow", panic_once)
+    source = make(pause=0.01)
+    eventually(lambda: known(source) == AGENT)
+    assert not panics
+    api.change(spiffe_id=None)
+    eventually(lambda: known(source) is None)
+
+
+def test_an_interrupt_while_the_agent_is_waited_for_leaves_one_thread_and_the_next_caller_waits(
+    api: WorkloadApi, make: Callable[..., SpiffeIdentity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threads() -> int:
+        return sum(thread.name == "agentguard-spiffe" for thread in threading.enumerate())
+
+    class Interrupting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    before, source = threads(), make()
+    source._has_begun, event = False, source._has_identity  # as before its first answer
+    monkeypatch.setattr(source, "_has_identity", Interrupting())
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            source.actor()
+    monkeypatch.setattr(source, "_has_identity", event)
+    assert source.actor() == AGENT
+    assert threads() == before + 1
+
+
 def test_a_closed_source_has_no_thread_and_no_identity(make: Callable[..., SpiffeIdentity]) -> None:
     before = {thread for thread in threading.enumerate() if thread.name == "agentguard-spiffe"}
     source = make()
