@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.concurrency.worker import Worker, blocks
 from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
@@ -58,6 +59,7 @@ class Enforcement:
         self.reuse = ReusableCredentials(options.clock, timeout=2 * options.timeout)
         self.subject_tokens = SubjectTokens(options.clock)
         self.calls = CallsHere()
+        self.results = AbandonableThreads("the look at a result")
         self.on_unrevoked: Callable[[], None] = lambda: None
         self.worker = Worker("agentguard-flow", options.timeout)
         operations = operations_of(

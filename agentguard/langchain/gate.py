@@ -250,7 +250,9 @@ class Entrance:
     async def __aenter__(self) -> Any:
         permit = await self._permit()
         gate = self._gate
-        self._token = running_call.set(RunningCall(permit, gate.schema, gate.target, gate.remote is not None))
+        threads = gate.enforcement.results
+        call = RunningCall(permit, gate.schema, threads, gate.target, gate.remote is not None)
+        self._token = running_call.set(call)
         return self._arguments(permit.invocation.values)
 
     async def __aexit__(

@@ -22,10 +22,11 @@ from agentguard.model.limits import Limits
 from agentguard.model.quick import is_quick
 from agentguard.redaction import redact, redact_exception
 
-__all__ = ["ToolDenied", "note_failure", "note_result", "revoke_before"]
+__all__ = ["ToolDenied", "is_small", "note_failure", "note_result", "revoke_before"]
 
 log = logging.getLogger("agentguard")
 _CONTENT_AND_ARTIFACT = 2
+_SMALL = Limits(bytes=1_048_576, parts=2_000, depth=50, objects=200)
 
 
 class ToolDenied(Exception):
@@ -46,6 +47,11 @@ async def revoke_before(permit: Permit, value: object, blocks: bool) -> None:
         return
     if not is_quick(value):
         await permit.revoke_early(blocks)
+
+
+def is_small(value: object) -> bool:
+    """Return whether a value is looked through in some milliseconds, in which an event loop may wait."""
+    return is_quick(value) or not _SMALL.excess(value)
 
 
 def note_result(

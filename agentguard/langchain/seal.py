@@ -21,12 +21,13 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException
 from langchain_core.tools.base import _get_runnable_config_param
 
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.concurrency.drive import drive, lift
 from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.delivery import delivery_problem
 from agentguard.langchain.identification import McpTarget
-from agentguard.langchain.results import note_failure, note_result, revoke_before
+from agentguard.langchain.results import is_small, note_failure, note_result, revoke_before
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
 from agentguard.lease import Lease, secrets_of
@@ -40,13 +41,14 @@ Body = Callable[..., Awaitable[Any]]
 class RunningCall(NamedTuple):
     """A permitted call on its way to the one tool that has this schema.
 
-    `target` is where that tool sends its calls if it is an MCP tool. It was read when the tool was sealed.
-    `delivers` says that the call's credential has to arrive at a server: that of an MCP tool, whichever
-    adapter made it.
+    `threads` are those in which a large result of an asynchronous tool is looked at. `target` is where that
+    tool sends its calls if it is an MCP tool. It was read when the tool was sealed. `delivers` says that the
+    call's credential has to arrive at a server: that of an MCP tool, whichever adapter made it.
     """
 
     permit: Permit
     schema: ArgumentSchema
+    threads: AbandonableThreads
     target: McpTarget | None = None
     delivers: bool = False
 
@@ -67,7 +69,8 @@ async def enter(
     """Open the lease, run the tool's own code, and let nothing of the secret out.
 
     What the tool gives back is looked at when the lease is closed, and within its limits. Unless it is small
-    plain data, the credential is revoked before. With *blocks*, nothing here may suspend.
+    plain data, the credential is revoked before. With *blocks*, nothing here may suspend. Without it, what is
+    large is looked at in a thread, so that the event loop goes on.
 
     Raises:
         Denied: There is no permit for this tool here, it was used, or the arguments are other ones.
@@ -92,13 +95,30 @@ async def enter(
     # the secrets are in no variable: a traceback may show those of this frame
     if error is None:
         await revoke_before(permit, result, blocks)
-        return note_result(permit, result, limits, secrets_of(lease), problem)
+        return await _noted(call, note_result, result, problem, blocks)
     try:
         await revoke_before(permit, error, blocks)
         # outside of the block above, where Python would make the original its context
-        raise note_failure(permit, error, limits, secrets_of(lease), problem)
+        raise await _noted(call, note_failure, error, problem, blocks)
     finally:
         del error  # its traceback holds this frame, and the frame would hold it
+
+
+async def _noted(
+    call: RunningCall, note: Callable[..., Any], value: object, problem: Denied | None, blocks: bool
+) -> Any:
+    """Return what may be seen of what the tool gave back, large values looked at in a thread."""
+    permit, limits = call.permit, call.schema.limits.result
+
+    def look() -> Any:
+        return note(permit, value, limits, secrets_of(permit.lease), problem)
+
+    if blocks or is_small(value):
+        return look()
+    try:
+        return await call.threads.arun(None, look, party=permit.request.identity.subject)
+    except NoThread:  # too many others are looked at
+        return look()
 
 
 async def _run(

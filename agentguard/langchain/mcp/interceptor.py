@@ -28,6 +28,7 @@ from langchain_core.tools import StructuredTool
 from langchain_mcp_adapters.interceptors import MCPToolCallRequest, MCPToolCallResult
 from mcp.types import CallToolResult, TextContent
 
+from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.guarded_call import GuardedCall
@@ -66,18 +67,19 @@ class _McpCall(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """What a permitted call needs: its way to the server, and the schema and values of its arguments."""
+    """What a permitted call needs: its way to the server, its arguments, and threads for its result."""
 
     way: Way
     resource: Resource | None
     schema: ArgumentSchema
     validated: ValidatedArguments
+    threads: AbandonableThreads
 
     async def run(self, permit: Permit, call: _McpCall) -> MCPToolCallResult:
         async def body(**values: Any) -> MCPToolCallResult:
             return await self.way.call(call.request.override(args=values), self.resource)
 
-        token = running_call.set(RunningCall(permit, self.schema, delivers=True))
+        token = running_call.set(RunningCall(permit, self.schema, self.threads, delivers=True))
         try:
             values = self.validated.values
             result: MCPToolCallResult = await enter(self.schema, call.name, body, (), values, {})
@@ -145,7 +147,8 @@ class McpInterceptor:
         resource = self._enforcement.ports.catalog.resource(call.spec.resource)
         schema = self._schema(call.spec)
         validated = _validate(schema, copy_request(call.request).args)
-        return _Ready(Way.of(call.handler, resource), resource, schema, validated)
+        way = Way.of(call.handler, resource)
+        return _Ready(way, resource, schema, validated, self._enforcement.results)
 
     def _require(self, call: _McpCall) -> None:
         request = call.request
