@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
-from contextlib import suppress
 from typing import TypeVar
 
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.call import Permit
+from agentguard.enforcement.call_loop import CallLoop
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.missing_grants import GrantDenied
@@ -28,8 +27,6 @@ from agentguard.model import Credential, Grant, LiveCredential
 __all__ = ["Issuance"]
 
 T = TypeVar("T")
-PATIENCE = 60.0
-"""Seconds that a tool's thread waits for a loop to revoke. The revocation itself has a shorter limit."""
 log = logging.getLogger("agentguard")
 
 
@@ -63,8 +60,7 @@ class Issuance:
         self._minted: list[Credential] = []
         self._is_ending = False
         self._minted_in_time: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._early: asyncio.Task[None] | None = None
+        self._loop = CallLoop()
 
     def planned(self) -> LiveCredential | None:
         """Return what is to be recorded with the call, before anything is minted.
@@ -86,7 +82,7 @@ class Issuance:
         if self._minted_in_time is not None:
             raise Denied.of(DenialCode.GUARD_CLOSED, "the guard was closed while the call was being prepared")
         if self._operations is not self._blocking:
-            self._loop = asyncio.get_running_loop()
+            self._loop.enter()
         if self._permit.route is not None and self.credential is None:
             if self._key is None:
                 self.credential = await self._mint()
@@ -128,8 +124,8 @@ class Issuance:
             if failed and self._key is not None:
                 self._reuse.refuse(self._key, self.credential)
             return not self._minted
-        if self._early is not None and operations is not self._blocking:
-            await asyncio.wait([self._early])  # it goes on though the call was cancelled
+        if operations is not self._blocking:
+            await self._loop.rest()
         if self._revoked is None:
             await self._revoke(operations)
         return bool(self._revoked)
@@ -144,33 +140,14 @@ class Issuance:
         if route is None or self.kept or self._revoked is not None:
             return
         if blocks and not hasattr(route.broker, "revoke"):
-            self._revoke_on_loop()
+            self._loop.run(self._revoke_once)
             return
         operations = self._blocking if blocks else self._operations
         await operations.to_the_end(self._revoke(operations))
 
-    def _revoke_on_loop(self) -> None:
-        """Have the event loop of the call revoke, and block this thread, in which the tool has run.
-
-        A loop that is closed, or does not get to it in time, leaves the revocation to the end of the call. So
-        does a call whose tool has run in the thread of its loop.
-        """
-        loop = self._loop
-        if loop is None or loop is _running_loop():
-            return
-        revocation = self._revoke_once()
-        try:
-            future = asyncio.run_coroutine_threadsafe(revocation, loop)
-        except RuntimeError:  # it is closed
-            revocation.close()
-            return
-        with suppress(TimeoutError, CancelledError):
-            future.result(PATIENCE)
-
     async def _revoke_once(self) -> None:
         """Revoke, unless the end of the call does so; the end waits for what has begun here."""
         if self._revoked is None:
-            self._early = asyncio.current_task()
             await self._operations.to_the_end(self._revoke(self._operations))
 
     def give_up(self) -> None:
@@ -318,10 +295,3 @@ class Issuance:
             expires_at=expires_at,
             owner=owner(),
         )
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
