@@ -28,6 +28,7 @@ class Step:
     decision. `depth` is the number of tasks between the timeline's task and the call's, and `actor` the
     agent that made the call. `seconds` is how long the credential lived. `revoked` is None if there was
     no credential. `reusable` means that the credential stays valid for its task, which is still active.
+    `missing` is one word for what the user has not given to the issuer of the credential.
     """
 
     at: str
@@ -45,6 +46,7 @@ class Step:
     outcome: str | None
     revoked: bool | None
     reusable: bool
+    missing: str = ""
 
     @property
     def summary(self) -> str:
@@ -99,6 +101,7 @@ class Timeline:
                 outcome=end.get("outcome"),
                 revoked=revoked,
                 reusable=reusable,
+                missing=str(end.get("missing_grant", {}).get("code", "")),
             )
 
     def _fate(self, end: Record) -> tuple[bool | None, bool]:
@@ -191,7 +194,8 @@ def _tool(step: Step) -> str:
 def _outcome(step: Step) -> str:
     if step.effect != "permit":
         return f"denied, yet {step.outcome}: observed" if step.outcome else "denied"
-    return f"{step.summary}, approved" if step.approval else step.summary
+    words = (step.summary, "approved" if step.approval else "", step.missing.replace("_", " "))
+    return ", ".join(filter(None, words))
 
 
 def _deciders(step: Step) -> str:

@@ -140,7 +140,7 @@ class Approver(Protocol):
       arguments are computed anew on each run is denied before `approve` is called.
     - `asks_for_grants` is True if `approve` also takes a question about what an issuer misses of the user,
       and lets the run wait. Its question has `grant` in it; what `approve` returns is not read. On each run
-      of a resumed step it is given the earlier questions again, if its ``is_resumed()`` is true.
+      of a resumed step it is given the earlier questions again, unless its ``is_resumed()`` is false.
     """
 
     def approve(self, pending: Approval, request: AccessRequest) -> Approval:

@@ -161,6 +161,7 @@ async def test_the_record_and_the_span_say_what_is_missing(mode: Mode, by: str) 
         "question": question.value["approval_id"],
     }
     assert "missing_grant" not in done
+    assert "suspended, consent required" in repr(shop.task.timeline())
     assert first["agentguard.grant.missing"] == "consent_required"
     assert first["agentguard.grant.question"] == question.value["approval_id"]
     assert first["agentguard.outcome"] == "suspended"
