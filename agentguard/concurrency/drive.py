@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.concurrency.deadline import seconds_left, within
-from agentguard.concurrency.party import for_party
+from agentguard.concurrency.party import current_party, for_party
 
 __all__ = ["Operation", "OperationPair", "abandonable_pair", "drive", "finish", "lift", "operation_pair"]
 
@@ -91,6 +91,7 @@ def operation_pair(
     timeout: float | None = None,
     shielded: bool = False,
     delivers: bool = False,
+    names_party: bool = False,
 ) -> OperationPair:
     """Make both forms of `port.name`, from `name`, `aname`, or both.
 
@@ -107,9 +108,14 @@ def operation_pair(
     the result also when the caller was cancelled, and when the sync method is late: a credential that was
     minted all the same is known, and can be revoked. It may then be called in a thread, after TimeoutError.
 
+    With `names_party`, the first argument of the operations is the party for whom they are (`for_party`). It
+    is for methods whose own arguments name no user.
+
     Raises:
         TypeError: The port has neither method.
     """
+    if names_party:
+        return _of_party(operation_pair(port, name, timeout=timeout, shielded=shielded, delivers=delivers))
     plain = getattr(port, name, None)
     native = getattr(port, f"a{name}", None)
     if plain is None and native is None:
@@ -146,6 +152,17 @@ def abandonable_pair(port: object, name: str, threads: AbandonableThreads, timeo
     return OperationPair(lift(bounded), _threaded(threads, plain, timeout))
 
 
+def _of_party(pair: OperationPair) -> OperationPair:
+    def of_party(operation: Operation) -> Operation:
+        async def asked(party: str, *args: Any) -> Any:
+            with for_party(party):
+                return await operation(*args)
+
+        return asked
+
+    return OperationPair(of_party(pair.sync), of_party(pair.async_))
+
+
 def _delivering(function: Callable[..., Any]) -> Callable[..., None]:
     def delivering(deliver: Callable[[Any], None], *args: Any) -> None:
         with for_party(_subject(args)):
@@ -165,11 +182,11 @@ def _adelivering(function: Operation) -> Operation:
 
 
 def _subject(args: tuple[Any, ...]) -> str:
-    """Return the user whom a request or a grant among the arguments names, or "" if there is none."""
+    """Return the user whom a request or a grant among the arguments names, or else the party around."""
     for argument in args:
         if (identity := getattr(argument, "identity", None)) is not None:
             return str(getattr(identity, "subject", ""))
-    return ""
+    return current_party()
 
 
 def _missing(port: object, name: str) -> Callable[..., Any]:

@@ -70,11 +70,15 @@ class CallInProgress:
         return owner is not None and owner.is_running()
 
     async def end_late(self) -> None:
-        """End a call that nobody leaves, on the synchronous path: in the thread of the outbox."""
+        """End a call that nobody leaves, on the synchronous path: in the thread of the outbox.
+
+        It waits for no issuer: the outbox revokes the credential.
+        """
         permit, enforcement = self.permit, self._flow.enforcement
         if self._issuance.is_given_up:  # a guard that closes has ended it, and notes that
             return
         permit.end()
+        self._issuance.leave_to_outbox()
         await CallEnding(enforcement.sync, permit, self._issuance, self._span).finish(self._outcome_left)
         enforcement.calls.in_progress.pop(permit.call.id, None)
 

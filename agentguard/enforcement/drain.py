@@ -6,14 +6,17 @@ The tasks stay as they are. They may go on in another process, or wait for a per
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from threading import get_ident
 from time import monotonic
 
+from agentguard.enforcement.backlog import Backlog
 from agentguard.enforcement.calls_here import CallInProgress
 from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.flow import Enforcement, Flow
+from agentguard.enforcement.outbox import Outbox
 from agentguard.enforcement.process import owner
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import current
@@ -25,6 +28,7 @@ log = logging.getLogger("agentguard")
 LOOK = 0.005  # seconds between two looks at the calls that run
 AGAIN = 0.25  # seconds between two attempts to revoke
 Sleep = Callable[[float], Awaitable[None]]
+Read = Callable[[], Awaitable[Mapping[str, list[LiveCredential]]]]
 
 
 class Drain:
@@ -90,23 +94,51 @@ class Drain:
             await sleep(LOOK)
 
     async def _revoke(self, flow: Flow, is_ours: Callable[[LiveCredential], bool], sleep: Sleep) -> set[str]:
-        """Revoke what is ours until the deadline, once at least; return the calls of which some is left."""
+        """Revoke what is ours until the deadline, once at least; return the calls of which some is left.
+
+        Each issuer has its own attempts and pauses, so one that stalls delays none of another.
+        """
+        here = owner()
+
+        async def read() -> dict[str, list[LiveCredential]]:
+            by_issuer = defaultdict[str, list[LiveCredential]](list)
+            for one in await flow.operations.live():
+                if one.owner == here and is_ours(one):
+                    by_issuer[one.broker].append(one)
+            return by_issuer
+
+        try:
+            by_issuer = await read()
+            alive = await flow.operations.together(
+                (broker, self._revoke_at(flow.outbox, broker, credentials, read, sleep))
+                for broker, credentials in by_issuer.items()
+            )
+        except Exception as error:  # noqa: BLE001  whatever the store raises, the guard is closed
+            log.error("a guard is closed, and its outbox cannot be read: %s", safe_text(error))
+            return set(self._enforcement.calls.in_progress)
+        unrevoked = set().union(*alive)
+        if unrevoked:
+            log.error("a guard is closed, and %d credentials of it are not revoked yet", len(unrevoked))
+        return unrevoked
+
+    async def _revoke_at(
+        self, outbox: Outbox, broker: str, credentials: list[LiveCredential], read: Read, sleep: Sleep
+    ) -> set[str]:
+        """Have one issuer revoke until the deadline, and each credential once at least."""
+        backlog = Backlog(lambda _attempts: AGAIN)
+        backlog.update(credentials, monotonic())
         while True:
-            try:
-                live = await flow.operations.live()
-                here = owner()
-                unrevoked = await flow.outbox.revoke(
-                    one for one in live if one.owner == here and is_ours(one)
-                )
-            except Exception as error:  # noqa: BLE001  whatever the store raises, the guard is closed
-                log.error("a guard is closed, and its outbox cannot be read: %s", safe_text(error))
-                return set(self._enforcement.calls.in_progress)
-            if not unrevoked:
-                return set()
-            if monotonic() + AGAIN >= self._deadline:
-                log.error("a guard is closed, and %d credentials of it are not revoked yet", len(unrevoked))
-                return {one.call_id for one in unrevoked}
-            await sleep(AGAIN)
+            while batch := backlog.take(only_new=monotonic() >= self._deadline):
+                backlog.settle(batch, await outbox.revoke(batch))
+            seconds = backlog.seconds()
+            if seconds is None or monotonic() + seconds >= self._deadline:
+                return backlog.ids_alive()
+            await sleep(seconds)
+            began = monotonic()
+            try:  # somebody else may have had it revoked
+                backlog.update((await read()).get(broker, []), began)
+            except Exception as error:  # noqa: BLE001  whatever the store raises, it is tried again
+                log.error("a guard is closed, and its outbox cannot be read again: %s", safe_text(error))
 
     async def _note(self, flow: Flow, call: CallInProgress, *, revoked: bool) -> None:
         """Note that a call was ended. Its result is withheld, so nothing was read."""

@@ -150,6 +150,12 @@ class Issuance:
         if self._revoked is None:
             await self._operations.to_the_end(self._revoke(self._operations))
 
+    def leave_to_outbox(self) -> None:
+        """Have no issuer asked here: the outbox revokes what was, or may have been, minted."""
+        self._is_ending = True
+        if self._revoked is None and self.note() is None:
+            self._revoked = self._handle() is None
+
     def give_up(self) -> None:
         """Have nothing minted from now on, and what is being minted revoked: the guard has ended the call."""
         self._is_ending, self._minted_in_time = True, len(self._minted)
@@ -172,7 +178,8 @@ class Issuance:
             return
         self._revoked = False  # until it is known to be; also if the broker raises an exit
         try:
-            self._revoked = await best_effort("revoke", operations.revoke[route.name], *handle)
+            revoke = operations.revoke[route.name]
+            self._revoked = await best_effort("revoke", revoke, self._permit.task.identity.subject, *handle)
         except asyncio.CancelledError as error:  # the broker's own: no caller's cancellation comes this far
             log.error("revoke failed: %s", failure_text(error))
 
@@ -240,8 +247,8 @@ class Issuance:
         log.warning("broker %s minted after its time: the credential is revoked", route.name)
         live = self._live(credential.handle, credential.expires_at)
         await best_effort("track", operations.track, live)
-        revoke = operations.revoke[route.name]
-        if await best_effort("revoke", revoke, credential.handle, credential.expires_at):
+        revoke, subject = operations.revoke[route.name], self._permit.task.identity.subject
+        if await best_effort("revoke", revoke, subject, credential.handle, credential.expires_at):
             self._calls.untracked.pop(call.id, None)
             await best_effort("forget", operations.forget, call.id)
 

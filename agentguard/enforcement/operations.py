@@ -56,7 +56,7 @@ _ADVICE = {
 Approve = Callable[[Approval, AccessRequest], Awaitable[Approval]]
 Prepare = Callable[[Callable[[str], None], Grant], Awaitable[None]]
 Issue = Callable[[Callable[[Credential], None], Grant], Awaitable[None]]
-Revoke = Callable[[str, float], Awaitable[None]]
+Revoke = Callable[[str, str, float], Awaitable[None]]  # the user for whom, the handle, and its expiry
 
 
 class EndCall(Protocol):
@@ -211,7 +211,7 @@ def _by_name(
         "prepare": {name: minting(broker, "prepare") for name, broker in preparing.items()},
         "issue": {name: minting(broker, "issue") for name, broker in brokers.items()},
         "revoke": {
-            name: operation_pair(port, "revoke", timeout=timeout, shielded=True)
+            name: operation_pair(port, "revoke", timeout=timeout, shielded=True, names_party=True)
             for name, port in revoking.items()
         },
     }

@@ -7,10 +7,12 @@ guard first begins a task after a start, and in a thread of its own (`OutboxThre
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
 from time import monotonic
 from types import MappingProxyType
+from typing import NamedTuple
 
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
@@ -18,9 +20,9 @@ from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
 from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
 from agentguard.errors import RevocationUnknown
-from agentguard.model import LiveCredential, TaskStatus
+from agentguard.model import LiveCredential, TaskState, TaskStatus
 
-__all__ = ["Outbox"]
+__all__ = ["Orphans", "Outbox"]
 
 log = logging.getLogger("agentguard")
 
@@ -33,14 +35,22 @@ class Fate(Enum):
     UNKNOWN = auto()
 
 
+class Orphans(NamedTuple):
+    """What has to be revoked now, and how much else is left that no call of this process holds."""
+
+    credentials: list[LiveCredential]
+    others: int
+
+
 class Outbox:
     """Revokes, on one path, what nobody else will: of gone processes, of ended tasks, past its expiry.
 
     A broker that does not know a handle (RevocationUnknown) has revoked nothing. Such a credential ends by
     itself. Until then it stays in the outbox, and is recorded once.
 
-    `end_task` ends a task whose end could not be stored; the room that ends tasks sets it. `is_gone` says
-    of a credential's owner whether its process is gone. A person may know that of a process elsewhere.
+    The room that ends tasks sets `end_task`, and `store_ends`, which stores the ends of all tasks of which
+    that has failed. `is_gone` says of a credential's owner whether its process is gone. A person may know
+    that of a process elsewhere.
     """
 
     def __init__(
@@ -54,24 +64,45 @@ class Outbox:
         self._operations, self._calls, self._clock = operations, calls, clock
         self._on_unknown, self._outlives = on_unknown, outlives
         self.end_task: Callable[[str, TaskStatus, str], Awaitable[None]] | None = None
+        self.store_ends: Callable[[], Awaitable[None]] | None = None
         self.is_gone: Callable[[str], bool] = gone
 
     async def revoke(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Revoke these at their issuers, side by side; return one for each call of which some may be alive.
 
-        An issuer that stalls delays the revocation of no other credential.
+        An issuer that stalls delays the revocation of no other credential. What gets no answer for one user
+        counts against that user alone.
         """
         by_call: dict[str, list[LiveCredential]] = {}
         for credential in live:
             by_call.setdefault(credential.call_id, []).append(credential)
+        subjects = await self._subjects({credentials[0].task_id for credentials in by_call.values()})
         unrevoked = await self._operations.together(
-            (credentials[0].broker, self._revoke_of_call(call_id, credentials))
+            (credentials[0].broker, self._revoke_of_call(call_id, credentials, subjects))
             for call_id, credentials in by_call.items()
         )
         return [credential for credential in unrevoked if credential is not None]
 
-    async def _revoke_of_call(self, call_id: str, credentials: list[LiveCredential]) -> LiveCredential | None:
-        fates = {credential: await self._revoke(credential) for credential in credentials}
+    async def _subjects(self, task_ids: Iterable[str]) -> dict[str, str]:
+        """Return for whom each task acts; its own id, if the task is forgotten or the store fails."""
+        subjects = {task_id: task_id for task_id in task_ids}
+        try:
+            for task_id in subjects:
+                if (state := await self._operations.task(task_id)) is not None:
+                    subjects[task_id] = state.identity.subject
+        except BaseException as error:
+            if isinstance(error, CancelledError) or is_for_caller(error):
+                raise
+            log.error("tasks cannot be read, and what they hold is revoked: %s", failure_text(error))
+        return subjects
+
+    async def _revoke_of_call(
+        self, call_id: str, credentials: list[LiveCredential], subjects: Mapping[str, str]
+    ) -> LiveCredential | None:
+        fates = {
+            credential: await self._revoke(credential, subjects[credentials[0].task_id])
+            for credential in credentials
+        }
         # one call may have two: what was to be minted, by the call's id, and what the broker then called it
         alone = len(fates) == 1
         alive = [
@@ -112,15 +143,39 @@ class Outbox:
         Raises:
             StoreError: The outbox cannot be read.
         """
+        orphans = await self.collect()
+        return len(await self.revoke_orphans(orphans.credentials)) + orphans.others
+
+    async def collect(self, known: Collection[str] = ()) -> Orphans:
+        """End what has to be ended, which asks no issuer, and return what is orphaned then.
+
+        *known* are the ids of calls whose credentials were orphaned before.
+
+        Raises:
+            StoreError: The outbox cannot be read.
+        """
         await self._end_unbegun()
-        await self._end_unended()
+        if self.store_ends is not None:
+            await self.store_ends()
         await self._end_interrupted()
-        live, now = await self._with_untracked(await self._operations.live()), self._clock()
-        orphans = [credential for credential in live if await self._orphaned(credential)]
-        reported = frozenset(self._calls.reported)
+        live = await self._with_untracked(await self._operations.live())
+        orphans, held_by_none = list[LiveCredential](), 0
+        states = dict[str, TaskState | None]()
+        for credential in live:
+            if credential.call_id in known or await self._orphaned(credential, states):
+                orphans.append(credential)
+            else:
+                held_by_none += credential.call_id not in self._calls.running
+        ends = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
+        return Orphans(orphans, held_by_none + ends)
+
+    async def revoke_orphans(self, orphans: Collection[LiveCredential]) -> list[LiveCredential]:
+        """Revoke these, and record it; return one for each call of which some may be alive."""
+        by_call = {credential.call_id: credential for credential in sorted(orphans, key=self._end)}
+        now, reported = self._clock(), frozenset(self._calls.reported)
         remaining = await self.revoke(orphans)
         calls_left = {credential.call_id for credential in remaining}
-        for call_id, credential in {one.call_id: one for one in sorted(orphans, key=self._end)}.items():
+        for call_id, credential in by_call.items():
             if call_id in calls_left:
                 continue
             if now < self._end(credential):
@@ -129,10 +184,7 @@ class Outbox:
                 # that it can be used no more is certain, and that it was revoked before is not
                 await self._tell(credential, "it had ended by itself, or was revoked after its time")
                 self._calls.reported.discard(call_id)
-        live_elsewhere = [credential for credential in live if credential not in orphans]
-        held_by_none = sum(credential.call_id not in self._calls.running for credential in live_elsewhere)
-        ends = len(self._calls.unbegun) + len(self._calls.unended) + self._calls.has_interrupted()
-        return len(remaining) + held_by_none + ends
+        return remaining
 
     async def orphans(self) -> list[LiveCredential]:
         """Return what has to be revoked now.
@@ -140,7 +192,8 @@ class Outbox:
         Raises:
             StoreError: The store cannot be read.
         """
-        return [live for live in await self._operations.live() if await self._orphaned(live)]
+        states = dict[str, TaskState | None]()
+        return [live for live in await self._operations.live() if await self._orphaned(live, states)]
 
     async def pending(self) -> bool:
         """Return whether the outbox holds anything that no call of this process holds.
@@ -161,19 +214,11 @@ class Outbox:
             if ended or late:
                 self._calls.unbegun.pop(task_id, None)
 
-    async def _end_unended(self) -> None:
-        for task_id, (status, cause) in list(self._calls.unended.items()):
-            if self.end_task is None:
-                return
-            try:
-                await self.end_task(task_id, status, cause)
-            except BaseException as error:
-                if is_for_caller(error):
-                    raise
-                log.error("the end of task %s was tried again, and failed: %s", task_id, failure_text(error))
-
     async def _end_interrupted(self) -> None:
-        """End the calls whose end an interrupt has kept from being noted, and write down how they ended."""
+        """End the calls whose end an interrupt has kept from being noted, and write down how they ended.
+
+        Their credentials are orphans then.
+        """
         for call_id, call in list(self._calls.running.items()):
             if not call.is_running():
                 log.warning("call %s was interrupted while it ended: its end is noted now", call_id)
@@ -191,23 +236,25 @@ class Outbox:
                 credentials.append(credential)
         return credentials
 
-    async def _orphaned(self, credential: LiveCredential) -> bool:
+    async def _orphaned(self, credential: LiveCredential, states: dict[str, TaskState | None]) -> bool:
         if credential.expires_at <= self._clock() or credential.call_id in self._calls.failed:
             return True
         if credential.call_id in self._calls.untracked and credential.call_id not in self._calls.running:
             return True
         if self.is_gone(credential.owner):
             return True
-        state = await self._operations.task(credential.task_id)
+        if credential.task_id not in states:
+            states[credential.task_id] = await self._operations.task(credential.task_id)
+        state = states[credential.task_id]
         return state is None or state.ended(self._clock()) is not None or self._calls.is_unended(state)
 
-    async def _revoke(self, credential: LiveCredential) -> Fate:
+    async def _revoke(self, credential: LiveCredential, subject: str) -> Fate:
         revoke = self._operations.revoke.get(credential.broker)
         if revoke is None:
             log.error("no broker %s to revoke with", credential.broker)
             return Fate.FAILED
         try:
-            await revoke(credential.handle, credential.expires_at)
+            await revoke(subject, credential.handle, credential.expires_at)
         except RevocationUnknown as error:
             log.warning("%s of %s: %s", credential.call_id, credential.broker, error)
             return Fate.UNKNOWN

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from agentguard.enforcement.failures import failure_text, is_for_caller
+from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import signal_record, task_end_record
@@ -40,7 +40,7 @@ class Ending:
             route.name: str(getattr(route.broker, "issuer", "")) for route in flow.enforcement.routes
         }
         self._swept = False
-        flow.outbox.end_task = self.end
+        flow.outbox.end_task, flow.outbox.store_ends = self.end, self.store_ends
 
     async def sweep_once(self) -> None:
         """Look once, before the first task, for what a process that is gone has left alive.
@@ -83,6 +83,13 @@ class Ending:
             AuditError: It could not be written down.
         """
         await self._operations.to_the_end(self._end([task_id], status, cause))
+
+    async def store_ends(self) -> None:
+        """Store the ends of all tasks of which that has failed, and record them.
+
+        What fails again stays to be done. It revokes nothing: what the tasks hold is in the outbox.
+        """
+        await self._operations.to_the_end(self._store_ends())
 
     async def end_by_signal(self, event: SessionRevoked, issuer: str) -> None:
         """End the tasks that a signal is about (see `login.tasks_of`); what is unknown is over already.
@@ -136,6 +143,28 @@ class Ending:
                 self._enforcement.on_unrevoked()
         failures.raise_first()
         return sum(map(len, ended.values()))
+
+    async def _store_ends(self) -> None:
+        ended = dict[str, tuple[tuple[str, ...], TaskStatus, str]]()
+        for task_id, (status, cause) in list(self._enforcement.calls.unended.items()):
+            try:
+                ended[task_id] = await self._mark_ended(task_id, status, cause), status, cause
+            except BaseException as error:
+                if is_for_caller(error):
+                    raise
+                log.error("the end of task %s was tried again, and failed: %s", task_id, failure_text(error))
+        for task_id, (ids, status, cause) in ended.items():
+            unrevoked = await self._count_live(task_id)
+            for ended_id in ids:
+                await best_effort("record", self._record, ended_id, status, cause, unrevoked)
+
+    async def _count_live(self, task_id: str) -> int | None:
+        """Return of how many calls a task holds a credential, or None if that cannot be read."""
+        try:
+            return len({credential.call_id for credential in await self._revocable(task_id)})
+        except Exception as error:  # noqa: BLE001  whatever the store raises, the task has ended
+            log.error("the credentials of task %s cannot be listed: %s", task_id, failure_text(error))
+            return None
 
     async def _revoke(self, task_ids: list[str], failures: _Failures) -> dict[str, int]:
         """Revoke what tasks hold, side by side; return how much is left of each of which that is known."""

@@ -29,6 +29,7 @@ from agentguard.concurrency.places import Places
 from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
+from agentguard.enforcement.outbox import Orphans
 from agentguard.enforcement.outbox_thread import OutboxThread
 from agentguard.errors import StoreError
 from agentguard.model.credential import DeferredSecret
@@ -191,7 +192,7 @@ def test_a_child_fetches_itself_what_a_thread_of_its_parent_was_fetching() -> No
 def locked_things(tmp_path: Path) -> Iterator[tuple[object, Callable[[], object]]]:
     audit = JsonLinesAudit(tmp_path / "audit.jsonl")
     yield Taken(audit._appender()._lock), lambda: audit.append({"event": "x"})
-    outbox = OutboxThread(_Empty())  # type: ignore[arg-type]  # it is only swept
+    outbox = OutboxThread(_Empty())  # type: ignore[arg-type]  # it is only read
     yield outbox._lock, outbox.watch
     transport = httpx.MockTransport(lambda _request: httpx.Response(200))
     outbound = Outbound("service", "https://service.example", transport=transport)
@@ -220,8 +221,8 @@ class Taken:
 
 
 class _Empty:
-    async def sweep(self) -> int:
-        return 0
+    async def collect(self, _known: object) -> Orphans:
+        return Orphans([], 0)
 
 
 @pytest.mark.promise("fork-works")

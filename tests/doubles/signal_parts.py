@@ -98,7 +98,8 @@ class Agent:
             issuer=ISSUER,
             signer=load_key(home / "signals.pem"),
         )
-        self.guard.enforcement.sync.operations.revoke[BROKER] = operation_pair(transmitter, "revoke").sync  # type: ignore[index]  # a dict
+        operation = operation_pair(transmitter, "revoke", names_party=True).sync
+        self.guard.enforcement.sync.operations.revoke[BROKER] = operation  # type: ignore[index]  # a dict
         self.stolen = ""
 
     def works(self, order_id: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentguard.concurrency.drive import drive
+from agentguard.enforcement.outbox import Orphans
 from agentguard.enforcement.outbox_thread import OutboxThread
 from agentguard.errors import Denied, RevocationUnknown, StoreError
 from agentguard.model import Credential, Decision, Grant, LiveCredential, Outcome, TaskStatus, ToolPath
@@ -225,14 +226,14 @@ def test_the_thread_of_the_outbox_survives_what_a_sweep_raises(failure: type[Bas
     class Box:
         sweeps = 0
 
-        async def sweep(self) -> int:
+        async def collect(self, _known: object) -> Orphans:
             self.sweeps += 1
             if self.sweeps == 1:
                 raise failure
-            return 0
+            return Orphans([], 0)
 
     box = Box()
-    thread = OutboxThread(box)  # type: ignore[arg-type]  # it is only swept
+    thread = OutboxThread(box)  # type: ignore[arg-type]  # it is only read
     thread.watch()
     end = time.monotonic() + 5
     while box.sweeps < 1 and time.monotonic() < end:

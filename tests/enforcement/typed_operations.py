@@ -17,7 +17,7 @@ async def ask_wrongly(operations: Operations, call: Call, credential: LiveCreden
     await operations.end_call(call.id)  # type: ignore[call-arg]  # the outcome is missing
     await operations.track(call)  # type: ignore[arg-type]  # a call is no credential
     await operations.live(call)  # type: ignore[arg-type]  # a call is no id
-    await operations.revoke["*/write"](credential.handle)  # type: ignore[call-arg]  # the expiry is missing
+    await operations.revoke["*/write"]("alice", credential.handle)  # type: ignore[call-arg]  # the expiry is missing
     operations.beginn_call(call, credential)  # type: ignore[attr-defined]  # there is no such operation
 
 

@@ -1,0 +1,119 @@
+"""What one issuer has yet to revoke: each credential is asked for after a pause of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+from random import SystemRandom
+from time import monotonic
+
+from agentguard.concurrency.fork import ProcessLock
+from agentguard.concurrency.together import AT_ONCE
+from agentguard.model import LiveCredential
+
+__all__ = ["Backlog", "growing_pause"]
+
+LONGEST_PAUSE = 60.0  # seconds
+_random = SystemRandom()
+
+
+def growing_pause(attempts: int) -> float:
+    """Return how many seconds to wait after so many attempts: twice as long each time, up to a minute."""
+    longest = min(LONGEST_PAUSE, 2.0 ** min(attempts - 1, 10))
+    return _random.uniform(longest / 2, longest)
+
+
+@dataclass(slots=True)
+class _Item:
+    """What is known of one call's credentials. All times are of the monotonic clock.
+
+    `done` is when they were revoked: they wait until the store no longer lists them.
+    """
+
+    credentials: list[LiveCredential]
+    attempts: int = 0
+    due: float = 0.0
+    is_asked: bool = False
+    done: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody is yet to ask for it, now or later."""
+        return not self.is_asked and self.done is None
+
+
+class Backlog:
+    """Calls whose credentials are to be revoked: a new one at once, and one that has failed after a pause.
+
+    *pause* returns the seconds of the pause after a number of attempts.
+    """
+
+    def __init__(self, pause: Callable[[int], float] = growing_pause) -> None:
+        self._pause, self._lock = pause, ProcessLock()
+        self._items: dict[str, _Item] = {}
+
+    def ids(self) -> set[str]:
+        """Return the ids of the calls."""
+        with self._lock:
+            return set(self._items)
+
+    def ids_alive(self) -> set[str]:
+        """Return the ids of the calls of which nothing says that all is revoked."""
+        with self._lock:
+            return {call_id for call_id, item in self._items.items() if item.done is None}
+
+    def update(self, credentials: Iterable[LiveCredential], since: float) -> None:
+        """Take what the store lists for this issuer, which was read after *since*, and forget all else."""
+        by_call = dict[str, list[LiveCredential]]()
+        for credential in credentials:
+            by_call.setdefault(credential.call_id, []).append(credential)
+        with self._lock:
+            items = {id_: item for id_, item in self._items.items() if item.is_asked or id_ in by_call}
+            for call_id, listed in by_call.items():
+                item = items.setdefault(call_id, _Item(listed))
+                item.credentials = listed
+                if item.done is not None and item.done < since:
+                    item.done = None  # the store could not forget it
+            self._items = items
+
+    def take(self, *, only_new: bool = False) -> list[LiveCredential]:
+        """Return the credentials of some calls that are due, so many as an issuer is asked for at once.
+
+        Those come first that were asked for least often, and no task has two before another one has one. With
+        *only_new*, those are left out that were asked for before.
+        """
+        now, of_task = monotonic(), Counter[str]()
+        with self._lock:
+            due = [
+                item
+                for item in self._items.values()
+                if item.waits and item.due <= now and not (only_new and item.attempts)
+            ]
+            ranked = list[tuple[int, _Item]]()
+            for item in sorted(due, key=lambda item: (item.attempts, item.due)):
+                task_id = item.credentials[0].task_id
+                ranked.append((of_task[task_id], item))
+                of_task[task_id] += 1
+            ranked.sort(key=itemgetter(0))
+            batch = [item for _, item in ranked[:AT_ONCE]]
+            for item in batch:
+                item.is_asked = True
+            return [credential for item in batch for credential in item.credentials]
+
+    def settle(self, asked: Iterable[LiveCredential], alive: Collection[LiveCredential]) -> None:
+        """Note what became of what was taken; *alive* are those of calls that are yet to be revoked."""
+        ids, now = {credential.call_id for credential in alive}, monotonic()
+        with self._lock:
+            for call_id in {credential.call_id for credential in asked}:
+                item = self._items[call_id]
+                item.is_asked, item.attempts = False, item.attempts + 1
+                item.due = now + self._pause(item.attempts)
+                item.done = None if call_id in ids else now
+
+    def seconds(self) -> float | None:
+        """Return in how many seconds something is due, or None if nothing will be."""
+        with self._lock:
+            due = [item.due for item in self._items.values() if item.waits]
+        return max(0.0, min(due) - monotonic()) if due else None
