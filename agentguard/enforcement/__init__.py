@@ -17,6 +17,8 @@
     task_credentials  credentials that serve one task, and the users' tokens
     recording         what is written, and when; `records` says what stands in the audit log
     outbox            revokes what is left alive, also after a crash; `process` knows which process lives
+    outbox_thread     reads the outbox while anything is left; `issuer_thread` has one issuer revoke, and
+                      `backlog` says what is due there (`woken_thread`: how both begin and end)
     operations        every operation that is asked of a port, typed, for either path
     call              a call on its way: `Invocation` and `Permit`
 
