@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from agentguard import Resource
 from agentguard.catalog import Catalog
-from agentguard.langchain.mcp.http_client import NO_AUTH, client_factory
+from agentguard.langchain.mcp.http_client import NO_AUTH, CallBounds, client_factory
 from agentguard.model import ToolPath, ToolSpec
 from tests.conftest import Kit, tool_call
 from tests.doubles.mcp_server import HostileServer, served
@@ -85,7 +85,7 @@ async def test_the_client_of_a_call_reads_no_answer_without_end(body: bytes, hea
         yield body
 
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=chunks(), headers=head))
-    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth), CallBounds())
     async with make(auth=NO_AUTH) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("https://mcp.example/")
@@ -111,7 +111,7 @@ def _result(**members: Any) -> bytes:
 async def test_an_answer_within_the_bounds_is_parsed_in_bounded_time(make_body: Callable[[], bytes]) -> None:
     body = make_body()
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=body))
-    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth), CallBounds())
     async with make(auth=NO_AUTH) as client:
         content = (await client.get("https://mcp.example/")).content
     start = process_time()
@@ -131,7 +131,8 @@ async def test_an_ordinary_answer_is_read_and_the_hooks_of_the_application_run()
     content = json.dumps({"rows": [{"id": number} for number in range(10_000)]}).encode()
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=content))
     make = client_factory(
-        lambda auth: httpx.AsyncClient(transport=transport, auth=auth, event_hooks={"response": [note]})
+        lambda auth: httpx.AsyncClient(transport=transport, auth=auth, event_hooks={"response": [note]}),
+        CallBounds(),
     )
     async with make(auth=NO_AUTH) as client:
         assert (await client.get("https://mcp.example/")).content == content

@@ -10,7 +10,7 @@ from langchain_core.tools import tool
 from opentelemetry.trace import format_span_id, format_trace_id
 
 import agentguard
-from agentguard.langchain.mcp.http_client import NO_AUTH, client_factory
+from agentguard.langchain.mcp.http_client import NO_AUTH, CallBounds, client_factory
 from agentguard.testing import captured_spans
 from tests.conftest import Kit, classified
 from tests.doubles.mcp_server import McpServer, serving
@@ -60,7 +60,9 @@ async def test_a_server_that_gives_the_credential_as_its_sessions_id_puts_it_int
     @tool
     async def look() -> str:
         """Look."""
-        factory = client_factory(lambda **_: httpx.AsyncClient(transport=httpx.MockTransport(echo)))
+        factory = client_factory(
+            lambda **_: httpx.AsyncClient(transport=httpx.MockTransport(echo)), CallBounds()
+        )
         async with factory(auth=NO_AUTH) as client:
             await client.get("https://orders.example")
         return "done"

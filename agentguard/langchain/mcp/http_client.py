@@ -1,22 +1,27 @@
 """The HTTP client of one MCP call: it brings no other credential along, and reads no answer without end.
 
 An answer is read while the call's credential lives. So its bytes are counted, and its lists and objects,
-before anything parses it. It comes uncompressed, or a small answer could stand for a large one.
+before anything parses it. It comes uncompressed, or a small answer could stand for a large one. A server can
+also send events that are nothing, requests that the client has to answer, or one byte a minute. So lines of
+events and requests are counted too, and the whole call has a deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import anyio
 import httpx
 from mcp.shared._httpx_utils import create_mcp_http_client
 
-from agentguard.errors import DenialCode, Denied
+from agentguard.errors import CredentialUnavailable, DenialCode, Denied
 from agentguard.langchain.mcp.trace import describe_session
 from agentguard.lease import current, secrets_of
 
-__all__ = ["HEADERS", "NO_AUTH", "client_factory"]
+__all__ = ["HEADERS", "NO_AUTH", "CallBounds", "client_factory"]
 
 NO_AUTH = httpx.Auth()  # where there is no auth, httpx takes a name and a password from the URL
 # what a connection brings along beside our credential: any other header may be a credential of its own
@@ -24,15 +29,84 @@ HEADERS = frozenset({
     "accept", "accept-encoding", "accept-language", "user-agent", "traceparent", "tracestate",
     "x-correlation-id", "x-request-id", "x-tenant", "x-tenant-id",
 })  # fmt: skip
-_BYTES = 8_000_000  # of one answer at most
-_PARTS = 20_000  # lists and objects in one answer at most; they take about 0.3 s to parse
-_SEPARATED = 100_000  # commas in one answer at most; so many values of a wrong type take about 0.6 s
+_BYTES = 8_000_000  # of the answers in one call at most
+_PARTS = 20_000  # lists and objects in them at most; they take about 0.3 s to parse
+_SEPARATED = 100_000  # commas in them at most; so many values of a wrong type take about 0.6 s
+_LINES = 10_000  # lines of events at most: 3,300 notifications, which have three each with the empty one
+_REQUESTS = 100  # of one call at most, of which an ordinary one has five; the others answer the server
+_SECONDS = 3_600.0  # for one call at most, or as long as its credential lives
 
 Factory = Callable[..., httpx.AsyncClient]
 
 
-def client_factory(factory: Factory | None) -> Factory:
-    """Return a factory of clients with the call's credential, no other one, and bounded answers.
+class CallBounds:
+    """What one call may read of its server and send to it, in all its requests; beyond that it is cancelled.
+
+    It is cancelled, since mcp's session goes on after most errors of its client: it would wait for an answer
+    that was cut off. *seconds* is how long the call may take, or as long as its credential lives.
+    """
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self._seconds = seconds
+        self._failure: Exception | None = None
+        self._scope = anyio.CancelScope()
+        self._size = self._parts = self._separated = self._lines = self._requests = 0
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Bound the call that this block makes, in time too.
+
+        Raises:
+            httpx.RemoteProtocolError: The server has sent too much, or asked for too many requests.
+            TimeoutError: The call has taken too long.
+        """
+        seconds = self._seconds
+        with suppress(CredentialUnavailable):
+            if (lease := current()) is not None:
+                seconds = max(seconds, lease.expires_at - time.time())
+        self._scope.deadline = anyio.current_time() + seconds
+        with self._scope:
+            yield
+        if self._scope.cancelled_caught:
+            raise self._failure or TimeoutError("the MCP server has not answered in time")
+
+    def count_request(self) -> None:
+        """Count a request.
+
+        Raises:
+            httpx.RemoteProtocolError: It is one too many.
+        """
+        self._requests += 1
+        if self._requests > _REQUESTS:
+            self._exceed("the MCP server has caused more requests than are made in one call")
+
+    def count(self, chunk: bytes, is_events: bool) -> None:
+        """Count a part of an answer.
+
+        Raises:
+            httpx.RemoteProtocolError: It is too much.
+        """
+        self._size += len(chunk)
+        self._parts += chunk.count(b"[") + chunk.count(b"{")
+        self._separated += chunk.count(b",")
+        if is_events:
+            self._lines += chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
+        if (
+            self._size > _BYTES
+            or self._parts > _PARTS
+            or self._separated > _SEPARATED
+            or self._lines > _LINES
+        ):
+            self._exceed("the MCP server's answer holds more than is read of one")
+
+    def _exceed(self, reason: str) -> None:
+        self._failure = httpx.RemoteProtocolError(reason)
+        self._scope.cancel()
+        raise self._failure
+
+
+def client_factory(factory: Factory | None, bounds: CallBounds) -> Factory:
+    """Return a factory of clients with the call's credential and no other one, within the bounds of a call.
 
     *factory* is the connection's own. A client that it made without the credential is refused.
     """
@@ -48,11 +122,20 @@ def client_factory(factory: Factory | None) -> Factory:
         client.headers["accept-encoding"] = "identity"
         client.cookies, client.params = httpx.Cookies(), httpx.QueryParams()
         hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [_bound, describe, *hooks.get("response", ())]}
+        client.event_hooks = {
+            "request": [count, *hooks.get("request", ())],
+            "response": [bound, describe, *hooks.get("response", ())],
+        }
         return client
 
     lease = current()
     secrets = () if lease is None else secrets_of(lease)
+
+    async def count(_request: httpx.Request) -> None:
+        bounds.count_request()
+
+    async def bound(response: httpx.Response) -> None:
+        await _bound(response, bounds)
 
     async def describe(response: httpx.Response) -> None:
         describe_session(response.headers.get("mcp-session-id"), secrets)
@@ -60,7 +143,7 @@ def client_factory(factory: Factory | None) -> Factory:
     return make
 
 
-async def _bound(response: httpx.Response) -> None:
+async def _bound(response: httpx.Response, bounds: CallBounds) -> None:
     """Bound an answer. One that is no stream of events is read here, since the session hides a later error.
 
     Raises:
@@ -70,8 +153,9 @@ async def _bound(response: httpx.Response) -> None:
         raise httpx.RemoteProtocolError("the MCP server's answer is compressed, which was not asked for")
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101  the client is asynchronous
-    counted = _Counted(stream)
-    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+    is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+    counted = _Counted(stream, bounds, is_events)
+    if is_events:
         response.stream = counted
         return
     try:
@@ -82,19 +166,14 @@ async def _bound(response: httpx.Response) -> None:
 
 
 class _Counted(httpx.AsyncByteStream):
-    """An answer whose bytes and parts are counted as they come. A stream of events is cut off."""
+    """An answer whose parts are counted as they come. A stream of events is cut off."""
 
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpx.AsyncByteStream, bounds: CallBounds, is_events: bool) -> None:
+        self._stream, self._bounds, self._is_events = stream, bounds, is_events
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = parts = separated = 0
         async for chunk in self._stream:
-            size += len(chunk)
-            parts += chunk.count(b"[") + chunk.count(b"{")
-            separated += chunk.count(b",")
-            if size > _BYTES or parts > _PARTS or separated > _SEPARATED:
-                raise httpx.RemoteProtocolError("the MCP server's answer holds more than is read of one")
+            self._bounds.count(chunk, self._is_events)
             yield chunk
 
     async def aclose(self) -> None:

@@ -25,7 +25,7 @@ from mcp.shared.session import RequestResponder
 
 from agentguard.credentials.httpx_auth import auth
 from agentguard.errors import DenialCode, Denied
-from agentguard.langchain.mcp.http_client import HEADERS, NO_AUTH, client_factory
+from agentguard.langchain.mcp.http_client import HEADERS, NO_AUTH, CallBounds, client_factory
 from agentguard.langchain.mcp.trace import describe_call
 from agentguard.lease import current, secrets_of
 from agentguard.model import Resource
@@ -72,10 +72,17 @@ class Way:
             if self.session is not None:
                 _trust_no_schema(self.session, request.name)
             return await self.handler(request)
+        bounds = CallBounds()
+        with bounds.around():
+            return await self._call_in_own_session(request, self._own(request, resource, bounds))
+
+    async def _call_in_own_session(
+        self, request: MCPToolCallRequest, connection: Connection
+    ) -> MCPToolCallResult:
         failure: Exception | None = None
         callbacks = _discreet(self.callbacks)
         try:
-            async with create_session(self._own(request, resource), mcp_callbacks=callbacks) as session:
+            async with create_session(connection, mcp_callbacks=callbacks) as session:
                 version = str((await session.initialize()).protocolVersion)
                 try:
                     _trust_no_schema(session, request.name)
@@ -92,7 +99,7 @@ class Way:
         assert failure is not None  # noqa: S101  a session that ended well has returned
         raise failure
 
-    def _own(self, request: MCPToolCallRequest, resource: Resource | None) -> Connection:
+    def _own(self, request: MCPToolCallRequest, resource: Resource | None, bounds: CallBounds) -> Connection:
         """Return the connection for this call alone; the application's stays as it is."""
         # the adapter writes its callbacks into these arguments
         connection: dict[str, Any] = {
@@ -104,7 +111,8 @@ class Way:
         headers = {**(self.connection.get("headers") or {}), **(request.headers or {})}
         connection["headers"] = {n: v for n, v in headers.items() if n.lower() in HEADERS}
         connection["auth"] = NO_AUTH if resource is None else auth(resource.name)
-        connection["httpx_client_factory"] = client_factory(self.connection.get("httpx_client_factory"))
+        factory = self.connection.get("httpx_client_factory")
+        connection["httpx_client_factory"] = client_factory(factory, bounds)
         return cast(Connection, connection)
 
 
