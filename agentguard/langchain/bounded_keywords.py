@@ -7,12 +7,14 @@ what it visits. Those of which jsonschema's own form takes unbounded time have a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from decimal import Decimal
 from reprlib import Repr
 from typing import Any
 
+from agentguard.langchain.exact_numbers import NotDivided, compare, is_multiple
 from agentguard.langchain.patterns import Pattern
 from agentguard.langchain.references import REFERENCES, work_of_reference
 
@@ -146,12 +148,13 @@ class BoundedKeywords:
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
             "uniqueItems": unique_items,
+            "multipleOf": _multiple_of,
             "enum": self._enum,
             "const": self._const,
             "additionalProperties": self._additional(keywords.get("additionalProperties")),
         }
-        if "const" in keywords:  # drafts 3 and 4 have other types
-            replaced["type"] = _type
+        if "const" in keywords:  # drafts 3 and 4 have other types, and limits that another keyword excludes
+            replaced |= {"type": _type, **_LIMITS}
         replaced = {name: keyword for name, keyword in replaced.items() if name in keywords}
         # of an enum, only the first comparison visits all values
         uncounted = {"enum": self._enum}
@@ -227,6 +230,34 @@ def _type(validator: Any, types: Any, instance: Any, _schema: Any) -> Iterator[A
         yield _error(f"{_short(instance)} is not of type {', '.join(map(repr, kinds))}")
 
 
+def _limit(refused: Collection[int], words: str) -> Keyword:
+    """Return a keyword that refuses numbers which compare so with its own."""
+
+    def check(validator: Any, limit: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+        if validator.is_type(instance, "number") and compare(instance, limit) in refused:
+            yield _error(f"{_short(instance)} is {words} of {limit!r}")
+
+    return check
+
+
+_LIMITS = {
+    "minimum": _limit((-1,), "less than the minimum"),
+    "maximum": _limit((1,), "greater than the maximum"),
+    "exclusiveMinimum": _limit((-1, 0), "less than or equal to the minimum"),
+    "exclusiveMaximum": _limit((0, 1), "greater than or equal to the maximum"),
+}
+
+
+def _multiple_of(validator: Any, divisor: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+    if validator.is_type(instance, "number"):
+        try:
+            fits = is_multiple(instance, divisor)
+        except NotDivided as error:
+            raise WorkExceeded(str(error)) from None
+        if not fits:
+            yield _error(f"{_short(instance)} is not a multiple of {divisor!r}")
+
+
 def _key(value: Any) -> object:
     """Return a hashable value, the same for equal JSON values only: 1 equals 1.0, and does not equal true."""
     _charge(1)
@@ -234,6 +265,8 @@ def _key(value: Any) -> object:
         return ("list", tuple(map(_key, value)))
     if isinstance(value, dict):
         return ("object", frozenset((name, _key(part)) for name, part in value.items()))
+    if isinstance(value, Decimal):  # one that no number of JSON is, though it may equal a binary fraction
+        return ("decimal", value)
     return (isinstance(value, bool), value)
 
 
