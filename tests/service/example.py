@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,13 @@ class Example:
         ):
             self.replace(file, "http://127.0.0.1:8000", origin)
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start a module of Python in the example's folder."""
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Python in the example's folder."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.home)}
         with (self.home / "output").open("ab") as output:
             self._started.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", *command],
+                    [sys.executable, *arguments],
                     cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True,
                 )
             )  # fmt: skip
@@ -93,3 +94,9 @@ class Example:
             return len(store.live())
         finally:
             store.close()
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        ends = time.monotonic() + 60
+        while not until():
+            assert time.monotonic() < ends, self.output
+            time.sleep(0.2)

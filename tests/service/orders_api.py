@@ -28,11 +28,11 @@ class OrdersApi:
     """Answers with the subject of the token.
 
     An order that ends in ``-2`` is answered when two of them were asked for, by two workers; one that ends
-    in ``-3`` not before the end of the test.
+    in ``-3`` not before it is `released`.
     """
 
     def __init__(self, origin: str) -> None:
-        self.origin, self.hangs, self.ended = origin, Event(), Event()
+        self.origin, self.hangs, self.released = origin, Event(), Event()
         self._both = Barrier(2)
 
     async def show(self, request: Request) -> JSONResponse:
@@ -41,7 +41,7 @@ class OrdersApi:
             await run_in_threadpool(self._both.wait, 30)
         if order.endswith("-3"):
             self.hangs.set()
-            await run_in_threadpool(self.ended.wait)
+            await run_in_threadpool(self.released.wait)
         return JSONResponse({"order": order, "subject": request.state.agentguard.subject})
 
 
@@ -65,7 +65,7 @@ def orders_api(folder: Path) -> Iterator[OrdersApi]:
     try:
         yield api
     finally:
-        api.ended.set()
+        api.released.set()
         server.should_exit = True
         thread.join()
         store.close()
