@@ -43,16 +43,19 @@ class Lease:
     The lease calls `report_anomaly(kind)` when the tool does what no honest call does: it uses the
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     `challenge` is what the resource has said when it refused the credential; `agentguard.auth` reads it.
+    `is_undelivered` says that a tool of an MCP server was called in this call without the credential.
     """
 
     __slots__ = (
+        "__attachments",
         "__closed",
         "__credential",
+        "__handed_out",
         "__open",
         "__pid",
         "__threads",
-        "__used",
         "challenge",
+        "is_undelivered",
         "report_anomaly",
         "resource",
         "task_id",
@@ -70,7 +73,8 @@ class Lease:
         self.task_id = task_id
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential, self.__pid = credential, os.getpid()
-        self.__open = self.__closed = self.__used = False
+        self.__open = self.__closed = self.__handed_out = self.is_undelivered = False
+        self.__attachments = 0
         self.challenge: Challenge | None = None
         self.__threads: frozenset[Thread] = frozenset()
 
@@ -113,7 +117,15 @@ class Lease:
     @property
     def is_unused(self) -> bool:
         """Whether there is a credential that nobody has taken: it was attached to no request."""
-        return self.__credential is not None and not self.__used
+        return self.attachments == 0
+
+    @property
+    def attachments(self) -> int | None:
+        """To how many requests `agentguard.auth` has attached the credential.
+
+        None if there is no credential, or the tool has taken it and attaches it itself.
+        """
+        return None if self.__credential is None or self.__handed_out else self.__attachments
 
     def _live(self) -> Credential:
         if self.__pid != os.getpid():  # nobody can close it in a forked child
@@ -173,34 +185,30 @@ class Lease:
             CredentialUnavailable: The call is over, the secret is long-lived (`agentguard.auth`
                 attaches it), or it is not an HTTP credential.
         """
-        self._short_lived()
-        return self.transport_headers(method, url, nonce)
+        return self._short_lived().headers(method, url, nonce)
 
     def transport_headers(self, method: str, url: str, nonce: str | None = None) -> Mapping[str, str]:
         """Return the headers as `headers` does, also for a long-lived secret.
 
         Only for a transport that has checked that *url* belongs to the lease's resource.
         """
-        return self._taken().headers(method, url, nonce)
+        credential = self._live()
+        self.__attachments += 1
+        return credential.headers(method, url, nonce)
 
     def _secrets(self) -> tuple[str, ...]:
         """Return the secrets that must not leave the call, for `secrets_of`; also when closed."""
         return () if self.__credential is None else self.__credential.secrets()
 
-    def _taken(self) -> Credential:
-        """Return the credential to one who presents it, and note that it was used."""
-        credential = self._live()
-        self.__used = True
-        return credential
-
     def _short_lived(self) -> Credential:
-        """Return the credential if the tool may have its secret: a long-lived one stays here."""
+        """Return the credential to a tool that may have its secret, and note that; a long-lived one stays."""
         credential = self._live()
         if credential.legacy:
             raise CredentialUnavailable(
                 f"the key of {self.tool} is long-lived and never handed out; use agentguard.auth"
             )
-        return self._taken()
+        self.__handed_out = True
+        return credential
 
     def _field(self, name: str) -> str:
         try:

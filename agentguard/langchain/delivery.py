@@ -8,7 +8,8 @@ here by which way the credential would travel.
 
 What cannot be seen before is seen after: the result of an MCP tool that has not used its credential is
 withheld (`agentguard.langchain.seal`). A tool counts as an MCP tool there also if it holds a client of
-``mcp`` or ``fastmcp``. One that opens its client in its own code, and keeps none, is not seen.
+``mcp`` or ``fastmcp``. Of any other tool the result is withheld if an MCP server's tool was called without
+the credential while it ran (`agentguard.langchain.mcp_calls`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from langchain_core.tools import BaseTool
 
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.identification import ADAPTER, OWN_ADAPTER, adapted_by, transport_of
+from agentguard.langchain.mcp_calls import is_unwatched
 from agentguard.langchain.objects import module_of, package_of
 from agentguard.langchain.reach import Reach
 from agentguard.lease import Lease
@@ -126,18 +128,25 @@ def require_carrier(name: str, remote: RemoteTool | None, resource: Resource | N
     raise Denied.of(DenialCode.NO_CREDENTIAL, obstacle)
 
 
-def delivery_problem(lease: Lease, *, failed: bool) -> Denied | None:
-    """Say why what an MCP tool has returned or raised is withheld; None if it is not.
+def delivery_problem(lease: Lease, *, delivers: bool, failed: bool) -> Denied | None:
+    """Say why what a tool has returned or raised is withheld; None if it is not.
 
-    The server may have refused the credential for its scope (RFC 6750 section 3.1), or the tool has not used
-    the credential. A tool that has *failed* may have failed before it could use the credential.
+    With *delivers* it is an MCP tool. Then the server may have refused the credential for its scope (RFC 6750
+    section 3.1), or the tool has not used the credential. One that has *failed* may have failed before it
+    could use the credential. Any tool may have called an MCP server without it.
     """
-    challenge = lease.challenge
+    challenge = lease.challenge if delivers else None
     if challenge is not None and challenge.error == "insufficient_scope":
         scope = f"the scope {challenge.scope}" if challenge.scope else "a scope that it does not name"
         reason = f"the MCP server refuses the credential: it demands {scope}"
-    elif lease.is_unused and not failed:
+    elif lease.is_undelivered:
+        reason = "an MCP server's tool was called without the credential of this call"
+    elif failed or not lease.is_unused:
+        return None
+    elif delivers:
         reason = "the MCP tool was done without its credential, so the server was called without it"
+    elif is_unwatched():
+        reason = "the tool has loaded mcp and not used its credential: import mcp before the first call"
     else:
         return None
     log.warning("%s is withheld: %s", lease.tool, reason)

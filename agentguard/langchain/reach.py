@@ -5,9 +5,9 @@ holds: closures, defaults, attributes of functions, partials, methods and their 
 called, classes, lists and dicts of them, and tools. And which objects does the tool reach? One of them may be
 a client of an MCP server.
 
-Code makes another tool, and data makes none, such as the user of a request. Of an object that nobody calls,
-those methods and attributes count that the code around it names, unless an installed package defines them.
-All that a framework's function holds counts, since such a function stands for anything. A graph that the
+Code makes another tool, and data makes none. An object that nobody calls is data, such as the user of a
+request, whatever its class. The functions that it holds count, by the names that the code around it uses. All
+that a framework's function holds counts, since such a function stands for anything. A graph that the
 application's code holds does not count: its tools are judged themselves. What cannot be looked into stands
 for itself.
 
@@ -97,6 +97,7 @@ class Reach:
         self.objects: list[object] = []
         self._bound = bound
         self._numbers: dict[tuple[int, object], int] = {}
+        self._counting = set[tuple[int, object]]()  # of what nobody calls, that which is no data
         self._most = _MOST
         try:
             self.definition = self._part(root, (), False, 0)
@@ -115,12 +116,15 @@ class Reach:
         called = runs(value, kind)
         key = (id(value), None if called else (codes, form))
         if (number := self._numbers.get(key)) is not None:
-            return ("again", number)
+            return ("again", number) if called or key in self._counting else ()
         if depth > _DEEPEST:
             return itself(value)
         self._enter(key, value)
-        read = self._called if called else self._uncalled
-        return read(value, kind, codes, form, depth + 1)
+        if called:
+            return self._called(value, kind, form, depth + 1)
+        if parts := self._uncalled(value, kind, codes, form, depth + 1):
+            self._counting.add(key)
+        return parts
 
     def _enter(self, key: tuple[int, object], value: object) -> None:
         if len(self._numbers) >= self._most:
@@ -132,7 +136,7 @@ class Reach:
         """Return the names and parts of those values that are no data."""
         return tuple((name, part) for name, value in pairs if (part := self._part(value, codes, form, depth)))
 
-    def _called(self, value: Any, kind: type, _codes: Codes, form: bool, depth: int) -> Parts:
+    def _called(self, value: Any, kind: type, form: bool, depth: int) -> Parts:
         if issubclass(kind, FunctionType):
             return self._function(value, depth)
         if issubclass(kind, MethodType):
@@ -154,10 +158,10 @@ class Reach:
             return self._part(value(), codes, form, depth)
         if issubclass(kind, _SEQUENCES):
             items = () if len(value) > _LONGEST else tuple(value)
-            parts = tuple(part for item in items if (part := self._part(item, codes, form, depth)))
+            parts = tuple(part for item in items if (part := self._part(item, (), form, depth)))
             return (frozenset(parts),) if parts and issubclass(kind, set | frozenset) else parts
         if issubclass(kind, _MAPPINGS):
-            return self._mapping(value, codes, form, depth)
+            return self._mapping(value, form, depth)
         if package_of(kind.__module__) == "agentguard":  # a guard, say, which reaches everything
             return ()
         if form or kind.__module__.startswith(_COMPOSED):
@@ -166,10 +170,10 @@ class Reach:
             return ()
         return self._named(value, kind, codes, depth)
 
-    def _mapping(self, value: Mapping[Any, Any], codes: Codes, form: bool, depth: int) -> Parts:
+    def _mapping(self, value: Mapping[Any, Any], form: bool, depth: int) -> Parts:
         items = () if len(value) > _LONGEST else tuple(value.items())
         pairs = [(key if type(key) is str else "", item) for key, item in items]
-        return self._parts(sorted(pairs, key=lambda pair: pair[0]), codes, form, depth)
+        return self._parts(sorted(pairs, key=lambda pair: pair[0]), (), form, depth)
 
     def _function(self, function: FunctionType, depth: int) -> Parts:
         """Return the place of a function, and what it holds."""
@@ -261,7 +265,7 @@ class Reach:
         return code_of(member) if plain else self._part(member, (), False, depth)
 
     def _named(self, value: Any, kind: type, codes: Codes, depth: int) -> Parts:
-        """Return what runs of an object: the attributes and methods that *codes* or those methods name."""
+        """Return what an object holds by the names that *codes* use, or the methods that they call."""
         values = vars(value) if kind is ModuleType else attributes(value)
         waiting, names, parts = list(codes), set[str](), list[object]()
         while waiting:
@@ -274,6 +278,5 @@ class Reach:
                     part = self._part(values[name], (code,), False, depth)
                     parts += [(name, part)] if part else []
                 elif isinstance(method := method_of(kind, name), FunctionType):
-                    parts.append((name, self._part(method, (), False, depth)))
                     waiting.append(method.__code__)
         return tuple(parts)

@@ -27,6 +27,7 @@ from agentguard.enforcement.call import Permit
 from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.delivery import delivery_problem
 from agentguard.langchain.identification import McpTarget
+from agentguard.langchain.mcp_calls import watch
 from agentguard.langchain.results import is_small, note_failure, note_result, revoke_before
 from agentguard.langchain.schema import ArgumentSchema
 from agentguard.langchain.streams import cleared, clearing
@@ -82,6 +83,8 @@ async def enter(
     lease = permit.enter(_digest(permit, schema, args, kwargs))
     limits = schema.limits.result
     error: BaseException | None = None
+    if lease.is_unused:
+        watch()
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
@@ -91,7 +94,7 @@ async def enter(
     finally:
         permit.leave()
         lease.release(token)
-    problem = delivery_problem(lease, failed=error is not None) if call.delivers else None
+    problem = delivery_problem(lease, delivers=call.delivers, failed=error is not None)
     # the secrets are in no variable: a traceback may show those of this frame
     if error is None:
         await revoke_before(permit, result, blocks)

@@ -107,6 +107,111 @@ def hidden(tool: BaseTool) -> BaseTool:
     return tool.model_copy(update={"coroutine": again})
 
 
+class Logged:
+    """Is put around the function of an MCP tool, as an object of the application's."""
+
+    def __init__(self, tool: Any) -> None:
+        self.inner = tool.coroutine
+
+    async def __call__(self, **arguments: Any) -> Any:
+        return await self.inner(**arguments)
+
+    async def run(self, **arguments: Any) -> Any:
+        return await self.inner(**arguments)
+
+
+def in_an_object(tool: Any) -> BaseTool:
+    logged = Logged(tool)
+
+    async def again(**arguments: Any) -> Any:
+        return await logged(**arguments)
+
+    return tool.model_copy(update={"coroutine": again})  # type: ignore[no-any-return]  # a tool
+
+
+def by_a_method(tool: Any) -> BaseTool:
+    return tool.model_copy(update={"coroutine": Logged(tool).run})  # type: ignore[no-any-return]  # a tool
+
+
+def in_a_default(tool: Any) -> BaseTool:
+    async def again(inner: Any = tool.coroutine, **arguments: Any) -> Any:
+        return await inner(**arguments)
+
+    return tool.model_copy(update={"coroutine": again})  # type: ignore[no-any-return]  # a tool
+
+
+def in_a_dict(tool: Any) -> BaseTool:
+    tools = {"look": [tool.coroutine]}
+
+    async def again(**arguments: Any) -> Any:
+        return await tools["look"][0](**arguments)
+
+    return tool.model_copy(update={"coroutine": again})  # type: ignore[no-any-return]  # a tool
+
+
+def around_the_tool(tool: Any) -> BaseTool:
+    async def again(**arguments: Any) -> Any:
+        return await tool.ainvoke(arguments)
+
+    return classified(StructuredTool(name="look", description="d", args_schema=SCHEMA, coroutine=again))
+
+
+class Around(BaseTool):
+    name: str = "look"
+    description: str = "d"
+    args_schema: Any = SCHEMA
+    inner: Any = None
+
+    def _run(self, **_arguments: Any) -> str:
+        raise NotImplementedError
+
+    async def _arun(self, **arguments: Any) -> str:
+        return str(await self.inner.ainvoke(arguments))
+
+
+def of_a_class(tool: Any) -> BaseTool:
+    return classified(Around(inner=tool))
+
+
+WRAPPERS = [in_an_object, by_a_method, in_a_default, in_a_dict, around_the_tool, of_a_class]
+
+
+@pytest.mark.parametrize("gate", ["wrapped", "middleware"])
+@pytest.mark.parametrize("decorate", WRAPPERS)
+@pytest.mark.parametrize("make", [lambda server: adapted(Client(server, None)), lambda _server: loaded()])
+@pytest.mark.promise("mcp-undelivered-denies")
+async def test_an_mcp_tool_behind_a_wrapper_is_denied_before_its_call_without_a_carrier(
+    kit: Kit, task: Any, server: Server, gate: str, decorate: Any, make: Any
+) -> None:
+    assert (await answer(kit, decorate(make(server)), gate)).startswith("Denied:")
+    assert kit.decisions("look") == ["no_credential"]
+    assert not server.authorizations
+
+
+@pytest.mark.parametrize("decorate", WRAPPERS)
+@pytest.mark.promise("mcp-undelivered-denies")
+async def test_an_mcp_tool_behind_a_wrapper_has_its_credential_where_its_client_carries_it(
+    kit: Kit, task: Any, server: Server, decorate: Any
+) -> None:
+    tool = decorate(adapted(Client(server, agentguard.auth("orders", library="httpx2"))))
+    assert "seen" in await answer(kit, tool, "wrapped")
+    assert None not in server.authorizations
+    assert kit.decisions("look") == ["permit"]
+
+
+async def test_a_guarded_mcp_tool_inside_another_tool_is_judged_itself(
+    kit: Kit, task: Any, server: Server
+) -> None:
+    inner = kit.guard.wrap(adapted(Client(server, agentguard.auth("orders", library="httpx2"))))[0]
+
+    async def twice() -> str:
+        return str(await inner.ainvoke({}))
+
+    outer = kit.wrap(StructuredTool.from_function(coroutine=twice, name="twice", description="d"))
+    assert "seen" in str((await outer.ainvoke(tool_call("twice"))).content)
+    assert None not in server.authorizations
+
+
 @pytest.mark.parametrize("gate", ["wrapped", "middleware"])
 @pytest.mark.parametrize("decorate", [hidden, lambda tool: tool])
 @pytest.mark.promise("mcp-undelivered-denies")
@@ -227,6 +332,26 @@ async def test_a_result_without_the_credential_is_withheld_where_nothing_was_see
     assert "without its credential" in caplog.text
     assert kit.decisions("look")[-1] == "no_credential"
     assert [grant.id for grant in kit.broker.issued] == kit.broker.revoked
+
+
+class Toolkit:
+    def __init__(self, session: Foreign) -> None:
+        self.session = session
+
+    def look(self) -> str:
+        """Look."""
+        return self.session.call()
+
+
+@pytest.mark.promise("mcp-undelivered-denies")
+@pytest.mark.parametrize("make", [lambda kit: kit.look, lambda kit: lambda: kit.look()])
+async def test_a_toolkit_with_a_session_brings_back_nothing_without_the_credential(
+    kit: Kit, task: Any, mode: Mode, make: Any
+) -> None:
+    look = make(Toolkit(Foreign()))
+    wrapped = kit.wrap(StructuredTool.from_function(look, name="look", description="d"))
+    assert (await mode.invoke(wrapped, tool_call("look"))).content.startswith("Denied:")
+    assert kit.decisions("look")[-1] == "no_credential"
 
 
 async def test_a_tool_that_is_no_mcp_tool_may_leave_its_credential_unused(

@@ -7,6 +7,7 @@ import logging
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from typing import Any
 
@@ -19,6 +20,7 @@ from langchain_core.tools import BaseTool, StructuredTool, tool
 from agentguard.catalog import Catalog, spec_of
 from agentguard.errors import ConfigurationError, DenialCode
 from agentguard.intent import Template
+from agentguard.model.attached import Told
 from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 
 
@@ -510,3 +512,81 @@ def test_the_tools_of_thousands_of_agents_leave_memory_where_it_was(kit: Kit, ki
     assert len(users) == 0
     assert gates._present == {}
     assert counts[-1] - counts[1] < 100, counts
+
+
+# --- names of a request
+
+
+def handoff(number: int) -> BaseTool:
+    def body(item: str) -> str:
+        return item
+
+    return StructuredTool.from_function(body, name=f"to_{number}", description="Hand over.")
+
+
+@pytest.mark.promise("tools-of-a-request")
+@pytest.mark.parametrize("by", ["wrap", "middleware"])
+def test_names_of_requests_that_nobody_has_classified_leave_memory_where_it_was(kit: Kit, by: str) -> None:
+    guard, counts = guard_for(kit), list[int]()
+    for numbers in (range(40), range(40, 140)):
+        for number in numbers:
+            if by == "wrap":
+                guard.wrap(handoff(number))
+            else:
+                guard._gates.look_at([handoff(number)])
+        gc.collect()
+        counts.append(len(gc.get_objects()))
+    assert counts[1] - counts[0] < 100, counts
+    assert guard.catalog.original("to_139") is None
+
+
+@pytest.mark.promise("tools-of-a-request")
+async def test_a_tool_that_is_classified_after_it_was_wrapped_keeps_its_name_from_another_definition(
+    kit: Kit, mode: Mode
+) -> None:
+    guard = guard_for(kit)
+    [first] = guard.wrap(named(honest).model_copy(update={"name": "later"}))
+    guard.catalog.add(spec_of("later", {"path": "read"}))
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="two tools are named later"):
+            guard.wrap(named(evil).model_copy(update={"name": "later"}))
+    with guard.task("Look", subject="alice", mandate={"tools": "*"}):
+        assert (await mode.invoke(first, tool_call("later", item="x"))).content == "x"
+        wrong = await mode.call(guard, "decide", "later", {"no such argument": "x"})
+    assert wrong.reason.startswith("invalid_arguments")
+    del first
+    gc.collect()
+    with pytest.raises(ConfigurationError, match="two tools are named later"):
+        guard.wrap(named(evil).model_copy(update={"name": "later"}))
+
+
+@pytest.mark.promise("tools-of-a-request")
+def test_of_definitions_that_are_generated_anew_the_operator_is_told_a_few(
+    kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard, counts = guard_for(kit), list[int]()
+    for number in range(300):
+        space: dict[str, Any] = {"__name__": "app"}
+        exec(compile("def body(item: str) -> str: return item", f"<generated {number}>", "exec"), space)  # noqa: S102  as a notebook does
+        with suppress(ConfigurationError):
+            guard.wrap(named(space["body"]))
+        if number in (99, 299):
+            caplog.clear() if number == 99 else None
+            del space
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+    assert counts[1] - counts[0] < 100, counts
+    assert len(caplog.records) == 0
+
+
+@pytest.mark.promise("tools-of-a-request")
+def test_the_operator_is_told_of_each_name_once_and_of_no_name_for_ever() -> None:
+    told = Told()
+    assert [told.is_new("look", "one"), told.is_new("look", "one"), told.is_new("look", "two")] == [
+        True,
+        False,
+        True,
+    ]
+    assert sum(told.is_new("look", str(number)) for number in range(50)) == 6
+    assert all(told.is_new(str(number), "one") for number in range(5_000))
+    assert len(told._by_name) == 1_000
