@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache, partialmethod
 from types import CodeType, FunctionType, MethodType
 from typing import Any
-from weakref import ReferenceType
+from weakref import ReferenceType, WeakKeyDictionary
 
 from langchain_core.tools import BaseTool
 
@@ -38,6 +38,8 @@ FRAMEWORKS = frozenset(
 )
 TOOLS = "langchain.agents.middleware"  # what a framework defines here is a tool, and no form for any function
 LIBRARIES = FRAMEWORKS | {"abc", "builtins", "pydantic", "typing"}
+_STORAGE = ("__dict__", "__pydantic_private__", "__pydantic_extra__")
+_slots = WeakKeyDictionary[type, tuple[str, ...]]()
 _PLACES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
@@ -90,18 +92,31 @@ def closure_of(function: FunctionType) -> Iterator[tuple[str, object]]:
 def attributes(value: object) -> Mapping[str, Any]:
     """Return the attributes that an object itself has, by name: also those of slots, and pydantic's own."""
     values: dict[str, Any] = {}
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
+    kind = type(value)
+    if (slots := _slots.get(kind)) is None:
+        slots = _slots[kind] = tuple(_slots_of(kind))
+    for name in slots:
+        _read(value, name, values)
+    for name in _STORAGE:
+        storage = values.pop(name, None)
+        if isinstance(storage, dict):
+            values.update(storage)
+    return dict(sorted(values.items(), key=_name))
+
+
+def _slots_of(kind: type) -> Iterator[str]:
+    """Yield the names of a class's slots, and of what it keeps other attributes in."""
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
-            _read(value, name if not name.startswith("__") else f"_{kind.__name__.lstrip('_')}{name}", values)
-    for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__"):
-        storage: dict[str, Any] = {}
-        _read(value, name, storage)
-        if isinstance(storage.get(name), dict):
-            values.update(storage[name])
-    for name in ("__dict__", "__weakref__", "__pydantic_private__", "__pydantic_extra__"):
-        values.pop(name, None)
-    return dict(sorted(values.items(), key=lambda pair: str(pair[0])))
+            private = name.startswith("__") and not name.endswith("__")
+            yield f"_{base.__name__.lstrip('_')}{name}" if private else name
+    if kind.__dictoffset__:
+        yield "__dict__"
+
+
+def _name(pair: tuple[Any, object]) -> str:
+    return str(pair[0])
 
 
 def wrapped_by(value: object) -> Any:

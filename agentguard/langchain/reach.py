@@ -32,7 +32,7 @@ from typing import Any
 from weakref import ReferenceType
 
 from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, StructuredTool, Tool
 
 from agentguard.langchain.identification import adapted_by, place_of_adapted
 from agentguard.langchain.objects import (
@@ -65,12 +65,11 @@ _LONGEST = 1_000  # items; a longer list or dict is data
 _DEEPEST = 40  # objects in one another
 _REMOTE = frozenset({"RemoteGraph", "RemoteRunnable"})  # what they run is on another machine
 _COMPOSED = "langchain_core.runnables."  # what is defined here runs what it holds, and nothing else
-_HANDLERS = frozenset({"handle_tool_error", "handle_validation_error"})
-_FUNCTIONS = frozenset({"func", "coroutine"})
+_HANDLERS = ("handle_tool_error", "handle_validation_error")
 # what langchain keeps for a tool or runnable, and what is not its work
 _DESCRIPTIVE = (
     BaseTool.model_fields.keys() | {"callback_manager", "callbacks", "metadata", "tags", "_agentguard_forms"}
-) - _HANDLERS
+) - set(_HANDLERS)
 
 
 class _TooMuch(Exception):
@@ -238,6 +237,9 @@ class Reach:
     def _tool(self, tool: Any, kind: type, depth: int) -> Parts:
         if package_of(kind.__module__) == "agentguard" and hasattr(tool, "gate"):
             return tuple(tool.gate.original.definition)  # a guarded tool, which is judged itself
+        if kind in (StructuredTool, Tool):
+            names = ("func", "coroutine", *_HANDLERS)
+            return self._parts(((name, getattr(tool, name)) for name in names), (), False, depth)
         pairs = ((name, item) for name, item in attributes(tool).items() if name not in _DESCRIPTIVE)
         codes = tuple(f.__code__ for _, f in members_of(kind) if isinstance(f, FunctionType))
         contents = self._parts(pairs, codes, is_foreign(kind.__module__), depth)
