@@ -457,7 +457,7 @@ def faulty(operation: str) -> World:
     """Arm the fault before the flow looks the operation up, but after the task was begun."""
     store = Faulty(operation)
     world = World(store=store)
-    world.begin()
+    world.begin(questions=1)  # a person was asked in this task, so answers are looked for
     store.arm()
     rebuilt = World(store=store)
     return rebuilt
