@@ -9,21 +9,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentguard.model import Arguments
+from tests.doubles.texts import CHARACTERS, texts
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text() | st.floats(-1e9, 1e9)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
-)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | texts() | st.floats(-1e9, 1e9)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(texts(), inner), max_leaves=8)
 
 
-@given(values=st.dictionaries(st.text() | st.from_regex(r"\A[a-z_]{1,8}\Z"), VALUES))
+@given(values=st.dictionaries(texts() | st.from_regex(r"\A[a-z_]{1,8}\Z", alphabet=CHARACTERS), VALUES))
 @example(values={"a": '\x00\x08\x0b\x1f\x7f\u2028\ud7ff\U0001f600"\\/', "B": 2**53 - 1, "": None})
 @example(values={"\U00010000": 1, "\ue000": 2})
 def test_the_canonical_form_is_that_of_rfc_8785(values: dict[str, object]) -> None:
     assert Arguments.of(values).canonical == rfc8785.dumps(values)  # type: ignore[arg-type]  # JSON by its strategy
 
 
-@given(values=st.dictionaries(st.text(), st.integers() | st.text(st.characters(exclude_categories=()))))
+@given(values=st.dictionaries(texts(), st.integers() | st.text(st.characters(exclude_categories=()))))
 def test_what_rfc_8785_refuses_is_refused(values: dict[str, object]) -> None:
     def canonical(encode: object) -> object:
         try:
@@ -42,7 +41,7 @@ LONG = range(-(2**63), 2**64)
 @pytest.mark.promise("large-integers-exact")
 @given(
     number=st.integers(2**53, 2**64 - 1) | st.integers(-(2**63), -(2**53)),
-    rest=st.dictionaries(st.text(), VALUES),
+    rest=st.dictionaries(texts(), VALUES),
 )
 @example(number=725653563933458433, rest={})
 def test_all_digits_of_a_64_bit_integer_are_kept(number: int, rest: dict[str, object]) -> None:

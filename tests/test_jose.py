@@ -32,6 +32,7 @@ from agentguard.jose import (
     token_hash,
     unb64url,
 )
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 TYP = frozenset({"at+jwt"})
@@ -334,9 +335,7 @@ def test_no_changed_token_verifies(data: st.DataObject) -> None:
 
 @settings(max_examples=examples(300), deadline=None)
 @given(
-    st.one_of(
-        st.text(), st.binary().map(lambda b: ".".join([b64url(b)] * 3)), st.text("aZ09-_.=", max_size=60)
-    )
+    st.one_of(texts(), st.binary().map(lambda b: ".".join([b64url(b)] * 3)), st.text("aZ09-_.=", max_size=60))
 )
 def test_noise_is_refused_and_nothing_else_is_raised(noise: str) -> None:
     refused(noise)
@@ -345,8 +344,8 @@ def test_noise_is_refused_and_nothing_else_is_raised(noise: str) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | texts(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
 

@@ -67,7 +67,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of worker processes; 0 runs the tests in this process."""
     chosen = config.option.markexpr
     # tests that share the servers and times that are compared need one process
-    if not takes_all(config) or "timing" in chosen or "real" in chosen:
+    takes_real = "real" in chosen.replace("not real", "")
+    if not takes_all(config) or "timing" in chosen or takes_real:
         return 0
     return len(os.sched_getaffinity(0)) + SPARE
 

@@ -28,6 +28,7 @@ from agentguard.policies.cedar import ReloadingCedar
 from agentguard.policies.combine import Combine
 from agentguard.policies.opa import Opa
 from agentguard.stores.memory import MemoryStore
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 TOML = """\
@@ -473,7 +474,7 @@ FUZZ = settings(
 
 @pytest.mark.promise("configuration-mistakes-named")
 @FUZZ
-@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@given(st.binary(max_size=60) | texts(max_size=60).map(str.encode))
 @example(b"a = 0x" + b"f" * 3000)
 @example(b"[tools]\n'' = 1")
 @example(b"tools = 1")
@@ -496,7 +497,7 @@ def test_no_mutation_makes_load_raise_anything_else(tmp_path: Path, at: int, len
 
 
 TABLES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | texts(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(

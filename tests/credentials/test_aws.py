@@ -44,6 +44,7 @@ from tests.conftest import Mode
 from tests.doubles import loopback
 from tests.doubles.aws import Aws, denies, error, serving
 from tests.doubles.loopback import Connection, interim_answers, trickle_body, trickle_header
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 ROLES = {path: f"arn:aws:iam::123456789012:role/agents/{path}" for path in (ToolPath.READ, ToolPath.WRITE)}
@@ -283,9 +284,9 @@ SCOPES = st.sets(st.sampled_from([*STATEMENTS, "long", "unknown"]))
 )
 @given(
     scopes=SCOPES,
-    id=st.text(st.characters(codec="ascii"), max_size=70),
-    tool=st.text(max_size=300),
-    subject=st.text(max_size=80),
+    id=st.text(st.characters(max_codepoint=127), max_size=70),
+    tool=texts(max_size=300),
+    subject=texts(max_size=80),
 )
 def test_a_policy_never_has_a_statement_of_a_scope_that_is_not_granted(
     make: Callable[..., AwsRole],
@@ -316,7 +317,7 @@ def test_a_policy_never_has_a_statement_of_a_scope_that_is_not_granted(
     assert re.fullmatch(r"[\w+=,.@-]{2,64}", request["SourceIdentity"], re.ASCII)
 
 
-@given(st.text(max_size=90), st.text(max_size=90))
+@given(texts(max_size=90), texts(max_size=90))
 def test_two_subjects_have_two_source_identities(one: str, other: str) -> None:
     assert (source_identity(one) == source_identity(other)) == (one == other)
 

@@ -29,6 +29,7 @@ from agentguard.testing import BrokerContract
 from agentguard.testing.samples import sample_grant
 from tests.conftest import Mode
 from tests.doubles.github import GitHub
+from tests.doubles.texts import CHARACTERS
 from tests.tiers import examples
 
 SEAL = SealingKey(b"k" * 32)
@@ -159,7 +160,11 @@ async def test_without_scopes_or_repositories_nothing_is_asked_for_it_would_be_e
 @pytest.mark.promise("github-scopes")
 @settings(deadline=None, max_examples=examples(60))
 @given(
-    st.sets(st.from_regex(r"(contents|issues|administration):(read|write|admin)", fullmatch=True)),
+    st.sets(
+        st.from_regex(
+            r"(contents|issues|administration):(read|write|admin)", fullmatch=True, alphabet=CHARACTERS
+        )
+    ),
     st.sampled_from(list(ToolPath)),
 )
 def test_what_is_asked_is_never_more_than_scopes_and_path_permit(scopes: set[str], path: ToolPath) -> None:

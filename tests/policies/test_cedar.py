@@ -32,6 +32,7 @@ from agentguard.model import (
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.policies.cedar.context import View, view_of
 from agentguard.ports import CatalogAware, Policy
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 REFUND = ToolSpec(
@@ -512,8 +513,8 @@ def test_tools_that_no_policy_mentions_are_listed(policy: CedarPolicy) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats() | texts(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
 FUZZED = bound(anything("true") + '@id("not") forbid (principal, action, resource) when { false };')
@@ -521,7 +522,7 @@ FUZZED = bound(anything("true") + '@id("not") forbid (principal, action, resourc
 
 @pytest.mark.promise("cedar-error-denies")
 @given(
-    json_values, st.sampled_from(["order_id", "amount", "fee", "note", "meta", "other"]), st.text(max_size=6)
+    json_values, st.sampled_from(["order_id", "amount", "fee", "note", "meta", "other"]), texts(max_size=6)
 )
 @settings(max_examples=examples(150), deadline=None)
 def test_no_argument_makes_decide_raise(value: Any, name: str, text: str) -> None:
@@ -535,7 +536,7 @@ def test_no_argument_makes_decide_raise(value: Any, name: str, text: str) -> Non
         assert first.permitted == isinstance(value, str)
 
 
-@given(st.text(alphabet='@id("a")permit;{}/\n\\ ', max_size=40) | st.text(max_size=20))
+@given(st.text(alphabet='@id("a")permit;{}/\n\\ ', max_size=40) | texts(max_size=20))
 @settings(max_examples=examples(150), deadline=None)
 def test_no_text_makes_anything_but_a_configuration_error(text: str) -> None:
     for rules in (text, POLICIES + text):

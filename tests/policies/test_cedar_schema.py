@@ -18,11 +18,12 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.schema import schema_text
 from agentguard.policies.cedar.types import Refused, ToolShape, quoted, shape_of
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | texts(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 

@@ -46,6 +46,7 @@ from agentguard.provenance.words import words_contain
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit, ScriptedChatModel
+from tests.doubles.texts import texts
 
 WORDS = "Please send $2,200.00 to GB29NWBK60161331926819, as agreed with 'Ada Byron' on 2024-05-19."
 ADA = Identity(subject="user:ada", actor="agent://a")
@@ -135,7 +136,7 @@ def test_a_decimal_comma_is_not_taken_for_thousands() -> None:
     assert words_contain("Pay 1,500.25 to Ada", 1500.25)
 
 
-@given(st.text(), st.text())
+@given(texts(), texts())
 def test_nothing_is_said_that_does_not_stand_there(words: str, value: str) -> None:
     assert not words_contain(words, value) or value in words
 

@@ -15,6 +15,7 @@ from agentguard.credentials.presentation import ProofKey
 from agentguard.errors import VerificationError
 from agentguard.jose import Algorithm, Signer, b64url, decode, htu, thumbprint, token_hash, unb64url
 from agentguard.resource.proof import Nonces, verify_proof
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 # RFC 9449: the key of figure 1, the proof of figure 2 (section 4.2), the resource request of section 7.1
@@ -244,7 +245,7 @@ def test_no_changed_proof_verifies(data: st.DataObject) -> None:
         )
 
 
-claim_values = st.none() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
+claim_values = st.none() | st.integers() | texts(max_size=9) | st.lists(st.integers(), max_size=2)
 
 
 @settings(max_examples=examples(100), deadline=None)

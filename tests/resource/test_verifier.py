@@ -20,6 +20,7 @@ from agentguard.ports import Store
 from agentguard.resource import Claims, Introspection, Issuer, Limits, Nonces, Verifier, challenge
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Mode
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 NOW = 1_700_000_000.0
@@ -509,19 +510,17 @@ LOCATIONS = st.sampled_from(["Authorization", "DPoP", "authorization", "dpop", "
 @pytest.mark.promise("random-input-refused")
 @settings(max_examples=examples(200), deadline=None)
 @given(
-    st.lists(
-        st.tuples(LOCATIONS, st.text(max_size=30) | st.text(max_size=30).map("DPoP {}".format)), max_size=4
-    ),
-    st.text(max_size=12),
-    st.text(max_size=30) | st.just(URL),
+    st.lists(st.tuples(LOCATIONS, texts(max_size=30) | texts(max_size=30).map("DPoP {}".format)), max_size=4),
+    texts(max_size=12),
+    texts(max_size=30) | st.just(URL),
 )
 def test_noise_raises_nothing_but_a_refusal(headers: list[tuple[str, str]], method: str, url: str) -> None:
     assert refused(headers, method=method, url=url)[1] in (400, 401)
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
 CLAIM_NAMES = sorted(ISSUERS[ToolPath.READ]._claims(GRANT, NOW))

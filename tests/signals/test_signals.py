@@ -48,6 +48,7 @@ from agentguard.signals import IssuedId, Receiver, Revocations, SessionRevoked, 
 from agentguard.signals.events import SESSION_REVOKED
 from agentguard.stores.memory import MemoryStore
 from tests.conftest import Kit, Mode
+from tests.doubles.texts import texts
 from tests.tiers import examples
 
 NOW = 1_700_000_000.0
@@ -804,7 +805,7 @@ def _sound(answer: httpx.Response, revocations: RecordingRevoke) -> None:
 
 @pytest.mark.promise("false-signal-ends-nothing")
 @settings(deadline=None, max_examples=examples(200))
-@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+@given(st.binary(max_size=300) | texts(max_size=100).map(str.encode))
 def test_no_body_makes_the_receiver_answer_anything_else(body: bytes) -> None:
     revocations = RecordingRevoke()
     answer = asyncio.run(push(receiver(revocations), body))
@@ -817,7 +818,7 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8"), max_size=20)
+    | texts(max_size=20)
     | st.sampled_from([GUARD, AUDIENCE, SESSION_REVOKED, "opaque", "complex", "iss_sub"]),
     lambda inner: (
         st.lists(inner, max_size=3)
