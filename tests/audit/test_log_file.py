@@ -113,6 +113,7 @@ MODES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.exhaustive(1)  # each waits for seconds
 @MODES
 @pytest.mark.promise("audit-log-lock")
 def test_a_call_does_not_wait_for_a_locked_log_and_its_denial_is_written_late(
@@ -140,6 +141,7 @@ def test_a_call_does_not_wait_for_a_locked_log_and_its_denial_is_written_late(
     assert verify(path.read_bytes().splitlines(keepends=True)).sound
 
 
+@pytest.mark.exhaustive(1)  # each waits for seconds
 @MODES
 @pytest.mark.promise("audit-log-lock")
 def test_the_last_word_about_a_call_is_its_denial_also_if_its_permit_was_written_too_slowly(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -28,11 +28,11 @@ def test_a_pattern_takes_linear_time(pattern: str, of_names: bool) -> None:
         arguments: dict[str, Any] = {text: 1}
     else:
         schema, arguments = q(type="string", pattern=pattern), {"q": text}
-    validate, start = compile_schema(schema), perf_counter()
+    validate, start = compile_schema(schema), process_time()
     if not pattern.startswith("(a|b)"):
         with pytest.raises(ValidationError):
             validate(arguments)
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
 
 
 @pytest.mark.promise("schemas-in-bounded-time")
@@ -54,19 +54,19 @@ def test_a_pattern_that_is_not_linear_is_refused(pattern: str, place: str) -> No
 def test_references_that_multiply_end_in_an_error() -> None:
     parts = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in range(12)}
     schema = {"$defs": {**parts, "d12": {}}, "properties": {"q": {"$ref": "#/$defs/d0"}}}
-    validate, start = compile_schema(schema), perf_counter()
+    validate, start = compile_schema(schema), process_time()
     with pytest.raises(WorkExceeded):
         validate({"q": 1})
-    assert perf_counter() - start < 2 * SECONDS
+    assert process_time() - start < 2 * SECONDS
 
 
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_unique_items_take_linear_time_and_mean_what_they_meant() -> None:
     validate = compile_schema(q(type="array", uniqueItems=True))
-    start = perf_counter()
+    start = process_time()
     validate({"q": [{"id": n} for n in range(20_000)]})
     validate({"q": [1, True, "1", [1], {"a": 1}, {"b": 1}, 0, False, None]})
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
     for twice in ([1, 1.0], [{"a": 1, "b": 2}, {"b": 2, "a": 1}], [[1], [1.0]], [None, None]):
         with pytest.raises(ValidationError):
             validate({"q": twice})
@@ -110,10 +110,10 @@ def test_a_part_with_a_dialect_of_its_own_stays_in_the_bounded_validator(draft: 
     }
     validate = compile_schema({"type": "object", **parts[place]})
     text = "a" * 40 + "!"  # Python's own engine needs years for it
-    started = perf_counter()
+    started = process_time()
     with pytest.raises(ValidationError):
         validate({"a": [text] if place == "item" else text})
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
 
 
 @pytest.mark.promise("reviewed-schema-binds")
@@ -175,25 +175,25 @@ def many(pattern: str, number: int) -> dict[str, Any]:
 def test_a_schema_that_would_hold_everybody_up_when_it_is_first_seen_is_refused(
     schema: dict[str, Any], reason: str
 ) -> None:
-    start = perf_counter()
+    start = process_time()
     with pytest.raises(ConfigurationError, match=reason):
         compile_schema(schema)
-    assert perf_counter() - start < SECONDS  # 90 costly patterns take 6 s
+    assert process_time() - start < SECONDS  # 90 costly patterns take 6 s
 
 
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_a_schema_is_checked_in_bounded_time_also_where_it_is_none() -> None:
     mixed = [item for number in range(2_400) for item in (number, str(number))]
-    start = perf_counter()
+    start = process_time()
     with pytest.raises(SchemaError):
         compile_schema({"type": mixed})  # to compare each two items takes 6 s
     compile_schema({"$schema": "http://json-schema.org/draft-07/schema#", "enum": mixed})
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
 
 
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_a_pattern_in_a_value_to_which_a_reference_leads_takes_linear_time_or_is_refused() -> None:
-    text, start = "a" * 40 + "!", perf_counter()
+    text, start = "a" * 40 + "!", process_time()
     for name in ("default", "const"):
         validate = compile_schema({name: {"pattern": "^(a+)+$"}, "properties": {"q": {"$ref": f"#/{name}"}}})
         with pytest.raises((ValidationError, WorkExceeded)):
@@ -204,14 +204,14 @@ def test_a_pattern_in_a_value_to_which_a_reference_leads_takes_linear_time_or_is
     both = {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False}
     with pytest.raises(ConfigurationError):
         compile_schema({"default": both, "$ref": "#/default"})
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
 
 
 @pytest.mark.promise("schemas-in-bounded-time")
 def test_a_text_is_compiled_as_a_pattern_in_bounded_time() -> None:
-    validate, start = compile_schema(q(format="regex"), formats=True), perf_counter()
+    validate, start = compile_schema(q(format="regex"), formats=True), process_time()
     validate({"q": "^[a-z]+$"})
     for wrong in ("(", "(?i)" + "[\0-\U0010ffff]" * 2_000):  # for the second Python's engine needs minutes
         with pytest.raises(ValidationError):
             validate({"q": wrong})
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
