@@ -102,7 +102,9 @@ class Broker(Protocol):
       it calls `issue`, so that a crash in between loses track of nothing.
     - ``note(handle, expires_at) -> (key, until)``: see `BrokerTraits.notes_in`.
     - ``issuer``: the `iss` of its tokens. A signal of a source that speaks for this issuer may name one of
-      them by its `jti`, if that is the handle or the id of the grant.
+      them by its `jti`.
+    - ``jti_of(handle) -> str | None``: returns the `jti` of the token of a handle, or None if unknown.
+      A broker needs it whose `jti` is neither the handle nor the id of the grant. It asks no service.
     """
 
     @property

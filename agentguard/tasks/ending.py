@@ -20,7 +20,7 @@ from agentguard.enforcement.process import owner
 from agentguard.enforcement.records import signal_record, task_end_record
 from agentguard.errors import AgentGuardError, StoreError, VerificationError, safe_text
 from agentguard.model import LiveCredential, TaskState, TaskStatus
-from agentguard.tasks.login import tasks_of
+from agentguard.tasks.login import IssuedTokens, tasks_of
 
 if TYPE_CHECKING:
     from agentguard.signals import SessionRevoked
@@ -36,9 +36,7 @@ class Ending:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self._enforcement, self._operations = flow.enforcement, flow.operations
-        self._issuers = {
-            route.name: str(getattr(route.broker, "issuer", "")) for route in flow.enforcement.routes
-        }
+        self._tokens = IssuedTokens({route.name: route.broker for route in flow.enforcement.routes})
         self._swept = False
         flow.outbox.end_task, flow.outbox.store_ends = self.end, self.store_ends
 
@@ -104,7 +102,7 @@ class Ending:
                 then end, is named in a format that is not known.
         """
         cause = f"signal of {event.issuer}: {event.reason}"
-        tasks = await tasks_of(event, issuer, self._operations, self._issuers)
+        tasks = await tasks_of(event, issuer, self._operations, self._tokens)
         end = self._end(list(dict.fromkeys(tasks)), TaskStatus.REVOKED, cause)
         if await self._operations.to_the_end(end):
             return

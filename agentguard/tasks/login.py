@@ -7,19 +7,50 @@ user, session or token of the same name is another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentguard.enforcement.operations import Operations
+from agentguard.errors import safe_text
 from agentguard.jose import text_claim, unverified_claims
-from agentguard.model import Login, LoginName, Secret
+from agentguard.model import LiveCredential, Login, LoginName, Secret
+from agentguard.ports import Broker
 
 if TYPE_CHECKING:
     from agentguard.signals import SessionRevoked
 
-__all__ = ["login_of", "tasks_of"]
+__all__ = ["IssuedTokens", "login_of", "tasks_of"]
+
+log = logging.getLogger("agentguard")
 
 _ALL = "ALL"  # how Keycloak names all sessions of a user
+
+
+class IssuedTokens:
+    """Says which token of its issuer each of our live credentials is. *brokers* go by their route's names."""
+
+    def __init__(self, brokers: Mapping[str, Broker]) -> None:
+        self._brokers = brokers
+
+    def is_one(self, live: LiveCredential, issuer: str, jti: str) -> bool:
+        """Return whether a credential is the issuer's token with this `jti`.
+
+        A broker whose handles are something else than the `jti` says which one a handle is for.
+        """
+        broker = self._brokers.get(live.broker)
+        if broker is None or getattr(broker, "issuer", "") != issuer:
+            return False
+        if jti in (live.call_id, live.handle):
+            return True
+        jti_of: Callable[[str], str | None] | None = getattr(broker, "jti_of", None)
+        try:
+            return jti_of is not None and jti_of(live.handle) == jti
+        except Exception as error:  # noqa: BLE001  whatever a broker raises, the others are asked
+            log.error(
+                "the broker %s cannot say which token a handle is for: %s", live.broker, safe_text(error)
+            )
+            return False
 
 
 def login_of(subject_token: Secret | None) -> Login | None:
@@ -36,12 +67,12 @@ def login_of(subject_token: Secret | None) -> Login | None:
 
 
 async def tasks_of(
-    event: SessionRevoked, issuer: str, operations: Operations, issuers: Mapping[str, str]
+    event: SessionRevoked, issuer: str, operations: Operations, tokens: IssuedTokens
 ) -> list[str]:
     """Return the ids of the tasks that a signal ends; some of them may be over already.
 
-    *issuer* is by whose name signals name our own tasks, users and credentials; *issuers* are those of our
-    brokers, by the name of the route. Another issuer's session ends the tasks of that session, which come
+    *issuer* is by whose name signals name our own tasks, users and credentials; *tokens* are those that our
+    brokers have from other issuers. Another issuer's session ends the tasks of that session, which come
     first, and those of its user whose session is not known. A session that no task is known to be of may be
     any of the user's. So it ends all tasks of the user, as ``ALL`` does.
 
@@ -51,7 +82,7 @@ async def tasks_of(
     ours = issuer in event.authority
     if ours and event.task_id is not None and await operations.task(event.task_id) is not None:
         return [event.task_id]
-    if event.token is not None and (ids := await _of_credential(event, issuer, operations, issuers)):
+    if event.token is not None and (ids := await _of_credential(event, issuer, operations, tokens)):
         return ids
     in_login = await _in_login(event, issuer, operations)
     one = event.token is not None or event.task_id not in (None, _ALL)
@@ -64,7 +95,7 @@ async def tasks_of(
 
 
 async def _of_credential(
-    event: SessionRevoked, issuer: str, operations: Operations, issuers: Mapping[str, str]
+    event: SessionRevoked, issuer: str, operations: Operations, tokens: IssuedTokens
 ) -> list[str]:
     """Return the tasks that hold a live credential of the token's issuer with the token's `jti`."""
     token = event.token
@@ -72,8 +103,10 @@ async def _of_credential(
         live.task_id
         for live in await operations.live()
         if token is not None
-        and token.issuer in (issuer, issuers.get(live.broker))
-        and token.name in (live.call_id, live.handle)
+        and (
+            (token.issuer == issuer and token.name in (live.call_id, live.handle))
+            or tokens.is_one(live, token.issuer, token.name)
+        )
     ]
 
 

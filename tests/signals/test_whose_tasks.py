@@ -18,6 +18,7 @@ from jwt import PyJWK
 
 from agentguard import Guard, ToolPath
 from agentguard.catalog import Catalog
+from agentguard.credentials.sealing import SealingKey
 from agentguard.errors import AuditError, ConfigurationError
 from agentguard.identity import LocalIdentity
 from agentguard.jose import OtherKind, RsaSigner, Signer, b64url, public_key, set_key
@@ -28,6 +29,7 @@ from agentguard.stores import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
 from agentguard.tasks.task import Task
 from agentguard.testing import FixedPolicy, RecordingAudit, RecordingBroker
+from tests.doubles.authorization_server import AuthorizationServer, grant, user_token
 
 US, IDP, PARTNER, SOC = (f"https://{name}.example" for name in ("guard", "login", "partner", "soc"))
 UUID = "2f1c-4711"
@@ -55,9 +57,9 @@ class Issuing(RecordingBroker):
 class Place:
     """A guard with a user's tasks, and the sources that it trusts."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, broker: Any = None) -> None:
         self.store, self.audit = store, RecordingAudit()
-        self.broker = Issuing(paths=["read"])
+        self.broker = broker or Issuing(paths=["read"])
         self.guard = Guard(
             catalog=Catalog([]),
             policy=FixedPolicy(),
@@ -122,10 +124,15 @@ def of(**members: dict[str, Any]) -> dict[str, Any]:
     return {"format": "complex", **members}
 
 
-def with_credential(place: Place, task: Task) -> None:
+def with_credential(place: Place, task: Task, handle: str = "t-1", call_id: str = "call-1") -> None:
     """Put a live credential of the task on record, as a call that is running does."""
     row = LiveCredential(
-        call_id="call-1", task_id=task.id, broker="orders/read", handle="t-1", expires_at=1e12, owner=""
+        call_id=call_id,
+        task_id=task.id,
+        broker="orders/read",
+        handle=handle,
+        expires_at=1e12,
+        owner="",
     )
     place.store.track(row)
 
@@ -222,6 +229,69 @@ async def test_the_jti_of_an_issuers_token_ends_the_task_that_holds_it(place: Pl
     with_credential(place, task)
     assert await place.push(token("t-1")) == 202
     assert place.active(task, other) == [False, True]
+
+
+SEAL = SealingKey(b"k" * 32)
+
+
+def minted(server: AuthorizationServer, broker: Any, id: str) -> tuple[str, str]:
+    """Have the real broker mint; return the handle and the token's own `jti`."""
+    known = set(server.alive)
+    credential = broker.issue(grant(id, subject_token=user_token(aud=server.issuer)))
+    (name,) = server.alive.keys() - known
+    return credential.handle, server.alive[name]["jti"]
+
+
+@pytest.mark.promise("signal-names-a-minted-token")
+@pytest.mark.parametrize("seal", [None, SEAL], ids=["plain", "sealed"])
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_the_jti_of_a_token_that_a_real_broker_has_minted_ends_the_task_that_holds_it(
+    seal: SealingKey | None, restarted: bool
+) -> None:
+    server = AuthorizationServer("jwt", issuer=IDP)
+    broker = server.broker(issuer=IDP, seal=seal)
+    place = Place(MemoryStore(), server.broker(issuer=IDP, seal=seal) if restarted else broker)
+    task, other = place.begin(), place.begin()
+    handle, jti = minted(server, broker, "call-1")
+    with_credential(place, task, handle)
+    with_credential(place, other, minted(server, broker, "call-2")[0], "call-2")
+    assert handle not in (jti, "call-1")
+    assert await place.push(token(jti)) == 202
+    assert place.active(task, other) == [False, True]
+    place.guard.close()
+
+
+@pytest.mark.promise("signal-names-a-minted-token", "signal-of-its-issuers-users")
+async def test_a_jti_counts_for_no_broker_of_another_issuer_and_no_opaque_token() -> None:
+    for form in ("jwt", "opaque"):
+        server = AuthorizationServer(form, issuer=PARTNER)
+        broker = server.broker(issuer=PARTNER)
+        place = Place(MemoryStore(), broker)
+        task = place.begin()
+        handle, jti = minted(server, broker, "call-1")
+        with_credential(place, task, handle)
+        for name in (token(jti), token(jti, US), token("None", PARTNER)):
+            assert await place.push(name, IDP) in (202, 400)
+        assert await place.push(token("None", PARTNER), PARTNER) == 202
+        assert place.active(task) == [True]
+        place.guard.close()
+
+
+@pytest.mark.promise("signal-names-a-minted-token")
+async def test_a_broker_that_cannot_say_which_token_a_handle_is_for_hides_no_other_one() -> None:
+    class Unsure(Issuing):
+        def jti_of(self, handle: str) -> str | None:
+            if handle == "bad":
+                raise ValueError(handle)
+            return handle.removeprefix("handle-of-")
+
+    place = Place(MemoryStore(), Unsure(paths=["read"]))
+    tasks = [place.begin(), place.begin()]
+    for task, handle in zip(tasks, ("bad", "handle-of-t-7"), strict=True):
+        with_credential(place, task, handle, f"call-{handle}")
+    assert await place.push(token("t-7")) == 202
+    assert place.active(*tasks) == [True, False]
+    place.guard.close()
 
 
 @pytest.mark.promise("signal-without-effect-told")

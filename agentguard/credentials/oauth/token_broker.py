@@ -145,6 +145,11 @@ class TokenBroker(AsksServices, ABC):
         """Do the same as `revoke`, without blocking the event loop."""
         await self._revoker.revoke(handle, expires_at, self._async.server, self._async.remember)
 
+    def jti_of(self, handle: str) -> str | None:
+        """Return the `jti` of the JWT of a handle, or None for an opaque token and a handle unknown here."""
+        token = self._tokens.find(handle)
+        return None if token is None else token.jti
+
     def check(self) -> None:
         """Ask the server whether it knows the broker's client. Nothing is issued or ended.
 
