@@ -26,10 +26,16 @@ _SHORTHANDS = {
 }  # fmt: skip
 """What ECMA-262 means by these: Rust would take digits of all scripts, and other blanks."""
 _DOT = r"[^\n\r\u2028\u2029]"
-_ESCAPE = re.compile(r"\\(?:[pPux]\{[^}]*\}|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|.)", re.DOTALL)
-_REPETITION = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
+# the escapes of ECMA-262 with `u` that Rust has too: any other letter means nothing, or another thing to each
+_ESCAPE = re.compile(
+    r"\\(?:[pP]\{[A-Za-z0-9_=]+\}|u\{[0-9A-Fa-f]+\}|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}|[dDwWsSbBtnvfr]|[^A-Za-z0-9])",
+    re.DOTALL,
+)
+_REPETITION = re.compile(r"\{([0-9]+)(?:,([0-9]*))?\}")
 _GROUP = re.compile(r"\(\?(?:P?<[^>=!][^>]*>|[A-Za-z-]*:)")
-_FLAGS = re.compile(r"\(\?([A-Za-z-]+)[:)]")
+_FLAGS = re.compile(r"\(\?([A-Za-z]*)(?:-([A-Za-z]*))?[:)]")
+_KNOWN_FLAGS = frozenset("is")  # that mean the same to both; `m` has other ends of lines
+_WORD_ENDS = {r"\b": r"(?-u:\b)", r"\B": r"(?-u:\B)"}
 _MEANS_MORE = frozenset("[]&~-")  # in a class of characters, Rust takes these for signs
 
 
@@ -50,10 +56,11 @@ class Pattern(NamedTuple):
 
 
 def compile_pattern(text: str) -> Pattern | None:
-    """Return a compiled pattern, or None if the engine of linear time does not take it.
+    r"""Return a compiled pattern, or None if the engine of linear time does not take it.
 
     A pattern that could mean another thing to this engine than by ECMA-262 is not taken either: one with an
-    empty class (``[]``), or that lets blanks and comments in (``(?x)``).
+    empty class (``[]``), with other flags than ``i`` and ``s``, with an escape of a letter that ECMA-262 does
+    not have (``\A``), or with two repetitions of one part (``x++``).
     """
     if len(text) > _LONGEST:
         return None
@@ -71,8 +78,11 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self._text, self._at, self._part = text, 0, 0
-        self._is_dot_plain = False
-        self.sizes = [0]  # of each group around the place that is read
+        self._repeated = (
+            0  # signs of repetition behind the part that was read last; a second one makes it lazy
+        )
+        self._are_dots_plain = [False]  # in each group around the place that is read
+        self.sizes = [0]  # of each of these groups
 
     def read(self) -> Iterator[str]:
         """Yield the pattern in Rust's form.
@@ -87,7 +97,8 @@ class _Reader:
                 yield self._open()
             elif character == ")":
                 self._at += 1
-                self._add(max(self.sizes.pop(), 1))
+                self._are_dots_plain.pop()
+                self._add(self.sizes.pop() + 1)  # a group is a part too: groups may stand in each other
                 yield character
             elif character in "*+?{|":
                 yield self._operator(character)
@@ -95,17 +106,23 @@ class _Reader:
                 yield self._single(character)
 
     def _add(self, size: int) -> None:
-        self._part = size
+        self._part, self._repeated = size, 0
         self.sizes[-1] += size
 
     def _open(self) -> str:
-        if (flags := _FLAGS.match(self._text, self._at)) and "x" in flags[1]:
-            raise ValueError("blanks in the pattern would mean nothing")
-        self._is_dot_plain |= flags is not None and "s" in flags[1]
+        are_plain = self._are_dots_plain[-1]
+        if flags := _FLAGS.match(self._text, self._at):
+            on, off = flags[1], flags[2] or ""
+            if not _KNOWN_FLAGS.issuperset(on + off):
+                raise ValueError("a flag of Rust's alone")
+            are_plain = "s" not in off and (are_plain or "s" in on)
         if flags and flags[0].endswith(")"):
             self._part = 0
+            self._are_dots_plain[-1] = are_plain
         else:
             self.sizes.append(0)
+            self._are_dots_plain.append(are_plain)
+        self._repeated = 0
         match = _GROUP.match(self._text, self._at)
         opening = flags[0] if flags else match[0] if match else "("
         self._at += len(opening)
@@ -115,12 +132,19 @@ class _Reader:
         repetition = _REPETITION.match(self._text, self._at)
         operator = repetition[0] if repetition else character
         self._at += len(operator)
+        if character == "|":
+            self._add(1)
+            return operator
+        if operator == "{" or self._repeated > (operator == "?"):
+            raise ValueError("a repetition of a repetition")
+        self._repeated += 1
         if repetition:
             times = max(1, *(int(number or 0) for number in repetition.groups()))
             size, self._part = self._part, self._part * times
             self.sizes[-1] += self._part - size
-        elif character == "|":
-            self._add(1)
+        # the choice to go on or not is a part too
+        self._part += 1
+        self.sizes[-1] += 1
         return operator
 
     def _single(self, character: str) -> str:
@@ -129,9 +153,9 @@ class _Reader:
             return self._class()
         if character == "\\":
             escape = self._escape()
-            return r"(?-u:\b)" if escape == r"\b" else _SHORTHANDS.get(escape[1:], escape)
+            return _WORD_ENDS.get(escape) or _SHORTHANDS.get(escape[1:], escape)
         self._at += 1
-        return _DOT if character == "." and not self._is_dot_plain else character
+        return _DOT if character == "." and not self._are_dots_plain[-1] else character
 
     def _escape(self) -> str:
         if (match := _ESCAPE.match(self._text, self._at)) is None:

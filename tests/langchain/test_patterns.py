@@ -72,15 +72,15 @@ async def test_a_servers_large_pattern_is_a_recorded_denial(kit: Kit, task: Any,
     [
         ("abc", 3),
         ("a{3}b", 4),
-        ("(?:ab){3,10}", 20),
-        ("((a{2}){3}){4}", 24),
+        ("(?:ab){3,10}", 31),
+        ("((a{2}){3}){4}", 57),
         (r"\{3}", 3),
         ("[a{9}]b", 2),
         (r"\u{61}{5}", 5),
         (r"\p{L}{5}", 5),
         ("a|b", 3),
         ("a{2,}", 2),
-        ("a+b*c?", 3),
+        ("a+b*c?", 6),
     ],
 )
 def test_the_size_of_a_pattern_has_its_repetitions_written_out(pattern: str, size: int) -> None:
@@ -93,6 +93,36 @@ def test_a_character_of_several_bytes_is_more_work() -> None:
     compiled = compile_pattern("[ab]{600}")
     assert compiled is not None
     assert compiled.work("\u6f22" * 999) >= 3 * compiled.work("a" * 999) - 2
+
+
+def _nested(opening: str, closing: str, core: str = "d") -> str:
+    return opening * 60 + core + closing * 60
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+@pytest.mark.parametrize(
+    "parts",
+    [
+        _nested("(?:", ")?"), _nested("(?:", ")*"), _nested("(?:", ")+?"), _nested("(", ")"),
+        _nested("(?i:", ")??"), _nested("(?:|", ")"), _nested("(?:", "|)"), "d?" * 60,
+        "d*?" * 60, "()" * 60, "(?:^|)" * 60,
+    ],
+)  # fmt: skip
+def test_each_part_of_a_pattern_that_the_engine_has_a_state_for_is_counted(parts: str) -> None:
+    compiled = compile_pattern(f"[ab]*a(?:{parts}[ab]){{20}}c")
+    assert compiled is not None
+    assert compiled.size >= 20 * 60
+
+
+@pytest.mark.promise("schemas-in-bounded-time")
+def test_groups_in_each_other_do_not_make_a_text_cost_more_than_is_counted() -> None:
+    pattern = f"[ab]*a(?:{_nested('(?:', ')?')}[ab]){{40}}c"
+    validate = compile_schema(_schema(pattern))
+    chance = random.Random(1)  # noqa: S311  no secret is made of it
+    start = process_time()
+    with pytest.raises(ValueError, match="too much work"):
+        validate({"t": ["".join(chance.choices("ab", k=90_000))]})
+    assert process_time() - start < 1
 
 
 def test_an_ordinary_pattern_takes_a_long_text() -> None:
@@ -127,6 +157,14 @@ def test_an_ordinary_pattern_takes_a_long_text() -> None:
         (r"^\<b\>$", "<b>", "b"),
         (r"^[^\<]+$", "b", "<"),
         (r"^(\(?s)..$", "(sab", "s\r\r"),
+        (r"^x\B.$", "xy", "x\u00e9"),
+        (r"\B\u00e9$", "\u00fc\u00e9", "x\u00e9"),
+        ("^(?s:a.)b.c$", "a\rbxc", "axb\rc"),
+        ("^(?s:a.)b.c$", "a\u2028bxc", "axb\u2028c"),
+        ("^(a(?s).)b.$", "a\rbx", "a\rb\r"),
+        ("^((?s)a)|b.$", "bx", "b\u2029"),
+        ("(?s)^a(?-s:.)b.$", "axb\r", "a\rb\r"),
+        ("(?s)^a(?i-s:B.)$", "abx", "ab\r"),
     ],
 )
 def test_a_sign_in_a_pattern_means_what_it_means_in_javascript(pattern: str, good: str, bad: str) -> None:
@@ -159,7 +197,11 @@ def test_each_class_of_characters_has_the_members_that_pythons_engine_finds() ->
 @pytest.mark.promise("schemas-in-bounded-time")
 @pytest.mark.parametrize(
     "pattern",
-    ["(?x)a {900}", "(?ix:a {900})", "[]a]", "[^]a]", "[a", "a)", "(a", "\\", "a" * 2_001],
-)
+    ["(?x)a {900}", "(?ix:a {900})", "[]a]", "[^]a]", "[a", "a)", "(a", "\\", "a" * 2_001,
+     r"\a", r"\A", r"a\z",
+     r"\x{41}", r"\x4", r"[\A]", r"[\z]", r"\pL", r"\p{^L}", r"\_a\q",
+     r"\b{start}a", "a++", "a*+", "a??+", "a{2}{2}", "a???",
+     "a{,2}", "a{ 2 }", "(?m)^a$", "(?mR)^a$", "(?U)a+", "(?u)a", "(?-u:a)", "a{", "(?i-x: a)"],
+)  # fmt: skip
 def test_a_pattern_that_could_mean_another_thing_is_not_taken(pattern: str) -> None:
     assert compile_pattern(pattern) is None
