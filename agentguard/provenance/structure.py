@@ -6,7 +6,6 @@ value of it is taken from anywhere. So each of them is counted in bits.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from math import lgamma, log, log2
 
@@ -15,7 +14,7 @@ from agentguard.provenance.leaves import DEEPEST, MOST, Leaf
 
 __all__ = ["bits_of_order", "bits_of_presence", "take_apart"]
 
-_ORDER = re.compile(r": order (\[.*\])\Z", re.DOTALL)
+_ORDER = ": order ["
 
 
 def take_apart(name: str, value: object, around: Declared) -> tuple[list[Leaf], float]:
@@ -73,12 +72,14 @@ def bits_of_order(distinctions: Iterable[str]) -> float:
     """
     orders, bits = set[str](), 0.0
     for distinction in distinctions:
-        if (match := _ORDER.search(distinction)) is None:
+        # the first place: where a name holds these words too, more is counted as an order, never less
+        _, mark, order = distinction.partition(_ORDER)
+        if not mark or not order.endswith("]"):
             continue
         bits += log2(len(orders) + 1)
-        if match[1] not in orders:
-            orders.add(match[1])
-            bits += _bits_of_factorial(match[1].count('", "') + 1)
+        if order not in orders:
+            orders.add(order)
+            bits += _bits_of_factorial(order.count('", "') + 1)
     return bits
 
 

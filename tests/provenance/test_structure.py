@@ -10,6 +10,7 @@ from langchain_core.tools import StructuredTool, tool
 
 from agentguard.model import Arguments, Provenance, Sensitivity, ToolPath, ToolSpec
 from agentguard.provenance.arguments import provenance_of
+from agentguard.provenance.structure import bits_of_order
 from tests.conftest import Kit, Mode, classified
 from tests.provenance.test_bounds import SECONDS
 from tests.provenance.test_provenance import task
@@ -205,3 +206,35 @@ async def test_which_arguments_of_a_servers_tool_are_there_is_as_sensitive_as_th
     assert {(origins[name].user, origins[name].sensitivity) for name in arguments} == {
         (False, Sensitivity.RESTRICTED)
     }
+
+
+@pytest.mark.promise("judged-in-bounded-time")
+@pytest.mark.parametrize("name", [": order []", ": order [", ": floats [1", ": 1", "[1"])
+async def test_a_name_of_the_words_that_say_an_order_costs_no_time(
+    name: str, kit: Kit, mode: Mode, task: Any
+) -> None:
+    @tool
+    def page() -> str:
+        """Read."""
+        return "text"
+
+    @tool
+    def save(data: dict[str, Any]) -> str:
+        """Save."""
+        return "saved"
+
+    read = classified(page, path="read", untrusted=True)
+    reader, writer = kit.guard.wrap([read, classified(save, path="write")])
+    await mode.invoke(reader, {})
+    start = process_time()
+    await mode.invoke(writer, {"data": {name * (140_000 // len(name)): 5.0}})
+    assert process_time() - start < SECONDS
+
+
+@pytest.mark.promise("untrusted-lends-nothing")
+def test_words_in_a_name_hide_no_order() -> None:
+    plain = bits_of_order(('data: order ["a", "b", "c", "d"]',))
+    for place in ('data[": order []"]', 'data[": order ["]', "data: order ["):
+        assert bits_of_order((f'{place}: order ["a", "b", "c", "d"]',)) >= plain > 4
+    assert bits_of_order(('data: order ["a: order []", "b", "c", "d: order []"]',)) >= plain
+    assert bits_of_order(('data[": order []"]: 5.0', "data: class A")) == 0
