@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 
 from agentguard.concurrency.fork import this_process
 from agentguard.enforcement.activation import active_task
+from agentguard.enforcement.process import owner
 from agentguard.enforcement.routing import Route
 from agentguard.enforcement.run_state import RunState
 from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Arguments, Call, Decision, Grant, Json, Outcome, ToolSpec
+from agentguard.model import (
+    AccessRequest,
+    Arguments,
+    Call,
+    Decision,
+    Grant,
+    Json,
+    LiveCredential,
+    Outcome,
+    ToolSpec,
+)
 
 __all__ = ["Invocation", "Permit", "Repetition"]
 
@@ -162,6 +173,17 @@ class Permit:
     def ran(self) -> bool:
         """Whether the tool has begun; this is known when the call has ended."""
         return not self._entrance and not self._unused
+
+    def live(self, handle: str, expires_at: float) -> LiveCredential:
+        """Return the record of a credential of this call, which is not yet known to be revoked."""
+        return LiveCredential(
+            call_id=self.call.id,
+            task_id=self.call.task_id,
+            broker=self.call.broker or "",
+            handle=handle,
+            expires_at=expires_at,
+            owner=owner(),
+        )
 
     def end(self) -> None:
         """Let the tool begin no more; a tool that still runs finds a dead lease."""

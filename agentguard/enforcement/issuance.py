@@ -19,7 +19,6 @@ from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.missing_grants import GrantDenied
 from agentguard.enforcement.operations import Operations, stored
-from agentguard.enforcement.process import owner
 from agentguard.enforcement.task_credentials import KeptCredential, ReusableCredentials, key_of
 from agentguard.errors import DenialCode, Denied, GrantMissing, safe_text
 from agentguard.model import Credential, Grant, LiveCredential
@@ -70,7 +69,7 @@ class Issuance:
         grant, route = self._permit.grant, self._permit.route
         if grant is None or route is None or route.prepares or self.kept:
             return None
-        return self._live(grant.id, self._expiry())
+        return self._permit.live(grant.id, self._expiry())
 
     async def obtain(self) -> Credential | None:
         """Return the call's credential, minted now unless the task has one for it.
@@ -154,7 +153,7 @@ class Issuance:
         """Have no issuer asked here: the outbox revokes what was, or may have been, minted."""
         self._is_ending = True
         if self._revoked is None and self.note() is None:
-            self._revoked = self._handle() is None
+            self._revoked = not self._handles_of_call()
 
     def give_up(self) -> None:
         """Have nothing minted from now on, and what is being minted revoked: the guard has ended the call."""
@@ -172,14 +171,15 @@ class Issuance:
 
     async def _revoke(self, operations: Operations) -> None:
         self._is_ending = True  # before the handle is read: what is delivered after that revokes itself
-        route, handle = self._permit.route, self._handle()
-        if route is None or handle is None:
+        route, handles = self._permit.route, self._handles_of_call()
+        if route is None or not handles:
             self._revoked = True
             return
         self._revoked = False  # until it is known to be; also if the broker raises an exit
         try:
-            revoke = operations.revoke[route.name]
-            self._revoked = await best_effort("revoke", revoke, self._permit.task.identity.subject, *handle)
+            revoke, party = operations.revoke[route.name], self._permit.task.identity.subject
+            # each of them is asked for, also where one fails
+            self._revoked = all([await best_effort("revoke", revoke, party, *handle) for handle in handles])
         except asyncio.CancelledError as error:  # the broker's own: no caller's cancellation comes this far
             log.error("revoke failed: %s", failure_text(error))
 
@@ -188,10 +188,10 @@ class Issuance:
         route = self._permit.route
         if route is None or route.note is None or self.kept or self._revoked is not None:
             return None
-        if (handle := self._handle()) is None:
+        if len(handles := self._handles_of_call()) != 1:
             return None
         try:
-            return route.note(*handle)
+            return route.note(*handles[0])
         except Exception as error:  # noqa: BLE001  the broker's own `revoke` is called then
             log.error("broker %s failed to note: %s", route.name, safe_text(error))
             return None
@@ -208,12 +208,12 @@ class Issuance:
         if route.prepares:
             prepare = operations.prepare[route.name]
             await self._ask("prepare", prepare, self._handles.append, grant)
-            await stored(operations.track(self._live(self._handles[0], self._expiry())))
+            await stored(operations.track(self._permit.live(self._handles[0], self._expiry())))
         try:
             await self._ask("issue", operations.issue[route.name], self._deliver, grant)
         except (Denied, asyncio.CancelledError):
             if self._minted:  # too late: on record by its own handle, in case its revocation fails
-                late = self._live(self._minted[0].handle, self._minted[0].expires_at)
+                late = self._permit.live(self._minted[0].handle, self._minted[0].expires_at)
                 await best_effort("track", self._track, late)
             raise
         credential = self._minted[0]
@@ -223,7 +223,7 @@ class Issuance:
         may_be_gone = route.waits or self._calls.has_ended_any(self._last_end)
         if may_be_gone or not self._is_planned(credential.handle):
             # recorded once more, for if the task ended meanwhile, all that was recorded is revoked and gone
-            await stored(self._track(self._live(credential.handle, credential.expires_at)))
+            await stored(self._track(self._permit.live(credential.handle, credential.expires_at)))
         return credential
 
     async def _track(self, live: LiveCredential) -> None:
@@ -235,7 +235,7 @@ class Issuance:
         self._minted.append(credential)
         if isinstance(credential, Credential) and not self._is_planned(credential.handle):
             # until it is on record; if it never is, the outbox revokes it by this
-            live = self._live(credential.handle, credential.expires_at)
+            live = self._permit.live(credential.handle, credential.expires_at)
             self._calls.untracked[live.call_id] = live
         if self._is_ending and isinstance(credential, Credential):
             drive(self._revoke_late(credential))
@@ -245,7 +245,7 @@ class Issuance:
         route, call, operations = self._permit.route, self._permit.call, self._blocking
         assert route is not None  # noqa: S101  a broker has minted
         log.warning("broker %s minted after its time: the credential is revoked", route.name)
-        live = self._live(credential.handle, credential.expires_at)
+        live = self._permit.live(credential.handle, credential.expires_at)
         await best_effort("track", operations.track, live)
         revoke, subject = operations.revoke[route.name], self._permit.task.identity.subject
         if await best_effort("revoke", revoke, subject, credential.handle, credential.expires_at):
@@ -274,14 +274,16 @@ class Issuance:
 
     # --- what is on record
 
-    def _handle(self) -> tuple[str, float] | None:
-        """Return the handle and the expiry of what was, or may have been, minted."""
-        if self._minted:
-            return self._minted[0].handle, self._minted[0].expires_at
-        if self._handles:
-            return self._handles[0], self._expiry()
-        planned = self.planned()
-        return None if planned is None else (planned.handle, planned.expires_at)
+    def _handles_of_call(self) -> list[tuple[str, float]]:
+        """Return the handle and the expiry of what was, or may have been, minted.
+
+        They are two where a broker has minted by another handle than it has named before.
+        """
+        handles = {handle: self._expiry() for handle in self._handles}
+        handles |= {credential.handle: credential.expires_at for credential in self._minted[:1]}
+        if not handles and (planned := self.planned()) is not None:
+            handles = {planned.handle: planned.expires_at}
+        return list(handles.items())
 
     def _is_planned(self, handle: str) -> bool:
         """Return whether the handle is on record since before the broker minted."""
@@ -291,14 +293,3 @@ class Issuance:
     def _expiry(self) -> float:
         grant = self._permit.grant
         return self._permit.call.at + (0.0 if grant is None else grant.lifetime)
-
-    def _live(self, handle: str, expires_at: float) -> LiveCredential:
-        call = self._permit.call
-        return LiveCredential(
-            call_id=call.id,
-            task_id=call.task_id,
-            broker=call.broker or "",
-            handle=handle,
-            expires_at=expires_at,
-            owner=owner(),
-        )

@@ -426,6 +426,44 @@ def test_a_handle_is_on_record_before_anything_is_minted(mode: str) -> None:
     assert world.store.live() == ()
 
 
+class Renaming(Careful):
+    """Mints by another handle than it has named before."""
+
+    def issue(self, grant: Grant) -> Credential:
+        super().issue(grant)
+        return Credential("s3cret", id=grant.id, expires_at=1e12, handle=f"token-{grant.id}")
+
+    def revoke(self, handle: str, expires_at: float) -> None:
+        if handle.startswith(self.fail or "-"):
+            raise IssueError("down")
+        super().revoke(handle, expires_at)
+
+
+@pytest.mark.promise("handle-before-minting")
+def test_what_was_prepared_is_revoked_too_where_something_else_was_minted(mode: str) -> None:
+    mint = Renaming()
+    world = World(brokers={(None, path): mint for path in ToolPath})
+    world.mint, mint.store = mint, world.store
+    world.begin()
+    world.call(mode)
+    (grant,) = mint.issued
+    assert sorted(mint.revoked) == [f"login-{grant.id}", f"token-{grant.id}"]
+    assert world.store.live() == ()
+
+
+@pytest.mark.promise("handle-before-minting")
+@pytest.mark.parametrize("prefix", ["login-", "token-"])
+def test_a_call_of_which_one_of_two_handles_still_lives_is_not_recorded_as_revoked(
+    mode: str, prefix: str
+) -> None:
+    mint = Renaming(fail=prefix)
+    world = World(brokers={(None, path): mint for path in ToolPath})
+    world.mint, mint.store = mint, world.store
+    world.begin()
+    world.call(mode)
+    assert prefix in str([live.handle for live in world.store.live()])
+
+
 @pytest.mark.promise("handle-before-minting", "issuer-failure-denies")
 def test_what_was_prepared_is_revoked_although_nothing_was_minted(mode: str) -> None:
     world = careful(fail="late")
