@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agentguard.errors import ConfigurationError
+
 __all__ = ["idle_keywords", "with_types"]
 
 _LIMITS = {
@@ -37,14 +39,14 @@ _SINGLE = (
     "items", "additionalItems", "unevaluatedItems", "contains", "propertyNames", "additionalProperties",
     "unevaluatedProperties", "then", "else",
 )  # fmt: skip
-_INVERSE = ("not", "if")  # a type in one of these would let more values pass
+_INVERSE = ("not", "if")  # a type in one of these may let more values pass
 _NEEDS = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
-_TYPED = ".typed"  # what a definition is called in its form with types
+_TYPED = ".typed"  # what a definition is called in its form with types, with more points if it must
 # keywords that describe, or that another keyword reads
 _WITHOUT_EFFECT = frozenset({
     "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment",
     "$defs", "definitions", "title", "description", "default", "examples", "example", "deprecated",
-    "readOnly", "writeOnly", "format", "contentEncoding", "contentMediaType", "contentSchema", "then", "else",
+    "readOnly", "writeOnly", "format", "then", "else",
     "minContains", "maxContains", "exclusiveMinimum", "exclusiveMaximum", "discriminator",
 })  # fmt: skip
 
@@ -53,45 +55,69 @@ def with_types(schema: Any) -> Any:
     """Return a schema in which each part with limits, and without a type, takes only what they are about.
 
     Parts of `anyOf`, `oneOf`, `allOf`, `then` and `else`, and definitions that a `$ref` names, have types
-    too. What is in `not` and `if` stays as it is.
+    too. A part has none where that would let more values pass: in `not`, and in an `if` that a `then` is for.
+    Where an `if` has both `then` and `else`, a value is refused that it takes by another type alone.
+
+    Raises:
+        ConfigurationError: Such an `if` is in a `not`, or in another place that is turned round.
     """
     return _Typing(schema).whole() if isinstance(schema, Mapping) else schema
 
 
 class _Typing:
-    """Gives types to the parts of one schema."""
+    """Gives types to the parts of one schema.
+
+    A part is strict where fewer values that it takes are fewer that the whole takes, and loose elsewhere.
+    """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
+        names = [str(name) for container in _DEFINITIONS for name in schema.get(container) or ()]
+        self._suffix = _TYPED
+        while any(name.endswith(self._suffix) for name in names):
+            self._suffix += "."
 
     def whole(self) -> dict[str, Any]:
-        """Return the schema with types; beside each definition stands its form with types."""
+        """Return the schema with types; beside each definition, which is loose, stands its strict form."""
         typed: dict[str, Any] = self._with_types(self._schema)
         for container in _DEFINITIONS:
             if isinstance(parts := self._schema.get(container), Mapping):
-                copies = {f"{name}{_TYPED}": self._with_types(part) for name, part in parts.items()}
-                typed[container] = {**parts, **copies}
+                loose = {name: self._with_types(part, is_strict=False) for name, part in parts.items()}
+                strict = {f"{name}{self._suffix}": self._with_types(part) for name, part in parts.items()}
+                typed[container] = {**loose, **strict}
         return typed
 
-    def _with_types(self, schema: Any) -> Any:
+    def _with_types(self, schema: Any, *, is_strict: bool = True) -> Any:
         if not isinstance(schema, Mapping):
             return schema
-        typed = {keyword: self._value(keyword, value, schema) for keyword, value in schema.items()}
-        if (kinds := _kinds(schema)) and not self._has_type(schema, frozenset()):
+        typed = {keyword: self._value(keyword, value, schema, is_strict) for keyword, value in schema.items()}
+        if is_strict and (kinds := _kinds(schema)) and not self._has_type(schema, frozenset()):
             typed["type"] = sorted(kinds)
+        if schema.keys() >= {"if", "then", "else"}:
+            strict, loose = (self._with_types(schema["if"], is_strict=strict) for strict in (True, False))
+            if strict != loose and not is_strict:
+                raise ConfigurationError(
+                    "an `if` with `then` and `else`, inside `not`, has a limit without a type",
+                    hint="write a type beside each limit in this `if`",
+                )
+            if strict != loose:
+                typed["allOf"] = [*typed.get("allOf", ()), {"anyOf": [strict, {"not": loose}]}]
         return typed
 
-    def _value(self, keyword: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    def _value(self, keyword: str, value: Any, schema: Mapping[str, Any], is_strict: bool) -> Any:
         """Return the value of one keyword with types in the schemas that it holds."""
         if keyword in _NAMED and isinstance(value, Mapping):
-            return {name: self._with_types(part) for name, part in value.items()}
+            return {name: self._with_types(part, is_strict=is_strict) for name, part in value.items()}
         if keyword in _LISTS and isinstance(value, list | tuple):
-            return [self._with_types(part) for part in value]
+            return [self._with_types(part, is_strict=is_strict) for part in value]
         if keyword == "$ref" and isinstance(value, str):
-            return value + _TYPED if _REFERENCE.fullmatch(value) else value
+            return value + self._suffix if is_strict and _REFERENCE.fullmatch(value) else value
+        if keyword in _INVERSE:
+            is_for_else = keyword == "if" and "else" in schema and "then" not in schema
+            return self._with_types(value, is_strict=is_strict if is_for_else else not is_strict)
         # of what is contained, fewer would be counted against a greatest number
         if keyword in _SINGLE and not (keyword == "contains" and "maxContains" in schema):
-            return self._with_types(value)
+            return self._with_types(value, is_strict=is_strict)
         return value
 
     def _has_type(self, schema: Any, references: frozenset[str]) -> bool:
@@ -146,7 +172,10 @@ def idle_keywords(schema: Mapping[str, Any]) -> tuple[str, ...]:
     """
     from jsonschema.validators import validator_for  # an extra, for tools with a JSON Schema
 
-    return tuple(_Idle(schema, validator_for(schema)).find(schema, ""))
+    kind = validator_for(schema)
+    if "allOf" not in kind.VALIDATORS:
+        return ("$schema (draft 3 has other keywords: write the schema for a later draft)",)
+    return tuple(_Idle(schema, kind).find(schema, ""))
 
 
 class _Idle:

@@ -107,7 +107,7 @@ def _types(part: Schema, root: Schema) -> set[str]:
         kind = _resolved(branch, root).get("type")
         if kind is None:
             return set()
-        kinds |= set(kind) if isinstance(kind, list) else {str(kind)}
+        kinds |= {str(name) for name in kind} if isinstance(kind, list) else {str(kind)}
     return (kinds | ({"integer"} if "number" in kinds else set())) - {"null"}
 
 
