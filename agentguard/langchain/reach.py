@@ -6,10 +6,10 @@ called, classes, lists and dicts of them, and tools. And which objects does the 
 a client of an MCP server.
 
 Code makes another tool, and data makes none. An object that nobody calls is data, such as the user of a
-request, whatever its class. The functions that it holds count, by the names that the code around it uses. All
-that a framework's function holds counts, since such a function stands for anything. A graph that the
-application's code holds does not count: its tools are judged themselves. What cannot be looked into stands
-for itself.
+request, whatever its class. The functions that it holds count, by the names that the code around it uses,
+unless it is in a list or dict. All that a framework's function holds counts, since such a function stands for
+anything. A graph that the application's code holds does not count: its tools are judged themselves. What
+cannot be looked into stands for itself.
 
 The walk does not follow global names, which belong to the code itself, and no names that code computes.
 """

@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 
 import fastmcp
 from langchain.agents import create_agent
+from langchain_core.tools import StructuredTool
 
 import agentguard
 from agentguard import CredentialUnavailable, Guard, Resource, ToolPath
@@ -154,3 +155,24 @@ async def test_tools_that_are_loaded_anew_for_each_request_are_the_same_tools(
     for _ in range(2):
         client: Any = fastmcp.Client(server.url, auth=agentguard.auth("orders", library="httpx2"))
         assert "order 7" in await call(guard, await mcp.MCPAdapter(client).list_tools())
+
+
+@pytest.mark.promise("mcp-undelivered-denies")
+@pytest.mark.parametrize("carries", [False, True])
+async def test_a_tool_that_opens_its_client_itself_brings_back_what_a_call_with_the_credential_has_got(
+    kit: Kit, guard: Guard, server: McpServer, carries: bool
+) -> None:
+    if not carries:
+        server.verifies = "nothing"
+    options: Any = {"auth": agentguard.auth("orders", library="httpx2")} if carries else {}
+
+    async def get_order(order_id: str) -> str:
+        async with fastmcp.Client(server.url, **options) as client:
+            return str((await client.call_tool("get_order", {"order_id": order_id})).content)
+
+    tool = StructuredTool.from_function(
+        coroutine=get_order, name="get_order", description="Get.", args_schema=SCHEMA
+    )
+    answer = await call(guard, [tool])
+    assert ("order 7" in answer) is carries
+    assert kit.decisions("get_order")[-1] == ("permit" if carries else "no_credential")

@@ -257,7 +257,7 @@ PLACES: list[Callable[[Function], BaseTool]] = [
     lambda function: of(calling(os.stat if function is read else os.unlink)),
     lambda function: of(calling(operator.methodcaller("upper" if function is read else "lower"))),
     lambda function: Field(work={"run": function}),
-    lambda function: of(function, handle_tool_error=function),
+    lambda function: of(read, handle_tool_error=function),
 ]
 IDS = [
     *(place.__name__ for place in PLACES[:13]),
@@ -364,10 +364,10 @@ def cached(user: str) -> BaseTool:
 
 def of_a_user(user: str) -> BaseTool:
     subject = Admin(user) if user == "bob" else User(user)
-    documents: list[object] = [subject] * len(user)
+    cart = [Handler(read) for _ in user]  # objects in a list are data, however many there are
 
     def look(item: str) -> str:
-        return subject.can(item) + str(len(documents))
+        return subject.can(item) + "".join(position.run(item) for position in cart)
 
     return of(look)
 
