@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
-from agentguard.audit.files import follows, name_of
+from agentguard.audit.files import Predecessor, follows, name_of
 from agentguard.audit.locking import LockedTooLong, lock_file
 from agentguard.audit.rotation import Rotation
+from agentguard.audit.succession import is_empty, moved, newest_after, tell_moved
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 
 __all__ = ["Appender"]
@@ -213,18 +214,38 @@ class Appender:
         return file.descriptor, size
 
     def _move(self, old: _File, seconds: Callable[[], float], at: str) -> _File:
-        """Continue the log in the file that is at its path now, or in a new one; return that file, locked."""
+        """Continue the log in the file that is at its path now, or in a new one; return that file, locked.
+
+        Others may have continued the old file meanwhile, and renamed theirs: a new file continues the newest.
+        """
         end, size, file = self._end, os.fstat(old.descriptor).st_size, old.descriptor
         head = tail_of(file, size).head if end is None or ends_at(file, end.offset, end.head) else end.head
+        if not is_empty(self.path):
+            return self._move_to(old, Predecessor(head, name_of(file)), seconds, at, may_be_empty=False)
+        with newest_after(self.path, file, head, seconds) as newest:  # before the new one is locked
+            return self._move_to(old, newest, seconds, at, may_be_empty=True)
+
+    def _move_to(
+        self,
+        old: _File,
+        newest: Predecessor,
+        seconds: Callable[[], float],
+        at: str,
+        *,
+        may_be_empty: bool,
+    ) -> _File:
+        size, file, head = os.fstat(old.descriptor).st_size, old.descriptor, newest.head
         new, copy = _File.open_at(self.path), False
         try:
             lock_file(new.descriptor, seconds)
             new_size = new.size_at(self._path)
+            if new_size == 0 and not may_be_empty:
+                new_size = None  # what was there was moved, too
             continues = head == GENESIS or follows(self.path, new.descriptor, head)
             if new_size is not None and not continues:
                 self._size, self._end = -1, None
                 copy = 0 < new_size < size and begins_with(old.descriptor, new.descriptor, new_size)
-                self._append(new.descriptor, new_size, _moved(at, head, name_of(file), copy=copy))
+                self._append(new.descriptor, new_size, moved(at, newest, copy=copy))
             if new_size is not None:
                 fcntl.flock(file, fcntl.LOCK_UN)  # first: whoever waits for it finds that it was moved
                 self._file, self._size, self._end = new, -1, None
@@ -235,12 +256,8 @@ class Appender:
         if new_size is None:  # it was moved too: the caller tries again, and still knows the old one
             os.close(new.descriptor)
             return old
-        if copy:
-            log.error(
-                "%s was replaced by an older copy, which lacks what was written up to %s", self.path, head
-            )
-        elif not continues:
-            log.warning("%s was moved or deleted; the file there now continues it after %s", self.path, head)
+        if not continues:
+            tell_moved(self.path, head, copy=copy)
         os.close(file)
         return new
 
@@ -276,15 +293,3 @@ class Appender:
             line, head = seal({"at": at, "event": "cut", "after": str(end.head)}, head)
             before += line
         return head, before
-
-
-def _moved(at: str, head: Head, name: str | None, *, copy: bool) -> dict[str, Any]:
-    """Return what to write in the file that is now at the path: it continues the old one, or is a copy of it.
-
-    *name* is what the old file is called now, if it was not deleted. An older copy of the log (a backup that
-    was restored) lacks what was written since: that is a cut.
-    """
-    if copy:
-        return {"at": at, "event": "cut", "after": str(head)}
-    record = {"at": at, "event": "continued", "continues": str(head)}
-    return record if name is None else record | {"file": name}

@@ -7,7 +7,7 @@ names. A file that is missing, that was cut or extended after its rotation, or t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -224,9 +224,15 @@ class _Links:
                 self.report.files.append(file)
 
     def compare_names(self) -> None:
-        """Say where the times in the names contradict the order by the heads."""
+        """Say where the names contradict the order by the heads: by their times, and as the log's own name.
+
+        A name that somebody else has given says nothing.
+        """
+        names = [file.path.name for file in self.report.files]
+        logs = {SUFFIX.sub("", name) for name in names if SUFFIX.search(name)}
         for older, newer in pairwise(self.report.files):
-            if newer.parent is older and _place(older.path) > _place(newer.path):
+            before, after = _place(older.path, logs), _place(newer.path, logs)
+            if newer.parent is older and before is not None and after is not None and before > after:
                 self._problem(
                     "reordered",
                     f"{newer.path} continues {older.path}, although its name is that of an older file",
@@ -257,7 +263,12 @@ def _descends(file: LogFile, ancestor: LogFile) -> bool:
     return step is ancestor
 
 
-def _place(path: Path) -> tuple[str, int]:
-    """Return the time and the number that a rotation has put into a name; a name without is the newest."""
+def _place(path: Path, logs: Collection[str]) -> tuple[str, int] | None:
+    """Return the time and the number that a rotation has put into a name, or None if it has none.
+
+    The name of a log itself, which is one of *logs*, is that of the newest file.
+    """
     match = SUFFIX.search(path.name)
-    return ("~", 0) if match is None else (match[1], int(match[2] or 0))
+    if match is None:
+        return ("~", 0) if path.name in logs else None
+    return match[1], int(match[2] or 0)

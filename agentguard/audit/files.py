@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,13 +33,15 @@ __all__ = [
     "predecessor",
     "predecessors",
     "siblings",
+    "tail_of_packed",
 ]
 
 FILES = 100_000  # of one log are read, at most
 FEW = 64  # files that a writer looks back through, which holds the lock meanwhile
 SUFFIX = re.compile(r"\.([0-9]{8}T[0-9]{6}Z)(?:\.([0-9]{1,9}))?(?:\.gz)?$")
 """The time and the number that a rotation of ours puts behind the name of the log."""
-READ_ERRORS = (OSError, EOFError)  # gzip raises both
+_DAMAGED = (EOFError, zlib.error)  # gzip raises them too
+READ_ERRORS = (OSError, *_DAMAGED)
 
 
 class Predecessor(NamedTuple):
@@ -58,7 +61,7 @@ def opened(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield file
-    except EOFError as error:
+    except _DAMAGED as error:
         raise OSError(None, str(error)) from error
 
 
@@ -160,10 +163,19 @@ def _ends_in(path: Path, head: Head) -> bool:
     try:
         if path.suffix != ".gz":
             return path.is_file() and last_head(path) == head
-        status = path.stat()
-        return _last_compressed(path, status.st_mtime_ns, status.st_size) == head
+        return tail_of_packed(path) == head
     except READ_ERRORS:
         return False
+
+
+def tail_of_packed(path: Path) -> Head | None:
+    """Return the head of the last record of a compressed file, or None.
+
+    Raises:
+        OSError: The file cannot be read, or is damaged.
+    """
+    status = path.stat()
+    return _last_compressed(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(1024)
