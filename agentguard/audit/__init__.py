@@ -7,6 +7,7 @@
     reading     reads the records that somebody looks for, and follows a log through its rotations
     rotation    gives the log's file another name and begins a new one, when it is large or old
     locking     takes the lock of the log's file
+    succession  finds the newest file, where others wrote while a process was quiet
     appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
     requests    turns a request into JSON and back, to ask a policy about recorded calls again
