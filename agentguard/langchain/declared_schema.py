@@ -33,7 +33,8 @@ class DeclaredSchema:
     """Checks validated arguments, in their JSON form, against the catalog's schema.
 
     An optional argument for which the model wrote null is left out, unless the catalog's schema accepts null:
-    the tool gets its own default. That is what the check then sees as absent. A default of the catalog is
+    the tool gets its own default. That is what the check then sees as absent. A null that the tool's own
+    validator makes of another value is checked as null. A default of the catalog is
     filled in before the tool's own. A property with a limit and no type accepts only what the limit is about:
     a number, a text, a list or an object. A Decimal is a number here, and a timedelta is its seconds. A
     secret is checked as it is, and told to nobody. *compile_schema* makes a validator of a JSON Schema. It is
@@ -64,7 +65,7 @@ class DeclaredSchema:
                 del arguments[name]
         for name, value in arguments.items():
             if isinstance(value, dict | list):
-                arguments[name] = _without_nulls(value, self._parts.get(name), refused_only=True)
+                arguments[name] = _without_refused(value, self._parts.get(name))
 
     def validate(self, arguments: Arguments, originals: Mapping[str, Any], raw: object) -> None:
         """Check arguments as the tool will get them; *originals* are the values that they were made of.
@@ -80,14 +81,15 @@ class DeclaredSchema:
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
-            self._check(_without_nulls(values, self._typed), originals, raw)
+            written = {**self._defaults, **raw} if isinstance(raw, Mapping) else raw
+            self._check(_without_absent(values, originals, written, self._typed), originals, raw)
             return
         for name in self._required:
             if values.get(name) is None:
                 raise Unfit(f"{name!r} is a required property")
         for name, kinds in (self._types or {}).items():
             value = values.get(name)
-            if value is not None and type(value) not in kinds:
+            if type(value) not in kinds and not (value is None and not _is_given(name, originals, raw)):
                 raise Unfit(f"{name!r} is not of the type that the catalog gives")
 
     def _check(self, values: dict[str, Any], originals: Mapping[str, Any], raw: object) -> None:
@@ -196,24 +198,62 @@ def _compiled(
         ) from error
 
 
-def _without_nulls(value: Any, schema: Any, *, refused_only: bool = False) -> Any:
-    """Return the value without optional properties that are null, as deep as `properties` and `items` go.
+def _without_refused(value: Any, schema: Any) -> Any:
+    """Return the value without optional properties that are null, and of which the schema refuses null.
 
-    With *refused_only*, those stay of which the schema accepts null.
+    It goes as deep as `properties` and `items` go.
     """
     if not isinstance(schema, Mapping):
         return value
     if isinstance(value, list):
-        return [_without_nulls(item, schema.get("items"), refused_only=refused_only) for item in value]
+        return [_without_refused(item, schema.get("items")) for item in value]
+    if not isinstance(value, dict):
+        return value
+    parts = schema.get("properties", {})
+    return {
+        name: _without_refused(part, parts.get(name))
+        for name, part in value.items()
+        if part is not None or _keeps_null(name, schema)
+    }
+
+
+def _without_absent(value: Any, original: Any, raw: Any, schema: Any) -> Any:
+    """Return the value without optional properties that are null and that the model did not give.
+
+    A null that the tool's own validator has made of what the model wrote stays. It goes as deep as
+    `properties` and `items` go.
+    """
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, list):
+        items = schema.get("items")
+        return [
+            _without_absent(item, _part(original, place), _part(raw, place), items)
+            for place, item in enumerate(value)
+        ]
     if not isinstance(value, dict):
         return value
     required, parts = schema.get("required", ()), schema.get("properties", {})
     return {
-        name: _without_nulls(part, parts.get(name), refused_only=refused_only)
+        name: _without_absent(part, _part(original, name), _part(raw, name), parts.get(name))
         for name, part in value.items()
-        if part is not None
-        or (_keeps_null(name, schema) if refused_only else name in required or name not in parts)
+        if part is not None or name in required or name not in parts or _is_given(name, original, raw)
     }
+
+
+def _is_given(name: str, original: Any, raw: Any) -> bool:
+    """Return whether a property was made from what the model wrote, and is no default."""
+    if isinstance(original, BaseModel) and name in original.model_fields_set:
+        return True
+    # by the name that the model writes, such as an alias
+    return isinstance(raw, Mapping) and raw.get(name) is not None
+
+
+def _part(value: Any, step: Any) -> Any:
+    try:
+        return getattr(value, step) if isinstance(value, BaseModel) else value[step]
+    except (LookupError, TypeError, AttributeError):
+        return None
 
 
 def _keeps_null(name: str, schema: Mapping[str, Any]) -> bool:
