@@ -69,10 +69,10 @@ def newest_after(
         OSError: A file beside the log cannot be read.
     """
     newest, since = Predecessor(head, name_of(descriptor)), os.fstat(descriptor).st_mtime_ns
-    real, passed = Path(os.path.realpath(path)), {GENESIS}
+    real, heads = Path(os.path.realpath(path)), {GENESIS}
     with ExitStack() as stack:
-        while newest.head not in passed:
-            passed.add(newest.head)
+        while newest.head not in heads:
+            heads.add(newest.head)
             if (file := _successor(real, newest.head, since)) is not None:
                 newest = _end_of(file, seconds, stack) or newest
         yield newest

@@ -154,11 +154,11 @@ def abandonable_pair(port: object, name: str, threads: AbandonableThreads, timeo
 
 def _of_party(pair: OperationPair) -> OperationPair:
     def of_party(operation: Operation) -> Operation:
-        async def asked(party: str, *args: Any) -> Any:
+        async def operate(party: str, *args: Any) -> Any:
             with for_party(party):
                 return await operation(*args)
 
-        return asked
+        return operate
 
     return OperationPair(of_party(pair.sync), of_party(pair.async_))
 

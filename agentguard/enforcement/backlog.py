@@ -29,19 +29,19 @@ def growing_pause(attempts: int) -> float:
 class _Item:
     """What is known of one call's credentials. All times are of the monotonic clock.
 
-    `done` is when they were revoked: they wait until the store no longer lists them.
+    `revoked_at` is when they were revoked: they wait until the store no longer lists them.
     """
 
     credentials: list[LiveCredential]
     attempts: int = 0
     due: float = 0.0
     is_asked: bool = False
-    done: float | None = None
+    revoked_at: float | None = None
 
     @property
     def waits(self) -> bool:
         """Whether somebody is yet to ask for it, now or later."""
-        return not self.is_asked and self.done is None
+        return not self.is_asked and self.revoked_at is None
 
 
 class Backlog:
@@ -62,7 +62,7 @@ class Backlog:
     def ids_alive(self) -> set[str]:
         """Return the ids of the calls of which nothing says that all is revoked."""
         with self._lock:
-            return {call_id for call_id, item in self._items.items() if item.done is None}
+            return {call_id for call_id, item in self._items.items() if item.revoked_at is None}
 
     def update(self, credentials: Iterable[LiveCredential], since: float) -> None:
         """Take what the store lists for this issuer, which was read after *since*, and forget all else."""
@@ -74,8 +74,8 @@ class Backlog:
             for call_id, listed in by_call.items():
                 item = items.setdefault(call_id, _Item(listed))
                 item.credentials = listed
-                if item.done is not None and item.done < since:
-                    item.done = None  # the store could not forget it
+                if item.revoked_at is not None and item.revoked_at < since:
+                    item.revoked_at = None  # the store could not forget it
             self._items = items
 
     def take(self, *, only_new: bool = False) -> list[LiveCredential]:
@@ -102,15 +102,15 @@ class Backlog:
                 item.is_asked = True
             return [credential for item in batch for credential in item.credentials]
 
-    def settle(self, asked: Iterable[LiveCredential], alive: Collection[LiveCredential]) -> None:
+    def settle(self, credentials: Iterable[LiveCredential], alive: Collection[LiveCredential]) -> None:
         """Note what became of what was taken; *alive* are those of calls that are yet to be revoked."""
         ids, now = {credential.call_id for credential in alive}, monotonic()
         with self._lock:
-            for call_id in {credential.call_id for credential in asked}:
+            for call_id in {credential.call_id for credential in credentials}:
                 item = self._items[call_id]
                 item.is_asked, item.attempts = False, item.attempts + 1
                 item.due = now + self._pause(item.attempts)
-                item.done = None if call_id in ids else now
+                item.revoked_at = None if call_id in ids else now
 
     def seconds(self) -> float | None:
         """Return in how many seconds something is due, or None if nothing will be."""

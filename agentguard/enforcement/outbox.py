@@ -39,7 +39,7 @@ class Orphans(NamedTuple):
     """What has to be revoked now, and how much else is left that no call of this process holds."""
 
     credentials: list[LiveCredential]
-    others: int
+    remainder: int
 
 
 class Outbox:
@@ -144,12 +144,12 @@ class Outbox:
             StoreError: The outbox cannot be read.
         """
         orphans = await self.collect()
-        return len(await self.revoke_orphans(orphans.credentials)) + orphans.others
+        return len(await self.revoke_orphans(orphans.credentials)) + orphans.remainder
 
-    async def collect(self, known: Collection[str] = ()) -> Orphans:
+    async def collect(self, call_ids: Collection[str] = ()) -> Orphans:
         """End what has to be ended, which asks no issuer, and return what is orphaned then.
 
-        *known* are the ids of calls whose credentials were orphaned before.
+        *call_ids* are those of calls whose credentials were orphaned before.
 
         Raises:
             StoreError: The outbox cannot be read.
@@ -162,7 +162,7 @@ class Outbox:
         orphans, held_by_none = list[LiveCredential](), 0
         states = dict[str, TaskState | None]()
         for credential in live:
-            if credential.call_id in known or await self._orphaned(credential, states):
+            if credential.call_id in call_ids or await self._orphaned(credential, states):
                 orphans.append(credential)
             else:
                 held_by_none += credential.call_id not in self._calls.running

@@ -67,8 +67,8 @@ class OutboxThread(WokenThread):
         self._take_news()  # before it reads, so that what comes meanwhile is seen
         began = time.monotonic()
         try:
-            known = {id_ for issuer in self._issuers.values() for id_ in issuer.backlog.ids()}
-            orphans = drive(self._outbox.collect(known))
+            call_ids = {id_ for issuer in self._issuers.values() for id_ in issuer.backlog.ids()}
+            orphans = drive(self._outbox.collect(call_ids))
             took = time.monotonic() - began
             self._hand_out(orphans.credentials, began)
         except Exception:
@@ -77,7 +77,7 @@ class OutboxThread(WokenThread):
             raise RuntimeError(f"a port raised {type(error).__name__}") from None
         if not self._closed:
             time.sleep(min(LONGEST_REST, REST * took))
-        return len(orphans.credentials) + orphans.others
+        return len(orphans.credentials) + orphans.remainder
 
     def _hand_out(self, credentials: Iterable[LiveCredential], since: float) -> None:
         by_issuer = defaultdict[str, list[LiveCredential]](list)
