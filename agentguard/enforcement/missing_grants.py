@@ -98,7 +98,13 @@ class GrantQuestions:
             if question is None:
                 return number
             permit.missing_grant = {"question": question.id}
-            await self._operations.approve[permit.request.tool.path](question, permit.request)
+            try:
+                await self._operations.approve[permit.request.tool.path](question, permit.request)
+            except Exception as error:
+                if self._options.outcome_of(error) is Outcome.SUSPENDED:
+                    raise
+                reason = f"the user's answer could not be read: {_why(error)}"
+                raise Denied.of(DenialCode.GRANT_MISSING, reason) from None
             permit.missing_grant = {}
         return MOST
 
@@ -128,8 +134,7 @@ class GrantQuestions:
         except Exception as error:
             if self._options.outcome_of(error) is Outcome.SUSPENDED:
                 raise
-            why = str(error) if isinstance(error, ApprovalError) else type(error).__name__
-            raise denied.because(f"the user could not be asked: {why}") from None
+            raise denied.because(f"the user could not be asked: {_why(error)}") from None
         raise denied.because("the user was asked", advice=_ASKED)
 
     def _require_reproducible(self, permit: Permit, denied: GrantDenied) -> None:
@@ -149,6 +154,10 @@ class GrantQuestions:
         if permit.invocation.thread_id is None:
             return "the user could not be asked: no graph with a checkpointer runs here, so no run can wait"
         return ""
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, ApprovalError) else type(error).__name__
 
 
 def _question(permit: Permit, missing: MissingGrant, number: int) -> Approval:

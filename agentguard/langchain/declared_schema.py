@@ -81,8 +81,8 @@ class DeclaredSchema:
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
-            written = {**self._defaults, **raw} if isinstance(raw, Mapping) else raw
-            self._check(_without_absent(values, originals, written, self._typed), originals, raw)
+            candidate = {**self._defaults, **raw} if isinstance(raw, Mapping) else raw
+            self._check(_without_absent(values, originals, candidate, self._typed), originals, raw)
             return
         for name in self._required:
             if values.get(name) is None:

@@ -181,6 +181,8 @@ def opaque(value: Any, kind: type) -> Parts:
     """Return what stands for an object of C: its name, what it is made of, or the object itself."""
     if kind.__module__ == "operator" and callable(value):  # such as itemgetter("a")
         return (kind.__qualname__, repr(value.__reduce__()[1:]))
+    if kind.__module__ == "sqlite3":  # its connections can be called, and hold no function of a tool
+        return (kind.__module__, kind.__qualname__)
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not isinstance(name, str) or "<locals>" in name:  # it may hold another function, which cannot be seen
         return (kind.__module__, kind.__qualname__) if not callable(value) else itself(value)

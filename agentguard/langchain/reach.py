@@ -56,6 +56,7 @@ from agentguard.model.original import Itself, Parts
 __all__ = ["Reach", "body_of"]
 
 Codes = tuple[CodeType, ...]
+_Key = tuple[int, object]
 _DATA = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...), CodeType})
 _SEQUENCES = (list, tuple, deque, set, frozenset)
 _MAPPINGS = (dict, MappingProxyType)
@@ -95,8 +96,8 @@ class Reach:
     def __init__(self, root: Any, *, bound: bool = False) -> None:
         self.objects: list[object] = []
         self._bound = bound
-        self._numbers: dict[tuple[int, object], int] = {}
-        self._counting = set[tuple[int, object]]()  # of what nobody calls, that which is no data
+        self._visited: dict[_Key, int] = {}
+        self._numbers: dict[_Key, int] = {}  # of what was visited, that which is no data
         self._most = _MOST
         try:
             self.definition = self._part(root, (), False, 0)
@@ -114,22 +115,31 @@ class Reach:
             return ()
         called = runs(value, kind)
         key = (id(value), None if called else (codes, form))
-        if (number := self._numbers.get(key)) is not None:
-            return ("again", number) if called or key in self._counting else ()
+        if key in self._visited:
+            return self._again(key)
         if depth > _DEEPEST:
             return itself(value)
-        self._enter(key, value)
+        self._visit(key, value)
         if called:
+            self._number(key)
             return self._called(value, kind, form, depth + 1)
         if parts := self._uncalled(value, kind, codes, form, depth + 1):
-            self._counting.add(key)
+            self._number(key)
         return parts
 
-    def _enter(self, key: tuple[int, object], value: object) -> None:
-        if len(self._numbers) >= self._most:
+    def _visit(self, key: _Key, value: object) -> None:
+        if len(self._visited) >= self._most:
             raise _TooMuch(self._most)
-        self._numbers[key] = len(self._numbers)
+        self._visited[key] = len(self._visited)
         self.objects.append(value)  # no other object can have its id while the walk lasts
+
+    def _number(self, key: _Key) -> None:
+        """Number what is no data. Data has no numbers: how much there is differs from request to request."""
+        self._numbers[key] = len(self._numbers)
+
+    def _again(self, key: _Key) -> Parts:
+        number = self._numbers.get(key)
+        return () if number is None else ("again", number)
 
     def _parts(self, pairs: Iterable[tuple[str, Any]], codes: Codes, form: bool, depth: int) -> Parts:
         """Return the names and parts of those values that are no data."""
@@ -198,9 +208,10 @@ class Reach:
         if kind in _DATA or issubclass(kind, (*_SEQUENCES, *_MAPPINGS)) or runs(owner, kind):
             return self._part(owner, (), False, depth)
         key = (id(owner), None)
-        if (number := self._numbers.get(key)) is not None:
-            return ("again", number)
-        self._enter(key, owner)
+        if key in self._visited:
+            return self._again(key)
+        self._visit(key, owner)
+        self._number(key)
         if is_foreign(kind.__module__):
             return self._runnable(owner, kind, (), True, depth)
         return self._object(owner, kind, depth)
@@ -210,7 +221,7 @@ class Reach:
         bases = [base for base in kind.__mro__ if package_of(base.__module__) not in LIBRARIES]
         functions = [member for base in bases for _, member in members_of(base)]
         codes = tuple(f.__code__ for f in functions if isinstance(f, FunctionType))
-        first, most = len(self._numbers), self._most
+        first, first_number, most = len(self._visited), len(self._numbers), self._most
         self._most = min(most, first + _MOST_OF_ONE)
         try:
             pairs = (("__wrapped__", wrapped_by(value)), *attributes(value).items())
@@ -219,8 +230,9 @@ class Reach:
         except _TooMuch as error:
             if error.most == most:
                 raise
-            for key in list(self._numbers)[first:]:
-                del self._numbers[key]
+            for entries, number in ((self._visited, first), (self._numbers, first_number)):
+                for key in list(entries)[number:]:
+                    del entries[key]
             return itself(value)
         finally:
             self._most = most
@@ -251,9 +263,10 @@ class Reach:
         if package_of(kind.__module__) in LIBRARIES or not isinstance(vars(kind), MappingProxyType):
             return names
         key = (id(kind), "class")
-        if (number := self._numbers.get(key)) is not None:
-            return ("again", number)
-        self._enter(key, kind)
+        if key in self._visited:
+            return self._again(key)
+        self._visit(key, kind)
+        self._number(key)
         members = tuple(self._member(member, depth + 1) for _, member in members_of(kind))
         bases = tuple(
             self._class(b, depth + 1) for b in kind.__bases__ if package_of(b.__module__) not in LIBRARIES

@@ -19,6 +19,8 @@ from langgraph.types import Command, interrupt
 from agentguard import AccessRequest, Credential, Denied, Grant, ToolPath
 from agentguard.approvals import InterruptApprover
 from agentguard.errors import ApprovalError, DenialCode, GrantMissing
+from agentguard.langchain.interrupts import interrupt as graph_interrupt
+from agentguard.langchain.interrupts import is_resumed
 from agentguard.model import Approval
 from agentguard.ports import BrokerTraits
 from agentguard.testing import RecordingBroker, captured_spans
@@ -463,3 +465,27 @@ async def test_an_approver_of_the_application_that_interrupts_asks_too(mode: Mod
     own = await shop.asked(Command(resume={question.id: True}))
     await shop.resume(own, "for the tool")
     assert shop.paid == ["for the tool"]
+
+
+class Notifying(InterruptApprover):
+    """Tells a chat of each question; the chat is down when the run goes on."""
+
+    is_down = False
+
+    def approve(self, pending: Approval, request: AccessRequest) -> Approval:
+        if self.is_down:
+            raise ConnectionError("chat.example is down")
+        return super().approve(pending, request)
+
+
+@pytest.mark.promise("never-unrecorded")
+async def test_an_approver_that_fails_when_the_run_goes_on_denies_the_call(mode: Mode, by: str) -> None:
+    approver = Notifying(graph_interrupt, is_resumed=is_resumed)
+    shop = Shop(mode, by, changes={"approver": approver})
+    question = await shop.asked()
+    shop.give()
+    approver.is_down = True
+    result = await shop.resume(question)
+    assert tool_messages(result)[0].status == "error"
+    assert shop.kit.decisions()[-1] == "grant_missing"
+    assert shop.paid == []

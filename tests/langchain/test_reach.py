@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import sqlite3
 import types
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -318,6 +320,43 @@ def test_a_function_beside_the_coroutine_of_an_mcp_tool_is_no_tool_of_the_server
 
 
 # --- data makes no other tool
+
+
+class Desk:
+    """An object of the application that fills up while it is used."""
+
+    def __init__(self) -> None:
+        self.log = list[User]()
+
+
+@pytest.mark.promise("tools-of-a-request")
+def test_how_much_data_there_is_makes_no_other_tool_where_functions_stand_twice() -> None:
+    def made(desk: Desk) -> BaseTool:
+        first = later = read
+
+        def look(item: str) -> str:
+            desk.log.append(User(item))
+            return first(item) + later(item)
+
+        return of(look)
+
+    desk = Desk()
+    definition = Reach(made(desk)).definition
+    for name in ("alice", "bob", "carol"):
+        desk.log.append(User(name))
+        assert Reach(made(desk)).definition == definition
+
+
+@pytest.mark.promise("tools-of-a-request")
+def test_a_connection_for_each_request_makes_no_other_tool() -> None:
+    def made(connection: sqlite3.Connection) -> BaseTool:
+        return of(lambda item: str(connection.execute("SELECT ?", (item,)).fetchone()))
+
+    definitions = list[object]()
+    for _ in range(2):
+        with closing(sqlite3.connect(":memory:")) as connection:
+            definitions.append(Reach(made(connection)).definition)
+    assert definitions[0] == definitions[1]
 
 
 class User:
