@@ -22,6 +22,7 @@ __all__ = [
     "closure_of",
     "code_of",
     "is_foreign",
+    "is_installed",
     "itself",
     "members_of",
     "method_of",

@@ -41,6 +41,7 @@ from agentguard.langchain.objects import (
     closure_of,
     code_of,
     is_foreign,
+    is_installed,
     itself,
     members_of,
     method_of,
@@ -77,7 +78,6 @@ class _TooMuch(Exception):
     """More is reached than is looked at: more than `most`."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(most)
         self.most = most
 
 
@@ -149,7 +149,8 @@ class Reach:
         if issubclass(kind, FunctionType):
             return self._function(value, depth)
         if issubclass(kind, MethodType):
-            return (*self._owner(value.__self__, depth), *self._part(value.__func__, (), form, depth))
+            owner = self._owner(value.__self__, value.__func__, depth)
+            return (*owner, *self._part(value.__func__, (), form, depth))
         if issubclass(kind, partial):
             return self._partial(value, form, depth)
         if issubclass(kind, type):
@@ -158,7 +159,7 @@ class Reach:
             return self._tool(value, kind, depth)
         if issubclass(kind, BuiltinFunctionType | MethodWrapperType):
             owner = value.__self__
-            contents = () if owner is None or type(owner) is ModuleType else self._owner(owner, depth)
+            contents = () if owner is None or type(owner) is ModuleType else self._owner(owner, None, depth)
             return ("built in", str(getattr(value, "__module__", "")), value.__qualname__, *contents)
         return self._object(value, kind, depth)
 
@@ -202,8 +203,8 @@ class Reach:
         contents = self._parts((*pairs, *sorted(value.keywords.items())), codes, form, depth)
         return (len(value.args), *sorted(value.keywords), *contents, *self._part(value.func, (), form, depth))
 
-    def _owner(self, owner: Any, depth: int) -> Parts:
-        """Return the class of an object whose method runs, and what the object holds."""
+    def _owner(self, owner: Any, method: Any, depth: int) -> Parts:
+        """Return the class of an object whose method runs, and what it holds by the names that this uses."""
         kind = type(owner)
         if kind in _DATA or issubclass(kind, (*_SEQUENCES, *_MAPPINGS)) or runs(owner, kind):
             return self._part(owner, (), False, depth)
@@ -214,7 +215,9 @@ class Reach:
         self._number(key)
         if is_foreign(kind.__module__):
             return self._runnable(owner, kind, (), True, depth)
-        return self._object(owner, kind, depth)
+        code: CodeType | None = getattr(method, "__code__", None)
+        codes = (code,) if code is not None and not is_installed(code.co_filename) else ()
+        return (*self._class(kind, depth), *self._named(owner, kind, codes, depth))
 
     def _object(self, value: Any, kind: type, depth: int) -> Parts:
         """Return what an object is that is called, or whose method is."""
