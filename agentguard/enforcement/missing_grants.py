@@ -22,7 +22,7 @@ from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import ADVICE, ApprovalError, DenialCode, Denied, GrantMissing, safe_text
 from agentguard.model import Approval, Json, Outcome
-from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.destinations import is_page_for_users
 from agentguard.telemetry import CallSpan
 from agentguard.text import label
 
@@ -32,7 +32,6 @@ MOST = 3
 """How often the user is asked at most about one call. The task's budget of questions holds beside it."""
 SHOWN = 65_536
 """How many bytes of JSON a question holds of a call's arguments; more of them are left out."""
-LONGEST_URL = 2048
 _ASKED = (
     "The user was asked for a permission that this call needs, and has not given it, so the call did not run."
     " Tell the user, or continue without it."
@@ -49,9 +48,7 @@ class MissingGrant(NamedTuple):
     @classmethod
     def of(cls, error: GrantMissing) -> MissingGrant:
         """Return what *error* says, bounded, and without a URL to which nobody may be sent."""
-        url = error.url
-        if not is_confidential_url(url) or len(url or "") > LONGEST_URL or not (url or "").isprintable():
-            url = None
+        url = error.url if isinstance(error.url, str) and is_page_for_users(error.url) else None
         return cls(label(error.code), label(error.issuer), url)
 
     def shown(self) -> dict[str, Json]:

@@ -14,6 +14,7 @@ __all__ = [
     "htu",
     "is_confidential",
     "is_confidential_url",
+    "is_page_for_users",
     "origin_of",
     "without_query",
 ]
@@ -21,6 +22,7 @@ __all__ = [
 Origin = tuple[str, str, int | None]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_LONGEST = 2048  # characters of a page's URL
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 
@@ -44,6 +46,14 @@ def is_confidential_url(url: object) -> bool:
     except ValueError:
         return False
     return is_confidential(parts.scheme, parts.hostname)
+
+
+def is_page_for_users(url: str) -> bool:
+    """Return whether a user may be sent to *url*: https, or http on this machine, and nobody's name in it."""
+    try:
+        return len(url) <= _LONGEST and is_confidential_url(htu(url))
+    except ValueError:
+        return False
 
 
 def origin_of(url: httpx.URL) -> Origin:

@@ -361,6 +361,11 @@ async def test_outside_a_graph_it_is_a_denial(kit: Kit, mode: Mode) -> None:
         "https://login.example/\nhttps://evil.example",
         f"https://login.example/{'a' * 3000}",
         "login.example",
+        "https://login.example@evil.example/",
+        "https://login.example:x@evil.example/consent",
+        "https://login.example\\@evil.example/",
+        "https://log\u0456n.example/",
+        "https://a b.example/",
         None,
     ],
 )

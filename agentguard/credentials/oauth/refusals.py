@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from agentguard.jose import Json
-from agentguard.outbound.destinations import htu, is_confidential_url
+from agentguard.outbound.destinations import htu, is_page_for_users
 
-__all__ = ["LOGIN_REQUIRED", "error_code", "grant_page", "is_grant_page", "missing_grant"]
+__all__ = ["LOGIN_REQUIRED", "error_code", "grant_page", "missing_grant"]
 
 _ERRORS = frozenset(
     {
@@ -92,15 +92,7 @@ def grant_page(body: Mapping[str, Json], issuer: str) -> str | None:
     It must be at the issuer's own origin, and have neither query nor fragment: these may hold what was sent.
     """
     url = body.get("error_uri")
-    if not isinstance(url, str) or "?" in url or "#" in url or not is_grant_page(url):
+    if not isinstance(url, str) or "?" in url or "#" in url or not is_page_for_users(url):
         return None
     parts = urlsplit(issuer)
     return url if htu(url).startswith(htu(f"{parts.scheme}://{parts.netloc}")) else None
-
-
-def is_grant_page(url: str) -> bool:
-    """Return whether a user may be sent to *url*: https, or http on this machine, and nobody's name in it."""
-    try:
-        return len(url) <= _LONGEST and is_confidential_url(htu(url))
-    except ValueError:
-        return False

@@ -16,12 +16,12 @@ import httpx
 from agentguard.concurrency.drive import Operation, operation_pair
 from agentguard.concurrency.single_flight import Share, SingleFlight
 from agentguard.credentials.oauth.client_auth import ClientAuth, Proof
-from agentguard.credentials.oauth.refusals import error_code, grant_page, is_grant_page, missing_grant
+from agentguard.credentials.oauth.refusals import error_code, grant_page, missing_grant
 from agentguard.errors import ConfigurationError, GrantMissing, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.model import Secret
 from agentguard.outbound.client import Answer, Limits, Outbound
-from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.destinations import is_confidential_url, is_page_for_users
 from agentguard.text import label
 
 __all__ = ["AuthorizationServer", "Form", "Metadata", "ServerOperations", "metadata_urls"]
@@ -74,7 +74,7 @@ class AuthorizationServer:
         verify: ssl.SSLContext | bool = True,
         grant_url: str | None = None,
     ) -> None:
-        if grant_url is not None and not is_grant_page(grant_url):
+        if grant_url is not None and not is_page_for_users(grant_url):
             raise ConfigurationError("grant_url is an https URL", hint="name the page of the server's users")
         if "?" in issuer or "#" in issuer or not _is_endpoint(issuer, allow_http=True):
             raise ConfigurationError("an issuer is an https URL", hint="leave out query and fragment")
