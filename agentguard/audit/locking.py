@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import time
 from collections.abc import Callable
-from random import uniform
+
+from agentguard.concurrency.waiting import pause
 
 __all__ = ["LockedTooLong", "lock_file"]
-
-SHORTEST, LONGEST = 0.0002, 0.002
-"""Seconds between two attempts. They do not grow: who has waited for long would else meet the fewest gaps."""
 
 
 class LockedTooLong(OSError):
@@ -30,4 +27,4 @@ def lock_file(file: int, seconds: Callable[[], float]) -> None:
                 raise LockedTooLong from None
         else:
             return
-        time.sleep(min(uniform(SHORTEST, LONGEST), remaining))  # noqa: S311  no secret
+        pause(remaining)

@@ -8,6 +8,7 @@ party          for whom an operation is
 worker         runs several blocking operations of an event loop in one thread
 answer         what one thread or coroutine finds out, and others wait for
 owned_lock     a lock with a time-out, which is taken from an owner that was interrupted
+waiting        how threads and processes wait, so that nobody is passed by for long
 places         a bounded number of places, none of which is lost with an owner that was interrupted
 fork           what objects do when the process forks: locks, gates, hooks
 running        who still runs, and whom an exception such as that of Ctrl-C has ended

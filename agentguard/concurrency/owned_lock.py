@@ -6,18 +6,16 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import get_ident
-from time import monotonic
 from types import FrameType
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.concurrency.running import is_running
+from agentguard.concurrency.waiting import LOOK, Waiter
 
 __all__ = ["OwnedLock", "Owner", "owner_here"]
 
-LOOK = 0.05  # seconds after which one who waits looks whether the owner still runs
-PATIENCE = 0.01  # seconds for which others may go first
 Owner = tuple[FrameType, int]
 """A function that runs, and its thread. The function must not keep it when it has released the lock."""
 
@@ -35,8 +33,8 @@ class OwnedLock:
     such as a signal's handler, does not get it, and does not wait for it.
 
     Who comes while the lock is free gets it, although others wait: a switch of threads for each block would
-    cost more than most blocks. But who has waited for `PATIENCE` seconds is given it by the owner that
-    releases it, so that nobody is passed by for long.
+    cost more than most blocks. But who has waited for `waiting.PATIENCE` seconds is given it by the owner
+    that releases it, so that nobody is passed by for long.
     """
 
     __slots__ = ("_owners", "_queue", "_waiting")
@@ -60,7 +58,7 @@ class OwnedLock:
 
     def _hand_over(self) -> bool:
         with self._queue:
-            if not self._waiting or monotonic() - self._waiting[0].since < PATIENCE:
+            if not self._waiting or not self._waiting[0].is_impatient:
                 return False
             waiter = self._waiting.popleft()
             self._owners[None] = waiter.owner
@@ -105,10 +103,11 @@ class OwnedLock:
             self._waiting[0].news.put(None)
 
 
-class _Waiter:
-    """One that waits, since when, and how it is told to look again."""
+class _Waiter(Waiter):
+    """One that waits for the lock, and for which function."""
 
-    __slots__ = ("news", "owner", "since")
+    __slots__ = ("owner",)
 
     def __init__(self, owner: Owner) -> None:
-        self.owner, self.news, self.since = owner, SimpleQueue[None](), monotonic()
+        super().__init__()
+        self.owner = owner

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.concurrency.running import Owner
+from agentguard.concurrency.waiting import LOOK, Waiter
 
 __all__ = ["Places"]
-
-LOOK = 0.05  # seconds after which one who waits looks whether the owners still run
-PATIENCE = 0.01  # seconds for which others may go first
 
 
 class Places:
     """Places for the threads of one process. A forked child has all of them.
 
-    Who has waited for `PATIENCE` seconds is given the next place that is released, so that those who come
-    later do not pass by for long.
+    Who has waited for `waiting.PATIENCE` seconds is given the next place that is released, so that those
+    who come later do not pass by for long.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,11 +26,11 @@ class Places:
 
     def _begin(self) -> None:
         self._owners: dict[Owner, None] = {}
-        self._waiting: dict[Owner, _Waiter] = {}  # in the order in which they came
+        self._waiting: dict[Owner, Waiter] = {}  # in the order in which they came
 
     def acquire(self, owner: Owner, timeout: float) -> bool:
         """Give *owner* a place, and return True; return False if there was none, after *timeout* seconds."""
-        waiter = _Waiter()
+        waiter = Waiter()
         try:
             while not self._enter(owner, waiter):
                 if (remaining := waiter.since + timeout - time.monotonic()) <= 0:
@@ -67,12 +65,12 @@ class Places:
             if not had_place or not self._waiting:
                 return
             first, waiter = next(iter(self._waiting.items()))
-            if time.monotonic() - waiter.since >= PATIENCE:
+            if waiter.is_impatient:
                 self._owners[first] = None
                 del self._waiting[first]
         waiter.news.put(None)
 
-    def _enter(self, owner: Owner, waiter: _Waiter) -> bool:
+    def _enter(self, owner: Owner, waiter: Waiter) -> bool:
         with self._lock:
             if owner in self._owners or len(self._owners) < self._number:
                 self._owners[owner] = None
@@ -84,12 +82,3 @@ class Places:
         for owner in list(self._owners):
             if not owner.is_running():
                 self.release(owner)
-
-
-class _Waiter:
-    """Since when one waits, and how it is told to look again."""
-
-    __slots__ = ("news", "since")
-
-    def __init__(self) -> None:
-        self.news, self.since = SimpleQueue[None](), time.monotonic()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from random import uniform
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
+from agentguard.concurrency.waiting import pause
 
 __all__ = ["connect"]
 
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
-SHORTEST, LONGEST = 0.0005, 0.002
-"""Seconds between two attempts of one that waits for the file."""
 _execute = sqlite3.Connection.execute  # by this name it costs a statement less than by `super`
 
 
@@ -53,7 +51,7 @@ class _Connection(sqlite3.Connection):
             except sqlite3.OperationalError as error:
                 if is_last or not _is_busy(error):
                     raise
-            sleep(uniform(SHORTEST, LONGEST))  # noqa: S311  no secret
+            pause()
 
 
 def connect(path: Path, patience: float, turn: OwnedLock) -> sqlite3.Connection:
