@@ -61,6 +61,15 @@ def problems(path: Path) -> list[str]:
     return [problem.kind for problem in report.problems] if not report.sound else []
 
 
+def renamed_twice(path: Path, writers: Pair) -> tuple[JsonLinesAudit, Path]:
+    """Rename the log twice, with a record in each; return the quiet process's log and the newer file."""
+    quiet, busy = writers
+    write(quiet, 0)
+    rename(path, "-1")
+    write(busy, 1)
+    return quiet, rename(path, "-2")
+
+
 # --- renamed
 
 
@@ -83,11 +92,7 @@ def test_what_was_renamed_while_a_process_was_quiet_is_one_chain_with_nothing_le
 
 @pytest.mark.promise("audit-log-rotated")
 def test_a_file_between_that_was_compressed_meanwhile_is_continued(path: Path, writers: Pair) -> None:
-    quiet, busy = writers
-    write(quiet, 0)
-    rename(path, "-1")
-    write(busy, 1)
-    older = rename(path, "-2")
+    quiet, older = renamed_twice(path, writers)
     older.with_name(f"{older.name}.gz").write_bytes(gzip.compress(older.read_bytes()))
     older.unlink()
     write(quiet, 2)
@@ -99,11 +104,7 @@ def test_a_file_between_that_was_compressed_meanwhile_is_continued(path: Path, w
 def test_a_damaged_or_foreign_file_beside_the_log_keeps_no_process_from_writing(
     path: Path, writers: Pair
 ) -> None:
-    quiet, busy = writers
-    write(quiet, 0)
-    rename(path, "-1")
-    write(busy, 1)
-    rename(path, "-2")
+    quiet, _ = renamed_twice(path, writers)
     path.with_name("a.jsonl-3.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
     path.with_name("a.jsonl-4").write_bytes(b"no record\n")
     path.with_name("a.jsonl-5").mkdir()
@@ -119,11 +120,7 @@ def test_a_damaged_or_foreign_file_beside_the_log_keeps_no_process_from_writing(
 def test_a_record_that_is_being_written_to_a_renamed_file_comes_before_the_next_file(
     path: Path, writers: Pair
 ) -> None:
-    quiet, busy = writers
-    write(quiet, 0)
-    rename(path, "-1")
-    write(busy, 1)
-    older = rename(path, "-2")
+    quiet, older = renamed_twice(path, writers)
     with older.open("ab") as file:  # as a process that has looked before the rename
         fcntl.flock(file, fcntl.LOCK_EX)
         thread = Thread(target=write, args=(quiet, 3))

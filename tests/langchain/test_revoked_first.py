@@ -257,7 +257,8 @@ class Asynchronous:
         self.inner.revoke(handle, expires_at)
 
 
-async def test_a_call_that_is_cancelled_while_it_revokes_early_has_revoked_once() -> None:
+async def cancelled_while_it_revokes(*, coroutine: bool) -> tuple[Kit, Asynchronous]:
+    """Cancel a call while its broker, which takes its time, revokes."""
     kit, broker, under_way = Kit(), Asynchronous(), asyncio.Event()
 
     async def slowly(handle: str, expires_at: float) -> None:
@@ -267,13 +268,17 @@ async def test_a_call_that_is_cancelled_while_it_revokes_early_has_revoked_once(
 
     broker.arevoke = slowly  # type: ignore[method-assign]  # one that takes its time
     kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
-    call = asyncio.create_task(
-        called(kit, the_tool(lambda: "x" * 70_000, coroutine=True), Mode("async"), "wrap")
-    )
+    tool = the_tool(lambda: "x" * 70_000, coroutine=coroutine)
+    call = asyncio.create_task(called(kit, tool, Mode("async"), "wrap"))
     await under_way.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    return kit, broker
+
+
+async def test_a_call_that_is_cancelled_while_it_revokes_early_has_revoked_once() -> None:
+    kit, broker = await cancelled_while_it_revokes(coroutine=True)
     assert len(broker.inner.revoked) == 1
     (outcome,) = [record for record in kit.audit.records() if record["event"] == "outcome"]
     assert outcome["revoked"] is True
@@ -308,21 +313,7 @@ async def test_a_broker_of_event_loops_revokes_before_code_of_a_result_runs(
 
 
 async def test_a_call_that_is_cancelled_while_its_thread_waits_for_the_loop_ends() -> None:
-    kit, broker, under_way = Kit(), Asynchronous(), asyncio.Event()
-
-    async def slowly(handle: str, expires_at: float) -> None:
-        under_way.set()
-        await asyncio.sleep(0.05)
-        broker.inner.revoke(handle, expires_at)
-
-    broker.arevoke = slowly  # type: ignore[method-assign]  # one that takes its time
-    kit.guard = kit.another(brokers=dict.fromkeys([(None, path) for path in ToolPath], broker))
-    tool = the_tool(lambda: "x" * 70_000, coroutine=False)
-    call = asyncio.create_task(called(kit, tool, Mode("async"), "wrap"))
-    await under_way.wait()
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    _, broker = await cancelled_while_it_revokes(coroutine=False)
     assert broker.inner.revoked
     assert not broker.inner.live
 

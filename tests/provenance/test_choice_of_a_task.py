@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +16,6 @@ from agentguard.catalog import Catalog
 from agentguard.model import CHOICE_BITS, Sensitivity, ToolPath, ToolSpec
 from agentguard.policies import CedarPolicy
 from agentguard.ports import Store
-from agentguard.stores.memory import MemoryStore
-from agentguard.stores.sqlite import SqliteStore
 from tests.conftest import Kit, Mode
 
 RULES = """
@@ -35,16 +31,6 @@ SPECS = [
     ToolSpec(name="post", path=ToolPath.WRITE, clearance=Sensitivity.PUBLIC),
 ]
 PER_CALL = 9  # bits that it says which of 256 words this is, and that it is one of them
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    sqlite = SqliteStore(tmp_path / "state.db")
-    yield sqlite
-    sqlite.close()
 
 
 @pytest.fixture

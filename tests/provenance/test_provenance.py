@@ -597,16 +597,6 @@ def call(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return invoke
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    sqlite = SqliteStore(tmp_path / "state.db")
-    yield sqlite
-    sqlite.close()
-
-
 def test_the_recipient_of_a_payment_is_known_or_a_person_is_asked(
     store: Store, call: Callable[..., Any]
 ) -> None:
