@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
-from agentguard.errors import AgentGuardError
+from agentguard.errors import AgentGuardError, TaskNotActive
 from agentguard.model import (
     Approval,
     ApprovalStatus,
@@ -27,6 +28,7 @@ from agentguard.model import (
 )
 from agentguard.testing import sample_task
 from agentguard.testing.scenarios import AwaitedPort
+from agentguard.testing.scenes import call
 
 __all__ = ["Step", "answers", "steps"]
 
@@ -274,3 +276,18 @@ async def _resumed(store: AwaitedPort, watch: Watch, first_id: str, second_id: s
 
 
 _OF_THE_TEST: dict[str, Any] = {"answer": _reply, "begin_approved": _begin_approved, "resumed": _resumed}
+
+
+def require_ended_by_another_host(store: Any, ahead: Any, now: float) -> None:
+    """Require that a host whose clock is ahead ends what still runs on another host."""
+    login = Login(issuer="https://issuer.example", subject="4", session="s", jti="j")
+    for name in ("by subject", "by login"):
+        store.create_task(replace(sample_task(name, deadline=now + 300.0), login=login))
+    subject = sample_task().identity.subject
+    assert set(ahead.active(subject)) == {"by subject", "by login"}
+    ahead.end_task("by subject", TaskStatus.REVOKED)
+    assert ahead.active_in(login) == ("by login",)
+    ahead.end_task("by login", TaskStatus.REVOKED)
+    for name in ("by subject", "by login"):
+        with pytest.raises(TaskNotActive):
+            store.begin_call(call(name, task=name), None)

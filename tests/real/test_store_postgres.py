@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 
 from agentguard.concurrency.drive import drive
 from agentguard.errors import TaskNotActive
-from agentguard.model import Label, Login, Outcome, ReadEffects, TaskStatus
+from agentguard.model import Label, Outcome, ReadEffects
 from agentguard.stores import MemoryStore, _rules
 from agentguard.stores.postgres import PostgresStore, _statements
 from agentguard.testing import StoreContract, sample_task
 from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Mode
-from tests.real.store_steps import Step, Watch, answers, steps
+from tests.real.store_steps import Step, Watch, answers, require_ended_by_another_host, steps
 from tests.tiers import examples
 
 Database = psycopg.Connection[psycopg.rows.TupleRow]
@@ -124,17 +124,7 @@ def test_a_host_whose_clock_is_ahead_ends_what_still_runs_on_another_host(
 ) -> None:
     now = time.time()
     store, ahead = make(time.time), make(lambda: now + 1e6)
-    login = Login(issuer="https://issuer.example", subject="4", session="s", jti="j")
-    for name in ("by subject", "by login"):
-        store.create_task(replace(sample_task(name, deadline=now + 300.0), login=login))
-    subject = sample_task().identity.subject
-    assert set(ahead.active(subject)) == {"by subject", "by login"}
-    ahead.end_task("by subject", TaskStatus.REVOKED)
-    assert ahead.active_in(login) == ("by login",)
-    ahead.end_task("by login", TaskStatus.REVOKED)
-    for name in ("by subject", "by login"):
-        with pytest.raises(TaskNotActive):
-            store.begin_call(call(name, task=name), None)
+    require_ended_by_another_host(store, ahead, now)
 
 
 def test_nothing_grows_without_bound(

@@ -22,7 +22,7 @@ from redis import Redis as Client
 
 import agentguard
 from agentguard.concurrency.drive import drive
-from agentguard.errors import BudgetExhausted, StoreError, TaskNotActive
+from agentguard.errors import BudgetExhausted, StoreError
 from agentguard.model import Budget, Label, Login, Outcome, ReadEffects, TaskStatus, ToolPath
 from agentguard.stores import MemoryStore, Retention, _rules
 from agentguard.stores.redis import RedisStore, requests
@@ -31,7 +31,7 @@ from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Kit, Mode, classified, tool_call
 from tests.real.conftest import needed
-from tests.real.store_steps import Step, Watch, answers, steps
+from tests.real.store_steps import Step, Watch, answers, require_ended_by_another_host, steps
 from tests.tiers import examples
 
 FAR = 1e12
@@ -345,17 +345,7 @@ def test_a_host_whose_clock_is_ahead_ends_what_still_runs_on_another_host(url: s
     now = time.time()
     prefix = next(PREFIXES)
     store, ahead = RedisStore(url, prefix=prefix), RedisStore(url, prefix=prefix, clock=lambda: now + 1e6)
-    login = Login(issuer="https://issuer.example", subject="4", session="s", jti="j")
-    for name in ("by subject", "by login"):
-        store.create_task(replace(sample_task(name, deadline=now + 300.0), login=login))
-    subject = sample_task().identity.subject
-    assert set(ahead.active(subject)) == {"by subject", "by login"}
-    ahead.end_task("by subject", TaskStatus.REVOKED)
-    assert ahead.active_in(login) == ("by login",)
-    ahead.end_task("by login", TaskStatus.REVOKED)
-    for name in ("by subject", "by login"):
-        with pytest.raises(TaskNotActive):
-            store.begin_call(call(name, task=name), None)
+    require_ended_by_another_host(store, ahead, now)
     store.close()
     ahead.close()
 
