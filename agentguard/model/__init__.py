@@ -11,10 +11,12 @@ inside      what a value holds, read without the code of its class
 provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
 decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
 inputs      the table of what rules can see of a request
+basis       `Basis`: what of a store a call was judged by
 credential  `Grant`, `Credential`, `Call`: what may be issued for a call, what was issued, how the call ended
 """
 
 from agentguard.model.arguments import Arguments, Json
+from agentguard.model.basis import Basis
 from agentguard.model.credential import (
     DETAIL_TYPE,
     Call,
@@ -67,6 +69,7 @@ __all__ = [
     "Approval",
     "ApprovalStatus",
     "Arguments",
+    "Basis",
     "Budget",
     "Call",
     "CallLimits",

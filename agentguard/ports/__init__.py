@@ -23,7 +23,7 @@ from agentguard.model import (
     ToolPath,
     ToolSpec,
 )
-from agentguard.ports.store import Store
+from agentguard.ports.store import ConditionalStore, Store
 
 __all__ = [
     "Approver",
@@ -31,6 +31,7 @@ __all__ = [
     "Broker",
     "BrokerTraits",
     "CatalogAware",
+    "ConditionalStore",
     "Entitlements",
     "IdentitySource",
     "Policy",

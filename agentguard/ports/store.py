@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
+    Basis,
     Call,
     Label,
     LiveCredential,
@@ -19,7 +20,7 @@ from agentguard.model import (
     TaskStatus,
 )
 
-__all__ = ["Store"]
+__all__ = ["ConditionalStore", "Store"]
 
 
 @runtime_checkable
@@ -144,4 +145,32 @@ class Store(Protocol):
 
         *family* is the `TaskState.root_id` of the tasks; a rejection holds for all of them, and is kept as
         long as that oldest task is.
+        """
+
+
+@runtime_checkable
+class ConditionalStore(Store, Protocol):
+    """A store for which each operation is a round trip; the guard saves the one that reads the task.
+
+    A guard then judges a call by what it has last seen of the task: when it began the task, or when another
+    call of it began or ended. It hands that to the store as the basis of the judgement. The store compares
+    the basis and begins the call in one transaction. So a call never begins on a basis that was over before
+    the call came: where the task has changed, the guard judges the call anew by the answer.
+
+    The suite `testing.ConditionalStoreContract` tests all of it.
+    """
+
+    def begin_if_unchanged(
+        self, call: Call, credential: LiveCredential | None, basis: Basis
+    ) -> tuple[TaskState, TaskState] | None:
+        """Do as `begin_call` and return None, if all of *basis* is still so; what follows is one transaction.
+
+        Else begin and count nothing, and return the task of the call and the oldest task of its family (twice
+        the same, if it has no parent) as they are now. Compare of both tasks what never changes with a call
+        (`words` and `mandate` among it) and `Basis.counts`; and the labels of the family with one of
+        `basis.digests`, which are those of `basis.labels` and no others. A task that is unknown or over need
+        not be compared: `begin_call` refuses it.
+
+        Raises:
+            TaskNotActive, BudgetExhausted, ApprovalError: As `begin_call`.
         """

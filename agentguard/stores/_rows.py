@@ -28,8 +28,8 @@ STATUS = {str(status): status for status in TaskStatus}
 LEVELS = tuple(Sensitivity)
 
 
-def task_row(state: TaskState) -> Row:
-    """Return the values of a new row of `tasks`."""
+def fixed_text(state: TaskState) -> str:
+    """Return the part of a task that its calls do not change, as a text."""
     budget = state.budget
     fixed: dict[str, Any] = {
         "purpose": state.purpose,
@@ -43,9 +43,14 @@ def task_row(state: TaskState) -> Row:
     }
     if (login := state.login) is not None:
         fixed["login"] = [login.issuer, login.subject, login.session, login.jti]
+    return json.dumps(fixed)
+
+
+def task_row(state: TaskState) -> Row:
+    """Return the values of a new row of `tasks`."""
     changing = (str(state.status), state.calls, state.writes, json.dumps(state.history), state.untrusted)
     read = (int(state.sensitivity), state.labels, state.questions, state.choice_bits)
-    return (state.id, json.dumps(fixed), state.deadline, state.deadline, *changing, *read)
+    return (state.id, fixed_text(state), state.deadline, state.deadline, *changing, *read)
 
 
 def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:

@@ -14,6 +14,7 @@ and with async calls. Subclass the suite, override `make`, and pytest collects t
     IdentitySource    `IdentityContract`  `broken`, `claims`
     Store             `StoreContract`     (contains the rules of approvals, `testing.approvals`, and of
                                           read effects, `testing.effects`)
+    ConditionalStore  `ConditionalStoreContract`  (contains `StoreContract`)
     AuditLog          `AuditContract`
 
 Approver, Entitlements, CatalogAware and Transmitter have no suite.
@@ -23,6 +24,7 @@ Do not use these adapters in production: `RecordingBroker` mints secrets that ev
 
 from __future__ import annotations
 
+from agentguard.testing.bases import ConditionalStoreContract
 from agentguard.testing.contracts import AuditContract, BrokerContract, PolicyContract
 from agentguard.testing.fakes import FixedPolicy, RecordingAudit, RecordingBroker, RecordingPolicy
 from agentguard.testing.identities import IdentityContract
@@ -36,6 +38,7 @@ __all__ = [
     "AuditContract",
     "BrokerContract",
     "CapturedSpans",
+    "ConditionalStoreContract",
     "FixedPolicy",
     "IdentityContract",
     "PdpContract",

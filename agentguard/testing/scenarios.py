@@ -18,11 +18,11 @@ class AwaitedPort:
 
     def __init__(self, port: object, *, asynchronous: bool) -> None:
         self.port: Any = port
-        self._asynchronous = asynchronous
+        self.asynchronous = asynchronous
 
     def __getattr__(self, name: str) -> Any:
         pair = operation_pair(self.port, name)
-        return pair.async_ if self._asynchronous else pair.sync
+        return pair.async_ if self.asynchronous else pair.sync
 
 
 class Contract:

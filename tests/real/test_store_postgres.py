@@ -18,7 +18,7 @@ from agentguard.errors import TaskNotActive
 from agentguard.model import Label, Outcome, ReadEffects
 from agentguard.stores import MemoryStore, _rules
 from agentguard.stores.postgres import PostgresStore, _statements
-from agentguard.testing import StoreContract, sample_task
+from agentguard.testing import ConditionalStoreContract, sample_task
 from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Mode
@@ -45,7 +45,7 @@ def clear(database: Database) -> None:
     database.execute("; ".join(f"DELETE FROM {SCHEMA}.{table}" for table in TABLES).encode())  # noqa: S608  names of our own
 
 
-class TestPostgresStore(StoreContract):
+class TestPostgresStore(ConditionalStoreContract):
     @pytest.fixture(autouse=True)
     def _server(self, postgres: str, database: Database) -> None:
         self.url, self.database = postgres, database

@@ -18,7 +18,7 @@ import pytest
 
 from agentguard.concurrency.drive import drive
 from agentguard.errors import AgentGuardError
-from agentguard.model import Budget, Call, TaskStatus
+from agentguard.model import Basis, Budget, Call, Label, Outcome, ReadEffects, TaskStatus
 from agentguard.stores.postgres import PostgresStore
 from agentguard.testing import sample_task
 from agentguard.testing.scenarios import AwaitedPort
@@ -101,6 +101,27 @@ def test_of_calls_that_meet_at_a_budget_of_one_in_a_family_one_begins(
     tasks = (CHILD, ROOT, CHILD)
     operations = [begin(call(f"{n}", task=task)) for n, task in enumerate(tasks)]
     assert sorted(together(store, mode, database, operations)) == ["BudgetExhausted"] * 2 + ["done"]
+
+
+@pytest.mark.promise("no-stale-basis")
+def test_a_call_that_waits_for_what_its_family_reads_does_not_begin_on_what_it_was_judged_by(
+    store: PostgresStore, database: Database, mode: Mode
+) -> None:
+    family(store)
+    store.begin_call(call("reading", task=ROOT), None)
+    task, root = store.task(CHILD), store.task(ROOT)
+    assert task is not None
+    assert root is not None
+    effects = ReadEffects(untrusted=True, labels=(Label("d", "page", trusted=False),))
+    attempt = methodcaller("begin_if_unchanged", call("1", task=CHILD), None, Basis(task=task, root=root))
+    operations: list[Operation] = [
+        methodcaller("end_call", "reading", Outcome.DONE, effects=effects),
+        attempt,
+    ]
+    assert together(store, mode, database, operations) == ["done", "done"]
+    state = store.task(CHILD)
+    assert state is not None
+    assert (state.calls, state.labels) == (0, 1), "the call was not begun, but answered"
 
 
 @pytest.mark.promise("shared-store-limits")

@@ -26,7 +26,7 @@ from agentguard.errors import BudgetExhausted, StoreError
 from agentguard.model import Budget, Label, Login, Outcome, ReadEffects, TaskStatus, ToolPath
 from agentguard.stores import MemoryStore, Retention, _rules
 from agentguard.stores.redis import RedisStore, requests
-from agentguard.testing import StoreContract, sample_task
+from agentguard.testing import ConditionalStoreContract, sample_task
 from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Kit, Mode, classified, tool_call
@@ -38,7 +38,7 @@ FAR = 1e12
 PREFIXES = (f"test-{number}" for number in count())
 
 
-class OnServer(StoreContract):
+class OnServer(ConditionalStoreContract):
     """The contract on the server whose URL stands in *variable*; each store has keys of its own."""
 
     variable: str

@@ -12,7 +12,7 @@ from agentguard.stores.postgres._functions import FUNCTIONS
 from agentguard.stores.postgres._schema import checked_name
 from agentguard.stores.postgres._tables import MIGRATIONS, TABLES, VERSION
 
-DIGESTS = {1: "9d734dc6820f714d", 2: "eb9a8d70723896fc"}
+DIGESTS = {1: "9d734dc6820f714d", 2: "eb9a8d70723896fc", 3: "bcc467b41daef612"}
 """By version. A change that was published needs a new version, and a step in `MIGRATIONS`."""
 
 

@@ -15,8 +15,9 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import ApprovalStatus, Label, Outcome, ReadEffects, TaskStatus
 from agentguard.ports import Store
 from agentguard.stores import MemoryStore, Retention, SqliteStore, _rules
-from agentguard.testing import StoreContract, sample_task
+from agentguard.testing import ConditionalStoreContract, StoreContract, sample_task
 from agentguard.testing.scenes import call, live_credential, pending_approval
+from tests.doubles.conditional_store import ConditionalMemoryStore
 
 LATER = 1000.0 + 3600.0 + _rules.KEEP + 1.0
 
@@ -24,6 +25,11 @@ LATER = 1000.0 + 3600.0 + _rules.KEEP + 1.0
 class TestMemoryStore(StoreContract):
     def make(self, clock: Callable[[], float]) -> MemoryStore:
         return MemoryStore(clock)
+
+
+class TestConditionalMemoryStore(ConditionalStoreContract):
+    def make(self, clock: Callable[[], float]) -> ConditionalMemoryStore:
+        return ConditionalMemoryStore(clock)
 
 
 class TestSqliteStore(StoreContract):

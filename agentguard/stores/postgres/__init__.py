@@ -3,8 +3,9 @@
     store        `PostgresStore`: its operations, for threads and for event loops
     _statements  what each operation asks the server
     _answers     what the answer means, and the errors that `_rules` makes of a refusal
-    _functions, _approval_functions, _pruning
+    _functions, _approval_functions, _comparison, _pruning
                  the functions in PL/pgSQL, which decide and write
+    _basis       begins a call if what it was judged by is still so
     _tables, _schema
                  the tables, and what makes them or brings them to the newest version
     _operations  runs a statement within the time, and again where that may be

@@ -14,7 +14,7 @@ from agentguard.errors import StoreError
 from agentguard.model import Approval, Call, TaskState
 from agentguard.stores import _rows, _rules
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "Rows"]
 
 Rows = Sequence[_rows.Row]
 Refusal = Mapping[str, Any]
@@ -51,6 +51,14 @@ class Answers:
         if call.approval_id is not None:
             _rules.use(call, _approval(refusal["approval"]), refusal["before"], refusal["now"])
         _disagree("begin_call")
+
+    def changed(self, rows: Rows) -> dict[str, TaskState]:
+        """Return the tasks of which something is otherwise than a call was judged by, by their ids.
+
+        Raises:
+            StoreError: A row cannot be read.
+        """
+        return {row[0]: self._task(row) for row in rows}
 
     def tracked(self, rows: Rows) -> None:
         """Check that the task of a tracked credential is active.

@@ -15,6 +15,7 @@ A function that has done its work returns NULL, or its result.
 from __future__ import annotations
 
 from agentguard.stores.postgres._approval_functions import APPROVALS
+from agentguard.stores.postgres._comparison import COMPARISON
 from agentguard.stores.postgres._pruning import PRUNING
 
 __all__ = ["FUNCTIONS"]
@@ -293,4 +294,4 @@ BEGIN
 END $$;
 """
 
-FUNCTIONS = _SHARED + _TASKS + _CALLS + APPROVALS + PRUNING
+FUNCTIONS = _SHARED + _TASKS + _CALLS + APPROVALS + COMPARISON + PRUNING

@@ -68,8 +68,8 @@ class Statements:
     """Makes the statements for the tables in one schema. *clock* is that of the guard."""
 
     def __init__(self, schema: str, clock: Callable[[], float], retention: _rules.Retention) -> None:
-        self._schema, self._clock, self._retention = schema, clock, retention
-        self._answers = Answers()
+        self.schema, self._schema, self._clock, self._retention = schema, schema, clock, retention
+        self.answers = Answers()
 
     def create_task(self, state: TaskState) -> Statement[None]:
         """Record a new task.
@@ -101,7 +101,7 @@ class Statements:
             " choice_bits"
         )
         text = f"SELECT {columns} FROM {self._schema}.tasks WHERE id = $1"  # noqa: S608  a checked name
-        return Statement(text, (task_id,), self._answers.task, repeats=True)
+        return Statement(text, (task_id,), self.answers.task, repeats=True)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> Statement[None]:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
@@ -109,12 +109,12 @@ class Statements:
             *(call.id, call.key, call.task_id, call.tool, str(call.path), call.path is not ToolPath.READ),
             *(call.choice_bits, call.approval_id, self._clock(), *_credential(credential)),
         )
-        return self._call("begin_call", values, lambda rows: self._answers.begun(rows, call))
+        return self._call("begin_call", values, lambda rows: self.answers.begun(rows, call))
 
     def track(self, credential: LiveCredential) -> Statement[None]:
         """Record a credential whose handle is known only after issue."""
         values = (self._clock(), *_credential(credential))
-        return self._call("track", values, self._answers.tracked, repeats=True)
+        return self._call("track", values, self.answers.tracked, repeats=True)
 
     def end_call(
         self,
@@ -224,13 +224,13 @@ class Statements:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
         values = (_approval(approval), approval.expires_at, self._clock())
         return self._call(
-            "save_approval", values, lambda rows: self._answers.asked(rows, approval), repeats=True
+            "save_approval", values, lambda rows: self.answers.asked(rows, approval), repeats=True
         )
 
     def answer_approval(self, approval: Approval) -> Statement[None]:
         """Record a person's answer to a pending approval."""
         values = (_approval(approval), approval.expires_at, self._clock())
-        return self._call("answer_approval", values, lambda rows: self._answers.answered(rows, approval))
+        return self._call("answer_approval", values, lambda rows: self.answers.answered(rows, approval))
 
     def approval(self, approval_id: str) -> Statement[Approval | None]:
         """Return an approval, or None."""

@@ -15,6 +15,7 @@ from agentguard.errors import ConfigurationError, StoreError
 from agentguard.model import Secret
 from agentguard.stores import _rules
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
+from agentguard.stores.postgres import _basis
 from agentguard.stores.postgres._address import Address
 from agentguard.stores.postgres._connector import Connector, PasswordSource
 from agentguard.stores.postgres._demands import Demands, Durability, Run
@@ -159,6 +160,7 @@ class PostgresStore:
     create_task = _blocking(Statements.create_task, prunes=True)
     task = _blocking(Statements.task)
     begin_call = _blocking(Statements.begin_call, prunes=True)
+    begin_if_unchanged = _blocking(_basis.begin_if_unchanged, prunes=True)
     track = _blocking(Statements.track)
     end_call = _blocking(Statements.end_call)
     labels = _blocking(Statements.labels)
@@ -182,6 +184,7 @@ class PostgresStore:
     acreate_task = _awaited(Statements.create_task, prunes=True)
     atask = _awaited(Statements.task)
     abegin_call = _awaited(Statements.begin_call, prunes=True)
+    abegin_if_unchanged = _awaited(_basis.begin_if_unchanged, prunes=True)
     atrack = _awaited(Statements.track)
     aend_call = _awaited(Statements.end_call)
     alabels = _awaited(Statements.labels)

@@ -2,6 +2,7 @@
 
     store        `RedisStore`: its operations, for threads and for event loops
     requests     what each operation asks the server, and what the answer means
+    basis        begins a call if what it was judged by is still so
     scripts      the Lua scripts of the folder ``lua``, which decide and write
     session      which store the server holds, and whether it has lost anything
     connections  pools, for threads and for each event loop

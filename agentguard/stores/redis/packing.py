@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["decode", "encode", "pack", "pairs", "seconds", "unpack"]
+__all__ = ["decode", "encode", "pack", "pack_data", "pairs", "seconds", "unpack"]
 
 
 def encode(text: str) -> bytes:
@@ -27,7 +27,12 @@ def pack(texts: Iterable[str]) -> bytes:
 
     The scripts read and write this form too. JSON would lose an empty list in Lua.
     """
-    return b"".join(b"%d:%b" % (len(data), data) for data in map(encode, texts))
+    return pack_data(map(encode, texts))
+
+
+def pack_data(parts: Iterable[bytes]) -> bytes:
+    """Return a list of bytes as one, in the form of `pack`."""
+    return b"".join(b"%d:%b" % (len(data), data) for data in parts)
 
 
 def unpack(data: bytes) -> list[str]:

@@ -32,6 +32,7 @@ __all__ = [
     "index_of_subject",
     "judged_task",
     "label_rows",
+    "label_texts",
     "read_approval",
     "read_credential",
     "read_label",
@@ -171,18 +172,14 @@ def read_credential(row: list[bytes]) -> LiveCredential:
     )
 
 
+def label_texts(label: Label) -> tuple[str, str, str]:
+    """Return what is kept of a label beside its digest."""
+    return label.source, str(int(label.trusted)), str(int(label.sensitivity))
+
+
 def label_rows(labels: tuple[Label, ...]) -> list[Value]:
     """Return the values of labels, one after the other."""
-    return [
-        value
-        for label in labels
-        for value in (
-            encode(label.digest),
-            encode(label.source),
-            str(int(label.trusted)),
-            str(int(label.sensitivity)),
-        )
-    ]
+    return [encode(text) for label in labels for text in (label.digest, *label_texts(label))]
 
 
 def read_label(digest: bytes, packed: bytes) -> list[Label]:

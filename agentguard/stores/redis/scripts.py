@@ -26,12 +26,17 @@ class Script:
     writes: bool
 
 
-def script(name: str, *, shared: bool = True, without_memory: bool = False) -> Script:
-    """Read the script *name*; with *without_memory*, a server runs it also when its memory is full."""
+def script(name: str, *, shared: bool = True, without_memory: bool = False, after: str = "") -> Script:
+    """Read the script *name*; with *without_memory*, a server runs it also when its memory is full.
+
+    *after* is what runs before it in the same script, and may return instead of it.
+    """
     # the first line says when Redis refuses the script, and has to stay the first
     flags, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
     if without_memory:
         flags = "#!lua flags=allow-oom"
+    if after:
+        name, body = f"{name}{after}", (_FOLDER / f"{after}.lua").read_text("utf-8") + body
     data = f"{flags}\n{_SHARED if shared else ''}{body}".encode()
     # the name that Redis gives to a script, not a protection
     return Script(name, data, hashlib.sha1(data, usedforsecurity=False).hexdigest().encode(), "done(" in body)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
+    Basis,
     Call,
     Label,
     LiveCredential,
@@ -22,6 +23,7 @@ from agentguard.model import (
 )
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores.redis.address import Address, checked_prefix
+from agentguard.stores.redis.basis import begin_if_unchanged
 from agentguard.stores.redis.connections import Connections, PasswordSource
 from agentguard.stores.redis.durability import Durability, Level
 from agentguard.stores.redis.requests import Requests
@@ -114,6 +116,12 @@ class RedisStore:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         self._session.run(self._requests.begin_call(call, credential))
 
+    def begin_if_unchanged(
+        self, call: Call, credential: LiveCredential | None, basis: Basis
+    ) -> tuple[TaskState, TaskState] | None:
+        """Do as `begin_call`, if what the call was judged by is still so (see `ports.ConditionalStore`)."""
+        return self._session.run(begin_if_unchanged(self._requests, call, credential, basis))
+
     def track(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""
         self._session.run(self._requests.track(credential))()
@@ -198,6 +206,12 @@ class RedisStore:
     async def abegin_call(self, call: Call, credential: LiveCredential | None) -> None:
         """Count the call and record the credential that is about to be minted."""
         await self._session.arun(self._requests.begin_call(call, credential))
+
+    async def abegin_if_unchanged(
+        self, call: Call, credential: LiveCredential | None, basis: Basis
+    ) -> tuple[TaskState, TaskState] | None:
+        """Do as `begin_call`, if what the call was judged by is still so."""
+        return await self._session.arun(begin_if_unchanged(self._requests, call, credential, basis))
 
     async def atrack(self, credential: LiveCredential) -> None:
         """Record a credential whose handle is known only after issue."""

@@ -1,0 +1,43 @@
+"""What of a store a call was judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentguard.model.provenance import Label
+from agentguard.model.task import TaskState
+
+__all__ = ["Basis"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What of a store a call was judged by: its task, and the labels of the values in its arguments.
+
+    `root` is the oldest task of the family as the store holds it; it is `task` itself where that has no
+    parent. `digests` are those of the values for which labels count, and `labels` all that are kept for them.
+    """
+
+    task: TaskState
+    root: TaskState
+    digests: frozenset[str] = frozenset()
+    labels: frozenset[Label] = frozenset()
+
+    @property
+    def tasks(self) -> tuple[TaskState, ...]:
+        """The task, and the oldest one of its family unless that is the same."""
+        return (self.task,) if self.task.id == self.root.id else (self.task, self.root)
+
+    def counts(self) -> list[tuple[int, ...]]:
+        """Return for each of `tasks` what changes of it by its calls, its reading and its questions.
+
+        Those are its calls, writes, choice bits and questions, whether it is untrusted, its sensitivity, and
+        its labels. The history only changes with the calls.
+        """
+        return [
+            (
+                *(task.calls, task.writes, task.choice_bits, task.questions),
+                *(int(task.untrusted), int(task.sensitivity), task.labels),
+            )
+            for task in self.tasks
+        ]
