@@ -14,6 +14,8 @@ The way of a call
                          `GuardedCall` is one call in the flow, whose ports `enforcement.flow` holds
     enforcement.access_requests
                          says what is asked: who would do what in which task, with values from where
+    enforcement.fact_reading
+                         reads the records of the application that the rules look at
     enforcement.authorization
                          `judge` decides. A call is judged HERE: mandate, rights, policy, then approval.
                          Nothing here has a side effect but the question to a person
@@ -43,7 +45,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
     analysis, tasks      explain, suggest, simulate, lint for authors of policies; a task's life and its
                          end
     enforcement          one call, from the interception to the record, and the outbox
-    policies identity credentials approvals stores audit resource signals telemetry redaction testing
+    policies identity credentials approvals stores audit resource signals telemetry redaction facts testing
                          adapters: each implements a Protocol of `ports`, and knows neither another
                          adapter nor the guard. `resource` is the API's side, `testing` is for the tests
                          of users
@@ -65,6 +67,8 @@ To add                   touch
     a store              `stores/NAME.py` (`ports.Store`, decisions from `stores._rules`;
                          `testing.StoreContract`), and in `config.store`: `kind`, `_OF_KIND`,
                          `store_of`, `upkeep_of`
+    a source of facts    `facts/NAME.py` (`ports.FactSource`; `testing.FactContract`), its settings in
+                         `config.facts`
     a rule input         a field of `model.AccessRequest`, filled in `enforcement.access_requests`, or of
                          `model.TaskState`, set in `tasks.task` and kept by `stores._rows` (one that
                          changes later is kept by each store), and one row of `model.inputs`: the Cedar

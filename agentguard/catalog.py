@@ -11,70 +11,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
-from agentguard.model import Mandate, Resource, Sensitivity, ToolPath, ToolSpec
+from agentguard.model import FactSpec, Mandate, Resource, ToolSpec
 from agentguard.model.attached import Attached, Told
+from agentguard.model.classification import spec_of
+from agentguard.model.declared_facts import require_no_circle, with_facts
 from agentguard.model.definition import Digests, Pins
 from agentguard.model.original import Original, without_words
 from agentguard.model.schema_difference import differences, require_arguments, require_sinks
 
 __all__ = ["Catalog", "spec_of"]
 log = logging.getLogger("agentguard")
-
-_KEYS = {
-    *("path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"),
-    *("server", "source"),
-}
-
-
-def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> ToolSpec:
-    """Read a classification from its literal form, by the names of the fields of `ToolSpec`.
-
-    Raises:
-        ConfigurationError: A key or a level is unknown, or the path is missing or none of the three.
-    """
-    unknown = set(facts) - _KEYS
-    if unknown:
-        raise ConfigurationError(
-            f"tool {name}: unknown {', '.join(sorted(unknown))}",
-            hint=f"use {', '.join(sorted(_KEYS))}",
-        )
-    try:
-        path = ToolPath(str(facts["path"]).lower())
-    except (KeyError, ValueError) as error:
-        raise ConfigurationError(
-            f"tool {name} has no valid path", hint='path = "read", "write" or "escalation"'
-        ) from error
-    return ToolSpec(
-        name=name,
-        path=path,
-        resource=facts.get("resource"),
-        scopes=frozenset(facts.get("scopes", ())),
-        sinks=frozenset(facts.get("sinks", ())),
-        untrusted=bool(facts.get("untrusted", False)),
-        trusted=frozenset(facts.get("trusted", ())),
-        sensitivity=_level(name, "sensitivity", facts, Sensitivity.PUBLIC),
-        clearance=_level(name, "clearance", facts, Sensitivity.RESTRICTED),
-        schema=schema,
-        server=facts.get("server"),
-        source=facts.get("source"),
-    )
-
-
-def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity) -> Sensitivity:
-    level = facts.get(key)
-    if level is None or isinstance(level, Sensitivity):
-        return otherwise if level is None else level
-    try:
-        return Sensitivity.named(str(level))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"tool {tool} has no valid {key}", hint=str(error).replace("is none of", "should be one of")
-        ) from None
-
 
 RESERVED = frozenset({"user", "application"})
 
@@ -98,6 +49,7 @@ class Catalog:
         self._told = Told()
         self._declared: dict[str, Mapping[str, Any]] = {}
         self._differences: dict[str, tuple[str, ...]] = {}
+        self._facts: dict[str, FactSpec] = {}
         for tool in tools:
             self.add(tool)
 
@@ -162,6 +114,7 @@ class Catalog:
 
     def _add(self, tool: ToolSpec) -> None:
         with self._lock:
+            tool = self._with_facts(tool)
             present = self._tools.get(tool.name)
             if present is not None and present != tool:
                 raise ConfigurationError(
@@ -179,6 +132,42 @@ class Catalog:
                 )
             self._tools[tool.name] = tool
             self.changes += 1
+
+    # --- facts
+
+    @property
+    def facts(self) -> Mapping[str, FactSpec]:
+        """What the application has declared of facts, by name."""
+        return MappingProxyType(self._facts)
+
+    def declare(self, fact: FactSpec) -> None:
+        """Add a fact to the tools for which it holds, also to those that are added later.
+
+        Raises:
+            ConfigurationError: Another fact has this name, an argument of its key does not exist, two facts
+                are what one tool acts on, or the facts need each other.
+        """
+        with self._lock:
+            if fact.name in self._facts:
+                raise ConfigurationError(
+                    f"two facts are named {fact.name}", hint="rename one of them: rules name facts"
+                )
+            facts = {**self._facts, fact.name: fact}
+            require_no_circle(facts)
+            tools = {name: with_facts(spec, facts) for name, spec in self._tools.items()}
+            self._facts, self._tools = facts, tools
+            self.changes += 1
+
+    def current(self, spec: ToolSpec) -> ToolSpec:
+        """Return a classification with the facts that hold for its tool by now."""
+        present = self._tools.get(spec.name)
+        if present is None or present.facts is spec.facts:
+            return spec
+        is_same = replace(present, facts=spec.facts) == spec
+        return present if is_same else replace(spec, facts=present.facts)
+
+    def _with_facts(self, spec: ToolSpec) -> ToolSpec:
+        return with_facts(spec, self._facts)
 
     def is_taken(self, tools: Iterable[str], argument: str) -> bool:
         """Return whether one of these tools is known to take this argument."""
@@ -239,7 +228,8 @@ class Catalog:
             self._add(replace(spec, schema=schema, description=description))
         elif present.schema is None or without_words(present.schema) != without_words(schema):
             with self._lock:
-                self._tools[name] = replace(present, schema=schema, description=description)
+                changed = replace(present, schema=schema, description=description)
+                self._tools[name] = self._with_facts(changed)
                 self.changes += 1
         return self._tools[name]
 

@@ -83,7 +83,7 @@ class AbandonableThreads:
             TimeoutError: It did neither within *seconds*. The thread is given up.
             NoThread: Too many calls of this party run, or too many hang.
         """
-        with self._call(partial(function, *args), party, seconds) as future:
+        with self.begin(partial(function, *args), party, seconds) as future:
             return future.result(max(0.0, seconds))
 
     async def arun(self, seconds: float | None, function: Callable[..., T], *args: Any, party: str = "") -> T:
@@ -94,11 +94,16 @@ class AbandonableThreads:
         parties = self._loops.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
         places = parties.setdefault(party, asyncio.Semaphore(RUNNING))
         async with asyncio.timeout(seconds), places:
-            with self._call(partial(function, *args), party, seconds) as future:
+            with self.begin(partial(function, *args), party, seconds) as future:
                 return await asyncio.wrap_future(future)
 
     @contextmanager
-    def _call(self, function: Callable[[], T], party: str, seconds: float | None) -> Iterator[Future[T]]:
+    def begin(self, function: Callable[[], T], party: str, seconds: float | None) -> Iterator[Future[T]]:
+        """Begin a call of *function*; the block gets its future, and gives the call up where it is left.
+
+        Raises:
+            NoThread: Too many calls of this party run, or too many hang.
+        """
         end = inf if seconds is None else time.monotonic() + 0.9 * seconds  # its timer may be early
         future = _Call[T](seconds)
         self._enter(future, party)

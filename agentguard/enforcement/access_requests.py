@@ -6,10 +6,12 @@ Nothing here has a side effect.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.fact_reading import FactReading
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
@@ -38,9 +40,15 @@ class AccessRequests:
     """Makes the requests of one guard, on one path."""
 
     def __init__(
-        self, ports: Ports, options: Options, routes: Routes, operations: Operations, calls: CallsHere
+        self,
+        ports: Ports,
+        options: Options,
+        routes: Routes,
+        operations: Operations,
+        calls: CallsHere,
+        facts: FactReading,
     ) -> None:
-        self._calls = calls
+        self._calls, self.facts = calls, facts
         self._ports, self._options, self._routes = ports, options, routes
         self._environment = dict(options.environment)
         self._operations = operations
@@ -71,6 +79,8 @@ class AccessRequests:
     async def of_tool(self, spec: ToolSpec, arguments: Arguments, task: TaskState) -> AccessRequest:
         """Return the request of a task for one tool with these arguments.
 
+        The facts are asked only for what the mandate does not rule out.
+
         Raises:
             Denied: The store does not tell where the arguments came from.
         """
@@ -81,7 +91,7 @@ class AccessRequests:
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
         provenance = provenance_of(spec, arguments, task, labels)
-        return AccessRequest(
+        request = AccessRequest(
             identity=task.identity,
             tool=spec,
             arguments=arguments,
@@ -93,6 +103,15 @@ class AccessRequests:
             distinctions=arguments.rule_distinctions,
             choice=provenance.choice,
         )
+        if not spec.facts or self._is_outside(request):
+            return request
+        return replace(request, facts=await self.facts.of(request))
+
+    def _is_outside(self, request: AccessRequest) -> bool:
+        """Return whether the mandate of the task rules the call out."""
+        mandate = request.task.mandate
+        is_taken = partial(self._ports.catalog.is_taken, mandate.tools)
+        return mandate.objection(request.tool, request.arguments, is_taken) is not None
 
     async def _task(self, invocation: Invocation) -> TaskState:
         task_id = invocation.task_id

@@ -16,6 +16,7 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.entitlements import effective_scopes
 from agentguard.enforcement.evaluation import Evaluation, grant_of
+from agentguard.enforcement.fact_reading import FactReading
 from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.routing import Route, Routes
@@ -40,6 +41,7 @@ OBSERVED = frozenset(
         DenialCode.MANDATE,
         DenialCode.POLICY,
         DenialCode.POLICY_ERROR,
+        DenialCode.NO_FACT,
         DenialCode.OBLIGATION,
         DenialCode.NO_RIGHTS,
         DenialCode.NO_CREDENTIAL,
@@ -67,10 +69,11 @@ class Authorization:
         subject_tokens: SubjectTokens,
         operations: Operations,
         calls: CallsHere,
+        facts: FactReading,
     ) -> None:
         self._ports, self._options, self._routes = ports, options, routes
         self._subject_tokens, self._operations = subject_tokens, operations
-        self.requests = AccessRequests(ports, options, routes, operations, calls)
+        self.requests = AccessRequests(ports, options, routes, operations, calls, facts)
         self.approvals = Approvals(ports.policy, options, operations)
 
     # --- the decision
@@ -85,6 +88,7 @@ class Authorization:
             Denied: One of them denies, or cannot answer.
         """
         scopes, resource, route = await self._limits(request)
+        self.requests.facts.require(request)
         return Evaluation(
             request=request,
             decision=await self._decide(request),
@@ -187,6 +191,7 @@ class Authorization:
                 reason = "the state that the tool is given has changed since the approval was asked"
                 raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=OTHER_STATE)
             request = replace(await self.requests.of_call(invocation, span), approval=approval)
+            self.requests.facts.require(request)
             decision = await self._decide(request)
         if self.approvals.version(decision) != approval.policy_version:
             reason = "the policy has changed since the approval was asked"

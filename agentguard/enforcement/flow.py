@@ -24,6 +24,7 @@ from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.evaluation import Evaluation, grant_of
+from agentguard.enforcement.fact_reading import FactReading, FactSources
 from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.missing_grants import GrantQuestions
 from agentguard.enforcement.operations import Operations, operations_of
@@ -65,6 +66,8 @@ class Enforcement:
         operations = operations_of(
             ports, self.routes, self.transmitters, self.reuse.flights.share, options.timeout
         )
+        self.facts = FactSources(ports.catalog, options.clock, ports.facts)
+        self.blocking = operations.sync
         self.sync = Flow(self, operations.sync)
         self.async_ = Flow(self, operations.async_, self.sync if _in_one_go(ports) else None)
         self.outbox_thread = OutboxThread(self.sync.outbox)
@@ -85,8 +88,20 @@ class Flow:
         ports, options = enforcement.ports, enforcement.options
         self.enforcement, self.operations = enforcement, operations
         self._blocking = blocking
+        self.facts = FactReading(
+            enforcement.facts,
+            ports.policy,
+            options.clock,
+            asynchronous=operations is not enforcement.blocking,
+        )
         self.authorization = Authorization(
-            ports, options, enforcement.routes, enforcement.subject_tokens, operations, enforcement.calls
+            ports,
+            options,
+            enforcement.routes,
+            enforcement.subject_tokens,
+            operations,
+            enforcement.calls,
+            self.facts,
         )
         self.grant_questions = GrantQuestions(ports, options, operations)
         self.recording = Recording(ports.identity, operations, requests=options.record_requests)

@@ -81,7 +81,10 @@ class GuardedCall(CallInProgress):
     async def _start(self) -> Permit:
         """Judge the call and begin it; where a person has to be asked, that is done in between."""
         self._require_open()
-        judged = await self._in_one_go(self._judge)
+        if self._flow.facts.needed(self._invocation.spec):
+            judged = await self._judge(self._flow)  # a record may take its time, and that thread is for all
+        else:
+            judged = await self._in_one_go(self._judge)
         if isinstance(judged, Permit):
             return judged
         permit = await self._approve(judged)

@@ -16,7 +16,7 @@ from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.records import denial_record, outcome_record, permit_record
 from agentguard.errors import DenialCode, Denied, safe_text
-from agentguard.model import AccessRequest, Effect, Outcome, TaskState
+from agentguard.model import NO_FACTS, AccessRequest, Effect, Outcome, TaskState
 from agentguard.ports import IdentitySource
 from agentguard.telemetry import CallSpan
 
@@ -71,7 +71,8 @@ class Recording:
         task = await self._task(invocation) if request is None else request.task
         log.info("denied %s: %s: %s", invocation.tool, denied.code, denied.reason)
         recorded = request if self._requests else None
-        record = denial_record(invocation, denied, task, self._actor(), span.trace_id, recorded)
+        facts = NO_FACTS if request is None else request.facts
+        record = denial_record(invocation, denied, task, self._actor(), span.trace_id, recorded, facts)
         await best_effort("record", self._operations.append, record)
 
     async def outcome(
@@ -110,7 +111,8 @@ class Recording:
             return permit_record(permit, span.trace_id, request)
         denied, invocation, actor = permit.observed, permit.invocation, permit.task.identity.actor
         span.describe(effect=Effect.DENY.value, code=denied.code.value, observed=True)
-        record = denial_record(invocation, denied, permit.task, actor, span.trace_id, request)
+        facts = permit.request.facts
+        record = denial_record(invocation, denied, permit.task, actor, span.trace_id, request, facts)
         return {**record, "call": permit.call.id, "observed": True}
 
     async def _task(self, invocation: Invocation) -> TaskState | None:

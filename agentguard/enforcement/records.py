@@ -16,7 +16,16 @@ from typing import Any
 from agentguard.audit.requests import recorded
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.errors import Denied
-from agentguard.model import AccessRequest, Arguments, Effect, LiveCredential, Outcome, TaskState
+from agentguard.model import (
+    NO_FACTS,
+    AccessRequest,
+    Arguments,
+    Effect,
+    Facts,
+    LiveCredential,
+    Outcome,
+    TaskState,
+)
 
 __all__ = [
     "denial_record",
@@ -48,6 +57,7 @@ def permit_record(permit: Permit, trace: str | None, request: AccessRequest | No
         "sources": {
             name: sorted(provenance.sources) for name, provenance in permit.request.provenance.items()
         },
+        **_facts(permit.request.facts),
         **_of_pdp(decision.decision_id),
         **_request(request),
     }
@@ -60,14 +70,16 @@ def denial_record(
     actor: str | None,
     trace: str | None,
     request: AccessRequest | None = None,
+    facts: Facts = NO_FACTS,
 ) -> Record:
-    """Record a denial, with the full reason, and the whole *request* if it is given."""
+    """Record a denial, with the full reason, digests of *facts*, and the whole *request* if it is given."""
     return _about(invocation, task, actor, trace) | {
         "task": invocation.task_id,
         "effect": Effect.DENY.value,
         "code": denied.code.value,
         "policies": list(denied.policy_ids),
         "reason": denied.reason,
+        **_facts(facts),
         **_of_pdp(denied.decision_id),
         **_request(request),
     }
@@ -145,6 +157,11 @@ def signal_record(issuer: str, signal: str, cause: str, names: Mapping[str, Any]
 
 def _of_pdp(decision_id: str) -> Record:
     return {"decision_id": decision_id} if decision_id else {}
+
+
+def _facts(facts: Facts) -> Record:
+    """Record the digests of what records said: which facts the rules saw, and no value of them."""
+    return {"facts": facts.digests} if facts else {}
 
 
 def _request(request: AccessRequest | None) -> Record:

@@ -14,6 +14,7 @@ from agentguard.model import CallLimits, Outcome, ToolPath
 from agentguard.ports import (
     Approver,
     AuditLog,
+    DeclaredFact,
     Entitlements,
     IdentitySource,
     Policy,
@@ -38,7 +39,7 @@ class Ports:
     """The adapters of one guard, each for a Protocol of `agentguard.ports`.
 
     `brokers` is keyed by resource name (None for all resources) and path. `entitlements` is what the users
-    may do. `signals` are told, by name, of each task's end.
+    may do. `signals` are told, by name, of each task's end. `facts` are known from the start.
     """
 
     catalog: Catalog
@@ -50,6 +51,7 @@ class Ports:
     approvers: Mapping[ToolPath, Approver] = field(default_factory=dict)
     entitlements: Entitlements | None = None
     signals: Mapping[str, Transmitter] = field(default_factory=dict)
+    facts: tuple[DeclaredFact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@
     ├── IssueError                a broker could not mint or revoke a credential
     │   ├── GrantMissing          the user has not given what the credential needs: code, issuer, URL
     │   └── RevocationUnknown     it does not know the handle, so nothing was revoked
+    ├── FactError                 a record that rules look at cannot be read; its text holds no value
     ├── CredentialUnavailable     there is no live credential in this context
     ├── DestinationRefused        a request would carry a credential to an origin of another resource
     ├── VerificationError         a resource refuses a presented token or proof
@@ -42,6 +43,7 @@ __all__ = [
     "DenialCode",
     "Denied",
     "DestinationRefused",
+    "FactError",
     "GrantMissing",
     "IdentityError",
     "IssueError",
@@ -170,6 +172,10 @@ class GrantMissing(IssueError):
 
 class RevocationUnknown(IssueError):
     """A broker does not know a handle and has revoked nothing: what was minted, if it was, ends by itself."""
+
+
+class FactError(AgentGuardError):
+    """The source of a fact has no answer. The text, which is recorded, holds nothing of a record."""
 
 
 class CredentialUnavailable(AgentGuardError):

@@ -24,6 +24,7 @@ class DenialCode(StrEnum):
     MANDATE = "mandate"
     POLICY = "policy"
     POLICY_ERROR = "policy_error"
+    NO_FACT = "no_fact"
     OBLIGATION = "obligation"
     APPROVAL_REFUSED = "approval_refused"
     APPROVAL_UNAVAILABLE = "approval_unavailable"
@@ -64,6 +65,7 @@ ADVICE = {
     DenialCode.MANDATE: "This is outside the current task. Continue with the task, or tell the user.",
     DenialCode.POLICY: "This is not permitted here. Continue without it, or tell the user.",
     DenialCode.POLICY_ERROR: _UNDETERMINED,
+    DenialCode.NO_FACT: _UNDETERMINED,
     DenialCode.OBLIGATION: "This call has a condition that cannot be met here. Tell the user.",
     DenialCode.APPROVAL_REFUSED: "No person's approval holds, so the call did not run. Tell the user.",
     DenialCode.APPROVAL_UNAVAILABLE: (

@@ -70,6 +70,11 @@ REMEDIES: Mapping[DenialCode, str] = {
         "The rules could not be evaluated, or a PDP gave no clear answer in time. The record has the"
         " cause; `agentguard doctor` asks each PDP."
     ),
+    DenialCode.NO_FACT: (
+        "A rule looks at a fact, and it was not known: its source failed, was late, gave another type or too"
+        " much, or has no such record. The record names the fact and the cause. Let the type admit None where"
+        " a record may be absent."
+    ),
     DenialCode.OBLIGATION: (
         "A rule or PDP permits the call under a condition that the guard cannot meet. Remove the"
         " obligation, or configure what it needs."

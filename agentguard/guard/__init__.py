@@ -2,6 +2,7 @@
 
     guard      `Guard`: made from a file or from parts; offers the flow to langchain
     tasks      its methods that begin, find and derive tasks, and work off the outbox
+    facts      its methods that declare facts
     decisions  its methods that decide without a call, answer for a person, and reload rules
     life       its methods that end it
     display    how it is shown

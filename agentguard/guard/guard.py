@@ -34,7 +34,16 @@ from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
 from agentguard.model import AccessRequest, CallLimits, ToolPath
 from agentguard.policies import FunctionPolicy
-from agentguard.ports import Approver, AuditLog, Entitlements, IdentitySource, Policy, Store, Transmitter
+from agentguard.ports import (
+    Approver,
+    AuditLog,
+    DeclaredFact,
+    Entitlements,
+    IdentitySource,
+    Policy,
+    Store,
+    Transmitter,
+)
 from agentguard.redaction import install_log_redaction
 from agentguard.tasks.ending import Endings
 from agentguard.telemetry import Telemetry
@@ -46,6 +55,7 @@ if TYPE_CHECKING:
 
 from agentguard.guard.decisions import DecisionMethods
 from agentguard.guard.display import DisplayMethods
+from agentguard.guard.facts import FactMethods
 from agentguard.guard.health import HealthMethods
 from agentguard.guard.life import Closer, LifeMethods
 from agentguard.guard.tasks import TaskMethods
@@ -55,7 +65,7 @@ __all__ = ["Guard"]
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods, DisplayMethods):
+class Guard(TaskMethods, DecisionMethods, FactMethods, HealthMethods, LifeMethods, DisplayMethods):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
@@ -67,7 +77,8 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods, DisplayMet
     name, that a task is over. With `observe`, rules block nothing: what they would deny is logged aloud,
     recorded, and runs without a credential. With `record_requests`, the audit log holds all that a
     policy was asked, argument values included. `limits` say how much the arguments of a call and its result
-    may hold. `templates` are kinds of task, for `mandate` and `derive`.
+    may hold. `templates` are kinds of task, for `mandate` and `derive`. `facts` are records that rules may
+    look at; `fact` adds more.
     """
 
     def __init__(
@@ -96,6 +107,7 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods, DisplayMet
         observe: bool = False,
         record_requests: bool = False,
         templates: Iterable[Template] = (),
+        facts: Iterable[DeclaredFact] = (),
     ) -> None:
         if isinstance(entitlements, Mapping):
             entitlements = FixedEntitlements(entitlements)
@@ -111,6 +123,7 @@ class Guard(TaskMethods, DecisionMethods, HealthMethods, LifeMethods, DisplayMet
             ),
             entitlements=entitlements,
             signals=signals or {},
+            facts=tuple(facts),
         )
         options = Options(
             environment=environment or {},

@@ -176,6 +176,8 @@ class Gate:
                 catalog = self.enforcement.ports.catalog
                 spec = catalog.tool(self.name)
                 self.schema.require(catalog.declared_schema(self.name))
+            elif spec.facts is not (current := self.enforcement.ports.catalog.current(spec)).facts:
+                spec = self.spec = current  # a fact was declared after the tool was wrapped
             validated = self.schema.validate(tool_input.raw)
             if self.remote is not None and spec is not None:
                 resource = self.enforcement.ports.catalog.resource(spec.resource)

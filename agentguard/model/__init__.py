@@ -6,6 +6,7 @@ task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
 declared    `Declared`: what a tool's schema declares at each place of its arguments
 arguments   `Arguments`: the validated arguments of a call, frozen
+facts       `FactSpec`, `Facts`: what records of the application say, declared and read
 limits      `Limits`, `CallLimits`: how much a call and its result may hold
 inside      what a value holds, read without the code of its class
 provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
@@ -37,6 +38,7 @@ from agentguard.model.decision import (
     Effect,
     Obligation,
 )
+from agentguard.model.facts import NO_FACTS, Facts, FactSpec, FactType
 from agentguard.model.identity import Identity, Login, LoginName
 from agentguard.model.limits import CallLimits, Limits
 from agentguard.model.mandate import Mandate, Scalar
@@ -61,6 +63,7 @@ __all__ = [
     "LABELS",
     "NOTHING_SEEN",
     "NO_CHOICE",
+    "NO_FACTS",
     "NO_READ_EFFECTS",
     "QUESTIONS",
     "TRUSTED_LABELS",
@@ -78,6 +81,9 @@ __all__ = [
     "Decision",
     "DeferredSecret",
     "Effect",
+    "FactSpec",
+    "FactType",
+    "Facts",
     "Grant",
     "Identity",
     "Json",

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from agentguard.model.arguments import Arguments, Json
+from agentguard.model.facts import NO_FACTS, Facts
 from agentguard.model.identity import Identity
 from agentguard.model.provenance import Provenance
 from agentguard.model.task import TaskState
@@ -129,7 +130,8 @@ class AccessRequest:
     left out of them. What rules can see of a request is in the table of `agentguard.model.inputs`.
     `question` is `Approval.question`, what a person is to be shown of the call and of the graph's state that
     the tool is given; only the request that a `CallbackApprover` hands to its function has it. `choice` is
-    what the call says by the choice among values; no rule sees it.
+    what the call says by the choice among values; no rule sees it. `facts` are what records of the
+    application say about the thing that the call is about.
     """
 
     identity: Identity
@@ -144,6 +146,7 @@ class AccessRequest:
     distinctions: tuple[str, ...] = ()
     question: Mapping[str, Json] = field(default_factory=dict)
     choice: Choice = NO_CHOICE
+    facts: Facts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

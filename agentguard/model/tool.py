@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from agentguard.model.declared import Declared, declared_in
+from agentguard.model.facts import FactSpec
 from agentguard.model.provenance import Sensitivity
 
 __all__ = ["Resource", "ToolPath", "ToolSpec"]
@@ -50,7 +51,9 @@ class ToolSpec:
     `clearance` is the highest sensitivity that the receiver of its arguments may learn. `server` is the MCP
     server that offers the tool, by the name that the application gives that server. `source` is the place
     in the application's code where the tool is defined: a module, or ``module:qualname``. A tool of this name
-    from elsewhere is another tool.
+    from elsewhere is another tool. `instance` is the argument that names the one thing that a call acts on,
+    such as an order; without it a call is about the resource as a whole. `facts` are what the application has
+    declared of the tool's calls.
     """
 
     name: str
@@ -66,6 +69,8 @@ class ToolSpec:
     description: str = ""
     server: str | None = None
     source: str | None = None
+    instance: str | None = None
+    facts: tuple[FactSpec, ...] = ()
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
     @property

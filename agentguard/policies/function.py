@@ -11,11 +11,12 @@ import hashlib
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from types import CodeType
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from agentguard.concurrency.abandonable import HUNG, AbandonableThreads, NoThread
+from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
+from agentguard.concurrency.abandonable_tasks import AbandonableTasks
 from agentguard.model import AccessRequest, Decision, Effect
 
 __all__ = ["FunctionPolicy"]
@@ -50,8 +51,7 @@ class FunctionPolicy:
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._threads = AbandonableThreads(f"policy {self._name}")
-        # by its subject; the event loop of a task may be gone before the task is done
-        self._uncancelled: WeakKeyDictionary[asyncio.Future[Decision], str] = WeakKeyDictionary()
+        self._tasks = AbandonableTasks()
         self.version = _version(function) if version is None else version
 
     def decide(self, request: AccessRequest) -> Decision:
@@ -84,22 +84,13 @@ class FunctionPolicy:
             return self._error(type(error).__name__)
 
     async def _awaited(self, request: AccessRequest) -> Decision:
-        subject = request.identity.subject
-        if sum(subject == other for other in self._uncancelled.values()) >= HUNG:
-            return self._error("too many calls of it swallow their cancellation")
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._timeout
-        task = asyncio.ensure_future(self._question(request))
+        question, subject = partial(self._question, request), request.identity.subject
         try:
-            # nobody waits for a function that swallows its cancellation
-            await asyncio.wait([task], timeout=self._timeout)
-        finally:
-            if not task.done():
-                task.cancel()
-                self._uncancelled[task] = subject
-                task.add_done_callback(self._forget)
-        # a function that blocks the loop is late as well
-        return self._late() if not task.done() or clock() >= deadline else task.result()
+            return await self._tasks.run(self._timeout, question, subject)
+        except TimeoutError:
+            return self._late()
+        except NoThread as error:
+            return self._error(str(error))
 
     async def _question(self, request: AccessRequest) -> Decision:
         try:
@@ -107,11 +98,6 @@ class FunctionPolicy:
             return self._verdict(await question)
         except Exception as error:  # noqa: BLE001  a function that raises has not permitted
             return self._error(type(error).__name__)
-
-    def _forget(self, task: asyncio.Future[Decision]) -> None:
-        self._uncancelled.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # retrieved here, so that the loop does not log it as forgotten
 
     def _verdict(self, answer: object) -> Decision:
         if isinstance(answer, bool):

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from agentguard.model import (
     AccessRequest,
     Approval,
     Credential,
     Decision,
+    FactSpec,
     Grant,
+    Json,
     Secret,
     ToolPath,
     ToolSpec,
@@ -32,7 +34,10 @@ __all__ = [
     "BrokerTraits",
     "CatalogAware",
     "ConditionalStore",
+    "DeclaredFact",
     "Entitlements",
+    "FactSource",
+    "FactsOnDemand",
     "IdentitySource",
     "Policy",
     "Store",
@@ -66,6 +71,39 @@ class CatalogAware(Protocol):
         Raises:
             ConfigurationError: A rule names a tool or an argument that does not exist.
         """
+
+
+@runtime_checkable
+class FactsOnDemand(Protocol):
+    """A policy that says which facts its rules look at. Any other is given all facts of a tool."""
+
+    def facts_for(self, tool: ToolSpec) -> Collection[str]:
+        """Return the names of the facts that the rules in force for this tool look at.
+
+        It is asked for each call, so it answers at once.
+        """
+
+
+@runtime_checkable
+class FactSource(Protocol):
+    """Reads the record that a fact is. Whatever it raises, or a late answer, is a denied call.
+
+    It reads and changes nothing. What a record says follows from the request's user, its agent, and the key.
+    """
+
+    def read(self, request: AccessRequest, key: tuple[Json, ...]) -> Any:
+        """Return the record that *key* names, as the type of the fact says; None if there is none.
+
+        *key* holds the values of the arguments that the fact declares for the tool, in order. A model may
+        have chosen them.
+        """
+
+
+class DeclaredFact(NamedTuple):
+    """A fact, and what reads it."""
+
+    spec: FactSpec
+    source: FactSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ and with async calls. Subclass the suite, override `make`, and pytest collects t
                                           read effects, `testing.effects`)
     ConditionalStore  `ConditionalStoreContract`  (contains `StoreContract`)
     AuditLog          `AuditContract`
+    FactSource        `FactContract`      `key`
 
 Approver, Entitlements, CatalogAware and Transmitter have no suite.
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from agentguard.testing.bases import ConditionalStoreContract
 from agentguard.testing.contracts import AuditContract, BrokerContract, PolicyContract
+from agentguard.testing.facts import FactContract
 from agentguard.testing.fakes import FixedPolicy, RecordingAudit, RecordingBroker, RecordingPolicy
 from agentguard.testing.identities import IdentityContract
 from agentguard.testing.model import ScriptedChatModel
@@ -39,6 +41,7 @@ __all__ = [
     "BrokerContract",
     "CapturedSpans",
     "ConditionalStoreContract",
+    "FactContract",
     "FixedPolicy",
     "IdentityContract",
     "PdpContract",

@@ -29,9 +29,11 @@ from agentguard.concurrency.places import Places
 from agentguard.concurrency.running import Owner
 from agentguard.concurrency.single_flight import SingleFlight
 from agentguard.credentials.revoked import RevokedHandles
+from agentguard.enforcement.fact_cache import FactCache
 from agentguard.enforcement.outbox import Orphans
 from agentguard.enforcement.outbox_thread import OutboxThread
 from agentguard.errors import StoreError
+from agentguard.model import FactSpec, FactType
 from agentguard.model.credential import DeferredSecret
 from agentguard.outbound.client import Outbound
 from agentguard.stores._database import Loan
@@ -259,6 +261,20 @@ def test_a_thread_that_forks_inside_a_lock_leaves_it_in_both_processes() -> None
 
 
 @pytest.mark.promise("fork-works")
+def test_a_child_keeps_records_although_a_thread_of_its_parent_was_keeping_one() -> None:
+    spec = FactSpec(name="order", keys={"refund": ("order_id",)}, type=FactType(str), lifetime=60.0)
+    cache = FactCache(spec, lambda: 0.0)
+    cache.keep(b"one", b"1", 0.0)
+
+    def kept() -> object:
+        cache.keep(b"two", b"2", 0.0)
+        return cache.get(b"one"), cache.get(b"two")
+
+    with inside(cache._lock, 5):
+        assert child_says(kept) == "(b'1', b'2')"
+
+
+@pytest.mark.promise("fork-works")
 def test_a_child_sends_on_no_connection_of_its_parent() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(200))
     outbound = Outbound("service", "https://service.example", transport=transport)
@@ -338,6 +354,7 @@ PRIMITIVES = {
 }
 REASONS = {
     "agentguard/audit/appending.py": "`JsonLinesAudit` in jsonl.py makes a child an appender of its own",
+    "agentguard/concurrency/abandonable_tasks.py": "its semaphore belongs to an event loop, not to a process",
     "agentguard/concurrency/together.py": "its threads end with the one call that started them",
     "agentguard/credentials/sources/keychain.py": "each question has a thread of its own",
     "agentguard/guard/life.py": "its thread closes one guard, and a child closes its own",

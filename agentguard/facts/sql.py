@@ -1,0 +1,83 @@
+"""A row of a database as a fact, by a query with bound parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, Protocol
+
+from agentguard.errors import FactError
+from agentguard.model import AccessRequest, Json
+
+__all__ = ["Connection", "Cursor", "SqlFact"]
+
+
+class Cursor(Protocol):
+    """A cursor of the Python database API (PEP 249)."""
+
+    @property
+    def description(self) -> Any:
+        """The columns of the result, each with its name first."""
+
+    def execute(self, query: Any, parameters: Any, /) -> Any:
+        """Run a query."""
+
+    def fetchmany(self, size: int, /) -> Any:
+        """Return the next rows."""
+
+    def close(self) -> Any:
+        """Close the cursor."""
+
+
+class Connection(Protocol):
+    """A connection of the Python database API (PEP 249)."""
+
+    def cursor(self) -> Any:
+        """Return a new cursor."""
+
+    def close(self) -> Any:
+        """Close the connection."""
+
+
+class SqlFact:
+    """Reads one row by *query*, whose parameters are bound: the key, in its order, and nothing else.
+
+    *connect* opens a connection of any driver with the Python database API (PEP 249), such as sqlite3 or
+    psycopg; the query has the placeholders of that driver. The connection is closed after each reading: let
+    *connect* return one of a pool if opening takes long. Give it a user that may only read. Several rows are
+    an error. The names of the columns are the fields of the record; with *scalar* the one column is the
+    value itself. With *by_subject* the first parameter is the user.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        query: str,
+        *,
+        scalar: bool = False,
+        by_subject: bool = False,
+    ) -> None:
+        self._connect, self._query = connect, query
+        self._scalar, self._by_subject = scalar, by_subject
+
+    def read(self, request: AccessRequest, key: tuple[Json, ...]) -> Any:
+        """Return the row that the query finds, or None.
+
+        Raises:
+            FactError: It finds several rows, or a part of the key is neither text nor number.
+        """
+        parameters = (request.identity.subject, *key) if self._by_subject else key
+        if not all(isinstance(value, str | int | float) for value in parameters):
+            raise FactError("a part of the key is neither text, number nor boolean")
+        with closing(self._connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(self._query, parameters)
+            rows = cursor.fetchmany(2)
+            names = [column[0] for column in cursor.description or ()]
+        if not rows:
+            return None
+        if len(rows) > 1:
+            raise FactError("its query finds several rows")
+        (row,) = rows
+        if self._scalar:
+            return row[0]
+        return dict(zip(names, row, strict=True))
