@@ -114,7 +114,7 @@ class Loan:
                 assert error is not None, "write `as db, db:`"  # noqa: S101  a mistake in a store
                 return
             if self._writes and error is None:
-                database.watch.committed(self._number)
+                database.watch.committed(self._number, handle.connection)
             self._handle = None  # before it is given back: from then on, another thread may have it
             database.give(handle)
         finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 from agentguard.errors import StoreError
+from agentguard.stores._main_file import CopiedWrites, Finding
 
 __all__ = ["INTERVAL", "FileWatch", "LogFiles", "store_error"]
 
@@ -27,8 +28,16 @@ HINTS = {  # by SQLite's primary result code
     sqlite3.SQLITE_CANTOPEN: "correct the path, or the permissions of its directory",
 }
 
-_NUMBER = "SELECT key, write_number FROM calls WHERE id = '~'"
-_NEXT = "UPDATE calls SET write_number = ? WHERE id = '~' AND write_number = ? AND key = ?"
+_ROW = (
+    "SELECT key, write_number, CAST(path AS INTEGER), CAST(coalesce(approval_id, 0) AS INTEGER), tool"
+    " FROM calls WHERE id = '~'"
+)
+_NEXT = "UPDATE calls SET write_number = ? WHERE id = '~' AND write_number = ? AND key = ? AND tool = ''"
+_COPIED = "UPDATE calls SET path = ?1 WHERE id = '~' AND CAST(path AS INTEGER) < ?1"
+_FAULT = "UPDATE calls SET tool = ? WHERE id = '~'"
+_ANEW = "what this process has recorded may be lost: end it, look for the file, and start it anew"
+_RESTORE = "stop all processes, remove the log (-wal, -shm), and then put a sound copy there"
+_OVERWRITTEN = "the file was rolled back to an older copy, or overwritten by another store, beside its log"
 
 
 def store_error(path: Path, error: sqlite3.Error) -> StoreError:
@@ -49,10 +58,15 @@ class FileWatch:
 
     SQLite itself goes on in a file that nobody else can open any more. Each write has a number in the file,
     which only grows; a copy that is older has a smaller one. Once noticed, a fault is reported by each use.
-    Not noticed is an older copy in which others have written more than this process knows of, nor one that
-    is written into the same file beside its log (``cp backup.db store.db``): the number is in the log then,
-    and what a checkpoint has moved out of the log is lost. SQLite does not say whether a change of the file
-    was a checkpoint. So stop all processes, remove the log, and then restore a copy.
+
+    A copy may also be written into the same file beside its log (``cp backup.db store.db``). Then the number
+    is in the log, and what a checkpoint has moved out of the log is lost. So the number in the file itself is
+    looked at too (`CopiedWrites`), and each process can read which one that is at least. The log would be
+    written over the copy when the last process closes the file, and nobody could tell any more. So this fault
+    is written into the file: all processes refuse it, also those that begin later.
+
+    Not noticed is an older copy without a log in which others have written more than this process knows of.
+    To restore a copy, stop all processes, remove the log, and then put the copy there.
 
     Until `sound_until`, a time of `time.monotonic`, a reader believes that the file is sound.
     """
@@ -63,12 +77,15 @@ class FileWatch:
         self._file: tuple[int, int] | None = None
         self._file_size = self._log_size = 0
         self.sound_until = 0.0
-        self._identity, self._last, self._fault = "", 0, ""
+        self._identity, self._last, self._fault, self._hint = "", 0, "", ""
+        self._copied, self._copied_on_record = CopiedWrites(real), 0
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Watch the file from now on, of which this is a connection."""
-        self._identity, self._last = connection.execute(_NUMBER).fetchone()
         status = os.stat(self._path)
+        self._copied.note(status)
+        self._identity = connection.execute(_ROW).fetchone()[0]
+        self._require_number(connection, 0)
         self._file = status.st_dev, status.st_ino
 
     def check(self, log: LogFiles | None, connection: sqlite3.Connection) -> None:
@@ -108,6 +125,7 @@ class FileWatch:
                 and wal.st_ino == log.log
                 and memory.st_ino == log.shared_memory
                 and (file.st_dev, file.st_ino) == self._file
+                and self._copied.is_as_it_was(file)
             ):
                 self._file_size, self._log_size = size, log_size
                 self.sound_until = monotonic() + INTERVAL
@@ -116,7 +134,7 @@ class FileWatch:
 
     def _look_closer(self, log: LogFiles | None) -> None:
         if self._fault:
-            raise self._error(self._fault)
+            raise self._error(self._fault, self._hint)
         status = _status(self._path)
         if self._file is not None and (
             status is None or not status.st_size or (status.st_dev, status.st_ino) != self._file
@@ -126,8 +144,11 @@ class FileWatch:
         log_size = 0 if log_status is None else log_status.st_size
         if log is not None and self._named(log_status) != log:
             raise self._error("its write-ahead log was removed or replaced under this process")
+        if status is not None:
+            self._copied.note(status)
         if size < self._file_size or (log is not None and log_size < self._log_size):
-            self._verify()
+            # of a log that was emptied, the number is gone, unless a checkpoint has copied it
+            self._verify(all_of_it=log is not None and 0 < log_size < self._log_size)
         self._file_size, self._log_size = size, log_size
         self.sound_until = monotonic() + INTERVAL
 
@@ -141,16 +162,32 @@ class FileWatch:
         Raises:
             StoreError: It is not greater than those before: the file is another, or an older copy.
         """
-        number = self._last + 1
-        if not connection.execute(_NEXT, (number, self._last, self._identity)).rowcount:
-            # another thread or process has written since: look for the number
+        number, copied = self._last + 1, self._copied
+        if (
+            copied.is_unread
+            or copied.number > self._copied_on_record
+            or not connection.execute(_NEXT, (number, self._last, self._identity)).rowcount
+        ):
+            # another thread or process, or a checkpoint, has written since: look for the number
             before = self._require_number(connection, self._last)
             number = before + 1
             connection.execute(_NEXT, (number, before, self._identity))
+            if copied.number > self._copied_on_record:
+                connection.execute(_COPIED, (copied.number,))
         return number
 
-    def committed(self, number: int) -> None:
-        """Note the number of a write that is in the file."""
+    def committed(self, number: int, connection: sqlite3.Connection) -> None:
+        """Note the number of a write that is in the file, and which one is known to have left the log."""
+        self._note_last(number)
+        status = _status(self._path)
+        if status is None or not self._copied.note(status):
+            return
+        self._copied.learn(self._identity)
+        if self._copied.number > self._copied_on_record:
+            with suppress(sqlite3.Error):  # while others write, they or the next write do it
+                sqlite3.Connection.execute(connection, _COPIED, (self._copied.number,))
+
+    def _note_last(self, number: int) -> None:
         if number > self._last:
             self._last = number
 
@@ -159,19 +196,47 @@ class FileWatch:
         return None if log is None or memory is None else LogFiles(log.st_ino, memory.st_ino)
 
     def _require_number(self, connection: sqlite3.Connection, last: int) -> int:
-        identity, number = connection.execute(_NUMBER).fetchone() or ("", 0)
-        if identity != self._identity or number < last:
+        row = connection.execute(_ROW).fetchone() or ("", 0, 0, 0, "")
+        identity, number, self._copied_on_record, cookie, fault = row
+        if fault:
+            raise self._error(fault, _RESTORE)
+        is_older = identity != self._identity or number < last
+        if self._copied.is_unread:
+            self._require_main_file(connection, last, cookie, is_older=is_older)
+        if is_older:
             raise self._error("the file was replaced, or rolled back to an older copy")
-        self.committed(number)
+        self._note_last(number)
         return int(number)
 
-    def _verify(self) -> None:
+    def _require_main_file(
+        self, connection: sqlite3.Connection, last: int, cookie: int, *, is_older: bool
+    ) -> None:
+        """Refuse a file that was overwritten beside its log, and write that down for all processes.
+
+        A connection that has read before goes on with the pages that it has. So a new one reads the number
+        too: where all of the log was copied, it reads the file.
+        """
+        finding = self._copied.read(self._identity, self._copied_on_record, cookie)
+        with closing(sqlite3.connect(self._path, timeout=1.0, isolation_level=None)) as new:
+            if not is_older and finding is not Finding.OVERWRITTEN:
+                identity, number, *_ = new.execute(_ROW).fetchone() or ("", 0)
+                is_older = identity != self._identity or number < last
+            if is_older or finding is Finding.OVERWRITTEN:
+                connection.rollback()
+                with suppress(sqlite3.Error):
+                    new.execute(_FAULT, (_OVERWRITTEN,))
+                raise self._error(_OVERWRITTEN, _RESTORE)
+        if finding is Finding.UNCLEAR:
+            self._verify(all_of_it=True)
+
+    def _verify(self, *, all_of_it: bool) -> None:
         """Look into a file that is shorter than it was: an operator's VACUUM or checkpoint is no fault."""
-        last = self._last
+        last, problem = self._last, "ok"
         try:
             with closing(sqlite3.connect(self._path, timeout=1.0, isolation_level=None)) as connection:
-                (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
                 self._require_number(connection, last)
+                if all_of_it or self._copied.is_unread:
+                    (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 raise store_error(Path(self._path), error) from error
@@ -181,9 +246,9 @@ class FileWatch:
         if problem != "ok":
             raise self._error(f"the file or its log was cut under this process: {problem}")
 
-    def _error(self, fault: str) -> StoreError:
-        self._fault = fault  # for good: a new connection would see a sound file, without what was lost
-        hint = "what this process has recorded may be lost: end it, look for the file, and start it anew"
+    def _error(self, fault: str, hint: str = _ANEW) -> StoreError:
+        # for good: a new connection would see a sound file, without what was lost
+        self._fault, self._hint = fault, hint
         return StoreError(f"{self._path}: {fault}", hint=hint)
 
 

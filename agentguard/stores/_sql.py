@@ -50,7 +50,9 @@ CREATE INDEX credentials_task ON credentials (task_id);
 INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 0)"""
 # The last row of `calls` is no call. It holds the identity of the file and the number of its last write: a
 # write copies each page that it changes to the log, and the page of the calls is one that a call changes
-# anyway. For the same reason no index serves the pruning alone (see `_sql_pruning`).
+# anyway. Its `path` is the number of a write that stands in the file itself, `approval_id` the cookie of our
+# last VACUUM (see `_main_file`), and `tool` what is wrong with the file. For the same reason no index serves
+# the pruning alone (see `_sql_pruning`).
 
 TASK_ROW = "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 TASK = (

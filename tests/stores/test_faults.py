@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -83,19 +83,25 @@ def interrupted_at(line: int, operation: Callable[[], object]) -> BaseException 
     return None
 
 
+@contextmanager
+def without_finalizers() -> Iterator[None]:
+    """Have no interrupted line be one of a finalizer, of a store that another test has left."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.promise("interrupt-locks-nobody-out")
 @pytest.mark.parametrize("operation", [begins, ends, fails])
 def test_an_interrupt_at_any_line_of_a_write_locks_nobody_out(
     path: Path, store: SqliteStore, operation: Callable[[SqliteStore], None]
 ) -> None:
     # in a thread of its own: CPython's tracing leaves the thread with an exception that counts as handled
-    gc.collect()
-    gc.disable()  # or the line is one of a finalizer, of a store that another test has left
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            lines = pool.submit(interrupt_each_line, path, store, operation).result()
-    finally:
-        gc.enable()
+    with without_finalizers(), ThreadPoolExecutor(1) as pool:
+        lines = pool.submit(interrupt_each_line, path, store, operation).result()
     assert lines > 20, "lines were run and interrupted"
 
 
@@ -162,7 +168,7 @@ def test_an_interrupted_thread_that_does_nothing_more_locks_nobody_out(
         other.close()
         return len(tracebacks)
 
-    with ThreadPoolExecutor(1) as pool:
+    with without_finalizers(), ThreadPoolExecutor(1) as pool:
         assert pool.submit(each_line).result() > 15, "lines were run and interrupted"
 
 
