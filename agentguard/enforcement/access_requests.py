@@ -133,10 +133,22 @@ class AccessRequests:
             actor = self._ports.identity.actor()
         except Exception as error:  # noqa: BLE001  an agent without an identity acts for nobody
             raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
-        if state.lineage:
-            state = state.within(await self._known(state.root_id))
+        state = await self._within_family(state)
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
+        return state
+
+    async def family_state(self, task_id: str) -> TaskState:
+        """Return a task as rules see it.
+
+        Raises:
+            Denied: The store does not know it, or fails.
+        """
+        return await self._within_family(await self._known(task_id))
+
+    async def _within_family(self, state: TaskState) -> TaskState:
+        for ancestor_id in state.lineage:
+            state = state.within(await self._known(ancestor_id))
         return state
 
     async def _none_active(self) -> Denied:

@@ -30,6 +30,8 @@ from agentguard.model import (
     Decision,
     Effect,
     Resource,
+    TaskState,
+    ToolSpec,
 )
 from agentguard.telemetry import CallSpan
 
@@ -136,6 +138,19 @@ class Authorization:
         )
         if rejection is not None:
             raise unapproved(CallRejected(f"rejected by {rejection.approver}: {rejection.reason}"))
+
+    def rules_out(self, spec: ToolSpec | None, task: TaskState) -> bool:
+        """Return whether each call of a tool in this task would be denied, whatever its arguments.
+
+        That is so without a classification, outside the mandate, and without a broker on the tool's path. It
+        is True only where that is sure; what rights and policies say is not looked at.
+        """
+        if self._options.observe:
+            return False
+        if spec is None or task.mandate.rules_out(spec):
+            return True
+        resource = self._ports.catalog.resource(spec.resource)
+        return resource is not None and self._routes.find(resource, spec.path) is None
 
     async def _limits(self, request: AccessRequest) -> tuple[frozenset[str], Resource | None, Route | None]:
         spec, task = request.tool, request.task

@@ -127,6 +127,7 @@ class Operations:
     forget: Callable[[str], Awaitable[None]]
     live: Live
     end_task: Callable[[str, TaskStatus, Iterable[LiveCredential]], Awaitable[tuple[str, ...]]]
+    revise_task: Callable[[str, Callable[[TaskState], TaskState]], Awaitable[TaskState]]
     active: Active
     active_in: ActiveIn
     save_approval: Callable[[Approval], Awaitable[Approval]]
@@ -134,6 +135,7 @@ class Operations:
     approval: Callable[[str], Awaitable[Approval | None]]
     approval_for: Callable[[str], Awaitable[Approval | None]]
     rejection: Callable[[str, str, str], Awaitable[Approval | None]]
+    remember: Callable[[str, float], Awaitable[bool]]
     # the other ports
     decide: Callable[[AccessRequest], Awaitable[Decision]]
     append: Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -152,9 +154,9 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:18]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:20]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
-_SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task"})
+_SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task", "revise_task"})
 
 
 def operations_of(

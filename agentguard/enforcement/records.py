@@ -23,6 +23,7 @@ from agentguard.model import (
     Effect,
     Facts,
     LiveCredential,
+    Mandate,
     Outcome,
     TaskState,
 )
@@ -32,9 +33,11 @@ __all__ = [
     "outcome_record",
     "permit_record",
     "recovery_record",
+    "renewal_record",
     "signal_record",
     "task_end_record",
     "unrevoked_record",
+    "words_record",
 ]
 
 Record = dict[str, Any]
@@ -140,6 +143,22 @@ def task_end_record(
         "status": status,
         "cause": cause,
         "unrevoked": unrevoked,
+    }
+
+
+def words_record(task_id: str, characters: int) -> Record:
+    """Record that a user is about to be heard in a conversation: how much was said, and not what."""
+    return {"event": "words", "task": task_id, "lineage": [], "characters": characters}
+
+
+def renewal_record(state: TaskState, mandate: Mandate, *, whole: bool) -> Record:
+    """Record that the application gives a task another mandate: its tools, or with *whole* all of it."""
+    return {
+        "event": "mandate",
+        "task": state.id,
+        "lineage": list(state.lineage),
+        "tools": sorted(mandate.tools),
+        **({"mandate": mandate.literal()} if whole else {}),
     }
 
 

@@ -266,20 +266,33 @@ class Guard(TaskMethods, DecisionMethods, FactMethods, HealthMethods, LifeMethod
 
         return classify
 
-    def middleware(self, tools: Iterable[ToolLike] = ()) -> GuardMiddleware:
+    def middleware(
+        self,
+        tools: Iterable[ToolLike] = (),
+        *,
+        hears_user: bool = False,
+        offers_allowed: bool = False,
+        most_denials: int | None = None,
+    ) -> GuardMiddleware:
         """Return the middleware for `create_agent`; list it last. Needs ``agentguard[langchain]``.
 
         The tools of an agent are known before its first call is judged. *tools* are known from now on, such
         as those of sub-agents that have not run yet: so a mandate knows which of them takes which argument.
 
+        With *hears_user*, an agent that begins adds the messages of `user_message` to the task's words. With
+        *offers_allowed*, the model is offered no tool that mandate or path rule out whatever the arguments.
+        After *most_denials* denied calls in a row, the task is revoked and the agent tells the user.
+
         Raises:
             ConfigurationError: Two of *tools* have one name, a classification is wrong, or a policy does not
                 fit them.
+            ValueError: *most_denials* is less than 1.
         """
-        from agentguard.langchain.middleware import GuardMiddleware  # an extra
+        from agentguard.langchain.middleware_options import MiddlewareOptions, middleware_of  # an extra
 
         self._gates.wrap(tools, None)
-        return GuardMiddleware(self.enforcement, self._gates)
+        options = MiddlewareOptions(hears_user, offers_allowed, most_denials)
+        return middleware_of(self.enforcement, self._gates, options)
 
     def callbacks(self) -> list[Tripwire]:
         """Return callbacks for a run's config: a tool that no gate let through is stopped."""

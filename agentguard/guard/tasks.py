@@ -11,6 +11,7 @@ from agentguard.enforcement.flow import Enforcement
 from agentguard.errors import TaskNotActive
 from agentguard.intent import Derivation, Intent
 from agentguard.langchain.registry import GateRegistry
+from agentguard.langchain.user_messages import user_message
 from agentguard.model import Budget, Identity, Mandate, Secret
 from agentguard.tasks.ending import Endings
 from agentguard.tasks.task import Task
@@ -27,6 +28,7 @@ class TaskMethods:
     intent: Intent
     _endings: Endings
     _gates: GateRegistry
+    user_message = staticmethod(user_message)
 
     def task(
         self,

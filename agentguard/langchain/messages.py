@@ -11,8 +11,9 @@ from agentguard.enforcement.setup import outcome_of_error
 from agentguard.errors import Denied
 from agentguard.model import Outcome
 
-__all__ = ["Step", "configurable", "is_tool_call", "outcome_of", "refusal", "step_of"]
+__all__ = ["Step", "configurable", "is_refusal", "is_tool_call", "outcome_of", "refusal", "step_of"]
 
+_REFUSAL = {"agentguard": "denied"}
 _MAPPINGS = (dict, Mapping)  # first the class of most: to look for it among all mappings takes longer
 
 
@@ -27,8 +28,17 @@ def is_tool_call(value: object) -> bool:
 def refusal(denied: Denied, tool: str, call_id: str | None) -> ToolMessage:
     """Answer a model's call with the advice alone; the reason is for the operator."""
     return ToolMessage(
-        content=f"Denied: {denied.advice}", name=tool, tool_call_id=call_id or "", status="error"
+        content=f"Denied: {denied.advice}",
+        name=tool,
+        tool_call_id=call_id or "",
+        status="error",
+        response_metadata=dict(_REFUSAL),
     )
+
+
+def is_refusal(message: ToolMessage) -> bool:
+    """Return whether this answers a denied call. Whoever writes messages can make one that says so."""
+    return _REFUSAL.items() <= message.response_metadata.items()
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -48,7 +48,7 @@ class GuardMiddleware(AgentMiddleware):
 
     def __init__(self, enforcement: Enforcement, gates: GateRegistry) -> None:
         super().__init__()
-        self.__enforcement, self.__gates = enforcement, gates
+        self._enforcement, self._gates = enforcement, gates
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
@@ -77,7 +77,7 @@ class GuardMiddleware(AgentMiddleware):
         name, call_id = call["name"], call.get("id")
         config = getattr(request.runtime, "config", None)
         # the arguments of all tools are known before one is judged: a limit may be for another tool's
-        self.__gates.look_at(getattr(request.runtime, "tools", ()))
+        self._gates.look_at(getattr(request.runtime, "tools", ()))
         try:
             guarded = self.__guarded(request.tool, name, call_id)
         except Denied as denied:
@@ -85,7 +85,7 @@ class GuardMiddleware(AgentMiddleware):
             unknown = Invocation(
                 tool=label(name), spec=None, arguments=None, call_id=call_id, named_task=task
             )
-            await flow_of(self.__enforcement).refuse(unknown, denied)
+            await flow_of(self._enforcement).refuse(unknown, denied)
             return refusal(denied, name, call_id)
         raw, problem = _copy(call["args"], guarded.gate.schema)
         state = getattr(request.runtime, "state", request.state)  # of the two, a tool node injects this one
@@ -110,7 +110,7 @@ class GuardMiddleware(AgentMiddleware):
         if tool is None:
             raise Denied.of(DenialCode.UNKNOWN_TOOL, f"the agent has no tool {label(name)}")
         try:
-            return self.__gates.at_first_sight(tool)
+            return self._gates.at_first_sight(tool)
         except ConfigurationError as error:
             raise Denied.of(DenialCode.UNKNOWN_TOOL, error.problem) from None
         except Exception as error:  # noqa: BLE001  a tool that cannot be guarded does not run, whatever the cause

@@ -51,7 +51,16 @@ from agentguard.model.provenance import (
     ReadEffects,
     Sensitivity,
 )
-from agentguard.model.task import CHOICE_BITS, QUESTIONS, WORDS, Budget, TaskState, TaskStatus
+from agentguard.model.task import (
+    CHOICE_BITS,
+    QUESTIONS,
+    TURN,
+    WORDS,
+    Budget,
+    TaskState,
+    TaskStatus,
+    words_of,
+)
 from agentguard.model.tool import Resource, ToolPath, ToolSpec
 
 # the names that these had before; nothing in this package uses them
@@ -67,6 +76,7 @@ __all__ = [
     "NO_READ_EFFECTS",
     "QUESTIONS",
     "TRUSTED_LABELS",
+    "TURN",
     "WORDS",
     "AccessRequest",
     "Approval",
@@ -107,4 +117,5 @@ __all__ = [
     "TaskStatus",
     "ToolPath",
     "ToolSpec",
+    "words_of",
 ]

@@ -115,6 +115,12 @@ class Mandate:
             form["scopes"] = sorted(self.scopes)
         return form
 
+    def rules_out(self, tool: ToolSpec) -> bool:
+        """Return whether the mandate allows no call of a tool, whatever its arguments."""
+        if ANY not in self.tools and tool.name not in self.tools:
+            return True
+        return self.resources is not None and tool.resource not in self.resources
+
     def objection(
         self, tool: ToolSpec, arguments: Arguments, is_taken: Callable[[str], bool] = _taken_by_none
     ) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -9,10 +10,13 @@ from agentguard.model.identity import Identity, Login
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
-__all__ = ["CHOICE_BITS", "QUESTIONS", "WORDS", "Budget", "TaskState", "TaskStatus"]
+__all__ = ["CHOICE_BITS", "QUESTIONS", "TURN", "WORDS", "Budget", "TaskState", "TaskStatus", "words_of"]
 
 WORDS = 16_384
-"""How many characters of the user's words count; later words are ignored."""
+"""How many characters of the user's words count."""
+
+TURN = "\x1e"
+"""What stands between two turns of a conversation in `TaskState.words`; no value reaches over it."""
 
 QUESTIONS = 20
 """How many questions about the calls of a task persons are asked at most, where nobody says another limit."""
@@ -56,6 +60,22 @@ class Budget:
         )
 
 
+def words_of(turns: Iterable[str]) -> str:
+    """Return what a user has said in these turns, as `TaskState.words`.
+
+    Of one turn the first `WORDS` characters count. If all turns together are longer than that, the oldest
+    ones are left out: what the user has said last is what the agent works on.
+    """
+    newest: list[str] = []
+    room = WORDS
+    for turn in reversed([text.replace(TURN, " ")[:WORDS] for text in turns]):
+        room -= len(turn) + bool(newest)
+        if room < 0:
+            break
+        newest.append(turn)
+    return TURN.join(reversed(newest))
+
+
 class TaskStatus(StrEnum):
     """The states of a task. Only an ACTIVE task can make calls; an ended task never becomes active again."""
 
@@ -70,14 +90,14 @@ class TaskState:
     """A task as the store holds it at one moment.
 
     `lineage` lists its parent tasks, nearest first: the task is active only while all of them are, and its
-    calls and questions count against the budgets of all. `history` holds the names of the called tools, each
-    once, in the order of their first call. `untrusted` is True once the task has read an untrusted result,
-    and `sensitivity` is the highest that it has read. `words` are the user's own words, which vouch for the
-    values in them. `kinds` are the templates that its mandate was made of. `labels` counts the labels on
-    values that the task and its family have read. `questions` counts the questions about its calls that were
-    asked of persons. `choice_bits` counts the bits that its calls have said by the choice among
-    values, each call's rounded up. `login` is that of the subject token; an identity provider's signal names
-    the task by it.
+    calls and questions count against the budgets of all. `history` holds the names of the called tools,
+    each once, in the order of their first call. `untrusted` is True once the task has read an untrusted
+    result, and `sensitivity` is the highest that it has read. `words` are the user's own words, which
+    vouch for the values in them; those of several turns have `TURN` between them. `kinds` are the
+    templates that its mandate was made of. `labels` counts the labels on values that the task and its
+    family have read. `questions` counts the questions about its calls that were asked of persons.
+    `choice_bits` counts the bits that its calls have said by the choice among values, each call's rounded
+    up. `login` is that of the subject token; an identity provider's signal names the task by it.
     """
 
     id: str
@@ -108,26 +128,31 @@ class TaskState:
         """
         return self.lineage[-1] if self.lineage else self.id
 
-    def within(self, root: TaskState) -> TaskState:
-        """Return the task as rules see it: with all that its family, that of *root*, has done and read.
+    def within(self, ancestor: TaskState) -> TaskState:
+        """Return the task as rules see it: within an ancestor's mandate, with all that the family has done.
 
-        A value that one task of a family has read may be an argument in any other. And a limit by the calls
-        so far would otherwise begin anew in each child. The limit of choice bits is what is left to this
-        task, or to its family if that is less.
+        This is for each ancestor in turn, the oldest one last, which counts what the whole family has done
+        and read. A value that one task of a family has read may be an argument in any other. And a limit by
+        the calls so far would otherwise begin anew in each child. The limit of choice bits is what is left to
+        this task, or to its family if that is less. The user speaks to the whole family. The mandate of an
+        ancestor may have been renewed since this task began.
         """
+        mandate = ancestor.mandate.narrow(self.mandate)
         limit = self.budget.choice_bits
         if limit is not None:
-            limit += root.choice_bits - self.choice_bits
+            limit += ancestor.choice_bits - self.choice_bits
         return replace(
             self,
-            budget=replace(self.budget, choice_bits=_least(limit, root.budget.choice_bits)),
-            choice_bits=root.choice_bits,
-            calls=root.calls,
-            writes=root.writes,
-            history=root.history,
-            untrusted=root.untrusted,
-            sensitivity=root.sensitivity,
-            questions=root.questions,
+            mandate=self.mandate if mandate == self.mandate else mandate,
+            budget=replace(self.budget, choice_bits=_least(limit, ancestor.budget.choice_bits)),
+            choice_bits=ancestor.choice_bits,
+            calls=ancestor.calls,
+            writes=ancestor.writes,
+            history=ancestor.history,
+            untrusted=ancestor.untrusted,
+            sensitivity=ancestor.sensitivity,
+            questions=ancestor.questions,
+            words=ancestor.words,
         )
 
     def ended(self, now: float) -> TaskStatus | None:

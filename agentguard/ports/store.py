@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol, runtime_checkable
 
 from agentguard.model import (
@@ -89,6 +89,17 @@ class Store(Protocol):
         The first end stands: ending an ended task changes nothing. With each end, and not without
         it, the *notices* are recorded as live, as that task's: its id is their `task_id`, and follows
         what they say as `call_id` and `handle`.
+        """
+
+    def revise_task(self, task_id: str, revise: Callable[[TaskState], TaskState]) -> TaskState:
+        """Replace the words, the mandate and the kinds of an active task; returns the revised task.
+
+        *revise* is pure. It may be called more than once, and is given the task as it is now: of two that
+        revise at once, the later one sees what the earlier one has written. What else it changes is not
+        written.
+
+        Raises:
+            TaskNotActive: The task is unknown, ended, or past its deadline.
         """
 
     def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from functools import lru_cache
 from math import isfinite
 
+from agentguard.model import TURN
+
 __all__ = ["number", "phrases_count", "words_contain", "words_count"]
 
 # a comma stands only before thousands: in "1,50" it may be a decimal point
@@ -86,6 +88,8 @@ class _Index:
     def contains(self, value: str) -> bool:
         if not any(map(str.isspace, value)):
             return any(value in token for token in self._tokens.get(value.strip(EDGE), ()))
+        if TURN in value:
+            return False
         at = self._words.find(value)
         for _ in range(_OCCURRENCES):
             if at < 0:

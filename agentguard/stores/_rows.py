@@ -54,7 +54,7 @@ def task_row(state: TaskState) -> Row:
 
 
 def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
-    """Decode the part of a task that never changes."""
+    """Decode the part of a task that its calls do not change."""
     form = json.loads(fixed)
     subject, actor, chain = form["identity"]
     # tasks of older versions hold no limit of questions, or none of choice bits

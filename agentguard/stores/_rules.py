@@ -45,6 +45,7 @@ PRUNE_EVERY = 256
 """Writes between two rounds of pruning."""
 
 Family = Sequence[tuple[str, TaskState | None]]
+Revise = Callable[[TaskState], TaskState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,17 @@ def active(family: Family, now: float) -> list[TaskState]:
         TaskNotActive: One of them is unknown, ended, or past its deadline.
     """
     return [_require_active(task_id, state, now) for task_id, state in family]
+
+
+def revised(task_id: str, state: TaskState | None, revise: Revise, now: float) -> TaskState:
+    """Return the task with the words, the mandate and the kinds that *revise* gives it.
+
+    Raises:
+        TaskNotActive: It is unknown, ended, or past its deadline.
+    """
+    state = _require_active(task_id, state, now)
+    change = revise(state)
+    return replace(state, words=change.words, mandate=change.mandate, kinds=change.kinds)
 
 
 def count(state: TaskState, call: Call) -> tuple[int, int, int, tuple[str, ...]]:

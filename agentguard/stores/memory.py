@@ -176,6 +176,13 @@ class MemoryStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
+    def revise_task(self, task_id: str, revise: Callable[[TaskState], TaskState]) -> TaskState:
+        """Replace the words and the mandate of an active task (see `ports.Store`)."""
+        with self._lock, self._change:
+            state = _rules.revised(task_id, self._tasks.get(task_id), revise, self._clock())
+            self._tasks[task_id] = state
+            return state
+
     def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
         with self._lock:
@@ -187,9 +194,8 @@ class MemoryStore:
         """Return the ids of the active tasks begun in *login*, or of those whose login has no *without*."""
         with self._lock:
             now, states = self._clock(), list(self._tasks.values())
-        return _rules.active_ids(
-            (one for one in states if one.login and one.login.matches(login)), without, now
-        )
+        of_login = (state for state in states if state.login and state.login.matches(login))
+        return _rules.active_ids(of_login, without, now)
 
     def remember(self, key: str, until: float) -> bool:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
@@ -268,18 +274,17 @@ class MemoryStore:
         self._keys = {key: until for key, until in self._keys.items() if until + _rules.KEEP_KEYS > now}
         old = self._retention.over_before(now)
         self._approvals.prune(old, self._tasks)
-        remaining = {call_id: _unlapsed(of_call, old) for call_id, of_call in self._credentials.items()}
-        self._credentials = {call_id: of_call for call_id, of_call in remaining.items() if of_call}
+        for call_id, of_call in list(self._credentials.items()):
+            self._credentials[call_id] = {k: live for k, live in of_call.items() if live.expires_at > old}
+        self._credentials = {call_id: of_call for call_id, of_call in self._credentials.items() if of_call}
         self._prune_tasks(old)
         # each round looks at all that is held, so the more there is, the rarer it is
         size = len(self._keys) + len(self._tasks) + len(self._credentials)
         self._next_pruning = self._writes + max(_rules.PRUNE_EVERY, size)
 
     def _prune_tasks(self, old: float) -> None:
-        with_credential = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
-        for task_id in [id_ for id_, over in self._over.items() if over <= old]:
-            if task_id in with_credential:
-                continue
+        owing = {c.task_id for of_call in self._credentials.values() for c in of_call.values()}
+        for task_id in [id_ for id_, over in self._over.items() if over <= old and id_ not in owing]:
             del self._over[task_id]
             for ancestor in self._tasks.pop(task_id).lineage:
                 remaining = self._descendants.get(ancestor, set())
@@ -293,7 +298,3 @@ class MemoryStore:
 
 def _key(call: Call) -> _Key:
     return call.key, call.task_id, call.tool, call.path
-
-
-def _unlapsed(of_call: _OfCall, old: float) -> _OfCall:
-    return {key: live for key, live in of_call.items() if live.expires_at > old}

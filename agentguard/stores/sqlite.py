@@ -189,6 +189,13 @@ class SqliteStore:
                     ended_ids.append(id_)
             return tuple(ended_ids)
 
+    def revise_task(self, task_id: str, revise: Callable[[TaskState], TaskState]) -> TaskState:
+        """Replace the words and the mandate of an active task (see `ports.Store`)."""
+        with self._db.transaction() as db, db:
+            state = _rules.revised(task_id, self._tasks.one(db, task_id), revise, self._clock())
+            db.execute("UPDATE tasks SET fixed = ? WHERE id = ?", (_rows.fixed_text(state), task_id))
+            return state
+
     def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
         statement, now = _sql.ACTIVE_FOR + _sql.WITHOUT[without], self._clock()
@@ -256,6 +263,7 @@ class SqliteStore:
     aforget = _queued(forget)
     alive = _queued(live)
     aend_task = _queued(end_task)
+    arevise_task = _queued(revise_task)
     aactive = _queued(active)
     aactive_in = _queued(active_in)
     aremember = _queued(remember)

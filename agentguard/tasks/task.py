@@ -19,7 +19,8 @@ from agentguard.audit.timeline import Timeline
 from agentguard.concurrency.drive import drive
 from agentguard.enforcement.activation import Blocks, activate, active_task, deactivate
 from agentguard.errors import TaskNotActive
-from agentguard.model import WORDS, Budget, Identity, Mandate, Secret, TaskState, TaskStatus
+from agentguard.model import Budget, Identity, Mandate, Secret, TaskState, TaskStatus, words_of
+from agentguard.tasks.conversation import Conversation
 from agentguard.tasks.ending import Ending, Endings
 from agentguard.tasks.family import adopted, calling_task, child_of, in_a_tool, require_used_limits
 from agentguard.tasks.handle import CONFIG_KEY, TaskHandle
@@ -28,7 +29,7 @@ from agentguard.tasks.login import login_of
 __all__ = ["Task"]
 
 
-class Task:
+class Task(Conversation):
     """A bounded unit of work, as a context manager, sync and async.
 
     Leaving the block completes it, or revokes it when an exception passes; either way every live
@@ -79,7 +80,7 @@ class Task:
             mandate=mandate,
             budget=budget.completed(),
             deadline=options.clock() + ttl,
-            words=words[:WORDS],
+            words=words_of([words]),
             kinds=kinds,
             login=login_of(subject_token),
         )

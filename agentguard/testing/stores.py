@@ -13,6 +13,7 @@ from agentguard.testing.approvals import ApprovalContract
 from agentguard.testing.choices import ChoiceContract
 from agentguard.testing.effects import EffectsContract
 from agentguard.testing.races import begin_together
+from agentguard.testing.revisions import RevisionContract
 from agentguard.testing.samples import sample_task
 from agentguard.testing.scenarios import AwaitedPort, assert_raises, on_both_paths
 from agentguard.testing.scenes import call, create_family, live_credential
@@ -20,7 +21,7 @@ from agentguard.testing.scenes import call, create_family, live_credential
 __all__ = ["StoreContract"]
 
 
-class StoreContract(ApprovalContract, ChoiceContract, EffectsContract):
+class StoreContract(ApprovalContract, ChoiceContract, EffectsContract, RevisionContract):
     """Tests a store against `ports.Store`. Override `make`."""
 
     def make(self, clock: Callable[[], float]) -> Any:

@@ -45,6 +45,11 @@ SHOWN = {
         "recipient by ['user'] -> permit",
         "recipient by ['address_book.account'] -> permit",
     ],
+    "conversation": [
+        "tool: Denied: ",
+        "human: Then pay 20 to FR14-ADA.",
+        "tool: paid 20 to FR14-ADA",
+    ],
     "mcp_tools": [
         "order 4711 for user://alice",
         "tool  Denied: This is outside",

@@ -68,7 +68,7 @@ class Statements:
     """Makes the statements for the tables in one schema. *clock* is that of the guard."""
 
     def __init__(self, schema: str, clock: Callable[[], float], retention: _rules.Retention) -> None:
-        self.schema, self._schema, self._clock, self._retention = schema, schema, clock, retention
+        self.schema, self.clock, self._retention = schema, clock, retention
         self.answers = Answers()
 
     def create_task(self, state: TaskState) -> Statement[None]:
@@ -100,20 +100,20 @@ class Statements:
             "id, fixed, deadline, history, status, calls, writes, untrusted, sensitivity, labels, questions,"
             " choice_bits"
         )
-        text = f"SELECT {columns} FROM {self._schema}.tasks WHERE id = $1"  # noqa: S608  a checked name
+        text = f"SELECT {columns} FROM {self.schema}.tasks WHERE id = $1"  # noqa: S608  a checked name
         return Statement(text, (task_id,), self.answers.task, repeats=True)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> Statement[None]:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         values = (
             *(call.id, call.key, call.task_id, call.tool, str(call.path), call.path is not ToolPath.READ),
-            *(call.choice_bits, call.approval_id, self._clock(), *_credential(credential)),
+            *(call.choice_bits, call.approval_id, self.clock(), *_credential(credential)),
         )
         return self._call("begin_call", values, lambda rows: self.answers.begun(rows, call))
 
     def track(self, credential: LiveCredential) -> Statement[None]:
         """Record a credential whose handle is known only after issue."""
-        values = (self._clock(), *_credential(credential))
+        values = (self.clock(), *_credential(credential))
         return self._call("track", values, self.answers.tracked, repeats=True)
 
     def end_call(
@@ -130,7 +130,7 @@ class Statements:
         If the call is not running, *effects* are ignored.
         """
         key, until = remember or (None, None)
-        values = (call_id, outcome is Outcome.SUSPENDED, revoked, key, until, self._clock())
+        values = (call_id, outcome is Outcome.SUSPENDED, revoked, key, until, self.clock())
         if effects == NO_READ_EFFECTS:
             return self._call("end_call", values, _nothing, repeats=True)
         labels = (
@@ -145,7 +145,7 @@ class Statements:
     def labels(self, family: str, digests: Collection[str]) -> Statement[tuple[Label, ...]]:
         """Return the labels of values that the family's tasks have read, for these digests."""
         condition = "family = $1 AND digest = ANY ($2) ORDER BY n"
-        text = f"SELECT digest, source, trusted, sensitivity FROM {self._schema}.labels WHERE {condition}"  # noqa: S608  a checked name
+        text = f"SELECT digest, source, trusted, sensitivity FROM {self.schema}.labels WHERE {condition}"  # noqa: S608  a checked name
 
         def answer(rows: Rows) -> tuple[Label, ...]:
             labels = [_rows.label(row) for row in rows]
@@ -155,25 +155,25 @@ class Statements:
 
     def forget(self, call_id: str) -> Statement[None]:
         """Record that the call's credentials are revoked."""
-        text = f"DELETE FROM {self._schema}.credentials WHERE call_id = $1 RETURNING 1"  # noqa: S608  a checked name
+        text = f"DELETE FROM {self.schema}.credentials WHERE call_id = $1 RETURNING 1"  # noqa: S608  a checked name
         return Statement(text, (call_id,), _nothing, repeats=True)
 
     def counts(self) -> Statement[dict[str, int]]:
         """Return how much is active and open, by what it is."""
-        counts = ", ".join(f"(SELECT count(*) FROM {self._schema}.{rows})" for rows in _COUNTS.values())  # noqa: S608  a checked name
+        counts = ", ".join(f"(SELECT count(*) FROM {self.schema}.{rows})" for rows in _COUNTS.values())  # noqa: S608  a checked name
         return Statement(
             f"SELECT {counts}",
-            (self._clock(),),
+            (self.clock(),),
             lambda rows: dict(zip(_COUNTS, map(int, rows[0]), strict=True)),
             repeats=True,
         )
 
     def live(self, task_id: str | None = None) -> Statement[tuple[LiveCredential, ...]]:
         """Return the credentials not known to be revoked, of the task and its descendants, or all."""
-        text = f"SELECT {_CREDENTIAL} FROM {self._schema}.credentials"  # noqa: S608  a checked name
+        text = f"SELECT {_CREDENTIAL} FROM {self.schema}.credentials"  # noqa: S608  a checked name
         values: tuple[str, ...] = ()
         if task_id is not None:
-            descendants = f"SELECT task_id FROM {self._schema}.lineage WHERE ancestor = $1"  # noqa: S608  a checked name
+            descendants = f"SELECT task_id FROM {self.schema}.lineage WHERE ancestor = $1"  # noqa: S608  a checked name
             text, values = f"{text} WHERE task_id = $1 OR task_id IN ({descendants})", (task_id,)
         return Statement(text, values, lambda rows: tuple(map(_rows.credential, rows)), repeats=True)
 
@@ -188,7 +188,7 @@ class Statements:
             [getattr(notice, name) for notice in notices]
             for name in ("call_id", "broker", "handle", "expires_at", "owner")
         ]
-        values = (task_id, str(status), self._clock(), *columns)
+        values = (task_id, str(status), self.clock(), *columns)
         return self._call("end_task", values, lambda rows: tuple(rows[0][0]))
 
     def active(
@@ -212,24 +212,24 @@ class Statements:
 
     def remember(self, key: str, until: float) -> Statement[bool]:
         """Record *key* until that time; return False if it is recorded, and keep the later time."""
-        return self._call("remember", (key, until, self._clock()), lambda rows: bool(rows[0][0]))
+        return self._call("remember", (key, until, self.clock()), lambda rows: bool(rows[0][0]))
 
     def known(self, key: str) -> Statement[bool]:
         """Return whether *key* is recorded and its time has not passed."""
-        schema = self._schema
+        schema = self.schema
         text = f"SELECT 1 FROM {schema}.keys WHERE key = $1 AND until > {schema}.earlier($2)"  # noqa: S608  a checked name
-        return Statement(text, (key, self._clock()), bool, repeats=True)
+        return Statement(text, (key, self.clock()), bool, repeats=True)
 
     def save_approval(self, approval: Approval) -> Statement[Approval]:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
-        values = (_approval(approval), approval.expires_at, self._clock())
+        values = (_approval(approval), approval.expires_at, self.clock())
         return self._call(
             "save_approval", values, lambda rows: self.answers.asked(rows, approval), repeats=True
         )
 
     def answer_approval(self, approval: Approval) -> Statement[None]:
         """Record a person's answer to a pending approval."""
-        values = (_approval(approval), approval.expires_at, self._clock())
+        values = (_approval(approval), approval.expires_at, self.clock())
         return self._call("answer_approval", values, lambda rows: self.answers.answered(rows, approval))
 
     def approval(self, approval_id: str) -> Statement[Approval | None]:
@@ -249,14 +249,14 @@ class Statements:
     def prune(self) -> Statement[None]:
         """Delete a bounded part of what is over."""
         bounds = (_pruning.KEYS, _pruning.TASKS, _pruning.ROWS)
-        values = (self._clock(), self._retention.seconds, _rules.KEEP_KEYS, *bounds)
+        values = (self.clock(), self._retention.seconds, _rules.KEEP_KEYS, *bounds)
         return self._call("prune", values, _nothing, repeats=True)
 
     def _call(
         self, function: str, values: tuple[Any, ...], read: Callable[[Rows], R], *, repeats: bool = False
     ) -> Statement[R]:
         places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-        return Statement(f"SELECT {self._schema}.{function}({places})", values, read, repeats)
+        return Statement(f"SELECT {self.schema}.{function}({places})", values, read, repeats)
 
     def _active(
         self, condition: str, values: tuple[str, ...], without: LoginName, is_named: Callable[[str], bool]
@@ -264,17 +264,17 @@ class Statements:
         if without:
             condition += f" AND coalesce({_LOGIN[without]}, '') = ''"
         # a task is over when the guard's clock and the server's say so: on another host it may still run
-        schema = self._schema
+        schema = self.schema
         text = f"SELECT id, subject FROM {schema}.tasks WHERE status = 'active'"  # noqa: S608  a checked name
         return Statement(
             f"{text} AND deadline > {schema}.earlier($1) AND {condition}",
-            (self._clock(), *values),
+            (self.clock(), *values),
             lambda rows: tuple(id_ for id_, subject in rows if is_named(subject)),
             repeats=True,
         )
 
     def _approval(self, condition: str, *values: str) -> Statement[Approval | None]:
-        text = f"SELECT {_APPROVAL} FROM {self._schema}.approvals WHERE {condition}"  # noqa: S608  a checked name
+        text = f"SELECT {_APPROVAL} FROM {self.schema}.approvals WHERE {condition}"  # noqa: S608  a checked name
         return Statement(text, values, lambda rows: _rows.approval(rows[0]) if rows else None, repeats=True)
 
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import ConfigurationError, StoreError
-from agentguard.model import Secret
+from agentguard.model import Secret, TaskState
 from agentguard.stores import _rules
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores.postgres import _basis
@@ -20,6 +21,7 @@ from agentguard.stores.postgres._address import Address
 from agentguard.stores.postgres._connector import Connector, PasswordSource
 from agentguard.stores.postgres._demands import Demands, Durability, Run
 from agentguard.stores.postgres._operations import Operations
+from agentguard.stores.postgres._revision import revised_task
 from agentguard.stores.postgres._schema import bring, checked_name
 from agentguard.stores.postgres._statements import Statement, Statements
 
@@ -176,6 +178,14 @@ class PostgresStore:
     approval = _blocking(Statements.approval)
     approval_for = _blocking(Statements.approval_for)
     rejection = _blocking(Statements.rejection)
+
+    def revise_task(self, task_id: str, revise: _rules.Revise) -> TaskState:
+        """Replace the words and the mandate of an active task (see `ports.Store`): two round trips."""
+        return drive(revised_task(lift(self._operations.run), self._statements, task_id, revise))
+
+    async def arevise_task(self, task_id: str, revise: _rules.Revise) -> TaskState:
+        """Replace the words and the mandate of an active task: two round trips."""
+        return await revised_task(self._operations.arun, self._statements, task_id, revise)
 
     def known(self, key: str) -> bool:
         """Return whether *key* is recorded and its time has not passed."""

@@ -40,8 +40,8 @@ __all__ = ["Request", "Requests"]
 R = TypeVar("R")
 _NAMES = (
     *("active", "answer_approval", "approval", "approval_for", "begin_call", "create_task", "end_call"),
-    *("end_task", "forget", "known", "labels", "live", "rejection", "remember", "save_approval", "task"),
-    "track",
+    *("end_task", "forget", "known", "labels", "live", "rejection", "remember", "revise_task"),
+    *("save_approval", "task", "track"),
 )
 SCRIPTS = {
     **{name: script(name) for name in _NAMES},
@@ -68,16 +68,17 @@ class Requests:
     """Makes the requests; each is judged by *clock*."""
 
     def __init__(self, clock: Callable[[], float], retention: _rules.Retention) -> None:
-        self._clock, self._retention = clock, retention
+        self.clock, self._retention = clock, retention
 
-    def _request(
+    def request(
         self,
         name: str,
         arguments: list[rows.Value],
         read: Callable[[list[Any]], R],
         refuse: Callable[[float, list[Any]], object] | None = None,
     ) -> Request[R]:
-        now = self._clock()
+        """Make the run of a script."""
+        now = self.clock()
         refusal = None if refuse is None else partial(refuse, now)
         return Request(SCRIPTS[name], now, self._retention.seconds, arguments, read, refusal)
 
@@ -94,7 +95,7 @@ class Requests:
             pack(state.lineage),
             pack(rows.indexes(state)),
         ]
-        return self._request("create_task", [*place, str(state.labels), *fields], _nothing, exists)
+        return self.request("create_task", [*place, str(state.labels), *fields], _nothing, exists)
 
     def task(self, task_id: str) -> Request[TaskState | None]:
         """Return a task."""
@@ -107,7 +108,7 @@ class Requests:
             except (KeyError, TypeError, ValueError) as error:
                 raise StoreError(f"the stored hash of task {task_id} cannot be read") from error
 
-        return self._request("task", [encode(task_id)], read)
+        return self.request("task", [encode(task_id)], read)
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> Request[None]:
         """Count a call, use its approval, and record its credential."""
@@ -127,7 +128,7 @@ class Requests:
         arguments += [b"0" if call.path is ToolPath.READ else b"1", same, encode(call.key), claim]
         arguments.append(str(call.choice_bits))
         last = [] if credential is None else rows.credential_row(credential)
-        return self._request("begin_call", [*arguments, *last], _nothing, refuse)
+        return self.request("begin_call", [*arguments, *last], _nothing, refuse)
 
     def track(self, credential: LiveCredential) -> Request[Callable[[], object]]:
         """Record a credential; the answer raises if its task has ended."""
@@ -135,7 +136,7 @@ class Requests:
         def read(values: list[Any]) -> Callable[[], object]:
             return partial(_rules.active, _family(values[0]) if values else (), request.now)
 
-        request: Request[Callable[[], object]] = self._request("track", rows.credential_row(credential), read)
+        request: Request[Callable[[], object]] = self.request("track", rows.credential_row(credential), read)
         return request
 
     def end_call(
@@ -152,7 +153,7 @@ class Requests:
         arguments: list[rows.Value] = [encode(call_id), *flags, _flag(effects != NO_READ_EFFECTS)]
         arguments += [_flag(effects.untrusted), str(int(effects.sensitivity))]
         arguments += [str(LABELS), str(LABELS + TRUSTED_LABELS), *rows.label_rows(effects.labels)]
-        return self._request("end_call", arguments, _nothing)
+        return self.request("end_call", arguments, _nothing)
 
     def labels(self, family: str, digests: Collection[str]) -> Request[tuple[Label, ...]]:
         """Return the labels of these digests."""
@@ -160,11 +161,11 @@ class Requests:
         def read(values: list[Any]) -> tuple[Label, ...]:
             return tuple(label for row in values[0] for label in rows.read_label(*row))
 
-        return self._request("labels", [encode(family), *map(encode, digests)], read)
+        return self.request("labels", [encode(family), *map(encode, digests)], read)
 
     def forget(self, call_id: str) -> Request[None]:
         """Drop the credentials of a call."""
-        return self._request("forget", [encode(call_id)], _nothing)
+        return self.request("forget", [encode(call_id)], _nothing)
 
     def live(self, task_id: str | None) -> Request[tuple[LiveCredential, ...]]:
         """Return the credentials of a task and its descendants, or all."""
@@ -172,7 +173,7 @@ class Requests:
         def read(values: list[Any]) -> tuple[LiveCredential, ...]:
             return tuple(map(rows.read_credential, values[0]))
 
-        return self._request("live", [] if task_id is None else [encode(task_id)], read)
+        return self.request("live", [] if task_id is None else [encode(task_id)], read)
 
     def end_task(
         self, task_id: str, status: TaskStatus, notices: Iterable[LiveCredential]
@@ -189,12 +190,12 @@ class Requests:
         for notice in notices:  # `_rules.notice_of` for each task that ends
             call_id, _, *facts = rows.credential_row(notice)
             parts += [call_id, *facts]
-        return self._request("end_task", [encode(task_id), str(status), *parts], read)
+        return self.request("end_task", [encode(task_id), str(status), *parts], read)
 
     def active(self, subject: str, without: LoginName, *, folded: bool) -> Request[tuple[str, ...]]:
         """Return the active tasks of a subject."""
         name = rows.index_of_subject(subject, folded=folded)
-        return self._request("active", [encode(name), _place(without)], _ids)
+        return self.request("active", [encode(name), _place(without)], _ids)
 
     def active_in(self, login: Login, without: LoginName) -> Request[tuple[str, ...]]:
         """Return the active tasks of a login."""
@@ -203,16 +204,16 @@ class Requests:
             raise ValueError("a login has a subject, a session or a token")
         names = [encode(getattr(login, name)) for name in rows.PLACES]
         index = encode(rows.index_of_login(login, first))
-        return self._request("active", [index, _place(without), *names], _ids)
+        return self.request("active", [index, _place(without), *names], _ids)
 
     def remember(self, key: str, until: float) -> Request[bool]:
         """Record a key. A server without memory refuses it, unless it revokes a token."""
         name = "remember_revocation" if is_revocation(key) else "remember"
-        return self._request(name, [encode(key), seconds(until)], _yes)
+        return self.request(name, [encode(key), seconds(until)], _yes)
 
     def known(self, key: str) -> Request[bool]:
         """Return whether a key is recorded and not over."""
-        return self._request("known", [encode(key)], _yes)
+        return self.request("known", [encode(key)], _yes)
 
     def save_approval(self, approval: Approval) -> Request[Approval]:
         """Record a question."""
@@ -230,7 +231,7 @@ class Requests:
         if approval.approver is not None:
             names = (*names, "approver")
         fields = rows.approval_fields(approval, names)
-        return self._request("save_approval", [*map(encode, place), *last, *fields], read, refuse)
+        return self.request("save_approval", [*map(encode, place), *last, *fields], read, refuse)
 
     def answer_approval(self, reply: Approval) -> Request[None]:
         """Record an answer."""
@@ -243,19 +244,19 @@ class Requests:
         arguments: list[rows.Value] = [encode(reply.id), str(reply.status), approver, encode(reply.reason)]
         arguments += [seconds(reply.expires_at), encode(reply.tool), encode(reply.shown_digest)]
         arguments += rows.approval_fields(reply, rows.UNCHANGED)
-        return self._request("answer_approval", arguments, _nothing, refuse)
+        return self.request("answer_approval", arguments, _nothing, refuse)
 
     def approval(self, approval_id: str) -> Request[Approval | None]:
         """Return an approval."""
-        return self._request("approval", [encode(approval_id)], _approval)
+        return self.request("approval", [encode(approval_id)], _approval)
 
     def approval_for(self, call_key: str) -> Request[Approval | None]:
         """Return the newest approval of a call."""
-        return self._request("approval_for", [encode(call_key)], _approval)
+        return self.request("approval_for", [encode(call_key)], _approval)
 
     def rejection(self, family: str, tool: str, shown_digest: str) -> Request[Approval | None]:
         """Return a rejection of such a call."""
-        return self._request("rejection", [pack([family, tool, shown_digest])], _approval)
+        return self.request("rejection", [pack([family, tool, shown_digest])], _approval)
 
 
 def _family(table: list[Any]) -> list[tuple[str, TaskState | None]]:

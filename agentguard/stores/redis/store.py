@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable
 
+from agentguard.concurrency.drive import drive, lift
 from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
@@ -27,6 +28,7 @@ from agentguard.stores.redis.basis import begin_if_unchanged
 from agentguard.stores.redis.connections import Connections, PasswordSource
 from agentguard.stores.redis.durability import Durability, Level
 from agentguard.stores.redis.requests import Requests
+from agentguard.stores.redis.revision import revised_task
 from agentguard.stores.redis.session import Session
 from agentguard.stores.redis.wire import Wire
 
@@ -159,6 +161,10 @@ class RedisStore:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
         return self._session.run(self._requests.end_task(task_id, status, notices))
 
+    def revise_task(self, task_id: str, revise: Callable[[TaskState], TaskState]) -> TaskState:
+        """Replace the words and the mandate of an active task (see `ports.Store`): two round trips."""
+        return drive(revised_task(lift(self._session.run), self._requests, task_id, revise))
+
     def active(self, subject: str, *, without: LoginName = "", folded: bool = False) -> tuple[str, ...]:
         """Return the ids of the active tasks of *subject*, or of those whose login has no name *without*."""
         return self._session.run(self._requests.active(subject, without, folded=folded))
@@ -246,6 +252,10 @@ class RedisStore:
     ) -> tuple[str, ...]:
         """End the task and all its descendants; return the ids of the tasks that ended now."""
         return await self._session.arun(self._requests.end_task(task_id, status, notices))
+
+    async def arevise_task(self, task_id: str, revise: Callable[[TaskState], TaskState]) -> TaskState:
+        """Replace the words and the mandate of an active task: two round trips."""
+        return await revised_task(self._session.arun, self._requests, task_id, revise)
 
     async def aactive(
         self, subject: str, *, without: LoginName = "", folded: bool = False
