@@ -4,6 +4,7 @@
     tasks      its methods that begin, find and derive tasks, and work off the outbox
     facts      its methods that declare facts
     decisions  its methods that decide without a call, answer for a person, and reload rules
+    endpoints  its methods that return ASGI applications for other services
     life       its methods that end it
     display    how it is shown
 

@@ -16,14 +16,11 @@ from agentguard.approvals import InterruptApprover, for_each_path
 from agentguard.catalog import Catalog
 from agentguard.config import Parts, build, load
 from agentguard.credentials.callers import Caller
-from agentguard.credentials.introspection import IntrospectionEndpoint
-from agentguard.credentials.local_issuer import LocalIssuer
 from agentguard.enforcement.entitlements import Ceiling, FixedEntitlements
 from agentguard.enforcement.flow import Enforcement
 from agentguard.enforcement.health import HealthChecks
 from agentguard.enforcement.routing import Brokers
 from agentguard.enforcement.setup import Options, Ports
-from agentguard.errors import ConfigurationError
 from agentguard.intent import Intent, Template
 from agentguard.langchain import Coverage, GuardedTool, Tripwire, coverage
 from agentguard.langchain.identification import METADATA_KEY, classified
@@ -51,10 +48,11 @@ from agentguard.telemetry import Telemetry
 if TYPE_CHECKING:
     from agentguard.langchain.mcp.interceptor import McpInterceptor
     from agentguard.langchain.middleware import GuardMiddleware
-    from agentguard.signals import Receiver, SessionRevoked, Source
+    from agentguard.signals import Source
 
 from agentguard.guard.decisions import DecisionMethods
 from agentguard.guard.display import DisplayMethods
+from agentguard.guard.endpoints import EndpointMethods
 from agentguard.guard.facts import FactMethods
 from agentguard.guard.health import HealthMethods
 from agentguard.guard.life import Closer, LifeMethods
@@ -65,7 +63,9 @@ __all__ = ["Guard"]
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
-class Guard(TaskMethods, DecisionMethods, FactMethods, HealthMethods, LifeMethods, DisplayMethods):
+class Guard(
+    TaskMethods, DecisionMethods, EndpointMethods, FactMethods, HealthMethods, LifeMethods, DisplayMethods
+):
     """Judges each tool call of an agent for its task, and gives it a credential of its own.
 
     Make one from a file (`from_file`), or from parts. `policy` may be a plain function of the
@@ -176,60 +176,6 @@ class Guard(TaskMethods, DecisionMethods, FactMethods, HealthMethods, LifeMethod
     def catalog(self) -> Catalog:
         """What each tool is."""
         return self.enforcement.ports.catalog
-
-    # --- signals
-
-    def receiver(
-        self, sources: Iterable[Source] | None = None, *, audience: str, issuer: str | None = None
-    ) -> Receiver:
-        """Return an ASGI application by which others end tasks (CAEP ``session-revoked``).
-
-        *sources* say who may send, for which issuers, and what the users of those are called here; by default
-        they are those of agentguard.toml. *issuer* is the issuer of our own tasks: a source that speaks for
-        it may name any task, credential and `subject` of ours. By default that is the one of
-        agentguard.toml, or else the *audience*.
-
-        Another issuer's session ends the tasks whose subject token is of that session, and a user of
-        another issuer those whose subject token is of that user, or whose `subject` is the user's name here.
-        An unknown session of a user ends all tasks of that user. If a signal ended nothing, the log has a
-        warning and the audit log a record.
-        """
-        from agentguard.signals import Receiver
-
-        our_issuer = issuer or self._issuer or audience
-
-        async def end(event: SessionRevoked) -> None:
-            await self._endings.async_.end_by_signal(event, our_issuer)
-
-        sources = self._sources if sources is None else sources
-        return Receiver(sources, audience=audience, store=self.enforcement.ports.store, revoke=end)
-
-    def introspection(self, callers: Iterable[Caller] | None = None) -> IntrospectionEndpoint:
-        """Return an ASGI application that tells resource servers which tokens are active (RFC 7662).
-
-        So an API that shares neither machine nor user nor file with the agent refuses a revoked token at
-        once: ``Verifier(..., introspection=Introspection(url, client, ...))``. It tells about tokens of the
-        embedded issuer. *callers* say who may ask, for which resources; by default they are those of
-        agentguard.toml, whose secrets are read now. A ``GET`` of ``/jwks.json`` returns the public keys.
-        Mounted at ``/introspect``, its URL is ``.../introspect/``: without the last slash a mount redirects.
-        It reads the guard's store: one in memory is that of its own process alone. Under
-        ``uvicorn --workers`` an answer takes 40 ms more without uvloop, since asyncio then delays it.
-
-        Raises:
-            ConfigurationError: There is no caller, no embedded issuer, or a caller's keys are unusable.
-            IssueError: The source of a caller's secret gave none.
-        """
-        ports = self.enforcement.ports
-        brokers = dict.fromkeys(ports.brokers.values())
-        issuers = [broker for broker in brokers if isinstance(broker, LocalIssuer)]
-        callers = self._callers() if callers is None else tuple(callers)
-        if not issuers or not callers:
-            raise ConfigurationError(
-                "nobody may ask, or there is no embedded issuer to ask about",
-                hint="add a table [introspection.callers.NAME]",
-            )
-        rate, clock = self._introspection_rate, self.enforcement.options.clock
-        return IntrospectionEndpoint(issuers, callers, store=ports.store, rate=rate, clock=clock)
 
     # --- langchain
 
