@@ -74,8 +74,8 @@ To add                   touch
                          changes later is kept by each store), and one row of `model.inputs`: the Cedar
                          schema and context, the JSON for other PDPs, the recorded request, its replay and
                          `explain` are made of the rows
-    a command            `cli/NAME.py` with `command`, registered in `cli/__init__.py`; a test in
-                         `tests/cli`; REFERENCE.md is written anew (`agentguard reference`)
+    a command            `cli/NAME.py` with `command`, its name in `cli/__init__.py`; a test in `tests/cli`;
+                         REFERENCE.md is written anew (`agentguard reference`)
     a policy engine      `policies/NAME.py` (`ports.Policy`; `testing.PolicyContract`), its kind in
                          `config.pdps`
 
@@ -89,6 +89,10 @@ also the token of a running call. A copy of the token is useless without its key
 when the call ends.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 try:
     import fcntl as _fcntl  # noqa: F401  the audit log and `exec` lock their files by it
 except ImportError:
@@ -98,32 +102,34 @@ except ImportError:
     ) from None
 
 import agentguard.concurrency.hiding  # noqa: F401  it hides `agentguard exec`, before the slow imports
-from agentguard.credentials.httpx_auth import auth
-from agentguard.errors import (
-    AgentGuardError,
-    ConfigurationError,
-    CredentialUnavailable,
-    Denied,
-    DestinationRefused,
-)
-from agentguard.guard import Guard
-from agentguard.langchain.gate import Injected
-from agentguard.langchain.identification import classified
-from agentguard.lease import bind, credential
-from agentguard.model import (
-    AccessRequest,
-    Credential,
-    Decision,
-    Effect,
-    Grant,
-    Identity,
-    Mandate,
-    Obligation,
-    Resource,
-    ToolPath,
-)
-from agentguard.ports import Approver, Broker, Policy
-from agentguard.tasks.task import Task
+
+if TYPE_CHECKING:
+    from agentguard.credentials.httpx_auth import auth
+    from agentguard.errors import (
+        AgentGuardError,
+        ConfigurationError,
+        CredentialUnavailable,
+        Denied,
+        DestinationRefused,
+    )
+    from agentguard.guard import Guard
+    from agentguard.langchain.gate import Injected
+    from agentguard.langchain.identification import classified
+    from agentguard.lease import bind, credential
+    from agentguard.model import (
+        AccessRequest,
+        Credential,
+        Decision,
+        Effect,
+        Grant,
+        Identity,
+        Mandate,
+        Obligation,
+        Resource,
+        ToolPath,
+    )
+    from agentguard.ports import Approver, Broker, Policy
+    from agentguard.tasks.task import Task
 
 __all__ = [
     "AccessRequest",
@@ -152,3 +158,49 @@ __all__ = [
     "classified",
     "credential",
 ]
+
+_HOMES = {
+    "AccessRequest": "agentguard.model",
+    "AgentGuardError": "agentguard.errors",
+    "Approver": "agentguard.ports",
+    "Broker": "agentguard.ports",
+    "ConfigurationError": "agentguard.errors",
+    "Credential": "agentguard.model",
+    "CredentialUnavailable": "agentguard.errors",
+    "Decision": "agentguard.model",
+    "Denied": "agentguard.errors",
+    "DestinationRefused": "agentguard.errors",
+    "Effect": "agentguard.model",
+    "Grant": "agentguard.model",
+    "Guard": "agentguard.guard",
+    "Identity": "agentguard.model",
+    "Injected": "agentguard.langchain.gate",
+    "Mandate": "agentguard.model",
+    "Obligation": "agentguard.model",
+    "Policy": "agentguard.ports",
+    "Resource": "agentguard.model",
+    "Task": "agentguard.tasks.task",
+    "ToolPath": "agentguard.model",
+    "auth": "agentguard.credentials.httpx_auth",
+    "bind": "agentguard.lease",
+    "classified": "agentguard.langchain.identification",
+    "credential": "agentguard.lease",
+}
+"""Where each public name is. None is imported before it is asked for: the import of all takes a second,
+most of it langchain's, which neither most commands nor a resource server need."""
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+    def __getattr__(name):
+        """Import a public name, or a room of the house, when it is first asked for (PEP 562)."""
+        home = _HOMES.get(name)
+        if home is not None:
+            value = globals()[name] = getattr(import_module(home), name)
+            return value
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")  # which binds it here
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,13 +16,14 @@ from agentguard.analysis.decide import decider, request_for, verdict
 from agentguard.analysis.explain import turning
 from agentguard.analysis.lint import applies_to
 from agentguard.audit.requests import replayed
-from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._console import fail, note, out
 from agentguard.cli._policies import (
     attach,
     guard_of,
     records_of,
     warn_of_unknown_arguments,
 )
+from agentguard.cli._target import load_object, tools_of
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import (
     AccessRequest,

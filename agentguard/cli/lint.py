@@ -22,8 +22,9 @@ from agentguard.analysis.lint import (
     find_unvouched,
 )
 from agentguard.catalog import Catalog
-from agentguard.cli._console import load_object, note, out, tools_of
+from agentguard.cli._console import note, out
 from agentguard.cli._policies import attach, definitions, guard_of
+from agentguard.cli._target import load_object, tools_of
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.reviewed_limits import idle_keywords
 from agentguard.model.definition import Digests, Pins

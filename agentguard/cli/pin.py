@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from agentguard import ConfigurationError
-from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._console import fail, note, out
 from agentguard.cli._policies import definitions
+from agentguard.cli._target import load_object, tools_of
 from agentguard.config import load
 from agentguard.config.lock import lock_of, write_pins
 

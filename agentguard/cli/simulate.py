@@ -13,13 +13,14 @@ from rich.table import Table
 from agentguard import ConfigurationError
 from agentguard.analysis.decide import Verdict, decider
 from agentguard.analysis.simulate import Simulation, simulate
-from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._console import fail, note, out
 from agentguard.cli._policies import (
     attach,
     guard_of,
     records_of,
     warn_of_unknown_arguments,
 )
+from agentguard.cli._target import load_object, tools_of
 from agentguard.text import printable
 
 __all__ = ["command"]

@@ -14,8 +14,9 @@ from rich.console import Console
 from agentguard.analysis.suggest import Kind, Suggestion, Usage, evidence, suggest
 from agentguard.analysis.suggested_cedar import policies_text
 from agentguard.catalog import Catalog, spec_of
-from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._console import fail, note, out
 from agentguard.cli._policies import records_of
+from agentguard.cli._target import load_object, tools_of
 from agentguard.cli.init.texts import Draft
 from agentguard.cli.init.toml import key_of, toml
 from agentguard.config import load

@@ -20,7 +20,6 @@ import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-import agentguard
 from agentguard.audit import verify
 from agentguard.cli.exec.arguments import ExecArguments, child_environment
 from agentguard.cli.exec.files import SecretFile
@@ -32,23 +31,8 @@ from tests.doubles.bao import __file__ as bao_program
 pytestmark = pytest.mark.process
 
 ARN = "arn:aws:secretsmanager:eu-west-1:1:secret:x=y="
-COMMAND = [sys.executable, "-c", "from agentguard.cli import main; main()", "exec"]
-# the same command, without what other commands and the library import: each test starts it anew
-FAST = """
-import sys, types
-for name, place in (("agentguard", sys.argv[1]), ("agentguard.cli", sys.argv[1] + "/cli")):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [place]
-import typer
-from agentguard.cli import exec as execute
-main = typer.Typer()
-main.callback()(lambda: None)
-settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-main.command("exec", cls=execute.SplitCommand, context_settings=settings)(execute.command)
-del sys.argv[1]
-main()
-"""
-LEAN = [sys.executable, "-c", FAST, str(Path(agentguard.__file__).parent), "exec"]
+PROGRAM = "from agentguard.cli import main; main()"
+COMMAND = [sys.executable, "-c", PROGRAM, "exec"]
 VALUE = "s3cr3t of exec; $(touch pwned)"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG and /proc are Linux's")
 ENVIRON = "import json, os, sys; json.dump([dict(os.environ), sys.argv[1:]], sys.stdout)"
@@ -86,7 +70,7 @@ class Exec:
     """Starts `agentguard exec` as a user would."""
 
     def __init__(self, state: Path) -> None:
-        self.state, self.command = state, LEAN
+        self.state, self.command = state, COMMAND
         self.environ = {"PATH": os.environ["PATH"], "HOME": str(state.parent), "LC_ALL": "C.UTF-8"}
         self.started: list[subprocess.Popen[str]] = []
 
@@ -695,7 +679,6 @@ server.run("stdio")
 async def test_an_mcp_server_is_spoken_to_through_exec_and_its_lease_ends_with_it(
     wrapped: Exec, bao: Bao, tmp_path: Path
 ) -> None:
-    wrapped.command = COMMAND
     argv = wrapped.argv(*PAIR, "--", sys.executable, "-c", SERVER)
     parameters = StdioServerParameters(command=argv[0], args=argv[1:], env=wrapped.environ)
     with (tmp_path / "err").open("w") as err:

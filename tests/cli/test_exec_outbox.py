@@ -11,7 +11,7 @@ import pytest
 
 from agentguard.cli.exec.outbox import Outbox
 from agentguard.model import Secret
-from tests.cli.test_exec import FAST, Bao, Exec, _signal_handlers, bao, wrapped
+from tests.cli.test_exec import COMMAND, PROGRAM, Bao, Exec, _signal_handlers, bao, wrapped
 from tests.cli.test_exec_vault import GONE, KV, LOOKUP, entries, forge, kill, start
 
 __all__ = ["_signal_handlers", "bao", "wrapped"]  # fixtures
@@ -190,12 +190,8 @@ def test_many_notes_hold_up_a_run_for_a_bounded_time(wrapped: Exec, bao: Bao) ->
     for number in range(100, 108):
         forge(wrapped, entry, call_id=f"forged-{number}", handle=f"a-{number}", expires_at=4e9)
     bao.set(delay=0.3)
-    bound = "from agentguard.cli.exec import openbao\nopenbao._SWEEP_SECONDS = 0.5\nmain = typer.Typer()"
-    wrapped.command = [
-        *wrapped.command[:2],
-        FAST.replace("main = typer.Typer()", bound),
-        *wrapped.command[3:],
-    ]
+    bound = "from agentguard.cli.exec import openbao; openbao._SWEEP_SECONDS = 0.5"
+    wrapped.command = [*COMMAND[:2], f"{bound}; {PROGRAM}", *COMMAND[3:]]
     later = wrapped.run(*KV, "--", "true")
     assert later.returncode == 0
     assert "entries of killed runs are left to the next run" in later.stderr

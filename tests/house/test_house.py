@@ -42,23 +42,62 @@ def test_imports_go_one_way() -> None:
 
 
 def test_the_public_names_are_sorted_few_and_complete() -> None:
-    public = {
-        name
-        for name, value in vars(agentguard).items()
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith("agentguard")
+    tree = ast.parse(Path(agentguard.__file__).read_text())
+    for_checkers = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+    homes = {
+        alias.name: node.module
+        for node in for_checkers
+        if (node.module or "").startswith("agentguard.")
+        for alias in node.names
     }
-    assert agentguard.__all__ == sorted(agentguard.__all__)
+    assert agentguard.__all__ == sorted(homes)
     assert len(agentguard.__all__) <= 25
-    assert set(agentguard.__all__) == public
+    for name, home in homes.items():
+        assert home is not None
+        assert getattr(agentguard, name) is getattr(importlib.import_module(home), name)
+    assert set(agentguard.__all__) <= set(dir(agentguard))
+
+
+def test_a_room_is_there_without_an_import_of_its_own_and_no_other_name_is() -> None:
+    assert imported("import agentguard; agentguard.errors.Denied; agentguard.catalog.Catalog")
+    for name in ("misspelled", "_private", "__path_of__"):
+        assert not hasattr(agentguard, name)
+        with pytest.raises(ImportError, match=name):
+            exec(f"from agentguard import {name}")  # noqa: S102  the statement that users write
+
+
+def imported(code: str) -> set[str]:
+    """Run the code in a process of its own, and return the modules that it has imported."""
+    program = f"import sys\n{code}\nprint(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(ran.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.process
 def test_importing_agentguard_imports_no_framework_extra_and_no_adapter_of_others() -> None:
-    code = "import sys, agentguard; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     # not rich: httpx imports it by itself where it is installed
     heavy = {"langgraph", "langchain", "grpc", "boto3", "redis", "starlette", "jsonschema", "typer"}
-    assert not heavy & set(ran.stdout.split())
+    assert not heavy & imported("from agentguard import *")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import agentguard",
+        "import agentguard.resource",
+        "from agentguard import ConfigurationError, Mandate, auth",
+        *(
+            f"from agentguard.cli import main; main(['{command}', '--help'], standalone_mode=False)"
+            for command in ("--version", "exec", "status", "audit", "keys", "store")
+        ),
+    ],
+)
+def test_what_needs_no_agent_does_not_wait_for_langchain(code: str) -> None:
+    modules = imported(code)
+    assert "agentguard" in modules
+    assert not {"langchain_core", "langsmith"} & modules
 
 
 def test_every_ignore_has_its_reason_beside_it() -> None:

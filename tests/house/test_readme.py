@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from agentguard.cli import main
 from agentguard.testing import ScriptedChatModel
@@ -159,9 +161,7 @@ def test_the_cost_stands_in_one_place_of_the_readme() -> None:
 
 
 def test_each_command_that_a_page_names_exists() -> None:
-    commands = {command.name for command in main.registered_commands} | {
-        group.name for group in main.registered_groups
-    }
+    commands = set(cast("TyperGroup", get_command(main)).commands)
     for page in PAGES:
         for name in re.findall(r"`agentguard ([a-z]+)\b", (ROOT / page).read_text("utf-8")):
             assert name in commands, f"{page}: agentguard {name}"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agentguard.cli.exec.openbao import OpenBaoClient
     from agentguard.credentials.openbao.session import OpenBaoSession
 
-__all__ = ["HELP", "SplitCommand", "command"]
+__all__ = ["HELP", "OPTIONS", "SplitCommand", "command"]
 
 _FAILED = 125  # as in env and timeout
 _TOKEN_LIMIT = 64 * 1024  # characters
@@ -89,6 +89,14 @@ class SplitCommand(TyperCommand):
         end = args.index("--") if "--" in args else len(args)
         ctx.meta["agentguard.argv"] = args[end + 1 :]
         return list(super().parse_args(ctx, args[:end]))
+
+
+OPTIONS: dict[str, Any] = {
+    "help": HELP,
+    "cls": SplitCommand,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
+"""How the command line takes the command."""
 
 
 def command(

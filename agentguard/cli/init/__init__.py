@@ -14,7 +14,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as as_tool
 
 from agentguard import ConfigurationError
-from agentguard.cli._console import fail, load_object, note, out, tools_of
+from agentguard.cli._console import fail, note, out
+from agentguard.cli._target import load_object, tools_of
 from agentguard.cli.init.texts import Draft, policy, settings, test
 from agentguard.langchain.identification import UNNAMED, mcp_target
 from agentguard.langchain.objects import is_foreign
