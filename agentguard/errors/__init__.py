@@ -5,7 +5,9 @@
     ├── Denied                    this call may not happen: a code, a reason, an advice
     ├── TaskError                 the task cannot make this call
     │   ├── TaskNotActive         the task is over, unknown, or past its deadline
-    │   └── BudgetExhausted       the task's budget of calls or writes is used up
+    │   ├── BudgetExhausted       the task's budget of calls or writes is used up
+    │   ├── CountersChanged       other calls have changed what the call was judged by
+    │   └── CountersFull          a number or the number of values cannot grow any more
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
     │   ├── ApprovalUsed          the call that it was for was made
     │   └── CallRejected          a person has rejected such a call
@@ -39,6 +41,8 @@ __all__ = [
     "BudgetExhausted",
     "CallRejected",
     "ConfigurationError",
+    "CountersChanged",
+    "CountersFull",
     "CredentialUnavailable",
     "DenialCode",
     "Denied",
@@ -135,6 +139,14 @@ class TaskNotActive(TaskError):
 
 class BudgetExhausted(TaskError):
     """The task, or one of its ancestors, has used up its budget of calls or writes."""
+
+
+class CountersChanged(TaskError):
+    """Other calls have changed a number by which the call was judged. It has to be judged anew."""
+
+
+class CountersFull(TaskError):
+    """A sum would be too large to be exact, or an argument has had too many different values."""
 
 
 class ApprovalError(AgentGuardError):

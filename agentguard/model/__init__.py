@@ -10,6 +10,7 @@ facts       `FactSpec`, `Facts`: what records of the application say, declared a
 limits      `Limits`, `CallLimits`: how much a call and its result may hold
 inside      what a value holds, read without the code of its class
 provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and how sensitive they are
+counts      `Counted`, `Cell`, `Addition`: what is counted of the calls that were done
 decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
 inputs      the table of what rules can see of a request
 basis       `Basis`: what of a store a call was judged by
@@ -18,9 +19,11 @@ credential  `Grant`, `Credential`, `Call`: what may be issued for a call, what w
 
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.basis import Basis
+from agentguard.model.counts import Addition, Cell, Counted
 from agentguard.model.credential import (
     DETAIL_TYPE,
     Call,
+    CallKey,
     Credential,
     DeferredSecret,
     Grant,
@@ -79,14 +82,18 @@ __all__ = [
     "TURN",
     "WORDS",
     "AccessRequest",
+    "Addition",
     "Approval",
     "ApprovalStatus",
     "Arguments",
     "Basis",
     "Budget",
     "Call",
+    "CallKey",
     "CallLimits",
+    "Cell",
     "Choice",
+    "Counted",
     "Credential",
     "Decision",
     "DeferredSecret",

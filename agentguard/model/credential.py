@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import CredentialUnavailable
 from agentguard.model.arguments import Json
+from agentguard.model.counts import Addition, Cell
 from agentguard.model.identity import Identity
 from agentguard.model.tool import Resource, ToolPath
 
 __all__ = [
     "DETAIL_TYPE",
     "Call",
+    "CallKey",
     "Credential",
     "DeferredSecret",
     "Grant",
@@ -205,12 +207,22 @@ class Outcome(StrEnum):
     SUSPENDED = "suspended"
 
 
+class CallKey(NamedTuple):
+    """What a resumed call has in common with the suspended one."""
+
+    key: str
+    task_id: str
+    tool: str
+    path: ToolPath
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """A call that is about to run, as the store records it before anything is minted.
 
     `key` stays the same when a suspended call is resumed, so the call is not counted again. `choice_bits` is
-    what it says by the choice among values, for the budget of its task.
+    what it says by the choice among values, for the budget of its task. `numbers` are those by which the
+    call was judged, and `additions` what it adds to numbers until it has ended without being done.
     """
 
     id: str
@@ -222,6 +234,13 @@ class Call:
     broker: str | None = None
     approval_id: str | None = None
     choice_bits: int = 0
+    numbers: tuple[tuple[Cell, int], ...] = ()
+    additions: tuple[Addition, ...] = ()
+
+    @property
+    def same(self) -> CallKey:
+        """What it has in common with a suspended call that it resumes."""
+        return CallKey(self.key, self.task_id, self.tool, self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

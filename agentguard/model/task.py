@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from agentguard.model.counts import Counted
 from agentguard.model.identity import Identity, Login
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
@@ -98,6 +99,8 @@ class TaskState:
     family have read. `questions` counts the questions about its calls that were asked of persons.
     `choice_bits` counts the bits that its calls have said by the choice among values, each call's rounded
     up. `login` is that of the subject token; an identity provider's signal names the task by it.
+    `counted` says of which tools the calls of the family that were done are counted, from the beginning of
+    its oldest task on.
     """
 
     id: str
@@ -119,6 +122,7 @@ class TaskState:
     questions: int = 0
     login: Login | None = None
     choice_bits: int = 0
+    counted: Mapping[str, Counted] = field(default_factory=dict)
 
     @property
     def root_id(self) -> str:

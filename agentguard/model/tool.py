@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from agentguard.model.counts import Counted
 from agentguard.model.declared import Declared, declared_in
 from agentguard.model.facts import FactSpec
 from agentguard.model.provenance import Sensitivity
@@ -53,7 +54,7 @@ class ToolSpec:
     in the application's code where the tool is defined: a module, or ``module:qualname``. A tool of this name
     from elsewhere is another tool. `instance` is the argument that names the one thing that a call acts on,
     such as an order; without it a call is about the resource as a whole. `facts` are what the application has
-    declared of the tool's calls.
+    declared of the tool's calls. `counted` says what is counted of its calls that were done, if anything.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ToolSpec:
     source: str | None = None
     instance: str | None = None
     facts: tuple[FactSpec, ...] = ()
+    counted: Counted | None = None
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
     @property

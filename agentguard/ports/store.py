@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from agentguard.model import (
@@ -10,6 +10,8 @@ from agentguard.model import (
     Approval,
     Basis,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -42,11 +44,25 @@ class Store(Protocol):
         Uses up `call.approval_id`, if set. A call whose key is suspended is resumed: it counts
         nothing, and may use the approval that it used before.
 
+        Checks in the same transaction that `call.numbers`, by which the call was judged, are what they were,
+        and makes `call.additions` to numbers, in place of those of the suspended call that it resumes.
+
         Raises:
             TaskNotActive: The task or one of its lineage is unknown, ended, or past its deadline.
             BudgetExhausted: One of their budgets is used up, or has fewer choice bits left than
                 `call.choice_bits`; nothing was counted.
             ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
+            CountersChanged: A number is another by now; nothing was counted. The call is to be judged anew.
+            CountersFull: A number, or that of the values of an argument, cannot grow any more; nothing was
+                counted.
+        """
+
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> Sequence[int]:
+        """Return these numbers, each 0 if nothing was added to it.
+
+        A call adds to numbers from its beginning on. What the suspended call *resumes* has added is left out,
+        since that call is the one that is judged. The cost does not grow with the number of calls. What is
+        owned by a family is kept as long as its oldest task, and any other bucket at least until its time.
         """
 
     def track(self, credential: LiveCredential) -> None:
@@ -64,12 +80,15 @@ class Store(Protocol):
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> None:
         """Note how the call ended, what its task has read by it, and as `forget` and `remember` do.
 
         The task and all that it descends from have then read it. Its labels are kept for the oldest of
         these and all its descendants together, and counted in each one's `labels`. With `LABELS` of them, an
         untrusted one is dropped; a trusted one is dropped with `LABELS` + `TRUSTED_LABELS`.
+
+        With *undo*, what the call has added to numbers is taken back: it is known that it did nothing.
         """
 
     def labels(self, family: str, digests: Collection[str]) -> Iterable[Label]:

@@ -59,7 +59,13 @@ CREATE INDEX tasks_token ON tasks (json_extract(fixed, '$.login[3]'))
 
 TO_7 = "ALTER TABLE tasks ADD COLUMN choice_bits INTEGER NOT NULL DEFAULT 0"
 
-MIGRATIONS: Mapping[int, str] = {2: TO_3, 3: TO_4, 4: TO_5, 5: TO_6, 6: TO_7}
+TO_8 = """
+ALTER TABLE calls ADD COLUMN counted TEXT;
+CREATE TABLE counters (
+    owner TEXT NOT NULL, name TEXT NOT NULL, bucket INTEGER NOT NULL, value INTEGER NOT NULL,
+    until REAL NOT NULL, PRIMARY KEY (owner, name, bucket)) STRICT, WITHOUT ROWID"""
+
+MIGRATIONS: Mapping[int, str] = {2: TO_3, 3: TO_4, 4: TO_5, 5: TO_6, 6: TO_7, 7: TO_8}
 """By the version that a file has.
 
 To 3: values have labels. Of a task of version 2 nothing says what it has read. So if it has made a call, it
@@ -70,4 +76,5 @@ Writes are numbered, so that an older copy of the file is noticed.
 To 5: the number stands in a page that a call changes anyway, and the indexes of the pruning are gone.
 To 6: a task keeps the login of its subject token, and is found by it.
 To 7: a task counts what its calls say by the choice among values. What they have said before is not known.
+To 8: calls that were done are counted. Nothing is counted in a task that began before.
 """

@@ -12,6 +12,7 @@ from agentguard.model import (
     Approval,
     ApprovalStatus,
     Budget,
+    Counted,
     Identity,
     Label,
     LiveCredential,
@@ -41,6 +42,8 @@ def fixed_text(state: TaskState) -> str:
         "kinds": state.kinds,
         "origins": [(place, list(values.items())) for place, values in sorted(state.mandate.authors.items())],
     }
+    if state.counted:
+        fixed["counted"] = {tool: counted.literal() for tool, counted in sorted(state.counted.items())}
     if (login := state.login) is not None:
         fixed["login"] = [login.issuer, login.subject, login.session, login.jti]
     return json.dumps(fixed)
@@ -73,6 +76,7 @@ def fixed_part(id_: str, fixed: str, deadline: float) -> TaskState:
         words=form["words"],
         kinds=tuple(form["kinds"]),
         login=_login(form.get("login")),
+        counted={tool: Counted.of(literal) for tool, literal in form.get("counted", {}).items()},
     )
 
 
@@ -102,6 +106,7 @@ def changing_part(fixed: TaskState, history: tuple[str, ...], row: Row) -> TaskS
         questions=questions,
         login=fixed.login,
         choice_bits=choice_bits,
+        counted=fixed.counted,
     )
 
 

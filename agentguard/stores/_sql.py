@@ -8,7 +8,7 @@ import sqlite3
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
 from agentguard.stores import _rules
 
-VERSION = 7
+VERSION = 8
 SCHEMA = """
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY, fixed TEXT NOT NULL, deadline REAL NOT NULL, over REAL NOT NULL,
@@ -23,7 +23,8 @@ CREATE TABLE labels (
     sensitivity INTEGER NOT NULL, PRIMARY KEY (family, digest, source)) STRICT, WITHOUT ROWID;
 CREATE TABLE calls (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, task_id TEXT NOT NULL, tool TEXT NOT NULL, path TEXT NOT NULL,
-    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0, write_number INTEGER) STRICT, WITHOUT ROWID;
+    approval_id TEXT, suspended INTEGER NOT NULL DEFAULT 0, write_number INTEGER, counted TEXT)
+    STRICT, WITHOUT ROWID;
 CREATE INDEX calls_suspended ON calls (key) WHERE suspended;
 CREATE TABLE credentials (
     call_id TEXT NOT NULL, task_id TEXT NOT NULL, broker TEXT NOT NULL, handle TEXT NOT NULL,
@@ -45,9 +46,12 @@ CREATE INDEX tasks_session ON tasks (json_extract(fixed, '$.login[2]'))
     WHERE status = 'active' AND json_extract(fixed, '$.login[2]') IS NOT NULL;
 CREATE INDEX tasks_token ON tasks (json_extract(fixed, '$.login[3]'))
     WHERE status = 'active' AND json_extract(fixed, '$.login[3]') IS NOT NULL;
+CREATE TABLE counters (
+    owner TEXT NOT NULL, name TEXT NOT NULL, bucket INTEGER NOT NULL, value INTEGER NOT NULL,
+    until REAL NOT NULL, PRIMARY KEY (owner, name, bucket)) STRICT, WITHOUT ROWID;
 CREATE INDEX lineage_task ON lineage (task_id);
 CREATE INDEX credentials_task ON credentials (task_id);
-INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 0)"""
+INSERT INTO calls VALUES ('~', lower(hex(randomblob(16))), '', '', '', NULL, 0, 0, NULL)"""
 # The last row of `calls` is no call. It holds the identity of the file and the number of its last write: a
 # write copies each page that it changes to the log, and the page of the calls is one that a call changes
 # anyway. Its `path` is the number of a write that stands in the file itself, `approval_id` the cookie of our
@@ -64,7 +68,7 @@ BEGIN = (  # the task, and the approval that its suspended call of the same key 
     " choice_bits, (SELECT coalesce(approval_id, '') FROM calls"
     " WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?) FROM tasks WHERE id = ?"
 )
-CALL = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0, NULL)"
+CALL = "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, 0, NULL, ?)"
 RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool = ? AND path = ?"
 COUNT = "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ? WHERE id = ?"
 COUNT_UNCHANGED = (  # if the task is still as it was read, and no call of this key is suspended

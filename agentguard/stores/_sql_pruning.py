@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from agentguard.stores import _rules
+from agentguard.stores import _counter_rules, _rules
 
 KEYS, TASKS, ROWS = 4096, 512, 5000
 """The most keys that one round looks at, and the most tasks; with so many rows of tasks it stops early."""
@@ -22,6 +22,7 @@ OF_TASK = (
     "DELETE FROM labels WHERE family = ?",
     "DELETE FROM lineage WHERE ancestor = ?",
     "DELETE FROM lineage WHERE task_id = ?",
+    "DELETE FROM counters WHERE owner = 'task ' || ?",
     "DELETE FROM tasks WHERE id = ?",
 )
 
@@ -59,11 +60,12 @@ class Pruning:
         self._credentials = _Sweep("credentials", "call_id", "expires_at <= ?")
         without_task = "write_number IS NULL AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = calls.task_id)"
         self._calls = _Sweep("calls", "id", without_task)
+        self._counters = _Sweep("counters", "owner", "until > 0 AND until <= ?")
 
     @property
     def passes(self) -> int:
         """How many times each table was gone through completely, at least."""
-        return min(sweep.passes for sweep in (self._keys, self._credentials, self._calls))
+        return min(sweep.passes for sweep in (self._keys, self._credentials, self._calls, self._counters))
 
     def prune(self, db: sqlite3.Connection, now: float) -> None:
         """Drop a part of what was over at the time *now*; a few rounds drop all of it."""
@@ -76,4 +78,5 @@ class Pruning:
             if rows > ROWS:
                 break
         self._calls.run(db, TASKS)
+        self._counters.run(db, TASKS, now - _counter_rules.KEEP_BUCKETS)
         db.execute(APPROVALS_OVER, (old, TASKS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from threading import RLock
 
@@ -13,6 +13,8 @@ from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -21,10 +23,11 @@ from agentguard.model import (
     ReadEffects,
     TaskState,
     TaskStatus,
-    ToolPath,
 )
 from agentguard.stores import _rules
 from agentguard.stores._memory_approvals import ApprovalTable
+from agentguard.stores._memory_counters import CounterTable
+from agentguard.stores._memory_labels import LabelTable
 from agentguard.stores._nesting import Change
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 
@@ -32,14 +35,12 @@ __all__ = ["MemoryStore"]
 
 Clock = Callable[[], float]
 _OfCall = dict[tuple[str, str], LiveCredential]  # by broker and handle
-_Key = tuple[str, str, str, ToolPath]  # what a resumed call has in common with its suspended one
 
 
 class MemoryStore:
     """A `Store` in the memory of its process, safe for several threads.
 
-    Other processes do not see it, and a forked child begins without tasks. *retention* says how long what is
-    over can still be read.
+    Other processes do not see it, and a forked child begins without tasks. *retention* is for what is over.
     """
 
     inline = True
@@ -63,17 +64,12 @@ class MemoryStore:
         self._over: dict[str, float] = {}  # the latest time at which each task ends
         self._descendants: dict[str, set[str]] = {}
         self._running: dict[str, Call] = {}
-        self._suspended: dict[_Key, Call] = {}
+        self._suspended: dict[CallKey, Call] = {}
         self._credentials: dict[str, _OfCall] = {}
-        self._labels: dict[str, dict[str, dict[str, Label]]] = {}  # by family, digest and source
-        self._approvals = ApprovalTable()
+        self._labels, self._approvals, self._counters = LabelTable(), ApprovalTable(), CounterTable()
 
     def create_task(self, state: TaskState) -> None:
-        """Record a new task.
-
-        Raises:
-            StoreError: A task of this id exists.
-        """
+        """Record a new task; a StoreError says that one of this id exists."""
         with self._lock, self._change:
             self._prune()
             if state.id in self._tasks:
@@ -91,18 +87,21 @@ class MemoryStore:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         with self._lock, self._change:
             self._prune()
-            now, prior = self._clock(), self._suspended.get(_key(call))
+            now, prior = self._clock(), self._suspended.get(call.same)
             states = _rules.admit(call, self._family(call.task_id), now, resumed=prior is not None)
             if call.id in self._running:
                 raise StoreError(f"call {call.id} has begun before")
+            additions = () if prior is None else prior.additions
+            self._counters.check(call, additions)
             if call.approval_id is not None:
                 before = None if prior is None else prior.approval_id
                 self._approvals.use(call, call.approval_id, before, now)
+            self._counters.begin(call, additions)
             if prior is None:
                 for state in states:
                     self._tasks[state.id] = _rules.counted(state, call)
             else:
-                del self._suspended[_key(call)]
+                del self._suspended[call.same]
             self._running[call.id] = call
             if credential is not None:
                 self._track(credential)
@@ -121,11 +120,9 @@ class MemoryStore:
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> None:
-        """Record how the call ended, and what its task and the task's ancestors have read by it.
-
-        If the call is not running, *effects* are ignored.
-        """
+        """Record how the call ended; if it is not running, *effects* and *undo* are ignored."""
         with self._lock, self._change:
             if revoked:
                 self._credentials.pop(call_id, None)
@@ -134,16 +131,24 @@ class MemoryStore:
             call = self._running.pop(call_id, None)
             if call is None:
                 return
+            if undo:
+                self._counters.remove(call.additions)
+                call = replace(call, additions=())
             if outcome is Outcome.SUSPENDED:
-                self._suspended[_key(call)] = call
+                self._suspended[call.same] = call
             if effects != NO_READ_EFFECTS:
                 self._note_read(call.task_id, effects)
+
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> tuple[int, ...]:
+        """Return these numbers, without what the suspended call *resumes* has added to them."""
+        with self._lock:
+            before = self._suspended[resumes].additions if resumes in self._suspended else ()
+            return tuple(self._counters.value(cell, before) for cell in cells)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that the family's tasks have read, for these digests."""
         with self._lock:
-            by_digest = self._labels.get(family, {})
-            return tuple(label for digest in digests for label in by_digest.get(digest, {}).values())
+            return self._labels.find(family, digests)
 
     def forget(self, call_id: str) -> None:
         """Record that the call's credentials are revoked."""
@@ -254,11 +259,7 @@ class MemoryStore:
                 self._tasks[state.id] = replace(state, untrusted=untrusted, sensitivity=sensitivity)
         state = self._tasks[task_id]
         root = state.root_id
-        by_digest, new = self._labels.setdefault(root, {}), 0
-        for label in _rules.room(state, effects):
-            of_value = by_digest.setdefault(label.digest, {})
-            new += label.source not in of_value
-            of_value.setdefault(label.source, label)
+        new = self._labels.add(root, _rules.room(state, effects))
         for id_ in (root, *self._descendants.get(root, ())) if new else ():
             self._tasks[id_] = replace(self._tasks[id_], labels=self._tasks[id_].labels + new)
 
@@ -274,12 +275,15 @@ class MemoryStore:
         self._keys = {key: until for key, until in self._keys.items() if until + _rules.KEEP_KEYS > now}
         old = self._retention.over_before(now)
         self._approvals.prune(old, self._tasks)
-        for call_id, of_call in list(self._credentials.items()):
-            self._credentials[call_id] = {k: live for k, live in of_call.items() if live.expires_at > old}
-        self._credentials = {call_id: of_call for call_id, of_call in self._credentials.items() if of_call}
+        self._credentials = {
+            call_id: unlapsed
+            for call_id, of_call in self._credentials.items()
+            if (unlapsed := {key: live for key, live in of_call.items() if live.expires_at > old})
+        }
         self._prune_tasks(old)
+        self._counters.prune(now, self._tasks)
         # each round looks at all that is held, so the more there is, the rarer it is
-        size = len(self._keys) + len(self._tasks) + len(self._credentials)
+        size = len(self._keys) + len(self._tasks) + len(self._credentials) + len(self._counters)
         self._next_pruning = self._writes + max(_rules.PRUNE_EVERY, size)
 
     def _prune_tasks(self, old: float) -> None:
@@ -293,8 +297,4 @@ class MemoryStore:
                     self._descendants.pop(ancestor, None)
         self._running = {k: call for k, call in self._running.items() if call.task_id in self._tasks}
         self._suspended = {k: call for k, call in self._suspended.items() if call.task_id in self._tasks}
-        self._labels = {root: labels for root, labels in self._labels.items() if root in self._tasks}
-
-
-def _key(call: Call) -> _Key:
-    return call.key, call.task_id, call.tool, call.path
+        self._labels.prune(self._tasks)

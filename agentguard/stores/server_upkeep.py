@@ -98,15 +98,11 @@ def _by_expiry(credentials: set[LiveCredential]) -> tuple[LiveCredential, ...]:
 
 
 def redis_upkeep(store: RedisStore) -> ServerUpkeep:
-    """Return the upkeep of a store in Redis or Valkey, which has had one schema so far."""
+    """Return the upkeep of a store in Redis or Valkey."""
     from agentguard.stores.redis.session import SCHEMA
 
-    def migrate() -> int:
-        store.check()
-        return int(SCHEMA)
-
     space = "Redis and Valkey delete what is over by themselves, once the time of [store] keep has passed"
-    return ServerUpkeep(store, int(SCHEMA), migrate, space=space)
+    return ServerUpkeep(store, int(SCHEMA), store.migrate, space=space)
 
 
 def postgres_upkeep(store: PostgresStore) -> ServerUpkeep:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +14,8 @@ from agentguard.model import (
     NO_READ_EFFECTS,
     Approval,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -23,7 +25,7 @@ from agentguard.model import (
     TaskState,
     TaskStatus,
 )
-from agentguard.stores import _rows, _rules, _sql, _sql_approvals
+from agentguard.stores import _counter_rules, _rows, _rules, _sql, _sql_approvals, _sql_counters
 from agentguard.stores._database import Database
 from agentguard.stores._migrations import MIGRATIONS
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
@@ -105,9 +107,11 @@ class SqliteStore:
         with self._db.transaction() as db, db:
             self._prune(db)
             now = self._clock()
+            if call.numbers or call.additions:
+                _sql_counters.begin(db, call)
             if not self._tasks.count_unchanged(db, call, now):
                 self._count(db, call, same, now)
-            db.execute(_sql.CALL, (call.id, *same, call.approval_id))
+            db.execute(_sql.CALL, (call.id, *same, call.approval_id, _counter_rules.packed(call.additions)))
             if credential is not None:
                 _sql.track(db, credential)
 
@@ -141,11 +145,9 @@ class SqliteStore:
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> None:
-        """Record how the call ended, and what its task and the task's ancestors have read by it.
-
-        If the call is not running, *effects* are ignored.
-        """
+        """Record how the call ended; if it is not running, *effects* and *undo* are ignored."""
         with self._db.transaction() as db, db:
             if revoked:
                 db.execute(_sql.FORGET, (call_id,))
@@ -153,7 +155,14 @@ class SqliteStore:
                 self._tasks.note_read(db, call_id, effects)
             if remember is not None:
                 _sql.remember(db, *remember, self._clock())
+            if undo:
+                _sql_counters.undo(db, call_id)
             _sql.end(db, call_id, outcome)
+
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> tuple[int, ...]:
+        """Return these numbers, without what the suspended call *resumes* has added to them."""
+        with self._db.connection() as db:
+            return _sql_counters.values(db, cells, resumes)
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that the family's tasks have read, for these digests."""
@@ -259,6 +268,7 @@ class SqliteStore:
     abegin_call = _queued(begin_call)
     atrack = _queued(track)
     aend_call = _queued(end_call)
+    acounted = _queued(counted)
     alabels = _queued(labels)
     aforget = _queued(forget)
     alive = _queued(live)

@@ -40,10 +40,14 @@ ROWS = {
     "approvals": "SELECT count(*) FROM approvals",
     "credentials": "SELECT count(*) FROM credentials",
     "keys": "SELECT count(*) FROM keys",
+    "counters": "SELECT count(*) FROM counters",
 }
 FOREIGN = {  # calls without a task are left for a later round of the pruning, so they are no fault
     "lineage": "SELECT count(*) FROM lineage WHERE task_id NOT IN (SELECT id FROM tasks)",
     "labels": "SELECT count(*) FROM labels WHERE family NOT IN (SELECT id FROM tasks)",
+    "counters": (  # of a family; a window has a time of its own
+        "SELECT count(*) FROM counters WHERE until = 0 AND substr(owner, 6) NOT IN (SELECT id FROM tasks)"
+    ),
 }
 LIVE = (
     "SELECT call_id, task_id, broker, handle, expires_at, owner, expires_at > :now AND EXISTS ("

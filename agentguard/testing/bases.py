@@ -10,10 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from agentguard.concurrency.drive import drive
-from agentguard.errors import ApprovalError, BudgetExhausted, StoreError, TaskNotActive
+from agentguard.errors import ApprovalError, BudgetExhausted, CountersChanged, StoreError, TaskNotActive
 from agentguard.model import (
+    Addition,
     Basis,
     Budget,
+    Cell,
     Label,
     Mandate,
     Outcome,
@@ -164,6 +166,18 @@ class ConditionalStoreContract(StoreContract):
         basis = await _basis(store, "child")
         self.now = 1500.0
         await assert_raises(TaskNotActive, store.begin_if_unchanged(call("1"), None, basis))
+
+    @on_both_paths
+    async def test_the_numbers_that_a_call_was_judged_by_are_compared_too(self, store: AwaitedPort) -> None:
+        await create_family(store)
+        cell = Cell("task root", "pay")
+        added = (Addition(*cell, 1),)
+        basis = await _basis(store, "child")
+        calls = [call(f"{n}", numbers=((cell, n),), additions=added) for n in range(2)]
+        await assert_raises(CountersChanged, store.begin_if_unchanged(calls[1], None, basis))
+        assert await store.begin_if_unchanged(calls[0], None, basis) is None
+        assert await store.begin_if_unchanged(calls[1], None, basis) is not None
+        assert tuple(await store.counted([cell])) == (1,)
 
     def test_of_parallel_calls_on_one_basis_one_begins(self) -> None:
         for asynchronous in (False, True)[not self.synchronous :]:

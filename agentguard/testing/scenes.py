@@ -46,10 +46,12 @@ def call(
     path: ToolPath = ToolPath.READ,
     approval: str | None = None,
     choice_bits: int = 0,
+    **counts: Any,
 ) -> Call:
-    """Return a call with that id, of the task *task*."""
+    """Return a call with that id, of the task *task*; *counts* are its `numbers` and `additions`."""
     key = f"key-{name}" if key is None else key
     facts: dict[str, Any] = {"tool": tool, "path": path, "approval_id": approval, "choice_bits": choice_bits}
+    facts |= counts
     return Call(id=name, key=key, task_id=task, at=1000.0, **facts)
 
 

@@ -11,6 +11,7 @@ from agentguard.errors import BudgetExhausted, StoreError, TaskNotActive
 from agentguard.model import Budget, Identity, Login, Outcome, TaskStatus, ToolPath
 from agentguard.testing.approvals import ApprovalContract
 from agentguard.testing.choices import ChoiceContract
+from agentguard.testing.counters import CounterContract
 from agentguard.testing.effects import EffectsContract
 from agentguard.testing.races import begin_together
 from agentguard.testing.revisions import RevisionContract
@@ -21,7 +22,7 @@ from agentguard.testing.scenes import call, create_family, live_credential
 __all__ = ["StoreContract"]
 
 
-class StoreContract(ApprovalContract, ChoiceContract, EffectsContract, RevisionContract):
+class StoreContract(ApprovalContract, ChoiceContract, CounterContract, EffectsContract, RevisionContract):
     """Tests a store against `ports.Store`. Override `make`."""
 
     def make(self, clock: Callable[[], float]) -> Any:

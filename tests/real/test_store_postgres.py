@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from agentguard.concurrency.drive import drive
-from agentguard.errors import TaskNotActive
-from agentguard.model import Label, Outcome, ReadEffects
+from agentguard.errors import ConfigurationError, TaskNotActive
+from agentguard.model import Addition, Cell, Label, Outcome, ReadEffects
 from agentguard.stores import MemoryStore, _rules
 from agentguard.stores.postgres import PostgresStore, _statements
 from agentguard.testing import ConditionalStoreContract, sample_task
@@ -23,11 +23,14 @@ from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Mode
 from tests.real.store_steps import Step, Watch, answers, require_ended_by_another_host, steps
+from tests.stores.counter_reference import Step as CounterStep
+from tests.stores.counter_reference import compare
+from tests.stores.counter_reference import steps as counter_steps
 from tests.tiers import examples
 
 Database = psycopg.Connection[psycopg.rows.TupleRow]
 SCHEMA = "contract"
-TABLES = ("tasks", "lineage", "labels", "calls", "credentials", "keys", "approvals")
+TABLES = ("tasks", "lineage", "labels", "calls", "credentials", "keys", "approvals", "counters")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,40 @@ def test_each_operation_has_the_answer_and_the_error_that_the_store_in_memory_gi
     clear(database)
     expected = run(MemoryStore)
     assert run(lambda w: PostgresStore(postgres, schema=SCHEMA, clock=w, durability="lossy")) == expected
+
+
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(sequence=counter_steps)
+@pytest.mark.promise("done-is-counted")
+def test_the_numbers_of_calls_are_those_of_the_reference(
+    postgres: str, database: Database, mode: Mode, sequence: list[CounterStep]
+) -> None:
+    clear(database)
+    store = PostgresStore(postgres, schema=SCHEMA, clock=lambda: 1000.0, durability="lossy")
+    port = AwaitedPort(store, asynchronous=mode.asynchronous)
+    (asyncio.run if mode.asynchronous else drive)(compare(port, sequence))
+    store.close()
+
+
+def test_a_store_of_version_3_is_refused_until_it_is_migrated(postgres: str, database: Database) -> None:
+    database.execute(b"DROP SCHEMA IF EXISTS older CASCADE")
+    store = PostgresStore(postgres, schema="older", durability="lossy")
+    store.create_task(sample_task("child", deadline=1e12))
+    store.close()
+    database.execute(b"DROP TABLE older.counters")
+    database.execute(b"ALTER TABLE older.calls DROP COLUMN counted")
+    database.execute(b"UPDATE older.version SET number = 3")
+    with pytest.raises(ConfigurationError, match="agentguard store migrate"):
+        PostgresStore(postgres, schema="older", durability="lossy").task("child")
+    store = PostgresStore(postgres, schema="older", durability="lossy")
+    assert store.migrate() == 3
+    cell = Cell("task child", "pay")
+    store.begin_call(call("1", numbers=((cell, 0),), additions=(Addition(*cell, 1),)), None)
+    assert store.counted([cell]) == (1,)
+    store.close()
+    database.execute(b"DROP SCHEMA older CASCADE")
 
 
 @pytest.fixture

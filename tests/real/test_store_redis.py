@@ -22,7 +22,7 @@ from redis import Redis as Client
 
 import agentguard
 from agentguard.concurrency.drive import drive
-from agentguard.errors import BudgetExhausted, StoreError
+from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError
 from agentguard.model import Budget, Label, Login, Outcome, ReadEffects, TaskStatus, ToolPath
 from agentguard.stores import MemoryStore, Retention, _rules
 from agentguard.stores.redis import RedisStore, requests
@@ -32,6 +32,9 @@ from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.conftest import Kit, Mode, classified, tool_call
 from tests.real.conftest import needed
 from tests.real.store_steps import Step, Watch, answers, require_ended_by_another_host, steps
+from tests.stores.counter_reference import Step as CounterStep
+from tests.stores.counter_reference import compare
+from tests.stores.counter_reference import steps as counter_steps
 from tests.tiers import examples
 
 FAR = 1e12
@@ -89,6 +92,40 @@ def test_each_operation_has_the_answer_and_the_error_that_the_store_in_memory_gi
 
     expected = run(MemoryStore)
     assert run(lambda watch: RedisStore(url, prefix=next(PREFIXES), clock=watch)) == expected
+
+
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(sequence=counter_steps)
+@pytest.mark.promise("done-is-counted")
+def test_the_numbers_of_calls_are_those_of_the_reference(
+    url: str, mode: Mode, sequence: list[CounterStep]
+) -> None:
+    store = RedisStore(url, prefix=next(PREFIXES), clock=lambda: 1000.0)
+    port = AwaitedPort(store, asynchronous=mode.asynchronous)
+    (asyncio.run if mode.asynchronous else drive)(compare(port, sequence))
+    store.close()
+
+
+def test_a_store_of_schema_1_is_refused_until_it_is_migrated(url: str, client: Client) -> None:
+    prefix = next(PREFIXES)
+    store = RedisStore(url, prefix=prefix)
+    assert store.migrate() is None
+    store.create_task(sample_task("child", deadline=1e12))
+    client.hset(f"{{{prefix}}}:store", "schema", "1")
+    older = RedisStore(url, prefix=prefix)
+    with pytest.raises(ConfigurationError, match="agentguard store migrate"):
+        older.task("child")
+    assert (older.migrate(), older.migrate()) == (1, 2)
+    task = older.task("child")
+    assert task is not None
+    assert task.counted == {}
+    client.hset(f"{{{prefix}}}:store", "schema", "3")
+    with pytest.raises(ConfigurationError, match="upgrade agentguard"):
+        RedisStore(url, prefix=prefix).migrate()
+    for one in (store, older):
+        one.close()
 
 
 # --- one script, one round trip, whatever else the store holds

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.model import Basis, Budget, Identity, Login, Mandate, Sensitivity, TaskState
+from agentguard.model import Basis, Budget, Counted, Identity, Login, Mandate, Sensitivity, TaskState
 from agentguard.stores import _rows
 from agentguard.testing import sample_task
 
@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "questions": 7,
     "login": Login(issuer="https://idp.example", subject="7"),
     "choice_bits": 7,
+    "counted": {"pay": Counted(sum=("amount",))},
 }
 NOT_COMPARED = {
     "id": "it says which row is compared",

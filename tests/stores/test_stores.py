@@ -15,6 +15,7 @@ from agentguard.errors import ConfigurationError
 from agentguard.model import ApprovalStatus, Label, Outcome, ReadEffects, TaskStatus
 from agentguard.ports import Store
 from agentguard.stores import MemoryStore, Retention, SqliteStore, _rules
+from agentguard.stores._memory_counters import CounterTable
 from agentguard.testing import ConditionalStoreContract, StoreContract, sample_task
 from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.doubles.conditional_store import ConditionalMemoryStore
@@ -54,7 +55,9 @@ class Aging:
 
     def size(self) -> int:
         if self.store is self.memory:
-            return sum(len(part) for part in vars(self.memory).values() if isinstance(part, dict))
+            parts = vars(self.memory).values()
+            tables = [part for part in parts if isinstance(part, dict | CounterTable)]
+            return sum(map(len, [*tables, self.memory._labels._labels]))
         with self.sqlite._db.connection() as db:
             tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
             counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]  # noqa: S608  names of our own

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from agentguard.errors import StoreError
 from agentguard.model import Approval, Call, TaskState
-from agentguard.stores import _rows, _rules
+from agentguard.stores import _counter_rules, _rows, _rules
 
 __all__ = ["Answers", "Rows"]
 
@@ -40,11 +40,20 @@ class Answers:
 
         Raises:
             StoreError: The call has begun before.
-            TaskNotActive, BudgetExhausted, ApprovalError: As `ports.Store.begin_call`.
+            TaskNotActive, BudgetExhausted, ApprovalError, CountersChanged, CountersFull: As
+                `ports.Store.begin_call`.
         """
         refusal = rows[0][0]
         if refusal is None:
             return
+        if "numbers" in refusal:
+            raise _counter_rules.changed(call)
+        if "full" in refusal:
+            addition = call.additions[refusal["full"]]
+            if "values" in refusal:
+                _counter_rules.within_limit(refusal["values"], addition)
+            _counter_rules.grown(refusal.get("number") or 0, addition)
+            _disagree("begin_counted_call")
         _rules.admit(call, self._family(refusal), refusal["now"], resumed=refusal["resumed"])
         if refusal["running"]:
             raise StoreError(f"call {call.id} has begun before")

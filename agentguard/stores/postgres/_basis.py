@@ -33,9 +33,10 @@ def begin_if_unchanged(
         [label.trusted for label in labels],
         [int(label.sensitivity) for label in labels],
     )
-    places = [f"${number}" for number in range(1, len(begin.values) + len(values) + 1)]
-    begun, compared = ", ".join(places[: len(begin.values)]), ", ".join(places[len(begin.values) :])
-    text = f"SELECT coalesce({schema}.changed_basis({compared}), {schema}.begin_call({begun}))"
+    first = len(begin.values) + 1
+    compared = ", ".join(f"${number}" for number in range(first, first + len(values)))
+    begun = begin.text.removeprefix("SELECT ")
+    text = f"SELECT coalesce({schema}.changed_basis({compared}), {begun})"
 
     def read(rows: Rows) -> tuple[TaskState, TaskState] | None:
         refusal = rows[0][0]

@@ -1,7 +1,8 @@
 """The functions of the PostgreSQL store: one for each method that writes, so that it is one round trip.
 
 A function is one transaction. Each of them locks rows in the same order, so that two never wait for each
-other: first tasks, the oldest of a family first, then by id; then an approval, calls, credentials and keys.
+other: first tasks, the oldest of a family first, then by id; then the owners of numbers, an approval, calls,
+credentials and keys.
 A call that counts on its family so waits for the one before it, and sees what that one has counted: each
 statement of a function sees what was committed before the statement (READ COMMITTED).
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from agentguard.stores.postgres._approval_functions import APPROVALS
 from agentguard.stores.postgres._comparison import COMPARISON
+from agentguard.stores.postgres._counter_functions import COUNTERS
 from agentguard.stores.postgres._pruning import PRUNING
 
 __all__ = ["FUNCTIONS"]
@@ -294,4 +296,4 @@ BEGIN
 END $$;
 """
 
-FUNCTIONS = _SHARED + _TASKS + _CALLS + APPROVALS + COMPARISON + PRUNING
+FUNCTIONS = _SHARED + _TASKS + _CALLS + COUNTERS + APPROVALS + COMPARISON + PRUNING

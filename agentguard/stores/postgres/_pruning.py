@@ -32,6 +32,9 @@ BEGIN
     DELETE FROM agentguard.credentials WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM agentguard.credentials WHERE expires_at <= moment - _keep
         ORDER BY expires_at LIMIT _tasks FOR UPDATE SKIP LOCKED));
+    DELETE FROM agentguard.counters WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM agentguard.counters WHERE until > 0 AND until <= moment - _keep_keys
+        ORDER BY until LIMIT _keys FOR UPDATE SKIP LOCKED));
     -- a task with a live credential stays
     FOR past IN
         SELECT id FROM agentguard.tasks AS t WHERE t.over <= moment - _keep
@@ -46,6 +49,9 @@ BEGIN
         GET DIAGNOSTICS part = ROW_COUNT;
         gone := gone + part;
         DELETE FROM agentguard.lineage WHERE ancestor = past OR task_id = past;
+        GET DIAGNOSTICS part = ROW_COUNT;
+        gone := gone + part;
+        DELETE FROM agentguard.counters WHERE owner = 'task ' || past;
         GET DIAGNOSTICS part = ROW_COUNT;
         gone := gone + part;
         DELETE FROM agentguard.tasks WHERE id = past;

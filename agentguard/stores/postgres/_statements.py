@@ -7,7 +7,7 @@ the caller waits in a thread or on an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from agentguard.errors import StoreError
@@ -17,6 +17,8 @@ from agentguard.model import (
     TRUSTED_LABELS,
     Approval,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -28,7 +30,7 @@ from agentguard.model import (
     ToolPath,
 )
 from agentguard.stores import _rows, _rules
-from agentguard.stores.postgres import _pruning
+from agentguard.stores.postgres import _pruning, _values
 from agentguard.stores.postgres._answers import Answers
 
 __all__ = ["Statement", "Statements"]
@@ -105,15 +107,24 @@ class Statements:
 
     def begin_call(self, call: Call, credential: LiveCredential | None) -> Statement[None]:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
-        values = (
+        values: tuple[Any, ...] = (
             *(call.id, call.key, call.task_id, call.tool, str(call.path), call.path is not ToolPath.READ),
-            *(call.choice_bits, call.approval_id, self.clock(), *_credential(credential)),
+            *(call.choice_bits, call.approval_id, self.clock(), *_values.credential(credential)),
         )
-        return self._call("begin_call", values, lambda rows: self.answers.begun(rows, call))
+        name = "begin_call"
+        if call.numbers or call.additions:
+            name, values = "begin_counted_call", (*values, *_values.counts(call))
+        return self._call(name, values, lambda rows: self.answers.begun(rows, call))
+
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> Statement[tuple[int, ...]]:
+        """Return these numbers, without what the suspended call *resumes* has added to them."""
+        return self._call(
+            "counted", _values.cells(cells, resumes), lambda rows: tuple(rows[0][0]), repeats=True
+        )
 
     def track(self, credential: LiveCredential) -> Statement[None]:
         """Record a credential whose handle is known only after issue."""
-        values = (self.clock(), *_credential(credential))
+        values = (self.clock(), *_values.credential(credential))
         return self._call("track", values, self.answers.tracked, repeats=True)
 
     def end_call(
@@ -124,15 +135,13 @@ class Statements:
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> Statement[None]:
-        """Record how the call ended, and what its task and the task's ancestors have read by it.
-
-        If the call is not running, *effects* are ignored.
-        """
+        """Record how the call ended; if it is not running, *effects* and *undo* are ignored."""
         key, until = remember or (None, None)
         values = (call_id, outcome is Outcome.SUSPENDED, revoked, key, until, self.clock())
         if effects == NO_READ_EFFECTS:
-            return self._call("end_call", values, _nothing, repeats=True)
+            return self._end("end_call", values, undo=undo)
         labels = (
             [label.digest for label in effects.labels],
             [label.source for label in effects.labels],
@@ -140,7 +149,14 @@ class Statements:
             [int(label.sensitivity) for label in effects.labels],
         )
         read = (effects.untrusted, int(effects.sensitivity), *labels, LABELS, LABELS + TRUSTED_LABELS)
-        return self._call("end_reading_call", (*values, *read), _nothing, repeats=True)
+        return self._end("end_reading_call", (*values, *read), undo=undo)
+
+    def _end(self, function: str, values: tuple[Any, ...], *, undo: bool) -> Statement[None]:
+        statement = self._call(function, values, _nothing, repeats=True)
+        if not undo:
+            return statement
+        first = f"SELECT {self.schema}.undo_call($1), "
+        return replace(statement, text=statement.text.replace("SELECT ", first, 1))
 
     def labels(self, family: str, digests: Collection[str]) -> Statement[tuple[Label, ...]]:
         """Return the labels of values that the family's tasks have read, for these digests."""
@@ -222,14 +238,14 @@ class Statements:
 
     def save_approval(self, approval: Approval) -> Statement[Approval]:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
-        values = (_approval(approval), approval.expires_at, self.clock())
+        values = (_values.approval(approval), approval.expires_at, self.clock())
         return self._call(
             "save_approval", values, lambda rows: self.answers.asked(rows, approval), repeats=True
         )
 
     def answer_approval(self, approval: Approval) -> Statement[None]:
         """Record a person's answer to a pending approval."""
-        values = (_approval(approval), approval.expires_at, self.clock())
+        values = (_values.approval(approval), approval.expires_at, self.clock())
         return self._call("answer_approval", values, lambda rows: self.answers.answered(rows, approval))
 
     def approval(self, approval_id: str) -> Statement[Approval | None]:
@@ -280,15 +296,3 @@ class Statements:
 
 def _nothing(_rows: Rows) -> None:
     pass
-
-
-def _credential(live: LiveCredential | None) -> tuple[list[str] | None, float | None]:
-    if live is None:
-        return None, None
-    return [live.call_id, live.task_id, live.broker, live.handle, live.owner], live.expires_at
-
-
-def _approval(approval: Approval) -> list[str | None]:
-    call = (approval.call_key, approval.task_id, approval.tool, approval.digest, approval.policy_version)
-    question = (str(approval.path), approval.purpose, approval.display, approval.shown_digest)
-    return [approval.id, *call, str(approval.status), approval.reason, *question, approval.approver]

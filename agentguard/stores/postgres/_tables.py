@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 __all__ = ["MIGRATIONS", "TABLES", "VERSION"]
 
-VERSION = 3
+VERSION = 4
 """The version of the tables and of the functions. A change of either makes a new one."""
 
 _TO_2 = """
@@ -29,13 +29,30 @@ DROP FUNCTION agentguard.begin_call(
     text, text, text, text, text, boolean, text, double precision, text[], double precision);
 """
 
-MIGRATIONS: Mapping[int, str] = {1: _TO_2, 2: ""}
-"""By the version that a store has: what brings its tables to the next one. The functions are made anew.
-
-To 2: a task counts what its calls say by the choice among values. To 3: a function more.
+_COUNTERS = """
+CREATE TABLE agentguard.counters (
+    owner text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    bucket bigint NOT NULL,
+    value bigint NOT NULL,
+    until double precision NOT NULL,
+    PRIMARY KEY (owner, name, bucket)
+) WITH (fillfactor = 70);
+CREATE INDEX counters_until ON agentguard.counters (until) WHERE until > 0;
 """
 
-TABLES = """
+_TO_4 = "ALTER TABLE agentguard.calls ADD COLUMN counted text[];" + _COUNTERS
+
+MIGRATIONS: Mapping[int, str] = {1: _TO_2, 2: "", 3: _TO_4}
+"""By the version that a store has: what brings its tables to the next one. The functions are made anew.
+
+To 2: a task counts what its calls say by the choice among values.
+To 3: a function more.
+To 4: calls that were done are counted. Nothing is counted in a task that began before.
+"""
+
+TABLES = (
+    """
 CREATE TABLE agentguard.version (number integer NOT NULL);
 
 CREATE TABLE agentguard.tasks (
@@ -97,7 +114,8 @@ CREATE TABLE agentguard.calls (
     tool text COLLATE "C" NOT NULL,
     path text COLLATE "C" NOT NULL,
     approval_id text COLLATE "C",
-    suspended boolean NOT NULL
+    suspended boolean NOT NULL,
+    counted text[]
 );
 CREATE UNIQUE INDEX calls_running ON agentguard.calls (id) WHERE NOT suspended;
 CREATE INDEX calls_suspended ON agentguard.calls (key) WHERE suspended;
@@ -144,3 +162,5 @@ CREATE INDEX approvals_call ON agentguard.approvals (call_key, n);
 CREATE INDEX approvals_expiry ON agentguard.approvals (expires_at);
 CREATE INDEX approvals_denied ON agentguard.approvals (family, tool, shown_digest) WHERE status = 'denied';
 """
+    + _COUNTERS
+)

@@ -14,7 +14,7 @@ from agentguard.stores.redis.scripts import script
 
 __all__ = ["begin_if_unchanged"]
 
-_SCRIPT = script("begin_call", after="_compare")
+_SCRIPT = script("begin_call", counters=True, after="_compare")
 _Changed = tuple[TaskState, TaskState] | None
 
 

@@ -7,7 +7,7 @@ operation fails: script and rules have to agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
@@ -20,6 +20,8 @@ from agentguard.model import (
     TRUSTED_LABELS,
     Approval,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -39,12 +41,12 @@ __all__ = ["Request", "Requests"]
 
 R = TypeVar("R")
 _NAMES = (
-    *("active", "answer_approval", "approval", "approval_for", "begin_call", "create_task", "end_call"),
-    *("end_task", "forget", "known", "labels", "live", "rejection", "remember", "revise_task"),
-    *("save_approval", "task", "track"),
+    *("active", "answer_approval", "approval", "approval_for", "create_task", "end_task", "forget", "known"),
+    *("labels", "live", "rejection", "remember", "revise_task", "save_approval", "task", "track"),
 )
 SCRIPTS = {
     **{name: script(name) for name in _NAMES},
+    **{name: script(name, counters=True) for name in ("begin_call", "counted", "end_call")},
     "remember_revocation": script("remember", without_memory=True),
 }
 
@@ -114,21 +116,29 @@ class Requests:
         """Count a call, use its approval, and record its credential."""
 
         def refuse(now: float, values: list[Any]) -> None:
-            prior, begun, family, recorded = values
+            prior, begun, family, recorded, problem = values
             before = decode(prior[1:]) if prior[:1] == b"=" else None
             _rules.admit(call, _family(family), now, resumed=bool(prior))
             if begun:
                 raise StoreError(f"call {call.id} has begun before")
             if call.approval_id is not None:
                 _rules.use(call, rows.read_approval(recorded), before, now)
+            if problem:
+                rows.raise_of_numbers(call, problem)
 
-        same = pack([call.key, call.task_id, call.tool, call.path.value])
+        same = rows.same_row(call.same)
         claim = b"-" if call.approval_id is None else b"=" + encode(call.approval_id)
         arguments: list[rows.Value] = [encode(call.id), encode(call.task_id), encode(call.tool)]
         arguments += [b"0" if call.path is ToolPath.READ else b"1", same, encode(call.key), claim]
-        arguments.append(str(call.choice_bits))
+        arguments += [str(call.choice_bits), *rows.number_rows(call)]
         last = [] if credential is None else rows.credential_row(credential)
         return self.request("begin_call", [*arguments, *last], _nothing, refuse)
+
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None) -> Request[tuple[int, ...]]:
+        """Return numbers, without what the suspended call *resumes* has added to them."""
+        same = b"" if resumes is None else rows.same_row(resumes)
+        parts = [encode(str(part)) for cell in cells for part in cell]
+        return self.request("counted", [same, *parts], lambda values: tuple(map(int, values[0])))
 
     def track(self, credential: LiveCredential) -> Request[Callable[[], object]]:
         """Record a credential; the answer raises if its task has ended."""
@@ -146,13 +156,15 @@ class Requests:
         effects: ReadEffects,
         revoked: bool,
         remember: tuple[str, float] | None,
+        undo: bool,
     ) -> Request[None]:
         """End a call, with what it has read."""
         key, until = ("", "") if remember is None else (remember[0], seconds(remember[1]))
         flags: list[rows.Value] = [_flag(outcome is Outcome.SUSPENDED), _flag(revoked), encode(key), until]
         arguments: list[rows.Value] = [encode(call_id), *flags, _flag(effects != NO_READ_EFFECTS)]
         arguments += [_flag(effects.untrusted), str(int(effects.sensitivity))]
-        arguments += [str(LABELS), str(LABELS + TRUSTED_LABELS), *rows.label_rows(effects.labels)]
+        arguments += [str(LABELS), str(LABELS + TRUSTED_LABELS), _flag(undo)]
+        arguments += rows.label_rows(effects.labels)
         return self.request("end_call", arguments, _nothing)
 
     def labels(self, family: str, digests: Collection[str]) -> Request[tuple[Label, ...]]:

@@ -12,6 +12,8 @@ from agentguard.model import (
     Approval,
     ApprovalStatus,
     Budget,
+    Call,
+    CallKey,
     Identity,
     Label,
     LiveCredential,
@@ -21,7 +23,9 @@ from agentguard.model import (
     TaskStatus,
     ToolPath,
 )
-from agentguard.stores import _rows
+from agentguard.model.counts import MOST as MOST_UNITS
+from agentguard.model.counts import VALUES
+from agentguard.stores import _counter_rules, _rows
 from agentguard.stores.redis.packing import decode, encode, pack, pairs, seconds, unpack
 from agentguard.text import folded_address
 
@@ -33,10 +37,13 @@ __all__ = [
     "judged_task",
     "label_rows",
     "label_texts",
+    "number_rows",
+    "raise_of_numbers",
     "read_approval",
     "read_credential",
     "read_label",
     "read_task",
+    "same_row",
     "task_fields",
 ]
 
@@ -175,6 +182,31 @@ def read_credential(row: list[bytes]) -> LiveCredential:
 def label_texts(label: Label) -> tuple[str, str, str]:
     """Return what is kept of a label beside its digest."""
     return label.source, str(int(label.trusted)), str(int(label.sensitivity))
+
+
+def same_row(same: CallKey) -> bytes:
+    """Return what a resumed call has in common with its suspended one."""
+    return pack([same.key, same.task_id, same.tool, same.path.value])
+
+
+def number_rows(call: Call) -> list[Value]:
+    """Return the numbers by which a call was judged, what it adds to numbers, and the two limits."""
+    numbers = pack(str(part) for cell, value in call.numbers for part in (*cell, value))
+    additions = pack(str(part) for addition in call.additions for part in addition)
+    return [numbers, additions, str(MOST_UNITS), str(VALUES)]
+
+
+def raise_of_numbers(call: Call, problem: list[bytes]) -> None:
+    """Raise why a call may not begin by its numbers.
+
+    Raises:
+        CountersChanged, CountersFull: As the script has said.
+    """
+    kind, *place = problem
+    if kind == b"changed":
+        raise _counter_rules.changed(call)
+    check = _counter_rules.grown if kind == b"full" else _counter_rules.within_limit
+    check(int(place[1]), call.additions[int(place[0])])
 
 
 def label_rows(labels: tuple[Label, ...]) -> list[Value]:

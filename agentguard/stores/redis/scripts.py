@@ -1,7 +1,7 @@
 """The Lua scripts of the Redis store: one for each operation, so that each is atomic.
 
 They are the files in the folder ``lua``. Redis 7, or Valkey, runs them. Each but `open` begins with
-``_shared.lua``.
+``_shared.lua``, and those that look at numbers of calls with ``_counters.lua`` behind it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ __all__ = ["Script", "script"]
 
 _FOLDER = files(__package__) / "lua"
 _SHARED = (_FOLDER / "_shared.lua").read_text("utf-8")
+_COUNTERS = (_FOLDER / "_counters.lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Script:
     writes: bool
 
 
-def script(name: str, *, shared: bool = True, without_memory: bool = False, after: str = "") -> Script:
+def script(
+    name: str, *, shared: bool = True, without_memory: bool = False, counters: bool = False, after: str = ""
+) -> Script:
     """Read the script *name*; with *without_memory*, a server runs it also when its memory is full.
 
     *after* is what runs before it in the same script, and may return instead of it.
@@ -37,6 +40,6 @@ def script(name: str, *, shared: bool = True, without_memory: bool = False, afte
         flags = "#!lua flags=allow-oom"
     if after:
         name, body = f"{name}{after}", (_FOLDER / f"{after}.lua").read_text("utf-8") + body
-    data = f"{flags}\n{_SHARED if shared else ''}{body}".encode()
+    data = f"{flags}\n{_SHARED if shared else ''}{_COUNTERS if counters else ''}{body}".encode()
     # the name that Redis gives to a script, not a protection
     return Script(name, data, hashlib.sha1(data, usedforsecurity=False).hexdigest().encode(), "done(" in body)

@@ -18,10 +18,10 @@ from agentguard.stores.redis.wire import Exchange
 __all__ = ["SCHEMA", "Session"]
 
 R = TypeVar("R")
-SCHEMA = "1"
-"""The version of the keys and of what they hold."""
+SCHEMA = "2"
+"""The version of the keys and of what they hold. Since 2, calls that were done are counted."""
 
-_OPEN = script("open", shared=False)
+_OPEN, _MIGRATE = script("open", shared=False), script("migrate", shared=False)
 _HINT = (
     "what was written last may be lost there, such as a revocation: end or revoke what is live, see why the"
     " server forgot it, and start this process again"
@@ -68,6 +68,18 @@ class Session:
         """
         self._opened(self._connections.run(self._opening()))
 
+    def migrate(self) -> int | None:
+        """Bring the store to this schema; return the schema that was there, or None if there was no store.
+
+        Raises:
+            ConfigurationError: The store is newer than this agentguard, or as `check`.
+            StoreError: It cannot be reached.
+        """
+        exchange = Exchange(_MIGRATE, self._key, [SCHEMA, secrets.token_hex(16)], wait=True)
+        *head, before = self._connections.run(exchange)
+        self._opened(head)
+        return int(before) if before else None
+
     def close(self) -> None:
         """Close the connections of threads."""
         self._connections.close()
@@ -89,9 +101,11 @@ class Session:
     def _opened(self, answer: list[Any]) -> bytes:
         schema, identity, number = answer
         if schema != SCHEMA.encode():
+            is_older = schema.isdigit() and int(schema) < int(SCHEMA)
+            newer = "upgrade agentguard, or use another prefix"
             raise ConfigurationError(
                 f"the store in {self._name} has schema {decode(schema or b'?')}, not {SCHEMA}",
-                hint="use the agentguard that made it, or another prefix",
+                hint="run: agentguard store migrate" if is_older else newer,
             )
         if self._identity not in (None, identity):
             self._lose("it is another store than before")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agentguard.concurrency.drive import drive, lift
 from agentguard.model import (
@@ -12,6 +12,8 @@ from agentguard.model import (
     Approval,
     Basis,
     Call,
+    CallKey,
+    Cell,
     Label,
     LiveCredential,
     Login,
@@ -83,19 +85,15 @@ class RedisStore:
         self._requests = Requests(clock, retention)
 
     def check(self) -> None:
-        """Look at the server now, without an operation.
-
-        Raises:
-            ConfigurationError: It may lose a revocation, is a replica, or the store has another schema.
-            StoreError: It cannot be reached.
-        """
+        """Look at the server now, without an operation. What it raises is in the class's docstring."""
         self._session.check()
 
-    def close(self) -> None:
-        """Close the connections of threads; later operations raise StoreError.
+    def migrate(self) -> int | None:
+        """Bring the store to the newest schema; return the one that was there, if any. Raises as `check`."""
+        return self._session.migrate()
 
-        Those of an event loop are closed when it shuts down.
-        """
+    def close(self) -> None:
+        """Close the connections of threads, not those of event loops; later operations raise StoreError."""
         self._session.close()
 
     async def aclose(self) -> None:
@@ -103,11 +101,7 @@ class RedisStore:
         await self._session.aclose()
 
     def create_task(self, state: TaskState) -> None:
-        """Record a new task.
-
-        Raises:
-            StoreError: A task of this id exists.
-        """
+        """Record a new task; a StoreError says that one of this id exists."""
         self._session.run(self._requests.create_task(state))
 
     def task(self, task_id: str) -> TaskState | None:
@@ -136,12 +130,14 @@ class RedisStore:
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> None:
-        """Record how the call ended, and what its task and the task's ancestors have read by it.
+        """Record how the call ended; if it is not running, *effects* and *undo* are ignored."""
+        self._session.run(self._requests.end_call(call_id, outcome, effects, revoked, remember, undo))
 
-        If the call is not running, *effects* are ignored.
-        """
-        self._session.run(self._requests.end_call(call_id, outcome, effects, revoked, remember))
+    def counted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> tuple[int, ...]:
+        """Return these numbers, without what the suspended call *resumes* has added to them."""
+        return self._session.run(self._requests.counted(cells, resumes))
 
     def labels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that the family's tasks have read, for these digests."""
@@ -231,9 +227,14 @@ class RedisStore:
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> None:
         """Record how the call ended, and what its task and the task's ancestors have read by it."""
-        await self._session.arun(self._requests.end_call(call_id, outcome, effects, revoked, remember))
+        await self._session.arun(self._requests.end_call(call_id, outcome, effects, revoked, remember, undo))
+
+    async def acounted(self, cells: Sequence[Cell], resumes: CallKey | None = None) -> tuple[int, ...]:
+        """Return these numbers, without what the suspended call *resumes* has added to them."""
+        return await self._session.arun(self._requests.counted(cells, resumes))
 
     async def alabels(self, family: str, digests: Collection[str]) -> tuple[Label, ...]:
         """Return the labels of values that the family's tasks have read, for these digests."""

@@ -1,6 +1,8 @@
 #!lua
 -- 1 id, 2 task, 3 tool, 4 '1' for a call that writes, 5 what a resumed call has in common with its suspended
--- one, 6 call key, 7 '=' and the id of an approval or '-', 8 choice bits, then the credential if there is one
+-- one, 6 call key, 7 '=' and the id of an approval or '-', 8 choice bits, 9 the numbers by which it was judged,
+-- 10 what it adds to numbers, 11 and 12 the most of a number and of the values of an argument, then the
+-- credential if there is one
 local id, task_id, tool, writes = ARGV[FIRST + 1], ARGV[FIRST + 2], ARGV[FIRST + 3], ARGV[FIRST + 4] == '1'
 local same, call_key, claim = ARGV[FIRST + 5], ARGV[FIRST + 6], ARGV[FIRST + 7]
 local bits = tonumber(ARGV[FIRST + 8])
@@ -22,13 +24,23 @@ if claim ~= '-' then
     local again = a[4] == 'used' and prior == claim
     if not (is_for_it and (again or a[4] == 'approved' and now < tonumber(a[5]))) then allowed = false end
 end
-if not allowed then
-    local recorded = approval and redis.call('HGETALL', approval) or {}
-    return refused(prior or '', begun, rows_of(ids, tasks), recorded)
+local looked_at, additions = texts(ARGV[FIRST + 9]), texts(ARGV[FIRST + 10])
+local before = prior and texts(redis.call('GET', P .. 'added:' .. same) or '') or {}
+local problem
+if allowed and #looked_at + #additions > 0 then
+    local most, values = tonumber(ARGV[FIRST + 11]), tonumber(ARGV[FIRST + 12])
+    problem = number_problem(looked_at, additions, before, most, values)
 end
-redis.call('SET', call, packed(task_id) .. packed(same) .. packed(claim), 'PX', span(tonumber(tasks[1][KEPT])))
+if not allowed or problem then
+    local recorded = approval and redis.call('HGETALL', approval) or {}
+    return refused(prior or '', begun, rows_of(ids, tasks), recorded, problem or {})
+end
+local row = packed(task_id) .. packed(same) .. packed(claim)
+if #additions > 0 then row = row .. packed(ARGV[FIRST + 10]) end
+redis.call('SET', call, row, 'PX', span(tonumber(tasks[1][KEPT])))
 if prior then
-    redis.call('DEL', P .. 'suspended:' .. same)
+    redis.call('DEL', P .. 'suspended:' .. same, P .. 'added:' .. same)
+    take_back(before)
 else
     for i, one in ipairs(ids) do
         local key = P .. 'task:' .. one
@@ -40,5 +52,6 @@ else
     end
 end
 if approval then redis.call('HSET', approval, 'status', 'used') end
-if #ARGV > FIRST + 8 then track(unpack(ARGV, FIRST + 9, FIRST + 14)) end
+if #additions > 0 then add_numbers(additions, tonumber(tasks[#tasks][KEPT])) end
+if #ARGV > FIRST + 12 then track(unpack(ARGV, FIRST + 13, FIRST + 18)) end
 return done()

@@ -1,19 +1,25 @@
 #!lua flags=allow-oom
 -- 1 id, 2 '1' if it is suspended, 3 '1' if its credentials are revoked, 4 and 5 a key to remember and its time
 -- or '', 6 '1' if it has read something, 7 '1' if that is untrusted, 8 its sensitivity, 9 and 10 the most labels
--- of a family and the most with trusted ones, then digest, source, '1' if trusted, sensitivity of each label
+-- of a family and the most with trusted ones, 11 '1' to take back what it has added to numbers, then digest,
+-- source, '1' if trusted, sensitivity of each label
 local id, suspended, has_read = ARGV[FIRST + 1], ARGV[FIRST + 2] == '1', ARGV[FIRST + 6] == '1'
 local call = P .. 'call:' .. id
 local row = redis.call('GET', call)
 if ARGV[FIRST + 3] == '1' then forget(id) end
 if ARGV[FIRST + 5] ~= '' then remember(ARGV[FIRST + 4], ARGV[FIRST + 5]) end
 if not row then return done() end
-local task_id, same, claim = unpack(texts(row))
+local task_id, same, claim, added = unpack(texts(row))
 redis.call('DEL', call)
+if added and ARGV[FIRST + 11] == '1' then
+    take_back(texts(added))
+    added = nil
+end
 local task = facts(task_id)
 if not task[1] then return done() end
 if suspended then
     redis.call('SET', P .. 'suspended:' .. same, claim, 'PX', span(tonumber(task[KEPT])))
+    if added then redis.call('SET', P .. 'added:' .. same, added, 'PX', span(tonumber(task[KEPT]))) end
 end
 if not has_read then return done() end
 
@@ -33,7 +39,7 @@ local labels, most, most_trusted = P .. 'labels:' .. root, tonumber(ARGV[FIRST +
 local own = redis.call('HMGET', P .. 'task:' .. task_id, 'labels', 'labels_before')
 local count = tonumber(own[1]) - tonumber(own[2]) + tonumber(redis.call('HGET', labels, 'n') or '0')
 local new = 0
-for i = FIRST + 11, #ARGV, 4 do
+for i = FIRST + 12, #ARGV, 4 do
     local digest, source, trusted = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     if count < (trusted == '1' and most_trusted or most) then
         count = count + 1
