@@ -152,6 +152,9 @@ class ToolSettings(Table):
         default=None,
         description='the module, or module:qualname, that defines it, as in source = "shop.tools"',
     )
+    recognized: dict[Name, Literal["folded", "date", "amount"]] = Field(
+        default={}, description='forms that users write values in, as in recognized = { name = "folded" }'
+    )
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )
@@ -267,12 +270,13 @@ def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, Resour
         )
     schema = schema_of(name, tool.args)
     arguments = None if schema is None else sorted(schema["properties"])
-    if arguments is not None and not set(tool.sinks) <= set(arguments):
-        raise SettingError(
-            *("tools", name, "sinks"),
-            problem=f"{min(set(tool.sinks) - set(arguments))!r} is not an argument of the tool",
-            hint=f"use: {', '.join(arguments) or 'none: it has no arguments'}",
-        )
+    for key, names in (("sinks", set(tool.sinks)), ("recognized", set(tool.recognized))):
+        if arguments is not None and not names <= set(arguments):
+            raise SettingError(
+                *("tools", name, key),
+                problem=f"{min(names - set(arguments))!r} is not an argument of the tool",
+                hint=f"use: {', '.join(arguments) or 'none: it has no arguments'}",
+            )
 
 
 def schema_of(name: str, args: Mapping[str, Any] | None) -> dict[str, Any] | None:

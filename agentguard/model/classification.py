@@ -7,13 +7,13 @@ from typing import Any
 
 from agentguard.errors import ConfigurationError
 from agentguard.model.provenance import Sensitivity
-from agentguard.model.tool import ToolPath, ToolSpec
+from agentguard.model.tool import RECOGNIZED, ToolPath, ToolSpec
 
 __all__ = ["spec_of"]
 
 _KEYS = {
     *("path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"),
-    *("server", "source", "instance"),
+    *("server", "source", "instance", "recognized"),
 }
 
 
@@ -49,7 +49,17 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         server=facts.get("server"),
         source=facts.get("source"),
         instance=facts.get("instance"),
+        recognized=_forms(name, facts.get("recognized", {})),
     )
+
+
+def _forms(tool: str, forms: Mapping[str, str]) -> dict[str, str]:
+    if unknown := sorted(f"{form}" for form in forms.values() if form not in RECOGNIZED):
+        raise ConfigurationError(
+            f"tool {tool} recognizes values in the unknown form {unknown[0]}",
+            hint=f"use {', '.join(RECOGNIZED)}",
+        )
+    return dict(forms)
 
 
 def _level(tool: str, key: str, facts: Mapping[str, Any], otherwise: Sensitivity) -> Sensitivity:

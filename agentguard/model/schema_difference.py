@@ -139,14 +139,23 @@ def require_arguments(name: str, declared: Schema, schema: Schema) -> None:
 
 
 def require_sinks(spec: ToolSpec, schema: Schema) -> None:
-    """Refuse a sink that is no argument: the limit on counterparties would apply to nothing.
+    """Refuse a sink that is no argument, since the limit on counterparties would apply to nothing.
+
+    The same holds for an argument whose values are recognized in another form.
 
     Raises:
         ConfigurationError: There is one.
     """
-    arguments = schema.get("properties", {})
-    if not schema.get("additionalProperties") and (stray := sorted(spec.sinks - set(arguments))):
+    arguments = set(schema.get("properties", {}))
+    if schema.get("additionalProperties"):
+        return
+    if stray := sorted(spec.sinks - arguments):
         raise ConfigurationError(
             f"tool {spec.name} has the sink {stray[0]}, and takes {sorted(arguments)}",
             hint="a sink is the name of an argument",
+        )
+    if stray := sorted(spec.recognized.keys() - arguments):
+        raise ConfigurationError(
+            f"tool {spec.name} recognizes values of {stray[0]}, and takes {sorted(arguments)}",
+            hint="recognized has names of arguments",
         )

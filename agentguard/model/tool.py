@@ -12,7 +12,10 @@ from agentguard.model.declared import Declared, declared_in
 from agentguard.model.facts import FactSpec
 from agentguard.model.provenance import Sensitivity
 
-__all__ = ["Resource", "ToolPath", "ToolSpec"]
+__all__ = ["RECOGNIZED", "Resource", "ToolPath", "ToolSpec"]
+
+RECOGNIZED = ("folded", "date", "amount")
+"""The other forms in which the user may have written a value; `provenance.recognition` says what each is."""
 
 
 class ToolPath(StrEnum):
@@ -55,6 +58,8 @@ class ToolSpec:
     from elsewhere is another tool. `instance` is the argument that names the one thing that a call acts on,
     such as an order; without it a call is about the resource as a whole. `facts` are what the application has
     declared of the tool's calls. `counted` says what is counted of its calls that were done, if anything.
+    `recognized` names the arguments whose value is the user's also if the user has written it in another form,
+    each with that form, one of `RECOGNIZED`.
     """
 
     name: str
@@ -73,6 +78,7 @@ class ToolSpec:
     instance: str | None = None
     facts: tuple[FactSpec, ...] = ()
     counted: Counted | None = None
+    recognized: Mapping[str, str] = field(default_factory=dict)
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
     @property

@@ -25,6 +25,7 @@ from agentguard.model import (
 )
 from agentguard.model.mandate import IF_TAKEN
 from agentguard.provenance.leaves import Leaf, digest, leaves
+from agentguard.provenance.recognition import recognized_bits
 from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
 from agentguard.provenance.words import phrases_count, words_contain, words_count
 
@@ -151,7 +152,7 @@ class _Reading:
         labels = tuple(self._labels.get(digest(task.root_id, value), ())) if self._labels else ()
         places = tuple(_places(name, value, self._spec, task.mandate)) if self._is_limited else ()
         vouching = {author for _, author in places}
-        in_words = bool(task.words) and words_contain(task.words, value)
+        in_words, spelling = self._in_words(name, value)
         if in_words:
             vouching.add("user")
         if not vouching and not labels:
@@ -163,7 +164,7 @@ class _Reading:
         if not complete:
             sensitivity = task.sensitivity
         if sensitivity < task.sensitivity:
-            self.bits += self._choice(value, [place for place, _ in places], in_words)
+            self.bits += spelling + self._choice(value, [place for place, _ in places], in_words)
         return Provenance(
             sources=frozenset(vouching | {label.source for label in labels}),
             user="user" in vouching,
@@ -171,6 +172,15 @@ class _Reading:
             untrusted=task.untrusted and not trusted,
             sensitivity=sensitivity,
         )
+
+    def _in_words(self, name: str, value: str | int | float) -> tuple[bool, int]:
+        """Return whether a value is the user's, and the bits that another spelling of it than theirs says."""
+        words = self.task.words
+        if not words or words_contain(words, value):
+            return bool(words), 0
+        form = self._spec.recognized.get(name)
+        bits = None if form is None else recognized_bits(form, words, value)
+        return bits is not None, bits or 0
 
     def _choice(self, value: Leaf, places: list[str], in_words: bool) -> float:
         """Return how many bits it says that the model has chosen this value of those that are vouched for.
