@@ -58,8 +58,8 @@ class ToolSpec:
     from elsewhere is another tool. `instance` is the argument that names the one thing that a call acts on,
     such as an order; without it a call is about the resource as a whole. `facts` are what the application has
     declared of the tool's calls. `counted` says what is counted of its calls that were done, if anything.
-    `recognized` names the arguments whose value is the user's also if the user has written it in another form,
-    each with that form, one of `RECOGNIZED`.
+    `recognized` names the arguments whose value is the user's also if the user has written it in another
+    form, each with that form, one of `RECOGNIZED`.
     """
 
     name: str

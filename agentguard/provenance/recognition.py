@@ -4,8 +4,8 @@ The catalog says for which arguments, since another spelling may be another valu
 case alone. Nothing is guessed. A text that can be read in two ways, such as 03/12/2026, is recognized as
 neither.
 
-    folded   case, white space and Unicode form (NFC, UAX #15) of the user's words do not count; the value is in
-             NFC, with single blanks
+    folded   case, white space and Unicode form (NFC, UAX #15) of the user's words do not count; the value
+             is in NFC, with single blanks
     date     an ISO date, or one with hours and minutes, of which the user has written the day, the month and
              the year: 12 March 2026, Mar 12th 2026, 12.3.2026, 2026/03/12; months are English
     amount   a number: 1.200,50 or 12,50 or 1'200.50, with a currency also 1 200,50
