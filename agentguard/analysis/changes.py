@@ -18,6 +18,7 @@ from agentguard.model import (
     Approval,
     ApprovalStatus,
     Arguments,
+    Facts,
     Json,
     Provenance,
     Sensitivity,
@@ -29,6 +30,7 @@ __all__ = ["Change", "approved", "changes"]
 
 _NO_VALUE = re.compile(r'@\w+\s*\(\s*"(?:[^"\\]|\\.)*"\s*\)|::\s*"(?:[^"\\]|\\.)*"|//[^\n]*')
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?")
 _NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,4})?(?![\w.])")
 
 
@@ -166,6 +168,7 @@ _ORDER = (
     InputType.TEXT,
     InputType.COUNT,
     InputType.TABLE,
+    InputType.FACTS,
 )
 _USUAL: Mapping[InputType, tuple[str, ...]] = {
     InputType.FLAG: ("{place} were true", "{place} were false"),
@@ -193,23 +196,61 @@ def _setting(row: RuleInput, name: str, value: object) -> Callable[[AccessReques
     return lambda request: row.changed(request, {**attrgetter(row.source)(request), name: value})
 
 
-def _other_values(
-    kind: InputType, now: Any, constants: _Constants
-) -> Iterator[tuple[str, int, object, object]]:
+_Others = Iterator[tuple[str, int, object, object]]
+
+
+def _other_values(kind: InputType, now: Any, constants: _Constants) -> _Others:
     """Yield, for each other value: the name in a table, the number of the phrase, what it says, the value."""
     match kind:
         case InputType.FLAG:
             yield "", int(now), not now, not now
         case InputType.LEVEL:
             yield from (("", 0, level.name.lower(), level) for level in Sensitivity if level != now)
-        case InputType.TEXTS:
-            yield from (("", 1, text, tuple(t for t in now if t != text)) for text in now)
-            yield from (("", 0, text, (*now, text)) for text in constants.strings if text not in now)
         case InputType.TEXT:
             yield from (("", 0, text, text) for text in constants.strings if text != now)
         case InputType.COUNT:
             counts = (int(number) for number in constants.numbers if number.isdigit())
             yield from (("", 0, count, count) for count in counts if count != now)
-        case InputType.TABLE:
-            for name, value in sorted(now.items()):
-                yield from ((name, 0, text, text) for text in constants.strings if text != value)
+        case _:
+            yield from _OF_SEVERAL[kind](now, constants)
+
+
+def _other_texts(now: tuple[str, ...], constants: _Constants) -> _Others:
+    yield from (("", 1, text, tuple(t for t in now if t != text)) for text in now)
+    yield from (("", 0, text, (*now, text)) for text in constants.strings if text not in now)
+
+
+def _other_entries(now: Mapping[str, str], constants: _Constants) -> _Others:
+    for name, value in sorted(now.items()):
+        yield from ((name, 0, text, text) for text in constants.strings if text != value)
+
+
+def _other_facts(now: Facts, constants: _Constants) -> _Others:
+    for fact, record in sorted(now.items()):
+        for name, value, changed in _other_records(fact, record, constants):
+            yield name, 0, value, Facts.of({**now, fact: changed})
+
+
+_OF_SEVERAL: Mapping[InputType, Callable[[Any, _Constants], _Others]] = {
+    InputType.TEXTS: _other_texts,
+    InputType.TABLE: _other_entries,
+    InputType.FACTS: _other_facts,
+}
+
+
+def _other_records(fact: str, record: Json, constants: _Constants) -> Iterator[tuple[str, Json, Json]]:
+    """Yield, for each other value in a record: the name of the field, the value, and the record with it."""
+    if not isinstance(record, dict):
+        yield from ((fact, value, value) for value in _others(record, {}, *_of(constants)))
+        return
+    for name, present in sorted(record.items()):
+        is_decimal = isinstance(present, str) and _DECIMAL.fullmatch(present) is not None
+        numbers = constants.numbers if is_decimal else ()
+        texts = tuple(text for text in (*constants.strings, *numbers) if text != present)
+        others = texts if isinstance(present, str) else _others(present, {}, *_of(constants))
+        for value in others:
+            yield f"{fact}.{name}", value, {**record, name: value}
+
+
+def _of(constants: _Constants) -> tuple[Sequence[str], Sequence[str]]:
+    return constants.strings, constants.numbers

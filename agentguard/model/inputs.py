@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from agentguard.model.arguments import Json
 from agentguard.model.decision import AccessRequest, ApprovalStatus
+from agentguard.model.facts import Facts
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
 
@@ -59,6 +60,7 @@ class InputType(Enum):
     LEVEL = "a sensitivity, from 0 (public) to 3 (restricted)"
     TIME = "seconds since the epoch"
     TABLE = "texts by name, of which the configuration promises the names"
+    FACTS = "records by name, which each tool has its own of; left out where a request has none"
     MANDATE = "a mandate: no rule can see one"
 
 
@@ -133,6 +135,7 @@ def writer_of(inputs: Iterable[tuple[str, RuleInput]], forms: Forms) -> Callable
     paths = [f"{row.source}.real" if row.type is InputType.LEVEL else row.source for _, row in rows]
     names = tuple(name for name, _ in rows)
     converted = tuple((name, forms[row.type]) for name, row in rows if row.type in forms)
+    sparse = tuple(name for name, row in rows if row.type is InputType.FACTS)
     get: Callable[[object], Any] = attrgetter(*paths) if paths else lambda request: ()
     if len(paths) == 1:
         (name,) = names
@@ -145,6 +148,9 @@ def writer_of(inputs: Iterable[tuple[str, RuleInput]], forms: Forms) -> Callable
         values = dict(zip(names, get(request)))  # noqa: B905  both are made of the same rows
         for name, convert in converted:
             values[name] = convert(values[name])
+        for name in sparse:
+            if not values[name]:
+                del values[name]
         return values
 
     return write
@@ -160,6 +166,7 @@ JSON_FORM: Forms = {
     InputType.TEXTS: list,
     InputType.NAMES: sorted,
     InputType.TABLE: dict,
+    InputType.FACTS: dict,
     InputType.MANDATE: Mandate.literal,
 }
 """What makes JSON of a value; a value of a type that is not named here is JSON as it is."""
@@ -168,6 +175,7 @@ FROM_JSON: Mapping[InputType, Callable[[Json], Any]] = {
     InputType.NAMES: frozenset,
     InputType.LEVEL: Sensitivity,
     InputType.TABLE: dict,
+    InputType.FACTS: Facts.of,
     InputType.MANDATE: Mandate.of,
 }
 """What makes a value of its JSON again; each raises a TypeError or a ValueError for what is none."""
@@ -228,6 +236,7 @@ INPUTS: tuple[RuleInput, ...] = (
         ("", "{value!r} were not said of its arguments"),
         absent=[],
     ),
+    RuleInput("facts", InputType.FACTS, "facts", "facts", ("{name} were {value!r}",), absent={}),
     # what no rule sees, and what is yet a part of the request
     RuleInput("task.words", _TEXT, None, None),
     RuleInput("task.lineage", _TEXTS, None, None),

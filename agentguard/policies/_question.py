@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -66,13 +67,18 @@ def question(
 ) -> dict[str, Json]:
     """Return the question in the shape of AuthZEN 1.0 section 5: subject, action, resource, context.
 
-    The arguments are properties of the resource. The names in the context are those of Cedar's context, with
-    the time in seconds since the epoch as ``at``. Credentials and the user's own words are not in it.
+    The arguments are properties of the resource, as are the fields of the fact that is the thing the tool
+    acts on. Where both have one name it is the argument; the fact's own is in the context. The id of the
+    resource is that of the thing, where the catalog or a fact says which argument names it.
+
+    The names in the context are those of Cedar's context, with the time in seconds since the epoch as ``at``.
+    Credentials and the user's own words are not in it.
 
     Raises:
         ValueError: The PDP has no name for the subject.
     """
     tool, who, arguments = request.tool, request.identity, request.arguments.values
+    resource_id, properties = _resource(request, arguments)
     return {
         "subject": {
             "type": users.type,
@@ -82,11 +88,27 @@ def question(
         "action": {"name": tool.name},
         "resource": {
             "type": tool.resource or "tool",
-            "id": tool.resource or tool.name,
-            "properties": arguments,
+            "id": resource_id,
+            "properties": properties,
         },
         "context": _context(request, arguments, inputs),
     }
+
+
+def _resource(request: AccessRequest, arguments: dict[str, Json]) -> tuple[Json, dict[str, Json]]:
+    """Return the id of what the call acts on, and what is known of it."""
+    tool = request.tool
+    thing = next((fact for fact in tool.facts if fact.resource), None)
+    names = thing.keys[tool.name] if thing is not None else (tool.instance,) if tool.instance else ()
+    key = [arguments.get(name) for name in names]
+    whole = tool.resource or tool.name
+    record = request.facts[thing.name] if thing is not None and thing.name in request.facts else None
+    properties = {**record, **arguments} if isinstance(record, dict) else arguments
+    if not key or None in key:
+        return whole, properties
+    if len(key) == 1 and isinstance(key[0], str):
+        return key[0], properties
+    return json.dumps(key[0] if len(key) == 1 else key), properties
 
 
 def with_approval(question: Mapping[str, Json]) -> dict[str, Json]:
@@ -116,7 +138,11 @@ def _context(
 ) -> dict[str, Json]:
     order, writers = _writers(inputs)
     values = writers[""](request)
-    context = {name: values[name] if name in values else writers[name](request) for name in order}
+    context = {
+        name: writers[name](request) if name in writers else values[name]
+        for name in order
+        if name in writers or name in values
+    }
     origins = request.provenance
     # a rule about unknown provenance must also apply to an argument that the request does not name
     if unlabeled := [name for name in arguments if name not in origins]:

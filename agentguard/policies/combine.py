@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
-from agentguard.ports import CatalogAware, Policy
+from agentguard.ports import CatalogAware, FactsOnDemand, Policy
 
 __all__ = ["Combine", "Rule", "merge_obligations"]
 
@@ -70,6 +70,16 @@ class Combine:
         for policy in self._policies:
             if isinstance(policy, CatalogAware):
                 policy.check_tools(specs)
+
+    def facts_for(self, tool: ToolSpec) -> Collection[str]:
+        """Return the names of the facts that any of the policies looks at in calls of a tool."""
+        names: set[str] = set()
+        for policy in self._policies:
+            if isinstance(policy, FactsOnDemand):
+                names.update(policy.facts_for(tool))
+            else:
+                names.update(fact.name for fact in tool.facts)
+        return names
 
     def reload(self) -> bool:
         """Have each policy that has `reload` read its rules again.

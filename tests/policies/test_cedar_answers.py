@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Sensitivity
-from agentguard.policies.cedar import CedarPolicy, ReloadingCedar
-from agentguard.policies.cedar import policy as policy_room
+from agentguard.policies.cedar import CedarPolicy, ReloadingCedar, bound_tool
 from agentguard.policies.cedar.answers import MOST, constants_of
 from tests.policies.test_cedar import REFUND, anything, ask, bound
 from tests.tiers import examples
@@ -125,7 +124,7 @@ def asks(monkeypatch: pytest.MonkeyPatch) -> Asks:
         questions.clear()
         return policy.decide(request), len(questions)
 
-    monkeypatch.setattr(policy_room, "is_authorized", counted)
+    monkeypatch.setattr(bound_tool, "is_authorized", counted)
     return decide
 
 

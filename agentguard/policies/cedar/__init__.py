@@ -9,6 +9,10 @@ schema      the Cedar schema of a catalog
 validation  the type check of rules against the catalog
 slices      for each tool, the rules that can hold for it
 context     the context of one request
+values      a value of JSON as a value of Cedar
+shapes      what rules can see of a tool's arguments and of its facts
+facts       the facts of one request as Cedar values
+instances   rules about tools that act on one thing in their resource
 answers     the answers to questions that came already
 """
 

@@ -54,15 +54,18 @@ class KnownAnswers:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def question(self, actor: str, context: Mapping[str, Json]) -> bytes:
-        """Return what names this question, and each that no rule can tell from it."""
+    def question(self, actor: str, context: Mapping[str, Json], thing: Json = None) -> bytes:
+        """Return what names this question, and each that no rule can tell from it.
+
+        *thing* is what the rules may look at of the one thing that the call acts on.
+        """
         parts = dict(context)
         for (record, name), constants in self._constants.items():
             value = parts.get(record, {}).get(name)
             if type(value) is int:
                 place = bisect_left(constants, value) + bisect_right(constants, value)
                 parts[record] = {**parts[record], name: place}
-        return sha256(to_json((actor, parts))).digest()
+        return sha256(to_json((actor, parts) if thing is None else (actor, parts, thing))).digest()
 
     def get(self, question: bytes) -> Answer | None:
         """Return the answer to this question, if it is kept."""

@@ -25,7 +25,8 @@ from agentguard.model.inputs import (
     in_group,
     writer_of,
 )
-from agentguard.policies.cedar.types import Refused, ToolShape
+from agentguard.policies.cedar.facts import FactWriter, NotGiven
+from agentguard.policies.cedar.shapes import NO_SHAPES, FactShape, ToolShape
 from agentguard.provenance.arguments import unknown_provenance
 
 __all__ = ["ContextWriter", "NotGiven", "View", "view_of"]
@@ -33,18 +34,17 @@ __all__ = ["ContextWriter", "NotGiven", "View", "view_of"]
 Inputs = tuple[RuleInput, ...]
 
 _WORD = re.compile(r"(?<![@\w])\w+")  # not the name of an annotation: each rule has an @id
-_WHOLE = re.compile(r"\\|\b(?:context|task|args)\b(?!\s*(?:\.|\[|has\b))")
-
-
-class NotGiven(Refused):
-    """The application did not give a part of the environment; a model can correct nothing about that."""
+_RESOURCE = re.compile(r"\bresource\b(?!\s*(?:in\b|is\b|==|!=))")  # its fields, or it as a whole
+_WHOLE = re.compile(r"\\|\b(?:context|task|args|facts)\b(?!\s*(?:\.|\[|has\b))")
 
 
 class View(NamedTuple):
     """What some rules may look at: parts of the context, of the task, arguments, and their provenance.
 
     `family` names what they look at of all that the family of the task has read. Where no rule looks at an
-    `approval`, a person's consent changes no answer, and need not be asked about.
+    `approval`, a person's consent changes no answer, and need not be asked about. `facts` are those in
+    ``context.facts``. `resource` names fields of the thing that the tool acts on, and None says that the
+    rules look at none; `identified` says whether they name such a thing.
     """
 
     parts: tuple[str, ...]
@@ -54,11 +54,38 @@ class View(NamedTuple):
     args: frozenset[str] | None
     provenance: tuple[str, ...] | None
     family: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    resource: frozenset[str] | None = None
+    identified: bool = False
 
 
-def view_of(rules: Iterable[str], names: Collection[str], inputs: Inputs = INPUTS) -> View:
+def view_of(
+    rules: Iterable[str],
+    names: Collection[str],
+    inputs: Inputs = INPUTS,
+    facts: Mapping[str, FactShape] = NO_SHAPES,
+) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*."""
     texts = tuple(rules)
+    view = _view_of(texts, names, inputs)
+    if not facts:
+        return view
+    thing = next((fact for fact in facts.values() if fact.spec.resource), None)
+    fields = frozenset() if thing is None else frozenset(thing.fields(()))
+    if any(map(_WHOLE.search, texts)):
+        return view._replace(
+            facts=tuple(facts), resource=None if thing is None else fields, identified=thing is not None
+        )
+    words = _words(texts)
+    if thing is not None and any(_RESOURCE.search(text.partition("{")[2]) for text in texts):
+        view = view._replace(resource=frozenset(_named(fields, words)))
+    return view._replace(
+        facts=_named(facts, words) if "facts" in view.parts else (),
+        identified=thing is not None and thing.entity in words,
+    )
+
+
+def _view_of(texts: tuple[str, ...], names: Collection[str], inputs: Inputs) -> View:
     parts, task, family, of_arguments = _places(inputs)
     if any(map(_WHOLE.search, texts)):
         return View(parts, True, True, task, frozenset(names), tuple(names), family)
@@ -107,7 +134,9 @@ class ContextWriter:
         self, shape: ToolShape, environment: Collection[str], view: View, inputs: Inputs = INPUTS
     ) -> None:
         self._convert, self._environment, self._view = shape.convert, tuple(environment), view
-        self._parts = _writer(row for row in in_group(inputs, "") if row.name in view.parts)
+        self._facts = FactWriter(shape, view.facts, view.resource)
+        rows = [row for row in in_group(inputs, "") if row.type is not InputType.FACTS]
+        self._parts = _writer(row for row in rows if row.name in view.parts)
         self._task = _writer(row for row in in_group(inputs, "task") if row.name in (view.task or ()))
         rows = [row for row in in_group(inputs, "provenance") if row.name in view.family]
         self._provenance = _writer(rows) if "provenance" in view.parts else None
@@ -127,13 +156,28 @@ class ContextWriter:
             context["environment"] = environment
         if view.task is not None:
             context["task"] = self._task(request)
+        if view.facts:
+            context["facts"] = self._facts.facts(request)
         if self._provenance is not None:
-            context["provenance"] = provenance = self._provenance(request)
-            if view.provenance is not None:
-                provenance["args"] = self._arguments(request, view.provenance)
+            context["provenance"] = self._origins(request, self._provenance(request))
         if request.approval is not None and (approval := approval_json(request)) is not None:
             context["approval"] = approval
         return context
+
+    def _origins(self, request: AccessRequest, provenance: dict[str, Json]) -> dict[str, Json]:
+        if self._facts.origins:
+            provenance["facts"] = self._facts.origins
+        if self._view.provenance is not None:
+            provenance["args"] = self._arguments(request, self._view.provenance)
+        return provenance
+
+    def resource(self, request: AccessRequest) -> dict[str, Json] | None:
+        """Return the thing that the call acts on, as an entity; None where that is the tool's resource.
+
+        Raises:
+            NotGiven: The call does not say which, or what the rules look at of it is not known.
+        """
+        return self._facts.resource(request)
 
     def _promised(self, environment: Mapping[str, str]) -> dict[str, Json]:
         missing = [name for name in self._environment if not isinstance(environment.get(name), str)]

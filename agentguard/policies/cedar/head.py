@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cedarpy import pst
 
-__all__ = ["Head", "Opening", "head_of", "opening_in", "opening_of"]
+__all__ = ["Head", "Opening", "head_of", "is_resource", "opening_in", "opening_of", "with_resource_in"]
 
 _GAP = r"[ \t\r\n]*"
 _TEXT = r'"[^"\\\x00-\x1f\x7f-\x9f]*"'  # without escapes, the text is the name itself
@@ -19,6 +19,7 @@ _SIMPLE = re.compile(
     rf"action{_GAP}(?:(?:==|in\b){_GAP}(\[?(?:{_GAP}{_UID}{_GAP},)*{_GAP}{_UID}{_GAP}\]?){_GAP})?,{_GAP}"
     rf"resource{_GAP}(?:(?:==|in\b){_GAP}({_UID}){_GAP})?\)"
 )
+_RESOURCE = 'Resource::"'
 _NOTES, _UIDS = re.compile(_NOTE), re.compile(_UID)
 
 
@@ -26,8 +27,9 @@ _NOTES, _UIDS = re.compile(_NOTE), re.compile(_UID)
 class Head:
     """The actions (tools and paths) and the resource that a head names; None stands for any.
 
-    A head is read too wide rather than too narrow: types are ignored, ``==`` counts as ``in``, and a part
-    that is not understood is any. The principal is no part of it, since it is not known before a request.
+    A head is read too wide rather than too narrow: types of actions are ignored, ``==`` counts as ``in``, and
+    a part that is not understood is any, as is a thing in a resource, such as ``Order::"4711"``. The
+    principal is no part of it, since it is not known before a request.
     """
 
     actions: tuple[str, ...] | None
@@ -55,7 +57,28 @@ def opening_in(statement: str) -> Opening | None:
     notes, _, _, effect, actions, resource = match.groups()
     names = None if actions is None else tuple(sorted({_name(uid) for uid in _UIDS.findall(actions)}))
     annotations = {name: text[1:-1] for name, text in _NOTES.findall(notes)}
-    return Opening(effect, annotations, Head(names, None if resource is None else _name(resource)))
+    in_resource = resource is not None and resource.startswith(_RESOURCE)
+    return Opening(effect, annotations, Head(names, _name(resource) if in_resource else None))
+
+
+def with_resource_in(statement: str) -> str | None:
+    """Return the policy with ``resource in X`` in its head in place of ``resource == X``, for a Resource X.
+
+    Nothing stands in a Resource but itself and the things that tools act on in it. None stands for a policy
+    whose head is not simple.
+    """
+    match = _SIMPLE.match(statement)
+    if match is None:
+        return None
+    before = statement[: match.start(6)].rstrip(" \t\r\n") if match[6] is not None else ""
+    if not before.endswith("==") or not match[6].startswith(_RESOURCE):
+        return statement
+    return f"{before[:-2]} in {statement[len(before) :]}"
+
+
+def is_resource(kind: pst.EntityType) -> bool:
+    """Return whether a type of entities is that of resources of the catalog."""
+    return bool(kind.basename == "Resource" and not kind.namespace)
 
 
 def _name(uid: str) -> str:
@@ -77,8 +100,10 @@ def head_of(node: pst.Template) -> Head:
         case _:
             actions = None
     match node.resource:
-        case pst.ScopeEq(entity=pst.EntityUid(id=name)) | pst.ScopeIn(entity=pst.EntityUid(id=name)):
-            return Head(actions, name)
-        case pst.ScopeIsIn(entity=pst.EntityUid(id=name)):
-            return Head(actions, name)
+        case (
+            pst.ScopeEq(entity=pst.EntityUid(type=kind, id=name))
+            | pst.ScopeIn(entity=pst.EntityUid(type=kind, id=name))
+            | pst.ScopeIsIn(entity=pst.EntityUid(type=kind, id=name))
+        ):
+            return Head(actions, name if is_resource(kind) else None)
     return Head(actions, None)

@@ -8,7 +8,7 @@ off without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -31,9 +31,10 @@ _NAME = re.compile(r"[.:\[]")
 _PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | {"args", "approval"}
 _OF_ARGUMENT = frozenset(row.name for row in ARGUMENT_INPUTS)
 _APPROVAL = frozenset({"approvers", "approver"})
+_OF_FACT = frozenset({"trusted", "sensitivity"})
 _GROUPS = {
     "task": frozenset(row.name for row in in_group(INPUTS, "task")),
-    "provenance": frozenset(row.name for row in in_group(INPUTS, "provenance")) | {"args"},
+    "provenance": frozenset(row.name for row in in_group(INPUTS, "provenance")) | {"args", "facts"},
 }
 
 
@@ -175,22 +176,40 @@ def _attributes(
     """Return the names that the record at this path can have for some of these tools; None if not known."""
     variable, *parts = path
     if variable != "context":
-        # entities have no attributes; a record of any other expression is left to Cedar's type check
-        return set() if variable in ("principal", "action", "resource") else None
+        return _of_variable(variable, parts, [shapes[spec.name] for spec in specs])
     match parts:
         case []:
             return set(_PARTS)
-        case ["environment"]:
-            return set(environment)
-        case ["approval"]:
-            return set(_APPROVAL)
+        case ["environment" | "approval" as part]:
+            return set(environment if part == "environment" else _APPROVAL)
         case ["task" | "provenance" as group]:
             return set(_GROUPS[group])
         case ["provenance", "args", _]:
             return set(_OF_ARGUMENT)
+        case ["facts", *_] | ["provenance", "facts", *_]:
+            return _of_facts(parts, [shapes[spec.name] for spec in specs])
         case ["args", *_] | ["provenance", "args"]:
             return _of_tools(parts, tuple(specs), shapes)
     return None
+
+
+def _of_variable(variable: str, parts: list[str], shapes: Iterable[ToolShape]) -> set[str] | None:
+    if variable == "resource":
+        things = [shape.instance for shape in shapes]
+        return {name for fact in things if fact is not None for name in fact.fields(parts)}
+    # other entities have no attributes; a record of any other expression is left to Cedar's type check
+    return set() if variable in ("principal", "action") else None
+
+
+def _of_facts(parts: list[str], shapes: Sequence[ToolShape]) -> set[str]:
+    if parts[0] == "provenance":
+        parts = parts[1:]
+        if len(parts) == 2:
+            return set(_OF_FACT)
+    if len(parts) == 1:
+        return {name for shape in shapes for name in shape.facts}
+    facts = [shape.facts.get(parts[1]) for shape in shapes]
+    return {name for fact in facts if fact is not None for name in fact.fields(parts[2:])}
 
 
 def _of_tools(

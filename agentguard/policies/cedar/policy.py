@@ -14,94 +14,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
-from cedarpy import Entities, is_authorized
-from pydantic_core import to_json
+from cedarpy import Entities
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import (
     AccessRequest,
     Decision,
     Effect,
-    Obligation,
     ToolPath,
     ToolSpec,
 )
-from agentguard.model.arguments import Json
 from agentguard.model.inputs import APPROVED
-from agentguard.policies.cedar.answers import Answer, KnownAnswers
-from agentguard.policies.cedar.context import ContextWriter, NotGiven, View, view_of
+from agentguard.policies.cedar.bound_tool import BoundTool, entities_of
+from agentguard.policies.cedar.context import NotGiven
+from agentguard.policies.cedar.instances import opened, require_types
 from agentguard.policies.cedar.schema import resource_of, schema_text
-from agentguard.policies.cedar.slices import Slice, slices
+from agentguard.policies.cedar.slices import slices
 from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
-from agentguard.policies.cedar.types import Refused, ToolShape, shape_of
+from agentguard.policies.cedar.types import Refused, shape_of
 from agentguard.policies.cedar.validation import validate
 
 __all__ = ["CedarPolicy"]
 
-_NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
-_DECISIONS = 64  # of one tool that are kept, each for other rules that determined it
 _UNFIT = "The arguments do not fit the tool's schema."
-
-
-@dataclass(frozen=True)
-class _Tool:
-    """A tool as evaluation needs it. Its view and its context writer are made when it is first called."""
-
-    version: str
-    spec: ToolSpec
-    action: Mapping[str, str]
-    resource: Mapping[str, str]
-    shape: ToolShape
-    slice: Slice
-    environment: tuple[str, ...]
-
-    @cached_property
-    def view(self) -> View:
-        """The parts of a request that its rules may look at."""
-        return view_of((rule.text for rule in self.slice.rules), self.shape.visible)
-
-    @cached_property
-    def context(self) -> ContextWriter:
-        """The writer of a request's context, with the parts that its rules may look at."""
-        return ContextWriter(self.shape, self.environment, self.view)
-
-    @cached_property
-    def known_answers(self) -> KnownAnswers | None:
-        """What Cedar has answered; None where the rules look at the time, which is never the same."""
-        return None if "now" in self.view.parts else KnownAnswers(self.slice.constants)
-
-    @cached_property
-    def known_decision(self) -> Callable[[tuple[str, ...], bool, bool], Decision | None]:
-        """`decision` without anything that a caller could change; None for one with obligations."""
-
-        @lru_cache(_DECISIONS)
-        def known(numbers: tuple[str, ...], allowed: bool, needs_person: bool) -> Decision | None:
-            decision = self.decision(numbers, allowed, needs_person)
-            return None if decision.obligations else decision
-
-        return known
-
-    def decision(self, numbers: tuple[str, ...], allowed: bool, needs_person: bool) -> Decision:
-        """Return what the rules of these numbers have decided."""
-        rules = sorted(map(self.slice.rule, numbers), key=lambda rule: rule.id)
-        ids = tuple(rule.id for rule in rules)
-        verb = "permitted, once approved," if needs_person else "permitted" if allowed else "forbidden"
-        return Decision(
-            effect=Effect.PERMIT if allowed else Effect.DENY,
-            policy_ids=ids,
-            reason=f"{verb} by {', '.join(ids)}" if ids else f"no policy permits {self.spec.name} here",
-            advice=" ".join(rule.advice for rule in rules if rule.advice),
-            obligations=tuple(_obligations(rules, needs_person)) if allowed else (),
-            policy_version=self.version,
-            applicable=allowed or bool(ids),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +50,7 @@ class _Bound:
     version: str
     schema: str
     entities: Entities
-    tools: Mapping[str, _Tool] = field(default_factory=dict)
+    tools: Mapping[str, BoundTool] = field(default_factory=dict)
 
 
 class CedarPolicy:
@@ -179,20 +118,22 @@ class CedarPolicy:
                     hint='rename the tool: in Cedar, Action::"read" stands for all tools on the read path',
                 )
         shapes = {spec.name: shape_of(spec) for spec in specs}
+        require_types(shapes)
+        rules = opened(self.rules, shapes)
         schema = schema_text(specs, shapes, self._environment)
         if (
             specs
         ):  # without tools every rule that names one would be an error, and nothing is permitted anyway
-            validate(self.rules, specs, shapes, self._environment)
-        sliced = slices(self.rules, specs)
+            validate(rules, specs, shapes, self._environment)
+        sliced = slices(rules, specs)
         content = json.dumps([sorted(rule.text for rule in self.rules), schema])
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         return _Bound(
             version=version,
             schema=schema,
-            entities=_entities(specs),
+            entities=entities_of(specs),
             tools={
-                spec.name: _Tool(
+                spec.name: BoundTool(
                     version,
                     spec,
                     {"type": "Action", "id": spec.name},
@@ -217,14 +158,19 @@ class CedarPolicy:
         except Exception as error:  # noqa: BLE001  whatever went wrong, the request was not evaluated
             return _deny(bound, f"policy_error: {type(error).__name__}")
 
+    def facts_for(self, tool: ToolSpec) -> Collection[str]:
+        """Return the names of the facts that the rules may look at in calls of a tool."""
+        bound_tool = self._bound.tools.get(tool.name)
+        return () if bound_tool is None else bound_tool.facts
+
     def _evaluate(self, request: AccessRequest, bound: _Bound) -> Decision:
         tool = bound.tools.get(request.tool.name)
         if tool is None or (tool.spec is not request.tool and tool.spec != request.tool):
             return _deny(bound, f"the policies were not checked against tool {request.tool.name}")
-        context = tool.context.write(request)
-        answer, needs_person = _answer(request, tool, bound, context), False
+        context, thing = tool.context.write(request), tool.context.resource(request)
+        answer, needs_person = tool.answer(request, bound.entities, context, thing), False
         if not (answer.allowed or answer.failure) and request.approval is None and tool.view.approval:
-            second = _answer(request, tool, bound, {**context, "approval": APPROVED})
+            second = tool.answer(request, bound.entities, {**context, "approval": APPROVED}, thing)
             if second.allowed:
                 answer, needs_person = second, True
         if answer.failure:
@@ -233,67 +179,5 @@ class CedarPolicy:
         return decision or tool.decision(answer.numbers, answer.allowed, needs_person)
 
 
-def _entities(specs: Iterable[ToolSpec]) -> Entities:
-    entities = [
-        {
-            "uid": {"type": "Action", "id": spec.name},
-            "attrs": {},
-            "parents": [{"type": "Action", "id": str(spec.path)}],
-        }
-        for spec in specs
-    ]
-    return Entities.from_json_str(json.dumps(entities))
-
-
-def _answer(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:
-    """Return the answer to a question, of Cedar or as it is known."""
-    memory = tool.known_answers
-    if memory is None:
-        return _ask(request, tool, bound, context)
-    question = memory.question(request.identity.actor, context)
-    answer = memory.get(question)
-    if answer is None:
-        answer = _ask(request, tool, bound, context)
-        if not answer.failure:
-            memory.keep(question, answer)
-    return answer
-
-
-def _ask(request: AccessRequest, tool: _Tool, bound: _Bound, context: Mapping[str, Json]) -> Answer:
-    question: dict[str, Any] = {
-        "principal": {"type": "Agent", "id": request.identity.actor},
-        "action": tool.action,
-        "resource": tool.resource,
-    }
-    if context:
-        question["context"] = to_json(context).decode()
-    result = is_authorized(question, tool.slice.policies, bound.entities)
-    errors = result.diagnostics.errors
-    failure = _failure(errors, tool.slice) if errors else ""
-    return Answer(result.allowed, tuple(sorted(result.diagnostics.reasons)), failure)
-
-
-def _failure(errors: Iterable[str], rules: Slice) -> str:
-    """Return which policies failed. Cedar's own words may hold argument values, and are not passed on."""
-    numbers = {match[1] for match in map(_NUMBERED.match, errors) if match}
-    ids = sorted(rules.rule(number).id for number in numbers)
-    if not ids:
-        return "policy_error: Cedar could not read the request"
-    return f"policy_error: {', '.join(ids)} could not be evaluated"
-
-
 def _deny(bound: _Bound, reason: str, advice: str = "") -> Decision:
     return Decision(effect=Effect.DENY, reason=reason, advice=advice, policy_version=bound.version)
-
-
-def _obligations(rules: list[Rule], needs_person: bool) -> Iterable[Obligation]:
-    """Yield the obligations of the permits. If several narrow the same, the narrowest holds."""
-    if needs_person:
-        yield Obligation(kind="approve")
-    scopes = [rule.scopes for rule in rules if rule.scopes is not None]
-    if scopes:
-        common: list[Json] = sorted(frozenset.intersection(*scopes))
-        yield Obligation(kind="narrow_scopes", parameters={"scopes": common})
-    lifetimes = [rule.lifetime for rule in rules if rule.lifetime is not None]
-    if lifetimes:
-        yield Obligation(kind="shorten_lifetime", parameters={"seconds": min(lifetimes)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 
 from agentguard.concurrency.fork import ProcessLock
@@ -62,6 +62,10 @@ class ReloadingCedar:
         with self._replacing:
             self._current.check_tools(specs)
             self._tools = specs
+
+    def facts_for(self, tool: ToolSpec) -> Collection[str]:
+        """Return the names of the facts that the rules in force may look at in calls of a tool."""
+        return self._current.facts_for(tool)
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer by the rules in force at this moment. Never raises."""

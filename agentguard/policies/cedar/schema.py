@@ -4,6 +4,10 @@ The paths are action groups, and each tool is an action of its path. The argumen
 ``context.args``, and ``context.provenance.args.<name>`` says where each argument came from. An absent
 argument counts as named by the user. Sensitivities and clearances are numbers, from 0 (public) to 3
 (restricted). Resources are enumerated, so that a rule about a resource that does not exist is an error.
+
+The facts of a tool are the record ``context.facts``. One that is the thing the tool acts on has a type of
+entities of its own, such as ``Order``, whose parent is the tool's resource: ``resource.status``, and
+``resource in Resource::"shop"``.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ _CEDAR: Mapping[InputType, str] = {
     InputType.LEVEL: "Long",
     InputType.TIME: "datetime",
     InputType.TABLE: "Environment",
+    InputType.FACTS: "\0facts",
 }
 _LINES = (
     ("args",),
@@ -43,7 +48,10 @@ _LINES = (
 )
 """The lines of the context's type. A policy's version is a digest of the schema, so these lines stay as they
 are. An input that is not named here follows in the last line."""
-_ARGS, _ORIGINS = "\0args", "\0origins"
+_ARGS, _ORIGINS, _FACT_ORIGINS = "\0args", "\0origins", "\0factorigins"
+_FACTS = f", facts: {_CEDAR[InputType.FACTS]}"
+
+_NOTHING = ToolShape("{}", lambda value: value, (), ())
 
 
 def schema_text(
@@ -62,19 +70,26 @@ def schema_text(
     lines = [_types(inputs) + (f"entity Resource enum [{names}];" if names else "entity Resource;")]
     if any(shapes[spec.name].untyped for spec in specs):
         lines.append(f"entity {UNTYPED};")
+    lines += _types_of_facts([shapes[spec.name] for spec in specs])
     parts = ", ".join(f"{quoted(name)}: String" for name in sorted(environment))
     lines.append(f"type Environment = {{ {parts} }};")
     paths = {spec.path for spec in specs}
     lines += [
-        f"action {quoted(path)}{'' if path in paths else _applies(inputs, '{}')};"
+        f"action {quoted(path)}{'' if path in paths else _applies(inputs, _NOTHING)};"
         for path in sorted(ToolPath)
     ]
     lines += [
-        f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]"
-        f"{_applies(inputs, shapes[spec.name].text, shapes[spec.name].visible)};"
+        f"action {quoted(spec.name)} in [Action::{quoted(spec.path)}]{_applies(inputs, shapes[spec.name])};"
         for spec in specs
     ]
     return "\n".join(lines) + "\n"
+
+
+def _types_of_facts(shapes: Iterable[ToolShape]) -> list[str]:
+    facts = {name: fact for shape in shapes for name, fact in shape.facts.items()}
+    entities = {fact.entity: fact.type.text for fact in facts.values() if fact.spec.resource}
+    lines = [f"entity {name} in [Resource] {fields};" for name, fields in sorted(entities.items())]
+    return [*lines, "type Fact = { trusted: Bool, sensitivity: Long };"] if facts else []
 
 
 def _types(inputs: Inputs) -> str:
@@ -96,7 +111,8 @@ def _request_type(inputs: Inputs) -> str:
     """Return the type of a request, with marks in the places of the tool's arguments and their provenance."""
     types = {row.name: _CEDAR[row.type] for row in in_group(inputs, "")}
     types |= {"args": _ARGS, "task": "Task"}
-    types["provenance"] = f"{{ {_fields(in_group(inputs, 'provenance'))}, args: {{ {_ORIGINS} }} }}"
+    of_task = _fields(in_group(inputs, "provenance"))
+    types["provenance"] = f"{{ {of_task}, args: {{ {_ORIGINS} }}{_FACT_ORIGINS} }}"
     *lines, last = _LINES
     lines.append((*last, *(name for name in types if not any(name in line for line in _LINES))))
     context = ",\n  ".join(", ".join(f"{name}: {types[name]}" for name in line) for line in lines)
@@ -106,8 +122,16 @@ def _request_type(inputs: Inputs) -> str:
     )
 
 
-def _applies(inputs: Inputs, args: str, names: Iterable[str] = ()) -> str:
-    origins = ", ".join(f"{quoted(name)}: Provenance" for name in names)
-    before, _, rest = _request_type(inputs).partition(_ARGS)
+def _applies(inputs: Inputs, shape: ToolShape) -> str:
+    facts, fact_origins = "", ""
+    if shape.facts:
+        types = [f"{n}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(shape.facts.items())]
+        facts = f", facts: {{ {', '.join(types)} }}"
+        fact_origins = f", facts: {{ {', '.join(f'{name}: Fact' for name in sorted(shape.facts))} }}"
+    origins = ", ".join(f"{quoted(name)}: Provenance" for name in shape.visible)
+    text = _request_type(inputs).replace(_FACTS, facts).replace(_FACT_ORIGINS, fact_origins)
+    if shape.instance is not None:
+        text = text.replace("resource: [Resource]", f"resource: [{shape.instance.entity}]", 1)
+    before, _, rest = text.partition(_ARGS)
     between, _, after = rest.partition(_ORIGINS)
-    return f"{before}{args}{between}{origins}{after}"
+    return f"{before}{shape.text}{between}{origins}{after}"

@@ -4,7 +4,8 @@ Cedar evaluates a policy as ``principal && action && resource && conditions`` an
 that is false. A head compares entities, which cannot fail. So a policy whose head is false for a tool
 neither matches nor fails, whatever its conditions say. The answer without it has the same effect, the same
 determining policies and the same errors (https://docs.cedarpolicy.com/auth/authorization.html). The entities
-of a request are one action, whose only parent is the tool's path, and one resource, which has none.
+of a request are one action, whose only parent is the tool's path, and one resource: the tool's own, which has
+no parent, or a thing, whose only parent is the tool's own. A head that names a thing is open to any tool.
 """
 
 from __future__ import annotations

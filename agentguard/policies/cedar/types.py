@@ -14,113 +14,58 @@ a rule can name. One that is deeper in an argument is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agentguard.errors import ConfigurationError
-from agentguard.model import ToolSpec
+from agentguard.model import FactSpec, ToolSpec
 from agentguard.model.arguments import Json
+from agentguard.policies.cedar.shapes import FactShape, ToolShape
+from agentguard.policies.cedar.values import (
+    CedarType,
+    Convert,
+    Refused,
+    boolean,
+    day,
+    decimal,
+    decimal_text,
+    long,
+    moment,
+    string,
+)
 
-__all__ = ["UNTYPED", "Convert", "Refused", "ToolShape", "quoted", "shape_of"]
+__all__ = ["UNTYPED", "Convert", "Refused", "ToolShape", "fact_shape_of", "quoted", "shape_of"]
 
-Convert = Callable[[Json], Json]
-
-_LONG = 2**63
-_DECIMAL = Decimal(_LONG) / 10_000
 _ESCAPES = {"__entity", "__expr", "__extn"}  # as attribute names, Cedar's JSON reads them as values
-
-
-class Refused(ValueError):
-    """A value has no exact Cedar form. The message names the argument and never holds the value."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolShape:
-    """A tool's arguments in Cedar: their type, converter, and the names that rules can and cannot see."""
-
-    text: str
-    convert: Convert
-    names: tuple[str, ...]
-    unseen: tuple[str, ...]
-    untyped: tuple[str, ...] = ()
-    fields: Mapping[str, _Type] = field(default_factory=dict)
-
-    @property
-    def visible(self) -> tuple[str, ...]:
-        """The arguments of which rules see at least whether they are there, and where they came from."""
-        return tuple(sorted((*self.names, *self.untyped)))
-
-    def attributes(self, path: Iterable[str]) -> tuple[str, ...]:
-        """Return the names that rules can see in the record at this path; none if there is no record."""
-        fields = self.fields
-        for name in path:
-            kind = fields.get(name)
-            fields = {} if kind is None else kind.fields
-        return tuple(fields)
-
-
-@dataclass(frozen=True, slots=True)
-class _Type:
-    text: str
-    convert: Convert
-    fields: Mapping[str, _Type] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    type: _Type
+    type: CedarType
     optional: bool
 
 
-def _string(value: Json) -> Json:
-    if type(value) is not str:
-        raise Refused("is not a string")
-    return value
-
-
-def _bool(value: Json) -> Json:
-    if type(value) is not bool:
-        raise Refused("is not a boolean")
-    return value
-
-
-def _long(value: Json) -> Json:
-    if type(value) is not int:  # bool is an int in Python, and not in JSON
-        raise Refused("is not an integer")
-    if not -_LONG <= value < _LONG:
-        raise Refused("is beyond 64 bits")
-    return value
-
-
-def _decimal(value: Json) -> Json:
-    if type(value) is not int and type(value) is not float:
-        raise Refused("is not a number")
-    exact = Decimal(repr(value))
-    if not exact.is_finite() or not -_DECIMAL <= exact < _DECIMAL:
-        raise Refused("is outside the range of a Cedar decimal")
-    exponent = exact.normalize().as_tuple().exponent
-    if isinstance(exponent, str) or exponent < -4:
-        raise Refused("has more than four decimals, and a rounded value would be another value")
-    text = f"{exact:f}"
-    return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
-
-
 _PLAIN = {
-    "string": _Type("String", _string),
-    "boolean": _Type("Bool", _bool),
-    "integer": _Type("Long", _long),
-    "number": _Type("decimal", _decimal),
+    "string": CedarType("String", string),
+    "boolean": CedarType("Bool", boolean),
+    "integer": CedarType("Long", long),
+    "number": CedarType("decimal", decimal),
 }
+_FORMATS = {
+    "decimal": CedarType("decimal", decimal_text),
+    "date-time": CedarType("datetime", moment),
+    "date": CedarType("datetime", day),
+}
+"""The formats of a text that count in a fact. An argument is a text, whatever its format."""
 
 
 UNTYPED = "Untyped"
 _PRESENT = {"__entity": {"type": UNTYPED, "id": "value"}}
-_UNTYPED = _Type(UNTYPED, lambda value: _PRESENT)
+_UNTYPED = CedarType(UNTYPED, lambda value: _PRESENT)
 
 
-def _set(item: _Type) -> _Type:
+def _set(item: CedarType) -> CedarType:
     def convert(value: Json) -> Json:
         if not isinstance(value, list):
             raise Refused("is not a list")
@@ -129,10 +74,10 @@ def _set(item: _Type) -> _Type:
         except Refused as error:
             raise Refused(f"has an entry that {error}") from None
 
-    return _Type(f"Set<{item.text}>", convert)
+    return CedarType(f"Set<{item.text}>", convert)
 
 
-def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) -> _Type:
+def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) -> CedarType:
     converters = [(name, field.type.convert) for name, field in sorted(fields.items())]
     required = {name for name, field in fields.items() if not field.optional}
     accepted = fields.keys() | ignored
@@ -155,20 +100,21 @@ def _record(fields: Mapping[str, _Field], ignored: frozenset[str], extra: bool) 
         return record
 
     parts = (f"{quoted(n)}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(fields.items()))
-    return _Type(f"{{ {', '.join(parts)} }}", convert, {name: field.type for name, field in fields.items()})
+    types = {name: field.type for name, field in fields.items()}
+    return CedarType(f"{{ {', '.join(parts)} }}", convert, types)
 
 
 class _Reader:
     """Reads one tool's schema, and notes in `unseen` the arguments that it leaves out."""
 
-    def __init__(self, root: Mapping[str, Json]) -> None:
-        self._root = root
+    def __init__(self, root: Mapping[str, Json], formats: Mapping[str, CedarType] | None = None) -> None:
+        self._root, self._formats = root, formats or {}
         self.unseen: list[str] = []
         self.untyped: list[str] = []
 
     def record(
         self, schema: Mapping[str, Json], references: frozenset[str], place: str, *, filled: bool
-    ) -> tuple[_Type, tuple[str, ...]]:
+    ) -> tuple[CedarType, tuple[str, ...]]:
         """Read an object at *place*; *filled* says that the guard fills in its defaults."""
         required = set(schema.get("required", ()))
         properties: Mapping[str, Json] = schema.get("properties", {})
@@ -191,7 +137,7 @@ class _Reader:
             sorted(fields.keys() - (self.untyped if filled else ()))
         )
 
-    def type(self, schema: Json, references: frozenset[str], place: str) -> tuple[_Type | None, bool]:
+    def type(self, schema: Json, references: frozenset[str], place: str) -> tuple[CedarType | None, bool]:
         """Return the Cedar type, or None for what has none, and whether the value may be null."""
         while isinstance(schema, Mapping) and "$ref" in schema:
             reference = str(schema["$ref"])
@@ -218,13 +164,16 @@ class _Reader:
             target = target.get(name) if isinstance(target, Mapping) else None
         return target
 
-    def _single(self, schema: Mapping[str, Json], references: frozenset[str], place: str) -> _Type | None:
+    def _single(self, schema: Mapping[str, Json], references: frozenset[str], place: str) -> CedarType | None:
         kind = schema.get("type")
         if kind == "object" and schema.get("properties"):
             return self.record(schema, references, place, filled=False)[0]
         if kind == "array" and "prefixItems" not in schema:
             item, nullable = self.type(schema.get("items"), references, f"{place}[]")
             return None if item is None or nullable else _set(item)
+        form = schema.get("format")
+        if kind == "string" and isinstance(form, str) and form in self._formats:
+            return self._formats[form]
         return _PLAIN.get(kind) if isinstance(kind, str) else None
 
 
@@ -256,7 +205,7 @@ def _is_null(schema: Json) -> bool:
     return isinstance(schema, Mapping) and schema.get("type") == "null"
 
 
-def _common(kinds: list[_Type | None]) -> _Type | None:
+def _common(kinds: list[CedarType | None]) -> CedarType | None:
     """Return the one type of all alternatives, or None. An integer counts as a number; no other types mix."""
     texts = {None if kind is None else kind.text for kind in kinds}
     if texts == {"Long", "decimal"}:
@@ -282,7 +231,22 @@ def shape_of(spec: ToolSpec) -> ToolShape:
             f"the argument schema of tool {spec.name} is no JSON Schema: {type(error).__name__}",
             hint="correct the tool's schema, or give its arguments in [tools.<name>.args]",
         ) from error
-    return ToolShape(kind.text, kind.convert, names, tuple(reader.unseen), tuple(reader.untyped), kind.fields)
+    return ToolShape(
+        kind.text,
+        kind.convert,
+        names,
+        tuple(reader.unseen),
+        tuple(reader.untyped),
+        kind.fields,
+        {fact.name: shape for fact in spec.facts if (shape := fact_shape_of(fact)) is not None},
+    )
+
+
+def fact_shape_of(fact: FactSpec) -> FactShape | None:
+    """Read the type of a fact; None for one of which Cedar has no type, such as a free object."""
+    reader = _Reader(fact.type.schema, _FORMATS)
+    kind, optional = reader.type(fact.type.schema, frozenset(), "")
+    return None if kind is None else FactShape(fact, kind, optional, tuple(reader.unseen))
 
 
 def quoted(text: str) -> str:

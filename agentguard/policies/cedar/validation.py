@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from cedarpy import Schema, validate_policies
 
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
+from agentguard.policies.cedar.instances import wrong_comparisons
 from agentguard.policies.cedar.names import wrong_names
 from agentguard.policies.cedar.schema import resource_of, schema_text
+from agentguard.policies.cedar.shapes import FactShape, ToolShape
 from agentguard.policies.cedar.source import Rule, closest
-from agentguard.policies.cedar.types import UNTYPED, ToolShape
+from agentguard.policies.cedar.types import UNTYPED
 
 __all__ = ["validate"]
 
@@ -23,6 +26,11 @@ _PREFIX = re.compile(r"^for policy `policy\d+`[,:] ")
 _ATTRIBUTE = re.compile(r'attribute `(?:provenance\.)?args\.([^`]*)` in context for Action::"(.*)" not found')
 _ACTION = re.compile(r'unrecognized action `Action::"(.*)"`')
 _RESOURCE = re.compile(r'enumerated entity type, but `"(.*)"` is not')
+_FACT = re.compile(r'attribute `facts\.([^`]*)` in context for Action::"(.*)" not found')
+_NO_FACTS = re.compile(r"attribute `(?:provenance\.)?facts` in context for Action::")
+_FIELD = re.compile(r"attribute `([^`]*)` on entity type `(.*)` not found")
+_OPTIONAL_FACT = re.compile(r"optional attribute `facts\.(?:([^`]*)\.)?([^`.]*)`")
+_OPTIONAL_FIELD = re.compile(r"optional attribute `([^`.]*)` on entity type")
 _OPTIONAL = re.compile(r"optional attribute `(?:args\.)?([^`.]*)")
 _VISIBLE = "rules see only whether it is there, and where it came from"
 _HINTS = (
@@ -72,7 +80,8 @@ def validate(
     if errors:
         raise _first(errors, rules, shapes, specs)
     for rule in rules:
-        for wrong in wrong_names(rule, specs, shapes, tuple(environment)):
+        wrong_names_of_rule = wrong_names(rule, specs, shapes, tuple(environment))
+        for wrong in chain(wrong_names_of_rule, wrong_comparisons(rule, specs, shapes)):
             raise ConfigurationError(
                 f'policy "{rule.id}": {wrong.problem}',
                 hint=wrong.hint,
@@ -143,6 +152,8 @@ def _hint(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolS
         if shape is not None and {name, name.partition(".")[0]} & {*shape.unseen, *shape.untyped}:
             return f"Cedar has no type for {name}: give it a plain type, or test another argument"
         return closest(name, () if shape is None else shape.names)
+    if hint := _fact_hint(problem, shapes):
+        return hint
     optional = _OPTIONAL.search(problem)
     if optional and any(optional[1] in shape.untyped for shape in shapes.values()):
         return f"Cedar has no type for {optional[1]}: {_VISIBLE}"
@@ -151,3 +162,37 @@ def _hint(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolS
     if resource := _RESOURCE.search(problem):
         return closest(resource[1], [resource_of(spec) for spec in specs])
     return next((hint for word, hint in _HINTS if word in problem), "correct the rule, or the tool's schema")
+
+
+def _fact_hint(problem: str, shapes: Mapping[str, ToolShape]) -> str:
+    """Return what to do about a mistake in what a rule says of facts, or nothing."""
+    if optional := _OPTIONAL_FACT.search(problem):
+        record = "context.facts" if optional[1] is None else f"context.facts.{optional[1]}"
+        return f"test for it first: {record} has {optional[2]} && ..."
+    if optional := _OPTIONAL_FIELD.search(problem):
+        return f"test for it first: resource has {optional[1]} && ..."
+    if _NO_FACTS.search(problem):
+        names = ", ".join(sorted(name for name, shape in shapes.items() if shape.facts))
+        return f"let the rule name tools that have facts: {names or 'there are none'}"
+    if match := _FACT.search(problem):
+        shape = shapes.get(match[2])
+        return _field_hint(match[1].split("."), {} if shape is None else shape.facts)
+    match = _FIELD.search(problem)
+    things = [shape.instance for shape in shapes.values() if shape.instance is not None]
+    return "" if match is None or not things else _thing_hint(match[1], match[2], things)
+
+
+def _field_hint(path: Sequence[str], facts: Mapping[str, FactShape]) -> str:
+    name, *fields = path
+    if name not in facts:
+        return closest(name, facts)
+    if ".".join(fields) in facts[name].unseen:
+        return f"Cedar has no type for {'.'.join(path)}: give it a plain type, or test another field"
+    return closest(fields[-1], facts[name].fields(fields[:-1]))
+
+
+def _thing_hint(path: str, kind: str, things: Sequence[FactShape]) -> str:
+    if kind == "Resource":
+        return f"say of which kind it is: resource is {min(fact.entity for fact in things)} && ..."
+    fields = [name for fact in things if fact.entity == kind for name in fact.fields(path.split(".")[:-1])]
+    return closest(path.rpartition(".")[2], fields)
