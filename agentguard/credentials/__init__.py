@@ -40,8 +40,31 @@ To add a broker:
 
 from __future__ import annotations
 
-from agentguard.credentials.httpx_auth import ResourceAuth, auth
-from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
-from agentguard.credentials.presentation import ProofKey
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentguard.credentials.httpx_auth import ResourceAuth, auth
+    from agentguard.credentials.local_issuer import LocalIssuer, jwks, load_key
+    from agentguard.credentials.presentation import ProofKey
 
 __all__ = ["LocalIssuer", "ProofKey", "ResourceAuth", "auth", "jwks", "load_key"]
+
+_HOMES = {
+    "LocalIssuer": "local_issuer",
+    "ProofKey": "presentation",
+    "ResourceAuth": "httpx_auth",
+    "auth": "httpx_auth",
+    "jwks": "local_issuer",
+    "load_key": "local_issuer",
+}
+"""Where each name is. What only reads a secret, as `agentguard exec` may, imports no HTTP client."""
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+    def __getattr__(name):
+        """Import a name when it is first asked for (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value

@@ -193,18 +193,23 @@ class _SealedFunction(BaseTool):
         return await enter(self._schema, self.name, self._coroutine, args, kwargs, extra)
 
 
-def _described(body: Callable[..., Any]) -> Callable[..., Any]:
+def _described(body: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
     """Return a method as a function that says at once what langchain reads of it on each call.
 
-    Of annotations as text, and of what is bound, that takes a third of a bare tool's time.
+    Of annotations as text, and of what is bound, that takes a third of a bare tool's time. *signature* is its
+    own without what is bound, which no tool changes.
     """
 
     def described(*args: Any, **kwargs: Any) -> Any:
         return body(*args, **kwargs)
 
-    described.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]  # what inspect reads
+    described.__signature__ = signature  # type: ignore[attr-defined]  # what inspect reads
     described.__annotations__ = {"config": RunnableConfig}
     return described
+
+
+_ANY = _SealedFunction.model_construct(args_schema=None, name="any", description="")
+_RUN, _ARUN = inspect.signature(_ANY._run), inspect.signature(_ANY._arun)
 
 
 def _wanted(takes: tuple[bool, str | None], config: RunnableConfig, run_manager: Any) -> dict[str, Any]:
@@ -241,8 +246,8 @@ def _sealed_function(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
         _func=tool.func,
         _coroutine=tool.coroutine,
         _original=type(tool).__name__,
-        _run=_described(sealed._run),
-        _arun=_described(sealed._arun),
+        _run=_described(sealed._run, _RUN),
+        _arun=_described(sealed._arun, _ARUN),
         _takes=_takes(tool.func),
         _atakes=_takes(tool.coroutine),
     )

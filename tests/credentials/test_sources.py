@@ -111,6 +111,16 @@ def test_naming_sources_imports_no_vendors_library() -> None:
     assert not {"boto3", "google.cloud", "azure", "keyring", "circuitbreaker"} & set(result.stdout.split())
 
 
+@pytest.mark.process
+def test_reading_a_variable_imports_no_http_client_and_no_issuer() -> None:
+    read = "from agentguard.credentials.sources import source; print(source('env:HOME').read().reveal())"
+    program = f"import sys; {read}; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    home, modules = result.stdout.splitlines()
+    assert home == os.environ["HOME"]
+    assert not {"httpx", "jwt", "agentguard.credentials.local_issuer"} & set(modules.split())
+
+
 # --- JSON paths
 
 
