@@ -85,7 +85,7 @@ class IdentityContract(Contract):
     @on_both_paths
     async def test_what_cannot_be_had_is_an_identity_error(self, identity: AwaitedPort) -> None:
         broken = self.broken()
-        port = AwaitedPort(broken, asynchronous=identity._asynchronous)
+        port = AwaitedPort(broken, asynchronous=identity.asynchronous)
         try:
             assert await assert_raises(IdentityError, port.token(self.audience))
         finally:

@@ -212,7 +212,8 @@ def test_a_write_waits_for_its_replicas_and_fails_without_them(serve: Callable[.
 
 
 def test_all_keys_are_in_one_slot_of_a_cluster(serve: Callable[..., Own]) -> None:
-    node = serve("node", cluster_enabled="yes")
+    # its own choice, the port and 10,000, may be none
+    node = serve("node", cluster_enabled="yes", cluster_port=str(free_port()))
     node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]  # redis-py
     _until(lambda: node.client.cluster("info")["cluster_state"] == "ok")
     store = node.store()
