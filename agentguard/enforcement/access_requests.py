@@ -12,6 +12,7 @@ from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.fact_reading import FactReading
+from agentguard.enforcement.look import Look
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
@@ -53,8 +54,12 @@ class AccessRequests:
         self._environment = dict(options.environment)
         self._operations = operations
 
-    async def of_call(self, invocation: Invocation, span: CallSpan) -> AccessRequest:
-        """Return who would do what in which task, and where the arguments came from.
+    async def of_call(
+        self, invocation: Invocation, span: CallSpan, look: Look | None = None
+    ) -> AccessRequest:
+        """Return who would do what in which task, and where the arguments came from, as *look* says.
+
+        Without *look*, the store is asked.
 
         Raises:
             Denied: The call cannot be judged at all.
@@ -64,7 +69,8 @@ class AccessRequests:
         arguments = invocation.arguments
         if arguments is None or (invocation.spec is None and not self._options.observe):
             raise unclassified(invocation.tool)
-        task = await self._task(invocation)
+        look = look or Look(self._operations)
+        task = await self._task(invocation, look)
         # nothing is known of an unclassified tool: its call counts as the worst
         spec = invocation.spec or ToolSpec(
             name=invocation.tool,
@@ -74,9 +80,11 @@ class AccessRequests:
             clearance=Sensitivity.PUBLIC,
         )
         span.describe(**{"task.id": task.id, "path": spec.path.value})
-        return await self.of_tool(spec, arguments, task)
+        return await self.of_tool(spec, arguments, task, look)
 
-    async def of_tool(self, spec: ToolSpec, arguments: Arguments, task: TaskState) -> AccessRequest:
+    async def of_tool(
+        self, spec: ToolSpec, arguments: Arguments, task: TaskState, look: Look | None = None
+    ) -> AccessRequest:
         """Return the request of a task for one tool with these arguments.
 
         The facts are asked only for what the mandate does not rule out.
@@ -86,7 +94,7 @@ class AccessRequests:
         """
         labels: dict[str, list[Label]] = {}
         if digests := value_digests(task, arguments):
-            for label in await stored(self._operations.labels(task.root_id, digests)):
+            for label in await (look or Look(self._operations)).labels(task.root_id, digests):
                 labels.setdefault(label.digest, []).append(label)
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
@@ -113,11 +121,11 @@ class AccessRequests:
         is_taken = partial(self._ports.catalog.is_taken, mandate.tools)
         return mandate.objection(request.tool, request.arguments, is_taken) is not None
 
-    async def _task(self, invocation: Invocation) -> TaskState:
+    async def _task(self, invocation: Invocation, look: Look) -> TaskState:
         task_id = invocation.task_id
         if task_id is None:
             raise await self._none_active()
-        state = await self._known(task_id)
+        state = await self._known(look, task_id)
         config_task = invocation.named_task
         if config_task is not None and config_task not in (state.id, *state.lineage):
             reason = (
@@ -133,7 +141,7 @@ class AccessRequests:
             actor = self._ports.identity.actor()
         except Exception as error:  # noqa: BLE001  an agent without an identity acts for nobody
             raise Denied.of(DenialCode.NO_IDENTITY, f"no identity: {safe_text(error)}") from None
-        state = await self._within_family(state)
+        state = await self._within_family(state, look)
         if actor != state.identity.actor and actor not in state.identity.chain:
             return replace(state, identity=state.identity.delegate(actor))
         return state
@@ -144,11 +152,12 @@ class AccessRequests:
         Raises:
             Denied: The store does not know it, or fails.
         """
-        return await self._within_family(await self._known(task_id))
+        look = Look(self._operations)
+        return await self._within_family(await self._known(look, task_id), look)
 
-    async def _within_family(self, state: TaskState) -> TaskState:
+    async def _within_family(self, state: TaskState, look: Look) -> TaskState:
         for ancestor_id in state.lineage:
-            state = state.within(await self._known(ancestor_id))
+            state = state.within(await self._known(look, ancestor_id))
         return state
 
     async def _none_active(self) -> Denied:
@@ -160,8 +169,9 @@ class AccessRequests:
             return Denied.of(DenialCode.TASK_ENDED, reason)
         return Denied.of(DenialCode.NO_TASK, "no task is active in this context or in the run's config")
 
-    async def _known(self, task_id: str) -> TaskState:
-        state = await stored(self._operations.task(task_id))
+    @staticmethod
+    async def _known(look: Look, task_id: str) -> TaskState:
+        state = await look.task(task_id)
         if not isinstance(state, TaskState):
             raise Denied.of(DenialCode.TASK_ENDED, f"task {task_id} is unknown to the store")
         return state

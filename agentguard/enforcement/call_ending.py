@@ -93,6 +93,11 @@ class CallEnding:
         else:
             with self._span.stage("revoke"):
                 noted = revoked = await end(revoked=True, remember=note)
+        if (recollection := enforcement.recollection) is not None:
+            if noted:
+                recollection.read(permit.task, effects)
+            else:
+                recollection.forget([permit.task.id])
         unrevoked = permit.route is not None and not revoked
         if unrevoked and not issuance.kept:
             enforcement.calls.failed.add(call_id)

@@ -90,3 +90,10 @@ class CallInProgress:
             enforcement.calls.in_progress.pop(call_id, None)
             if call_id in enforcement.calls.running:
                 enforcement.on_unrevoked()
+
+    def _forget_begin(self, permit: Permit) -> None:
+        """Let go of a call that the store has not begun."""
+        calls = self._flow.enforcement.calls
+        calls.in_progress.pop(permit.call.id, None)
+        calls.running.pop(permit.call.id, None)
+        self._permit = None

@@ -30,6 +30,7 @@ from agentguard.enforcement.missing_grants import GrantQuestions
 from agentguard.enforcement.operations import Operations, operations_of
 from agentguard.enforcement.outbox import Outbox
 from agentguard.enforcement.outbox_thread import OutboxThread
+from agentguard.enforcement.recollection import Recollection
 from agentguard.enforcement.recording import Recording
 from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
@@ -68,6 +69,8 @@ class Enforcement:
         )
         self.facts = FactSources(ports.catalog, options.clock, ports.facts)
         self.blocking = operations.sync
+        conditional = operations.sync.begin_if_unchanged is not None
+        self.recollection = Recollection() if conditional else None
         self.sync = Flow(self, operations.sync)
         self.async_ = Flow(self, operations.async_, self.sync if _in_one_go(ports) else None)
         self.outbox_thread = OutboxThread(self.sync.outbox)

@@ -18,11 +18,11 @@ from agentguard.enforcement.evaluation import Evaluation, undecidable
 from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance
+from agentguard.enforcement.judgement import BasisChanged, Judgement
 from agentguard.enforcement.missing_grants import GrantDenied
-from agentguard.enforcement.operations import stored
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.lease import Lease
-from agentguard.model import AccessRequest, Credential, Effect, Outcome
+from agentguard.model import Credential, Effect, Outcome, TaskState
 from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
@@ -40,7 +40,7 @@ class GuardedCall(CallInProgress):
     child that leaves the call ends and records nothing: the call is its parent's.
     """
 
-    __slots__ = ("_abandoned", "_invocation", "_process", "_request", "_stage")
+    __slots__ = ("_abandoned", "_invocation", "_judgement", "_process", "_stage")
     _stage: Stage
 
     def __init__(self, flow: Flow, invocation: Invocation) -> None:
@@ -49,7 +49,7 @@ class GuardedCall(CallInProgress):
         span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments, description)
         super().__init__(flow, span)
         self._invocation = invocation
-        self._request: AccessRequest | None = None
+        self._judgement = Judgement(invocation, span)
         self._abandoned, self._process = False, this_process()
 
     async def __aenter__(self) -> Permit:
@@ -96,29 +96,27 @@ class GuardedCall(CallInProgress):
         Raises:
             Denied: The call is not permitted, or it cannot be judged: no call ends a run unrecorded.
         """
-        try:
-            judged = await self._permit_or_question(flow)
-        except (Denied, TimeoutError):
-            raise
-        except BaseException as error:
-            if isinstance(error, CancelledError) or is_for_caller(error):
+        changed: tuple[TaskState, ...] = ()
+        while True:
+            try:
+                judged = await self._judgement.judge(flow, changed)
+            except (Denied, TimeoutError):
                 raise
-            raise undecidable(error) from None
-        return await self._begin(judged, flow) if isinstance(judged, Permit) else judged
-
-    async def _permit_or_question(self, flow: Flow) -> Permit | Evaluation:
-        authorization = flow.authorization
-        request = self._request = await authorization.requests.of_call(self._invocation, self._span)
-        try:
-            evaluation = await authorization.judge(self._invocation, request, self._span)
-            if evaluation.question:
-                return evaluation
-            return authorization.permit(self._invocation, evaluation)
-        except Denied as denied:
-            return authorization.observed(self._invocation, request, denied)
+            except BaseException as error:
+                if isinstance(error, CancelledError) or is_for_caller(error):
+                    raise
+                raise undecidable(error) from None
+            if not isinstance(judged, Permit):
+                return judged
+            try:
+                return await self._begin(judged, flow)
+            except BasisChanged as change:
+                changed = change.tasks
+            self._forget_begin(self.permit)
 
     async def _approve(self, evaluation: Evaluation) -> Permit:
         authorization = self._flow.authorization
+        self._judgement.approve()
         try:
             approved = await authorization.approve(self._invocation, evaluation, self._span)
             return authorization.permit(self._invocation, approved)
@@ -150,7 +148,10 @@ class GuardedCall(CallInProgress):
         self._require_open()
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         try:
-            await stored(flow.operations.begin_call(call, self._issuance.planned()))
+            await self._judgement.begin(flow, call, self._issuance.planned())
+        except BasisChanged:
+            permit.begun = False
+            raise
         except Denied as denied:
             # by any other denial the store has refused the call, and begun nothing
             permit.begun = denied.code is DenialCode.STORE_ERROR
@@ -269,9 +270,9 @@ class GuardedCall(CallInProgress):
             self._span.ended(invocation.path, Effect.DENY, error.code)
             return
         if isinstance(error, Denied):
-            await self._flow.recording.denial(invocation, error, self._span, self._request)
-            if error.ends_session and self._request is not None:
-                await self._flow.end_session(self._request.task, error)
+            await self._flow.recording.denial(invocation, error, self._span, self._judgement.request)
+            if error.ends_session and self._judgement.request is not None:
+                await self._flow.end_session(self._judgement.request.task, error)
             return
         effect = Effect.PERMIT if permit is None else permit.decision.effect
         self._span.ended(invocation.path, effect, self._outcome(error))

@@ -29,6 +29,7 @@ from agentguard.model import (
     NO_READ_EFFECTS,
     AccessRequest,
     Approval,
+    Basis,
     Call,
     Credential,
     Decision,
@@ -72,6 +73,15 @@ class EndCall(Protocol):
         remember: tuple[str, float] | None = None,
     ) -> Awaitable[None]:
         """Note how the call ended."""
+
+
+class BeginIfUnchanged(Protocol):
+    """`ports.ConditionalStore.begin_if_unchanged`."""
+
+    def __call__(
+        self, call: Call, credential: LiveCredential | None, basis: Basis
+    ) -> Awaitable[tuple[TaskState, ...] | None]:
+        """Begin the call, or return what has changed."""
 
 
 class Active(Protocol):
@@ -136,6 +146,7 @@ class Operations:
     approval_for: Callable[[str], Awaitable[Approval | None]]
     rejection: Callable[[str, str, str], Awaitable[Approval | None]]
     remember: Callable[[str, float], Awaitable[bool]]
+    begin_if_unchanged: BeginIfUnchanged | None = None
     # the other ports
     decide: Callable[[AccessRequest], Awaitable[Decision]]
     append: Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -171,6 +182,10 @@ def operations_of(
         name: operation_pair(ports.store, name, timeout=timeout, shielded=name in _SHIELDED)
         for name in _OF_THE_STORE
     }
+    if any(hasattr(ports.store, f"{prefix}begin_if_unchanged") for prefix in ("", "a")):
+        single["begin_if_unchanged"] = operation_pair(
+            ports.store, "begin_if_unchanged", timeout=timeout, shielded=True
+        )
     single["decide"] = operation_pair(ports.policy, "decide", timeout=timeout)
     single["append"] = operation_pair(ports.audit, "append", timeout=timeout, shielded=True)
     entitled = None

@@ -14,19 +14,18 @@ __all__ = ["Basis"]
 class Basis:
     """What of a store a call was judged by: its task, and the labels of the values in its arguments.
 
-    `root` is the oldest task of the family as the store holds it; it is `task` itself where that has no
-    parent. `digests` are those of the values for which labels count, and `labels` all that are kept for them.
+    `tasks` are the task of the call and then its lineage, as the store holds them. `digests` are those of the
+    values for which labels count, and `labels` all that are kept for them.
     """
 
-    task: TaskState
-    root: TaskState
+    tasks: tuple[TaskState, ...]
     digests: frozenset[str] = frozenset()
     labels: frozenset[Label] = frozenset()
 
     @property
-    def tasks(self) -> tuple[TaskState, ...]:
-        """The task, and the oldest one of its family unless that is the same."""
-        return (self.task,) if self.task.id == self.root.id else (self.task, self.root)
+    def root_id(self) -> str:
+        """The id of the oldest task of the family, under which its labels are kept."""
+        return self.tasks[-1].id
 
     def counts(self) -> list[tuple[int, ...]]:
         """Return for each of `tasks` what changes of it by its calls, its reading and its questions.

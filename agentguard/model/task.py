@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from agentguard.model.counts import Counted
 from agentguard.model.identity import Identity, Login
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Sensitivity
+from agentguard.model.tool import ToolPath
+
+if TYPE_CHECKING:
+    from agentguard.model.credential import Call
 
 __all__ = ["CHOICE_BITS", "QUESTIONS", "TURN", "WORDS", "Budget", "TaskState", "TaskStatus", "words_of"]
 
@@ -158,6 +163,17 @@ class TaskState:
             questions=ancestor.questions,
             words=ancestor.words,
         )
+
+    def count(self, call: Call) -> tuple[int, int, int, tuple[str, ...]]:
+        """Return the task's calls, writes, choice bits and history after *call*."""
+        history = self.history if call.tool in self.history else (*self.history, call.tool)
+        writes = self.writes + (call.path is not ToolPath.READ)
+        return self.calls + 1, writes, self.choice_bits + call.choice_bits, history
+
+    def counted(self, call: Call) -> TaskState:
+        """Return the task after *call*."""
+        calls, writes, choice_bits, history = self.count(call)
+        return replace(self, calls=calls, writes=writes, choice_bits=choice_bits, history=history)
 
     def ended(self, now: float) -> TaskStatus | None:
         """Return how the task ended, or None while it is active at *now*."""

@@ -192,14 +192,13 @@ class ConditionalStore(Store, Protocol):
 
     def begin_if_unchanged(
         self, call: Call, credential: LiveCredential | None, basis: Basis
-    ) -> tuple[TaskState, TaskState] | None:
-        """Do as `begin_call` and return None, if all of *basis* is still so; what follows is one transaction.
+    ) -> tuple[TaskState, ...] | None:
+        """Do as `begin_call` and return None, if all of *basis* is still so, in one transaction.
 
-        Else begin and count nothing, and return the task of the call and the oldest task of its family (twice
-        the same, if it has no parent) as they are now. Compare of both tasks what never changes with a call
-        (`words` and `mandate` among it) and `Basis.counts`; and the labels of the family with one of
-        `basis.digests`, which are those of `basis.labels` and no others. A task that is unknown or over need
-        not be compared: `begin_call` refuses it.
+        Else begin and count nothing, and return `basis.tasks` as they are now, in their order. Compare of
+        each task what no call changes (its words and its mandate among it) and `Basis.counts`; and the labels
+        of the family that have one of `basis.digests`, which are those of `basis.labels` and no others. Where
+        a task is unknown or over, nothing need be compared: `begin_call` refuses the call.
 
         Raises:
             TaskNotActive, BudgetExhausted, ApprovalError: As `begin_call`.

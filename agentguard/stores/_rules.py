@@ -117,18 +117,6 @@ def revised(task_id: str, state: TaskState | None, revise: Revise, now: float) -
     return replace(state, words=change.words, mandate=change.mandate, kinds=change.kinds)
 
 
-def count(state: TaskState, call: Call) -> tuple[int, int, int, tuple[str, ...]]:
-    """Return the task's calls, writes, choice bits and history after *call*."""
-    history = state.history if call.tool in state.history else (*state.history, call.tool)
-    return state.calls + 1, state.writes + _writes(call), state.choice_bits + call.choice_bits, history
-
-
-def counted(state: TaskState, call: Call) -> TaskState:
-    """Return the task after *call*."""
-    calls, writes, choice_bits, history = count(state, call)
-    return replace(state, calls=calls, writes=writes, choice_bits=choice_bits, history=history)
-
-
 def ask(approval: Approval, family: Family, rejection: Approval | None, now: float) -> list[TaskState]:
     """Return the tasks for which a new question counts, if it may be asked.
 

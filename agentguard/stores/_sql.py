@@ -6,7 +6,6 @@ import json
 import sqlite3
 
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
-from agentguard.stores import _rules
 
 VERSION = 8
 SCHEMA = """
@@ -124,7 +123,7 @@ def track(db: sqlite3.Connection, live: LiveCredential) -> None:
 
 def count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
     """Count a call against its task or an ancestor."""
-    *counts, history = _rules.count(state, call)
+    *counts, history = state.count(call)
     if history is state.history:
         db.execute(COUNT, (*counts, state.id))
     else:

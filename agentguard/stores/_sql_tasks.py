@@ -47,7 +47,7 @@ class TaskRows:
             _rules.admit(call, ((call.task_id, state),), now, resumed=False)
         except TaskError:  # what is stored may allow it: the call may be resumed
             return False
-        *counts, history = _rules.count(state, call)
+        *counts, history = state.count(call)
         if history is not state.history:
             return False
         values = (*counts, state.id, state.deadline, state.calls, state.writes, call.key)

@@ -61,6 +61,8 @@ class Ending:
         try:
             await self.sweep_once()
             await self._operations.create_task(state)
+            if (recollection := self._enforcement.recollection) is not None:
+                recollection.see(state)
         except BaseException as error:
             # the store may still be at it, and the caller is told that there is no such task
             self._enforcement.calls.give_up(state.id, 2 * self._enforcement.options.timeout)
@@ -190,6 +192,8 @@ class Ending:
                 enforcement.on_unrevoked()
             raise
         enforcement.calls.unended.pop(task_id, None)
+        if enforcement.recollection is not None:
+            enforcement.recollection.end(ended)
         enforcement.reuse.drop(ended)
         enforcement.subject_tokens.drop(ended)
         return ended

@@ -89,10 +89,10 @@ class ConditionalStoreContract(StoreContract):
             await change(store)
             before = [await store.task(id_) for id_ in ("child", "parent", "root")]
             changed = await store.begin_if_unchanged(call("1"), live_credential("1"), basis)
-            assert changed == (before[0], before[2]), name
+            assert changed == tuple(before), name
             assert [await store.task(id_) for id_ in ("child", "parent", "root")] == before, name
             assert await store.live() == (), name
-            begun = await store.begin_if_unchanged(call("1"), None, Basis(task=changed[0], root=changed[1]))
+            begun = await store.begin_if_unchanged(call("1"), None, Basis(tasks=changed))
             assert begun is None, name
 
     @on_both_paths
@@ -101,14 +101,14 @@ class ConditionalStoreContract(StoreContract):
     ) -> None:
         await create_family(store)
         basis = await _basis(store, "child")
-        for name in ("task", "root"):
-            state = getattr(basis, name)
+        for number, state in enumerate(basis.tasks):
             for other in (
                 replace(state, words="refund it all"),
                 replace(state, mandate=Mandate(tools=frozenset({"refund_order"}))),
             ):
-                changed = await store.begin_if_unchanged(call("1"), None, replace(basis, **{name: other}))
-                assert changed == (basis.task, basis.root)
+                tasks = (*basis.tasks[:number], other, *basis.tasks[number + 1 :])
+                changed = await store.begin_if_unchanged(call("1"), None, replace(basis, tasks=tasks))
+                assert changed == basis.tasks
         assert await store.begin_if_unchanged(call("1"), None, basis) is None
 
     @on_both_paths
@@ -130,7 +130,7 @@ class ConditionalStoreContract(StoreContract):
         ):
             judged_by = replace(basis, labels=frozenset(labels))
             changed = await store.begin_if_unchanged(call("1"), None, judged_by)
-            assert changed == (basis.task, basis.root), labels
+            assert changed == basis.tasks, labels
         assert (await store.task("child")).calls == 1
         for number, digests in enumerate(({"d1", "d2", "d3"}, {"d2"}, {"d3"}, set())):
             basis = await _basis(store, "child", digests=digests)
@@ -141,8 +141,8 @@ class ConditionalStoreContract(StoreContract):
         await create_family(store, parent=Budget(calls=1))
         basis = await _basis(store, "child")
         lost = sample_task("lost")
-        for unknown in (Basis(task=lost, root=lost), replace(basis, task=lost)):
-            attempt = store.begin_if_unchanged(call("1", task="lost"), None, unknown)
+        for tasks in ((lost,), (lost, *basis.tasks)):
+            attempt = store.begin_if_unchanged(call("1", task="lost"), None, Basis(tasks=tasks))
             await assert_raises(TaskNotActive, attempt)
         attempt = store.begin_if_unchanged(call("1", approval="unknown"), None, basis)
         await assert_raises(ApprovalError, attempt)
@@ -189,18 +189,18 @@ class ConditionalStoreContract(StoreContract):
             basis = run(_basis(store, "child"))
             answers = (_in_a_loop if asynchronous else _in_threads)(store, basis)
             assert answers.count(None) == 1
-            assert {answer[1].calls for answer in answers if answer is not None} == {1}
+            assert {answer[-1].calls for answer in answers if answer is not None} == {1}
             getattr(adapter, "close", lambda: None)()
 
 
-def _in_threads(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, TaskState] | None]:
+def _in_threads(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, ...] | None]:
     with ThreadPoolExecutor(8) as pool:
         attempts = [store.begin_if_unchanged(call(f"{n}"), None, basis) for n in range(8)]
         return list(pool.map(drive, attempts))
 
 
-def _in_a_loop(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, TaskState] | None]:
-    async def together() -> list[tuple[TaskState, TaskState] | None]:
+def _in_a_loop(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, ...] | None]:
+    async def together() -> list[tuple[TaskState, ...] | None]:
         attempts = (store.begin_if_unchanged(call(f"{n}"), None, basis) for n in range(8))
         return list(await asyncio.gather(*attempts))
 
@@ -209,10 +209,6 @@ def _in_a_loop(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, TaskSt
 
 async def _basis(store: AwaitedPort, task_id: str, digests: Any = ()) -> Basis:
     task: TaskState = await store.task(task_id)
+    lineage = [await store.task(ancestor) for ancestor in task.lineage]
     labels = await store.labels(task.root_id, digests)
-    return Basis(
-        task=task,
-        root=await store.task(task.root_id),
-        digests=frozenset(digests),
-        labels=frozenset(labels),
-    )
+    return Basis(tasks=(task, *lineage), digests=frozenset(digests), labels=frozenset(labels))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from agentguard.model import Basis, Call, LiveCredential, TaskState
 from agentguard.stores import MemoryStore
 
-__all__ = ["ConditionalMemoryStore"]
+__all__ = ["ConditionalMemoryStore", "DistantStore"]
 
 
 class ConditionalMemoryStore(MemoryStore):
@@ -15,13 +18,55 @@ class ConditionalMemoryStore(MemoryStore):
 
     def begin_if_unchanged(
         self, call: Call, credential: LiveCredential | None, basis: Basis
-    ) -> tuple[TaskState, TaskState] | None:
+    ) -> tuple[TaskState, ...] | None:
         """Compare whole values, under the lock of the store."""
         with self._lock:
-            task, root = self.task(basis.task.id), self.task(basis.root.id)
-            if task is not None and root is not None and task.ended(self._clock()) is None:
-                labels = frozenset(self.labels(root.id, basis.digests))
-                if (task, root, labels) != (basis.task, basis.root, basis.labels):
-                    return task, root
-            self.begin_call(call, credential)
+            found = [MemoryStore.task(self, task.id) for task in basis.tasks]
+            tasks, now = tuple(task for task in found if task is not None), self._clock()
+            if len(tasks) == len(found) and tasks[0].ended(now) is None:
+                labels = frozenset(MemoryStore.labels(self, basis.root_id, basis.digests))
+                if (tasks, labels) != (basis.tasks, basis.labels):
+                    return tasks
+            MemoryStore.begin_call(self, call, credential)
             return None
+
+
+class DistantStore(ConditionalMemoryStore):
+    """One to which each operation is a trip. `others` is what others do there before the next trip begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trips: list[str] = []
+        self.others: Callable[[str], None] = lambda _trip: None
+
+    def _go(self, name: str) -> None:
+        self.trips.append(name)
+        self.others(name)
+
+    def task(self, task_id: str) -> TaskState | None:
+        self._go("task")
+        return super().task(task_id)
+
+    def labels(self, *args: Any) -> Any:
+        self._go("labels")
+        return super().labels(*args)
+
+    def begin_call(self, *args: Any) -> None:
+        self._go("begin_call")
+        super().begin_call(*args)
+
+    def begin_if_unchanged(self, *args: Any) -> Any:
+        self._go("begin_if_unchanged")
+        return super().begin_if_unchanged(*args)
+
+    def end_call(self, *args: Any, **kwargs: Any) -> None:
+        self._go("end_call")
+        super().end_call(*args, **kwargs)
+
+    def approval_for(self, *args: Any) -> Any:
+        self._go("approval_for")
+        return super().approval_for(*args)
+
+    def rejection(self, *args: Any) -> Any:
+        self._go("rejection")
+        return super().rejection(*args)

@@ -113,7 +113,7 @@ def test_a_call_that_waits_for_what_its_family_reads_does_not_begin_on_what_it_w
     assert task is not None
     assert root is not None
     effects = ReadEffects(untrusted=True, labels=(Label("d", "page", trusted=False),))
-    attempt = methodcaller("begin_if_unchanged", call("1", task=CHILD), None, Basis(task=task, root=root))
+    attempt = methodcaller("begin_if_unchanged", call("1", task=CHILD), None, Basis(tasks=(task, root)))
     operations: list[Operation] = [
         methodcaller("end_call", "reading", Outcome.DONE, effects=effects),
         attempt,

@@ -38,7 +38,7 @@ NOT_COMPARED = {
 
 
 def compared(state: TaskState) -> tuple[Any, ...]:
-    return _rows.fixed_text(state), Basis(task=state, root=state).counts()
+    return _rows.fixed_text(state), Basis(tasks=(state,)).counts()
 
 
 @pytest.mark.promise("no-stale-basis")

@@ -19,7 +19,7 @@ __all__ = ["begin_if_unchanged"]
 
 def begin_if_unchanged(
     statements: Statements, call: Call, credential: LiveCredential | None, basis: Basis
-) -> Statement[tuple[TaskState, TaskState] | None]:
+) -> Statement[tuple[TaskState, ...] | None]:
     """Begin a call if what it was judged by is still so (see `ports.ConditionalStore`)."""
     begin, schema, answers = statements.begin_call(call, credential), statements.schema, statements.answers
     labels = list(basis.labels)
@@ -38,12 +38,12 @@ def begin_if_unchanged(
     begun = begin.text.removeprefix("SELECT ")
     text = f"SELECT coalesce({schema}.changed_basis({compared}), {begun})"
 
-    def read(rows: Rows) -> tuple[TaskState, TaskState] | None:
+    def read(rows: Rows) -> tuple[TaskState, ...] | None:
         refusal = rows[0][0]
         if refusal is None or "changed" not in refusal:
             answers.begun(rows, call)
             return None
         states = answers.changed(refusal["changed"])
-        return states[call.task_id], states[basis.root.id]
+        return tuple(states[task.id] for task in basis.tasks)
 
     return Statement(text, (*begin.values, *values), read)

@@ -15,7 +15,7 @@ from agentguard.stores.redis.scripts import script
 __all__ = ["begin_if_unchanged"]
 
 _SCRIPT = script("begin_call", counters=True, after="_compare")
-_Changed = tuple[TaskState, TaskState] | None
+_Changed = tuple[TaskState, ...] | None
 
 
 def begin_if_unchanged(
@@ -28,15 +28,12 @@ def begin_if_unchanged(
         if not values:
             return None
         hashes, labels = values
+        found = zip(basis.tasks, hashes, strict=True)
         try:
-            tasks = [
-                rows.read_task(task.id, hash_, labels)
-                for task, hash_ in zip(basis.tasks, hashes, strict=True)
-            ]
+            tasks = [rows.read_task(task.id, hash_, labels) for task, hash_ in found]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the stored hash of task {call.task_id} cannot be read") from error
-        assert tasks[0] is not None and tasks[-1] is not None  # noqa: S101, PT018  the script looks for it
-        return tasks[0], tasks[-1]
+        return tuple(task for task in tasks if task is not None)  # none is: the script looks for that
 
     return Request(
         _SCRIPT, begin.now, begin.retention, [_packed(basis), *begin.arguments], read, begin.refuse
@@ -53,4 +50,4 @@ def _packed(basis: Basis) -> bytes:
     labels = list[bytes]()
     for digest, of_digest in by_digest.items():
         labels += [encode(digest), pack(text for label in of_digest for text in rows.label_texts(label))]
-    return pack_data([pack(tasks), encode(basis.root.id), pack_data(labels)])
+    return pack_data([pack(tasks), encode(basis.root_id), pack_data(labels)])

@@ -114,7 +114,7 @@ class RedisStore:
 
     def begin_if_unchanged(
         self, call: Call, credential: LiveCredential | None, basis: Basis
-    ) -> tuple[TaskState, TaskState] | None:
+    ) -> tuple[TaskState, ...] | None:
         """Do as `begin_call`, if what the call was judged by is still so (see `ports.ConditionalStore`)."""
         return self._session.run(begin_if_unchanged(self._requests, call, credential, basis))
 
@@ -211,7 +211,7 @@ class RedisStore:
 
     async def abegin_if_unchanged(
         self, call: Call, credential: LiveCredential | None, basis: Basis
-    ) -> tuple[TaskState, TaskState] | None:
+    ) -> tuple[TaskState, ...] | None:
         """Do as `begin_call`, if what the call was judged by is still so."""
         return await self._session.arun(begin_if_unchanged(self._requests, call, credential, basis))
 
