@@ -9,13 +9,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from langchain.agents import create_agent
 from langchain_core.tools import tool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agentguard import Denied, Guard, credential
 from agentguard.config import build, load
 from agentguard.stores.postgres import PostgresStore
-from tests.conftest import Mode
+from tests.conftest import GO, Mode, scripted, tool_call, tool_messages
 from tests.real.postgres_proxy import PostgresProxy
 
 Database = psycopg.Connection[psycopg.rows.TupleRow]
@@ -35,6 +36,12 @@ origins = ["https://orders.example"]
 path = "read"
 resource = "orders"
 args = {{ order_id = "string" }}
+[tools.find_orders]
+path = "read"
+untrusted = true
+sensitivity = "internal"
+trusted = ["order"]
+args = {{ customer = "string" }}
 """
 
 
@@ -86,16 +93,52 @@ async def test_a_call_of_a_tool_runs_by_the_shared_store_and_another_guard_ends_
         before = proxy.round_trips
         results.append(await mode.run(guarded, {"order_id": "3"}))
         trips = proxy.round_trips - before
+        # by another process, which has read nothing of the task before
+        (guarded_there,) = other.wrap([get_order], on_deny="raise")
+        results.append(await mode.run(guarded_there, {"order_id": "4"}))
+        before = proxy.round_trips
+        results.append(await mode.run(guarded, {"order_id": "5"}))
+        trips_after_another = proxy.round_trips - before
         state = store.task(task.id)
         assert state is not None
-        assert state.calls == 4
+        assert state.calls == 6
         assert store.live() == ()
         assert store.active("user:ada") == (task.id,)
         await asyncio.to_thread(other.find(task.id).revoke)
         with pytest.raises(Denied) as denied:
-            await mode.run(guarded, {"order_id": "4"})
-    assert results == [f"{number}: Lease" for number in range(4)]
+            await mode.run(guarded, {"order_id": "6"})
+    assert results == [f"{number}: Lease" for number in range(6)]
     assert "is revoked" in denied.value.reason
-    assert trips == 3, "the task is read to judge the call, then the call begins and ends"
+    assert trips == 2, "the call begins, if its task is as it was, and ends"
+    assert trips_after_another == 3, "the call was judged anew by the answer to its beginning"
     for resource in (guard, other, store):
         resource.close()
+
+
+@tool
+def find_orders(customer: str) -> dict[str, str]:
+    """Return what a customer has ordered."""
+    return {"order": f"order-of-{customer}", "note": f"written by anybody, of {customer}"}
+
+
+async def test_each_call_of_an_agent_costs_two_round_trips_though_its_task_reads_and_gets_labels(
+    toml: Path, mode: Mode, proxy: PostgresProxy
+) -> None:
+    guard = Guard.from_file(toml)
+    runs, trips = list[Any](), list[int]()
+    with guard.task("look", subject="user:ada", mandate={"tools": "*"}) as task:
+        for run in range(3):
+            steps = list[Any]()
+            for number in range(3):
+                customer = f"{run}-{number}"
+                steps.append(tool_call("find_orders", f"f{customer}", customer=customer))
+                steps.append(tool_call("get_order", f"g{customer}", order_id=f"order-of-{customer}"))
+            agent = create_agent(scripted(*steps), [find_orders, get_order], middleware=[guard.middleware()])
+            before = proxy.round_trips
+            runs.append(await mode.invoke(agent, GO))
+            trips.append(proxy.round_trips - before)
+        state = task.state()
+    assert [message.status for run in runs for message in tool_messages(run)] == ["success"] * 18
+    assert (state.calls, state.untrusted, state.labels > 9) == (18, True, True)
+    assert trips[1:] == [12, 12], "in the first run connections are opened and statements prepared"
+    guard.close()

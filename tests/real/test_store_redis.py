@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from langchain.agents import create_agent
 from langchain_core.tools import tool
 from redis import Redis as Client
 
@@ -29,7 +30,7 @@ from agentguard.stores.redis import RedisStore, requests
 from agentguard.testing import ConditionalStoreContract, sample_task
 from agentguard.testing.scenarios import AwaitedPort
 from agentguard.testing.scenes import call, live_credential, pending_approval
-from tests.conftest import Kit, Mode, classified, tool_call
+from tests.conftest import GO, Kit, Mode, classified, scripted, tool_call, tool_messages
 from tests.real.conftest import needed
 from tests.real.store_steps import Step, Watch, answers, require_ended_by_another_host, steps
 from tests.stores.counter_reference import Step as CounterStep
@@ -407,6 +408,42 @@ def test_the_lists_of_a_subject_and_of_a_family_lose_what_is_long_over(url: str,
 # --- a guard
 
 
+async def test_each_call_of_an_agent_costs_two_scripts_though_its_task_reads_and_gets_labels(
+    url: str, client: Client, mode: Mode
+) -> None:
+    kit = Kit()
+    store = RedisStore(url, prefix=next(PREFIXES))
+    guard = kit.another(store=store)
+
+    @tool
+    def find(customer: str) -> str:
+        """Return what a customer has ordered."""
+        return f"order-of-{customer} written by anybody"
+
+    @tool
+    def look(order: str) -> str:
+        """Look at an order."""
+        return order
+
+    tools = [classified(find, path="read", untrusted=True, sensitivity="internal"), classified(look)]
+    steps = [
+        tool_call(name, f"{name}{number}", **{argument: f"{value}{number}"})
+        for number in range(4)
+        for name, argument, value in (("find", "customer", "c"), ("look", "order", "order-of-c"))
+    ]
+    agent = create_agent(scripted(*steps), tools, middleware=[guard.middleware()])
+    with guard.task("support", subject="alice", mandate={"tools": "*"}) as task:
+        client.config_resetstat()
+        result = await mode.invoke(agent, GO)
+        counts = sent(client)
+        state = store.task(task.id)
+    assert [message.status for message in tool_messages(result)] == ["success"] * 8
+    assert state is not None
+    assert (state.calls, state.untrusted, state.labels > 7) == (8, True, True)
+    assert counts["evalsha"] == 16, counts
+    store.close()
+
+
 @pytest.mark.promise("store-failure-denies")
 async def test_a_guard_keeps_its_state_there(url: str, client: Client, mode: Mode) -> None:
     kit = Kit()
@@ -439,5 +476,5 @@ async def test_a_guard_keeps_its_state_there(url: str, client: Client, mode: Mod
     ended = store.task(task.id)
     assert ended is not None
     assert ended.status is TaskStatus.COMPLETED
-    assert counts["evalsha"] <= 4, counts
+    assert counts["evalsha"] == 2, counts
     store.close()
