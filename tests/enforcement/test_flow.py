@@ -610,6 +610,7 @@ STORE = (
     "forget",
     "live",
     "end_task",
+    "revise_task",
     "remember",
     "known",
     "save_approval",
