@@ -6,6 +6,8 @@
     call_ending       the end of a call that has begun
     calls_here        the calls and the ends of tasks of this process
     access_requests   the request that is judged
+    judgement         one call is judged until the store begins it, by `look`s at the store, or by the
+                      `recollection` of what this process has last seen there
     authorization     judges a call by mandate, rights and policy; a call is judged here and nowhere else
     evaluation        what was decided, and what may be issued for it
     approval          asks a person about one exact call

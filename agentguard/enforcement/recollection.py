@@ -57,7 +57,7 @@ class Recollection:
 
     def begin(self, basis: Basis, call: Call) -> None:
         """Remember that a call which was judged by *basis* has begun, and that these labels are there."""
-        self.see(*(task.counted(call) for task in basis.tasks))
+        self.see(*(task.after(call) for task in basis.tasks))
         self._note_labels(basis.root_id, basis.labels)
 
     def read(self, task: TaskState, effects: ReadEffects) -> None:

@@ -170,7 +170,7 @@ class TaskState:
         writes = self.writes + (call.path is not ToolPath.READ)
         return self.calls + 1, writes, self.choice_bits + call.choice_bits, history
 
-    def counted(self, call: Call) -> TaskState:
+    def after(self, call: Call) -> TaskState:
         """Return the task after *call*."""
         calls, writes, choice_bits, history = self.count(call)
         return replace(self, calls=calls, writes=writes, choice_bits=choice_bits, history=history)

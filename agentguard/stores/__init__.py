@@ -54,6 +54,10 @@ What an operator has to know of `postgres`:
   opened anew. If the answer to a begin was lost, the call is denied, and it counts if the server did it.
 - Clocks: keep NTP running. A host whose clock differs from the server's by a minute is logged. A clock that
   is ahead makes nobody forget a revocation.
+- Round trips: a call costs two, its beginning and its end. It is judged by what the process has last seen of
+  the task and its labels, and the server begins it only if that is still so (`ports.ConditionalStore`). A
+  call of a task that another process has changed costs one more, as does the first call that this process
+  makes in the task of another one.
 - Load: calls of one family of tasks wait for each other, those of different families do not. On one machine
   of 2 cores with other load, 4 processes made 865 to 1578 calls a second, p99 61 to 75 ms for a begin and an
   end, while the server crashed once. SQLite made 878 to 2093, p99 139 to 172 ms. Neither waited for the disk
@@ -63,7 +67,8 @@ What an operator has to know of `postgres`:
 
 For a new store: write a class with the methods of `agentguard.ports.Store` in a module of this package,
 let it call `_rules` for each decision, and export it here. Test it with a subclass of
-`agentguard.testing.StoreContract`. To let agentguard.toml name it, add its kind to `agentguard.config.store`.
+`agentguard.testing.StoreContract`. A store on another machine saves a round trip for each call if it has
+`begin_if_unchanged` too; then the suite is `agentguard.testing.ConditionalStoreContract`. To let agentguard.toml name it, add its kind to `agentguard.config.store`.
 """
 
 from __future__ import annotations

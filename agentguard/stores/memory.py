@@ -99,7 +99,7 @@ class MemoryStore:
             self._counters.begin(call, additions)
             if prior is None:
                 for state in states:
-                    self._tasks[state.id] = state.counted(call)
+                    self._tasks[state.id] = state.after(call)
             else:
                 del self._suspended[call.same]
             self._running[call.id] = call

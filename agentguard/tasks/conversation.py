@@ -28,7 +28,7 @@ async def hear(flow: Flow, root_id: str, words: str) -> TaskState:
         turns = state.words.split(TURN) if state.words else []
         return replace(state, words=words_of([*turns, words]))
 
-    return await flow.operations.revise_task(root_id, add)
+    return _seen(flow, await flow.operations.revise_task(root_id, add))
 
 
 class Conversation:
@@ -131,10 +131,18 @@ class Conversation:
                 allowed = ancestor.mandate.narrow(allowed)
         whole = self._enforcement.options.record_requests
         await flow.operations.append(renewal_record(self._state, allowed, whole=whole))
-        self._state = await flow.operations.revise_task(
+        renewed = await flow.operations.revise_task(
             self._state.id,
             lambda state: replace(state, mandate=allowed, kinds=derived.kinds or state.kinds),
         )
+        self._state = _seen(flow, renewed)
+
+
+def _seen(flow: Flow, state: TaskState) -> TaskState:
+    """Remember a task that was revised, and return it."""
+    if flow.enforcement.recollection is not None:
+        flow.enforcement.recollection.see(state)
+    return state
 
 
 def _require_application(does: str) -> None:

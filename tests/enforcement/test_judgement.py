@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from agentguard.model import (
     Decision,
     Effect,
     Label,
+    Mandate,
     Outcome,
     ReadEffects,
     Sensitivity,
@@ -286,6 +288,34 @@ async def test_a_call_that_a_person_has_rejected_elsewhere_does_not_begin(desk: 
         with pytest.raises(Denied) as denied:
             await mode.run(desk.refund, {"order": "1"})
     assert (denied.value.code, desk.ran) == ("approval_refused", ["refund 1"])
+
+
+@pytest.mark.promise("no-stale-basis")
+async def test_words_that_another_process_has_heard_and_a_mandate_that_it_renewed_are_judged(
+    desk: Desk, mode: Mode
+) -> None:
+    with desk.kit.guard.task("t", **ANY) as root, root.narrow().active():
+        await mode.run(desk.refund, {"order": "1"})
+        desk.store.revise_task(root.id, lambda state: replace(state, words="refund the order 2"))
+        await mode.run(desk.refund, {"order": "2"})
+        assert desk.kit.rule.asked[-1].provenance["order"].user
+        only_look = Mandate(tools=frozenset({"look"}))
+        desk.store.revise_task(root.id, lambda state: replace(state, mandate=only_look))
+        with pytest.raises(Denied) as denied:
+            await mode.run(desk.refund, {"order": "3"})
+    assert (denied.value.code, desk.ran) == ("mandate", ["refund 1", "refund 2"])
+
+
+async def test_after_words_and_a_mandate_of_this_process_a_call_costs_two_round_trips(
+    desk: Desk, mode: Mode
+) -> None:
+    with desk.kit.guard.task("t", **ANY) as task:
+        task.heard("refund the order 1")
+        task.renew({"tools": ["refund"]})
+        desk.trips()
+        await mode.run(desk.refund, {"order": "1"})
+        assert desk.trips() == TWO
+    assert desk.kit.rule.asked[-1].provenance["order"].user
 
 
 # --- others who never stop
