@@ -68,7 +68,8 @@ What an operator has to know of `postgres`:
 For a new store: write a class with the methods of `agentguard.ports.Store` in a module of this package,
 let it call `_rules` for each decision, and export it here. Test it with a subclass of
 `agentguard.testing.StoreContract`. A store on another machine saves a round trip for each call if it has
-`begin_if_unchanged` too; then the suite is `agentguard.testing.ConditionalStoreContract`. To let agentguard.toml name it, add its kind to `agentguard.config.store`.
+`begin_if_unchanged` too; then the suite is `agentguard.testing.ConditionalStoreContract`. To let
+agentguard.toml name it, add its kind to `agentguard.config.store`.
 """
 
 from __future__ import annotations

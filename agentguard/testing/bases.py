@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -34,13 +34,15 @@ __all__ = ["ConditionalStoreContract"]
 
 _LABELS = (Label("d1", "a", True), Label("d1", "b", False, Sensitivity.INTERNAL), Label("d2", "a", True))
 
+Change = Callable[[AwaitedPort], Awaitable[None]]
+
 
 async def _call(store: AwaitedPort, task: str = "child", **effects: Any) -> None:
     await store.begin_call(call("other", task=task), None)
     await store.end_call("other", Outcome.DONE, effects=ReadEffects(**effects))
 
 
-CHANGES: dict[str, Callable[[AwaitedPort], Awaitable[None]]] = {
+CHANGES: dict[str, Change] = {
     "a call of the task": _call,
     "a call of its parent": lambda store: _call(store, "parent"),
     "a call of the oldest task alone": lambda store: _call(store, "root"),
@@ -77,23 +79,9 @@ class ConditionalStoreContract(StoreContract):
         ]
         assert set(await store.live()) == {live_credential("1"), live_credential("2", task="root")}
 
-    @on_both_paths
-    async def test_whatever_has_changed_meanwhile_begins_no_call_and_is_answered(
-        self, store: AwaitedPort
-    ) -> None:
-        for number, (name, change) in enumerate(CHANGES.items()):
-            if number:
-                store = AwaitedPort(self.adapter(), asynchronous=store.asynchronous)
-            await create_family(store)
-            basis = await _basis(store, "child")
-            await change(store)
-            before = [await store.task(id_) for id_ in ("child", "parent", "root")]
-            changed = await store.begin_if_unchanged(call("1"), live_credential("1"), basis)
-            assert changed == tuple(before), name
-            assert [await store.task(id_) for id_ in ("child", "parent", "root")] == before, name
-            assert await store.live() == (), name
-            begun = await store.begin_if_unchanged(call("1"), None, Basis(tasks=changed))
-            assert begun is None, name
+    def test_whatever_has_changed_meanwhile_begins_no_call_and_is_answered(self) -> None:
+        for name, change in CHANGES.items():
+            on_both_paths(_scenario(name, change))(self)
 
     @on_both_paths
     async def test_no_call_begins_on_another_mandate_or_other_words_of_the_task_or_its_family(
@@ -191,6 +179,20 @@ class ConditionalStoreContract(StoreContract):
             assert answers.count(None) == 1
             assert {answer[-1].calls for answer in answers if answer is not None} == {1}
             getattr(adapter, "close", lambda: None)()
+
+
+def _scenario(name: str, change: Change) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def scenario(_contract: Contract, store: AwaitedPort) -> None:
+        await create_family(store)
+        basis = await _basis(store, "child")
+        await change(store)
+        tasks = tuple([await store.task(id_) for id_ in ("child", "parent", "root")])
+        assert await store.begin_if_unchanged(call("1"), live_credential("1"), basis) == tasks, name
+        assert tuple([await store.task(id_) for id_ in ("child", "parent", "root")]) == tasks, name
+        assert await store.live() == (), name
+        assert await store.begin_if_unchanged(call("1"), None, Basis(tasks=tasks)) is None, name
+
+    return scenario
 
 
 def _in_threads(store: AwaitedPort, basis: Basis) -> list[tuple[TaskState, ...] | None]:

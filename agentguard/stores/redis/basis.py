@@ -28,9 +28,9 @@ def begin_if_unchanged(
         if not values:
             return None
         hashes, labels = values
-        found = zip(basis.tasks, hashes, strict=True)
+        by_task = zip(basis.tasks, hashes, strict=True)
         try:
-            tasks = [rows.read_task(task.id, hash_, labels) for task, hash_ in found]
+            tasks = [rows.read_task(task.id, hash_, labels) for task, hash_ in by_task]
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the stored hash of task {call.task_id} cannot be read") from error
         return tuple(task for task in tasks if task is not None)  # none is: the script looks for that
