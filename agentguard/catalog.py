@@ -190,7 +190,9 @@ class Catalog:
             f"{spec.name}." for spec in specs
         )  # such a limit always applies: a mistyped one refuses
         return sorted(
-            name for name in mandate.args if name not in arguments and not name.startswith(prefixes)
+            name
+            for name in mandate.args
+            if {name, name.partition(".")[0]}.isdisjoint(arguments) and not name.startswith(prefixes)
         )
 
     def attach(

@@ -24,7 +24,7 @@ from agentguard.model import (
     Sensitivity,
 )
 from agentguard.model.inputs import INPUTS, InputType, RuleInput
-from agentguard.provenance.arguments import ABSENT, unknown_provenance
+from agentguard.provenance.joined import ABSENT, unknown_provenance
 
 __all__ = ["Change", "approved", "changes"]
 
@@ -100,18 +100,48 @@ _VOUCHED = Provenance(sources=frozenset({"application"}), user=False)
 def _origins(request: AccessRequest) -> Iterator[Change]:
     unknown = unknown_provenance(request.task)
     for name in sorted(request.arguments.values):
-        now = request.provenance.get(name, unknown)
-        for words, origin, already in (
-            (f"{name} was named by the user", _SAID, now.user),
-            (f"{name} came from a trusted source", _VOUCHED, now.trusted),
-            (f"nobody vouched for {name}", unknown, not now.trusted),
-        ):
-            if not already:
-                yield Change(f"origin of {name}", words, _setting_origin(name, origin))
+        for place, path, now in _inside(name, (), request.provenance.get(name, unknown)):
+            for words, origin, already in (
+                (f"{place} was named by the user", _SAID, now.user),
+                (f"{place} came from a trusted source", _VOUCHED, now.trusted),
+                (f"nobody vouched for {place}", unknown, not now.trusted),
+            ):
+                if not already:
+                    yield Change(f"origin of {place}", words, _setting_origin(name, path, origin))
 
 
-def _setting_origin(name: str, origin: Provenance) -> Callable[[AccessRequest], AccessRequest]:
-    return lambda request: replace(request, provenance={**request.provenance, name: origin})
+Step = tuple[str, str]
+
+
+def _inside(
+    place: str, path: tuple[Step, ...], origin: Provenance
+) -> Iterator[tuple[str, tuple[Step, ...], Provenance]]:
+    """Yield a place and those inside of it: in words, as steps in its `Provenance`, and its provenance."""
+    yield place, path, origin
+    for kind, things in origin.texts.items():
+        yield f"{kind} in {place}", (*path, ("texts", kind)), things
+    for name, inner in origin.inside.items():
+        yield from _inside(f"{place}.{name}", (*path, ("inside", name)), inner)
+
+
+def _setting_origin(
+    name: str, path: tuple[Step, ...], origin: Provenance
+) -> Callable[[AccessRequest], AccessRequest]:
+    def make(request: AccessRequest) -> AccessRequest:
+        now = request.provenance.get(name, unknown_provenance(request.task))
+        return replace(request, provenance={**request.provenance, name: _with_origin(now, path, origin)})
+
+    return make
+
+
+def _with_origin(now: Provenance, path: tuple[Step, ...], origin: Provenance) -> Provenance:
+    """Return a provenance in which all at a place, and inside of it, came from elsewhere."""
+    if not path:
+        return now.from_elsewhere(origin)
+    (part, name), *rest = path
+    origins = dict(getattr(now, part))
+    origins[name] = _with_origin(origins[name], tuple(rest), origin)
+    return replace(now, texts=origins) if part == "texts" else replace(now, inside=origins)
 
 
 def _values(request: AccessRequest, strings: Sequence[str], numbers: Sequence[str]) -> Iterator[Change]:
@@ -125,9 +155,7 @@ def _values(request: AccessRequest, strings: Sequence[str], numbers: Sequence[st
             yield Change(f"argument {name}", f"{name} were left out", _leaving_out(name))
 
 
-def _others(
-    present: Json, schema: Any, strings: Sequence[str], numbers: Sequence[str]
-) -> Iterator[str | int | float | bool]:
+def _others(present: Json, schema: Any, strings: Sequence[str], numbers: Sequence[str]) -> Iterator[Json]:
     kind = schema.get("type") if isinstance(schema, dict) else None
     if isinstance(present, bool) or kind == "boolean":
         yield not present
@@ -141,6 +169,9 @@ def _others(
             value = int(number) if whole else float(number)
             if value != present:
                 yield value
+    elif isinstance(present, list):
+        lengths = sorted({int(number) for number in numbers if number.isdigit()})
+        yield from (present[:length] for length in lengths if length < len(present))
 
 
 def _setting_value(name: str, value: Json) -> Callable[[AccessRequest], AccessRequest]:
@@ -247,8 +278,8 @@ def _other_records(fact: str, record: Json, constants: _Constants) -> Iterator[t
         is_decimal = isinstance(present, str) and _DECIMAL.fullmatch(present) is not None
         numbers = constants.numbers if is_decimal else ()
         texts = tuple(text for text in (*constants.strings, *numbers) if text != present)
-        others = texts if isinstance(present, str) else _others(present, {}, *_of(constants))
-        for value in others:
+        values = texts if isinstance(present, str) else _others(present, {}, *_of(constants))
+        for value in values:
             yield f"{fact}.{name}", value, {**record, name: value}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from agentguard.audit.requests import replayed
 from agentguard.model import AccessRequest, Json, Provenance, ToolPath, ToolSpec
 from agentguard.policies.cedar.types import Refused, ToolShape, shape_of
-from agentguard.provenance.arguments import unknown_provenance
+from agentguard.provenance.joined import unknown_provenance
 from agentguard.text import printable
 
 __all__ = ["Kind", "Run", "Suggestion", "Usage", "counterparties", "evidence", "suggest"]

@@ -60,9 +60,24 @@ def recorded(request: AccessRequest, inputs: Inputs = INPUTS) -> dict[str, Json]
         "arguments": request.arguments.values,
         "identity": _writer(inputs, "identity")(request),
         "task": _writer(inputs, "task")(request),
-        "origins": {name: _write_origin(origin) for name, origin in request.provenance.items()},
+        "origins": {name: _origin_json(origin) for name, origin in request.provenance.items()},
         **_writer(inputs, "")(request),
     }
+
+
+def _origin_json(origin: Provenance) -> dict[str, Json]:
+    form = _write_origin(origin)
+    for part, origins in (("inside", origin.inside), ("texts", origin.texts)):
+        if origins:
+            form[part] = {name: _origin_json(inner) for name, inner in origins.items()}
+    return form
+
+
+def _origin(record: Mapping[str, Any]) -> Provenance:
+    inside, texts = (
+        {name: _origin(inner) for name, inner in record.get(part, {}).items()} for part in ("inside", "texts")
+    )
+    return Provenance(**_read(record, ARGUMENT_INPUTS, ""), inside=inside, texts=texts)
 
 
 def replayed(record: Mapping[str, Any], tool: ToolSpec, inputs: Inputs = INPUTS) -> AccessRequest:
@@ -88,10 +103,7 @@ def _replayed(record: Mapping[str, Any], tool: ToolSpec, inputs: Inputs) -> Acce
         tool=tool,
         arguments=Arguments.of(arguments),
         task=TaskState(identity=identity, **of_task),
-        provenance={
-            argument: Provenance(**_read(origin, ARGUMENT_INPUTS, ""))
-            for argument, origin in record["origins"].items()
-        },
+        provenance={argument: _origin(origin) for argument, origin in record["origins"].items()},
         **of_request,
     )
 

@@ -127,7 +127,9 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
     if (spec := guard.catalog.tool(tool)) is None:
         raise _unclassified(tool)
     request = request_for(guard.enforcement, spec, _arguments(guard, tool, args), task)
-    return replace(request, provenance={**request.provenance, **dict.fromkeys(trusted, _TRUSTED)})
+    origins = request.provenance
+    changed = {name: origins.get(name, _TRUSTED).from_elsewhere(_TRUSTED) for name in trusted}
+    return replace(request, provenance={**origins, **changed})
 
 
 def _arguments(guard: Guard, tool: str, text: str) -> Arguments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field
 from agentguard.config.tables import Name, Scope, SettingError, Table, list_field
 from agentguard.intent.templates import ALONE, Parameter, Template, holes, mixed
 from agentguard.model import Budget
+from agentguard.model.declared import declared_in
+from agentguard.model.looks import Looks, looks_in
 
 __all__ = ["ParameterSettings", "TaskSettings", "validate_tasks"]
 
@@ -51,7 +53,8 @@ class TaskSettings(Table):
         'names from [resources], as in resources = ["orders"]', None
     )
     args: dict[Name, list[Value]] = Field(
-        default_factory=dict, description='lists of values, as in args = { order_id = ["{order}"] }'
+        default_factory=dict,
+        description='lists of values, as in args = { order_id = ["{order}"], "items.kind" = ["book"] }',
     )
     counterparties: tuple[Name, ...] | None = list_field('a list, as in counterparties = ["{payee}"]', None)
     scopes: tuple[Scope, ...] | None = list_field(
@@ -134,9 +137,18 @@ def _require_arguments(name: str, task: TaskSettings, tools: Mapping[str, Collec
     of_tools = [tools[tool] for tool in task.tools]
     if any(arguments is None for arguments in of_tools):
         return  # their names are known only when the guard has the tools themselves
-    argument_names = {argument for arguments in of_tools for argument in arguments or ()}
-    argument_names |= {f"{tool}.{argument}" for tool in task.tools for argument in tools[tool] or ()}
+    argument_names = set[str]()
+    for tool in task.tools:
+        paths = set(_paths(looks_in(declared_in({"properties": tools[tool]}))))
+        argument_names |= paths | {f"{tool}.{path}" for path in paths}
     _require_known("tasks", name, "args", names=tuple(task.args), choices=argument_names)
+
+
+def _paths(looks: Looks) -> Iterator[str]:
+    """Yield the arguments, and the fields inside of them as ``argument.field``."""
+    for name, look in looks.items():
+        yield name
+        yield from (f"{name}.{path}" for path in _paths(look.fields))
 
 
 def _require_patterns(*keys: str, patterns: Collection[str]) -> None:

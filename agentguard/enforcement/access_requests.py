@@ -26,7 +26,10 @@ from agentguard.model import (
     ToolPath,
     ToolSpec,
 )
-from agentguard.provenance.arguments import provenance_of, value_digests
+from agentguard.model.looks import Looks, looks_in
+from agentguard.ports.looks import looks_of
+from agentguard.provenance.arguments import NOWHERE, provenance_of, value_digests
+from agentguard.provenance.inside import places_in
 from agentguard.telemetry import CallSpan
 
 __all__ = ["AccessRequests", "unclassified"]
@@ -93,12 +96,14 @@ class AccessRequests:
             Denied: The store does not tell where the arguments came from.
         """
         labels: dict[str, list[Label]] = {}
-        if digests := value_digests(task, arguments):
+        looks = self._looks(spec)
+        places = places_in(arguments.values, looks, spec.declared) if looks else NOWHERE
+        if digests := value_digests(task, arguments, places):
             for label in await (look or Look(self._operations)).labels(task.root_id, digests):
                 labels.setdefault(label.digest, []).append(label)
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
-        provenance = provenance_of(spec, arguments, task, labels)
+        provenance = provenance_of(spec, arguments, task, labels, places)
         request = AccessRequest(
             identity=task.identity,
             tool=spec,
@@ -120,6 +125,12 @@ class AccessRequests:
         mandate = request.task.mandate
         is_taken = partial(self._ports.catalog.is_taken, mandate.tools)
         return mandate.objection(request.tool, request.arguments, is_taken) is not None
+
+    def _looks(self, spec: ToolSpec) -> Looks:
+        """Return the places inside of the arguments at which rules look, or may look on record."""
+        if self._options.record_requests:
+            return looks_in(spec.declared)
+        return looks_of(self._ports.policy, spec)
 
     async def _task(self, invocation: Invocation, look: Look) -> TaskState:
         task_id = invocation.task_id

@@ -70,8 +70,8 @@ class Template:
 
     `when` are regular expressions. The template is chosen if one of them matches in the words, in any case. A
     template with `otherwise` is chosen if no template's `when` matches. Limits of `args` are by argument or
-    by ``tool.argument``. A limit for an argument that no tool takes was mistyped: calls of all tools are
-    refused.
+    by ``tool.argument``, and those of fields inside of an argument by ``argument.field``. A limit for an
+    argument that no tool takes was mistyped: calls of all tools are refused.
 
     Raises:
         ConfigurationError: It gives ``"*"``, whose arguments and sinks are not known; or a ``{name}`` is no
@@ -147,7 +147,9 @@ class Template:
 
 
 def _takes(spec: ToolSpec | None, argument: str) -> bool:
-    return spec is None or spec.schema is None or argument in spec.schema.get("properties", {})
+    if spec is None or spec.schema is None:
+        return True
+    return not {argument, argument.partition(".")[0]}.isdisjoint(spec.schema.get("properties", {}))
 
 
 def _add_limit(

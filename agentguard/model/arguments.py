@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from agentguard.text import composed
 
-__all__ = ["Arguments", "Json", "canonical_json", "digest_of"]
+__all__ = ["UNSEEN", "Arguments", "Json", "canonical_json", "digest_of"]
 
 
 FLAT = 100  # with so few brackets, no value nests deeper than a JSON reader goes
@@ -32,7 +32,7 @@ _SPELLINGS = (
 )  # in distinctions of the order of keys, of a list's spelled numbers, and of defaults that were not written
 # What nobody sees: Default_Ignorable_Code_Point of Unicode 15 (https://www.unicode.org/reports/tr44/), which
 # Python does not tell, and the categories Cf and Cc but for the ends of lines
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb"
@@ -185,7 +185,7 @@ def _beside(distinctions: Sequence[str], raw: str) -> bytes:
 def _as_seen(value: Json) -> Json:
     """Return a value in which all texts that look the same are the same."""
     if isinstance(value, str):
-        text = composed(_SPACES.sub(" ", _UNSEEN.sub("", value)))
+        text = composed(_SPACES.sub(" ", UNSEEN.sub("", value)))
         return "\n".join([line.rstrip() for line in _LINE_END.split(text)]).strip()
     if isinstance(value, list):
         return [_as_seen(item) for item in value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Declared", "declared_in"]
@@ -21,6 +21,14 @@ _SOME_OF_ONE = ("then", "else")
 _SOME_BY_NAME = ("dependentSchemas", "dependencies")
 _ITEMS = ("items", "prefixItems", "additionalItems", "unevaluatedItems")
 _OTHERS = ("additionalProperties", "unevaluatedProperties")
+_JSON_NAMES: Mapping[type, str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    type(None): "null",
+}
 Part = Mapping[str, Any]
 
 
@@ -30,16 +38,26 @@ class Declared:
     `properties` holds what is declared of each property, by its name; `items` is what is declared of each
     item of a list, and `others` of each property that has no name in the schema. `optional` names the
     properties that may be left out. `omissions` holds the JSON of each empty value that says nothing, by the
-    name of its property: such a value is the default, or may be one that the schema does not name.
+    name of its property: such a value is the default, or may be one that the schema does not name. `kinds`
+    are the JSON types that a value here may have, as far as the schema says, and `texts` the texts that it
+    lists; where it `lists_texts`, no other text can be here.
     """
 
-    __slots__ = ("items", "omissions", "optional", "others", "properties")
+    __slots__ = ("items", "kinds", "lists_texts", "omissions", "optional", "others", "properties", "texts")
 
     def __init__(self) -> None:
         self.properties: dict[str, Declared] = {}
         self.omissions: dict[str, frozenset[str]] = {}
         self.optional: frozenset[str] = frozenset()
+        self.kinds: frozenset[str] = frozenset()
+        self.texts: frozenset[str] = frozenset()
+        self.lists_texts = False
         self.items = self.others = self
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a value here is a list, or null."""
+        return "array" in self.kinds and self.kinds <= {"array", "null"}
 
     def of(self, name: str) -> Declared:
         """Return what is declared of a property."""
@@ -119,6 +137,10 @@ class _Reader:
                 omissions = _omissions(inner, name in needed or name in _required(part))
                 place.omissions[name] = place.omissions.get(name, frozenset()) | omissions
         place.optional = frozenset(schemas) - needed
+        place.kinds = frozenset(kind for part, _ in parts for kind in _kinds(part))
+        texts = [_listed_texts(part) for part, _ in parts if "string" in _kinds(part)]
+        place.texts = frozenset(text for part in texts for text in part or ())
+        place.lists_texts = bool(texts) and None not in texts
         place.properties = {name: self._place(inner) for name, inner in schemas.items()}
         place.items = self._place([inner for part, _ in parts for inner in _listed(part, _ITEMS)])
         place.others = self._place([inner for part, _ in parts for inner in _of_others(part)])
@@ -127,6 +149,27 @@ class _Reader:
 def _properties(part: Part) -> Mapping[str, Any]:
     properties = part.get("properties")
     return properties if isinstance(properties, Mapping) else {}
+
+
+def _kinds(part: Part) -> list[str]:
+    """Return the JSON types that a part of a schema names, or those of the values that it lists."""
+    kind = part.get("type")
+    if kind is not None:
+        return [str(name) for name in (kind if isinstance(kind, list | tuple) else (kind,))]
+    return [_JSON_NAMES.get(type(value), "object") for value in _values(part) or ()]
+
+
+def _listed_texts(part: Part) -> list[str] | None:
+    """Return the texts that a part of a schema lists; None if it lists no values."""
+    values = _values(part)
+    return None if values is None else [value for value in values if isinstance(value, str)]
+
+
+def _values(part: Part) -> Sequence[object] | None:
+    if "const" in part:
+        return [part["const"]]
+    values = part.get("enum")
+    return values if isinstance(values, list | tuple) else None
 
 
 def _required(part: Part) -> list[str] | tuple[str, ...]:

@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 from agentguard.model.arguments import Json
 from agentguard.model.decision import AccessRequest, ApprovalStatus
 from agentguard.model.facts import Facts
+from agentguard.model.looks import TEXT_KINDS
 from agentguard.model.mandate import Mandate
-from agentguard.model.provenance import Sensitivity
+from agentguard.model.provenance import Provenance, Sensitivity
 
 __all__ = [
     "APPROVED",
@@ -40,6 +41,8 @@ __all__ = [
     "RuleInput",
     "approval_json",
     "in_group",
+    "name_inside",
+    "origin_form",
     "writer_of",
 ]
 
@@ -252,8 +255,32 @@ ARGUMENT_INPUTS: tuple[RuleInput, ...] = (
     RuleInput("untrusted", _FLAG, "untrusted", "untrusted"),
     RuleInput("sources", InputType.NAMES, "sources", "sources"),
     RuleInput("sensitivity", _LEVEL, "sensitivity", "sensitivity"),
+    RuleInput("sources_of_each", InputType.NAMES, "sources_of_each", "sources_of_each", absent=()),
 )
-"""What a request says of where each argument came from. Each `source` is a field of `Provenance`."""
+"""What a request says of where each argument came from, and each field and thing in a text inside of it.
+
+Each `source` is a field of `Provenance`.
+"""
+_OF_ORIGIN = frozenset({*(row.name for row in ARGUMENT_INPUTS), *TEXT_KINDS})
+
+
+def name_inside(field: str) -> str:
+    """Return the name of a field inside of an argument in ``provenance.args``; no two fields have the same.
+
+    The field ``user`` is ``user_``, since ``user`` says whether the user named the argument.
+    """
+    return f"{field}_" if field.rstrip("_") in _OF_ORIGIN else field
+
+
+def origin_form(write: Callable[[object], dict[str, Json]], origin: Provenance) -> dict[str, Json]:
+    """Return where an argument and all that is inside of it came from; *write* writes `ARGUMENT_INPUTS`."""
+    form = write(origin)
+    for name, inner in origin.inside.items():
+        form[name_inside(name)] = origin_form(write, inner)
+    for kind, things in origin.texts.items():
+        form[kind] = write(things)
+    return form
+
 
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 """What ``context.approval`` is where a policy is asked whether it would permit with a person's approval."""

@@ -31,7 +31,9 @@ class Mandate:
 
     `tools` is required: no tool is allowed by omission, and ``"*"`` allows all. The other limits apply if
     they are given. `resources` are names. `args` are by argument, or by ``tool.argument``: the argument must
-    be one of these values; of a list, each item must be; an absent argument or null is refused.
+    be one of these values; of a list, each item must be; an absent argument or null is refused. A field
+    inside of an argument is ``argument.field``: all objects of a list must have it, and hold one of these
+    values there.
     `counterparties` are the values of the arguments that the catalog calls sinks. `scopes` limit what an
     issuer is asked for.
 
@@ -139,7 +141,7 @@ class Mandate:
         argument_names = set((tool.schema or {}).get("properties", {})) | set(values)
         for key, allowed in self.args.items():
             limited = _limited_argument(key, tool, argument_names, is_taken)
-            if limited is not None and not _within(values.get(limited), allowed):
+            if limited is not None and not _within_at(values, limited, allowed):
                 return f"argument {limited} is outside the mandate"
         for name in sorted(tool.sinks) if self.counterparties is not None else ():
             if not _within(values.get(name), self.counterparties or frozenset()):
@@ -180,13 +182,19 @@ def _limited_argument(
     """Return the argument of this tool that a limit is for, or None if it is for other tools."""
     argument = key.removeprefix(f"{tool.name}.")
     if argument == key:
-        return key if key in names else None
+        return key if _first_name(key, names) in names else None
     # a limit that names this tool applies also if the tool takes no such argument: the name was mistyped
     if argument in names or not argument.endswith(IF_TAKEN):
         return argument
     argument = argument.removesuffix(IF_TAKEN)
-    is_for_other_tools = tool.schema is not None and argument not in names and is_taken(argument)
+    name = _first_name(argument, names)
+    is_for_other_tools = tool.schema is not None and name not in names and is_taken(name)
     return None if is_for_other_tools else argument
+
+
+def _first_name(key: str, names: Set[str]) -> str:
+    """Return the argument that a limit is for: an argument may have dots in its name."""
+    return key if key in names else key.partition(".")[0]
 
 
 def _is_model(who: str) -> bool:
@@ -207,6 +215,24 @@ def _both(one: frozenset[Any] | None, two: frozenset[Any] | None) -> frozenset[A
     if one is None or two is None:
         return two if one is None else one
     return frozenset(v for v in one if _within(v, two))
+
+
+def _within_at(values: Mapping[str, Json], path: str, allowed: frozenset[Any]) -> bool:
+    """Return whether all that stands at a path is an allowed value, and all objects of a list have one."""
+    if path in values or "." not in path:
+        return _within(values.get(path), allowed)
+    name, _, rest = path.partition(".")
+    waiting = [values.get(name)]
+    objects = list[Mapping[str, Json]]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            objects.append(part)
+        elif isinstance(part, list) and part:
+            waiting += part
+        else:
+            return False
+    return all(_within_at(part, rest, allowed) for part in objects)
 
 
 def _within(value: Json, allowed: frozenset[Any]) -> bool:

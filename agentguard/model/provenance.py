@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 __all__ = [
@@ -69,6 +70,9 @@ class ReadEffects:
 NO_READ_EFFECTS = ReadEffects()
 
 
+_ALL_SOURCES = frozenset({""})  # stands for `Provenance.sources`
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where the value of one argument came from, as far as the value alone shows it.
@@ -78,7 +82,14 @@ class Provenance:
     result. `untrusted`: a part of it is not, and the task has read text that an attacker may have written.
     `sensitivity` is that of the result in which it was read. The model's own text may hold anything that the
     task has read, so its sensitivity is the highest so far. `sources` are ``user``, ``application``, a tool,
-    or ``tool.field``. An absent argument counts as named by the user.
+    or ``tool.field``; where the argument has several values, they are those of all values together.
+    `sources_of_each` are the sources that each of its values has; if they are not given, all do. An absent
+    argument counts as named by the user.
+
+    `inside` is the provenance of the fields of an object, by their names; of the objects in a list it is
+    that of the fields of all of them. `texts` is the provenance of what stands inside of texts: ``links``,
+    ``addresses`` and ``accounts``. A field that no value has, and a kind of thing that is in no text, count
+    as an absent argument. Both are filled in as far as the rules in force look there.
     """
 
     sources: frozenset[str] = frozenset()
@@ -86,3 +97,22 @@ class Provenance:
     trusted: bool = True
     untrusted: bool = False
     sensitivity: Sensitivity = Sensitivity.PUBLIC
+    sources_of_each: frozenset[str] = _ALL_SOURCES
+    inside: Mapping[str, Provenance] = field(default_factory=dict, hash=False)
+    texts: Mapping[str, Provenance] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.sources_of_each is _ALL_SOURCES:
+            object.__setattr__(self, "sources_of_each", self.sources)
+
+    def from_elsewhere(self, origin: Provenance) -> Provenance:
+        """Return what *origin* says, of it and of all that is inside of it."""
+        inside = {name: part.from_elsewhere(origin) for name, part in self.inside.items()}
+        texts = {kind: part.from_elsewhere(origin) for kind, part in self.texts.items()}
+        return replace(origin, inside=inside, texts=texts)
+
+    def as_sensitive(self, sensitivity: Sensitivity) -> Provenance:
+        """Return it with this sensitivity, and with that of all that is inside of it."""
+        inside = {name: part.as_sensitive(sensitivity) for name, part in self.inside.items()}
+        texts = {kind: part.as_sensitive(sensitivity) for kind, part in self.texts.items()}
+        return replace(self, sensitivity=sensitivity, inside=inside, texts=texts)

@@ -17,9 +17,10 @@ from agentguard.model.inputs import (
     JSON_FORM,
     RuleInput,
     approval_json,
+    origin_form,
     writer_of,
 )
-from agentguard.provenance.arguments import unknown_provenance
+from agentguard.provenance.joined import unknown_provenance
 
 __all__ = ["PdpUsers", "question", "with_approval"]
 
@@ -147,7 +148,9 @@ def _context(
     # a rule about unknown provenance must also apply to an argument that the request does not name
     if unlabeled := [name for name in arguments if name not in origins]:
         origins = {**dict.fromkeys(unlabeled, unknown_provenance(request.task)), **origins}
-    context["provenance"]["args"] = {name: _write_origin(origin) for name, origin in origins.items()}
+    context["provenance"]["args"] = {
+        name: origin_form(_write_origin, origin) for name, origin in origins.items()
+    }
     if (approval := approval_json(request)) is not None:
         context["approval"] = approval
     return context

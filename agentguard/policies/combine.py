@@ -15,7 +15,9 @@ from typing import Any
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
+from agentguard.model.looks import Looks, united
 from agentguard.ports import CatalogAware, FactsOnDemand, Policy
+from agentguard.ports.looks import looks_of
 
 __all__ = ["Combine", "Rule", "merge_obligations"]
 
@@ -80,6 +82,10 @@ class Combine:
             else:
                 names.update(fact.name for fact in tool.facts)
         return names
+
+    def looks_for(self, tool: ToolSpec) -> Looks:
+        """Return the places inside of a tool's arguments at which one of the policies may look."""
+        return united([looks_of(policy, tool) for policy in self._policies])
 
     def reload(self) -> bool:
         """Have each policy that has `reload` read its rules again.

@@ -51,6 +51,9 @@ class Policy(Protocol):
 
     The same request gives the same decision and the same policy ids. `version` changes when the
     rules do; an approval that was asked under another version does not hold.
+
+    A policy may have ``looks_for(tool) -> Looks``: the places inside of the tool's arguments at whose
+    provenance it looks. A request holds no others then. Without it, it holds the provenance of all places.
     """
 
     @property

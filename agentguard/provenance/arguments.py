@@ -6,9 +6,10 @@ of a tool's result for the values in it. Nobody vouches for any other value.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import ceil, log2
+from types import MappingProxyType
 from typing import NamedTuple
 
 from agentguard.model import (
@@ -17,27 +18,27 @@ from agentguard.model import (
     Arguments,
     Choice,
     Label,
-    Mandate,
     Provenance,
     Sensitivity,
     TaskState,
     ToolSpec,
 )
-from agentguard.model.mandate import IF_TAKEN
+from agentguard.provenance.inside import Place, forms_of
+from agentguard.provenance.joined import ABSENT, joined, may_spell, unknown_provenance
 from agentguard.provenance.leaves import Leaf, digest, leaves
+from agentguard.provenance.limits import LimitsOfCall
+from agentguard.provenance.origins_inside import OriginsInside
 from agentguard.provenance.recognition import recognized_bits
 from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
 from agentguard.provenance.words import phrases_count, words_contain, words_count
 
-__all__ = ["ABSENT", "CallProvenance", "provenance_of", "unknown_provenance", "value_digests"]
-ABSENT = Provenance()
-FEW = 32
-"""The most values in one argument that keep a sensitivity of their own, below that of the task."""
+__all__ = ["NOWHERE", "CallProvenance", "provenance_of", "value_digests"]
+
+NOWHERE: Mapping[str, Place] = MappingProxyType({})
 CHOICE = 128
 """The most bits that a call's values and their structure say before these are as sensitive as the task."""
 _ROUNDING = 1e-9
 _SINGLE = frozenset((str, int, float, bool))
-_VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
 class CallProvenance(NamedTuple):
@@ -47,19 +48,29 @@ class CallProvenance(NamedTuple):
     choice: Choice
 
 
-def value_digests(task: TaskState, arguments: Arguments) -> frozenset[str]:
-    """Return the digests of the values in these arguments; none if the task has no labels to find by them."""
+def value_digests(
+    task: TaskState, arguments: Arguments, places: Mapping[str, Place] = NOWHERE
+) -> frozenset[str]:
+    """Return the digests of the values in these arguments, and of the things in the texts at these places.
+
+    There are none if the task has no labels to find by them.
+    """
     if not task.labels:
         return frozenset()
-    return frozenset(
-        digest(task.root_id, value) for _, value in leaves(arguments.values) if value is not None
-    )
+    values = {value for _, value in leaves(arguments.values) if value is not None}
+    return frozenset(digest(task.root_id, value) for value in (*values, *forms_of(places.values())))
 
 
 def provenance_of(
-    spec: ToolSpec, arguments: Arguments, task: TaskState, labels: Mapping[str, Iterable[Label]]
+    spec: ToolSpec,
+    arguments: Arguments,
+    task: TaskState,
+    labels: Mapping[str, Iterable[Label]],
+    places: Mapping[str, Place] = NOWHERE,
 ) -> CallProvenance:
     """Return the provenance of each argument of the tool; *labels* are by digest.
+
+    The provenance of what stands at these *places* inside of the arguments is in that of their arguments.
 
     Nobody vouches for an empty text, list or object or for null, of which many could spell a secret, unless
     the schema has it as a default, or does not say what it has where the model leaves the argument out. The
@@ -82,10 +93,16 @@ def provenance_of(
             values.append(name or None)
         if not values:
             without_values.add(name)
+        reading.limits.enter(name, value)
         by_argument[name] = reading.joined(name, values)
     if task.sensitivity or task.untrusted:  # else there is nothing to spell
         reading.bits += bits_of_presence(spec.declared, values_by_name)
         reading.bits += bits_of_order(arguments.distinctions)
+    if places:
+        again = _Reading(spec, task, labels)  # what it counts was counted above
+        inside = OriginsInside(task, again.joined, again.provenance)
+        for name, place in places.items():
+            by_argument[name] = inside.filled(by_argument[name], place)
     return _within_choice(by_argument, values_by_name, without_values, reading)
 
 
@@ -111,9 +128,9 @@ def _within_choice(
     if not excess:
         return CallProvenance(by_argument, Choice(bits) if bits else NO_CHOICE)
     beyond = {
-        name: reading.unknown
+        name: provenance.from_elsewhere(reading.unknown)
         if name in without_values
-        else replace(provenance, sensitivity=reading.task.sensitivity)
+        else provenance.as_sensitive(reading.task.sensitivity)
         if name in names
         else provenance
         for name, provenance in by_argument.items()
@@ -137,22 +154,25 @@ class _Reading:
     def __init__(self, spec: ToolSpec, task: TaskState, labels: Mapping[str, Iterable[Label]]) -> None:
         self.task, self.bits, self.unknown = task, 0.0, unknown_provenance(task)
         self._spec, self._labels = spec, labels
-        self._is_limited = bool(task.mandate.args) or task.mandate.counterparties is not None
+        self.limits = LimitsOfCall(spec, task.mandate)
         self._choices: dict[str, set[Leaf]] = {}
 
     def joined(self, name: str, values: list[Leaf]) -> Provenance:
         """Return the provenance of an argument with these values in it."""
         parts = [self.unknown if value is None else self.provenance(name, value) for value in values]
-        joined = parts[0] if len(parts) == 1 else _joined(parts)
-        return replace(joined, sensitivity=self.task.sensitivity) if _may_spell(values) else joined
+        together = joined(parts)
+        return replace(together, sensitivity=self.task.sensitivity) if may_spell(values) else together
 
-    def provenance(self, name: str, value: str | int | float) -> Provenance:
-        """Return the provenance of one text, number or boolean in an argument."""
+    def provenance(self, name: str, value: str | int | float, *, is_said: bool = False) -> Provenance:
+        """Return the provenance of one text, number or boolean in an argument.
+
+        *is_said* says that the user's words are known to hold it.
+        """
         task = self.task
         labels = tuple(self._labels.get(digest(task.root_id, value), ())) if self._labels else ()
-        places = tuple(_places(name, value, self._spec, task.mandate)) if self._is_limited else ()
+        places = self.limits.places(name, value)
         vouching = {author for _, author in places}
-        in_words, spelling = self._in_words(name, value)
+        in_words, spelling = (True, 0) if is_said else self._in_words(name, value)
         if in_words:
             vouching.add("user")
         if not vouching and not labels:
@@ -165,12 +185,14 @@ class _Reading:
             sensitivity = task.sensitivity
         if sensitivity < task.sensitivity:
             self.bits += spelling + self._choice(value, [place for place, _ in places], in_words)
+        sources = frozenset(vouching | {label.source for label in labels})
         return Provenance(
-            sources=frozenset(vouching | {label.source for label in labels}),
+            sources=sources,
             user="user" in vouching,
             trusted=trusted,
             untrusted=task.untrusted and not trusted,
             sensitivity=sensitivity,
+            sources_of_each=sources,
         )
 
     def _in_words(self, name: str, value: str | int | float) -> tuple[bool, int]:
@@ -203,44 +225,3 @@ class _Reading:
         rest = among if value in before else among - len(before)
         before.add(value)
         return log2(max(rest, 1))
-
-
-def _may_spell(values: list[Leaf]) -> bool:
-    """Return whether the choice and order of values can spell a text, whoever vouches for each of them.
-
-    Two values that are repeated are the bits of any text. Of `FEW` different ones, the order says at most 117
-    bits, which are 15 characters.
-    """
-    return len(values) > FEW or len(set(map(repr, values))) < len(values)
-
-
-def unknown_provenance(task: TaskState) -> Provenance:
-    """Return the provenance of a value for which nobody vouches.
-
-    The value counts as the attacker's once the task has read anything untrusted, and as sensitive as anything
-    that the task has read. A value that a request or a record says nothing of has this provenance too.
-    """
-    return Provenance(user=False, trusted=False, untrusted=task.untrusted, sensitivity=task.sensitivity)
-
-
-def _joined(parts: list[Provenance]) -> Provenance:
-    """Return the provenance of a value with several parts: it is trusted only if all its parts are."""
-    return Provenance(
-        sources=frozenset().union(*(part.sources for part in parts)),
-        user=all(part.user for part in parts),
-        trusted=all(part.trusted for part in parts),
-        untrusted=any(part.untrusted for part in parts),
-        sensitivity=max((part.sensitivity for part in parts), default=Sensitivity.PUBLIC),
-    )
-
-
-def _places(
-    name: str, value: str | int | float, spec: ToolSpec, mandate: Mandate
-) -> Iterator[tuple[str, str]]:
-    """Yield each place of the mandate that has this value for this argument, and who put it there."""
-    place_for_tool = f"args.{spec.name}.{name}"
-    for place in (f"args.{name}", place_for_tool, f"{place_for_tool}{IF_TAKEN}", "counterparties"):
-        if place != "counterparties" or name in spec.sinks:
-            author = mandate.authors.get(place, {}).get(value, "").partition(" ")[0]
-            if author in _VOUCHES:
-                yield place, _VOUCHES[author]

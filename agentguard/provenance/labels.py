@@ -34,6 +34,7 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
+from agentguard.provenance.items import items_in
 from agentguard.provenance.leaves import Leaf, digest, leaves, leaves_at
 from agentguard.provenance.words import EDGE
 
@@ -45,6 +46,7 @@ _JSON = 4_000_000  # characters of a text that is read as JSON at most
 _WHOLE = "*"
 BLOCK = frozenset({"type", "text", "id", "index", "annotations", "extras"})
 _BETWEEN = re.compile(r"[,;|\t]")
+_FRAMES = re.compile(r"[<>()\[\]=|\"']")
 _NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word with one of these may be an address, an account or an id
 
 
@@ -200,6 +202,8 @@ def _words_of(value: str | int | float) -> Iterator[str]:
         for word in value.split():
             if _NAMES_SOMETHING.search(word) and (bare := word.strip(EDGE)):
                 yield bare
+                if _FRAMES.search(bare):  # markup around a link or an address
+                    yield from (form for items in items_in(word).values() for item in items for form in item)
 
 
 def _listed(value: str | int | float) -> Iterator[str]:

@@ -30,7 +30,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.policies.cedar import CedarPolicy
-from agentguard.policies.cedar.context import View, view_of
+from agentguard.policies.cedar.view import View, view_of
 from agentguard.ports import CatalogAware, Policy
 from tests.doubles.texts import texts
 from tests.tiers import examples

@@ -26,9 +26,10 @@ from agentguard.model import (
 )
 from agentguard.model.inputs import FROM_JSON, INPUTS, JSON_FORM, InputType, RuleInput
 from agentguard.policies._question import question
-from agentguard.policies.cedar.context import ContextWriter, view_of
+from agentguard.policies.cedar.context import ContextWriter
 from agentguard.policies.cedar.schema import schema_text
 from agentguard.policies.cedar.types import shape_of
+from agentguard.policies.cedar.view import view_of
 
 GOLDEN = Path(__file__).parent / "golden"
 WHOLE = "permit (principal, action, resource) when { context == context };"
@@ -131,6 +132,14 @@ def test_a_record_from_before_there_were_distinctions_and_questions_is_read() ->
     record = json.loads(golden("record.json"))
     del record["distinctions"], record["task"]["questions"]
     assert replayed(record, PAY) == replace(REQUEST, task=replace(TASK, questions=0))
+
+
+def test_a_record_from_before_sources_of_each_says_that_no_source_is_that_of_each_value() -> None:
+    record = json.loads(golden("record.json"))
+    del record["origins"]["to"]["sources_of_each"]
+    before = REQUEST.provenance["to"]
+    origins = {"to": replace(before, sources_of_each=frozenset())}
+    assert replayed(record, PAY) == replace(REQUEST, provenance=origins)
 
 
 def _tuples(members: dict[str, object]) -> dict[str, object]:

@@ -39,7 +39,8 @@ from agentguard.model import (
 )
 from agentguard.policies.cedar import CedarPolicy
 from agentguard.ports import Store
-from agentguard.provenance.arguments import FEW, provenance_of, value_digests
+from agentguard.provenance.arguments import provenance_of, value_digests
+from agentguard.provenance.joined import FEW
 from agentguard.provenance.labels import PER_RESULT, observe_result
 from agentguard.provenance.leaves import MOST
 from agentguard.provenance.words import words_contain

@@ -8,6 +8,9 @@ types       a tool's JSON Schema as a Cedar type, and its arguments as Cedar val
 schema      the Cedar schema of a catalog
 validation  the type check of rules against the catalog
 slices      for each tool, the rules that can hold for it
+lists       the lengths of lists, and the counts of their entries by a value
+syntax      the syntax tree of a rule
+view        what rules may look at of a request
 context     the context of one request
 values      a value of JSON as a value of Cedar
 shapes      what rules can see of a tool's arguments and of its facts

@@ -15,10 +15,11 @@ from pydantic_core import to_json
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
 from agentguard.model.arguments import Json
 from agentguard.policies.cedar.answers import Answer, KnownAnswers
-from agentguard.policies.cedar.context import ContextWriter, View, view_of
+from agentguard.policies.cedar.context import ContextWriter
 from agentguard.policies.cedar.shapes import ToolShape
 from agentguard.policies.cedar.slices import Slice
 from agentguard.policies.cedar.source import Rule
+from agentguard.policies.cedar.view import View, view_of
 
 __all__ = ["BoundTool", "entities_of"]
 
@@ -43,7 +44,8 @@ class BoundTool:
     def view(self) -> View:
         """The parts of a request that its rules may look at."""
         texts = (rule.text for rule in self.slice.rules)
-        return view_of(texts, self.shape.visible, facts=self.shape.facts)
+        shape = self.shape
+        return view_of(texts, shape.visible, facts=shape.facts, looks=shape.looks, lists=shape.lists)
 
     @cached_property
     def context(self) -> ContextWriter:

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cedarpy import pst
 
 from agentguard.catalog import RESERVED
 from agentguard.model import TaskStatus, ToolSpec
-from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, in_group
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, in_group, name_inside
+from agentguard.model.looks import Look
 from agentguard.policies.cedar.head import Head
 from agentguard.policies.cedar.schema import resource_of
 from agentguard.policies.cedar.source import Rule, closest
+from agentguard.policies.cedar.syntax import Path, path_of, walk
 from agentguard.policies.cedar.types import ToolShape
 
-__all__ = ["WrongName", "applies_to", "field_names", "listed_names", "wrong_names"]
+__all__ = ["WrongName", "applies_to", "field_names", "listed_names", "names_at", "wrong_names"]
 
-Path = tuple[str, ...]
 # what a rule without any of these words asks about is checked by Cedar alone
-_ASKS = re.compile(r"\\|\b(?:has|history|sources|status|distinctions)\b")
+_ASKS = re.compile(r"\\|\b(?:has|history|sources|sources_of_each|status|distinctions)\b")
 _NAME = re.compile(r"[.:\[]")
-_PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | {"args", "approval"}
+_OF_TOOLS = frozenset({"args", "approval", "sizes", "counts"})
+_PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | _OF_TOOLS
 _OF_ARGUMENT = frozenset(row.name for row in ARGUMENT_INPUTS)
+_OF_ORIGIN = ("context", "provenance", "args")
+_SOURCES = frozenset({"sources", "sources_of_each"})
 _APPROVAL = frozenset({"approvers", "approver"})
 _OF_FACT = frozenset({"trusted", "sensitivity"})
 _GROUPS = {
@@ -65,7 +69,7 @@ def wrong_names(
     node = rule.node
     affected = [spec for spec in specs if applies_to(rule.head, spec)]
     for path, name in _tests(node):
-        possible = _attributes(path, affected, shapes, environment)
+        possible = names_at(path, affected, shapes, environment)
         if possible is not None and name not in possible:
             place = ".".join(path) or "context"
             hint = _unseen_hint(path, name, affected, shapes) or closest(name, possible)
@@ -101,10 +105,10 @@ def _wrong_distinctions(
 
 def listed_names(node: pst.Template) -> Iterator[tuple[str, str]]:
     """Yield each text that a rule compares with names in the context, and with which."""
-    for expr in _walk(node):
+    for expr in walk(node):
         if isinstance(expr, pst.BinaryOp):
             for side, other in ((expr.left, expr.right), (expr.right, expr.left)):
-                if place := _place(_path(side)):
+                if place := _place(path_of(side)):
                     yield from ((place, text) for text in _texts(other))
 
 
@@ -121,8 +125,8 @@ def _place(path: Path | None) -> str:
         return path[1]
     if path in (("context", "task", "kinds"), ("context", "task", "status")):
         return path[2]
-    if path is not None and len(path) == 5 and path[:3] == ("context", "provenance", "args"):
-        return "sources" if path[4] == "sources" else ""
+    if path is not None and len(path) > 4 and path[:3] == _OF_ORIGIN and path[-1] in _SOURCES:
+        return "sources"
     return ""
 
 
@@ -140,38 +144,16 @@ def _texts(expr: Any) -> Iterator[str]:
 
 def _tests(node: pst.Template) -> Iterator[tuple[Path, str]]:
     """Yield the path of each record that a rule tests with ``has``, and the name after it."""
-    for expr in _walk(node):
+    for expr in walk(node):
         if isinstance(expr, pst.HasAttr):
-            path = _path(expr.base) or ("?",)
+            path = path_of(expr.base) or ("?",)
             for name in expr.attrs:
                 yield path, name
                 path = (*path, name)
 
 
-def _path(expr: Any) -> Path | None:
-    """Return the names from a variable to a value, such as context, args, note; None for any other value."""
-    names: list[str] = []
-    while isinstance(expr, pst.GetAttr):
-        names.append(expr.attr)
-        expr = expr.base
-    return (str(expr.name), *reversed(names)) if isinstance(expr, pst.Var) else None
-
-
-def _walk(node: Any) -> Iterator[Any]:
-    waiting = [node]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, tuple | list):
-            waiting += part
-        elif isinstance(part, Mapping):
-            waiting += part.values()
-        elif is_dataclass(part):
-            yield part
-            waiting += [getattr(part, field.name) for field in fields(part)]
-
-
-def _attributes(
-    path: Path, specs: Iterable[ToolSpec], shapes: Mapping[str, ToolShape], environment: Collection[str]
+def names_at(
+    path: Path, specs: Iterable[ToolSpec], shapes: Mapping[str, ToolShape], environment: Collection[str] = ()
 ) -> set[str] | None:
     """Return the names that the record at this path can have for some of these tools; None if not known."""
     variable, *parts = path
@@ -184,8 +166,8 @@ def _attributes(
             return set(environment if part == "environment" else _APPROVAL)
         case ["task" | "provenance" as group]:
             return set(_GROUPS[group])
-        case ["provenance", "args", _]:
-            return set(_OF_ARGUMENT)
+        case ["provenance", "args", _, *_] | ["sizes" | "counts", *_]:
+            return _inside(parts, [shapes[spec.name] for spec in specs])
         case ["facts", *_] | ["provenance", "facts", *_]:
             return _of_facts(parts, [shapes[spec.name] for spec in specs])
         case ["args", *_] | ["provenance", "args"]:
@@ -210,6 +192,23 @@ def _of_facts(parts: list[str], shapes: Sequence[ToolShape]) -> set[str]:
         return {name for shape in shapes for name in shape.facts}
     facts = [shape.facts.get(parts[1]) for shape in shapes]
     return {name for fact in facts if fact is not None for name in fact.fields(parts[2:])}
+
+
+def _inside(parts: list[str], shapes: Iterable[ToolShape]) -> set[str]:
+    """Return the names at a path in the provenance of an argument, or in what is counted of lists."""
+    if parts[0] == "provenance":
+        return set(_OF_ARGUMENT).union(
+            *(_names_inside(shape.looks.get(parts[2]), parts[3:]) for shape in shapes)
+        )
+    is_counted = parts[0] == "counts"
+    return {name for shape in shapes for name in shape.lists.names_at(parts[1:], counted=is_counted)}
+
+
+def _names_inside(look: Look | None, path: Iterable[str]) -> set[str]:
+    for name in path:
+        fields = {} if look is None else {name_inside(field): inner for field, inner in look.fields.items()}
+        look = fields.get(name)
+    return set() if look is None else {*map(name_inside, look.fields), *look.texts}
 
 
 def _of_tools(

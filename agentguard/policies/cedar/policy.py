@@ -29,9 +29,11 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.inputs import APPROVED
+from agentguard.model.looks import Looks
 from agentguard.policies.cedar.bound_tool import BoundTool, entities_of
 from agentguard.policies.cedar.context import NotGiven
 from agentguard.policies.cedar.instances import opened, require_types
+from agentguard.policies.cedar.lists import values_named
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.slices import slices
 from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
@@ -117,7 +119,8 @@ class CedarPolicy:
                     f"a tool is named {spec.name}, like a path",
                     hint='rename the tool: in Cedar, Action::"read" stands for all tools on the read path',
                 )
-        shapes = {spec.name: shape_of(spec) for spec in specs}
+        texts = values_named(self.rules)
+        shapes = {spec.name: shape_of(spec, texts) for spec in specs}
         require_types(shapes)
         rules = opened(self.rules, shapes)
         schema = schema_text(specs, shapes, self._environment)
@@ -162,6 +165,11 @@ class CedarPolicy:
         """Return the names of the facts that the rules may look at in calls of a tool."""
         bound_tool = self._bound.tools.get(tool.name)
         return () if bound_tool is None else bound_tool.facts
+
+    def looks_for(self, tool: ToolSpec) -> Looks:
+        """Return the places inside of a tool's arguments at whose provenance the rules may look."""
+        bound_tool = self._bound.tools.get(tool.name)
+        return {} if bound_tool is None else bound_tool.view.inside
 
     def _evaluate(self, request: AccessRequest, bound: _Bound) -> Decision:
         tool = bound.tools.get(request.tool.name)

@@ -8,6 +8,7 @@ from itertools import count
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.model import AccessRequest, Decision, ToolSpec
+from agentguard.model.looks import Looks
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.source import Rule
 
@@ -66,6 +67,10 @@ class ReloadingCedar:
     def facts_for(self, tool: ToolSpec) -> Collection[str]:
         """Return the names of the facts that the rules in force may look at in calls of a tool."""
         return self._current.facts_for(tool)
+
+    def looks_for(self, tool: ToolSpec) -> Looks:
+        """Return the places inside of a tool's arguments at which the rules in force may look."""
+        return self._current.looks_for(tool)
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer by the rules in force at this moment. Never raises."""

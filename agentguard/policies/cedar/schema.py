@@ -1,8 +1,10 @@
 """The Cedar schema of a catalog: what policies are type-checked against.
 
 The paths are action groups, and each tool is an action of its path. The arguments of a tool are the record
-``context.args``, and ``context.provenance.args.<name>`` says where each argument came from. An absent
-argument counts as named by the user. Sensitivities and clearances are numbers, from 0 (public) to 3
+``context.args``, and ``context.provenance.args.<name>`` says where each argument came from; in it,
+``.<field>`` says where the fields inside of the argument came from, and ``.links``, ``.addresses`` and
+``.accounts`` what stands in its texts. ``context.sizes`` and ``context.counts`` count what is in lists. An
+absent argument counts as named by the user. Sensitivities and clearances are numbers, from 0 (public) to 3
 (restricted). Resources are enumerated, so that a rule about a resource that does not exist is an error.
 
 The facts of a tool are the record ``context.facts``. One that is the thing the tool acts on has a type of
@@ -16,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from agentguard.model import ToolPath, ToolSpec
-from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group, name_inside
+from agentguard.model.looks import TEXT_KINDS, Look
 from agentguard.policies.cedar.types import UNTYPED, ToolShape, quoted
 
 __all__ = ["resource_of", "schema_text"]
@@ -48,7 +51,7 @@ _LINES = (
 )
 """The lines of the context's type. A policy's version is a digest of the schema, so these lines stay as they
 are. An input that is not named here follows in the last line."""
-_ARGS, _ORIGINS, _FACT_ORIGINS = "\0args", "\0origins", "\0factorigins"
+_ARGS, _ORIGINS, _FACT_ORIGINS, _COUNTED = "\0args", "\0origins", "\0factorigins", "\0counted"
 _FACTS = f", facts: {_CEDAR[InputType.FACTS]}"
 
 _NOTHING = ToolShape("{}", lambda value: value, (), ())
@@ -98,6 +101,7 @@ def _types(inputs: Inputs) -> str:
         "entity Agent;\n"
         f"type Task = {{ {task} }};\n"
         f"type Provenance = {{ {origin} }};\n"
+        f"type TextProvenance = {{ {origin}, {_of_texts(TEXT_KINDS)} }};\n"
         "type Approval = { approvers: Long, approver?: String };\n"
     )
 
@@ -108,7 +112,7 @@ def _fields(inputs: Inputs) -> str:
 
 @cache
 def _request_type(inputs: Inputs) -> str:
-    """Return the type of a request, with marks in the places of the tool's arguments and their provenance."""
+    """Return the type of a request, with marks in the places of what each tool has of its own."""
     types = {row.name: _CEDAR[row.type] for row in in_group(inputs, "")}
     types |= {"args": _ARGS, "task": "Task"}
     of_task = _fields(in_group(inputs, "provenance"))
@@ -118,8 +122,29 @@ def _request_type(inputs: Inputs) -> str:
     context = ",\n  ".join(", ".join(f"{name}: {types[name]}" for name in line) for line in lines)
     return (
         " appliesTo { principal: [Agent], resource: [Resource], context: {\n"
-        f"  {context}, approval?: Approval\n}} }}"
+        f"  {context}, approval?: Approval{_COUNTED}\n}} }}"
     )
+
+
+def _of_texts(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind}: Provenance" for kind in kinds)
+
+
+def _origin(look: Look | None) -> str:
+    """Return the type of the provenance of an argument or of a field inside of it."""
+    if look is None or not look.fields:
+        return "TextProvenance" if look is not None and look.texts else "Provenance"
+    fields = [f"{quoted(name_inside(name))}: {_origin(inner)}" for name, inner in look.fields.items()]
+    texts = [_of_texts(look.texts)] if look.texts else []
+    return f"{{ {', '.join((_fields(ARGUMENT_INPUTS), *texts, *fields))} }}"
+
+
+def _lists(shape: ToolShape) -> str:
+    """Return the parts of the context that say how long a tool's lists are, and what is in them."""
+    lists = shape.lists
+    counts = lists.counts_type()
+    sizes = f", sizes: {lists.sizes_type()}" if lists else ""
+    return f"{sizes}, counts: {counts}" if counts else sizes
 
 
 def _applies(inputs: Inputs, shape: ToolShape) -> str:
@@ -128,8 +153,9 @@ def _applies(inputs: Inputs, shape: ToolShape) -> str:
         types = [f"{n}{'?' if f.optional else ''}: {f.type.text}" for n, f in sorted(shape.facts.items())]
         facts = f", facts: {{ {', '.join(types)} }}"
         fact_origins = f", facts: {{ {', '.join(f'{name}: Fact' for name in sorted(shape.facts))} }}"
-    origins = ", ".join(f"{quoted(name)}: Provenance" for name in shape.visible)
+    origins = ", ".join(f"{quoted(name)}: {_origin(shape.looks.get(name))}" for name in shape.visible)
     text = _request_type(inputs).replace(_FACTS, facts).replace(_FACT_ORIGINS, fact_origins)
+    text = text.replace(_COUNTED, _lists(shape))
     if shape.instance is not None:
         text = text.replace("resource: [Resource]", f"resource: [{shape.instance.entity}]", 1)
     before, _, rest = text.partition(_ARGS)

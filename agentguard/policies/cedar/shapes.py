@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from agentguard.model import FactSpec
+from agentguard.model.looks import Looks
+from agentguard.policies.cedar.lists import NO_LISTS, Lists
 from agentguard.policies.cedar.values import CedarType, Convert
 
 __all__ = ["NO_SHAPES", "FactShape", "ToolShape"]
@@ -14,7 +16,11 @@ __all__ = ["NO_SHAPES", "FactShape", "ToolShape"]
 
 @dataclass(frozen=True, slots=True)
 class ToolShape:
-    """A tool's arguments in Cedar: their type, converter, and the names that rules can and cannot see."""
+    """A tool's arguments in Cedar: their type, converter, and the names that rules can and cannot see.
+
+    `looks` are the places inside of them of which rules can ask where the values came from, `lists` the lists
+    whose lengths and entries they can count.
+    """
 
     text: str
     convert: Convert
@@ -23,6 +29,8 @@ class ToolShape:
     untyped: tuple[str, ...] = ()
     fields: Mapping[str, CedarType] = field(default_factory=dict)
     facts: Mapping[str, FactShape] = field(default_factory=dict)
+    looks: Looks = field(default_factory=dict)
+    lists: Lists = NO_LISTS
 
     @property
     def instance(self) -> FactShape | None:

@@ -21,6 +21,8 @@ from typing import Any
 from agentguard.errors import ConfigurationError
 from agentguard.model import FactSpec, ToolSpec
 from agentguard.model.arguments import Json
+from agentguard.model.looks import looks_in
+from agentguard.policies.cedar.lists import NO_VALUES, Values, lists_in
 from agentguard.policies.cedar.shapes import FactShape, ToolShape
 from agentguard.policies.cedar.values import (
     CedarType,
@@ -32,6 +34,7 @@ from agentguard.policies.cedar.values import (
     decimal_text,
     long,
     moment,
+    quoted,
     string,
 )
 
@@ -213,12 +216,13 @@ def _common(kinds: list[CedarType | None]) -> CedarType | None:
     return kinds[0] if len(texts) == 1 else None
 
 
-def shape_of(spec: ToolSpec) -> ToolShape:
+def shape_of(spec: ToolSpec, texts: Values = NO_VALUES) -> ToolShape:
     """Read a tool's argument schema, once.
 
     `convert` turns JSON arguments into the value of ``context.args``. It refuses a value that does not fit, a
     required argument that is missing, and an argument that the schema neither declares nor accepts. For
-    rules, a tool without a schema takes no arguments.
+    rules, a tool without a schema takes no arguments. *texts* are those by which rules want the entries of
+    lists counted.
 
     Raises:
         ConfigurationError: The schema is malformed.
@@ -226,6 +230,7 @@ def shape_of(spec: ToolSpec) -> ToolShape:
     reader = _Reader(spec.schema or {})
     try:
         kind, names = reader.record(spec.schema or {}, frozenset(), "", filled=True)
+        looks, lists = looks_in(spec.declared), lists_in(spec.declared, texts)
     except (TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"the argument schema of tool {spec.name} is no JSON Schema: {type(error).__name__}",
@@ -239,6 +244,8 @@ def shape_of(spec: ToolSpec) -> ToolShape:
         tuple(reader.untyped),
         kind.fields,
         {fact.name: shape for fact in spec.facts if (shape := fact_shape_of(fact)) is not None},
+        looks,
+        lists,
     )
 
 
@@ -247,9 +254,3 @@ def fact_shape_of(fact: FactSpec) -> FactShape | None:
     reader = _Reader(fact.type.schema, _FORMATS)
     kind, optional = reader.type(fact.type.schema, frozenset(), "")
     return None if kind is None else FactShape(fact, kind, optional, tuple(reader.unseen))
-
-
-def quoted(text: str) -> str:
-    """Return *text* as a Cedar string literal, whatever characters it holds."""
-    plain = (c if c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in text)
-    return f'"{"".join(plain)}"'

@@ -14,7 +14,7 @@ from cedarpy import Schema, validate_policies
 from agentguard.errors import ConfigurationError
 from agentguard.model import ToolPath, ToolSpec
 from agentguard.policies.cedar.instances import wrong_comparisons
-from agentguard.policies.cedar.names import wrong_names
+from agentguard.policies.cedar.names import names_at, wrong_names
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.shapes import FactShape, ToolShape
 from agentguard.policies.cedar.source import Rule, closest
@@ -24,6 +24,9 @@ __all__ = ["validate"]
 
 _PREFIX = re.compile(r"^for policy `policy\d+`[,:] ")
 _ATTRIBUTE = re.compile(r'attribute `(?:provenance\.)?args\.([^`]*)` in context for Action::"(.*)" not found')
+_INNER = re.compile(
+    r'attribute `((?:provenance\.args|sizes|counts)[^`]*)\.([^`.]*)` in context for Action::"(.*)" not found'
+)  # of a record inside of the provenance of an argument, or of the lists
 _ACTION = re.compile(r'unrecognized action `Action::"(.*)"`')
 _RESOURCE = re.compile(r'enumerated entity type, but `"(.*)"` is not')
 _FACT = re.compile(r'attribute `facts\.([^`]*)` in context for Action::"(.*)" not found')
@@ -34,6 +37,8 @@ _OPTIONAL_FIELD = re.compile(r"optional attribute `([^`.]*)` on entity type")
 _OPTIONAL = re.compile(r"optional attribute `(?:args\.)?([^`.]*)")
 _VISIBLE = "rules see only whether it is there, and where it came from"
 _HINTS = (
+    ("`sizes` in context", "the tool has no list of which the schema says that it is one"),
+    ("`counts` in context", "the tool has no list whose entries have a text to count them by"),
     ("saw decimal", 'a JSON number is a Cedar decimal: .lessThanOrEqual(decimal("100.0")), and so on'),
     (UNTYPED, f"Cedar has no type for this argument: {_VISIBLE}"),
     ("optional attribute", "test for it first: context.args has note && context.args.note == ..."),
@@ -147,6 +152,10 @@ def _is_early(problem: str, untyped: set[str]) -> bool:
 
 
 def _hint(problem: str, shapes: Mapping[str, ToolShape], specs: Collection[ToolSpec]) -> str:
+    if (inner := _INNER.search(problem)) and inner[3] in shapes:
+        path = ("context", *inner[1].split("."))
+        called = [spec for spec in specs if spec.name == inner[3]]
+        return closest(inner[2], names_at(path, called, shapes) or ())
     if attribute := _ATTRIBUTE.search(problem):
         name, shape = attribute[1], shapes.get(attribute[2])
         if shape is not None and {name, name.partition(".")[0]} & {*shape.unseen, *shape.untyped}:

@@ -19,6 +19,7 @@ __all__ = [
     "decimal_text",
     "long",
     "moment",
+    "quoted",
     "string",
 ]
 
@@ -111,3 +112,9 @@ def day(value: Json) -> Json:
 
 def _datetime(text: str) -> Json:
     return {"__extn": {"fn": "datetime", "arg": text}}
+
+
+def quoted(text: str) -> str:
+    """Return *text* as a Cedar string literal, whatever characters it holds."""
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in text)
+    return f'"{"".join(plain)}"'
