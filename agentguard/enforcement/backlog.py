@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
@@ -53,6 +53,7 @@ class Backlog:
     def __init__(self, pause: Callable[[int], float] = growing_pause) -> None:
         self._pause, self._lock = pause, ProcessLock()
         self._items: dict[str, _Item] = {}
+        self._queue = deque[_Item]()  # of those that were due when it was made; to rank all takes long
 
     def ids(self) -> set[str]:
         """Return the ids of the calls."""
@@ -76,7 +77,7 @@ class Backlog:
                 item.credentials = listed
                 if item.revoked_at is not None and item.revoked_at < since:
                     item.revoked_at = None  # the store could not forget it
-            self._items = items
+            self._items, self._queue = items, deque()
 
     def take(self, *, only_new: bool = False) -> list[LiveCredential]:
         """Return the credentials of some calls that are due, so many as an issuer is asked for at once.
@@ -84,23 +85,32 @@ class Backlog:
         Those come first that were asked for least often, and no task has two before another one has one. With
         *only_new*, those are left out that were asked for before.
         """
-        now, of_task = monotonic(), Counter[str]()
+        now = monotonic()
         with self._lock:
-            due = [
-                item
-                for item in self._items.values()
-                if item.waits and item.due <= now and not (only_new and item.attempts)
-            ]
-            ranked = list[tuple[int, _Item]]()
-            for item in sorted(due, key=lambda item: (item.attempts, item.due)):
-                task_id = item.credentials[0].task_id
-                ranked.append((of_task[task_id], item))
-                of_task[task_id] += 1
-            ranked.sort(key=itemgetter(0))
-            batch = [item for _, item in ranked[:AT_ONCE]]
+            batch = self._next(now, only_new)
+            if not batch:
+                self._queue = deque(self._ranked(now))
+                batch = self._next(now, only_new)
             for item in batch:
                 item.is_asked = True
             return [credential for item in batch for credential in item.credentials]
+
+    def _next(self, now: float, only_new: bool) -> list[_Item]:
+        batch = list[_Item]()
+        while self._queue and len(batch) < AT_ONCE:
+            item = self._queue.popleft()
+            if item.waits and item.due <= now and not (only_new and item.attempts):
+                batch.append(item)
+        return batch
+
+    def _ranked(self, now: float) -> list[_Item]:
+        of_task, ranked = Counter[str](), list[tuple[int, _Item]]()
+        due = (item for item in self._items.values() if item.waits and item.due <= now)
+        for item in sorted(due, key=lambda item: (item.attempts, item.due)):
+            task_id = item.credentials[0].task_id
+            ranked.append((of_task[task_id], item))
+            of_task[task_id] += 1
+        return [item for _, item in sorted(ranked, key=itemgetter(0))]
 
     def settle(self, credentials: Iterable[LiveCredential], alive: Collection[LiveCredential]) -> None:
         """Note what became of what was taken; *alive* are those of calls that are yet to be revoked."""
@@ -115,5 +125,9 @@ class Backlog:
     def seconds(self) -> float | None:
         """Return in how many seconds something is due, or None if nothing will be."""
         with self._lock:
+            while self._queue and not self._queue[0].waits:
+                self._queue.popleft()
+            if self._queue:
+                return 0.0
             due = [item.due for item in self._items.values() if item.waits]
         return max(0.0, min(due) - monotonic()) if due else None

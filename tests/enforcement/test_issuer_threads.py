@@ -267,6 +267,19 @@ def test_of_one_issuer_a_new_task_waits_for_no_older_one_that_has_many() -> None
     assert "a" in [credential.call_id for credential in waiting.take()]
 
 
+@pytest.mark.promise("revocation-retried")
+def test_what_is_due_is_not_ranked_anew_for_each_batch_of_very_many() -> None:
+    waiting, begun = backlog.Backlog(), time.thread_time()
+    left = {f"c{number}" for number in range(16_000)}
+    waiting.update([live(name, task_id=f"t{len(name)}") for name in sorted(left)], 0.0)
+    while waiting.seconds() == 0.0:
+        batch = waiting.take()
+        waiting.settle(batch, [])
+        left -= {credential.call_id for credential in batch}
+    assert (left, waiting.seconds()) == (set(), None)
+    assert time.thread_time() - begun < 1.0  # it was 10 s and more
+
+
 # --- pauses
 
 

@@ -91,6 +91,25 @@ async def test_the_client_of_a_call_reads_no_answer_without_end(body: bytes, hea
             await client.get("https://mcp.example/")
 
 
+@pytest.mark.promise("mcp-call-bounded")
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_an_answer_in_very_many_parts_is_cut_off_however_short_they_are(kind: str) -> None:
+    sent = list[bytes]()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(1_000_000):
+            sent.append(b"x")
+            yield b"x"
+
+    head = {"content-type": kind}
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=chunks(), headers=head))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth), CallBounds())
+    async with make(auth=NO_AUTH) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="more than is read"):
+            await client.get("https://mcp.example/")
+    assert 10_000 < len(sent) < 50_000, "an ordinary answer of 8 MB has some hundreds"
+
+
 def _result(**members: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": [], **members}}).encode()
 

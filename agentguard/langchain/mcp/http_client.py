@@ -32,6 +32,7 @@ HEADERS = frozenset({
 _BYTES = 8_000_000  # of the answers in one call at most
 _PARTS = 20_000  # lists and objects in them at most; they take about 0.3 s to parse
 _SEPARATED = 100_000  # commas in them at most; so many values of a wrong type take about 0.6 s
+_CHUNKS = 20_000  # parts of the body at most, of which each takes about 6 µs, however short it is
 _LINES = 10_000  # lines of events at most: 3,300 notifications, which have three each with the empty one
 _REQUESTS = 100  # of one call at most, of which an ordinary one has five; the others answer the server
 _SECONDS = 3_600.0  # for one call at most, or as long as its credential lives
@@ -50,7 +51,7 @@ class CallBounds:
         self._seconds = seconds
         self._failure: Exception | None = None
         self._scope = anyio.CancelScope()
-        self._size = self._parts = self._separated = self._lines = self._requests = 0
+        self._size = self._chunks = self._parts = self._separated = self._lines = self._requests = 0
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -87,12 +88,14 @@ class CallBounds:
             httpx.RemoteProtocolError: It is too much.
         """
         self._size += len(chunk)
+        self._chunks += 1
         self._parts += chunk.count(b"[") + chunk.count(b"{")
         self._separated += chunk.count(b",")
         if is_events:
             self._lines += chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
         if (
             self._size > _BYTES
+            or self._chunks > _CHUNKS
             or self._parts > _PARTS
             or self._separated > _SEPARATED
             or self._lines > _LINES
