@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.owned_lock import OwnedLock
 from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class CallsHere:
     with the status and the cause of its end. They act for nobody in this process. `last_end` is another
     object after each end of a task here, and `ends` has one for each end that is being stored.
     `in_progress` are the calls that have begun. `closing` says that no call begins any more, and `closed`
-    that the store and the log are closed too.
+    that the store and the log are closed too. Who has the lock `late` ends the calls that an interrupt has
+    kept from their end.
 
     A forked child has none of its parent's calls and tasks to revoke or to end; the `unended` ones act for
     nobody there either.
@@ -74,6 +76,7 @@ class CallsHere:
     in_progress: dict[str, CallInProgress] = field(default_factory=dict)
     closing: bool = False
     closed: bool = False
+    late: OwnedLock = field(default_factory=OwnedLock)
 
     def __post_init__(self) -> None:
         """Have a forked child begin without the calls of its parent."""
@@ -82,6 +85,7 @@ class CallsHere:
     def _leave_to_parent(self) -> None:
         self.running, self.untracked, self.unbegun = {}, {}, {}
         self.failed, self.reported, self.ends, self.in_progress = set(), set(), set(), {}
+        self.late = OwnedLock()
 
     def give_up(self, task_id: str, seconds: float) -> None:
         """Have a task ended that the store may yet begin within *seconds*."""

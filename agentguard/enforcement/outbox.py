@@ -14,17 +14,21 @@ from time import monotonic
 from types import MappingProxyType
 from typing import NamedTuple
 
+from agentguard.concurrency.owned_lock import owner_here
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.failures import best_effort, failure_text, is_for_caller
 from agentguard.enforcement.operations import Operations
 from agentguard.enforcement.process import gone
-from agentguard.enforcement.records import recovery_record, task_end_record, unrevoked_record
+from agentguard.enforcement.records import Record, recovery_record, task_end_record, unrevoked_record
 from agentguard.errors import RevocationUnknown
 from agentguard.model import LiveCredential, TaskState, TaskStatus
 
 __all__ = ["Orphans", "Outbox"]
 
 log = logging.getLogger("agentguard")
+
+_LATE = 0.2  # seconds to wait for another thread that ends interrupted calls
+_TOLD = 86_400.0  # seconds beyond a credential's end for which its record is not written again
 
 
 class Fate(Enum):
@@ -127,7 +131,21 @@ class Outbox:
         self._calls.reported.add(credential.call_id)
         self._on_unknown(credential.broker)
         record = unrevoked_record(credential, self._end(credential), cause)
-        await best_effort("record", self._operations.append, record)
+        if await self._is_first(record, credential):
+            await best_effort("record", self._operations.append, record)
+
+    async def _is_first(self, record: Record, credential: LiveCredential) -> bool:
+        """Return whether no other sweep, of whatever process, writes this record of the credential's call.
+
+        If the store cannot say so, it is written, since two are better than none.
+        """
+        key, answers = f"{record['event']}:{credential.call_id}", list[bool]()
+
+        async def ask() -> None:
+            until = max(self._clock(), self._end(credential)) + _TOLD
+            answers.append(await self._operations.remember(key, until))
+
+        return not await best_effort("remember", ask) or answers[0] is not False
 
     def _end(self, credential: LiveCredential) -> float:
         """Return when a credential has ended by itself, in seconds since the epoch.
@@ -179,7 +197,9 @@ class Outbox:
             if call_id in calls_left:
                 continue
             if now < self._end(credential):
-                await best_effort("record", self._operations.append, recovery_record(credential))
+                record = recovery_record(credential)
+                if await self._is_first(record, credential):
+                    await best_effort("record", self._operations.append, record)
             elif call_id not in reported:
                 # that it can be used no more is certain, and that it was revoked before is not
                 await self._tell(credential, "it had ended by itself, or was revoked after its time")
@@ -217,12 +237,22 @@ class Outbox:
     async def _end_interrupted(self) -> None:
         """End the calls whose end an interrupt has kept from being noted, and write down how they ended.
 
-        Their credentials are orphans then.
+        Their credentials are orphans then. One thread of this process does so at a time: each end is noted
+        once.
         """
-        for call_id, call in list(self._calls.running.items()):
-            if not call.is_running():
-                log.warning("call %s was interrupted while it ended: its end is noted now", call_id)
-                await best_effort("the end of an interrupted call", call.end_late)
+        if not self._calls.has_interrupted():
+            return
+        owner, late, until = owner_here(), self._calls.late, monotonic() + _LATE
+        if not late.acquire(owner, lambda: until - monotonic()):
+            return  # another thread is at it
+        try:
+            for call_id, call in list(self._calls.running.items()):
+                if not call.is_running():
+                    log.warning("call %s was interrupted while it ended: its end is noted now", call_id)
+                    await best_effort("the end of an interrupted call", call.end_late)
+        finally:
+            late.release()
+            del owner  # it refers to this frame
 
     async def _with_untracked(self, live: Iterable[LiveCredential]) -> list[LiveCredential]:
         """Add what was minted, and could not be recorded by the handle that its broker has named."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
@@ -12,7 +11,7 @@ import httpx
 
 from agentguard.concurrency.abandonable import AbandonableThreads
 from agentguard.concurrency.drive import lift
-from agentguard.concurrency.fork import in_child
+from agentguard.concurrency.fork import ProcessLock, in_child
 from agentguard.outbound.deadline import AsyncDeadlineTransport, DeadlineTransport
 
 __all__ = ["Connections"]
@@ -40,12 +39,11 @@ class Connections:
         self._options, self._check = {**options, "limits": _UNLIMITED}, check
         self._transport, self._async_transport = transport, async_transport
         self._resolver = AbandonableThreads("the resolver of names")
-        self._of_parents: list[_Open] = []
+        self._of_parents, self._lock = list[_Open](), ProcessLock()  # a signal's handler may close this
         self._begin()
         in_child(self._begin_in_child)
 
     def _begin(self) -> None:
-        self._lock = Lock()
         self._open = _Open()
         self._finalizer = finalize(self, _close, self._open)  # of connections that nobody has closed
         self._finalizer.atexit = False

@@ -770,6 +770,28 @@ def test_a_closed_outbound_leaves_no_socket_behind_and_opens_anew() -> None:
         gc.collect()
 
 
+@pytest.mark.promise("interrupt-locks-nobody-out")
+def test_a_signals_handler_that_closes_while_the_client_is_made_waits_for_nobody() -> None:
+    """As that of SIGTERM, which closes a guard in the thread that is about to ask."""
+
+    class Closing(httpx.MockTransport):
+        def __bool__(self) -> bool:  # asked while the client is made
+            outbound.close()
+            return True
+
+    transport = Closing(lambda _request: httpx.Response(200))
+    outbound = Outbound("issuer", "https://issuer.example", transport=transport)
+    answers = list[Answer]()
+    thread = threading.Thread(
+        target=lambda: answers.append(drive(outbound.ask.sync("GET", "/"))),  # type: ignore[arg-type]  # a coroutine
+        daemon=True,
+    )
+    thread.start()
+    thread.join(5.0)
+    assert [answer.status for answer in answers] == [200]
+    outbound.close()
+
+
 async def test_a_connection_is_used_again(make: Make, mode: Mode) -> None:
     accepted: list[int] = []
 
