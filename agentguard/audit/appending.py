@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
 from agentguard.audit.files import Predecessor, follows, name_of
-from agentguard.audit.locking import LockedTooLong, lock_file
 from agentguard.audit.rotation import Rotation
 from agentguard.audit.succession import is_empty, moved, newest_after, tell_moved
+from agentguard.concurrency.file_lock import LockedTooLong, lock_file
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 
 __all__ = ["Appender"]

@@ -20,9 +20,9 @@ from agentguard.audit.appending import Appender
 from agentguard.audit.chain import Head, parse
 from agentguard.audit.file_end import last_head
 from agentguard.audit.files import history, opened
-from agentguard.audit.locking import LockedTooLong
 from agentguard.audit.rotation import NO_LIMITS, Limits, Rotation
 from agentguard.concurrency.deadline import seconds_left
+from agentguard.concurrency.file_lock import LockedTooLong
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import AuditError
 from agentguard.files import make_private_folder

@@ -20,7 +20,7 @@ from agentguard.audit.files import (
     siblings,
     tail_of_packed,
 )
-from agentguard.audit.locking import lock_file
+from agentguard.concurrency.file_lock import lock_file
 
 __all__ = ["is_empty", "moved", "newest_after", "tell_moved"]
 

@@ -8,7 +8,6 @@ the key, and no other file could say something else than the keys that are there
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from agentguard.concurrency.file_lock import LockedTooLong, lock_file
 from agentguard.credentials.keyfile import load_key, new_pem, parse_pem, read_key, write_new
 from agentguard.errors import ConfigurationError
 from agentguard.files import require_trusted
@@ -210,16 +210,15 @@ class KeyFolder:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise _unwritable(self.directory, error) from error
+        end = time.monotonic() + _WAIT
         try:
-            deadline = time.monotonic() + _WAIT
-            while not _locked(descriptor):
-                if time.monotonic() > deadline:
-                    raise ConfigurationError(
-                        "another process has been changing the keys for too long",
-                        hint="end it",
-                        file=self.directory,
-                    )
-                time.sleep(0.01)
+            try:
+                lock_file(descriptor, lambda: end - time.monotonic())
+            except LockedTooLong:
+                reason = "another process has been changing the keys for too long"
+                raise ConfigurationError(reason, hint="end it", file=self.directory) from None
+            except OSError as error:
+                raise _unwritable(self.directory, error) from error
             yield
         finally:
             os.close(descriptor)  # this also ends the lock
@@ -235,14 +234,6 @@ def end_of(key: KeyFile, files: Iterable[KeyFile]) -> float | None:
 
 def _new_signers(keys: Iterable[KeyFile], contents: dict[Path, bytes]) -> list[tuple[ToolPath, Signer]]:
     return [(key.path, parse_pem(contents[key.file], key.file)) for key in keys]
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _unwritable(directory: Path, error: OSError) -> ConfigurationError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -323,3 +325,24 @@ def test_four_processes_that_start_at_once_make_one_set(
         "read.pem",
         "write.pem",
     ]
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_folder_that_another_process_keeps_locked_is_not_changed(
+    folder: KeyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_folder, "_WAIT", 0.05)
+    before = os.listdir(folder.directory)
+    with locked(folder.directory), pytest.raises(ConfigurationError, match="changing the keys for too long"):
+        folder.rotate(NOW, now=NOW)
+    assert os.listdir(folder.directory) == before
+    assert len(folder.rotate(NOW, now=NOW)) == len(ToolPath), "it is changed once the other process is done"

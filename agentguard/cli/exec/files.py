@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from agentguard.concurrency.file_lock import LockedTooLong, lock_file
 from agentguard.errors import IssueError
 from agentguard.model import Secret
 
@@ -57,12 +58,9 @@ class SecretFile:
         content = secret.reveal().encode()
         if len(content) > _LIMIT:
             raise IssueError("a secret has more than 1 MiB")
-        for _ in range(_ATTEMPTS):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.01)
+        end = time.monotonic() + 1.0
+        with suppress(LockedTooLong):
+            lock_file(self._file, lambda: end - time.monotonic())
         try:
             if self._memory is None:
                 os.pwrite(self._file, content, 0)

@@ -1,4 +1,4 @@
-"""The lock of a log's file, which the processes that write it share."""
+"""The lock of a file or a directory (`flock`), which the processes that change it share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ __all__ = ["LockedTooLong", "lock_file"]
 
 
 class LockedTooLong(OSError):
-    """The log was locked for longer than the record may wait."""
+    """A file was locked for longer than its caller may wait."""
 
     def __init__(self) -> None:
-        super().__init__(None, "the audit log was locked for too long")
+        super().__init__(None, "it was locked for too long")
 
 
 def lock_file(file: int, seconds: Callable[[], float]) -> None:
-    """Take the lock of a file, which another process may hold, until there are no *seconds* left."""
+    """Take the lock of an open file, which another process may hold; to close the file ends it too.
+
+    Raises:
+        LockedTooLong: It was not free before there were no *seconds* left.
+        OSError: The file system has no such locks.
+    """
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
