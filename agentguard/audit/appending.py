@@ -23,7 +23,7 @@ from agentguard.audit.chain import GENESIS, Head, seal
 from agentguard.audit.file_end import begins_with, ends_at, resume, tail_of
 from agentguard.audit.files import Predecessor, follows, name_of
 from agentguard.audit.rotation import Rotation
-from agentguard.audit.succession import is_empty, moved, newest_after, tell_moved
+from agentguard.audit.succession import begun_anew, is_empty, moved, newest_after, tell_moved
 from agentguard.concurrency.file_lock import LockedTooLong, lock_file
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 
@@ -275,7 +275,7 @@ class Appender:
         return size
 
     def _append(self, file: int, size: int, record: Mapping[str, Any]) -> int:
-        head, before = (self._head, b"") if size == self._size else self._find_head(file, size, record["at"])
+        head, before = (self._head, b"") if size == self._size else self._find_head(file, size, record)
         line, head = seal(record, head)
         line = before + line
         self._size = -1
@@ -285,11 +285,14 @@ class Appender:
         self._end = _End(self._size, head)
         return self._size
 
-    def _find_head(self, file: int, size: int, at: str) -> tuple[Head, bytes]:
-        """Do as `resume` in a file that somebody else has changed; say so if it was cut."""
+    def _find_head(self, file: int, size: int, record: Mapping[str, Any]) -> tuple[Head, bytes]:
+        """Do as `resume` in a file that somebody else has changed or renamed; say so if it was cut."""
+        at, end = record["at"], self._end
         head, before = resume(file, size, at)
-        if (end := self._end) is not None and not ends_at(file, end.offset, end.head):
+        if end is not None and not ends_at(file, end.offset, end.head):
             log.error("%s was cut under this process, which had written up to %s", self.path, end.head)
             line, head = seal({"at": at, "event": "cut", "after": str(end.head)}, head)
             before += line
+        elif not size and record.get("event") != "continued" and (first := begun_anew(at, self.path)):
+            before, head = seal(first, GENESIS)
         return head, before

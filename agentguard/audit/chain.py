@@ -11,11 +11,11 @@ disk can leave a half-written ("torn") line; the next record then has a member `
 that line.
 
 A log that was renamed or deleted is begun anew with seq 1 and a record `continued`. Its member `continues` is
-the head of the old file, and `file` its name, where that is known. A record `deleted` has the `head` and the
-name of a rotated file that was deleted, since no more files were to be kept. A log that was cut in its place
-has a record `cut`. Its member `after` is the last head that the process had written before. Such a log does
-not verify as sound: what was cut away was a part of it. A record `lost` has the number of `records` that a
-process could not write and could not keep.
+the head of the old file, and `file` its name, where that is known; it has a member `found` if no process had
+the old file open then. A record `deleted` has the `head` and the name of a rotated file that was deleted,
+since no more files were to be kept. A log that was cut in its place has a record `cut`. Its member `after` is
+the last head that the process had written before. Such a log does not verify as sound: what was cut away was
+a part of it. A record `lost` has the number of `records` that a process could not write and could not keep.
 
 What the chain alone does not show: somebody who can write the file can remove records from its end, or
 write the whole file again. Keep a `Head` elsewhere (another machine, a ticket, a transparency log) and

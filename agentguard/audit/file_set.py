@@ -38,6 +38,7 @@ class LogFile:
     at: str
     report: Report
     parent: LogFile | None = None
+    was_found: bool = False  # the file that this one continues, when no process knew of it
 
     @property
     def link(self) -> Predecessor | None:
@@ -52,14 +53,16 @@ class SetReport:
     """The result of `verify_files`: the files in their order, and what is wrong between them.
 
     `deleted` are names of files that are missing and that the log itself says were deleted by its settings.
-    `aliases` are second names of a file, as a rotation that was killed leaves one. `unfinished` are the
-    file and line of permits without an outcome in any file.
+    `aliases` are second names of a file, as a rotation that was killed leaves one. `begun_anew` are files
+    that were begun while no process had the file before open: nobody knows whether more was written between.
+    `unfinished` are the file and line of permits without an outcome in any file.
     """
 
     files: list[LogFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     aliases: list[Path] = field(default_factory=list)
+    begun_anew: list[Path] = field(default_factory=list)
     unfinished: list[tuple[Path, int]] = field(default_factory=list)
 
     @property
@@ -94,6 +97,7 @@ def verify_files(paths: Iterable[Path], head: Head | None = None) -> SetReport:
     files.arrange()
     files.compare_names()
     files.find_unfinished()
+    report.begun_anew = [file.path for file in report.files if file.was_found and file.parent is not None]
     if head is not None and head != GENESIS and not any(head in file.report.watched for file in report.files):
         report.problems.append(
             Problem("cut", f"record {head.seq}, whose head was given, is in none of the files")
@@ -120,8 +124,9 @@ def _read(paths: list[Path], head: Head | None) -> list[LogFile]:
     for path in paths:
         report = _named(path, lambda path: _verify(path, watch))
         if report.records or report.faults or report.torn:
-            at = str((firsts[path] or {}).get("at", ""))
-            files.append(LogFile(path, before[path], at, report))
+            first = firsts[path] or {}
+            at, was_found = str(first.get("at", "")), first.get("found") is True
+            files.append(LogFile(path, before[path], at, report, was_found=was_found))
     return files
 
 

@@ -1,16 +1,20 @@
-"""Which file is the newest of a log, where a process has not written while others did and it was renamed."""
+"""Which file is the newest of a log, where it was renamed and this process has not written meanwhile.
+
+Others have written since, or no process ran.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from agentguard.audit.chain import GENESIS, Head
-from agentguard.audit.file_end import tail_of
+from agentguard.audit.file_end import last_head, tail_of
 from agentguard.audit.files import (
     READ_ERRORS,
     Predecessor,
@@ -22,9 +26,13 @@ from agentguard.audit.files import (
 )
 from agentguard.concurrency.file_lock import lock_file
 
-__all__ = ["is_empty", "moved", "newest_after", "tell_moved"]
+__all__ = ["begun_anew", "is_empty", "moved", "newest_after", "tell_moved"]
 
 log = logging.getLogger("agentguard")
+
+FEW = 64  # files beside a new log that are looked at
+# what logrotate and people put behind the name of a log; another log may have a word there
+_RENAMED = re.compile(r"[.-](?:[0-9][0-9TZ:._-]*|old|bak)(?:\.gz)?")
 
 
 def is_empty(path: Path) -> bool:
@@ -45,6 +53,42 @@ def moved(at: str, newest: Predecessor, *, copy: bool) -> dict[str, Any]:
         return {"at": at, "event": "cut", "after": str(newest.head)}
     record = {"at": at, "event": "continued", "continues": str(newest.head)}
     return record if newest.name is None else record | {"file": newest.name}
+
+
+def begun_anew(at: str, path: Path) -> dict[str, Any] | None:
+    """Return what to write first in a new log, whose file was renamed while no process had it open.
+
+    It continues the newest file beside it that has the name of a renamed one and that no other file
+    continues. The member `found` says that nobody knows whether more was written between the two.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        files = [file for file in siblings(real) if _RENAMED.fullmatch(file.name, len(real.name))]
+    except OSError:  # the folder can be written and not read
+        return None
+    ends, continued_heads = list[Predecessor](), set[Head]()
+    for file in sorted(files, key=_changed_at, reverse=True)[:FEW]:
+        try:
+            head = tail_of_packed(file) if file.suffix == ".gz" else last_head(file)
+            before = predecessor(first_of(file))
+        except READ_ERRORS:
+            continue
+        if before is not None:
+            continued_heads.add(before.head)
+        if head is not None and head != GENESIS:
+            ends.append(Predecessor(head, file.name.removesuffix(".gz")))
+    newest = next((end for end in ends if end.head not in continued_heads), None)
+    if newest is None:
+        return None
+    log.warning("%s is begun anew; it continues %s, which was found beside it", path, newest.name)
+    return {**moved(at, newest, copy=False), "found": True}
+
+
+def _changed_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def tell_moved(path: Path, head: Head, *, copy: bool) -> None:

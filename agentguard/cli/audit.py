@@ -108,6 +108,9 @@ def _verify_files(paths: list[Path], head: Head | None) -> NoReturn:
         _print_faults(console, file.path, file.report)
     for problem in result.problems:
         note(console, problem.kind, problem.detail)
+    for path in result.begun_anew:
+        text = "was begun while no process had the file before open: more may have been written between"
+        note(console, "anew", f"{path} {text}")
     for name in result.deleted:
         note(console, "deleted", f"{name} is not here; the log says that [audit] keep_files deleted it")
     if result.unfinished:

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agentguard.audit import JsonLinesAudit
 from agentguard.audit.file_set import verify_files
@@ -238,3 +239,72 @@ def test_a_damaged_compressed_file_keeps_nobody_from_writing(path: Path, damaged
     write(audit, 3)
     audit.close()
     assert path.stat().st_size
+
+
+# --- renamed while no process ran
+
+
+def after_a_run(path: Path, *texts: int) -> None:
+    """Write records in a process of its own, which ends."""
+    audit = JsonLinesAudit(path)
+    for number in texts:
+        write(audit, number)
+    audit.close()
+
+
+def compressed(file: Path) -> None:
+    file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+
+
+@pytest.mark.promise("audit-log-rotated")
+@pytest.mark.parametrize("names", ["-2026010{}", ".{}", "-{}.gz"])
+def test_a_log_that_was_renamed_while_no_process_ran_is_one_chain(path: Path, mode: str, names: str) -> None:
+    for number in range(3):
+        audit = JsonLinesAudit(path)
+        write(audit, number, mode)
+        audit.close()
+        renamed = rename(path, names.format(number).removesuffix(".gz"))
+        os.utime(renamed, (number, number))
+        if names.endswith(".gz"):
+            compressed(renamed)
+            os.utime(f"{renamed}.gz", (number, number))
+    after_a_run(path, 3)
+    assert problems(path) == []
+    report = verify_files(list(path.parent.iterdir()))
+    assert (len(report.files), len(report.begun_anew)) == (4, 3)
+    assert numbers(path) == [0, 1, 2, 3]
+    shown = CliRunner().invoke(main, ["audit", "verify", str(path.parent)])
+    assert shown.exit_code == 0
+    assert shown.output.count("more may have been written between") == 3
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_a_new_log_continues_no_other_log_and_no_damaged_file_beside_it(path: Path) -> None:
+    after_a_run(path.with_name("a.jsonl.worker"), 1)
+    path.with_name("a.jsonl.1").write_text("no record\n")
+    path.with_name("a.jsonl.2.gz").write_bytes(b"no gzip")
+    path.with_name("a.jsonl.3").mkdir()
+    after_a_run(path, 2)
+    assert JsonLinesAudit(path).head().seq == 1
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_of_two_processes_that_begin_a_renamed_log_one_continues_it(path: Path) -> None:
+    after_a_run(path, 0)
+    rename(path, ".1")
+    one, other = JsonLinesAudit(path), JsonLinesAudit(path)
+    write(one, 1)
+    write(other, 2)
+    one.close()
+    other.close()
+    assert (problems(path), numbers(path)) == ([], [0, 1, 2])
+
+
+def test_a_process_that_had_the_renamed_file_open_goes_on_in_the_new_one(path: Path, writers: Pair) -> None:
+    quiet, _ = writers
+    write(quiet, 0)
+    rename(path, ".1")
+    after_a_run(path, 1)
+    write(quiet, 2)
+    assert (problems(path), numbers(path)) == ([], [0, 1, 2])
