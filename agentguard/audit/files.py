@@ -94,19 +94,19 @@ def name_of(descriptor: int) -> str | None:
 
 
 def predecessors(
-    path: Path, descriptor: int, *, compressed: bool, found: bool = True
+    path: Path, descriptor: int, *, compressed: bool, by_find: bool = True
 ) -> Iterator[tuple[Path, Head]]:
     """Yield the files before the one that is open, and their heads; the newest comes first.
 
     *path* is that of the log. It ends at a file that is not beside the log, has another head than the next
-    file says, or is compressed, where those are not asked for. With *found* false it ends also at one that
+    file says, or is compressed, where those are not asked for. With *by_find* false it ends also at one that
     was only found beside the log, and that no process of this log is known to have written.
     """
     record, real = first_record(descriptor), Path(os.path.realpath(path))
     heads = set[Head]()
     while (before := predecessor(record)) is not None and before.head not in heads and len(heads) < FILES:
         heads.add(before.head)
-        if record is not None and record.get("found") and not found:
+        if record is not None and record.get("found") and not by_find:
             return
         if (file := _find(real, before, compressed=compressed)) is None:
             return

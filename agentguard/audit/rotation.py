@@ -136,7 +136,7 @@ class Rotation:
         """
         if (keep := self._limits.keep_files) is None:
             return []
-        return list(predecessors(path, descriptor, compressed=False, found=False))[keep - 1 :][::-1]
+        return list(predecessors(path, descriptor, compressed=False, by_find=False))[keep - 1 :][::-1]
 
 
 def _number(file: Path, name: str) -> int:
