@@ -140,7 +140,6 @@ class Operations:
     revise_task: Callable[[str, Callable[[TaskState], TaskState]], Awaitable[TaskState]]
     active: Active
     active_in: ActiveIn
-    remember: Callable[[str, float], Awaitable[bool]]
     save_approval: Callable[[Approval], Awaitable[Approval]]
     answer_approval: Callable[[Approval], Awaitable[None]]
     approval: Callable[[str], Awaitable[Approval | None]]
@@ -166,7 +165,7 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:21]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:20]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
 _SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task", "revise_task"})
 
