@@ -53,6 +53,7 @@ Rooms, from the public face down; imports go downwards only (pyproject.toml, imp
                          mandates from templates and the user's words; what each tool is; how a running
                          tool gets its credential; where the values of arguments came from
     ports                the Protocols
+    postgres             connections to PostgreSQL, for the adapters that keep something there
     model, jose, outbound   nouns, frozen and without I/O; strict JWS; HTTP to one service, bounded
     files                reads settings, rules and keys, unless others may write them
     asgi                 what ASGI applications share: the body of a request, the lifespan

@@ -10,11 +10,9 @@
                  the tables, and what makes them or brings them to the newest version
     _operations  runs a statement within the time, and again where that may be
     _pool        pools, for threads and for each event loop
-    _connector, _demands
-                 opens connections, and looks at what the server promises
-    _links       one connection, whose waiting has an end
-    _address     where the server is, and how the connection is protected
-    _errors      what an operator is told
+    _demands     what the server has to promise, and which store has to be there
+
+Connections are those of `agentguard.postgres`.
 
 The store is in a schema of its own, so it can live in a database that has other tables. The role of the URL
 makes the schema at the first use, if it has the right CREATE on the database. To run with fewer rights, an
@@ -34,8 +32,8 @@ that lags takes its place: name the standby in ``synchronous_standby_names``.
 
 from __future__ import annotations
 
-from agentguard.stores.postgres._address import holds_password
-from agentguard.stores.postgres._demands import Durability
+from agentguard.postgres.address import holds_password
+from agentguard.postgres.durability import Durability
 from agentguard.stores.postgres.store import PostgresStore
 
 __all__ = ["Durability", "PostgresStore", "holds_password"]

@@ -15,9 +15,9 @@ from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.drive import drive
 from agentguard.concurrency.fork import in_child
 from agentguard.errors import StoreError
-from agentguard.stores.postgres._connector import Connector
-from agentguard.stores.postgres._errors import Unreachable, lost_answer, store_error
-from agentguard.stores.postgres._links import Link
+from agentguard.postgres.connector import Connector
+from agentguard.postgres.errors import Unreachable, lost_answer, store_error
+from agentguard.postgres.links import Link
 from agentguard.stores.postgres._pool import LoopPool, Pool, ThreadPool
 from agentguard.stores.postgres._statements import Statement
 from agentguard.stores.postgres._texts import packed, unpacked

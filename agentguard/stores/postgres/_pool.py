@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import psycopg
 
 from agentguard.errors import StoreError
+from agentguard.postgres.connector import Connector
+from agentguard.postgres.links import Link
 from agentguard.stores._rows import Row
-from agentguard.stores.postgres._connector import Connector
-from agentguard.stores.postgres._links import Link
 
 __all__ = ["LoopPool", "Pool", "ThreadPool"]
 

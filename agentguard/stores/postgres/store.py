@@ -14,12 +14,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from agentguard.concurrency.drive import drive, lift
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.model import Secret, TaskState
+from agentguard.postgres.address import Address
+from agentguard.postgres.connector import Connector, PasswordSource
+from agentguard.postgres.durability import Durability, Run
 from agentguard.stores import _rules
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
 from agentguard.stores.postgres import _basis
-from agentguard.stores.postgres._address import Address
-from agentguard.stores.postgres._connector import Connector, PasswordSource
-from agentguard.stores.postgres._demands import Demands, Durability, Run
+from agentguard.stores.postgres._demands import Demands
 from agentguard.stores.postgres._operations import Operations
 from agentguard.stores.postgres._revision import revised_task
 from agentguard.stores.postgres._schema import bring, checked_name
@@ -121,7 +122,8 @@ class PostgresStore:
             raise ConfigurationError("pool_size and timeout are more than 0")
         demands = Demands(schema=checked_name(schema), durability=durability)
         address = Address(url, timeout=timeout, ca=ca, plaintext=plaintext)
-        self._connector = Connector(address, _source(password), demands)
+        self._schema = schema
+        self._connector = Connector(address, password, demands.check)
         self._operations = Operations(self._connector, pool_size, timeout)
         self._statements = Statements(schema, clock, retention)
         self._writes = 0
@@ -150,7 +152,7 @@ class PostgresStore:
 
         async def bring_up(run: Run, place: str) -> None:
             await run(f"SET statement_timeout = {math.ceil(timeout * 1000):d}")
-            versions.append(await bring(run, place, self._connector.demands.schema, migrates=True))
+            versions.append(await bring(run, place, self._schema, migrates=True))
 
         self._connector.open(time.monotonic() + timeout, prepare=bring_up).close()
         return versions[0]
@@ -216,20 +218,3 @@ class PostgresStore:
     def _is_pruning_due(self) -> bool:
         self._writes += 1
         return self._writes % _rules.PRUNE_EVERY == 0
-
-
-class _Known:
-    """A source of a password that is known."""
-
-    inline = True
-
-    def __init__(self, password: Secret) -> None:
-        self._password = password
-
-    def read(self) -> Secret:
-        """Return it."""
-        return self._password
-
-
-def _source(password: Secret | PasswordSource | None) -> PasswordSource | None:
-    return _Known(password) if isinstance(password, Secret) else password

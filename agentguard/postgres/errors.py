@@ -10,7 +10,7 @@ __all__ = ["Unreachable", "is_refused_login", "lost_answer", "store_error", "unr
 
 MIGRATE = "agentguard store migrate"
 _HINTS = {
-    "28P01": "correct the password of the store, or the role in its url",
+    "28P01": "correct the password, or the role in the url",
     "28000": "correct the role in the url, or the server's pg_hba.conf",
     "3D000": "create the database, or correct its name in the url",
     "42501": "grant the role what agentguard.stores.postgres says",

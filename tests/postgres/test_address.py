@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agentguard.errors import ConfigurationError
+from agentguard.postgres.address import Address
 from agentguard.stores.postgres import holds_password
-from agentguard.stores.postgres._address import Address
 from agentguard.stores.postgres._texts import packed, unpacked
 
 REMOTE = "postgresql://guard@db.example/agents"

@@ -14,10 +14,10 @@ import psycopg
 from agentguard.concurrency.drive import drive, lift, operation_pair
 from agentguard.errors import IssueError
 from agentguard.model import Secret
-from agentguard.stores.postgres._address import Address
-from agentguard.stores.postgres._demands import Demands, Rows, Run
-from agentguard.stores.postgres._errors import is_refused_login, unreachable
-from agentguard.stores.postgres._links import AsyncConnection, BlockingConnection
+from agentguard.postgres.address import Address
+from agentguard.postgres.durability import Rows, Run
+from agentguard.postgres.errors import is_refused_login, unreachable
+from agentguard.postgres.links import AsyncConnection, BlockingConnection
 
 __all__ = ["Connector", "PasswordSource"]
 
@@ -32,12 +32,16 @@ class PasswordSource(Protocol):
 
 
 class Connector:
-    """Opens connections. The password is read at the first one, and again when the server refuses it."""
+    """Opens connections, and has *check* look at the server by each before it is used.
 
-    def __init__(self, address: Address, password: PasswordSource | None, demands: Demands) -> None:
-        self.address, self.demands = address, demands
-        self._read = None if password is None else operation_pair(password, "read")
-        self._source = password
+    The password is read at the first one, and again when the server refuses it.
+    """
+
+    def __init__(self, address: Address, password: Secret | PasswordSource | None, check: Prepare) -> None:
+        source = _Known(password) if isinstance(password, Secret) else password
+        self.address, self._check = address, check
+        self._read = None if source is None else operation_pair(source, "read")
+        self._source = source
         self._password = address.password
 
     def open(self, ends: float, *, prepare: Prepare | None = None) -> BlockingConnection:
@@ -57,7 +61,7 @@ class Connector:
 
         try:
             with self._errors():
-                drive((prepare or self.demands.check)(lift(run), self.address.name))
+                drive((prepare or self._check)(lift(run), self.address.name))
         except BaseException:
             connection.pgconn.finish()
             raise
@@ -76,7 +80,7 @@ class Connector:
 
         try:
             with self._errors():
-                await self.demands.check(run, self.address.name)
+                await self._check(run, self.address.name)
         except BaseException:
             connection.pgconn.finish()
             raise
@@ -119,3 +123,16 @@ class Connector:
         if self._password is not None:
             arguments["password"] = self._password.reveal()
         return arguments
+
+
+class _Known:
+    """A source of a password that is known."""
+
+    inline = True
+
+    def __init__(self, password: Secret) -> None:
+        self._password = password
+
+    def read(self) -> Secret:
+        """Return it."""
+        return self._password

@@ -42,7 +42,7 @@ class Address:
         parameters = _parameters(url)
         if "service" in parameters or "PGSERVICE" in os.environ:
             raise ConfigurationError(
-                "a service file would say where the store is",
+                "a service file would say where the server is",
                 hint="unset PGSERVICE, and write a complete url",
             )
         password = parameters.pop("password", None)
@@ -71,7 +71,7 @@ def _parameters(url: str) -> dict[str, Any]:
     try:
         return dict(conninfo_to_dict(url))
     except psycopg.Error:  # its text may hold a part of the URL, and so of the password
-        raise ConfigurationError("the url of the store cannot be read", hint=_EXAMPLE) from None
+        raise ConfigurationError("the url of PostgreSQL cannot be read", hint=_EXAMPLE) from None
 
 
 def _setting(parameters: dict[str, Any], name: str) -> str:
@@ -131,7 +131,7 @@ def _tls(
         return authorities
     if mode not in ("", "verify-full"):
         raise ConfigurationError(
-            f"with sslmode={mode} the store's connection to another host could be read or changed on its way",
+            f"with sslmode={mode} the connection to another host could be read or changed on its way",
             hint="use sslmode=verify-full; or say plaintext = true, if the network itself is protected",
         )
     tls = {"sslmode": "verify-full"} | authorities
