@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from agentguard import ConfigurationError, Guard
+from agentguard.analysis.close_rules import close_rules
 from agentguard.analysis.decide import decider, request_for, verdict
 from agentguard.analysis.explain import turning
 from agentguard.analysis.lint import applies_to
@@ -170,6 +171,8 @@ def _report(guard: Guard, request: AccessRequest) -> None:
             sources = ", ".join(sorted(origin.sources)) or "no known source"
             note(console, "argument", printable(f"{name} by {sources}"))
     _rules(console, decision, rules)
+    for line in close_rules(policy, request, permitted=decision.permitted):
+        note(console, "close", printable(line))
     # rules about other tools cannot turn the decision, and their constants would use up the attempts
     near = [rule.text for rule in rules.values() if applies_to(rule, request.tool)]
     for turned in turning(decide, request, rules=near):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from cedarpy import Entities, is_authorized
+from cedarpy import AuthzResult, Entities, PolicySet, is_authorized
 from pydantic_core import to_json
 
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
@@ -21,7 +21,7 @@ from agentguard.policies.cedar.slices import Slice
 from agentguard.policies.cedar.source import Rule
 from agentguard.policies.cedar.view import View, view_of
 
-__all__ = ["BoundTool", "entities_of"]
+__all__ = ["BoundTool", "entities_of", "numbers_in"]
 
 Thing = Mapping[str, Json] | None
 _NUMBERED = re.compile(r"[^`]*policy `(policy\d+)`")  # the first: what follows may quote an argument
@@ -117,6 +117,20 @@ class BoundTool:
     def _ask(
         self, request: AccessRequest, entities: Entities, context: Mapping[str, Json], thing: Thing
     ) -> Answer:
+        result = self.evaluation(self.slice.policies, request, entities, context, thing)
+        errors = result.diagnostics.errors
+        failure = _failure(errors, self.slice) if errors else ""
+        return Answer(result.allowed, tuple(sorted(result.diagnostics.reasons)), failure)
+
+    def evaluation(
+        self,
+        policies: PolicySet,
+        request: AccessRequest,
+        entities: Entities,
+        context: Mapping[str, Json],
+        thing: Thing,
+    ) -> AuthzResult:
+        """Return what Cedar answers by these policies."""
         question: dict[str, Any] = {
             "principal": {"type": "Agent", "id": request.identity.actor},
             "action": self.action,
@@ -126,10 +140,7 @@ class BoundTool:
             question["context"] = to_json(context).decode()
         if thing is not None:
             entities = self.entities.with_added_json_str(to_json([thing]).decode())
-        result = is_authorized(question, self.slice.policies, entities)
-        errors = result.diagnostics.errors
-        failure = _failure(errors, self.slice) if errors else ""
-        return Answer(result.allowed, tuple(sorted(result.diagnostics.reasons)), failure)
+        return is_authorized(question, policies, entities)
 
 
 def entities_of(specs: Iterable[ToolSpec]) -> Entities:
@@ -145,10 +156,14 @@ def entities_of(specs: Iterable[ToolSpec]) -> Entities:
     return Entities.from_json_str(json.dumps(entities))
 
 
+def numbers_in(errors: Iterable[str]) -> frozenset[str]:
+    """Return the numbers of the policies that could not be evaluated."""
+    return frozenset(match[1] for match in map(_NUMBERED.match, errors) if match)
+
+
 def _failure(errors: Iterable[str], rules: Slice) -> str:
     """Return which policies failed. Cedar's own words may hold argument values, and are not passed on."""
-    numbers = {match[1] for match in map(_NUMBERED.match, errors) if match}
-    ids = sorted(rules.rule(number).id for number in numbers)
+    ids = sorted(rules.rule(number).id for number in numbers_in(errors))
     if not ids:
         return "policy_error: Cedar could not read the request"
     return f"policy_error: {', '.join(ids)} could not be evaluated"

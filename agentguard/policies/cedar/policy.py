@@ -28,9 +28,11 @@ from agentguard.model import (
     ToolPath,
     ToolSpec,
 )
+from agentguard.model.arguments import Json
 from agentguard.model.inputs import APPROVED
 from agentguard.model.looks import Looks
-from agentguard.policies.cedar.bound_tool import BoundTool, entities_of
+from agentguard.policies.cedar.bound_tool import BoundTool, entities_of, numbers_in
+from agentguard.policies.cedar.conditions import ExaminedRule, conditions_of
 from agentguard.policies.cedar.context import NotGiven
 from agentguard.policies.cedar.instances import opened, require_types
 from agentguard.policies.cedar.lists import values_named
@@ -160,6 +162,30 @@ class CedarPolicy:
             return _deny(bound, f"no policy can judge {request.tool.name}: {error}", advice)
         except Exception as error:  # noqa: BLE001  whatever went wrong, the request was not evaluated
             return _deny(bound, f"policy_error: {type(error).__name__}")
+
+    def examine(self, request: AccessRequest) -> tuple[ExaminedRule, ...]:
+        """Return each rule whose head fits the request, with its conditions as they are for the request.
+
+        For authors of rules: it tells values of arguments. A tool that the rules were not checked against has
+        none.
+
+        Raises:
+            ValueError: The request has no Cedar form, so each call like it is denied.
+        """
+        bound = self._bound
+        tool = bound.tools.get(request.tool.name)
+        if tool is None:
+            return ()
+        context, thing = tool.context.write(request), tool.context.resource(request)
+        roots: dict[str, Json] = {"context": context, "principal": {"id": request.identity.actor}}
+        roots["resource"] = {} if thing is None else thing["attrs"]
+        examined = []
+        for rule in tool.slice.rules:
+            conditions = conditions_of(rule.text)
+            result = tool.evaluation(conditions.policies, request, bound.entities, context, thing)
+            true, unclear = frozenset(result.diagnostics.reasons), numbers_in(result.diagnostics.errors)
+            examined.append(ExaminedRule(rule, conditions.examined(true, unclear, roots)))
+        return tuple(examined)
 
     def facts_for(self, tool: ToolSpec) -> Collection[str]:
         """Return the names of the facts that the rules may look at in calls of a tool."""

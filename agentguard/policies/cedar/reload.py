@@ -9,6 +9,7 @@ from itertools import count
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.model import AccessRequest, Decision, ToolSpec
 from agentguard.model.looks import Looks
+from agentguard.policies.cedar.conditions import ExaminedRule
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.source import Rule
 
@@ -71,6 +72,10 @@ class ReloadingCedar:
     def looks_for(self, tool: ToolSpec) -> Looks:
         """Return the places inside of a tool's arguments at which the rules in force may look."""
         return self._current.looks_for(tool)
+
+    def examine(self, request: AccessRequest) -> tuple[ExaminedRule, ...]:
+        """Return the rules in force whose heads fit the request, and their conditions for it."""
+        return self._current.examine(request)
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer by the rules in force at this moment. Never raises."""
