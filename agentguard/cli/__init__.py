@@ -32,6 +32,7 @@ _NAMES = (
     "pin",
     "explain",
     "simulate",
+    "test",
     "suggest",
     "exec",
     "status",

@@ -15,7 +15,7 @@ from agentguard import ConfigurationError, Guard
 from agentguard.audit import verify
 from agentguard.audit.chain import parse
 from agentguard.cli._console import fail, note, out
-from agentguard.config import build, load
+from agentguard.config import Parts, build, load
 from agentguard.config.audit import AuditSettings
 from agentguard.config.issuer import IssuerSettings
 from agentguard.config.store import StoreSettings
@@ -26,12 +26,23 @@ from agentguard.langchain.schema import ArgumentSchema
 from agentguard.model.definition import Digests
 from agentguard.text import printable
 
-__all__ = ["attach", "definitions", "guard_of", "records_of", "warn_of_unknown_arguments"]
+__all__ = ["attach", "definitions", "guard_of", "parts_of", "records_of", "warn_of_unknown_arguments"]
 
 
 @contextmanager
 def guard_of(config: Path) -> Iterator[Guard]:
     """Yield a guard with the rules of *config*, but with a store, keys and a log of its own."""
+    with parts_of(config) as parts:
+        guard = Guard.from_parts(parts)
+        try:
+            yield guard
+        finally:
+            guard.close()
+
+
+@contextmanager
+def parts_of(config: Path) -> Iterator[Parts]:
+    """Yield the parts of such a guard."""
     settings = load(config)
     with TemporaryDirectory() as directory:
         replaced = {
@@ -39,11 +50,7 @@ def guard_of(config: Path) -> Iterator[Guard]:
             "issuer": IssuerSettings(keys=f"{directory}/keys"),
             "audit": AuditSettings(path=f"{directory}/audit.jsonl"),
         }
-        guard = Guard.from_parts(build(settings.model_copy(update=replaced)))
-        try:
-            yield guard
-        finally:
-            guard.close()
+        yield build(settings.model_copy(update=replaced))
 
 
 def attach(guard: Guard, tools: list[Any]) -> None:
