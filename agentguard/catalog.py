@@ -16,9 +16,10 @@ from typing import Any
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.errors import ConfigurationError
-from agentguard.model import FactSpec, Mandate, Resource, ToolSpec
+from agentguard.model import Counted, FactSpec, Mandate, Resource, ToolSpec
 from agentguard.model.attached import Attached, Told
 from agentguard.model.classification import spec_of
+from agentguard.model.counted import require_countable
 from agentguard.model.declared_facts import require_no_circle, with_facts
 from agentguard.model.definition import Digests, Pins
 from agentguard.model.original import Original, without_words
@@ -50,6 +51,7 @@ class Catalog:
         self._declared: dict[str, Mapping[str, Any]] = {}
         self._differences: dict[str, tuple[str, ...]] = {}
         self._facts: dict[str, FactSpec] = {}
+        self.counted: dict[str, Counted] = {}  # of which tools the calls that were done are counted
         for tool in tools:
             self.add(tool)
 
@@ -131,6 +133,8 @@ class Catalog:
                     hint=f"add [resources.{tool.resource}]",
                 )
             self._tools[tool.name] = tool
+            if tool.counted is not None:
+                self.counted[tool.name] = tool.counted
             self.changes += 1
 
     # --- facts
@@ -225,6 +229,7 @@ class Catalog:
             self._compare(name, declared, schema)
             schema = declared
         require_sinks(spec, schema)
+        require_countable(name, spec.counted, schema)
         self._connect(name, original, carried if present is None or name in self._carried else None)
         if present is None:
             self._add(replace(spec, schema=schema, description=description))

@@ -35,12 +35,11 @@ from agentguard.config.tables import (
     list_field,
 )
 from agentguard.config.tasks import TaskSettings, validate_tasks
+from agentguard.config.tools import ToolSettings
 from agentguard.model import CallLimits, Limits, Resource, ToolPath
 
 __all__ = ["ResourceSettings", "SettingError", "Settings", "ToolSettings", "schema_of"]
 
-Level = Literal["public", "internal", "confidential", "restricted"]
-_LEVELS = '{} = "public", "internal", "confidential" or "restricted"'
 _TYPES = ("string", "integer", "number", "boolean")
 
 
@@ -130,34 +129,6 @@ class ResourceSettings(Table):
         """Return the resource with the name *name*, for the catalog."""
         audiences = {ToolPath(path): audience for path, audience in self.audiences.items()}
         return Resource(name=name, origins=self.origins, audiences=audiences)
-
-
-class ToolSettings(Table):
-    """``[tools.NAME]``: what one tool is. `args` is a shorthand or a complete JSON Schema."""
-
-    path: PathName = Field(description='path = "read", "write" or "escalation"')
-    resource: Name | None = Field(
-        default=None, description='a name from [resources], as in resource = "orders"'
-    )
-    scopes: tuple[Scope, ...] = list_field('a list without spaces in it, as in scopes = ["orders:read"]')
-    sinks: tuple[Name, ...] = list_field('names of arguments, as in sinks = ["recipient"]')
-    untrusted: bool = Field(default=False, description="true if its result may contain text of an attacker")
-    trusted: tuple[Name, ...] = list_field('fields that only the owner can write, as in trusted = ["sender"]')
-    sensitivity: Level = Field(default="public", description=_LEVELS.format("sensitivity"))
-    clearance: Level = Field(default="restricted", description=_LEVELS.format("clearance"))
-    server: Name | None = Field(
-        default=None, description='the MCP server that offers it, as in server = "orders"'
-    )
-    source: Name | None = Field(
-        default=None,
-        description='the module, or module:qualname, that defines it, as in source = "shop.tools"',
-    )
-    recognized: dict[Name, Literal["folded", "date", "amount"]] = Field(
-        default={}, description='forms that users write values in, as in recognized = { name = "folded" }'
-    )
-    args: dict[str, Any] | None = Field(
-        default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
-    )
 
 
 class Settings(Table):

@@ -11,6 +11,7 @@ from functools import partial
 from agentguard.enforcement.activation import left_task
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.counting import Counting
 from agentguard.enforcement.fact_reading import FactReading
 from agentguard.enforcement.look import Look
 from agentguard.enforcement.operations import Operations, stored
@@ -20,6 +21,7 @@ from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import (
     AccessRequest,
     Arguments,
+    CallKey,
     Label,
     Sensitivity,
     TaskState,
@@ -55,7 +57,7 @@ class AccessRequests:
         self._calls, self.facts = calls, facts
         self._ports, self._options, self._routes = ports, options, routes
         self._environment = dict(options.environment)
-        self._operations = operations
+        self._operations, self._counting = operations, Counting(ports, operations)
 
     async def of_call(
         self, invocation: Invocation, span: CallSpan, look: Look | None = None
@@ -83,14 +85,23 @@ class AccessRequests:
             clearance=Sensitivity.PUBLIC,
         )
         span.describe(**{"task.id": task.id, "path": spec.path.value})
-        return await self.of_tool(spec, arguments, task, look)
+        resumes = None
+        if invocation.call_id and invocation.thread_id is not None:
+            resumes = CallKey(invocation.key(task.id, arguments.digest, ""), task.id, spec.name, spec.path)
+        return await self.of_tool(spec, arguments, task, look, resumes)
 
     async def of_tool(
-        self, spec: ToolSpec, arguments: Arguments, task: TaskState, look: Look | None = None
+        self,
+        spec: ToolSpec,
+        arguments: Arguments,
+        task: TaskState,
+        look: Look | None = None,
+        resumes: CallKey | None = None,
     ) -> AccessRequest:
         """Return the request of a task for one tool with these arguments.
 
-        The facts are asked only for what the mandate does not rule out.
+        The facts and numbers are asked only for what the mandate does not rule out. What the suspended call
+        *resumes* has done does not count against itself.
 
         Raises:
             Denied: The store does not tell where the arguments came from.
@@ -116,9 +127,12 @@ class AccessRequests:
             distinctions=arguments.rule_distinctions,
             choice=provenance.choice,
         )
-        if not spec.facts or self._is_outside(request):
+        counts = bool(self._ports.catalog.counted or task.counted)
+        if not (spec.facts or counts) or self._is_outside(request):
             return request
-        return replace(request, facts=await self.facts.of(request))
+        if spec.facts:
+            request = replace(request, facts=await self.facts.of(request))
+        return await self._counting.of(request, resumes) if counts else request
 
     def _is_outside(self, request: AccessRequest) -> bool:
         """Return whether the mandate of the task rules the call out."""

@@ -14,8 +14,9 @@ from agentguard.enforcement.access_requests import AccessRequests, unclassified
 from agentguard.enforcement.approval import APPROVED, Approvals
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.counting import Counting
 from agentguard.enforcement.entitlements import effective_scopes
-from agentguard.enforcement.evaluation import Evaluation, grant_of
+from agentguard.enforcement.evaluation import Evaluation, grant_of, require_permit
 from agentguard.enforcement.fact_reading import FactReading
 from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.reproduction import require_reproducible
@@ -44,6 +45,7 @@ OBSERVED = frozenset(
         DenialCode.POLICY,
         DenialCode.POLICY_ERROR,
         DenialCode.NO_FACT,
+        DenialCode.UNCOUNTED,
         DenialCode.OBLIGATION,
         DenialCode.NO_RIGHTS,
         DenialCode.NO_CREDENTIAL,
@@ -91,6 +93,7 @@ class Authorization:
         """
         scopes, resource, route = await self._limits(request)
         self.requests.facts.require(request)
+        Counting.require(request)
         return Evaluation(
             request=request,
             decision=await self._decide(request),
@@ -174,7 +177,7 @@ class Authorization:
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy failed: {type(error).__name__}{why}") from None
         if not isinstance(decision, Decision) or not isinstance(decision.effect, Effect):
             raise Denied.of(DenialCode.POLICY_ERROR, f"policy answered with {type(decision).__name__}")
-        _require_permit(decision, request.choice.excess)
+        require_permit(decision, request.choice.excess)
         return decision
 
     # --- the permit
@@ -205,15 +208,30 @@ class Authorization:
             if state is not None and _state(invocation) != state:
                 reason = "the state that the tool is given has changed since the approval was asked"
                 raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=OTHER_STATE)
-            request = replace(await self.requests.of_call(invocation, span), approval=approval)
-            self.requests.facts.require(request)
-            decision = await self._decide(request)
+            return await self.judge_approved(
+                invocation, evaluation._replace(approval=approval, state=state), span
+            )
+
+    async def judge_approved(
+        self, invocation: Invocation, evaluation: Evaluation, span: CallSpan
+    ) -> Evaluation:
+        """Judge a call again that a person has approved, with a request that is made anew.
+
+        Raises:
+            Denied: The rules say otherwise by now.
+        """
+        approval = evaluation.approval
+        assert approval is not None  # noqa: S101  the caller has obtained it
+        request = replace(await self.requests.of_call(invocation, span), approval=approval)
+        self.requests.facts.require(request)
+        Counting.require(request)
+        decision = await self._decide(request)
         if self.approvals.version(decision) != approval.policy_version:
             reason = "the policy has changed since the approval was asked"
             raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
         if decision.obliges("approve"):
             raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
-        return evaluation._replace(request=request, decision=decision, approval=approval, state=state)
+        return evaluation._replace(request=request, decision=decision)
 
     def permit(self, invocation: Invocation, evaluation: Evaluation) -> Permit:
         """Return the permit of a call that is permitted; its call and its grant have one id.
@@ -239,7 +257,7 @@ class Authorization:
             raise denied
         decision = Decision(effect=Effect.DENY, policy_ids=denied.policy_ids, reason=denied.reason)
         key = invocation.key(request.task.id, request.arguments.digest, self._options.new_id())
-        call = self._call(request, key, None, None)
+        call = self._call(replace(request, numbers=()), key, None, None)
         return Permit(invocation, request, decision, None, call, observed=denied)
 
     def _call(self, request: AccessRequest, key: str, broker: str | None, approval_id: str | None) -> Call:
@@ -253,38 +271,10 @@ class Authorization:
             broker=broker,
             approval_id=approval_id,
             choice_bits=request.choice.bits,
+            numbers=request.numbers,
+            additions=request.additions,
         )
 
 
 def _state(invocation: Invocation) -> RunState | None:
     return None if invocation.state is None else RunState.of(invocation.state())
-
-
-def _require_permit(decision: Decision, excess: str) -> None:
-    """Require a permit whose obligations the guard can fulfil.
-
-    *excess* is the request's `Choice.excess`: the operator is told of it beside the policy's own reason.
-
-    Raises:
-        Denied: It is none. The guard still ends the session where the decision obliges to that, also beside
-            an obligation that it does not understand.
-    """
-    unknown = decision.not_understood
-    if not decision.permitted:
-        if unknown is not None:
-            log.warning("an obligation of a deny is not executed: %s is not understood", unknown)
-        raise Denied.of(
-            DenialCode.POLICY,
-            "; ".join(filter(None, (decision.reason or "denied by policy", excess))),
-            advice=decision.advice,
-            policy_ids=decision.policy_ids,
-            decision_id=decision.decision_id,
-            ends_session=decision.ends_session,
-        )
-    if unknown is not None or decision.ends_session:
-        raise Denied.of(
-            DenialCode.OBLIGATION,
-            "the policy ends the session" if unknown is None else f"{unknown} is not understood",
-            policy_ids=decision.policy_ids,
-            ends_session=decision.ends_session,
-        )

@@ -96,6 +96,8 @@ class Permit:
     `result` is what the tool's own code returned, before any framework has given it another form.
     `outcome` is how that code ended: a framework may make a result of what it raised, and the tool has failed
     all the same.
+    `uncertain` says that nobody knows whether the tool took effect, though it has failed: it was given up in
+    the middle, by a time-out.
     `withheld` is the denial of a result that is not passed on, though the tool has run.
     `decided` says whether a decision about the call is on record, or will be, and `outcome_recorded` whether
     its outcome is.
@@ -128,6 +130,7 @@ class Permit:
         "revoke_early",
         "route",
         "task",
+        "uncertain",
         "withheld",
     )
 
@@ -147,7 +150,7 @@ class Permit:
         self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
-        self.begun = self.decided = self.outcome_recorded = False
+        self.begun = self.decided = self.outcome_recorded = self.uncertain = False
         self.withheld: Denied | None = None
         self.missing_grant: dict[str, Json] = {}
         self.result: object = None
@@ -173,6 +176,11 @@ class Permit:
     def ran(self) -> bool:
         """Whether the tool has begun; this is known when the call has ended."""
         return not self._entrance and not self._unused
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether it is known, when the call has ended, that the tool was not done: it uses up nothing."""
+        return not self.ran or (self.outcome is Outcome.FAILED and not self.uncertain)
 
     def live(self, handle: str, expires_at: float) -> LiveCredential:
         """Return the record of a credential of this call, which is not yet known to be revoked."""

@@ -88,6 +88,8 @@ class CallEnding:
         enforcement, permit, issuance = self._flow.enforcement, self._permit, self._issuance
         call_id = permit.call.id
         end = partial(best_effort, "end", flow.operations.end_call, call_id, outcome, effects=effects)
+        if permit.call.additions and permit.did_nothing:
+            end = partial(end, undo=True)
         if note is None:
             noted = await end(revoked=revoked)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from agentguard.enforcement.failures import failure_text
@@ -10,7 +11,9 @@ from agentguard.enforcement.run_state import RunState
 from agentguard.errors import DenialCode, Denied
 from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, Resource, Secret
 
-__all__ = ["Evaluation", "decision_of", "grant_of"]
+log = logging.getLogger("agentguard")
+
+__all__ = ["Evaluation", "decision_of", "grant_of", "require_permit"]
 
 
 class Evaluation(NamedTuple):
@@ -86,3 +89,33 @@ def grant_of(
         subject_token=subject_token,
         at=at,
     )
+
+
+def require_permit(decision: Decision, excess: str) -> None:
+    """Require a permit whose obligations the guard can fulfil.
+
+    *excess* is the request's `Choice.excess`: the operator is told of it beside the policy's own reason.
+
+    Raises:
+        Denied: It is none. The guard still ends the session where the decision obliges to that, also beside
+            an obligation that it does not understand.
+    """
+    unknown = decision.not_understood
+    if not decision.permitted:
+        if unknown is not None:
+            log.warning("an obligation of a deny is not executed: %s is not understood", unknown)
+        raise Denied.of(
+            DenialCode.POLICY,
+            "; ".join(filter(None, (decision.reason or "denied by policy", excess))),
+            advice=decision.advice,
+            policy_ids=decision.policy_ids,
+            decision_id=decision.decision_id,
+            ends_session=decision.ends_session,
+        )
+    if unknown is not None or decision.ends_session:
+        raise Denied.of(
+            DenialCode.OBLIGATION,
+            "the policy ends the session" if unknown is None else f"{unknown} is not understood",
+            policy_ids=decision.policy_ids,
+            ends_session=decision.ends_session,
+        )

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
-from collections.abc import Callable, Coroutine
-from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentguard.concurrency.fork import this_process
 from agentguard.concurrency.running import Owner
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.call_ending import CallEnding
-from agentguard.enforcement.call_in_progress import CallInProgress
-from agentguard.enforcement.evaluation import Evaluation, undecidable
-from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
-from agentguard.enforcement.issuance import Issuance
-from agentguard.enforcement.judgement import BasisChanged, Judgement
+from agentguard.enforcement.judged_call import JudgedCall
 from agentguard.enforcement.missing_grants import GrantDenied
-from agentguard.errors import DenialCode, Denied, safe_text
+from agentguard.errors import DenialCode, Denied
 from agentguard.lease import Lease
-from agentguard.model import Credential, Effect, Outcome, TaskState
+from agentguard.model import Credential, Effect, Outcome
 from agentguard.telemetry import Stage
 
 __all__ = ["GuardedCall"]
@@ -32,7 +25,7 @@ ANSWERS = frozenset({Outcome.DONE, Outcome.FAILED})  # with a result or an error
 log = logging.getLogger("agentguard")
 
 
-class GuardedCall(CallInProgress):
+class GuardedCall(JudgedCall):
     """A call as an asynchronous context manager; its block is the execution of the tool.
 
     Entering raises Denied if the call is not permitted. Leaving raises Denied if the store could not note
@@ -40,17 +33,12 @@ class GuardedCall(CallInProgress):
     child that leaves the call ends and records nothing: the call is its parent's.
     """
 
-    __slots__ = ("_abandoned", "_invocation", "_judgement", "_process", "_stage")
+    __slots__ = ("_process", "_stage")
     _stage: Stage
 
     def __init__(self, flow: Flow, invocation: Invocation) -> None:
-        description = "" if invocation.spec is None else invocation.spec.description
-        telemetry = flow.enforcement.telemetry
-        span = telemetry.call(invocation.tool, invocation.call_id, invocation.arguments, description)
-        super().__init__(flow, span)
-        self._invocation = invocation
-        self._judgement = Judgement(invocation, span)
-        self._abandoned, self._process = False, this_process()
+        super().__init__(flow, invocation)
+        self._process = this_process()
 
     async def __aenter__(self) -> Permit:
         self._owner = Owner()
@@ -76,108 +64,7 @@ class GuardedCall(CallInProgress):
             self._stage.__exit__()
         await self._leave(error)
 
-    # --- entering
-
-    async def _start(self) -> Permit:
-        """Judge the call and begin it; where a person has to be asked, that is done in between."""
-        self._require_open()
-        if self._flow.facts.needed(self._invocation.spec):
-            judged = await self._judge(self._flow)  # a record may take its time, and that thread is for all
-        else:
-            judged = await self._in_one_go(self._judge)
-        if isinstance(judged, Permit):
-            return judged
-        permit = await self._approve(judged)
-        return await self._in_one_go(partial(self._begin, permit))
-
-    async def _judge(self, flow: Flow) -> Permit | Evaluation:
-        """Judge the call, and begin it if it is permitted without a person.
-
-        Raises:
-            Denied: The call is not permitted, or it cannot be judged: no call ends a run unrecorded.
-        """
-        changed: tuple[TaskState, ...] = ()
-        while True:
-            try:
-                judged = await self._judgement.judge(flow, changed)
-            except (Denied, TimeoutError):
-                raise
-            except BaseException as error:
-                if isinstance(error, CancelledError) or is_for_caller(error):
-                    raise
-                raise undecidable(error) from None
-            if not isinstance(judged, Permit):
-                return judged
-            try:
-                return await self._begin(judged, flow)
-            except BasisChanged as change:
-                changed = change.tasks
-            self._forget_begin(self.permit)
-
-    async def _approve(self, evaluation: Evaluation) -> Permit:
-        authorization = self._flow.authorization
-        self._judgement.approve()
-        try:
-            approved = await authorization.approve(self._invocation, evaluation, self._span)
-            return authorization.permit(self._invocation, approved)
-        except Denied as denied:
-            return authorization.observed(self._invocation, evaluation.request, denied)
-        except Exception as error:
-            # a person is asked by suspending the run; whatever else is raised has not approved
-            if self._flow.enforcement.options.outcome_of(error) is Outcome.SUSPENDED:
-                raise
-            raise undecidable(error) from None
-
-    async def _begin(self, permit: Permit, flow: Flow) -> Permit:
-        """Count the call, record what is about to be minted for it, and write down that it is permitted."""
-        if self._abandoned:
-            raise TimeoutError("the call was given up before it began")
-        enforcement, call = self._flow.enforcement, permit.call
-        self._issuance = Issuance(
-            permit,
-            enforcement.reuse,
-            self._flow.operations,
-            enforcement.sync.operations,
-            enforcement.calls,
-            enforcement.options.clock,
-        )
-        self._permit = permit
-        enforcement.calls.running[call.id] = self
-        # a guard that closes says so before it looks which calls have begun: one of the two sees the other
-        enforcement.calls.in_progress[call.id] = self
-        self._require_open()
-        permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
-        try:
-            await self._judgement.begin(flow, call, self._issuance.planned())
-        except BasisChanged:
-            permit.begun = False
-            raise
-        except Denied as denied:
-            # by any other denial the store has refused the call, and begun nothing
-            permit.begun = denied.code is DenialCode.STORE_ERROR
-            raise
-        if self._abandoned:  # this thread was too slow, and nobody waits for it: nothing was minted
-            await flow.operations.end_call(call.id, Outcome.FAILED, revoked=True)
-            enforcement.calls.running.pop(call.id, None)
-            raise TimeoutError("the call was given up while it began")
-        await flow.recording.permit(permit, self._span)
-        return permit
-
-    def _require_open(self) -> None:
-        if self._flow.enforcement.calls.closing:
-            raise Denied.of(DenialCode.GUARD_CLOSED, "the guard is closing, or closed")
-
-    async def _in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
-        """Take steps on this path, and give the call up if a thread does not finish them in time.
-
-        The thread goes on. So each side first says what it has done (`_permit`, `_abandoned`) and then looks
-        at what the other has said: at least one of them knows that the call has begun, and ends it.
-        """
-        try:
-            return await self._flow.in_one_go(steps)
-        except TimeoutError as error:
-            self._abandoned = True
-            raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None
+    # --- the credential
 
     async def _issue(self, permit: Permit) -> None:
         grant, route, span = permit.grant, permit.route, self._span

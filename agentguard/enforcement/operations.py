@@ -6,7 +6,7 @@ loops. All rooms of this package get the object of their path once, when they ar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,8 @@ from agentguard.errors import (
     ApprovalUsed,
     BudgetExhausted,
     CallRejected,
+    CountersChanged,
+    CountersFull,
     DenialCode,
     Denied,
     TaskNotActive,
@@ -31,6 +33,8 @@ from agentguard.model import (
     Approval,
     Basis,
     Call,
+    CallKey,
+    Cell,
     Credential,
     Decision,
     Grant,
@@ -71,6 +75,7 @@ class EndCall(Protocol):
         effects: ReadEffects = NO_READ_EFFECTS,
         revoked: bool = False,
         remember: tuple[str, float] | None = None,
+        undo: bool = False,
     ) -> Awaitable[None]:
         """Note how the call ended."""
 
@@ -133,6 +138,7 @@ class Operations:
     begin_call: Callable[[Call, LiveCredential | None], Awaitable[None]]
     track: Callable[[LiveCredential], Awaitable[None]]
     end_call: EndCall
+    counted: Callable[[Sequence[Cell], CallKey | None], Awaitable[Sequence[int]]]
     labels: Callable[[str, Collection[str]], Awaitable[Iterable[Label]]]
     forget: Callable[[str], Awaitable[None]]
     live: Live
@@ -165,7 +171,7 @@ class OperationsPair(NamedTuple):
     async_: Operations
 
 
-_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:20]
+_OF_THE_STORE = tuple(field.name for field in fields(Operations))[2:21]
 # what changes state goes on to its end when the caller is cancelled, so that the state is known
 _SHIELDED = frozenset({"create_task", "begin_call", "track", "end_call", "forget", "end_task", "revise_task"})
 
@@ -252,6 +258,7 @@ async def stored(answer: Awaitable[T]) -> T:
 
     Raises:
         Denied: The store failed, an approval does not hold, a budget is used up, or the task is over.
+        CountersChanged: The call is to be judged anew.
     """
     try:
         return await answer
@@ -261,5 +268,9 @@ async def stored(answer: Awaitable[T]) -> T:
         raise Denied.of(DenialCode.BUDGET, str(error)) from None
     except ApprovalError as error:
         raise unapproved(error) from None
+    except CountersFull as error:
+        raise Denied.of(DenialCode.UNCOUNTED, str(error)) from None
+    except CountersChanged:
+        raise
     except Exception as error:  # noqa: BLE001  a call without known shared state is denied
         raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None

@@ -31,6 +31,7 @@ class DenialCode(StrEnum):
     TASK_ENDED = "task_ended"
     GUARD_CLOSED = "guard_closed"
     BUDGET = "budget"
+    UNCOUNTED = "uncounted"
     NO_IDENTITY = "no_identity"
     NO_RIGHTS = "no_rights"
     NO_CREDENTIAL = "no_credential"
@@ -76,6 +77,9 @@ ADVICE = {
     DenialCode.GUARD_CLOSED: "The application is closing, so the call did not run. Tell the user.",
     DenialCode.BUDGET: (
         "The task's budget for such calls is used up. Finish with the results you have, or tell the user."
+    ),
+    DenialCode.UNCOUNTED: (
+        "What such calls have done cannot be counted further here, so this one did not run. Tell the user."
     ),
     DenialCode.NO_IDENTITY: (
         "The agent could not prove its identity, so the call did not run. Try again later, or tell the user."

@@ -95,6 +95,11 @@ REMEDIES: Mapping[DenialCode, str] = {
         "The calls, writes, questions or choice bits of the task are used up. Raise the budget if the"
         " work needs it; look first whether the model runs in a loop, or spells something by its calls."
     ),
+    DenialCode.UNCOUNTED: (
+        "A rule looks at what was done, and it is not counted in this task, which began before the catalog"
+        " said so; an argument is no number that can be added up, or has had too many values; or other calls"
+        " change the numbers each time. The record has the reason. Begin a new task, or correct counted."
+    ),
     DenialCode.NO_IDENTITY: (
         "The platform gave the agent no identity. `agentguard doctor` says which source failed, and how."
     ),

@@ -11,7 +11,16 @@ from agentguard.enforcement.setup import outcome_of_error
 from agentguard.errors import Denied
 from agentguard.model import Outcome
 
-__all__ = ["Step", "configurable", "is_refusal", "is_tool_call", "outcome_of", "refusal", "step_of"]
+__all__ = [
+    "Step",
+    "configurable",
+    "is_refusal",
+    "is_time_out",
+    "is_tool_call",
+    "outcome_of",
+    "refusal",
+    "step_of",
+]
 
 _REFUSAL = {"agentguard": "denied"}
 _MAPPINGS = (dict, Mapping)  # first the class of most: to look for it among all mappings takes longer
@@ -55,6 +64,14 @@ def outcome_of(error: BaseException) -> Outcome:
         if "GraphBubbleUp" in names:
             return Outcome.SUSPENDED
     return outcome_of_error(error)
+
+
+def is_time_out(error: BaseException) -> bool:
+    """Return whether a tool was given up in the middle: nobody knows whether it took effect.
+
+    Clients of HTTP and of databases have time-outs of their own, which are known by their names.
+    """
+    return any("timeout" in kind.__name__.lower() for kind in type(error).__mro__)
 
 
 class Step(NamedTuple):

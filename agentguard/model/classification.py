@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentguard.errors import ConfigurationError
+from agentguard.model.counted import counted_of
 from agentguard.model.provenance import Sensitivity
 from agentguard.model.tool import RECOGNIZED, ToolPath, ToolSpec
 
@@ -13,7 +14,7 @@ __all__ = ["spec_of"]
 
 _KEYS = {
     *("path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"),
-    *("server", "source", "instance", "recognized"),
+    *("server", "source", "instance", "recognized", "counted"),
 }
 
 
@@ -50,6 +51,7 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         source=facts.get("source"),
         instance=facts.get("instance"),
         recognized=_forms(name, facts.get("recognized", {})),
+        counted=counted_of(name, facts.get("counted"), schema),
     )
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from agentguard.model.arguments import Arguments, Json
+from agentguard.model.counts import Addition, Cell
 from agentguard.model.facts import NO_FACTS, Facts
 from agentguard.model.identity import Identity
 from agentguard.model.provenance import Provenance
@@ -146,6 +147,12 @@ class AccessRequest:
     distinctions: tuple[str, ...] = ()
     question: Mapping[str, Json] = field(default_factory=dict)
     choice: Choice = NO_CHOICE
+    done: Mapping[str, Json] = field(default_factory=dict)
+    done_by_user: Mapping[str, Json] = field(default_factory=dict)
+    done_by_agent: Mapping[str, Json] = field(default_factory=dict)
+    numbers: tuple[tuple[Cell, int], ...] = ()
+    additions: tuple[Addition, ...] = ()
+    uncounted: str = ""
     facts: Facts = NO_FACTS
 
 

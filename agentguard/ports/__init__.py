@@ -34,6 +34,7 @@ __all__ = [
     "BrokerTraits",
     "CatalogAware",
     "ConditionalStore",
+    "CountsOnDemand",
     "DeclaredFact",
     "Entitlements",
     "FactSource",
@@ -107,6 +108,17 @@ class DeclaredFact(NamedTuple):
 
     spec: FactSpec
     source: FactSource
+
+
+@runtime_checkable
+class CountsOnDemand(Protocol):
+    """A policy that says what it looks at of what calls have done, so that no more is asked of the store."""
+
+    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]]:
+        """Return what the rules in force may look at in calls of a tool.
+
+        Each is whose calls are counted, ``task``, ``user`` or ``agent``, and the tool that they called.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

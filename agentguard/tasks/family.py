@@ -55,6 +55,7 @@ def child_of(child: TaskState, parent: TaskState) -> TaskState:
         words=parent.words,  # a tool that begins a task is no user
         kinds=parent.kinds,
         login=child.login or parent.login,
+        counted=parent.counted,
         untrusted=parent.untrusted,
         sensitivity=parent.sensitivity,
         labels=parent.labels,

@@ -128,7 +128,10 @@ class Task(Conversation):
             return
         derived = self._state.lineage[:1]  # it was narrowed or delegated, from what may be over by now
         parent = await (self._running(ending, derived[0]) if derived else self._around(ending))
-        if parent is not None:
+        if parent is None:
+            counted = self._enforcement.ports.catalog.counted
+            self._state = replace(self._state, counted={t: c.in_task() for t, c in counted.items()})
+        else:
             state = self._state if derived else adopted(self._state, parent)
             self._state = child_of(state, parent)
         await ending.begin(self._state)

@@ -606,6 +606,7 @@ STORE = (
     "begin_call",
     "track",
     "end_call",
+    "counted",
     "labels",
     "forget",
     "live",
