@@ -25,7 +25,7 @@ __all__ = ["Counting"]
 Path = tuple[str, ...]
 SCOPES = ("task", "user", "agent")
 _APART = "\x1f"
-_TABLES = {"task": "done", "user": "done_by_user", "agent": "done_by_agent"}
+_TABLES = {"task": "tallies", "user": "user_tallies", "agent": "agent_tallies"}
 _RANGE = "a number from 0 on with at most 4 decimals"
 
 
@@ -119,9 +119,9 @@ class Counting:
                 _put(tables[place.field], (*path[:-2], "sum_with_this", line.argument), amount_of(total))
         return replace(
             request,
-            done=tables["done"],
-            done_by_user=tables["done_by_user"],
-            done_by_agent=tables["done_by_agent"],
+            tallies=tables["tallies"],
+            user_tallies=tables["user_tallies"],
+            agent_tallies=tables["agent_tallies"],
             numbers=tuple(dict(zip(cells, numbers, strict=True)).items()),
         )
 
@@ -134,7 +134,7 @@ class Counting:
         """Yield where the numbers of a tool are."""
         task, identity, at = request.task, request.identity, request.at
         if "task" in scopes and (in_task := task.counted.get(tool)) is not None:
-            yield _Place("done", (tool,), in_task, family_of(task.root_id))
+            yield _Place("tallies", (tool,), in_task, family_of(task.root_id))
         if (counted := self._catalog.counted.get(tool)) is None:
             return
         for scope, windows, whose in (

@@ -147,9 +147,9 @@ class AccessRequest:
     distinctions: tuple[str, ...] = ()
     question: Mapping[str, Json] = field(default_factory=dict)
     choice: Choice = NO_CHOICE
-    done: Mapping[str, Json] = field(default_factory=dict)
-    done_by_user: Mapping[str, Json] = field(default_factory=dict)
-    done_by_agent: Mapping[str, Json] = field(default_factory=dict)
+    tallies: Mapping[str, Json] = field(default_factory=dict)
+    user_tallies: Mapping[str, Json] = field(default_factory=dict)
+    agent_tallies: Mapping[str, Json] = field(default_factory=dict)
     numbers: tuple[tuple[Cell, int], ...] = ()
     additions: tuple[Addition, ...] = ()
     uncounted: str = ""
