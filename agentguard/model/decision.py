@@ -133,6 +133,9 @@ class AccessRequest:
     the tool is given; only the request that a `CallbackApprover` hands to its function has it. `choice` is
     what the call says by the choice among values; no rule sees it. `facts` are what records of the
     application say about the thing that the call is about.
+    `tallies` are what calls of the task have done, by tool, and `user_tallies` and `agent_tallies` by window
+    and tool; sums are `Decimal`. `numbers` are the same as the store holds them, `additions` what the call
+    adds to them, and `uncounted` says why it cannot be counted, if it cannot.
     """
 
     identity: Identity
