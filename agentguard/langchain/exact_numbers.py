@@ -11,7 +11,8 @@ from decimal import Decimal
 __all__ = ["DIGITS", "NotDivided", "compare", "is_multiple"]
 
 DIGITS = 4_000
-"""Digits of a number at most that is divided. Python writes no longer ones, and they take long."""
+"""Digits at most of a number that is divided or converted. Python writes no longer ones, and they take long."""
+_BITS = 13_289  # of a whole number with so many digits
 Number = int | float | Decimal
 
 
@@ -20,7 +21,11 @@ class NotDivided(ValueError):
 
 
 def compare(one: Number, other: Number) -> int:
-    """Return -1, 0 or 1: whether a number is less than another one, equal, or greater."""
+    """Return -1, 0 or 1: whether a number is less than another one, equal, or greater.
+
+    Raises:
+        NotDivided: A whole number has too many digits to be compared with one of another type.
+    """
     if type(one) is not type(other):
         one, other = _decimal(one), _decimal(other)
     return (one > other) - (one < other)
@@ -33,7 +38,7 @@ def is_multiple(number: Number, divisor: Number) -> bool:
         NotDivided: It has too many digits, or is not finite.
     """
     if isinstance(number, int) and isinstance(divisor, int) and divisor:
-        return number % divisor == 0
+        return _checked(number) % _checked(divisor) == 0
     (digits, exponent), (divisor_digits, divisor_exponent) = _parts(number), _parts(divisor)
     if not digits or not divisor_digits:
         return not digits
@@ -45,13 +50,21 @@ def is_multiple(number: Number, divisor: Number) -> bool:
 
 
 def _decimal(number: Number) -> Decimal:
-    return Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
+    if isinstance(number, int):
+        return Decimal(_checked(number))
+    return Decimal(repr(number)) if isinstance(number, float) else number
+
+
+def _checked(number: int) -> int:
+    if number.bit_length() > _BITS:
+        raise NotDivided(f"a number of more than {DIGITS} digits is not divided or converted")
+    return number
 
 
 def _parts(number: Number) -> tuple[int, int]:
     """Return a number as its digits and a power of ten; the sign is no matter."""
     if isinstance(number, int):
-        return number, 0
+        return _checked(number), 0
     _, digits, exponent = _decimal(number).as_tuple()
     if len(digits) > DIGITS or not isinstance(exponent, int):
         raise NotDivided(f"a number that is not finite, or has more than {DIGITS} digits, is not divided")

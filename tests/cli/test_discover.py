@@ -151,6 +151,17 @@ def test_an_issuer_that_is_no_plain_https_url_is_not_asked_and_no_setting(issuer
 
 
 @pytest.mark.promise("discover-proposes")
+@pytest.mark.parametrize(
+    "issuer", ["http://127.0.0.1:8080", "http://localhost/admin", "http://[::1]:2375", "https://127.9.9.9"]
+)
+def test_a_server_elsewhere_has_no_service_of_this_machine_asked(issuer: str) -> None:
+    web = Web(authorization_servers=[issuer])
+    assert "brokers" not in web.settings()
+    assert len(web.asked) == 1
+    assert "on this machine" in web.printed()
+
+
+@pytest.mark.promise("discover-proposes")
 def test_what_servers_say_stands_in_one_line_and_adds_no_setting() -> None:
     bad = 'a"\n[policy]\nopen = "\x1b[2J\u202e'
     web = Web(scopes_supported=[bad], authorization_servers=[ISSUER, f"{ISSUER}/{bad}"])

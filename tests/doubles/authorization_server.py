@@ -86,6 +86,7 @@ class AuthorizationServer:
         }
         self.says: dict[str, Any] = {}  # what the answer says instead; ... leaves a member out
         self.claims: dict[str, Any] = {}  # what the token says instead
+        self.introspects = frozenset[str]()  # which of `iss` and `jti` its introspection tells
         self.assertion_typ, self.idp_key = "oauth-id-jag+jwt", self.key
         self._seen: set[str] = set()
 
@@ -230,7 +231,7 @@ class AuthorizationServer:
         return {
             "active": True,
             "token_type": "DPoP",
-            **{k: v for k, v in claims.items() if k not in {"jti", "iss"}},
+            **{k: v for k, v in claims.items() if k not in {"jti", "iss"} - self.introspects},
         }
 
     # --- its client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
+from time import process_time
 from typing import Any
 
 import pytest
@@ -83,6 +84,20 @@ def test_a_number_of_very_many_digits_is_refused_before_it_is_divided() -> None:
         is_multiple(Decimal("1." + "1" * DIGITS), 0.01)
     with pytest.raises(NotDivided):
         is_multiple(float("inf"), 0.01)
+
+
+@pytest.mark.parametrize("other", [1.5, Decimal("1e999999"), Decimal("0.1")], ids=str)
+def test_a_whole_number_of_very_many_digits_is_neither_converted_nor_divided(other: Any) -> None:
+    number, start = 10**1_000_000, process_time()
+    for numbers in ((number, other), (other, -number)):
+        for operate in (compare, is_multiple):
+            with pytest.raises(NotDivided):
+                operate(*numbers)
+    with pytest.raises(NotDivided):
+        is_multiple(number, 7)
+    assert compare(number, number + 1) == -1
+    assert process_time() - start < 1.0  # to convert one took 43 s
+    assert compare(10 ** (DIGITS - 1), 1.5) == 1
 
 
 NUMBERS = st.one_of(

@@ -261,6 +261,28 @@ async def test_the_jti_of_a_token_that_a_real_broker_has_minted_ends_the_task_th
     place.guard.close()
 
 
+@pytest.mark.promise("signal-names-a-minted-token")
+@pytest.mark.parametrize("seal", [None, SEAL], ids=["plain", "sealed"])
+async def test_the_jti_that_introspection_alone_tells_of_an_opaque_token_ends_the_task_that_holds_it(
+    seal: SealingKey | None,
+) -> None:
+    server = AuthorizationServer("opaque", issuer=IDP)
+    server.introspects = frozenset({"jti"})
+    broker = server.broker(issuer=IDP, seal=seal)
+    # a sealed handle tells it in another process too
+    place = Place(MemoryStore(), broker if seal is None else server.broker(issuer=IDP, seal=seal))
+    task, other = place.begin(), place.begin()
+    handle, jti = minted(server, broker, "call-1")
+    with_credential(place, task, handle)
+    with_credential(place, other, minted(server, broker, "call-2")[0], "call-2")
+    assert await place.push(token(jti)) == 202
+    assert place.active(task, other) == [False, True]
+    broker.revoke(handle, 2e12)
+    assert [claims["jti"] for claims in server.alive.values()] != [jti], "and the handle revokes it"
+    assert len(server.alive) == 1
+    place.guard.close()
+
+
 @pytest.mark.promise("signal-names-a-minted-token", "signal-of-its-issuers-users")
 async def test_a_jti_counts_for_no_broker_of_another_issuer_and_no_opaque_token() -> None:
     for form in ("jwt", "opaque"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from agentguard.concurrency.drive import drive
 from agentguard.credentials.oauth.resource_metadata import fetch_resource_metadata, servers_in
@@ -15,7 +16,7 @@ from agentguard.credentials.oauth.server import metadata_urls
 from agentguard.errors import ConfigurationError, IssueError
 from agentguard.jose import Json, htu, strict_json
 from agentguard.outbound.client import Answer, Limits, Outbound
-from agentguard.outbound.destinations import is_confidential_url
+from agentguard.outbound.destinations import is_confidential, is_confidential_url
 
 __all__ = ["MOST", "DiscoveredResource", "DiscoveredServer", "discover"]
 
@@ -49,7 +50,9 @@ class DiscoveredResource(NamedTuple):
 def discover(url: str, open_: Callable[[str], Outbound] | None = None) -> DiscoveredResource:
     """Ask the resource at *url* (RFC 9728), and the authorization servers that it names (RFC 8414).
 
-    No credential is sent, no redirect is followed, and nothing is asked that is not reached by https.
+    No credential is sent, no redirect is followed, and nothing is asked that is not reached by https. Only a
+    resource of this machine is asked by http, and so are the servers that it names: no other one has this
+    machine's own services asked.
 
     Raises:
         ConfigurationError: *url* is not an https URL, or has a query or a fragment.
@@ -64,14 +67,19 @@ def discover(url: str, open_: Callable[[str], Outbound] | None = None) -> Discov
     with closing(open_(resource)) as http:
         members = drive(fetch_resource_metadata(http.ask.sync, resource))
     issuers = list(dict.fromkeys(servers_in(members, resource)))
-    servers = tuple(_ask(issuers[:MOST], open_))
+    servers = tuple(_ask(issuers[:MOST], open_, from_here=_is_here(resource)))
     return DiscoveredResource(resource, members, servers, len(issuers) - len(servers))
 
 
-def _ask(issuers: Iterable[str], open_: Callable[[str], Outbound]) -> Iterator[DiscoveredServer]:
+def _ask(
+    issuers: Iterable[str], open_: Callable[[str], Outbound], *, from_here: bool
+) -> Iterator[DiscoveredServer]:
     for issuer in issuers:
         if not _is_plain(issuer):
             yield DiscoveredServer(issuer, {}, "it is not an https URL without query and fragment")
+            continue
+        if _is_here(issuer) and not from_here:
+            yield DiscoveredServer(issuer, {}, "it is on this machine, where the resource is not")
             continue
         try:
             with closing(open_(issuer)) as http:
@@ -94,6 +102,10 @@ async def _members(issuer: str, http: Outbound) -> Mapping[str, Json]:
             raise IssueError(f"{issuer}: its metadata is no JSON object, or another issuer's")
         return members
     raise IssueError(f"{issuer}: publishes no metadata (RFC 8414)")
+
+
+def _is_here(url: str) -> bool:
+    return is_confidential("http", urlsplit(url).hostname)
 
 
 def _is_plain(url: str) -> bool:

@@ -146,9 +146,12 @@ class TokenBroker(AsksServices, ABC):
         await self._revoker.revoke(handle, expires_at, self._async.server, self._async.remember)
 
     def jti_of(self, handle: str) -> str | None:
-        """Return the `jti` of the JWT of a handle, or None for an opaque token and a handle unknown here."""
+        """Return the `jti` of a handle's token, or None for a handle that is unknown here.
+
+        That of an opaque token is what its introspection told; None if it told none, or nobody asked.
+        """
         token = self._tokens.find(handle)
-        return None if token is None else token.jti
+        return None if token is None else token.jti or token.name
 
     def check(self) -> None:
         """Ask the server whether it knows the broker's client. Nothing is issued or ended.
@@ -255,7 +258,10 @@ class TokenBroker(AsksServices, ABC):
             if isinstance(error, InvalidResponse):
                 raise self._server.issue_error(str(error)) from None
             raise error from None
-        handle = self._tokens.handle(grant.id, LiveToken.of(token, latest))
+        live = LiveToken.of(token, latest)
+        if live.jti is None:
+            live = live._replace(name=text_claim(claims or {}, "jti"))
+        handle = self._tokens.handle(grant.id, live)
         headers = self._presentation(token.reveal())
         expires_at = min(earliest, grant.ends_at(now))
         return Credential(token.reveal(), id=grant.id, expires_at=expires_at, headers=headers, handle=handle)

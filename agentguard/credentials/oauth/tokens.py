@@ -22,12 +22,14 @@ _JWT_HANDLE = re.compile(r"(\d{1,16})\.([ -~]{1,512})")
 class LiveToken(NamedTuple):
     """What is needed to revoke a token: the token, if it is known, and the `jti` of a JWT.
 
-    `expires_at` is in seconds since the epoch.
+    `expires_at` is in seconds since the epoch. `name` is the `jti` that the issuer's introspection tells of an
+    opaque token: a signal about the token names it so.
     """
 
     token: Secret | None
     jti: str | None
     expires_at: float
+    name: str | None = None
 
     @classmethod
     def of(cls, token: Secret, expires_at: float) -> Self:
@@ -71,7 +73,7 @@ class LiveTokens:
         sealed.
         """
         if self._seal is not None and token.token is not None:
-            text = f"{token.expires_at} {token.token.reveal()}"
+            text = f"{token.expires_at} {token.token.reveal()} {token.name or ''}".rstrip(" ")
             self._drop(id)
             return self._seal.seal(text, context=self._context)
         handle = id if token.jti is None else f"{token.expires_at:.0f}.{token.jti}"
@@ -86,8 +88,8 @@ class LiveTokens:
         if live is not None:
             return live
         if self._seal is not None and (text := self._seal.open(handle, context=self._context)):
-            expires_at, _, token = text.partition(" ")
-            return LiveToken.of(Secret(token), float(expires_at))
+            expires_at, token, name = (*text.split(" ", 2), "")[:3]  # no token has a blank (RFC 6750)
+            return LiveToken.of(Secret(token), float(expires_at))._replace(name=name or None)
         match = _JWT_HANDLE.fullmatch(handle)
         return None if match is None else LiveToken(None, match[2], float(match[1]))
 
