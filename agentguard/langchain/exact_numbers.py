@@ -11,7 +11,7 @@ from decimal import Decimal
 __all__ = ["DIGITS", "NotDivided", "compare", "is_multiple"]
 
 DIGITS = 4_000
-"""Digits at most of a number that is divided or converted. Python writes no longer ones, and they take long."""
+"""Digits at most of a number that is divided or converted. Python writes no longer ones; they take long."""
 _BITS = 13_289  # of a whole number with so many digits
 Number = int | float | Decimal
 

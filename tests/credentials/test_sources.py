@@ -378,6 +378,8 @@ def bao(answers: dict[str, Any], requests: list[tuple[str, str]]) -> OpenBaoSess
         path = request.url.path.removeprefix("/v1/")
         requests.append((request.method, path))
         members = answers.get(path)
+        if isinstance(members, httpx.Response):
+            return members
         return (
             httpx.Response(404, json={"errors": []}) if members is None else httpx.Response(200, json=members)
         )
@@ -431,14 +433,17 @@ def test_what_is_minted_for_a_reader_who_would_not_end_it_is_revoked_and_refused
     session.close()
 
 
-def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_minted() -> None:
+@pytest.mark.parametrize("permitted", ["revoke-self", "revoke-accessor"])
+def test_where_the_policy_permits_no_revocation_the_login_ends_with_what_was_minted(permitted: str) -> None:
     requests: list[tuple[str, str]] = []
     data = {"username": "u", "password": VALUE}
     minted = {"lease_id": "database/creds/ro/1", "lease_duration": 60, "data": data}
-    session = bao({"database/creds/ro": minted, "auth/token/revoke-self": {}}, requests)  # else 404
+    denied = {f"auth/token/{name}": httpx.Response(403) for name in ("revoke-self", "revoke-accessor")}
+    answers = {**denied, "database/creds/ro": minted, f"auth/token/{permitted}": {}}  # else 404
+    session = bao(answers, requests)
     with pytest.raises(IssueError, match="a dynamic secret; use"):
         source("openbao:database/creds/ro#password", session=session).read()
-    assert requests[-1] == ("POST", "auth/token/revoke-self")
+    assert requests[-1] == ("POST", f"auth/token/{permitted}")
     assert session.shared_login is None
     session.close()
 

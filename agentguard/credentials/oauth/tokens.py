@@ -22,8 +22,8 @@ _JWT_HANDLE = re.compile(r"(\d{1,16})\.([ -~]{1,512})")
 class LiveToken(NamedTuple):
     """What is needed to revoke a token: the token, if it is known, and the `jti` of a JWT.
 
-    `expires_at` is in seconds since the epoch. `name` is the `jti` that the issuer's introspection tells of an
-    opaque token: a signal about the token names it so.
+    `expires_at` is in seconds since the epoch. `name` is the `jti` that the issuer's introspection tells of
+    an opaque token: a signal about the token names it so.
     """
 
     token: Secret | None

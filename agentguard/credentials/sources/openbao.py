@@ -72,15 +72,16 @@ class OpenBaoSecret:
         raise IssueError(f"{self.name}: the answer holds no data")
 
     def _revoke(self, lease: str) -> None:
-        login = self._login or self._session.shared_login
+        operations = self._session.sync
+        login = self._login or drive(operations.shared_login())
         try:
-            drive(self._session.sync.request("POST", "sys/leases/revoke", login, json={"lease_id": lease}))
+            drive(operations.request("POST", "sys/leases/revoke", login, json={"lease_id": lease}))
         except RequestRefused:
             if self._login is not None:
                 raise
             # the policy does not permit it: revoke the session's token, and the lease ends with it
             self._session.shared_login = None
-            drive(self._session.sync.request("POST", "auth/token/revoke-self", login))
+            drive(operations.revoke(login))
 
 
 def _json_secret(data: dict[str, Any]) -> Secret:
