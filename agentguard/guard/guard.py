@@ -31,6 +31,7 @@ from agentguard.langchain.tools import OnDeny
 from agentguard.lease import live_secrets
 from agentguard.model import AccessRequest, CallLimits, ToolPath
 from agentguard.policies import FunctionPolicy
+from agentguard.policies.combine import Combine, Rule
 from agentguard.ports import (
     Approver,
     AuditLog,
@@ -60,6 +61,8 @@ from agentguard.guard.tasks import TaskMethods
 
 __all__ = ["Guard"]
 
+PolicyLike = Policy | Callable[[AccessRequest], Any]
+
 Approvers = Approver | Callable[[AccessRequest], Any] | Mapping[ToolPath, Approver] | None
 
 
@@ -85,7 +88,7 @@ class Guard(
         self,
         *,
         catalog: Catalog,
-        policy: Policy | Callable[[AccessRequest], Any],
+        policy: PolicyLike,
         identity: IdentitySource,
         brokers: Brokers,
         store: Store,
@@ -113,7 +116,7 @@ class Guard(
             entitlements = FixedEntitlements(entitlements)
         ports = Ports(
             catalog=catalog,
-            policy=policy if isinstance(policy, Policy) else FunctionPolicy(policy),
+            policy=_policy(policy),
             identity=identity,
             brokers=brokers,
             store=store,
@@ -153,13 +156,20 @@ class Guard(
         install_log_redaction(live_secrets)
 
     @classmethod
-    def from_file(cls, path: str | Path, **changes: Any) -> Self:
+    def from_file(cls, path: str | Path, *, beside: PolicyLike | None = None, **changes: Any) -> Self:
         """Build a guard from agentguard.toml; *changes* are arguments of the constructor.
+
+        *beside* is a policy in Python that stands beside the file's: a call needs the permit of both, so this
+        one can only narrow. `reload` reads the file's again. With ``policy=`` another one replaces it.
 
         Raises:
             ConfigurationError: The file, a policy or the catalog is wrong; it says where.
         """
-        return cls.from_parts(build(load(path)), **changes)
+        parts = build(load(path))
+        if beside is not None:
+            both = (changes.pop("policy", parts.ports.policy), beside)
+            changes["policy"] = Combine([_policy(policy) for policy in both], Rule.UNANIMOUS)
+        return cls.from_parts(parts, **changes)
 
     @classmethod
     def from_parts(cls, parts: Parts, **changes: Any) -> Self:
@@ -253,3 +263,7 @@ class Guard(
     def coverage(self, agent: object) -> Coverage:
         """Say of every tool that *agent* can reach whether its calls are judged."""
         return coverage(agent)
+
+
+def _policy(policy: PolicyLike) -> Policy:
+    return policy if isinstance(policy, Policy) else FunctionPolicy(policy)

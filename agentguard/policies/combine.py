@@ -101,6 +101,11 @@ class Combine:
         """The rules of those policies that have `rules`, as Cedar's has."""
         return tuple(rule for policy in self._policies for rule in getattr(policy, "rules", ()))
 
+    def examine(self, request: AccessRequest) -> tuple[Any, ...]:
+        """Return the rules whose heads fit a request, of the policies that have `examine`."""
+        examining = [getattr(policy, "examine", None) for policy in self._policies]
+        return tuple(rule for examine in examining if examine is not None for rule in examine(request))
+
     @property
     def policies(self) -> tuple[Policy, ...]:
         """The policies that are asked, in order."""
