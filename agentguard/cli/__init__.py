@@ -33,6 +33,7 @@ _NAMES = (
     "explain",
     "simulate",
     "test",
+    "watch",
     "suggest",
     "exec",
     "status",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,7 +23,7 @@ from agentguard.cli._policies import (
 from agentguard.cli._target import load_object, tools_of
 from agentguard.text import printable
 
-__all__ = ["command"]
+__all__ = ["command", "report", "simulation_of"]
 
 
 def command(
@@ -44,21 +44,33 @@ def command(
     """
     records = [record for log in logs for record in records_of(log)]
     try:
-        with guard_of(config) as guard:
-            attach(guard, [] if tools is None else tools_of(load_object(tools)))
-            warn_of_unknown_arguments(guard)
-            simulation = simulate(decider(guard.enforcement), records, guard.catalog.tool)
+        simulation = simulation_of(
+            config, [] if tools is None else list(tools_of(load_object(tools))), records
+        )
     except ConfigurationError as error:
         fail(error)
     if to is not None:
         to.write_text(json.dumps(asdict(simulation), indent=1) + "\n", "utf-8")
-    _report(simulation)
+    report(simulation)
     if not simulation.asked_again:
         raise typer.Exit(2)
     raise typer.Exit(1 if any(turn.after not in (allow or ()) for turn in simulation.turns) else 0)
 
 
-def _report(simulation: Simulation) -> None:
+def simulation_of(config: Path, tools: list[Any], records: list[dict[str, Any]]) -> Simulation:
+    """Decide recorded calls by the rules of a file.
+
+    Raises:
+        ConfigurationError: The file or a tool is wrong.
+    """
+    with guard_of(config) as guard:
+        attach(guard, tools)
+        warn_of_unknown_arguments(guard)
+        return simulate(decider(guard.enforcement), records, guard.catalog.tool)
+
+
+def report(simulation: Simulation) -> None:
+    """Print which calls would turn."""
     console = out()
     if simulation.turns:
         table = Table("tool", "was", "would be", "calls", "by", "such as")

@@ -24,7 +24,7 @@ from agentguard.cli.test.run import Outcome, run
 from agentguard.cli.test.scenarios import Scenario, files_beside, read_scenarios
 from agentguard.cli.test.stage import Stage, specs_of
 
-__all__ = ["command"]
+__all__ = ["command", "report", "results_of"]
 
 Results = list[tuple[Path, Outcome]]
 
@@ -53,19 +53,26 @@ def command(
         fail(f"there is no file *scenarios.toml beside {config}", 2)
     try:
         scenarios = read_scenarios(paths)
-        results, coverage = _run(config, [] if tools is None else tools_of(load_object(tools)), scenarios)
+        results, coverage = results_of(
+            config, [] if tools is None else tools_of(load_object(tools)), scenarios
+        )
     except ConfigurationError as error:
         fail(error)
     if junit is not None:
         write_junit(junit, results)
-    _report(results, coverage, gaps=gaps or strict)
+    report(results, coverage, gaps=gaps or strict)
     is_gap = strict and coverage is not None and coverage.rules < coverage.all_rules
     raise typer.Exit(1 if is_gap or any(outcome.problems for _, outcome in results) else 0)
 
 
-def _run(
+def results_of(
     config: Path, tools: list[Any], scenarios: list[tuple[Path, Scenario]]
 ) -> tuple[Results, Coverage | None]:
+    """Run scenarios by the rules of a file; return how each went, and what they have tried.
+
+    Raises:
+        ConfigurationError: The file or a tool is wrong.
+    """
     results: Results = []
     with parts_of(config) as parts, Guard.from_parts(parts) as guard:
         specs, facts = specs_of(guard, tools)
@@ -78,7 +85,8 @@ def _run(
     return results, coverage
 
 
-def _report(results: Results, coverage: Coverage | None, *, gaps: bool) -> None:
+def report(results: Results, coverage: Coverage | None, *, gaps: bool) -> None:
+    """Print how each scenario went."""
     console = out()
     for file, outcome in results:
         word = "error" if outcome.problems else "ok"
