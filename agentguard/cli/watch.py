@@ -63,7 +63,7 @@ def _decide(config: Path, tools: list[Any], records: list[dict[str, Any]]) -> No
 
 
 def saves(folder: Path) -> Iterator[None]:
-    """Yield at once, and then each time that a file of rules has changed; it looks at their times and sizes."""
+    """Yield at once, and then each time that a file of rules has another time, size or inode."""
     before: object = None
     while True:
         now = _state(folder)
