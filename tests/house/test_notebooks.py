@@ -41,6 +41,9 @@ def test_a_changed_policy_shows_what_has_turned() -> None:
 
 @pytest.mark.real
 def test_agentdojos_table_and_plots_are_drawn_from_a_run() -> None:
+    from tests.real.conftest import require_plots  # with clients of servers, which no other test here needs
+
+    require_plots()
     drawings = drawn(run_notebook("agentdojo"))
     rows = re.findall(r"<tr>(.*?)</tr>", drawings["table"]["text/html"])
     cells = {

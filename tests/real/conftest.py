@@ -6,6 +6,7 @@ import os
 import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -20,6 +21,12 @@ def lacking(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def require_plots() -> None:
+    """Skip or fail the test of a notebook that draws with matplotlib, where that is missing."""
+    if find_spec("matplotlib") is None:
+        lacking("matplotlib is missing; run: pip install -e '.[plots]'")
 
 
 def needed(variable: str) -> str:

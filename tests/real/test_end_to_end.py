@@ -34,7 +34,7 @@ from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit, ScriptedChatModel
 from tests.conftest import Mode, Rule, classified
 from tests.doubles.notebooks import drawn, run_notebook, texts
-from tests.real.conftest import Spire
+from tests.real.conftest import Spire, require_plots
 from tests.real.reports import DATABASE, Reports
 from tests.servers.oidc import trust
 from tests.servers.spire import SUPPORT, TRUST_DOMAIN, bundle, public_keys
@@ -299,6 +299,7 @@ def test_the_example_shows_an_agent_without_a_secret(oidc_jwt: str, workloads: s
 
 
 def test_the_notebook_shows_a_role_from_identity_to_revocation(reports: Reports) -> None:
+    require_plots()
     notebook = run_notebook("database_credential")
     assert reports.gone("v-%-reader-%", within=5)
     text = texts(notebook)
