@@ -25,16 +25,20 @@ Do not use these adapters in production: `RecordingBroker` mints secrets that ev
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agentguard.testing.bases import ConditionalStoreContract
 from agentguard.testing.contracts import AuditContract, BrokerContract, PolicyContract
 from agentguard.testing.facts import FactContract
 from agentguard.testing.fakes import FixedPolicy, RecordingAudit, RecordingBroker, RecordingPolicy
 from agentguard.testing.identities import IdentityContract
-from agentguard.testing.model import ScriptedChatModel
 from agentguard.testing.pdps import PdpContract
 from agentguard.testing.samples import sample_grant, sample_request, sample_task
 from agentguard.testing.spans import CapturedSpans, captured_spans
 from agentguard.testing.stores import StoreContract
+
+if TYPE_CHECKING:
+    from agentguard.testing.model import ScriptedChatModel
 
 __all__ = [
     "AuditContract",
@@ -56,3 +60,14 @@ __all__ = [
     "sample_request",
     "sample_task",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+    def __getattr__(name):
+        """Import the scripted model when it is first asked for. It alone needs langchain."""
+        if name != "ScriptedChatModel":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from agentguard.testing.model import ScriptedChatModel
+
+        globals()[name] = ScriptedChatModel
+        return ScriptedChatModel

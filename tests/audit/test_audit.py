@@ -24,6 +24,7 @@ import pytest
 from agentguard.audit import Head, JsonLinesAudit, Report, verify
 from agentguard.errors import AuditError
 from agentguard.testing import AuditContract, RecordingAudit
+from tests.doubles.writers import append_numbers
 
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
@@ -340,16 +341,9 @@ async def test_appends_that_were_abandoned_keep_the_chain_and_the_order(
     assert numbers[-30:] == list(range(60, 90))
 
 
-def _write(path: Path, name: str, number: int) -> None:
-    audit = JsonLinesAudit(path)
-    for index in range(number):
-        audit.append({"task": name, "number": index})
-    audit.close()
-
-
 @pytest.mark.process
 def test_two_processes_write_one_chain(path: Path) -> None:
-    writers = [SPAWN.Process(target=_write, args=(path, name, 200)) for name in "ab"]
+    writers = [SPAWN.Process(target=append_numbers, args=(path, name, 200)) for name in "ab"]
     for writer in writers:
         writer.start()
     for writer in writers:

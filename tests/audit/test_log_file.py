@@ -31,6 +31,7 @@ from agentguard.identity import LocalIdentity
 from agentguard.model import ToolSpec
 from agentguard.stores import MemoryStore, SqliteStore
 from agentguard.testing import RecordingBroker
+from tests.doubles.writers import append_at_once
 
 TIMEOUT = 0.3
 PERMIT = {"event": "decision", "effect": "permit"}
@@ -215,15 +216,6 @@ def test_a_log_that_was_moved_is_continued_at_its_path(
     assert f"--head{head}" in "".join(result.output.split())
 
 
-def append_many(path: Path, gate: Any, number: int) -> None:
-    audit = JsonLinesAudit(path)
-    audit.append({"event": "ready"})
-    gate.wait()
-    for index in range(100):
-        audit.append({"event": "x", "id": f"{number}-{index}"})
-    audit.close()
-
-
 @pytest.mark.process
 @pytest.mark.promise("audit-log-rotated")
 def test_no_record_is_lost_or_written_twice_while_several_processes_write_and_the_log_rotates(
@@ -231,7 +223,7 @@ def test_no_record_is_lost_or_written_twice_while_several_processes_write_and_th
 ) -> None:
     context = multiprocessing.get_context("spawn")
     gate = context.Event()
-    processes = [context.Process(target=append_many, args=(path, gate, number)) for number in range(3)]
+    processes = [context.Process(target=append_at_once, args=(path, gate, number)) for number in range(3)]
     for process in processes:
         process.start()
     deadline = time.monotonic() + 30

@@ -23,6 +23,7 @@ from agentguard.audit.files import history
 from agentguard.audit.rotation import Rotation
 from agentguard.errors import AuditError
 from tests.audit.test_log_file import NativeAudit, call_in, guard_on
+from tests.doubles.writers import append_by_limits
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -267,26 +268,10 @@ def test_a_rotation_that_was_killed_in_the_middle_loses_nothing(
     assert [event for event in events if event != "continued"] == ["one", "two", "three"]
 
 
-def load(path: Path, limits: Limits, gate: Any, number: int, records: int, mode: str) -> None:
-    audit = JsonLinesAudit(path, limits=limits, timeout=60)
-    gate.wait()
-
-    async def run() -> None:
-        for index in range(records):
-            await audit.aappend({"event": "x", "id": f"{number}-{index}"})
-
-    if mode == "async":
-        asyncio.run(run())
-    else:
-        for index in range(records):
-            audit.append({"event": "x", "id": f"{number}-{index}"})
-    audit.close()
-
-
 def run_load(path: Path, limits: Limits, count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
     gate = SPAWN.Event()
     writers = [
-        SPAWN.Process(target=load, args=(path, limits, gate, number, count, mode))
+        SPAWN.Process(target=append_by_limits, args=(path, limits, gate, number, count, mode))
         for number, mode in enumerate(("sync", "async"))
     ]
     for writer in writers:

@@ -19,7 +19,7 @@ import httpx
 import uvicorn
 
 import agentguard
-from agentguard import Guard, Resource, ToolPath
+from agentguard import Resource, ToolPath
 from agentguard.catalog import Catalog
 from agentguard.concurrency.drive import operation_pair
 from agentguard.credentials import LocalIssuer, ProofKey, load_key
@@ -84,7 +84,7 @@ class Agent:
             proof_key=self.proofs,
             key=load_key(home / "read.pem"),
         )
-        self.guard = Guard(
+        self.guard = agentguard.Guard(  # imported by the part alone that has one
             catalog=Catalog(resources=[Resource(name="orders", origins=(self.origin,))]),
             policy=lambda _request: True,
             identity=LocalIdentity("agent://support"),

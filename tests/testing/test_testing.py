@@ -233,7 +233,7 @@ def test_importing_the_room_imports_no_framework_and_no_test_runner() -> None:
     program = (
         "import sys, agentguard.testing\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(sorted(loaded & {'pytest', '_pytest', 'langgraph', 'langchain'}))"
+        "print(sorted(loaded & {'pytest', '_pytest', 'langgraph', 'langchain', 'langchain_core'}))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
