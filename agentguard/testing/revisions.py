@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from agentguard.concurrency.drive import drive
 from agentguard.errors import TaskNotActive
 from agentguard.model import Budget, Mandate, TaskState, TaskStatus
 from agentguard.testing.samples import sample_task
@@ -77,10 +79,24 @@ class RevisionContract(Contract):
         await assert_raises(TaskNotActive, store.revise_task(state.id, _other))
 
     def test_revisions_at_once_lose_none(self) -> None:
-        store = self.adapter()
-        store.create_task(sample_task(words=""))
-        with ThreadPoolExecutor(TURNS) as pool:
-            list(pool.map(lambda _: store.revise_task("task-1", _more), range(TURNS)))
-        words = store.task("task-1").words
-        getattr(store, "close", lambda: None)()
-        assert words == "x" * TURNS
+        for asynchronous in (False, True)[not self.synchronous :]:
+            adapter = self.adapter()
+            store = AwaitedPort(adapter, asynchronous=asynchronous)
+            run = asyncio.run if asynchronous else drive
+            run(store.create_task(sample_task(words="")))
+            (_in_a_loop if asynchronous else _in_threads)(store)
+            words = run(store.task("task-1")).words
+            getattr(adapter, "close", lambda: None)()
+            assert words == "x" * TURNS
+
+
+def _in_threads(store: AwaitedPort) -> None:
+    with ThreadPoolExecutor(TURNS) as pool:
+        list(pool.map(lambda _: drive(store.revise_task("task-1", _more)), range(TURNS)))
+
+
+def _in_a_loop(store: AwaitedPort) -> None:
+    async def together() -> None:
+        await asyncio.gather(*(store.revise_task("task-1", _more) for _ in range(TURNS)))
+
+    asyncio.run(together())
