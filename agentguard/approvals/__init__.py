@@ -8,7 +8,7 @@ answer. The guard writes the answer to the store, and it is valid for one exact 
 
 For a new approver: write a class with the methods of `agentguard.ports.Approver` in a module of this
 package, export it here, and pass it to the guard as ``approver=``. To let agentguard.toml name it, add
-its setting to ``ApprovalSettings`` in `agentguard.config.settings` and build it in
+its setting to ``ApprovalSettings`` in `agentguard.config.options` and build it in
 `agentguard.config.build`. Approvers have no contract suite; `tests/approvals` holds their tests. The
 rules that every stored approval obeys are in `agentguard.testing.StoreContract`.
 """

@@ -33,7 +33,7 @@ from agentguard.model import ToolPath
 from agentguard.policies.cedar.policy import CedarPolicy
 from agentguard.policies.cedar.reload import ReloadingCedar
 from agentguard.policies.combine import Combine
-from agentguard.ports import Broker, IdentitySource, Policy, Store, Transmitter
+from agentguard.ports import Broker, DeclaredFact, IdentitySource, Policy, Store, Transmitter
 
 if TYPE_CHECKING:  # needs an extra
     from agentguard.signals import Source
@@ -106,6 +106,7 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
         store=store,
         audit=audit,
         signals=_signals(settings, adapters),
+        facts=_facts(settings),
     )
     return Parts(
         ports=ports,
@@ -226,6 +227,14 @@ def _signals(settings: Settings, adapters: AdapterFactory) -> dict[str, Transmit
         with _with_position(settings, "signals", name):
             transmitters[name] = adapters.transmitter(receiver, settings.issuer.issuer)
     return transmitters
+
+
+def _facts(settings: Settings) -> tuple[DeclaredFact, ...]:
+    facts = []
+    for name, table in settings.facts.items():
+        with _with_position(settings, "facts", name):
+            facts.append(table.fact(name, settings.file.parent.joinpath))
+    return tuple(facts)
 
 
 def _sources(settings: Settings, adapters: AdapterFactory) -> tuple[Source, ...]:

@@ -20,6 +20,7 @@ from agentguard.files import read_trusted
 
 __all__ = ["load", "position_of"]
 
+_OF_NAMES = {"brokers", "facts", "pdps", "resources", "signals", "sources", "tasks", "tools"}
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -118,7 +119,7 @@ def _misspells(error: Mapping[str, Any], missing: tuple[str | int, ...]) -> bool
 
 def _without_kind(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
     """Return the keys as the file has them, without the kind that pydantic adds; and that kind."""
-    index = {"identity": 1, "brokers": 2, "pdps": 2}.get(loc[0])
+    index = {"identity": 1, "brokers": 2, "pdps": 2, "facts": 2}.get(loc[0])
     if index is None or len(loc) <= index:
         return loc, None
     return loc[:index] + loc[index + 1 :], loc[index]
@@ -127,7 +128,7 @@ def _without_kind(loc: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
 def _kinds(section: str) -> dict[str, type[BaseModel]]:
     """Return the settings classes of a section, by their kinds."""
     annotation: Any = Settings.model_fields[section].annotation
-    union = get_args(get_args(annotation)[-1])[0] if section in ("brokers", "pdps") else annotation
+    union = get_args(get_args(annotation)[-1])[0] if section in ("brokers", "facts", "pdps") else annotation
     return {get_args(table.model_fields["kind"].annotation)[0]: table for table in get_args(union)}
 
 
@@ -151,7 +152,7 @@ def _suggestion(table: type[Any], wrong: str) -> str:
 def _description(keys: tuple[str, ...], kind: str | None) -> str:
     """Return the description of the field at *keys*, or else of the table that holds it."""
     inner = _table(keys[:1], kind)
-    depth = 2 if keys[0] in ("brokers", "pdps", "resources", "signals", "sources", "tasks", "tools") else 1
+    depth = 2 if keys[0] in _OF_NAMES else 1
     has_field = isinstance(inner, type) and issubclass(inner, BaseModel) and len(keys) > depth
     field = inner.model_fields.get(keys[depth]) if has_field else None
     return (field or Settings.model_fields[keys[0]]).description or ""

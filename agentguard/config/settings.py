@@ -19,8 +19,10 @@ from agentguard.config.adapter_settings import (
     SourceSettings,
 )
 from agentguard.config.audit import AuditSettings
+from agentguard.config.facts import FactSettings, validate_facts
 from agentguard.config.introspection import IntrospectionSettings, validate_introspection
 from agentguard.config.issuer import IssuerSettings
+from agentguard.config.options import ApprovalSettings, LimitsSettings, TelemetrySettings
 from agentguard.config.pdps import PdpSettings
 from agentguard.config.store import StoreSettings
 from agentguard.config.tables import (
@@ -28,7 +30,6 @@ from agentguard.config.tables import (
     Origin,
     PathName,
     Scope,
-    Seconds,
     SettingError,
     Table,
     WebUrl,
@@ -36,7 +37,7 @@ from agentguard.config.tables import (
 )
 from agentguard.config.tasks import TaskSettings, validate_tasks
 from agentguard.config.tools import ToolSettings
-from agentguard.model import CallLimits, Limits, Resource, ToolPath
+from agentguard.model import Resource, ToolPath
 
 __all__ = ["ResourceSettings", "SettingError", "Settings", "ToolSettings", "schema_of"]
 
@@ -45,13 +46,6 @@ _TYPES = ("string", "integer", "number", "boolean")
 
 def _for_every_path(value: object) -> object:
     return dict.fromkeys(ToolPath, value) if isinstance(value, str) else value
-
-
-_LIMITS = CallLimits()
-
-
-def _limit(default: int) -> Any:
-    return Field(default=default, ge=1, description=f"a whole number from 1, as in {default}")
 
 
 class AgentSettings(Table):
@@ -69,43 +63,6 @@ class PolicySettings(Table):
         default="unanimous", description='"unanimous", "deny-overrides" or "first-applicable"'
     )
     mode: Literal["enforce", "observe"] = Field(default="enforce", description='"enforce" or "observe"')
-
-
-class TelemetrySettings(Table):
-    """``[telemetry]``: whether spans hold the values of arguments, and whether each stage has its own span.
-
-    `stages` is ``"attributes"``, the seconds of each stage on the one span of a call, or ``"spans"``, which
-    makes a child span for each stage besides.
-    """
-
-    arguments: bool = Field(default=False, description="true or false")
-    stages: Literal["attributes", "spans"] = Field(
-        default="attributes", description='"attributes" or "spans", as in stages = "spans"'
-    )
-
-
-class LimitsSettings(Table):
-    """``[limits]``: how much the arguments of a call and a tool's result may hold; see `model.Limits`."""
-
-    argument_bytes: int = _limit(_LIMITS.arguments.bytes)
-    argument_parts: int = _limit(_LIMITS.arguments.parts)
-    argument_depth: int = _limit(_LIMITS.arguments.depth)
-    result_bytes: int = _limit(_LIMITS.result.bytes)
-    result_parts: int = _limit(_LIMITS.result.parts)
-    result_depth: int = _limit(_LIMITS.result.depth)
-
-    def limits(self) -> CallLimits:
-        """Return the limits."""
-        return CallLimits(
-            arguments=Limits(bytes=self.argument_bytes, parts=self.argument_parts, depth=self.argument_depth),
-            result=Limits(bytes=self.result_bytes, parts=self.result_parts, depth=self.result_depth),
-        )
-
-
-class ApprovalSettings(Table):
-    """``[approval]``: for how many seconds a person may answer, and the answer may be used."""
-
-    expires: Seconds = Field(default=300.0, description="seconds from 1 to 86400, as in expires = 300")
 
 
 class ResourceSettings(Table):
@@ -177,6 +134,9 @@ class Settings(Table):
     tools: dict[Name, ToolSettings] = Field(
         default_factory=dict, description="tables, as in [tools.get_order]"
     )
+    facts: dict[Name, FactSettings] = Field(
+        default_factory=dict, description='tables with a kind, as in [facts.order] kind = "tool"'
+    )
     tasks: dict[Name, TaskSettings] = Field(default_factory=dict, description="tables, as in [tasks.refund]")
 
     @model_validator(mode="after")
@@ -204,6 +164,7 @@ class Settings(Table):
             name: None if schema is None else schema["properties"] for name, schema in schemas.items()
         }
         validate_tasks(self.tasks, arguments, self.resources)
+        validate_facts(self.facts, self.tools, self.resources)
         paths: dict[str, ToolPath] = {}
         for keys, path, audience in self._audiences():
             if paths.setdefault(audience, path) is not path:
@@ -241,7 +202,9 @@ def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, Resour
         )
     schema = schema_of(name, tool.args)
     arguments = None if schema is None else sorted(schema["properties"])
-    for key, names in (("sinks", set(tool.sinks)), ("recognized", set(tool.recognized))):
+    instance = set() if tool.instance is None else {tool.instance}
+    by_key = {"sinks": set(tool.sinks), "recognized": set(tool.recognized), "instance": instance}
+    for key, names in by_key.items():
         if arguments is not None and not names <= set(arguments):
             raise SettingError(
                 *("tools", name, key),

@@ -50,6 +50,9 @@ class ToolSettings(Table):
     recognized: dict[Name, Literal["folded", "date", "amount"]] = Field(
         default={}, description='forms that users write values in, as in recognized = { name = "folded" }'
     )
+    instance: Name | None = Field(
+        default=None, description='the argument that names what a call acts on, as in instance = "order_id"'
+    )
     counted: bool | CountedSettings = Field(
         default=False,
         description='true, or what is added up, as in counted = { sum = ["amount"], per = ["order_id"] }',

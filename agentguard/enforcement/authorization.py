@@ -160,6 +160,22 @@ class Authorization:
         is_taken = partial(self._ports.catalog.is_taken, task.mandate.tools)
         if objection := task.mandate.objection(spec, request.arguments, is_taken):
             raise Denied.of(DenialCode.MANDATE, objection)
+        return await self._rights(spec, task)
+
+    async def of_fact(self, request: AccessRequest) -> Evaluation:
+        """Return what may be issued to read a fact that the application has declared.
+
+        Raises:
+            Denied: User and agent together may not read it, or nobody mints for it.
+        """
+        scopes, resource, route = await self._rights(request.tool, request.task)
+        reason = "the application has declared this fact"
+        decision = Decision(effect=Effect.PERMIT, policy_ids=(request.tool.name,), reason=reason)
+        return Evaluation(request, decision, scopes, resource, route, self._options.new_id())
+
+    async def _rights(
+        self, spec: ToolSpec, task: TaskState
+    ) -> tuple[frozenset[str], Resource | None, Route | None]:
         scopes = await effective_scopes(spec, task, self._options.ceiling, self._operations.entitled)
         if (resource := self._ports.catalog.resource(spec.resource)) is None:
             return scopes, None, None

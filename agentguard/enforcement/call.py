@@ -51,6 +51,7 @@ class Invocation(NamedTuple):
     config names, for code that no ContextVar reaches: a call is denied where another task is active,
     unless that one descends from it.
     `state` returns what the tool is given from the state of its graph, for a tool that is given any.
+    `unseen` says that no model sees the result: only rules do, as a fact.
     """
 
     tool: str
@@ -64,6 +65,7 @@ class Invocation(NamedTuple):
     place: str = ""
     named_task: str | None = None
     state: Callable[[], Mapping[Any, Any]] | None = None
+    unseen: bool = False
 
     @property
     def task_id(self) -> str | None:

@@ -116,6 +116,8 @@ class CallEnding:
 
 def _effects(permit: Permit) -> ReadEffects:
     """Return what the task has read; of a result that cannot be looked through, the worst."""
+    if permit.invocation.unseen:
+        return NO_READ_EFFECTS
     if not permit.ran:  # so nothing is withheld either, and what went wrong is told instead
         return NO_READ_EFFECTS
     spec = permit.request.tool

@@ -7,24 +7,23 @@ user's. What fails, is late, too large or of another type is a problem of the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
-from agentguard.catalog import Catalog
-from agentguard.concurrency.abandonable import RUNNING, AbandonableThreads, NoThread
-from agentguard.concurrency.abandonable_tasks import AbandonableTasks
+from agentguard.concurrency.abandonable import NoThread
 from agentguard.concurrency.deadline import within
+from agentguard.concurrency.drive import drive, lift
 from agentguard.concurrency.party import for_party
-from agentguard.enforcement.fact_cache import FactCache
+from agentguard.enforcement.fact_sources import FactSources, OpenFact
 from agentguard.enforcement.failures import is_for_caller
-from agentguard.errors import ConfigurationError, DenialCode, Denied, FactError
+from agentguard.errors import DenialCode, Denied, FactError
 from agentguard.model import NO_FACTS, AccessRequest, Facts, FactSpec, Json, ToolSpec
-from agentguard.ports import DeclaredFact, FactsOnDemand, FactSource, Policy
+from agentguard.ports import FactsOnDemand, Policy
 
-__all__ = ["FactReading", "FactSources"]
+__all__ = ["FactReading", "Lenders"]
 
 _NO_RECORD = b"null"
 
@@ -33,60 +32,25 @@ class _Problem(Exception):
     """Why a fact has no value; its text holds nothing of the record."""
 
 
-class _OpenFact:
-    """A fact with what reads it, and the places for that."""
-
-    def __init__(self, declared: DeclaredFact, clock: Callable[[], float]) -> None:
-        self.spec, source = declared.spec, declared.source
-        self.plain = getattr(source, "read", None)
-        self.native = getattr(source, "aread", None)
-        self.inline = self.plain is not None and getattr(source, "inline", False)
-        self.threads = AbandonableThreads(f"fact {self.spec.name}")
-        self.tasks = AbandonableTasks(RUNNING)
-        self.cache = FactCache(self.spec, clock) if self.spec.lifetime else None
-        if self.plain is None and self.native is None:
-            raise ConfigurationError(
-                f"the source of fact {self.spec.name} has neither read nor aread",
-                hint="see agentguard.ports.FactSource",
-            )
+Lend = Callable[
+    [FactSpec, AccessRequest, tuple[Json, ...], Callable[[], Awaitable[bytes]]], Coroutine[Any, Any, bytes]
+]
 
 
-class FactSources:
-    """All facts of a guard, by name. An application adds facts while it starts."""
+class Lenders(NamedTuple):
+    """What has a fact read with the credential that it declares: on this path, and in a thread."""
 
-    def __init__(
-        self, catalog: Catalog, clock: Callable[[], float], facts: Iterable[DeclaredFact] = ()
-    ) -> None:
-        self._catalog, self._clock = catalog, clock
-        self._by_name: dict[str, _OpenFact] = {}
-        for fact in facts:
-            self.add(fact.spec, fact.source)
-
-    def add(self, spec: FactSpec, source: FactSource) -> None:
-        """Add a fact, which the catalog learns too.
-
-        Raises:
-            ConfigurationError: The declaration is wrong, or another fact has its name.
-        """
-        if spec.name in self._by_name:
-            raise ConfigurationError(
-                f"two facts are named {spec.name}", hint="rename one of them: rules name facts"
-            )
-        fact = _OpenFact(DeclaredFact(spec, source), self._clock)
-        self._catalog.declare(spec)
-        self._by_name[spec.name] = fact
-
-    def get(self, name: str) -> _OpenFact | None:
-        """Return the fact of this name; None for one that only another guard of the catalog has."""
-        return self._by_name.get(name)
+    here: Lend
+    blocking: Lend
 
 
 class _Reading(NamedTuple):
     """One fact that is to be read for one request."""
 
-    fact: _OpenFact
+    fact: OpenFact
     key: tuple[Json, ...]
     name: bytes  # in the cache
+    lenders: Lenders | None
 
     def canonical(self, value: object) -> bytes:
         spec = self.fact.spec
@@ -101,9 +65,27 @@ class _Reading(NamedTuple):
         raise _Problem(problem)
 
     def read(self, request: AccessRequest) -> bytes:
-        return self.canonical(self.fact.plain(request, self.key))  # type: ignore[misc]  # where it is there
+        if self.fact.spec.credential is None:
+            return self._read(request)
+        return drive(self._lender().blocking(*self._loan(request), lift(partial(self._read, request))))
 
     async def aread(self, request: AccessRequest) -> bytes:
+        if self.fact.spec.credential is None:
+            return await self._aread(request)
+        return await self._lender().here(*self._loan(request), partial(self._aread, request))
+
+    def _lender(self) -> Lenders:
+        if self.lenders is None:
+            raise _Problem("nobody lends it a credential")
+        return self.lenders
+
+    def _loan(self, request: AccessRequest) -> tuple[FactSpec, AccessRequest, tuple[Json, ...]]:
+        return self.fact.spec, request, self.key
+
+    def _read(self, request: AccessRequest) -> bytes:
+        return self.canonical(self.fact.plain(request, self.key))  # type: ignore[misc]  # where it is there
+
+    async def _aread(self, request: AccessRequest) -> bytes:
         return self.canonical(await self.fact.native(request, self.key))  # type: ignore[misc]  # the same
 
 
@@ -111,13 +93,14 @@ Outcome = bytes | BaseException
 
 
 class FactReading:
-    """Reads the facts of requests, on one path."""
+    """Reads the facts of requests, on one path; by `lenders`, with the credentials that facts declare."""
 
     def __init__(
         self, sources: FactSources, policy: Policy, clock: Callable[[], float], *, asynchronous: bool
     ) -> None:
         self._sources, self._policy, self._clock = sources, policy, clock
         self._asynchronous = asynchronous
+        self.lenders: Lenders | None = None
 
     def needed(self, tool: ToolSpec | None) -> tuple[FactSpec, ...]:
         """Return the facts that the rules in force look at in calls of a tool."""
@@ -184,10 +167,10 @@ class FactReading:
         if (fact := self._sources.get(spec.name)) is None:
             raise _Problem("nothing reads it in this guard")
         if fact.cache is None:
-            return _Reading(fact, key, b"")
+            return _Reading(fact, key, b"", self.lenders)
         name = fact.cache.name(request, key)
         value = fact.cache.get(name)
-        return _Reading(fact, key, name) if value is None else value
+        return _Reading(fact, key, name, self.lenders) if value is None else value
 
     # --- the two paths
 
@@ -269,7 +252,7 @@ def _text(error: BaseException, spec: FactSpec) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {spec.timeout:g} s"
     if isinstance(error, Denied):
-        return f"{spec.tool} is denied: {error.code}: {error.reason}"
+        return f"{spec.tool or 'its credential'} is denied: {error.code}: {error.reason}"
     if isinstance(error, _Problem | NoThread | FactError):
         return str(error)
     return f"its source failed: {type(error).__name__}"

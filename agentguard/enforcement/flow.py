@@ -24,7 +24,8 @@ from agentguard.enforcement.authorization import Authorization
 from agentguard.enforcement.call import Invocation
 from agentguard.enforcement.calls_here import CallsHere
 from agentguard.enforcement.evaluation import Evaluation, grant_of
-from agentguard.enforcement.fact_reading import FactReading, FactSources
+from agentguard.enforcement.fact_reading import FactReading
+from agentguard.enforcement.fact_sources import FactSources
 from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.missing_grants import GrantQuestions
 from agentguard.enforcement.operations import Operations, operations_of

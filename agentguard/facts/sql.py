@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from agentguard.errors import FactError
+from agentguard.facts.idle import IdleConnection, IdleConnections
 from agentguard.model import AccessRequest, Json
 
 __all__ = ["Connection", "Cursor", "SqlFact"]
@@ -43,10 +44,11 @@ class SqlFact:
     """Reads one row by *query*, whose parameters are bound: the key, in its order, and nothing else.
 
     *connect* opens a connection of any driver with the Python database API (PEP 249), such as sqlite3 or
-    psycopg; the query has the placeholders of that driver. The connection is closed after each reading: let
-    *connect* return one of a pool if opening takes long. Give it a user that may only read. Several rows are
-    an error. The names of the columns are the fields of the record; with *scalar* the one column is the
-    value itself. With *by_subject* the first parameter is the user.
+    psycopg; the query has the placeholders of that driver. The connection is closed after each reading: give
+    an `IdleConnections` as *connect* if opening takes long. Let it log in as a user that may only read.
+
+    Several rows are an error. The names of the columns are the fields of the record; with *scalar* the one
+    column is the value itself. With *by_subject* the first parameter is the user.
     """
 
     def __init__(
@@ -69,15 +71,36 @@ class SqlFact:
         parameters = (request.identity.subject, *key) if self._by_subject else key
         if not all(isinstance(value, str | int | float) for value in parameters):
             raise FactError("a part of the key is neither text, number nor boolean")
-        with closing(self._connect()) as connection, closing(connection.cursor()) as cursor:
+        row, names = self._row(parameters)
+        if row is None or self._scalar:
+            return None if row is None else row[0]
+        return dict(zip(names, row, strict=True))
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        if isinstance(self._connect, IdleConnections):
+            self._connect.close()
+
+    def _row(self, parameters: tuple[Json, ...]) -> tuple[Any, list[str]]:
+        """Return the row and the names of its columns; ask again where an idle connection was broken."""
+        connection = self._connect()
+        try:
+            return self._ask(connection, parameters)
+        except Exception:
+            if not isinstance(connection, IdleConnection):
+                raise
+            connection.discard()
+            if connection.is_new:
+                raise
+        finally:
+            connection.close()
+        return self._row(parameters)
+
+    def _ask(self, connection: Connection, parameters: tuple[Json, ...]) -> tuple[Any, list[str]]:
+        with closing(connection.cursor()) as cursor:
             cursor.execute(self._query, parameters)
             rows = cursor.fetchmany(2)
             names = [column[0] for column in cursor.description or ()]
-        if not rows:
-            return None
         if len(rows) > 1:
             raise FactError("its query finds several rows")
-        (row,) = rows
-        if self._scalar:
-            return row[0]
-        return dict(zip(names, row, strict=True))
+        return (rows[0] if rows else None), names

@@ -28,7 +28,9 @@ class DecisionMethods:
 
         The call is judged as a real one: by the tool's schema, the mandate, the rights of user and agent,
         and the policy. Nothing is recorded or minted, no budget is used, and no person is asked: where one
-        would be asked, the decision permits with the obligation ``approve``. *task* is the task of this
+        would be asked, the decision permits with the obligation ``approve``. Only the facts that the rules
+        look at are read, as they are for a real call: one that a tool reads, or that declares a credential,
+        is a call of its own. *task* is the task of this
         context, unless given. A denial says why in `reason`.
         """
         return drive(self._decide(self.enforcement.sync, tool, arguments, task))

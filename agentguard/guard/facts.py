@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from agentguard.enforcement.fact_call import lend_credentials
 from agentguard.enforcement.flow import Enforcement
 from agentguard.facts.function import Keys, fact_of
+from agentguard.facts.tool import ToolFact
+from agentguard.langchain.fact_calls import fact_calls
 from agentguard.langchain.registry import GateRegistry
 from agentguard.model import FactSpec
-from agentguard.ports import FactSource
+from agentguard.ports import DeclaredFact, FactSource
 
 __all__ = ["FactMethods"]
 
@@ -56,10 +59,20 @@ class FactMethods:
         return declare
 
     def add_fact(self, spec: FactSpec, source: FactSource) -> None:
-        """Declare a fact with a source of its own, such as `agentguard.facts.SqlFact`.
+        """Declare a fact with a source of its own, such as `agentguard.facts.SqlFact` or `ToolFact`.
+
+        A tool that a `ToolFact` calls is one that this guard has wrapped, or that an agent was given.
 
         Raises:
             ConfigurationError: The declaration is wrong, or the policy does not fit it.
         """
         self.enforcement.facts.add(spec, source)
+        self._connect([DeclaredFact(spec, source)])
         self._gates.check_policies()
+
+    def _connect(self, facts: Iterable[DeclaredFact]) -> None:
+        """Let sources have what they need of this guard: its tools, and credentials."""
+        lend_credentials(self.enforcement)
+        for fact in facts:
+            if isinstance(fact.source, ToolFact):
+                fact.source.calls = fact_calls(self._gates)

@@ -153,6 +153,7 @@ class Guard(
         self._callers: Callable[[], tuple[Caller, ...]] = tuple
         self._introspection_rate = 500.0
         self._gates = GateRegistry(self.enforcement)
+        self._connect(ports.facts)
         install_log_redaction(live_secrets)
 
     @classmethod
@@ -179,6 +180,7 @@ class Guard(
         guard._callers, guard._introspection_rate = parts.callers, parts.introspection_rate
         ports = parts.ports
         adapters = (*ports.brokers.values(), *ports.signals.values(), ports.identity, ports.policy)
+        adapters += tuple(fact.source for fact in ports.facts)
         guard._closer.parts[:0] = adapters
         return guard
 

@@ -44,6 +44,7 @@ class GateRegistry:
         self._by_name: dict[str, Gate] = {}
         # a name that nobody has classified may be that of a request, and is known as long as its tool lives
         self._unclassified = weakref.WeakValueDictionary[str, Gate]()
+        self._live = weakref.WeakValueDictionary[str, Gate]()  # those that open, as long as their tools live
         self._present: dict[int, weakref.ref[BaseTool]] = {}  # by id: the tools that were looked at, and live
         self._attaching, self._binding, self._bound = ProcessLock(), ProcessLock(), -1
         self._refused: tuple[int, str, ConfigurationError] | None = None
@@ -134,6 +135,10 @@ class GateRegistry:
             return invocation._replace(arguments=None, problem=schema_error(error, schema))
         return invocation._replace(arguments=filled)
 
+    def live(self, tool: str) -> Gate | None:
+        """Return the gate that opens for a tool, as long as somebody has the guarded tool; else None."""
+        return self._live.get(tool)
+
     def check_policies(self) -> None:
         """Check the policies against the tools known now; until they fit, what is new is denied.
 
@@ -166,6 +171,7 @@ class GateRegistry:
             self._unclassified[tool.name] = gate
         else:
             self._by_name[tool.name] = gate.without_tool()
+            self._live[tool.name] = gate
         return guarded(gate, tool, on_deny)
 
 

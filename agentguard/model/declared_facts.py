@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agentguard.errors import ConfigurationError
 from agentguard.model.facts import FactSpec
-from agentguard.model.tool import ToolSpec
+from agentguard.model.tool import ToolPath, ToolSpec
 
 __all__ = ["require_no_circle", "with_facts"]
 
@@ -16,11 +16,18 @@ def with_facts(spec: ToolSpec, facts: Mapping[str, FactSpec]) -> ToolSpec:
     """Return a classification with those of *facts* that hold for its tool.
 
     Raises:
-        ConfigurationError: An argument of a key does not exist, or two facts are what the tool acts on.
+        ConfigurationError: An argument of a key does not exist, two facts are what the tool acts on, or the
+            tool reads a fact and is not on the READ path.
     """
     own_facts = tuple(fact for _, fact in sorted(facts.items()) if spec.name in fact.keys)
     for fact in own_facts:
         _require_arguments(fact, spec)
+    for fact in facts.values():
+        if fact.tool == spec.name and spec.path is not ToolPath.READ:
+            raise ConfigurationError(
+                f"fact {fact.name} is read by {spec.name}, which is a tool of the path {spec.path}",
+                hint="let a READ tool read it: a decision changes nothing",
+            )
     resources = [fact for fact in own_facts if fact.resource]
     if len(resources) > 1:
         names = " and ".join(fact.name for fact in resources)

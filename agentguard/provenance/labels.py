@@ -135,6 +135,13 @@ class _Budget:
         return True
 
 
+def record_in(result: object) -> object:
+    """Return the record that a tool's result is: what is structured in it, or the value itself."""
+    values = list(_values(result))
+    records = [value for value in values if isinstance(value, Mapping)]
+    return records[-1] if records else values[0] if values else None
+
+
 def _values(result: object) -> Iterator[object]:
     """Yield the values that a result consists of, in which the fields are looked for.
 
