@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from agentguard.credentials.sources import source
-from agentguard.stores.postgres._address import Address
+from agentguard.postgres.address import Address
 
 __all__ = ["connecting"]
 

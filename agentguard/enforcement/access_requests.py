@@ -19,9 +19,11 @@ from agentguard.enforcement.routing import Routes
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import DenialCode, Denied, safe_text
 from agentguard.model import (
+    NO_FACTS,
     AccessRequest,
     Arguments,
     CallKey,
+    Facts,
     Label,
     Sensitivity,
     TaskState,
@@ -60,11 +62,11 @@ class AccessRequests:
         self._operations, self._counting = operations, Counting(ports, operations)
 
     async def of_call(
-        self, invocation: Invocation, span: CallSpan, look: Look | None = None
+        self, invocation: Invocation, span: CallSpan, look: Look | None = None, facts: Facts = NO_FACTS
     ) -> AccessRequest:
         """Return who would do what in which task, and where the arguments came from, as *look* says.
 
-        Without *look*, the store is asked.
+        Without *look*, the store is asked. *facts* were read for this call already.
 
         Raises:
             Denied: The call cannot be judged at all.
@@ -88,7 +90,7 @@ class AccessRequests:
         resumes = None
         if invocation.call_id and invocation.thread_id is not None:
             resumes = CallKey(invocation.key(task.id, arguments.digest, ""), task.id, spec.name, spec.path)
-        return await self.of_tool(spec, arguments, task, look, resumes)
+        return await self.of_tool(spec, arguments, task, look, resumes, facts)
 
     async def of_tool(
         self,
@@ -97,6 +99,7 @@ class AccessRequests:
         task: TaskState,
         look: Look | None = None,
         resumes: CallKey | None = None,
+        facts: Facts = NO_FACTS,
     ) -> AccessRequest:
         """Return the request of a task for one tool with these arguments.
 
@@ -130,8 +133,10 @@ class AccessRequests:
         counts = bool(self._ports.catalog.counted or task.counted)
         if not (spec.facts or counts) or self._is_outside(request):
             return request
+        if spec.facts and facts.missing(fact.name for fact in self.facts.needed(spec)):
+            facts = await self.facts.of(request)
         if spec.facts:
-            request = replace(request, facts=await self.facts.of(request))
+            request = replace(request, facts=facts)
         return await self._counting.of(request, resumes) if counts else request
 
     def _is_outside(self, request: AccessRequest) -> bool:

@@ -7,7 +7,7 @@ read, as that of a tool's call is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -16,33 +16,45 @@ from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.fact_reading import Lenders
 from agentguard.enforcement.flow import Enforcement, Flow
 from agentguard.enforcement.guarded_call import GuardedCall
-from agentguard.model import NO_FACTS, AccessRequest, Arguments, FactSpec, Json, ToolPath, ToolSpec
+from agentguard.enforcement.judgement import Judgement
+from agentguard.model import NO_FACTS, AccessRequest, Arguments, FactSpec, Json, TaskState, ToolPath, ToolSpec
 
 __all__ = ["lend_credentials"]
 
 T = TypeVar("T")
 
 
+class _FactJudgement(Judgement):
+    """The judgement of the reading of a fact: what may be issued for it."""
+
+    __slots__ = ()
+
+    async def judge(self, flow: Flow, changed: Iterable[TaskState] = ()) -> Permit:
+        """Return the permit of the reading.
+
+        Raises:
+            Denied: There is no credential for it.
+        """
+        assert self.request is not None  # noqa: S101  it was made with the call
+        return flow.authorization.permit(self._invocation, await flow.authorization.of_fact(self.request))
+
+
 class _FactCall(GuardedCall):
     """A call of no tool: the reading of one fact, for the task and the user of *request*."""
 
-    __slots__ = ("_for",)
+    __slots__ = ()
 
     def __init__(self, flow: Flow, spec: FactSpec, request: AccessRequest, key: tuple[Json, ...]) -> None:
         tool = ToolSpec(
             name=f"fact:{spec.name}", path=ToolPath.READ, resource=spec.credential, scopes=spec.scopes
         )
         arguments = Arguments.of({"key": list(key)})
-        task_id = request.task.id
-        super().__init__(flow, Invocation(tool.name, tool, arguments, named_task=task_id, unseen=True))
-        self._for = replace(
+        invocation = Invocation(tool.name, tool, arguments, named_task=request.task.id, unseen=True)
+        super().__init__(flow, invocation)
+        self._judgement = _FactJudgement(invocation, self._span)
+        self._judgement.request = replace(
             request, tool=tool, arguments=arguments, approval=None, provenance={}, facts=NO_FACTS
         )
-
-    async def _permit_or_question(self, flow: Flow) -> Permit:
-        self._request = self._for
-        evaluation = await flow.authorization.of_fact(self._for)
-        return flow.authorization.permit(self._invocation, evaluation)
 
 
 def lend_credentials(enforcement: Enforcement) -> None:

@@ -15,7 +15,7 @@ from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.look import Look
 from agentguard.enforcement.operations import stored
 from agentguard.errors import Denied
-from agentguard.model import AccessRequest, Basis, Call, LiveCredential, TaskState
+from agentguard.model import NO_FACTS, AccessRequest, Basis, Call, LiveCredential, TaskState
 from agentguard.telemetry import CallSpan
 
 __all__ = ["BasisChanged", "Judgement"]
@@ -94,7 +94,9 @@ class Judgement:
 
     async def _judge(self, flow: Flow, look: Look) -> Permit | Evaluation:
         authorization, invocation = flow.authorization, self._invocation
-        request = self.request = await authorization.requests.of_call(invocation, self._span, look)
+        # facts are read once for a call: reading one may be a call, which changes what the next is judged by
+        facts = NO_FACTS if self.request is None else self.request.facts
+        request = self.request = await authorization.requests.of_call(invocation, self._span, look, facts)
         self._basis = look.basis(request.task)
         try:
             evaluation = await authorization.judge(invocation, request, self._span)

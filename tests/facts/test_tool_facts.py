@@ -16,6 +16,7 @@ from agentguard.errors import ConfigurationError, DenialCode, Denied
 from agentguard.facts import ToolFact, type_of
 from agentguard.model import FactSpec, FactType
 from tests.conftest import DENY, PERMIT, Kit, Mode, classified
+from tests.doubles.conditional_store import DistantStore
 
 TYPE = type_of({"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]})
 ORDER = FactSpec(
@@ -157,4 +158,23 @@ async def test_many_calls_at_once_read_their_own_records(kit: Kit) -> None:
         answers = await asyncio.gather(*(refund.ainvoke({"order_id": str(n)}) for n in range(20)))
     assert answers == [f"refunded {n}" for n in range(20)]
     assert len(kit.broker.revoked) == 20
+    del read
+
+
+@pytest.mark.promise("facts-are-asked-once-and-only-where-needed")
+async def test_a_call_that_is_judged_by_what_is_remembered_reads_it_once(kit: Kit, mode: Mode) -> None:
+    """The call of the tool that reads it changes what the call was judged by."""
+    reads: list[int] = []
+
+    def counting() -> Any:
+        reads.append(len(reads))
+        return RECORD
+
+    kit.rule.answer = pending
+    guard = kit.another(store=DistantStore())
+    read, refund = guarded(guard, counting)
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        for number in range(3):
+            assert await mode.invoke(refund, {"order_id": str(number)}) == f"refunded {number}"
+    assert len(reads) == 3
     del read
