@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = ["begun_anew", "is_empty", "moved", "newest_after", "tell_moved"]
 log = logging.getLogger("agentguard")
 
 FEW = 64  # files beside a new log that are looked at
+_LAST_RECORD = 0.25  # seconds for the last record of a file that was renamed
 # what logrotate and people put behind the name of a log; another log may have a word there
 _RENAMED = re.compile(r"[.-](?:[0-9][0-9TZ:._-]*|old|bak)(?:\.gz)?")
 
@@ -80,8 +82,22 @@ def begun_anew(at: str, path: Path) -> dict[str, Any] | None:
     newest = next((end for end in ends if end.head not in continued_heads), None)
     if newest is None:
         return None
+    newest = _settled(real, newest)
     log.warning("%s is begun anew; it continues %s, which was found beside it", path, newest.name)
     return {**moved(at, newest, copy=False), "found": True}
+
+
+def _settled(path: Path, newest: Predecessor) -> Predecessor:
+    """Return the end of a renamed file once nobody writes to it any more.
+
+    A process that had it open at the rename may be at its last record there. After that it finds the new
+    file. Who waits for the new one instead, which is locked here, has written its last record.
+    """
+    end = time.monotonic() + _LAST_RECORD
+    with suppress(*READ_ERRORS), ExitStack() as stack:
+        file = path.with_name(str(newest.name))
+        return _end_of(file, lambda: end - time.monotonic(), stack) or newest
+    return newest
 
 
 def _changed_at(file: Path) -> int:

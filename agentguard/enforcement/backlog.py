@@ -39,6 +39,11 @@ class _Item:
     revoked_at: float | None = None
 
     @property
+    def task_id(self) -> str:
+        """The task of the call."""
+        return self.credentials[0].task_id
+
+    @property
     def waits(self) -> bool:
         """Whether somebody is yet to ask for it, now or later."""
         return not self.is_asked and self.revoked_at is None
@@ -53,7 +58,9 @@ class Backlog:
     def __init__(self, pause: Callable[[int], float] = growing_pause) -> None:
         self._pause, self._lock = pause, ProcessLock()
         self._items: dict[str, _Item] = {}
-        self._queue = deque[_Item]()  # of those that were due when it was made; to rank all takes long
+        # those that were due when it was made, for to rank all takes long; and those of failing tasks in it
+        self._queue, self._deferred = deque[_Item](), deque[_Item]()
+        self._failing = set[str]()  # tasks of which the last attempt has failed
 
     def ids(self) -> set[str]:
         """Return the ids of the calls."""
@@ -77,19 +84,22 @@ class Backlog:
                 item.credentials = listed
                 if item.revoked_at is not None and item.revoked_at < since:
                     item.revoked_at = None  # the store could not forget it
-            self._items, self._queue = items, deque()
+            self._items, self._queue, self._deferred = items, deque(), deque()
+            self._failing &= {item.task_id for item in items.values()}
 
     def take(self, *, only_new: bool = False) -> list[LiveCredential]:
         """Return the credentials of some calls that are due, so many as an issuer is asked for at once.
 
-        Those come first that were asked for least often, and no task has two before another one has one. With
-        *only_new*, those are left out that were asked for before.
+        Those come first that were asked for least often, and no task has two before another one has one. What
+        is of a task of which the last attempt has failed comes after all others, and never with others: who
+        asks waits for all of them, and those may get no answer. With *only_new*, those are left out that were
+        asked for before.
         """
         now = monotonic()
         with self._lock:
             batch = self._next(now, only_new)
             if not batch:
-                self._queue = deque(self._ranked(now))
+                self._queue, self._deferred = deque(self._ranked(now)), deque()
                 batch = self._next(now, only_new)
             for item in batch:
                 item.is_asked = True
@@ -97,19 +107,25 @@ class Backlog:
 
     def _next(self, now: float, only_new: bool) -> list[_Item]:
         batch = list[_Item]()
-        while self._queue and len(batch) < AT_ONCE:
-            item = self._queue.popleft()
-            if item.waits and item.due <= now and not (only_new and item.attempts):
-                batch.append(item)
+        for queue in (self._queue, self._deferred):
+            while queue and len(batch) < AT_ONCE:
+                item = queue.popleft()
+                if not item.waits or item.due > now or (only_new and item.attempts):
+                    continue
+                if queue is self._queue and item.task_id in self._failing:
+                    self._deferred.append(item)
+                else:
+                    batch.append(item)
+            if batch:
+                break
         return batch
 
     def _ranked(self, now: float) -> list[_Item]:
         of_task, ranked = Counter[str](), list[tuple[int, _Item]]()
         due = (item for item in self._items.values() if item.waits and item.due <= now)
         for item in sorted(due, key=lambda item: (item.attempts, item.due)):
-            task_id = item.credentials[0].task_id
-            ranked.append((of_task[task_id], item))
-            of_task[task_id] += 1
+            ranked.append((of_task[item.task_id], item))
+            of_task[item.task_id] += 1
         return [item for _, item in sorted(ranked, key=itemgetter(0))]
 
     def settle(self, credentials: Iterable[LiveCredential], alive: Collection[LiveCredential]) -> None:
@@ -121,13 +137,15 @@ class Backlog:
                 item.is_asked, item.attempts = False, item.attempts + 1
                 item.due = now + self._pause(item.attempts)
                 item.revoked_at = None if call_id in ids else now
+                (self._failing.add if call_id in ids else self._failing.discard)(item.task_id)
 
     def seconds(self) -> float | None:
         """Return in how many seconds something is due, or None if nothing will be."""
         with self._lock:
-            while self._queue and not self._queue[0].waits:
-                self._queue.popleft()
-            if self._queue:
-                return 0.0
+            for queue in (self._queue, self._deferred):
+                while queue and not queue[0].waits:
+                    queue.popleft()
+                if queue:
+                    return 0.0
             due = [item.due for item in self._items.values() if item.waits]
         return max(0.0, min(due) - monotonic()) if due else None

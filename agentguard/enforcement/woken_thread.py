@@ -52,7 +52,7 @@ class WokenThread:
         self._closed = True
         self._news.put(None)
         thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not current_thread():  # what it asks may close the guard
             thread.join(timeout=seconds)
 
     def _work_off(self) -> None:

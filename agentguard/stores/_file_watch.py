@@ -65,7 +65,9 @@ class FileWatch:
     written over the copy when the last process closes the file, and nobody could tell any more. So this fault
     is written into the file: all processes refuse it, also those that begin later.
 
-    Not noticed is an older copy without a log in which others have written more than this process knows of.
+    Not noticed is an older copy without a log in which others have written more than this process knows of,
+    nor one that comes while a reader keeps a checkpoint from its end: SQLite then copies some pages, and not
+    the one with the number.
     To restore a copy, stop all processes, remove the log, and then put the copy there.
 
     Until `sound_until`, a time of `time.monotonic`, a reader believes that the file is sound.

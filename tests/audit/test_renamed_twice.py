@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from agentguard.audit import JsonLinesAudit
+from agentguard.audit import JsonLinesAudit, succession
 from agentguard.audit.file_set import verify_files
 from agentguard.cli import main
 from agentguard.errors import AuditError
@@ -308,3 +308,34 @@ def test_a_process_that_had_the_renamed_file_open_goes_on_in_the_new_one(path: P
     after_a_run(path, 1)
     write(quiet, 2)
     assert (problems(path), numbers(path)) == ([], [0, 1, 2])
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_a_record_that_is_being_written_at_the_rename_comes_before_the_new_log(path: Path) -> None:
+    after_a_run(path, 0, 1)
+    renamed = rename(path, ".1")
+    whole = renamed.read_bytes()
+    first, _, last = whole.partition(b"\n")
+    renamed.write_bytes(first + b"\n")
+    with renamed.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        beginning = Thread(target=after_a_run, args=(path, 2))
+        beginning.start()
+        beginning.join(0.1)
+        file.write(last)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        beginning.join()
+    assert (problems(path), numbers(path)) == ([], [0, 1, 2])
+
+
+@pytest.mark.promise("audit-log-rotated")
+def test_a_process_that_waits_for_the_new_log_holds_up_the_one_that_begins_it_for_a_moment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(succession, "_LAST_RECORD", 0.05)
+    after_a_run(path, 0)
+    with rename(path, ".1").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # and waits for the new file
+        after_a_run(path, 1)
+    assert (problems(path), numbers(path)) == ([], [0, 1])

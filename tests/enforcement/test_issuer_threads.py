@@ -267,6 +267,40 @@ def test_of_one_issuer_a_new_task_waits_for_no_older_one_that_has_many() -> None
     assert "a" in [credential.call_id for credential in waiting.take()]
 
 
+@pytest.mark.promise("revocation-per-user")
+def test_of_one_issuer_those_of_a_task_that_gets_no_answer_are_asked_for_with_no_others() -> None:
+    stalled = [live(f"m{number}", task_id="mallory") for number in range(100)]
+    others = [live(f"{task}{number}", task_id=task) for task in "abc" for number in range(100)]
+    waiting, shared, asked = backlog.Backlog(lambda _attempts: 1000.0), 0, list[LiveCredential]()
+    waiting.update([*stalled, *others], 0.0)
+    while batch := waiting.take():
+        shared += len({one.task_id == "mallory" for one in batch}) > 1
+        waiting.settle(batch, [one for one in batch if one.task_id == "mallory"])
+        asked += batch
+    assert shared == 1, "the first one, when nobody knew"
+    assert (len(asked), set(asked)) == (400, {*stalled, *others})
+    waiting.update([*stalled, live("m-new", task_id="mallory"), live("a-new", task_id="a")], time.monotonic())
+    assert waiting.take() == [live("a-new", task_id="a")]
+    assert waiting.take() == [live("m-new", task_id="mallory")]
+
+
+def test_an_issuer_that_closes_the_guard_while_it_is_asked_ends_no_thread_with_an_error() -> None:
+    class Closing(Mint):
+        def revoke(self, handle: str, expires_at: float) -> None:
+            super().revoke(handle, expires_at)
+            world.flow.outbox_thread.close()
+
+    issuer = Closing()
+    world = world_of(Mint(), issuer)
+    leave(world, live("a"))
+    world.flow.outbox_thread.watch()
+    wait_until(lambda: not world.store.live())
+    assert issuer.revoked
+    wait_until(
+        lambda: not any(thread.name.startswith("agentguard-outbox") for thread in threading.enumerate())
+    )
+
+
 @pytest.mark.promise("revocation-retried")
 def test_what_is_due_is_not_ranked_anew_for_each_batch_of_very_many() -> None:
     waiting, begun = backlog.Backlog(), time.thread_time()
