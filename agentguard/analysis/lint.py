@@ -105,8 +105,8 @@ def find_unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator
     """Yield permits that rely on a field of a tool's result that the tool's `trusted` does not list."""
     specs = tuple(tools)
     names = {spec.name for spec in specs}
-    trusted = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted}
-    whole = {spec.name for spec in specs if "*" in spec.trusted}
+    trusted = {f"{spec.name}.{field}" for spec in specs for field in (*spec.trusted, *spec.records)}
+    whole = {spec.name for spec in specs if "*" in {*spec.trusted, *spec.records}}
     for rule in rules:
         node = rule.node
         for place, source in map(_membership, _demands(node)) if node.effect == "permit" else ():
@@ -142,8 +142,11 @@ def find_unknown_fields(
         for source in field_names(rule.node) if "sources" in rule.text or "\\" in rule.text else ():
             tool, _, field = source.partition(".")
             spec = specs.get(tool)
-            if spec is not None and source not in specs and not spec.trusted & {field, "*"}:
-                close = get_close_matches(field, spec.trusted, 1)
+            if spec is None or source in specs:
+                continue
+            fields = {*spec.trusted, *spec.records}
+            if not fields & {field, "*"}:
+                close = get_close_matches(field, fields, 1)
                 yield rule, source, f"{tool}.{close[0]}" if close else None
 
 

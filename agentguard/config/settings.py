@@ -24,6 +24,7 @@ from agentguard.config.introspection import IntrospectionSettings, validate_intr
 from agentguard.config.issuer import IssuerSettings
 from agentguard.config.options import ApprovalSettings, LimitsSettings, TelemetrySettings
 from agentguard.config.pdps import PdpSettings
+from agentguard.config.records import validate_record
 from agentguard.config.store import StoreSettings
 from agentguard.config.tables import (
     Name,
@@ -156,8 +157,8 @@ class Settings(Table):
                 )
         for name, resource in self.resources.items():
             _validate_brokers(name, resource, self.brokers)
-        for name, tool in self.tools.items():
-            _validate_tool(name, tool, self.resources)
+        for name in self.tools:
+            _validate_tool(name, self.tools, self.resources)
         validate_introspection(self.introspection, self.resources)
         schemas = {name: schema_of(name, tool.args) for name, tool in self.tools.items()}
         arguments = {
@@ -192,7 +193,10 @@ def _validate_brokers(name: str, resource: ResourceSettings, brokers: Mapping[st
             )
 
 
-def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, ResourceSettings]) -> None:
+def _validate_tool(
+    name: str, tools: Mapping[str, ToolSettings], resources: Mapping[str, ResourceSettings]
+) -> None:
+    tool = tools[name]
     if tool.resource is not None and tool.resource not in resources:
         resource_names = ", ".join(sorted(resources)) or "none yet"
         raise SettingError(
@@ -211,6 +215,8 @@ def _validate_tool(name: str, tool: ToolSettings, resources: Mapping[str, Resour
                 problem=f"{min(names - set(arguments))!r} is not an argument of the tool",
                 hint=f"use: {', '.join(arguments) or 'none: it has no arguments'}",
             )
+    for field, vouchers in tool.records.items():
+        validate_record(name, field, vouchers, tools, arguments)
 
 
 def schema_of(name: str, args: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -57,6 +57,11 @@ class ToolSettings(Table):
         default=False,
         description='true, or what is added up, as in counted = { sum = ["amount"], per = ["order_id"] }',
     )
+    records: dict[Name, dict[Name, list[Name]]] = Field(
+        default_factory=dict,
+        description="what vouches for a field, as in"
+        ' records = { body = { sender = ["contacts.email", "user"] } }',
+    )
     args: dict[str, Any] | None = Field(
         default=None, description='types by name, as in args = { order_id = "string", note = "string?" }'
     )

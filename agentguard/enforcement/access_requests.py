@@ -5,6 +5,7 @@ Nothing here has a side effect.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -34,6 +35,7 @@ from agentguard.model.looks import Looks, looks_in
 from agentguard.ports.looks import looks_of
 from agentguard.provenance.arguments import NOWHERE, provenance_of, value_digests
 from agentguard.provenance.inside import places_in
+from agentguard.provenance.records import needed_digests, resolved
 from agentguard.telemetry import CallSpan
 
 __all__ = ["AccessRequests", "unclassified"]
@@ -113,7 +115,7 @@ class AccessRequests:
         looks = self._looks(spec)
         places = places_in(arguments.values, looks, spec.declared) if looks else NOWHERE
         if digests := value_digests(task, arguments, places):
-            for label in await (look or Look(self._operations)).labels(task.root_id, digests):
+            for label in await self._labels(task, digests, look or Look(self._operations)):
                 labels.setdefault(label.digest, []).append(label)
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
@@ -144,6 +146,14 @@ class AccessRequests:
         mandate = request.task.mandate
         is_taken = partial(self._ports.catalog.is_taken, mandate.tools)
         return mandate.objection(request.tool, request.arguments, is_taken) is not None
+
+    async def _labels(self, task: TaskState, digests: Collection[str], look: Look) -> Iterable[Label]:
+        """Return the labels of values, trusted as what stood beside these vouches for them."""
+        labels = await look.labels(task.root_id, digests)
+        if not any(label.record for label in labels):
+            return labels
+        beside = await look.labels(task.root_id, needed_digests(labels))
+        return resolved(labels, beside, self._ports.catalog.tool)
 
     def _looks(self, spec: ToolSpec) -> Looks:
         """Return the places inside of the arguments at which rules look, or may look on record."""

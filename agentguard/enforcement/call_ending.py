@@ -122,7 +122,7 @@ def _effects(permit: Permit) -> ReadEffects:
         return NO_READ_EFFECTS
     spec = permit.request.tool
     try:
-        return observe_result(spec, permit.task, permit.result)
+        return observe_result(spec, permit.task, permit.result, permit.request)
     except Exception as error:  # noqa: BLE001  a result may be any object, and must not keep a secret alive
         log.warning("the result of %s cannot be looked through: %s", spec.name, type(error).__name__)
         return ReadEffects(untrusted=True, sensitivity=max(spec.sensitivity, permit.task.sensitivity))

@@ -40,20 +40,19 @@ class Look:
                 self._tasks[task_id] = state
         return state
 
-    async def labels(self, family: str, digests: Collection[str]) -> Iterable[Label]:
+    async def labels(self, family: str, digests: Collection[str]) -> list[Label]:
         """Return the labels with these digests that are kept for a task and all its descendants.
 
         Raises:
             Denied: The store failed.
         """
-        if self._digests == frozenset(digests):
-            return self._labels
-        if self._recall is None:
-            labels = await stored(self._operations.labels(family, digests))
-        else:
-            labels = self._recall(family, digests)
-        self._digests, self._labels = frozenset(digests), tuple(labels)
-        return self._labels
+        if missing := frozenset(digests) - self._digests:
+            if self._recall is None:
+                labels = await stored(self._operations.labels(family, missing))
+            else:
+                labels = self._recall(family, missing)
+            self._digests, self._labels = self._digests | missing, (*self._labels, *labels)
+        return [label for label in self._labels if label.digest in digests]
 
     def basis(self, task: TaskState) -> Basis:
         """Return what a call of this task was judged by."""

@@ -48,6 +48,7 @@ from agentguard.model.mandate import Mandate, Scalar
 from agentguard.model.provenance import (
     LABELS,
     NO_READ_EFFECTS,
+    RECORD,
     TRUSTED_LABELS,
     Label,
     Provenance,
@@ -78,6 +79,7 @@ __all__ = [
     "NO_FACTS",
     "NO_READ_EFFECTS",
     "QUESTIONS",
+    "RECORD",
     "TRUSTED_LABELS",
     "TURN",
     "WORDS",

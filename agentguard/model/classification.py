@@ -14,7 +14,7 @@ __all__ = ["spec_of"]
 
 _KEYS = {
     *("path", "resource", "scopes", "sinks", "untrusted", "trusted", "sensitivity", "clearance"),
-    *("server", "source", "instance", "recognized", "counted"),
+    *("server", "source", "instance", "recognized", "counted", "records"),
 }
 
 
@@ -52,6 +52,10 @@ def spec_of(name: str, facts: Mapping[str, Any], schema: Mapping[str, Any] | Non
         instance=facts.get("instance"),
         recognized=_forms(name, facts.get("recognized", {})),
         counted=counted_of(name, facts.get("counted"), schema),
+        records={
+            field: {voucher: frozenset(sources) for voucher, sources in vouchers.items()}
+            for field, vouchers in facts.get("records", {}).items()
+        },
     )
 
 

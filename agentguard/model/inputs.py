@@ -256,6 +256,7 @@ ARGUMENT_INPUTS: tuple[RuleInput, ...] = (
     RuleInput("sources", InputType.NAMES, "sources", "sources"),
     RuleInput("sensitivity", _LEVEL, "sensitivity", "sensitivity"),
     RuleInput("sources_of_each", InputType.NAMES, "sources_of_each", "sources_of_each", absent=()),
+    RuleInput("vouched_by", InputType.NAMES, "vouched_by", "vouched_by", absent=()),
 )
 """What a request says of where each argument came from, and each field and thing in a text inside of it.
 

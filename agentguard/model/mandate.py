@@ -10,7 +10,7 @@ from typing import Any
 from agentguard.model.arguments import Arguments, Json
 from agentguard.model.tool import ToolSpec
 
-__all__ = ["Mandate", "Scalar"]
+__all__ = ["VOUCHES", "Mandate", "Scalar"]
 
 
 ANY = "*"
@@ -18,6 +18,10 @@ IF_TAKEN = "?"
 """Ends the name of a template's limit for any tool, where it was not known yet whether this tool takes the
 argument. If the tool does not take it, and another tool of the mandate does, the limit refuses nothing."""
 AUTHORS = frozenset({"application", "user", "template", "model", "granted"})
+VOUCHES: Mapping[str, str] = MappingProxyType(
+    {"user": "user", "application": "application", "template": "application", "granted": "application"}
+)
+"""Who vouches for a value of a mandate, by its author. Nobody vouches for what a model has proposed."""
 Scalar = str | int | float | bool
 
 

@@ -9,6 +9,7 @@ from enum import IntEnum
 __all__ = [
     "LABELS",
     "NO_READ_EFFECTS",
+    "RECORD",
     "TRUSTED_LABELS",
     "Label",
     "Provenance",
@@ -20,6 +21,10 @@ LABELS = 10_000
 """How many labels a task, its parents and its children have together before an untrusted one is dropped."""
 TRUSTED_LABELS = 10_000
 """How many more labels they may have if these are trusted. So no untrusted page can take their room."""
+
+
+RECORD = "\x1f"
+"""Stands between the place and the record of a label's source. No name of a field that is read holds it."""
 
 
 class Sensitivity(IntEnum):
@@ -49,13 +54,24 @@ class Label:
     """A note that a value was in a tool's result. It holds a digest of the value, not the value.
 
     `source` is the tool, or ``tool.field``. `trusted` says that only the owner of the data can write that
-    field.
+    field. Where what stood beside the value can vouch for it, that follows in `source` behind a `RECORD`:
+    the same value in another record is another label.
     """
 
     digest: str
     source: str
     trusted: bool
     sensitivity: Sensitivity = Sensitivity.PUBLIC
+
+    @property
+    def place(self) -> str:
+        """The tool, or ``tool.field``."""
+        return self.source.partition(RECORD)[0]
+
+    @property
+    def record(self) -> str:
+        """What stood beside the value, as `provenance.records` writes it; empty where that does not count."""
+        return self.source.partition(RECORD)[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +99,9 @@ class Provenance:
     `sensitivity` is that of the result in which it was read. The model's own text may hold anything that the
     task has read, so its sensitivity is the highest so far. `sources` are ``user``, ``application``, a tool,
     or ``tool.field``; where the argument has several values, they are those of all values together.
-    `sources_of_each` are the sources that each of its values has; if they are not given, all do. An absent
-    argument counts as named by the user.
+    `sources_of_each` are the sources that each of its values has, and `vouched_by` those that vouch for each
+    of them; where these are not given, each value has all sources. An absent argument counts as named by the
+    user.
 
     `inside` is the provenance of the fields of an object, by their names; of the objects in a list it is
     that of the fields of all of them. `texts` is the provenance of what stands inside of texts: ``links``,
@@ -98,12 +115,15 @@ class Provenance:
     untrusted: bool = False
     sensitivity: Sensitivity = Sensitivity.PUBLIC
     sources_of_each: frozenset[str] = _ALL_SOURCES
+    vouched_by: frozenset[str] = _ALL_SOURCES
     inside: Mapping[str, Provenance] = field(default_factory=dict, hash=False)
     texts: Mapping[str, Provenance] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.sources_of_each is _ALL_SOURCES:
             object.__setattr__(self, "sources_of_each", self.sources)
+        if self.vouched_by is _ALL_SOURCES:
+            object.__setattr__(self, "vouched_by", self.sources if self.trusted else frozenset())
 
     def from_elsewhere(self, origin: Provenance) -> Provenance:
         """Return what *origin* says, of it and of all that is inside of it."""

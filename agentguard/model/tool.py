@@ -42,6 +42,14 @@ class Resource:
         return self.audiences.get(path, f"{self.name}/{path}")
 
 
+ALL = "*"
+"""Stands for all fields of a result."""
+OF_CALL = "args."
+"""Begins the name of an argument of a call, where a name may be that of a field of its result."""
+VOUCHING_AUTHORS = frozenset({"user", "application"})
+"""The sources of a value that are no tools."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
     """The classification of one tool in the catalog.
@@ -60,6 +68,12 @@ class ToolSpec:
     declared of the tool's calls. `counted` says what is counted of its calls that were done, if anything.
     `recognized` names the arguments whose value is the user's also if the user has written it in another
     form, each with that form, one of `RECOGNIZED`.
+
+    `records` names the fields of its result that are trusted where something beside them is: a field of the
+    same record, or as ``args.url`` an argument of the call. ``{"body": {"sender": {"contacts.email"}}}`` says
+    that a body is trusted where its sender is from that trusted field of another tool's result. All that
+    stands beside a field must be from one of its sources, which may be ``user`` and ``application`` too.
+    ``*`` stands for all fields; arguments alone vouch for these.
     """
 
     name: str
@@ -79,6 +93,7 @@ class ToolSpec:
     facts: tuple[FactSpec, ...] = ()
     counted: Counted | None = None
     recognized: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
 
     @property

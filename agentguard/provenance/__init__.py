@@ -12,4 +12,5 @@ joined     the provenance of several values together
 origins_inside
            the provenance of what stands inside of an argument
 arguments  the provenance of each argument of a call
+records    what stood beside a value, in its record or in the call, and may vouch for it
 """

@@ -193,6 +193,7 @@ class _Reading:
             untrusted=task.untrusted and not trusted,
             sensitivity=sensitivity,
             sources_of_each=sources,
+            vouched_by=frozenset(vouching | {label.source for label in labels if label.trusted}),
         )
 
     def _in_words(self, name: str, value: str | int | float) -> tuple[bool, int]:

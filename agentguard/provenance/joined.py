@@ -35,6 +35,7 @@ def joined(parts: Sequence[Provenance]) -> Provenance:
         untrusted=any(part.untrusted for part in parts),
         sensitivity=max((part.sensitivity for part in parts), default=Sensitivity.PUBLIC),
         sources_of_each=frozenset.intersection(*sources) if sources else frozenset(),
+        vouched_by=frozenset.intersection(*(part.vouched_by for part in parts)) if parts else frozenset(),
     )
 
 

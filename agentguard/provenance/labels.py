@@ -23,19 +23,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 from pydantic_core import from_json
 
 from agentguard.model import (
+    RECORD,
+    AccessRequest,
     Label,
     ReadEffects,
     TaskState,
     ToolSpec,
 )
+from agentguard.model.tool import ALL
 from agentguard.provenance.items import items_in
 from agentguard.provenance.leaves import Leaf, digest, leaves, leaves_at
+from agentguard.provenance.records import fields_in_records
 from agentguard.provenance.words import EDGE
 
 __all__ = ["CHARACTERS", "PER_RESULT", "observe_result"]
@@ -50,20 +54,29 @@ _FRAMES = re.compile(r"[<>()\[\]=|\"']")
 _NAMES_SOMETHING = re.compile(r"[\d@/._-]")  # a word with one of these may be an address, an account or an id
 
 
-def observe_result(spec: ToolSpec | None, task: TaskState, result: object) -> ReadEffects:
-    """Return what a task has read by a call of this tool: the labels of the values in the tool's result."""
-    if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity):
+def observe_result(
+    spec: ToolSpec | None, task: TaskState, result: object, request: AccessRequest | None = None
+) -> ReadEffects:
+    """Return what a task has read by a call of this tool: the labels of the values in the tool's result.
+
+    *request* is the call's. Without it, no argument vouches for what the call has returned.
+    """
+    if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity or spec.records):
         return ReadEffects()
-    labels = tuple(_labels(spec, task.root_id, result))
+    labels = tuple(_labels(spec, task, result, request))
     return ReadEffects(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=labels)
 
 
-def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
+def _labels(
+    spec: ToolSpec, task: TaskState, result: object, request: AccessRequest | None
+) -> Iterator[Label]:
     """Yield the labels of a result, as far as its budget goes. A repeated value is noted once.
 
     Trusted fields are found first, each by its own path, and have a budget of their own. So what stands
-    beside them, nested or large without end, costs them nothing, and a key with dots in it is no path.
+    beside them, nested or large without end, costs them nothing, and a key with dots in it is no path. Fields
+    that what stands beside them may vouch for are found so, too.
     """
+    salt = task.root_id
     values = list(_values(result))
     trusted, other = _Budget(), _Budget()
     whole = _WHOLE in spec.trusted
@@ -72,8 +85,11 @@ def _labels(spec: ToolSpec, salt: str, result: object) -> Iterator[Label]:
         (path, leaf) for path in paths for value in values for leaf in leaves_at(value, path.split("."))
     )
     yield from _labels_of(spec, salt, fields, trusted, trusted=True)
+    if spec.records:
+        in_records = fields_in_records(spec, task, values, request)
+        yield from _labels_of(spec, salt, in_records, _Budget(), trusted=False)
     for value in values:
-        rest = leaves(value)
+        rest = _outside(leaves(value), spec.records)
         yield from _labels_of(spec, salt, rest, trusted if whole else other, trusted=whole, but=trusted)
 
 
@@ -94,16 +110,29 @@ def _labels_of(
     for field, value in fields:
         if value is None or isinstance(value, bool):
             continue
-        source = f"{spec.name}.{field}" if field else spec.name
+        source = _source(spec.name, field)
         if (but is not None and but.has(source, value)) or not budget.admits(source, value):
             continue
         admitted.append((source, value))
         if budget.notes(source, value):
             yield Label(digest(salt, value), source, trusted, spec.sensitivity)
     for source, value in admitted:
-        for part in (*_words_of(value), *(_listed(value) if trusted else ())):
+        for part in (*_words_of(value), *(_listed(value) if trusted or RECORD in source else ())):
             if budget.notes(source, part):
                 yield Label(digest(salt, part), source, trusted, spec.sensitivity)
+
+
+def _source(tool: str, field: str) -> str:
+    """Return the source of a value, from the tool, the path of its field, and the record behind that."""
+    path, separator, record = field.partition(RECORD)
+    return f"{tool}.{path}{separator}{record}" if path else f"{tool}{separator}{record}"
+
+
+def _outside(fields: Iterable[tuple[str, Leaf]], records: Collection[str]) -> Iterator[tuple[str, Leaf]]:
+    """Yield the fields whose record does not count. No name of theirs may look like a record."""
+    for path, leaf in fields:
+        if ALL not in records and path not in records:
+            yield path.replace(RECORD, " "), leaf
 
 
 class _Budget:

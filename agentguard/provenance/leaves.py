@@ -16,7 +16,7 @@ from itertools import islice
 
 from pydantic import BaseModel
 
-__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "leaves", "leaves_at"]
+__all__ = ["DEEPEST", "MOST", "PATHS", "Leaf", "digest", "leaves", "leaves_at", "parts_at"]
 
 MOST = 20_000  # parts of a value that are visited at most
 DEEPEST = 200  # levels of a value that are entered at most
@@ -50,16 +50,21 @@ def leaves_at(value: object, path: Sequence[str]) -> Iterator[Leaf]:
 
     What stands beside the path is not visited. The keys of an object at the path are values too.
     """
-    parts = [value]
-    for name in path:
-        parts = [inner for part in _unlisted(parts) for inner in _named(part, name)]
-    for part in _unlisted(parts):
+    for part in parts_at(value, path):
         plain = _plain(part)
         if isinstance(plain, str | int | float):
             if plain != "":
                 yield plain
         elif isinstance(plain, Mapping):
             yield from map(str, islice(plain, MOST))
+
+
+def parts_at(value: object, path: Sequence[str]) -> Iterator[object]:
+    """Yield what stands at a path; in place of a list on the way or at its end, what is in it."""
+    parts: Iterable[object] = [value]
+    for name in path:
+        parts = [inner for part in _unlisted(parts) for inner in _named(part, name)]
+    return _unlisted(parts)
 
 
 def _unlisted(parts: Iterable[object]) -> Iterator[object]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentguard.model import Json, Mandate, ToolSpec
-from agentguard.model.mandate import IF_TAKEN
+from agentguard.model.mandate import IF_TAKEN, VOUCHES
 from agentguard.provenance.leaves import Leaf, leaves
 
 __all__ = ["LimitsOfCall"]
 
 Place = tuple[str, str]
 """The name of a limit, and who vouches for the value by it."""
-_VOUCHES = {"user": "user", "application": "application", "template": "application", "granted": "application"}
 
 
 class LimitsOfCall:
@@ -51,8 +50,8 @@ class LimitsOfCall:
         for place in (f"args.{name}", place_for_tool, f"{place_for_tool}{IF_TAKEN}", "counterparties"):
             if place != "counterparties" or name in self._spec.sinks:
                 author = self._mandate.authors.get(place, {}).get(value, "").partition(" ")[0]
-                if author in _VOUCHES:
-                    yield place, _VOUCHES[author]
+                if author in VOUCHES:
+                    yield place, VOUCHES[author]
 
     def _arguments_with_fields(self) -> Iterator[str]:
         """Yield the arguments of which a field is limited."""

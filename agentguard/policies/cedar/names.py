@@ -27,13 +27,13 @@ from agentguard.policies.cedar.types import ToolShape
 __all__ = ["WrongName", "applies_to", "field_names", "listed_names", "names_at", "wrong_names"]
 
 # what a rule without any of these words asks about is checked by Cedar alone
-_ASKS = re.compile(r"\\|\b(?:has|history|sources|sources_of_each|status|distinctions)\b")
+_ASKS = re.compile(r"\\|\b(?:has|history|sources|sources_of_each|vouched_by|status|distinctions)\b")
 _NAME = re.compile(r"[.:\[]")
 _OF_TOOLS = frozenset({"args", "approval", "sizes", "counts"})
 _PARTS = frozenset(row.cedar.partition(".")[0] for row in INPUTS if row.cedar) | _OF_TOOLS
 _OF_ARGUMENT = frozenset(row.name for row in ARGUMENT_INPUTS)
 _OF_ORIGIN = ("context", "provenance", "args")
-_SOURCES = frozenset({"sources", "sources_of_each"})
+_SOURCES = frozenset({"sources", "sources_of_each", "vouched_by"})
 _APPROVAL = frozenset({"approvers", "approver"})
 _OF_FACT = frozenset({"trusted", "sensitivity"})
 _GROUPS = {
