@@ -13,6 +13,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any
 
+from agentguard.analysis.tally_changes import other_tallies
 from agentguard.model import (
     AccessRequest,
     Approval,
@@ -200,11 +201,13 @@ _ORDER = (
     InputType.COUNT,
     InputType.TABLE,
     InputType.FACTS,
+    InputType.TALLIES,
 )
 _USUAL: Mapping[InputType, tuple[str, ...]] = {
     InputType.FLAG: ("{place} were true", "{place} were false"),
     InputType.TEXTS: ("{value!r} were in {place}", "{value!r} were not in {place}"),
     InputType.TABLE: ("{place}.{name} were {value!r}",),
+    InputType.TALLIES: ("{place}.{name} were {value}",),
 }
 
 
@@ -262,10 +265,15 @@ def _other_facts(now: Facts, constants: _Constants) -> _Others:
             yield name, 0, value, Facts.of({**now, fact: changed})
 
 
+def _other_tallies(now: Mapping[str, Json], constants: _Constants) -> _Others:
+    yield from ((name, 0, value, changed) for name, value, changed in other_tallies(now, constants.numbers))
+
+
 _OF_SEVERAL: Mapping[InputType, Callable[[Any, _Constants], _Others]] = {
     InputType.TEXTS: _other_texts,
     InputType.TABLE: _other_entries,
     InputType.FACTS: _other_facts,
+    InputType.TALLIES: _other_tallies,
 }
 
 

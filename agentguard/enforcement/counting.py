@@ -61,7 +61,9 @@ class Counting:
         if not self._catalog.counted:
             return ()
         if isinstance(self._policy, CountsOnDemand):
-            return self._policy.counts_for(tool)
+            looks = self._policy.counts_for(tool)
+            if looks is not None:
+                return looks
         return [(scope, name) for scope in SCOPES for name in self._catalog.counted]
 
     async def of(self, request: AccessRequest, resumes: CallKey | None) -> AccessRequest:
@@ -101,12 +103,11 @@ class Counting:
         self, request: AccessRequest, needed: Collection[tuple[str, str]], resumes: CallKey | None
     ) -> AccessRequest:
         values = request.arguments.values
-        declared = frozenset((request.tool.schema or {}).get("properties", ())) | values.keys()
         lines = [
             (place, line)
             for scope, name in sorted(needed)
             for place in self._places(name, request, (scope,))
-            for line in _lines(name, place, values, declared)
+            for line in _lines(name, place, values, _arguments(place, name, request.tool))
         ]
         cells = [Cell(place.owner, line.name, place.since) for place, line in lines]
         numbers = await stored(self._operations.counted(cells, resumes))
@@ -152,6 +153,11 @@ class Counting:
                     bucket,
                     (bucket + 1) * seconds / BUCKETS + seconds,
                 )
+
+
+def _arguments(place: _Place, tool: str, called: ToolSpec) -> Collection[str]:
+    """Return the arguments of the *called* tool for whose values there are numbers of *tool*."""
+    return place.counted.per if tool == called.name else (called.schema or {}).get("properties", ())
 
 
 def _lines(

@@ -10,8 +10,7 @@ fill it: the docstring of `agentguard` says where a new field gets its value. Th
     audit/requests.py          the recorded request, and the request that is read back from it
     analysis/changes.py        the other values that `explain` tries
 
-The arguments and a person's approval are no rows: the names of arguments come from each tool, and the
-approval is the answer to the question itself.
+The arguments and a person's approval are no rows: each tool has its own, and a person answers the question.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from agentguard.model.facts import Facts
 from agentguard.model.looks import TEXT_KINDS
 from agentguard.model.mandate import Mandate
 from agentguard.model.provenance import Provenance, Sensitivity
+from agentguard.model.tallies import tallies_json, tallies_of
 
 __all__ = [
     "APPROVED",
@@ -64,6 +64,7 @@ class InputType(Enum):
     TIME = "seconds since the epoch"
     TABLE = "texts by name, of which the configuration promises the names"
     FACTS = "records by name, which each tool has its own of; left out where a request has none"
+    TALLIES = "what was done, by tool; left out where a request has nothing of it"
     MANDATE = "a mandate: no rule can see one"
 
 
@@ -138,7 +139,7 @@ def writer_of(inputs: Iterable[tuple[str, RuleInput]], forms: Forms) -> Callable
     paths = [f"{row.source}.real" if row.type is InputType.LEVEL else row.source for _, row in rows]
     names = tuple(name for name, _ in rows)
     converted = tuple((name, forms[row.type]) for name, row in rows if row.type in forms)
-    sparse = tuple(name for name, row in rows if row.type is InputType.FACTS)
+    sparse = tuple(name for name, row in rows if row.type in (InputType.FACTS, InputType.TALLIES))
     get: Callable[[object], Any] = attrgetter(*paths) if paths else lambda request: ()
     if len(paths) == 1:
         (name,) = names
@@ -170,6 +171,7 @@ JSON_FORM: Forms = {
     InputType.NAMES: sorted,
     InputType.TABLE: dict,
     InputType.FACTS: dict,
+    InputType.TALLIES: tallies_json,
     InputType.MANDATE: Mandate.literal,
 }
 """What makes JSON of a value; a value of a type that is not named here is JSON as it is."""
@@ -179,6 +181,7 @@ FROM_JSON: Mapping[InputType, Callable[[Json], Any]] = {
     InputType.LEVEL: Sensitivity,
     InputType.TABLE: dict,
     InputType.FACTS: Facts.of,
+    InputType.TALLIES: tallies_of,
     InputType.MANDATE: Mandate.of,
 }
 """What makes a value of its JSON again; each raises a TypeError or a ValueError for what is none."""
@@ -240,6 +243,9 @@ INPUTS: tuple[RuleInput, ...] = (
         absent=[],
     ),
     RuleInput("facts", InputType.FACTS, "facts", "facts", ("{name} were {value!r}",), absent={}),
+    RuleInput("tallies", InputType.TALLIES, "task.done", "task.done", absent={}),
+    RuleInput("user_tallies", InputType.TALLIES, "done_by_user", "done_by_user", absent={}),
+    RuleInput("agent_tallies", InputType.TALLIES, "done_by_agent", "done_by_agent", absent={}),
     # what no rule sees, and what is yet a part of the request
     RuleInput("task.words", _TEXT, None, None),
     RuleInput("task.lineage", _TEXTS, None, None),

@@ -16,7 +16,7 @@ from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
 from agentguard.model.looks import Looks, united
-from agentguard.ports import CatalogAware, FactsOnDemand, Policy
+from agentguard.ports import CatalogAware, CountsOnDemand, FactsOnDemand, Policy
 from agentguard.ports.looks import looks_of
 
 __all__ = ["Combine", "Rule", "merge_obligations"]
@@ -82,6 +82,16 @@ class Combine:
             else:
                 names.update(fact.name for fact in tool.facts)
         return names
+
+    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]] | None:
+        """Return whose calls of which tools one of the policies may look at; None for all."""
+        looks = set[tuple[str, str]]()
+        for policy in self._policies:
+            of_policy = policy.counts_for(tool) if isinstance(policy, CountsOnDemand) else None
+            if of_policy is None:
+                return None
+            looks.update(of_policy)
+        return looks
 
     def looks_for(self, tool: ToolSpec) -> Looks:
         """Return the places inside of a tool's arguments at which one of the policies may look."""

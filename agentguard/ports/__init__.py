@@ -114,8 +114,8 @@ class DeclaredFact(NamedTuple):
 class CountsOnDemand(Protocol):
     """A policy that says what it looks at of what calls have done, so that no more is asked of the store."""
 
-    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]]:
-        """Return what the rules in force may look at in calls of a tool.
+    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]] | None:
+        """Return what the rules in force may look at in calls of a tool; None for all that is counted.
 
         Each is whose calls are counted, ``task``, ``user`` or ``agent``, and the tool that they called.
         """

@@ -657,7 +657,7 @@ def test_what_no_rule_looks_at_is_no_part_of_the_context() -> None:
         assert view_of([record], ["order_id", "amount"]).args == frozenset({"order_id", "amount"})
         assert "calls" in (view_of([record], []).task or ())
     everything = view_of(["permit (principal, action, resource) when { context == context };"], ["n"])
-    assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes", "questions")
+    assert everything.task == ("id", "purpose", "status", "kinds", "calls", "writes", "questions", "done")
     assert everything.environment
     assert everything.approval
     assert everything.args == frozenset({"n"})

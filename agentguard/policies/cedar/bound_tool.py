@@ -45,7 +45,14 @@ class BoundTool:
         """The parts of a request that its rules may look at."""
         texts = (rule.text for rule in self.slice.rules)
         shape = self.shape
-        return view_of(texts, shape.visible, facts=shape.facts, looks=shape.looks, lists=shape.lists)
+        return view_of(
+            texts,
+            shape.visible,
+            facts=shape.facts,
+            looks=shape.looks,
+            lists=shape.lists,
+            tallies=shape.tallies,
+        )
 
     @cached_property
     def context(self) -> ContextWriter:

@@ -25,6 +25,7 @@ from agentguard.model.inputs import (
 from agentguard.model.looks import Look
 from agentguard.policies.cedar.facts import FactWriter, NotGiven
 from agentguard.policies.cedar.shapes import ToolShape
+from agentguard.policies.cedar.tallies import cedar_tallies
 from agentguard.policies.cedar.view import View
 from agentguard.provenance.joined import ABSENT, unknown_provenance
 
@@ -140,5 +141,6 @@ def _time(at: float) -> dict[str, Json]:
 _CEDAR_FORM: Forms = {
     InputType.TIME: _time,
     **{kind: form for kind, form in JSON_FORM.items() if kind is not InputType.TEXTS},
+    InputType.TALLIES: cedar_tallies,
 }
 _of_argument = _writer(ARGUMENT_INPUTS)

@@ -22,6 +22,7 @@ from agentguard.policies.cedar.head import Head
 from agentguard.policies.cedar.schema import resource_of
 from agentguard.policies.cedar.source import Rule, closest
 from agentguard.policies.cedar.syntax import Path, path_of, walk
+from agentguard.policies.cedar.tallies import WINDOWS
 from agentguard.policies.cedar.types import ToolShape
 
 __all__ = ["WrongName", "applies_to", "field_names", "listed_names", "names_at", "wrong_names"]
@@ -166,7 +167,11 @@ def names_at(
             return set(environment if part == "environment" else _APPROVAL)
         case ["task" | "provenance" as group]:
             return set(_GROUPS[group])
-        case ["provenance", "args", _, *_] | ["sizes" | "counts", *_]:
+        case (
+            ["provenance", "args", _, *_]
+            | ["task", "done", *_]
+            | ["sizes" | "counts" | "done_by_user" | "done_by_agent", *_]
+        ):
             return _inside(parts, [shapes[spec.name] for spec in specs])
         case ["facts", *_] | ["provenance", "facts", *_]:
             return _of_facts(parts, [shapes[spec.name] for spec in specs])
@@ -195,7 +200,10 @@ def _of_facts(parts: list[str], shapes: Sequence[ToolShape]) -> set[str]:
 
 
 def _inside(parts: list[str], shapes: Iterable[ToolShape]) -> set[str]:
-    """Return the names at a path in the provenance of an argument, or in what is counted of lists."""
+    """Return the names at a path in the provenance of an argument, or in what is counted."""
+    if parts[0] == "task" or parts[0] in WINDOWS:
+        path = parts[1:] if parts[0] == "task" else parts
+        return {name for shape in shapes for name in shape.tallies.names_at(path)}
     if parts[0] == "provenance":
         return set(_OF_ARGUMENT).union(
             *(_names_inside(shape.looks.get(parts[2]), parts[3:]) for shape in shapes)

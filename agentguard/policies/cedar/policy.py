@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cedarpy import Entities
@@ -39,6 +39,7 @@ from agentguard.policies.cedar.lists import values_named
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.slices import slices
 from agentguard.policies.cedar.source import Rule, read_file, read_text, unique
+from agentguard.policies.cedar.tallies import Tallies
 from agentguard.policies.cedar.types import Refused, shape_of
 from agentguard.policies.cedar.validation import validate
 
@@ -122,7 +123,10 @@ class CedarPolicy:
                     hint='rename the tool: in Cedar, Action::"read" stands for all tools on the read path',
                 )
         texts = values_named(self.rules)
-        shapes = {spec.name: shape_of(spec, texts) for spec in specs}
+        counted = {spec.name: spec.counted for spec in specs if spec.counted is not None}
+        shapes = {
+            spec.name: replace(shape_of(spec, texts), tallies=Tallies.of(spec, counted)) for spec in specs
+        }
         require_types(shapes)
         rules = opened(self.rules, shapes)
         schema = schema_text(specs, shapes, self._environment)
@@ -191,6 +195,11 @@ class CedarPolicy:
         """Return the names of the facts that the rules may look at in calls of a tool."""
         bound_tool = self._bound.tools.get(tool.name)
         return () if bound_tool is None else bound_tool.facts
+
+    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]]:
+        """Return whose calls of which tools the rules may look at in calls of *tool*, of those done."""
+        bound_tool = self._bound.tools.get(tool.name)
+        return () if bound_tool is None else bound_tool.view.tallies
 
     def looks_for(self, tool: ToolSpec) -> Looks:
         """Return the places inside of a tool's arguments at whose provenance the rules may look."""

@@ -69,6 +69,10 @@ class ReloadingCedar:
         """Return the names of the facts that the rules in force may look at in calls of a tool."""
         return self._current.facts_for(tool)
 
+    def counts_for(self, tool: ToolSpec) -> Collection[tuple[str, str]]:
+        """Return whose calls of which tools the rules in force may look at in calls of *tool*."""
+        return self._current.counts_for(tool)
+
     def looks_for(self, tool: ToolSpec) -> Looks:
         """Return the places inside of a tool's arguments at which the rules in force may look."""
         return self._current.looks_for(tool)

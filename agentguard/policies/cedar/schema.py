@@ -7,6 +7,9 @@ The paths are action groups, and each tool is an action of its path. The argumen
 absent argument counts as named by the user. Sensitivities and clearances are numbers, from 0 (public) to 3
 (restricted). Resources are enumerated, so that a rule about a resource that does not exist is an error.
 
+What calls of counted tools have done is in ``context.task.done``, and in ``context.done_by_user`` and
+``context.done_by_agent`` over windows; see `tallies`.
+
 The facts of a tool are the record ``context.facts``. One that is the thing the tool acts on has a type of
 entities of its own, such as ``Order``, whose parent is the tool's resource: ``resource.status``, and
 ``resource in Resource::"shop"``.
@@ -107,13 +110,15 @@ def _types(inputs: Inputs) -> str:
 
 
 def _fields(inputs: Inputs) -> str:
-    return ", ".join(f"{row.name}: {_CEDAR[row.type]}" for row in inputs)
+    rows = [row for row in inputs if row.type is not InputType.TALLIES]
+    return ", ".join(f"{row.name}: {_CEDAR[row.type]}" for row in rows)
 
 
 @cache
 def _request_type(inputs: Inputs) -> str:
     """Return the type of a request, with marks in the places of what each tool has of its own."""
-    types = {row.name: _CEDAR[row.type] for row in in_group(inputs, "")}
+    rows = [row for row in in_group(inputs, "") if row.type is not InputType.TALLIES]
+    types = {row.name: _CEDAR[row.type] for row in rows}
     types |= {"args": _ARGS, "task": "Task"}
     of_task = _fields(in_group(inputs, "provenance"))
     types["provenance"] = f"{{ {of_task}, args: {{ {_ORIGINS} }}{_FACT_ORIGINS} }}"
@@ -155,7 +160,12 @@ def _applies(inputs: Inputs, shape: ToolShape) -> str:
         fact_origins = f", facts: {{ {', '.join(f'{name}: Fact' for name in sorted(shape.facts))} }}"
     origins = ", ".join(f"{quoted(name)}: {_origin(shape.looks.get(name))}" for name in shape.visible)
     text = _request_type(inputs).replace(_FACTS, facts).replace(_FACT_ORIGINS, fact_origins)
-    text = text.replace(_COUNTED, _lists(shape))
+    tallies = shape.tallies
+    if tallies:
+        of_task = f"task: {{ {_fields(in_group(inputs, 'task'))}, done: {tallies.text_of_task()} }}"
+        text = text.replace("task: Task", of_task, 1)
+    windows = "".join(f", {part}: {kind}" for part, kind in tallies.texts_of_windows().items())
+    text = text.replace(_COUNTED, _lists(shape) + windows)
     if shape.instance is not None:
         text = text.replace("resource: [Resource]", f"resource: [{shape.instance.entity}]", 1)
     before, _, rest = text.partition(_ARGS)

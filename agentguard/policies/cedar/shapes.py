@@ -9,6 +9,7 @@ from types import MappingProxyType
 from agentguard.model import FactSpec
 from agentguard.model.looks import Looks
 from agentguard.policies.cedar.lists import NO_LISTS, Lists
+from agentguard.policies.cedar.tallies import NO_TALLIES, Tallies
 from agentguard.policies.cedar.values import CedarType, Convert
 
 __all__ = ["NO_SHAPES", "FactShape", "ToolShape"]
@@ -19,7 +20,7 @@ class ToolShape:
     """A tool's arguments in Cedar: their type, converter, and the names that rules can and cannot see.
 
     `looks` are the places inside of them of which rules can ask where the values came from, `lists` the lists
-    whose lengths and entries they can count.
+    whose lengths and entries they can count. `tallies` are what calls have done.
     """
 
     text: str
@@ -31,6 +32,7 @@ class ToolShape:
     facts: Mapping[str, FactShape] = field(default_factory=dict)
     looks: Looks = field(default_factory=dict)
     lists: Lists = NO_LISTS
+    tallies: Tallies = NO_TALLIES
 
     @property
     def instance(self) -> FactShape | None:

@@ -18,6 +18,7 @@ from agentguard.policies.cedar.names import names_at, wrong_names
 from agentguard.policies.cedar.schema import resource_of, schema_text
 from agentguard.policies.cedar.shapes import FactShape, ToolShape
 from agentguard.policies.cedar.source import Rule, closest
+from agentguard.policies.cedar.tallies import WINDOWS
 from agentguard.policies.cedar.types import UNTYPED
 
 __all__ = ["validate"]
@@ -25,8 +26,9 @@ __all__ = ["validate"]
 _PREFIX = re.compile(r"^for policy `policy\d+`[,:] ")
 _ATTRIBUTE = re.compile(r'attribute `(?:provenance\.)?args\.([^`]*)` in context for Action::"(.*)" not found')
 _INNER = re.compile(
-    r'attribute `((?:provenance\.args|sizes|counts)[^`]*)\.([^`.]*)` in context for Action::"(.*)" not found'
-)  # of a record inside of the provenance of an argument, or of the lists
+    r"attribute `((?:provenance\.args|sizes|counts|task\.done|done_by_user|done_by_agent)[^`]*)\.([^`.]*)`"
+    r' in context for Action::"(.*)" not found'
+)  # of a record inside of the provenance of an argument, of the lists, or of what was done
 _ACTION = re.compile(r'unrecognized action `Action::"(.*)"`')
 _RESOURCE = re.compile(r'enumerated entity type, but `"(.*)"` is not')
 _FACT = re.compile(r'attribute `facts\.([^`]*)` in context for Action::"(.*)" not found')
@@ -36,7 +38,9 @@ _OPTIONAL_FACT = re.compile(r"optional attribute `facts\.(?:([^`]*)\.)?([^`.]*)`
 _OPTIONAL_FIELD = re.compile(r"optional attribute `([^`.]*)` on entity type")
 _OPTIONAL = re.compile(r"optional attribute `(?:args\.)?([^`.]*)")
 _VISIBLE = "rules see only whether it is there, and where it came from"
+_COUNT_IT = "say in the catalog what is counted: [tools.NAME] counted = true, or with sums and windows"
 _HINTS = (
+    *((f"attribute `{part}` in context", _COUNT_IT) for part in ("task.done", *WINDOWS)),
     ("`sizes` in context", "the tool has no list of which the schema says that it is one"),
     ("`counts` in context", "the tool has no list whose entries have a text to count them by"),
     ("saw decimal", 'a JSON number is a Cedar decimal: .lessThanOrEqual(decimal("100.0")), and so on'),

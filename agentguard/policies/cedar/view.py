@@ -16,6 +16,7 @@ from agentguard.model.inputs import INPUTS, RuleInput, in_group, name_inside
 from agentguard.model.looks import Look, Looks
 from agentguard.policies.cedar.lists import NO_LISTS, Lists
 from agentguard.policies.cedar.shapes import NO_SHAPES, FactShape
+from agentguard.policies.cedar.tallies import NO_TALLIES, WINDOWS, Tallies
 
 __all__ = ["View", "view_of"]
 
@@ -40,7 +41,7 @@ class View(NamedTuple):
     ``context.facts``. `resource` names fields of the thing that the tool acts on, and None says that the
     rules look at none; `identified` says whether they name such a thing. `inside` are the places
     inside of arguments at whose provenance they look; `sizes` and `counts` the lists whose lengths, and whose
-    entries, they count.
+    entries, they count. `tallies` are whose calls of which tools they look at, of those that were done.
     """
 
     parts: tuple[str, ...]
@@ -56,6 +57,7 @@ class View(NamedTuple):
     inside: Looks = NO_LOOKS
     sizes: Lists = NO_LISTS
     counts: Lists = NO_LISTS
+    tallies: frozenset[tuple[str, str]] = frozenset()
 
 
 def view_of(
@@ -65,6 +67,7 @@ def view_of(
     facts: Mapping[str, FactShape] = NO_SHAPES,
     looks: Looks = NO_LOOKS,
     lists: Lists = NO_LISTS,
+    tallies: Tallies = NO_TALLIES,
 ) -> View:
     """Return what rules, given as their texts, may look at of a tool with arguments of these *names*.
 
@@ -72,6 +75,8 @@ def view_of(
     """
     texts = tuple(rules)
     view = _view_of(texts, names, inputs)._replace(**_view_inside(texts, inputs, looks, lists))
+    if tallies:
+        view = view._replace(tallies=_tallies_seen(texts, view, tallies))
     if not facts:
         return view
     thing = next((fact for fact in facts.values() if fact.spec.resource), None)
@@ -104,6 +109,19 @@ def _view_of(texts: tuple[str, ...], names: Collection[str], inputs: Inputs) -> 
         _named(names, about_arguments) if about_arguments else None,
         family if about_arguments else _named(family, words),  # more than a name may ask for the record
     )
+
+
+def _tallies_seen(texts: tuple[str, ...], view: View, tallies: Tallies) -> frozenset[tuple[str, str]]:
+    """Return what rules look at of what was done: all of a record that they name as a whole."""
+    is_whole = any(map(_WHOLE.search, texts))
+    bodies = [text.partition("{")[2] for text in texts]  # a head names tools, too
+    words, ends = _words(bodies), _ends(bodies)
+    looks = set[tuple[str, str]]()
+    for part in ("done", *WINDOWS):
+        if part in view.parts or part in (view.task or ()):
+            whole = is_whole or part in ends
+            looks |= tallies.looks(part, lambda name, whole=whole: whole or bool(_named([name], words)))  # type: ignore[misc]  # a default
+    return frozenset(looks)
 
 
 def _view_inside(texts: tuple[str, ...], inputs: Inputs, looks: Looks, lists: Lists) -> dict[str, Any]:
