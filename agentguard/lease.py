@@ -35,6 +35,18 @@ _outlived: WeakKeyDictionary[Thread, deque[tuple[str, ...]]] = WeakKeyDictionary
 _ENDED = 64  # calls of which one thread keeps the secrets; a pool's thread may outlive many
 
 
+class McpCalls:
+    """The calls of MCP servers within one call, since none ran: how many run, and how many are over.
+
+    `before` is to how many requests the credential was attached before them.
+    """
+
+    __slots__ = ("before", "over", "running")
+
+    def __init__(self) -> None:
+        self.before = self.over = self.running = 0
+
+
 class Lease:
     """A credential for the length of one call. `resource` is None if the tool needs no credential.
 
@@ -43,7 +55,8 @@ class Lease:
     The lease calls `report_anomaly(kind)` when the tool does what no honest call does: it uses the
     credential after the call has ended (kind ``late``), or for another origin (kind ``destination``).
     `challenge` is what the resource has said when it refused the credential; `agentguard.auth` reads it.
-    `is_undelivered` says that a tool of an MCP server was called in this call without the credential.
+    `is_undelivered` says that a tool of an MCP server was called in this call without the credential;
+    `mcp_calls` counts those calls.
     """
 
     __slots__ = (
@@ -56,6 +69,7 @@ class Lease:
         "__threads",
         "challenge",
         "is_undelivered",
+        "mcp_calls",
         "report_anomaly",
         "resource",
         "task_id",
@@ -74,7 +88,7 @@ class Lease:
         self.tool, self.resource, self.report_anomaly = tool, resource, on_anomaly
         self.__credential, self.__pid = credential, os.getpid()
         self.__open = self.__closed = self.__handed_out = self.is_undelivered = False
-        self.__attachments = 0
+        self.__attachments, self.mcp_calls = 0, McpCalls()
         self.challenge: Challenge | None = None
         self.__threads: frozenset[Thread] = frozenset()
 

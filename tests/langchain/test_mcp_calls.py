@@ -87,6 +87,49 @@ async def meanwhile() -> str:
         return str((await session.call_tool("order", {"item": "x"})).content)
 
 
+async def _with_credential(item: str, goes_on: asyncio.Event | None = None) -> str:
+    async with connected(shop._mcp_server) as session:
+        send = session._write_stream.send
+
+        async def send_with_credential(message: Any) -> None:
+            if "tools/call" in str(message):
+                attach()
+            await send(message)
+            if goes_on is not None:
+                await goes_on.wait()
+
+        session._write_stream.send = send_with_credential  # type: ignore[assignment,method-assign]  # ours
+        return str((await session.call_tool("order", {"item": item})).content)
+
+
+async def beside_one_with_it_that_ends_later() -> str:
+    is_over = asyncio.Event()
+
+    async def call_alone() -> str:
+        text = await call()
+        is_over.set()
+        return text
+
+    return str(await asyncio.gather(_with_credential("x", is_over), call_alone()))
+
+
+async def beside_one_with_it_that_ends_earlier() -> str:
+    async with connected(shop._mcp_server) as session:
+        send = session._write_stream.send
+
+        async def send_late(message: Any) -> None:
+            if "tools/call" in str(message):
+                await _with_credential("x")
+            await send(message)
+
+        session._write_stream.send = send_late  # type: ignore[assignment,method-assign]  # ours
+        return str((await session.call_tool("order", {"item": "x"})).content)
+
+
+async def several_at_once() -> str:
+    return str(await asyncio.gather(*(_with_credential(str(number)) for number in range(5))))
+
+
 async def answer(kit: Kit, mode: Mode, body: Callable[[], Awaitable[str]], **more: Any) -> str:
     if mode.asynchronous:
         tool = StructuredTool.from_function(coroutine=body, name="look", description="d", **more)
@@ -115,7 +158,17 @@ async def answer(kit: Kit, mode: Mode, body: Callable[[], Awaitable[str]], **mor
 
 
 @pytest.mark.promise("mcp-undelivered-denies")
-@pytest.mark.parametrize("body", [alone, after_another_request, before_another_request, as_a_failure])
+@pytest.mark.parametrize(
+    "body",
+    [
+        alone,
+        after_another_request,
+        before_another_request,
+        as_a_failure,
+        beside_one_with_it_that_ends_later,
+        beside_one_with_it_that_ends_earlier,
+    ],
+)
 async def test_what_an_mcp_server_has_said_without_the_credential_is_withheld(
     kit: Kit, task: Any, mode: Mode, body: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +181,7 @@ async def test_what_an_mcp_server_has_said_without_the_credential_is_withheld(
 
 
 @pytest.mark.promise("mcp-undelivered-denies")
-@pytest.mark.parametrize("body", [with_the_token, meanwhile])
+@pytest.mark.parametrize("body", [with_the_token, meanwhile, several_at_once])
 async def test_what_an_mcp_server_has_said_to_a_call_with_the_credential_comes_back(
     kit: Kit, task: Any, mode: Mode, body: Any
 ) -> None:

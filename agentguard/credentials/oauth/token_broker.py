@@ -258,10 +258,7 @@ class TokenBroker(AsksServices, ABC):
             if isinstance(error, InvalidResponse):
                 raise self._server.issue_error(str(error)) from None
             raise error from None
-        live = LiveToken.of(token, latest)
-        if live.jti is None:
-            live = live._replace(name=text_claim(claims or {}, "jti"))
-        handle = self._tokens.handle(grant.id, live)
+        handle = self._tokens.handle(grant.id, LiveToken.of(token, latest, claims))
         headers = self._presentation(token.reveal())
         expires_at = min(earliest, grant.ends_at(now))
         return Credential(token.reveal(), id=grant.id, expires_at=expires_at, headers=headers, handle=handle)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 from agentguard.concurrency.fork import ProcessLock
 from agentguard.credentials.oauth.response import claims_of
 from agentguard.credentials.revoked import RevokedHandles
 from agentguard.credentials.sealing import SealingKey
-from agentguard.jose import number_claim, text_claim
+from agentguard.jose import Json, number_claim, text_claim
 from agentguard.model import Secret
 
 __all__ = ["LIMIT", "LiveToken", "LiveTokens"]
@@ -32,9 +33,13 @@ class LiveToken(NamedTuple):
     name: str | None = None
 
     @classmethod
-    def of(cls, token: Secret, expires_at: float) -> Self:
-        """Read the token's own claims. *expires_at* holds for a token without a claim `exp`."""
-        claims = claims_of(token) or {}
+    def of(cls, token: Secret, expires_at: float, told: Mapping[str, Json] | None = None) -> Self:
+        """Read the token's own claims, or what its issuer has *told* of it, if it is opaque.
+
+        *expires_at* holds for a token without a claim `exp`.
+        """
+        if (claims := claims_of(token)) is None:
+            return cls(token, None, expires_at, text_claim(told or {}, "jti"))
         return cls(token, text_claim(claims, "jti"), number_claim(claims, "exp") or expires_at)
 
 
