@@ -8,13 +8,13 @@
     logs       removes live secrets from log records
 
 Only the exact secret is removed, not an encoding of it (base64, JSON escapes, UTF-32). An object that
-cannot be looked into, such as a generator, an iterator over a file or a row of sqlite3, is not passed on
-where a secret is at hand: "[redacted]" stands in its place. So it does for a future, thread, context or
-context variable that holds a secret, since a copy of it would run too. Redaction does not find a secret in
-a closure, nor in what an event loop, an executor or a task that is not done still runs. It also does not
-see what a tool passes on while it runs (the input of a child run, a custom event, a graph's state that is
-changed in place), except for a graph's streams. So redaction is only a second line of defense: a stray copy
-becomes harmless because the credential is revoked.
+cannot be looked into, such as a generator, an iterator over a file, a row of sqlite3 or a picture of PIL, is
+not passed on where a secret is at hand: a text stands in its place that says so, and the log names its class.
+"[redacted]" stands for a future, thread, context or context variable that holds a secret, since a copy of it
+would run too. Redaction does not find a secret in a closure, nor in what an event loop, an executor or a task
+that is not done still runs. It also does not see what a tool passes on while it runs (the input of a child
+run, a custom event, a graph's state that is changed in place), except for a graph's streams. So redaction is
+only a second line of defense: a stray copy becomes harmless because the credential is revoked.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ all reachable objects, without calling the code of their classes. The second pas
 leads to a secret, down to the string that contains it; all others are shared with the original. The third
 pass checks the text of a result that is not plain data; a class of the application may write that text, in a
 time that nobody can bound. Exceptions keep their identity and are changed in place. An object that cannot be
-rebuilt, or that was not walked because there are too many, becomes ``"[redacted]"``: what was not checked is
-not passed on.
+rebuilt becomes ``"[redacted]"``. One that cannot be looked into, or that was not walked because there are
+too many, becomes a text that says so. So does an object that has such a one as its attribute, as a picture
+has its pixels: with a text there it would be no such object any more. What was not checked is not passed on.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import is_
@@ -24,15 +26,18 @@ from agentguard.redaction.frames import strip_locals
 from agentguard.redaction.needles import REDACTED, TEXT, Needles, is_text
 from agentguard.redaction.objects import ATOMS, INERT, LIVE, PLAIN, blank, children, slots
 from agentguard.redaction.plain import DEEPEST, MOST_TEXT, is_clean
+from agentguard.text import label
 
 __all__ = ["redact", "redact_exception"]
 
+UNCHECKED = "[withheld: a secret in {} would not be seen]"
 MOST = 100_000  # containers and objects that are walked at most
 
 BUDGET = Limits(bytes=MOST_TEXT, parts=1_000_000, depth=DEEPEST)
 KNOWN = ATOMS.union(TEXT, PLAIN)
 BULK: dict[Any, Any] = {str: "\0", bytes: b"\0"}  # texts that are looked through at once, and what joins them
 QUICK = ATOMS.union(BULK)
+log = logging.getLogger("agentguard")
 
 
 def redact(value: Any, secrets: Sequence[str]) -> Any:
@@ -52,6 +57,8 @@ def redact(value: Any, secrets: Sequence[str]) -> Any:
     value = _within_budget(value)
     redaction = _Redaction(needles, value)
     cleaned = redaction.clean(value)
+    if redaction.withheld:
+        log.warning("withheld, since a secret in it would not be seen: %s", ", ".join(redaction.withheld))
     return cleaned if redaction.plain else _check_text(cleaned, needles)
 
 
@@ -99,6 +106,10 @@ def redact_exception(error: BaseException, secrets: Sequence[str]) -> BaseExcept
     return cleaned
 
 
+class _Unchecked(Exception):
+    """An attribute of an object cannot be looked into."""
+
+
 class _Redaction:
     """The object graph of one value: which objects lead to a secret ("dirty"), and their replacements."""
 
@@ -109,6 +120,7 @@ class _Redaction:
         self.dirty: set[int] = set()
         self.unwalked: set[int] = set()
         self.replacements: dict[int, Any] = {}
+        self.withheld: dict[str, None] = {}  # the names of classes
         self.plain = True  # whether all objects are of Python's own types, whose text is known
         self._walk(root)
         self._mark_parents()
@@ -122,13 +134,24 @@ class _Redaction:
         if key not in self.dirty:
             return value
         if key in self.unwalked:
-            return _stand_in(value)
+            return self._withhold(value)
         if key not in self.replacements:
             try:
                 self.replacements[key] = self._rebuild(value)
+            except _Unchecked:
+                self.replacements[key] = self._withhold(value)
             except Exception:  # noqa: BLE001  its class prevents it, or it is too deep: it is not passed on
                 self.replacements[key] = _stand_in(value)
         return self.replacements[key]
+
+    def _withhold(self, value: object) -> Any:
+        """Return what stands for an object that is not passed on since not all of it was checked."""
+        if isinstance(value, BaseException):
+            return _stand_in(value)
+        kind = type(value)
+        name = label(f"{kind.__module__}.{kind.__qualname__}")
+        self.withheld[name] = None
+        return UNCHECKED.format(name)
 
     def _walk(self, root: object) -> None:
         todo = self._look((root,), 0)
@@ -225,6 +248,9 @@ class _Redaction:
 
     def _copy_attributes(self, new: Any, old: object) -> Any:
         """Give *new* the cleaned attributes of *old*."""
+        values = [*variables(old).values(), *(item for _, item in slots(old))]
+        if not self.unwalked.isdisjoint(map(id, values)):
+            raise _Unchecked
         for name, item in list(variables(old).items()):
             variables(new)[self.clean(name)] = self.clean(item)
         for member, item in slots(old):

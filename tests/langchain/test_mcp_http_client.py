@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from mcp.types import CallToolResult, JSONRPCMessage
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from agentguard import Resource
 from agentguard.catalog import Catalog
 from agentguard.langchain.mcp.http_client import NO_AUTH, CallBounds, client_factory
+from agentguard.langchain.mcp.json_structure import JsonStructure
 from agentguard.model import ToolPath, ToolSpec
 from tests.conftest import Kit, tool_call
 from tests.doubles.mcp_server import HostileServer, served
@@ -108,6 +111,98 @@ async def test_an_answer_in_very_many_parts_is_cut_off_however_short_they_are(ki
         with pytest.raises(httpx.RemoteProtocolError, match="more than is read"):
             await client.get("https://mcp.example/")
     assert 10_000 < len(sent) < 50_000, "an ordinary answer of 8 MB has some hundreds"
+
+
+@pytest.mark.parametrize("head", [{}, {"content-type": "text/event-stream"}], ids=["json", "events"])
+@pytest.mark.parametrize("size", [7, 65_536])
+async def test_a_table_that_a_server_sends_as_a_text_is_read(head: dict[str, str], size: int) -> None:
+    rows = "\n".join(f'{number},"a [{number}] {{x}}",\\,,,,' for number in range(20_000))
+    body = _result(content=[{"type": "text", "text": rows}])
+    if head:
+        body = b"event: message\ndata: " + body + b"\n\n"
+    async with _client([body[at : at + size] for at in range(0, len(body), size)], head) as client:
+        assert (await client.get("https://mcp.example/")).content == body
+
+
+def _client(chunks: list[bytes], head: dict[str, str]) -> httpx.AsyncClient:
+    async def stream() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=stream(), headers=head))
+    make = client_factory(lambda auth: httpx.AsyncClient(transport=transport, auth=auth), CallBounds())
+    return make(auth=NO_AUTH)
+
+
+EVENTS = {"content-type": "text/event-stream"}
+MANY = b"[" * 20_001
+
+
+@pytest.mark.promise("body-bounded")
+@pytest.mark.parametrize("size", [1_000, 10_000_000])
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        (b'{"a": "\n' + MANY, {}),
+        (b'data: {"a": "\n\ndata: ' + MANY, EVENTS),
+        (b'event: "\ndata: ' + MANY, EVENTS),
+        (b'event: \\\ndata: "", ' + MANY, EVENTS),
+        ('data: {"a": "\u2028\u2028data: '.encode() + MANY, EVENTS),
+        ('data: {"a": "\u2028", "b": '.encode() + MANY, EVENTS),
+        (b'{"a": "\\\\", "b": ' + MANY, {}),
+        (b'{"a": "\\"", "b": ' + MANY, {}),
+        (b'{"a": "\\\\\\"", "b": ' + MANY, {}),
+        (b"data: " + MANY, {"content-type": "application/json; text/event-stream"}),
+    ],
+)
+async def test_a_quotation_mark_hides_no_structure(body: bytes, head: dict[str, str], size: int) -> None:
+    async with _client([body[at : at + size] for at in range(0, len(body), size)], head) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("https://mcp.example/")
+
+
+@pytest.mark.promise("body-bounded")
+async def test_events_are_read_as_utf_8_whatever_the_server_says() -> None:
+    body = ('data: {"a": ' + "[" * 30_000 + "\n\n").encode("cp037")
+    head = {"content-type": "text/event-stream; charset=cp037"}
+    async with _client([body], head) as client:
+        response = await client.get("https://mcp.example/")
+    assert "[" not in response.text
+
+
+def _outside_of(text: bytes) -> bytes:
+    """Take the strings out of a JSON text letter by letter."""
+    result, is_inside, is_escaped = bytearray(), False, False
+    for byte in text:
+        if is_inside and is_escaped:
+            is_escaped = False
+        elif is_inside and byte == ord("\\"):
+            is_escaped = True
+        elif byte == ord('"'):
+            is_inside = not is_inside
+        elif not is_inside:
+            result.append(byte)
+    return bytes(result)
+
+
+TEXTS = st.recursive(
+    st.text(st.sampled_from('a,[{"\\/\n\u00e9'), max_size=8) | st.integers(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text('a,["\\', max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.promise("body-bounded")
+@given(TEXTS, st.integers(1, 9), st.booleans())
+def test_the_structure_of_each_json_text_is_what_stands_outside_of_its_strings(
+    value: Any, size: int, is_ascii: bool
+) -> None:
+    text = json.dumps(value, ensure_ascii=is_ascii).encode(errors="surrogatepass")
+    structure = JsonStructure()
+    parts = [structure.outside(text[at : at + size]) for at in range(0, len(text), size)]
+    assert b"".join(parts).replace(b" ", b"") == _outside_of(text).replace(b" ", b"")
 
 
 def _result(**members: Any) -> bytes:

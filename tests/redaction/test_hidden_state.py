@@ -13,6 +13,7 @@ import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO, StringIO
 from typing import Any
@@ -160,8 +161,15 @@ HIDING: list[Callable[[], Any]] = [
 @pytest.mark.promise("hidden-state-not-passed")
 @pytest.mark.parametrize("make", HIDING)
 def test_what_an_extension_type_hides_is_not_passed_on(make: Callable[[], Any]) -> None:
-    assert redact([make()], [SECRET]) == ["[redacted]"]
-    assert redact({"a": ("b", make())}, [SECRET]) == {"a": ("b", "[redacted]")}
+    (text,) = redact([make()], [SECRET])
+    assert is_stand_in(text)
+    assert redact({"a": ("b", make())}, [SECRET]) == {"a": ("b", text)}
+
+
+def is_stand_in(text: object) -> bool:
+    return text == "[redacted]" or bool(
+        re.fullmatch(r"\[withheld: a secret in \S+ would not be seen\]", str(text))
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +190,9 @@ def test_what_holds_no_secret_stays_the_same_object(value: Any) -> None:
 def test_a_future_of_more_than_can_be_looked_through_is_not_passed_on() -> None:
     future = Future[Any]()
     future.set_result([[n] for n in range(1_100_000)])
-    assert redact([future], [SECRET]) == ["[redacted]"]
+    assert redact([future], [SECRET]) == [
+        "[withheld: a secret in concurrent.futures._base.Future would not be seen]"
+    ]
 
 
 def test_a_large_array_of_numbers_stays_the_same_object() -> None:
@@ -205,7 +215,82 @@ async def test_no_artifact_hides_a_secret(mode: Mode, kit: Kit, task: Any, make:
     )
     guarded = kit.wrap(classified(tool))
     answer = await mode.invoke(guarded, tool_call("read"))
-    assert (answer.text, answer.artifact) == ("ok", "[redacted]")
+    assert answer.text == "ok"
+    assert is_stand_in(answer.artifact)
+
+
+class Picture:
+    """What holds its pixels in an object that cannot be looked into."""
+
+    def __init__(self, name: str = "a", pixels: Any = None) -> None:
+        self.name = name
+        self.pixels = row() if pixels is None else pixels
+
+    @property
+    def first(self) -> Any:
+        return self.pixels[0]
+
+
+class SlottedPicture:
+    __slots__ = ("pixels",)
+
+    def __init__(self) -> None:
+        self.pixels = row()
+
+
+class ListedPicture(list[Any]):
+    """A list whose attribute cannot be looked into."""
+
+    def __init__(self) -> None:
+        super().__init__(["a"])
+        self.pixels = row()
+
+
+@dataclass
+class Album:
+    pictures: list[Any]
+
+
+def pil_picture() -> Any:
+    return pytest.importorskip("PIL.Image").new("RGB", (20, 20))
+
+
+PICTURES: list[Callable[[], Any]] = [Picture, SlottedPicture, ListedPicture, pil_picture]
+
+
+@pytest.mark.promise("hidden-state-not-passed")
+@pytest.mark.parametrize("make", PICTURES)
+async def test_what_has_an_attribute_that_cannot_be_looked_into_is_withheld_whole_and_this_is_said(
+    mode: Mode, kit: Kit, task: Any, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tool = StructuredTool.from_function(
+        lambda: ("ok", Album([make(), "b"])),
+        name="read",
+        description="d",
+        response_format="content_and_artifact",
+    )
+    answer = await mode.invoke(kit.wrap(classified(tool)), tool_call("read"))
+    kind = type(make())
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    assert type(answer.artifact) is Album
+    assert answer.artifact.pictures == [f"[withheld: a secret in {name} would not be seen]", "b"]
+    (record,) = [record for record in caplog.records if "withheld" in record.getMessage()]
+    assert (record.levelno, record.getMessage().rpartition(" ")[2]) == (logging.WARNING, name)
+
+
+@pytest.mark.promise("hidden-state-not-passed")
+async def test_a_picture_as_the_result_itself_is_withheld_and_the_model_is_told(
+    mode: Mode, kit: Kit, task: Any
+) -> None:
+    tool = StructuredTool.from_function(Picture, name="read", description="d", args_schema={})
+    answer = await mode.invoke(kit.wrap(classified(tool)), tool_call("read"))
+    assert answer.text == f"[withheld: a secret in {__name__}.Picture would not be seen]"
+
+
+def test_a_picture_whose_pixels_can_be_looked_into_is_passed_on() -> None:
+    picture = Picture(pixels=[1, 2])
+    assert redact([picture], [SECRET])[0] is picture
+    assert redact([Picture(pixels=[SECRET])], [SECRET])[0].first == "[redacted]"
 
 
 @pytest.mark.promise("own-threads-cleared")

@@ -1,9 +1,9 @@
 """The HTTP client of one MCP call: it brings no other credential along, and reads no answer without end.
 
-An answer is read while the call's credential lives. So its bytes are counted, and its lists and objects,
-before anything parses it. It comes uncompressed, or a small answer could stand for a large one. A server can
-also send events that are nothing, requests that the client has to answer, or one byte a minute. So lines of
-events and requests are counted too, and the whole call has a deadline.
+An answer is read while the call's credential lives. So its bytes are counted, and its lists and objects
+outside of strings, before anything parses it. It comes uncompressed, or a small answer could stand for a
+large one. A server can also send events that are nothing, requests that the client has to answer, or one byte
+a minute. So lines of events and requests are counted too, and the whole call has a deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import httpx
 from mcp.shared._httpx_utils import create_mcp_http_client
 
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied
+from agentguard.langchain.mcp.json_structure import JsonStructure
 from agentguard.langchain.mcp.trace import describe_session
 from agentguard.lease import current, secrets_of
 
@@ -81,16 +82,17 @@ class CallBounds:
         if self._requests > _REQUESTS:
             self._exceed("the MCP server has caused more requests than are made in one call")
 
-    def count(self, chunk: bytes, is_events: bool) -> None:
-        """Count a part of an answer.
+    def count(self, chunk: bytes, structure: JsonStructure, is_events: bool) -> None:
+        """Count a part of an answer, of which *structure* has seen the parts before.
 
         Raises:
             httpx.RemoteProtocolError: It is too much.
         """
         self._size += len(chunk)
         self._chunks += 1
-        self._parts += chunk.count(b"[") + chunk.count(b"{")
-        self._separated += chunk.count(b",")
+        outside = structure.outside(chunk)
+        self._parts += outside.count(b"[") + outside.count(b"{")
+        self._separated += outside.count(b",")
         if is_events:
             self._lines += chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
         if (
@@ -156,10 +158,11 @@ async def _bound(response: httpx.Response, bounds: CallBounds) -> None:
         raise httpx.RemoteProtocolError("the MCP server's answer is compressed, which was not asked for")
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101  the client is asynchronous
-    is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+    is_events = "text/event-stream" in response.headers.get("content-type", "").lower()
     counted = _Counted(stream, bounds, is_events)
     if is_events:
         response.stream = counted
+        response.encoding = "utf-8"  # as the standard has it: in another one, other bytes are commas
         return
     try:
         body = b"".join([chunk async for chunk in counted])
@@ -173,10 +176,11 @@ class _Counted(httpx.AsyncByteStream):
 
     def __init__(self, stream: httpx.AsyncByteStream, bounds: CallBounds, is_events: bool) -> None:
         self._stream, self._bounds, self._is_events = stream, bounds, is_events
+        self._structure = JsonStructure()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._stream:
-            self._bounds.count(chunk, self._is_events)
+            self._bounds.count(chunk, self._structure, self._is_events)
             yield chunk
 
     async def aclose(self) -> None:
