@@ -91,7 +91,9 @@ class GuardedCall(JudgedCall):
         answered = await questions.repeat(permit)
         try:
             with self._span.stage("issue"):
-                return await self._issuance.obtain()
+                credential = await self._issuance.obtain()
+            await questions.close(permit, answered)
+            return credential
         except GrantDenied as error:
             denied = error.with_traceback(None)  # its frames hold the user's token
         denied.__context__ = None  # as do those of what the broker has raised

@@ -7,7 +7,9 @@ which `Guard.answer` records, denies the call, as it does for approvals.
 
 The questions are in the store, each bound to one call, and count as questions of the task. A resumed call
 raises its earlier interrupts again, in their order, before anything is minted: LangGraph hands out the values
-to resume with in the order of the interrupts, and the tool may have interrupts of its own.
+to resume with in the order of the interrupts, and the tool may have interrupts of its own. If the issuer
+misses something only when the run is resumed with a value for such an interrupt, that value is what a new
+question would get. Then nobody is asked, and the call is denied.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from hashlib import sha256
 from typing import Any, NamedTuple, NoReturn
 
 from agentguard.enforcement.call import Permit
+from agentguard.enforcement.failures import best_effort
 from agentguard.enforcement.operations import Operations, stored
 from agentguard.enforcement.reproduction import require_reproducible
 from agentguard.enforcement.setup import Options, Ports
 from agentguard.errors import ADVICE, ApprovalError, DenialCode, Denied, GrantMissing, safe_text
-from agentguard.model import Approval, Json, Outcome
+from agentguard.model import Approval, ApprovalStatus, Json, Outcome
 from agentguard.outbound.destinations import is_page_for_users
 from agentguard.telemetry import CallSpan
 from agentguard.text import label
@@ -121,18 +124,49 @@ class GrantQuestions:
             raise denied.because(f"the user was asked {number} times", advice=_ASKED)
         self._require_reproducible(permit, denied)
         question = _question(permit, denied.missing, number)
+        if not hasattr(self._approvers[permit.request.tool.path], "is_resumed"):
+            await self._save(question, permit, span)
+            if suspension := await self._suspension(question, permit, denied):
+                raise suspension
+            raise denied.because("the user was asked", advice=_ASKED)
+        suspension = await self._suspension(question, permit, denied)
+        if suspension is None:  # nobody has seen this question yet, so nobody can have answered it
+            reason = "the run was resumed with a value for another question, so the user was not asked"
+            raise denied.because(reason)
+        await self._save(question, permit, span)
+        raise suspension
+
+    async def close(self, permit: Permit, number: int) -> None:
+        """Note that a call's first questions, of which there are *number*, wait for nobody any more.
+
+        Their issuer has given the credential. If the store fails, they count as open until they expire.
+        """
+        for before in range(number):
+            await best_effort("the end of a question", self._close, _id(permit, before))
+
+    async def _close(self, question_id: str) -> None:
+        question = await self._operations.approval(question_id)
+        if isinstance(question, Approval) and question.status is ApprovalStatus.PENDING:
+            issuer = json.loads(question.display)["grant"].get("issuer", "")
+            answer = question.answered(approved=True, approver=f"issuer:{issuer}")
+            await self._operations.answer_approval(answer)
+
+    async def _save(self, question: Approval, permit: Permit, span: CallSpan) -> None:
         recorded = await stored(self._operations.save_approval(question))
         permit.missing_grant["question"] = recorded.id
         span.describe(**{"grant.question": recorded.id})
         if recorded == question:
             span.asked(permit.call.tool, permit.call.path.value)
+
+    async def _suspension(self, question: Approval, permit: Permit, denied: GrantDenied) -> Exception | None:
+        """Return what suspends the run, or None if the approver returns."""
         try:
-            await self._operations.approve[permit.request.tool.path](recorded, permit.request)
-        except Exception as error:
+            await self._operations.approve[permit.request.tool.path](question, permit.request)
+        except Exception as error:  # noqa: BLE001  whatever it is, the run waits or the call is denied
             if self._options.outcome_of(error) is Outcome.SUSPENDED:
-                raise
+                return error
             raise denied.because(f"the user could not be asked: {_why(error)}") from None
-        raise denied.because("the user was asked", advice=_ASKED)
+        return None
 
     def _require_reproducible(self, permit: Permit, denied: GrantDenied) -> None:
         """Require that a resumed run makes the same call, or the user is asked in vain."""

@@ -31,7 +31,10 @@ COUNTS = {
     "ended tasks": "SELECT count(*) FROM tasks WHERE status != 'active' OR deadline <= :now",
     "running calls": "SELECT count(*) FROM calls WHERE NOT suspended AND id != '~'",
     "suspended calls": "SELECT count(*) FROM calls WHERE suspended",
-    "open questions": "SELECT count(*) FROM approvals WHERE status = 'pending' AND expires_at > :now",
+    "open questions": (
+        "SELECT count(*) FROM approvals WHERE status = 'pending' AND expires_at > :now AND EXISTS ("
+        "SELECT 1 FROM tasks WHERE id = task_id AND tasks.status = 'active' AND deadline > :now)"
+    ),
 }
 ROWS = {
     "tasks": "SELECT count(*) FROM tasks",

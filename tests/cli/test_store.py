@@ -163,6 +163,7 @@ def test_a_sound_store_says_what_is_live_and_what_is_open(run: Run, path: Path) 
     store = SqliteStore(path)
     store.create_task(sample_task("child", deadline=FAR))
     store.create_task(sample_task("over", deadline=FAR))
+    store.save_approval(replace(pending_approval("2", task_id="over"), expires_at=FAR))  # nobody answers it
     store.end_task("over", TaskStatus.COMPLETED)
     store.begin_call(call("1"), replace(live_credential("1"), expires_at=FAR))
     store.begin_call(call("2"), None)

@@ -18,11 +18,12 @@ from langgraph.types import Command, interrupt
 
 from agentguard import AccessRequest, Credential, Denied, Grant, ToolPath
 from agentguard.approvals import InterruptApprover
-from agentguard.errors import ApprovalError, DenialCode, GrantMissing
+from agentguard.errors import ApprovalError, DenialCode, GrantMissing, StoreError
 from agentguard.langchain.interrupts import interrupt as graph_interrupt
 from agentguard.langchain.interrupts import is_resumed
-from agentguard.model import Approval
+from agentguard.model import Approval, ApprovalStatus
 from agentguard.ports import BrokerTraits
+from agentguard.stores import MemoryStore
 from agentguard.testing import RecordingBroker, captured_spans
 from tests.conftest import ASK, DENY, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
 
@@ -285,6 +286,90 @@ async def test_an_interrupt_of_the_tool_gets_its_own_value(mode: Mode, by: str) 
     assert own.value == "really?"
     await shop.resume(own, "for the tool")
     assert shop.paid == ["for the tool"]
+
+
+@pytest.mark.promise("missing-grant-denied")
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_a_value_for_the_tools_own_interrupt_answers_no_question_that_nobody_has_seen(
+    mode: Mode, by: str, by_id: bool
+) -> None:
+    """The consent ends while the tool waits for an answer of its own."""
+    shop = Shop(mode, by, asks_itself=True)
+    shop.give()
+    own = await shop.asked()
+    assert own.value == "really?"
+    shop.error = missing()
+    result = await shop.go(Command(resume={own.id: "yes"} if by_id else "yes"))
+    assert "has not given the permission" in str(tool_messages(result)[0].content)
+    denial = shop.records("decision")[-1]
+    assert denial["code"] == DenialCode.GRANT_MISSING
+    assert "resumed with a value for another question, so the user was not asked" in denial["reason"]
+    assert "question" not in shop.records("outcome")[-1]["missing_grant"]
+    state = shop.kit.store.task(shop.task.id)
+    assert state is not None
+    assert (state.questions, shop.paid) == (0, [])
+
+
+@pytest.mark.promise("missing-grant-asked")
+async def test_after_such_a_denial_the_next_call_asks_the_user(mode: Mode, by: str) -> None:
+    shop = Shop(mode, by, asks_itself=True, calls=[CALL, tool_call("pay", "c2", to="ben", amount=5)])
+    shop.give()
+    own = await shop.asked()
+    shop.error = missing()
+    question = await shop.asked(Command(resume={own.id: "yes"}))
+    assert question.value["type"] == "agentguard.grant"
+    shop.give()
+    own = await shop.asked(Command(resume={question.id: True}))
+    assert own.value == "really?"
+    await shop.resume(own, "for the tool")
+    assert shop.paid == ["for the tool"]
+
+
+@pytest.mark.promise("missing-grant-asked")
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_question_is_open_until_the_issuer_has_given_the_credential(
+    mode: Mode, by: str, times: int
+) -> None:
+    shop = Shop(mode, by)
+    question, ids = await shop.asked(), list[str]()
+    for _ in range(times - 1):
+        ids.append(question.value["approval_id"])
+        question = await shop.asked(Command(resume={question.id: True}))
+    ids.append(question.value["approval_id"])
+    assert [_approval(shop, id_).status for id_ in ids] == [ApprovalStatus.PENDING] * times
+    shop.give()
+    await shop.resume(question)
+    closed = [_approval(shop, id_) for id_ in ids]
+    assert {(one.status, one.approver) for one in closed} == {
+        (ApprovalStatus.APPROVED, "issuer:https://login.example")
+    }
+    with pytest.raises(ApprovalError, match="already approved"):
+        await mode.call(shop.guard, "pending", ids[-1])
+    assert shop.paid == ["ben"]
+
+
+def _approval(shop: Shop, approval_id: str) -> Approval:
+    approval = shop.kit.store.approval(approval_id)
+    assert approval is not None
+    return approval
+
+
+async def test_a_store_that_cannot_note_the_end_of_a_question_ends_no_call(
+    mode: Mode, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(mode, by, kit=Kit(store=_Forgetful()))
+    question = await shop.asked()
+    shop.give()
+    await shop.resume(question)
+    assert shop.paid == ["ben"]
+    assert "the end of a question failed" in caplog.text
+
+
+class _Forgetful(MemoryStore):
+    """A store that notes no answer."""
+
+    def answer_approval(self, answer: Approval) -> None:
+        raise StoreError("no space left")
 
 
 @pytest.mark.promise("missing-grant-url")

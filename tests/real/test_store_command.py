@@ -17,7 +17,7 @@ from agentguard.config import build, load
 from agentguard.model import TaskStatus
 from agentguard.ports import Store
 from agentguard.testing import sample_task
-from agentguard.testing.scenes import call, live_credential
+from agentguard.testing.scenes import call, live_credential, pending_approval
 from tests.real.conftest import needed
 
 FAR = 1e12
@@ -83,6 +83,15 @@ def test_what_is_live_and_what_nobody_has_revoked_is_told(run: Run, store: Store
     store.forget("2")
     store.forget("3")
     assert run("check").exit_code == 0
+
+
+def test_a_question_of_a_task_that_is_over_is_not_open(run: Run, store: Store) -> None:
+    for name in ("child", "over"):
+        store.create_task(sample_task(name, deadline=FAR))
+        store.save_approval(replace(pending_approval(name, task_id=name), expires_at=FAR))
+    store.end_task("over", TaskStatus.REVOKED)
+    output = run("check").output
+    assert ("1 open questions" in output) is hasattr(store, "counts")  # Redis counts nothing
 
 
 def test_a_server_is_not_compacted_from_here(run: Run) -> None:

@@ -47,7 +47,8 @@ _COUNTS = {
     "active tasks": "tasks WHERE status = 'active' AND deadline > $1",
     "running calls": "calls WHERE NOT suspended",
     "suspended calls": "calls WHERE suspended",
-    "open questions": "approvals WHERE status = 'pending' AND expires_at > $1",
+    "open questions": "approvals AS one WHERE status = 'pending' AND expires_at > $1 AND ("
+    "SELECT status = 'active' AND deadline > $1 FROM {schema}.tasks WHERE id = one.task_id)",
 }
 _LOGIN = {"subject": "login_subject", "session": "login_session", "jti": "login_jti"}
 
@@ -176,13 +177,13 @@ class Statements:
 
     def counts(self) -> Statement[dict[str, int]]:
         """Return how much is active and open, by what it is."""
-        counts = ", ".join(f"(SELECT count(*) FROM {self.schema}.{rows})" for rows in _COUNTS.values())  # noqa: S608  a checked name
-        return Statement(
-            f"SELECT {counts}",
-            (self.clock(),),
-            lambda rows: dict(zip(_COUNTS, map(int, rows[0]), strict=True)),
-            repeats=True,
-        )
+        rows = [row.format(schema=self.schema) for row in _COUNTS.values()]
+        counts = ", ".join(f"(SELECT count(*) FROM {self.schema}.{row})" for row in rows)  # noqa: S608  a checked name
+
+        def answer(values: Rows) -> dict[str, int]:
+            return dict(zip(_COUNTS, map(int, values[0]), strict=True))
+
+        return Statement(f"SELECT {counts}", (self.clock(),), answer, repeats=True)
 
     def live(self, task_id: str | None = None) -> Statement[tuple[LiveCredential, ...]]:
         """Return the credentials not known to be revoked, of the task and its descendants, or all."""
