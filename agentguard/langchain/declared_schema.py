@@ -15,9 +15,10 @@ from agentguard.langchain.argument_errors import Unfit, place_of
 from agentguard.langchain.reviewed_limits import idle_keywords, with_types
 from agentguard.model import Arguments
 
-__all__ = ["Compile", "DeclaredSchema"]
+__all__ = ["NO_KEYS", "Compile", "DeclaredSchema"]
 
 Compile = Callable[[dict[str, Any]], Callable[[dict[str, Any]], object]]
+NO_KEYS: Mapping[str, tuple[str, ...]] = {}
 _DIGITS = 400  # the greatest float has 309; of more digits an int would cost without bound
 _LIMIT = 100  # characters of a keyword's value that an error tells
 _ATOMS = frozenset((str, int, float, bool, type(None)))
@@ -38,11 +39,18 @@ class DeclaredSchema:
     filled in before the tool's own. A property with a limit and no type accepts only what the limit is about:
     a number, a text, a list or an object. A Decimal is a number here, and a timedelta is its seconds. A
     secret is checked as it is, and told to nobody. *compile_schema* makes a validator of a JSON Schema. It is
-    not needed if the schema says only which plain type each argument has.
+    not needed if the schema says only which plain type each argument has. *keys* are those by which a model
+    writes an argument that has another name, such as an alias.
     """
 
-    def __init__(self, schema: Mapping[str, Any], compile_schema: Compile) -> None:
-        self.schema = schema
+    def __init__(
+        self,
+        schema: Mapping[str, Any],
+        compile_schema: Compile,
+        keys: Mapping[str, tuple[str, ...]] = NO_KEYS,
+    ) -> None:
+        self.schema, self._keys = schema, keys
+        self._names = {key: name for name, of_name in keys.items() for key in of_name}
         self._required = tuple(schema.get("required", ()))
         properties: Mapping[str, Any] = schema.get("properties", {})
         self._defaults = {
@@ -58,14 +66,15 @@ class DeclaredSchema:
     def fill(self, arguments: dict[str, Any]) -> None:
         """Add the catalog's defaults for what is left out, and leave out each null that it refuses."""
         for name, value in self._defaults.items():
-            if arguments.get(name) is None:
-                arguments[name] = deepcopy(value)
-        for name in [name for name, value in arguments.items() if value is None]:
-            if not _keeps_null(name, self._typed):
-                del arguments[name]
-        for name, value in arguments.items():
+            keys = self._keys.get(name, (name,))
+            if all(arguments.get(key) is None for key in keys):
+                arguments[keys[0]] = deepcopy(value)
+        for key in [key for key, value in arguments.items() if value is None]:
+            if not _keeps_null(self._names.get(key, key), self._typed):
+                del arguments[key]
+        for key, value in arguments.items():
             if isinstance(value, dict | list):
-                arguments[name] = _without_refused(value, self._parts.get(name))
+                arguments[key] = _without_refused(value, self._parts.get(self._names.get(key, key)))
 
     def validate(self, arguments: Arguments, originals: Mapping[str, Any], raw: object) -> None:
         """Check arguments as the tool will get them; *originals* are the values that they were made of.
@@ -77,7 +86,7 @@ class DeclaredSchema:
             ValueError: They do not fit, and the schema gives plain types only.
             jsonschema.ValidationError: They do not fit.
         """
-        values = arguments.values
+        values, raw = arguments.values, self._by_name(raw)
         if not _ATOMS.issuperset(map(type, originals.values())):
             values = _with_numbers(values, originals)
         if self._validate is not None:
@@ -91,6 +100,13 @@ class DeclaredSchema:
             value = values.get(name)
             if type(value) not in kinds and not (value is None and not _is_given(name, originals, raw)):
                 raise Unfit(f"{name!r} is not of the type that the catalog gives")
+
+    def _by_name(self, raw: Any) -> Any:
+        """Return what the model wrote, by the names of the arguments."""
+        if not self._keys or not isinstance(raw, Mapping):
+            return raw
+        values = {name: [raw[key] for key in keys if key in raw] for name, keys in self._keys.items()}
+        return {**raw, **{name: texts[0] for name, texts in values.items() if texts}}
 
     def _check(self, values: dict[str, Any], originals: Mapping[str, Any], raw: object) -> None:
         """Check the values by the whole schema, and tell no value if there are secrets among them."""

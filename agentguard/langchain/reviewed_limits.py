@@ -32,6 +32,7 @@ _LIMITS = {
 _KIND = {keyword: kind for kind, keywords in _LIMITS.items() for keyword in keywords}
 _NAMED = ("properties", "patternProperties", "dependentSchemas", "dependencies")
 _DEFINITIONS = ("$defs", "definitions")
+_OF_THE_WHOLE = frozenset({*_DEFINITIONS, "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$vocabulary"})
 _REFERENCE = re.compile(r"#/(\$defs|definitions)/([^/%]+)")
 _OTHER_REFERENCES = ("$dynamicRef", "$recursiveRef")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
@@ -73,19 +74,30 @@ class _Typing:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
         names = [str(name) for container in _DEFINITIONS for name in schema.get(container) or ()]
-        self._suffix = _TYPED
+        self._suffix, self._names_loose_whole = _TYPED, False
         while any(name.endswith(self._suffix) for name in names):
             self._suffix += "."
 
     def whole(self) -> dict[str, Any]:
-        """Return the schema with types; beside each definition, which is loose, stands its strict form."""
+        """Return the schema with types; beside each definition, which is loose, stands its strict form.
+
+        Where a reference to the whole has to be loose, the loose form of the whole is a definition too.
+        """
         typed: dict[str, Any] = self._with_types(self._schema)
         for container in _DEFINITIONS:
             if isinstance(parts := self._schema.get(container), Mapping):
                 loose = {name: self._with_types(part, is_strict=False) for name, part in parts.items()}
                 strict = {f"{name}{self._suffix}": self._with_types(part) for name, part in parts.items()}
                 typed[container] = {**loose, **strict}
+        if self._names_loose_whole:
+            whole = {keyword: part for keyword, part in self._schema.items() if keyword not in _OF_THE_WHOLE}
+            loose = self._with_types(whole, is_strict=False)
+            typed["$defs"] = {**typed.get("$defs", {}), self._loose_whole: loose}
         return typed
+
+    @property
+    def _loose_whole(self) -> str:
+        return self._suffix * 2  # no definition has this name, nor a strict form: none ends with the suffix
 
     def _with_types(self, schema: Any, *, is_strict: bool = True) -> Any:
         if not isinstance(schema, Mapping):
@@ -110,6 +122,9 @@ class _Typing:
             return {name: self._with_types(part, is_strict=is_strict) for name, part in value.items()}
         if keyword in _LISTS and isinstance(value, list | tuple):
             return [self._with_types(part, is_strict=is_strict) for part in value]
+        if keyword == "$ref" and value == "#" and not is_strict:
+            self._names_loose_whole = True
+            return f"#/$defs/{self._loose_whole}"
         if keyword == "$ref" and isinstance(value, str):
             return value + self._suffix if is_strict and _REFERENCE.fullmatch(value) else value
         if keyword in _INVERSE:

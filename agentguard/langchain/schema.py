@@ -15,15 +15,15 @@ from typing import Any, NamedTuple, get_args
 
 from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
 from langchain_core.tools.base import _get_runnable_config_param, get_all_basemodel_annotations
-from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError, create_model
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
 from agentguard.errors import ConfigurationError, DenialCode, Denied
+from agentguard.langchain.aliases import aliases_of, keys_of
 from agentguard.langchain.argument_errors import validator_failed
 from agentguard.langchain.canonical import canonicalize, require_within
 from agentguard.langchain.choices import Choices, choices_of, open_choices
-from agentguard.langchain.declared_schema import DeclaredSchema
+from agentguard.langchain.declared_schema import NO_KEYS, DeclaredSchema
 from agentguard.langchain.hidden_state import class_name
 from agentguard.langchain.injection import filled_by_a_node
 from agentguard.langchain.json_schema import compile_schema
@@ -62,6 +62,7 @@ class ArgumentSchema:
         self.takes_call_id, self.overlap = compiled.takes_call_id, compiled.overlap
         self.names = tuple(self.schema.get("properties", {})) or ("input",)
         self._choices = compiled.choices or open_choices(self.names)
+        self._keys = compiled.keys
         self._declared: DeclaredSchema | None = None
 
     def require(self, declared: Mapping[str, Any] | None) -> None:
@@ -72,7 +73,7 @@ class ArgumentSchema:
         """
         current = None if self._declared is None else self._declared.schema
         if declared is not current:
-            self._declared = None if declared is None else declared_form(declared)
+            self._declared = None if declared is None else declared_form(declared, self._keys)
 
     def says_nothing(self, name: str, value: object) -> bool:
         """Return whether this is null for an argument that a ToolNode fills: strict models write each one."""
@@ -126,13 +127,15 @@ class ArgumentSchema:
         )
 
 
-def declared_form(schema: Mapping[str, Any]) -> DeclaredSchema:
+def declared_form(schema: Mapping[str, Any], keys: Mapping[str, tuple[str, ...]] = NO_KEYS) -> DeclaredSchema:
     """Return the form in which arguments are checked by a schema that the catalog gives.
+
+    *keys* are those by which a model writes arguments that have another name.
 
     Raises:
         ConfigurationError: It is no JSON Schema.
     """
-    return DeclaredSchema(schema, partial(_json_schema, formats=True))
+    return DeclaredSchema(schema, partial(_json_schema, formats=True), keys)
 
 
 def _written(raw: Values) -> str:
@@ -158,6 +161,7 @@ class _Compiled(NamedTuple):
     takes_call_id: str | None = None
     choices: Choices | None = None
     overlap: frozenset[str] = NONE
+    keys: Mapping[str, tuple[str, ...]] = NO_KEYS
 
 
 def _compiled(tool: BaseTool, single: bool) -> _Compiled:
@@ -184,14 +188,17 @@ def _compiled(tool: BaseTool, single: bool) -> _Compiled:
     injected |= configs
     fields = model.model_fields
     required = frozenset(n for n in injected - configs if n in fields and fields[n].is_required())
-    aliases = frozenset(a for n in injected if n in fields for a in _aliases(fields[n]))
+    aliases = frozenset(a for n in injected if n in fields for a in aliases_of(fields[n]))
     # where the function alone says that it is injected and the schema shows it, a ToolNode goes by the
     # schema and passes on what the model gave, and langchain goes by the function
     stripped = (injected - frozenset(visible.model_fields)) | by_node
     schema, validate = _without(_schema(model, visible, injected), by_node), _pydantic(model, injected)
     choices = choices_of(model, frozenset(fields) - injected)
     overlap = by_node & frozenset(visible.model_fields)
-    return _Compiled(schema, validate, injected | aliases, required, stripped, call_id, choices, overlap)
+    keys = keys_of(model, frozenset(fields) - injected)
+    return _Compiled(
+        schema, validate, injected | aliases, required, stripped, call_id, choices, overlap, keys
+    )
 
 
 def _schema(model: type[BaseModel], visible: type[BaseModel], injected: frozenset[str]) -> dict[str, Any]:
@@ -233,16 +240,6 @@ def _wants_call_id(annotation: Any) -> bool:
         mark is InjectedToolCallId or isinstance(mark, InjectedToolCallId)
         for mark in get_args(annotation)[1:]
     )
-
-
-def _aliases(field: FieldInfo) -> Iterator[str]:
-    """Name every other key under which an injected field could be given."""
-    alias_in = field.validation_alias
-    for alias in (field.alias, *(alias_in.choices if isinstance(alias_in, AliasChoices) else [alias_in])):
-        if isinstance(alias, str):
-            yield alias
-        elif isinstance(alias, AliasPath):
-            yield str(alias.path[0])
 
 
 def _json_schema(schema: dict[str, Any], *, formats: bool = False) -> Validate:

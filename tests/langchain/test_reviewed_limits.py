@@ -109,3 +109,48 @@ def test_a_schema_of_draft_3_is_an_error(part: Json) -> None:
     list(contradictions(schema, {"type": "object", "properties": {"amount": {}}}))
     with pytest.raises(ConfigurationError, match="draft 3"):
         DeclaredSchema(schema, compile_schema)
+
+
+# --- a reference to the whole schema
+
+WHOLE: dict[str, tuple[Json, Any]] = {
+    "not of the whole": ({"limit": AT_MOST, "part": {"not": {"$ref": "#"}}}, {"limit": "x"}),
+    "if of the whole": ({"limit": AT_MOST, "part": {"if": {"$ref": "#"}, "then": False}}, {"limit": "x"}),
+    "not of a definition": ({"limit": AT_MOST, "part": {"not": {"$ref": "#/$defs/whole"}}}, {"limit": "x"}),
+    "not of a part of a list": (
+        {"limit": AT_MOST, "part": {"items": {"not": {"$ref": "#"}}}},
+        [{"limit": "x"}],
+    ),
+}
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+@pytest.mark.parametrize(
+    "draft", ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"]
+)
+@pytest.mark.parametrize("place", WHOLE)
+def test_a_not_of_the_whole_schema_lets_no_more_pass_for_the_types_of_its_limits(
+    place: str, draft: str
+) -> None:
+    properties, value = WHOLE[place]
+    schema = {"$schema": draft, "properties": properties, "$defs": {"whole": {"$ref": "#"}}}
+    typed = with_types(schema)
+    validator_for(typed).check_schema(typed)
+    written, reviewed = validator_for(schema)(schema), validator_for(typed)(typed)
+    arguments = {"part": value}
+    assert not written.is_valid(arguments)
+    assert not reviewed.is_valid(arguments)
+    assert not reviewed.is_valid({"limit": "x"})
+    reviewed.validate({"limit": 1})
+    declared = DeclaredSchema(schema, compile_schema)
+    with pytest.raises(ValidationError):
+        declared._check(arguments, {}, arguments)
+
+
+@pytest.mark.promise("reviewed-schema-binds")
+def test_a_reference_to_the_whole_in_the_whole_is_strict() -> None:
+    schema: Json = {"properties": {"limit": AT_MOST, "part": {"$ref": "#"}}}
+    validate = compile_schema(with_types(schema))
+    validate({"part": {"part": {"limit": 1}}})
+    with pytest.raises(ValidationError):
+        validate({"part": {"part": {"limit": "x"}}})
