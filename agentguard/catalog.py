@@ -279,6 +279,9 @@ class Catalog:
             former = self._attached.first(name, original, classified=classified)
             classification = carried and self._carried.setdefault(name, carried)
         difference = former.difference(original)
+        if difference is not None and original.has_filled(former):
+            with self._lock:
+                difference = None if self._attached.replace(name, former, original) else difference
         if difference is None and carried != classification:
             difference = f"{former.place}, and {original.place} with another classification"
         if difference is not None:

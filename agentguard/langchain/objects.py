@@ -19,8 +19,10 @@ from agentguard.model.original import Itself, Parts
 __all__ = [
     "LIBRARIES",
     "attributes",
+    "cached_names",
     "closure_of",
     "code_of",
+    "function_of",
     "is_foreign",
     "is_installed",
     "itself",
@@ -41,6 +43,7 @@ TOOLS = "langchain.agents.middleware"  # what a framework defines here is a tool
 LIBRARIES = FRAMEWORKS | {"abc", "builtins", "pydantic", "typing"}
 _STORAGE = ("__dict__", "__pydantic_private__", "__pydantic_extra__")
 _slots = WeakKeyDictionary[type, tuple[str, ...]]()
+_cached = WeakKeyDictionary[type, tuple[str, ...]]()
 _PLACES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 
 
@@ -135,6 +138,17 @@ def _read(value: object, name: str, values: dict[str, Any]) -> None:
         values[name] = object.__getattribute__(value, name)
     except Exception:  # noqa: BLE001  a proxy's class may raise anything; then the attribute is not there
         return
+
+
+def cached_names(kind: type) -> tuple[str, ...]:
+    """Return the names under which the cached properties of a class keep what they have made.
+
+    What they make is made by their code, which counts, and when they make it depends on the calls before.
+    """
+    if (names := _cached.get(kind)) is None:
+        members = {name: item for base in reversed(kind.__mro__) for name, item in vars(base).items()}
+        names = _cached[kind] = tuple(n for n, item in members.items() if isinstance(item, cached_property))
+    return names
 
 
 def function_of(member: Any) -> Any:

@@ -7,7 +7,9 @@ holds does: a decorator may put one function before many others. `agentguard.lan
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -23,7 +25,7 @@ from agentguard.langchain.identification import (
 )
 from agentguard.langchain.objects import module_of
 from agentguard.langchain.reach import Reach, body_of
-from agentguard.model.original import Itself, Original, Parts, without_words
+from agentguard.model.original import Filled, Itself, Original, Parts, without_words
 
 __all__ = ["original_of"]
 
@@ -39,6 +41,18 @@ def original_of(
     *bound*, the catalog gives the tool's server, and a server may have a URL for each user.
     """
     reach = Reach(tool, bound=bound) if reach is None else reach
+    before = partial(_before, weakref.ref(tool), schema, bound)
+    return replace(_original(tool, schema, reach, bound), filled=tuple(reach.filled), before=before)
+
+
+def _before(
+    reference: weakref.ref[BaseTool], schema: Mapping[str, Any], bound: bool, filled: tuple[Filled, ...]
+) -> Original | None:
+    tool = reference()
+    return None if tool is None else _original(tool, schema, Reach(tool, bound=bound, former=filled), bound)
+
+
+def _original(tool: BaseTool, schema: Mapping[str, Any], reach: Reach, bound: bool) -> Original:
     body, target, server = body_of(tool), mcp_target(tool), _server(tool, reach)
     if target is not None:
         return _original_at((reach.definition, place_of_target(target, bound=bound)), target, schema, server)

@@ -6,18 +6,20 @@ called, classes, lists and dicts of them, and tools. And which objects does the 
 a client of an MCP server.
 
 Code makes another tool, and data makes none. An object that nobody calls is data, such as the user of a
-request, whatever its class. The functions that it holds count, by the names that the code around it uses,
-unless it is in a list or dict. All that a framework's function holds counts, since such a function stands for
-anything. A graph that the application's code holds does not count: its tools are judged themselves. What
-cannot be looked into stands for itself.
+request, whatever its class. The functions that it holds count, by the names that the code around it uses, or
+that the methods of its class use which operators run: nobody writes the name of ``__getitem__``. All that a
+framework's function holds counts, since such a function stands for anything. A graph that the application's
+code holds does not count: its tools are judged themselves. What cannot be looked into stands for itself.
 
-The walk does not follow global names, which belong to the code itself, and no names that code computes.
+The walk does not follow the global names of a module, which belong to the code itself, no names that code
+computes, and no names by which a function uses what it is given as an argument. What a cached property has
+made does not count: the code that makes it does. In a list or dict of more than 1,000 items, an object that
+cannot be called is data.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import partial
 from types import (
     BuiltinFunctionType,
@@ -34,10 +36,21 @@ from weakref import ReferenceType
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 
+from agentguard.langchain.contents import (
+    DATA,
+    MAPPINGS,
+    SEQUENCES,
+    TooLong,
+    globals_of,
+    held_by,
+    is_own_module,
+    operator_codes,
+    pairs_of,
+    passes_on,
+)
 from agentguard.langchain.identification import adapted_by, place_of_adapted
 from agentguard.langchain.objects import (
     LIBRARIES,
-    attributes,
     closure_of,
     code_of,
     is_foreign,
@@ -52,18 +65,14 @@ from agentguard.langchain.objects import (
     runs,
     wrapped_by,
 )
-from agentguard.model.original import Itself, Parts
+from agentguard.langchain.visits import TooMuch, Visits
+from agentguard.model.original import Filled, Itself, Parts
 
 __all__ = ["Reach", "body_of"]
 
 Codes = tuple[CodeType, ...]
-_Key = tuple[int, object]
-_DATA = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...), CodeType})
-_SEQUENCES = (list, tuple, deque, set, frozenset)
-_MAPPINGS = (dict, MappingProxyType)
 _MOST = 2_000  # objects of one tool; a tool that reaches more stands for itself
 _MOST_OF_ONE = 300  # objects that one called object holds; one that holds more stands for itself
-_LONGEST = 1_000  # items; a longer list or dict is data
 _DEEPEST = 40  # objects in one another
 _REMOTE = frozenset({"RemoteGraph", "RemoteRunnable"})  # what they run is on another machine
 _COMPOSED = "langchain_core.runnables."  # what is defined here runs what it holds, and nothing else
@@ -72,13 +81,6 @@ _HANDLERS = ("handle_tool_error", "handle_validation_error")
 _DESCRIPTIVE = (
     BaseTool.model_fields.keys() | {"callback_manager", "callbacks", "metadata", "tags", "_agentguard_forms"}
 ) - set(_HANDLERS)
-
-
-class _TooMuch(Exception):
-    """More is reached than is looked at: more than `most`."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
 
 
 def body_of(tool: BaseTool) -> Any:
@@ -93,15 +95,12 @@ class Reach:
     and lives as long as this object. With *bound*, an MCP server is known by its name and its URL's origin.
     """
 
-    def __init__(self, root: Any, *, bound: bool = False) -> None:
-        self.objects: list[object] = []
-        self._bound = bound
-        self._visited: dict[_Key, int] = {}
-        self._numbers: dict[_Key, int] = {}  # of what was visited, that which is no data
-        self._most = _MOST
+    def __init__(self, root: Any, *, bound: bool = False, former: Iterable[Filled] = ()) -> None:
+        self._bound, self._visits = bound, Visits(_MOST, former)
+        self.objects, self.filled = self._visits.objects, self._visits.filled
         try:
             self.definition = self._part(root, (), False, 0)
-        except _TooMuch:
+        except TooMuch:
             self.definition = ()
         self.definition = self.definition or itself(body_of(root) if isinstance(root, BaseTool) else root)
 
@@ -111,35 +110,23 @@ class Reach:
         *codes* is the code that holds the value. With *form*, a framework's function or object holds it.
         """
         kind = type(value)
-        if kind in _DATA:
+        if kind in DATA:
             return ()
+        if kind is CodeType:
+            return ("code", value)
         called = runs(value, kind)
         key = (id(value), None if called else (codes, form))
-        if key in self._visited:
-            return self._again(key)
+        if key in self._visits:
+            return self._visits.again(key)
         if depth > _DEEPEST:
             return itself(value)
-        self._visit(key, value)
+        self._visits.visit(key, value)
         if called:
-            self._number(key)
+            self._visits.number(key)
             return self._called(value, kind, form, depth + 1)
         if parts := self._uncalled(value, kind, codes, form, depth + 1):
-            self._number(key)
+            self._visits.number(key)
         return parts
-
-    def _visit(self, key: _Key, value: object) -> None:
-        if len(self._visited) >= self._most:
-            raise _TooMuch(self._most)
-        self._visited[key] = len(self._visited)
-        self.objects.append(value)  # no other object can have its id while the walk lasts
-
-    def _number(self, key: _Key) -> None:
-        """Number what is no data. Data has no numbers: how much there is differs from request to request."""
-        self._numbers[key] = len(self._numbers)
-
-    def _again(self, key: _Key) -> Parts:
-        number = self._numbers.get(key)
-        return () if number is None else ("again", number)
 
     def _parts(self, pairs: Iterable[tuple[str, Any]], codes: Codes, form: bool, depth: int) -> Parts:
         """Return the names and parts of those values that are no data."""
@@ -166,24 +153,24 @@ class Reach:
     def _uncalled(self, value: Any, kind: type, codes: Codes, form: bool, depth: int) -> Parts:
         if issubclass(kind, ReferenceType):
             return self._part(value(), codes, form, depth)
-        if issubclass(kind, _SEQUENCES):
-            items = () if len(value) > _LONGEST else tuple(value)
-            parts = tuple(part for item in items if (part := self._part(item, (), form, depth)))
-            return (frozenset(parts),) if parts and issubclass(kind, set | frozenset) else parts
-        if issubclass(kind, _MAPPINGS):
-            return self._mapping(value, form, depth)
+        if issubclass(kind, SEQUENCES + MAPPINGS):
+            named_parts = () if kind in SEQUENCES + MAPPINGS else self._named(value, kind, codes, depth)
+            return (*self._items(value, kind, form, depth), *named_parts)
+        if (references := held_by(value, kind)) is not None:
+            return self._parts((("", part) for part in references), codes, form, depth)
         if package_of(kind.__module__) == "agentguard":  # a guard, say, which reaches everything
             return ()
         if form or kind.__module__.startswith(_COMPOSED):
             return self._runnable(value, kind, codes, form, depth)
-        if is_foreign(kind.__module__):
-            return ()
-        return self._named(value, kind, codes, depth)
+        return () if is_foreign(kind.__module__) else self._named(value, kind, codes, depth)
 
-    def _mapping(self, value: Mapping[Any, Any], form: bool, depth: int) -> Parts:
-        items = () if len(value) > _LONGEST else tuple(value.items())
-        pairs = [(key if type(key) is str else "", item) for key, item in items]
-        return self._parts(sorted(pairs, key=lambda pair: pair[0]), (), form, depth)
+    def _items(self, value: Any, kind: type, form: bool, depth: int) -> Parts:
+        """Return what a container holds."""
+        try:
+            parts = self._parts(pairs_of(value), (), form, depth)
+        except TooLong:
+            raise TooMuch(self._visits.most) from None
+        return (frozenset(parts),) if parts and issubclass(kind, set | frozenset) else parts
 
     def _function(self, function: FunctionType, depth: int) -> Parts:
         """Return the place of a function, and what it holds."""
@@ -193,7 +180,7 @@ class Reach:
         defaults = [("", value) for value in function.__defaults__ or ()]
         pairs = (*closure_of(function), *defaults, *(function.__kwdefaults__ or {}).items())
         contents = self._parts((*pairs, *vars(function).items()), codes, form, depth)
-        return (*code_of(function), *contents)
+        return (*code_of(function), *contents, *self._parts(globals_of(function), codes, form, depth))
 
     def _partial(self, value: partial[Any], form: bool, depth: int) -> Parts:
         function = getattr(value.func, "__func__", value.func)
@@ -206,13 +193,13 @@ class Reach:
     def _owner(self, owner: Any, method: Any, depth: int) -> Parts:
         """Return the class of an object whose method runs, and what it holds by the names that this uses."""
         kind = type(owner)
-        if kind in _DATA or issubclass(kind, (*_SEQUENCES, *_MAPPINGS)) or runs(owner, kind):
+        if kind in DATA or issubclass(kind, (*SEQUENCES, *MAPPINGS)) or runs(owner, kind):
             return self._part(owner, (), False, depth)
         key = (id(owner), None)
-        if key in self._visited:
-            return self._again(key)
-        self._visit(key, owner)
-        self._number(key)
+        if key in self._visits:
+            return self._visits.again(key)
+        self._visits.visit(key, owner)
+        self._visits.number(key)
         if is_foreign(kind.__module__):
             return self._runnable(owner, kind, (), True, depth)
         code: CodeType | None = getattr(method, "__code__", None)
@@ -222,30 +209,27 @@ class Reach:
     def _object(self, value: Any, kind: type, depth: int) -> Parts:
         """Return what an object is that is called, or whose method is."""
         bases = [base for base in kind.__mro__ if package_of(base.__module__) not in LIBRARIES]
-        functions = [member for base in bases for _, member in members_of(base)]
-        codes = tuple(f.__code__ for f in functions if isinstance(f, FunctionType))
-        first, first_number, most = len(self._visited), len(self._numbers), self._most
-        self._most = min(most, first + _MOST_OF_ONE)
+        codes = tuple(f.__code__ for b in bases for _, f in members_of(b) if isinstance(f, FunctionType))
+        most = self._visits.most
         try:
-            pairs = (("__wrapped__", wrapped_by(value)), *attributes(value).items())
-            contents = self._parts(pairs, codes, False, depth)
-            place = self._class(kind, depth)
-        except _TooMuch as error:
+            with self._visits.apart(_MOST_OF_ONE):
+                items = (
+                    self._items(value, kind, False, depth) if issubclass(kind, SEQUENCES + MAPPINGS) else ()
+                )
+                pairs = (("__wrapped__", wrapped_by(value)), *self._own(value, kind, codes, depth))
+                contents = (*items, *self._parts(pairs, codes, False, depth))
+                place = self._class(kind, depth)
+        except TooMuch as error:
             if error.most == most:
                 raise
-            for entries, number in ((self._visited, first), (self._numbers, first_number)):
-                for key in list(entries)[number:]:
-                    del entries[key]
             return itself(value)
-        finally:
-            self._most = most
         return (*place, *contents) if codes or contents else opaque(value, kind)
 
     def _runnable(self, value: Any, kind: type, codes: Codes, form: bool, depth: int) -> Parts:
         """Return what an object runs that a framework's function holds, or that runs what it holds."""
         if kind.__name__ in _REMOTE:
             return itself(value)
-        pairs = ((name, item) for name, item in attributes(value).items() if name not in _DESCRIPTIVE)
+        pairs = self._own(value, kind, codes, depth, _DESCRIPTIVE)
         inner = form and (issubclass(kind, Runnable) or is_foreign(kind.__module__))
         return (*self._class(kind, depth), *self._parts(pairs, codes, inner, depth))
 
@@ -255,8 +239,8 @@ class Reach:
         if kind in (StructuredTool, Tool):
             names = ("func", "coroutine", *_HANDLERS)
             return self._parts(((name, getattr(tool, name)) for name in names), (), False, depth)
-        pairs = ((name, item) for name, item in attributes(tool).items() if name not in _DESCRIPTIVE)
         codes = tuple(f.__code__ for _, f in members_of(kind) if isinstance(f, FunctionType))
+        pairs = self._own(tool, kind, codes, depth, _DESCRIPTIVE)
         contents = self._parts(pairs, codes, is_foreign(kind.__module__), depth)
         return (*self._class(kind, depth), *contents)
 
@@ -266,10 +250,10 @@ class Reach:
         if package_of(kind.__module__) in LIBRARIES or not isinstance(vars(kind), MappingProxyType):
             return names
         key = (id(kind), "class")
-        if key in self._visited:
-            return self._again(key)
-        self._visit(key, kind)
-        self._number(key)
+        if key in self._visits:
+            return self._visits.again(key)
+        self._visits.visit(key, kind)
+        self._visits.number(key)
         members = tuple(self._member(member, depth + 1) for _, member in members_of(kind))
         bases = tuple(
             self._class(b, depth + 1) for b in kind.__bases__ if package_of(b.__module__) not in LIBRARIES
@@ -277,15 +261,30 @@ class Reach:
         return (*names, *members, *bases)
 
     def _member(self, member: Any, depth: int) -> Parts:
-        plain = isinstance(member, FunctionType) and not (
-            member.__closure__ or member.__defaults__ or member.__kwdefaults__ or vars(member)
+        plain = (
+            isinstance(member, FunctionType)
+            and is_own_module(member)
+            and not (member.__closure__ or member.__defaults__ or member.__kwdefaults__ or vars(member))
         )
         return code_of(member) if plain else self._part(member, (), False, depth)
 
+    def _own(
+        self, value: Any, kind: type, codes: Codes, depth: int, without: Collection[str] = ()
+    ) -> Iterable[tuple[str, Any]]:
+        """Return the attributes of an object. What its cached properties have made is no part of it."""
+        values, results = self._visits.parted(value, kind)
+        with self._visits.unnumbered():
+            self._parts((("", item) for item in results), codes, False, depth)
+        return [pair for pair in values.items() if pair[0] not in without]
+
     def _named(self, value: Any, kind: type, codes: Codes, depth: int) -> Parts:
-        """Return what an object holds by the names that *codes* use, or the methods that they call."""
-        values = vars(value) if kind is ModuleType else attributes(value)
-        waiting, names, parts = list(codes), set[str](), list[object]()
+        """Return what an object holds by the names that *codes* use, or methods that they or operators run.
+
+        Where a class answers other names by its own code, what it holds is looked at by these names too.
+        """
+        values = dict(self._own(value, kind, codes, depth))
+        waiting, names, parts = [*codes, *operator_codes(kind)], set[str](), list[object]()
+        outer_codes = codes if passes_on(kind) else ()
         while waiting:
             code = waiting.pop(0)
             for name in names_in(code):
@@ -293,7 +292,7 @@ class Reach:
                     continue
                 names.add(name)
                 if name in values:
-                    part = self._part(values[name], (code,), False, depth)
+                    part = self._part(values[name], (code, *outer_codes), False, depth)
                     parts += [(name, part)] if part else []
                 elif isinstance(method := method_of(kind, name), FunctionType):
                     waiting.append(method.__code__)

@@ -40,6 +40,14 @@ class Attached:
             self._others[name] = former
         return former
 
+    def replace(self, name: str, former: Original, original: Original) -> bool:
+        """Have *original* stand for what runs by a name, in place of *former*; return whether it was that."""
+        for originals in (self._classified, self._others):
+            if originals.get(name) is former:
+                originals[name] = original
+                return True
+        return False
+
 
 class Told:
     """The texts that an operator was told of the latest names, so that each is told once.

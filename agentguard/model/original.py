@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Itself", "Original", "Parts", "without_words"]
 
 Parts = tuple[object, ...]
+Filled = tuple[weakref.ref[Any], frozenset[str]]
+"""An object, and the names of its attributes that were set when it was looked at."""
 
 
 def without_words(schema: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -37,6 +39,10 @@ class Itself:
         return 0  # it is compared, and not looked up
 
 
+def _unknown(_filled: object) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Original:
     """What runs for a tool: where it is defined, and of what arguments.
@@ -44,7 +50,8 @@ class Original:
     Two of them are equal where they are the same tool, made once or anew for each request. `place` says
     where, for an operator. `module` and `qualname` are the names of the definition in the application's
     code; empty for a tool of the MCP server `server`. `session` is the one in which such a tool was loaded,
-    if it was: another session makes no other tool.
+    if it was: another session makes no other tool. `filled` says which attributes of its objects were set.
+    `before` returns what ran while those were set that it is given; None if that is not known any more.
     """
 
     definition: Parts
@@ -54,6 +61,10 @@ class Original:
     qualname: str = ""
     server: str | None = None
     session: Itself | None = field(default=None, compare=False)
+    filled: tuple[Filled, ...] = field(default=(), compare=False, repr=False)
+    before: Callable[[tuple[Filled, ...]], Original | None] = field(
+        default=_unknown, compare=False, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -69,6 +80,14 @@ class Original:
         if not self.module or module != self.module:
             return False
         return not qualname or f"{self.qualname}.".startswith(f"{qualname}.")
+
+    def has_filled(self, former: Original) -> bool:
+        """Return whether this is *former*, one of whose objects has since set an attribute it had not set.
+
+        So it is with a model that is loaded when it is needed first.
+        """
+        before = self.before(former.filled)
+        return before is not None and former.difference(before) is None
 
     def difference(self, other: Original) -> str | None:
         """Return how *other* differs, for an operator; None if it is the same tool."""
