@@ -32,6 +32,7 @@ from agentguard.model import (
     ToolSpec,
 )
 from agentguard.model.looks import Looks, looks_in
+from agentguard.model.mandate import ANY
 from agentguard.ports.looks import looks_of
 from agentguard.provenance.arguments import NOWHERE, provenance_of, value_digests
 from agentguard.provenance.inside import places_in
@@ -119,7 +120,7 @@ class AccessRequests:
                 labels.setdefault(label.digest, []).append(label)
         resource = self._ports.catalog.resource(spec.resource)
         route = None if resource is None else self._routes.find(resource, spec.path)
-        provenance = provenance_of(spec, arguments, task, labels, places)
+        provenance = provenance_of(spec, arguments, task, labels, places, tools=self._tools(task))
         request = AccessRequest(
             identity=task.identity,
             tool=spec,
@@ -140,6 +141,11 @@ class AccessRequests:
         if spec.facts:
             request = replace(request, facts=facts)
         return await self._counting.of(request, resumes) if counts else request
+
+    def _tools(self, task: TaskState) -> int:
+        """Return how many tools the task may call."""
+        names = task.mandate.tools
+        return len(self._ports.catalog) if ANY in names else len(names)
 
     def _is_outside(self, request: AccessRequest) -> bool:
         """Return whether the mandate of the task rules the call out."""

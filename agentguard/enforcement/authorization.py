@@ -14,9 +14,10 @@ from agentguard.enforcement.access_requests import AccessRequests, unclassified
 from agentguard.enforcement.approval import APPROVED, Approvals
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.calls_here import CallsHere
+from agentguard.enforcement.charge import begun_before, decided, decided_with_room
 from agentguard.enforcement.counting import Counting
 from agentguard.enforcement.entitlements import effective_scopes
-from agentguard.enforcement.evaluation import Evaluation, grant_of, require_permit
+from agentguard.enforcement.evaluation import OBSERVED, Evaluation, grant_of, require_permit
 from agentguard.enforcement.fact_reading import FactReading
 from agentguard.enforcement.operations import Operations, stored, unapproved
 from agentguard.enforcement.reproduction import require_reproducible
@@ -26,6 +27,7 @@ from agentguard.enforcement.setup import Options, Ports
 from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import AgentGuardError, CallRejected, DenialCode, Denied
 from agentguard.model import (
+    NO_CHOICE,
     AccessRequest,
     Call,
     Decision,
@@ -34,27 +36,11 @@ from agentguard.model import (
     TaskState,
     ToolSpec,
 )
+from agentguard.provenance.arguments import uncharged
 from agentguard.telemetry import CallSpan
 
 __all__ = ["Authorization"]
 
-OBSERVED = frozenset(
-    {
-        DenialCode.UNKNOWN_TOOL,
-        DenialCode.MANDATE,
-        DenialCode.POLICY,
-        DenialCode.POLICY_ERROR,
-        DenialCode.NO_FACT,
-        DenialCode.UNCOUNTED,
-        DenialCode.OBLIGATION,
-        DenialCode.NO_RIGHTS,
-        DenialCode.NO_CREDENTIAL,
-        DenialCode.APPROVAL_REFUSED,
-        DenialCode.APPROVAL_UNAVAILABLE,
-    }
-)
-"""The denials that a guard in observe mode records and lets pass: what rules and rights say, or cannot say.
-It never lets pass the end or the budget of a task, nor a store or an audit log that fails."""
 OTHER_STATE = (
     "What this call would use has changed since a person was asked, so it did not run. Tell the user."
 )
@@ -82,11 +68,15 @@ class Authorization:
 
     # --- the decision
 
-    async def evaluate(self, request: AccessRequest, key: str = "", repeated: bool = False) -> Evaluation:
+    async def evaluate(
+        self, request: AccessRequest, key: str = "", repeated: bool = False, begun: bool | None = False
+    ) -> Evaluation:
         """Judge a request by the task's mandate, the rights of user and agent, and the policy.
 
         Everybody who asks for a decision asks here: a call, `Guard.decide`, and the tools for authors of
-        policies. An obligation to have a person approve is left to the caller.
+        policies. An obligation to have a person approve is left to the caller. *begun* says whether the call
+        has begun before and may be resumed, so that its choice is charged already; None is unknown. The store
+        then says whether there is room for it, but for a call about which a person would be asked first.
 
         Raises:
             Denied: One of them denies, or cannot answer.
@@ -94,9 +84,10 @@ class Authorization:
         scopes, resource, route = await self._limits(request)
         self.requests.facts.require(request)
         Counting.require(request)
+        request, decision = await decided_with_room(self._decide, request, begun)
         return Evaluation(
             request=request,
-            decision=await self._decide(request),
+            decision=decision,
             scopes=scopes,
             resource=resource,
             route=route,
@@ -104,8 +95,13 @@ class Authorization:
             repeated=repeated,
         )
 
-    async def judge(self, invocation: Invocation, request: AccessRequest, span: CallSpan) -> Evaluation:
+    async def judge(
+        self, invocation: Invocation, request: AccessRequest, span: CallSpan, share: str = ""
+    ) -> Evaluation:
         """Do as `evaluate`, for one call, about which a person may have been asked before.
+
+        With *share*, which says what a task has used, the store has no room for the call's choice. Then the
+        values of the call count as the task does.
 
         Raises:
             Denied: The call is not permitted, or a person has rejected it.
@@ -120,8 +116,10 @@ class Authorization:
             previous = await stored(self._operations.approval_for(key))
         if previous is None or previous.status not in APPROVED:
             await self.require_unrejected(request)
+        if share and request.choice.bits:
+            request = uncharged(request, share)
         with span.stage("decide"):
-            return await self.evaluate(request, key, previous is not None)
+            return await self.evaluate(request, key, previous is not None, begun_before(invocation, previous))
 
     async def require_unrejected(self, request: AccessRequest) -> None:
         """Deny a call that a person has rejected in this task, or in any other of the task's family.
@@ -229,9 +227,11 @@ class Authorization:
             )
 
     async def judge_approved(
-        self, invocation: Invocation, evaluation: Evaluation, span: CallSpan
+        self, invocation: Invocation, evaluation: Evaluation, span: CallSpan, share: str = ""
     ) -> Evaluation:
         """Judge a call again that a person has approved, with a request that is made anew.
+
+        *share* is as in `judge`.
 
         Raises:
             Denied: The rules say otherwise by now.
@@ -241,7 +241,9 @@ class Authorization:
         request = replace(await self.requests.of_call(invocation, span), approval=approval)
         self.requests.facts.require(request)
         Counting.require(request)
-        decision = await self._decide(request)
+        if share and request.choice.bits:
+            request = uncharged(request, share)
+        request, decision = await decided(self._decide, request)
         if self.approvals.version(decision) != approval.policy_version:
             reason = "the policy has changed since the approval was asked"
             raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
@@ -273,7 +275,7 @@ class Authorization:
             raise denied
         decision = Decision(effect=Effect.DENY, policy_ids=denied.policy_ids, reason=denied.reason)
         key = invocation.key(request.task.id, request.arguments.digest, self._options.new_id())
-        call = self._call(replace(request, numbers=()), key, None, None)
+        call = self._call(replace(request, numbers=(), choice=NO_CHOICE), key, None, None)
         return Permit(invocation, request, decision, None, call, observed=denied)
 
     def _call(self, request: AccessRequest, key: str, broker: str | None, approval_id: str | None) -> Call:

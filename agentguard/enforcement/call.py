@@ -104,6 +104,7 @@ class Permit:
     `decided` says whether a decision about the call is on record, or will be, and `outcome_recorded` whether
     its outcome is.
     `missing_grant` is what the issuer misses of the user, and the question by which the user was asked.
+    `state` is what the tool is given from the state of its graph, as a person has approved it.
     `observed` is the denial that stands in the way of the call, where the guard only observes.
     `revoke_early` revokes the call's credential before its end, while a large result is not yet looked at; it
     is told whether it has to block the thread. It is None without a credential, and when the call has ended.
@@ -113,7 +114,6 @@ class Permit:
         "_entrance",
         "_process",
         "_server_call",
-        "_state",
         "_stops",
         "_unused",
         "begun",
@@ -131,6 +131,7 @@ class Permit:
         "result",
         "revoke_early",
         "route",
+        "state",
         "task",
         "uncertain",
         "withheld",
@@ -148,7 +149,7 @@ class Permit:
         observed: Denied | None = None,
         state: RunState | None = None,
     ) -> None:
-        self.observed, self._state = observed, state
+        self.observed, self.state = observed, state
         self.invocation, self.request, self.task, self.decision = invocation, request, request.task, decision
         self.grant, self.call, self.route = grant, call, route
         self.lease = Lease(invocation.tool, None, None, task_id=self.task.id)
@@ -254,9 +255,9 @@ class Permit:
         Raises:
             Denied: A field is not as it was approved.
         """
-        if self._state is None or self.invocation.state is None:
+        if self.state is None or self.invocation.state is None:
             return
-        if not self._state.covers(RunState.of(self.invocation.state() if values is None else values)):
+        if not self.state.covers(RunState.of(self.invocation.state() if values is None else values)):
             reason = "the state that the tool is given is not that which was approved"
             raise Denied.of(DenialCode.ARGUMENTS_CHANGED, reason)
 

@@ -13,7 +13,25 @@ from agentguard.model import AccessRequest, Approval, Decision, Effect, Grant, R
 
 log = logging.getLogger("agentguard")
 
-__all__ = ["Evaluation", "decision_of", "grant_of", "require_permit"]
+__all__ = ["OBSERVED", "Evaluation", "decision_of", "grant_of", "require_permit"]
+
+OBSERVED = frozenset(
+    {
+        DenialCode.UNKNOWN_TOOL,
+        DenialCode.MANDATE,
+        DenialCode.POLICY,
+        DenialCode.POLICY_ERROR,
+        DenialCode.NO_FACT,
+        DenialCode.UNCOUNTED,
+        DenialCode.OBLIGATION,
+        DenialCode.NO_RIGHTS,
+        DenialCode.NO_CREDENTIAL,
+        DenialCode.APPROVAL_REFUSED,
+        DenialCode.APPROVAL_UNAVAILABLE,
+    }
+)
+"""The denials that a guard in observe mode records and lets pass: what rules and rights say, or cannot say.
+It never lets pass the end or the budget of a task, nor a store or an audit log that fails."""
 
 
 class Evaluation(NamedTuple):

@@ -14,7 +14,7 @@ from agentguard.enforcement.failures import is_for_caller
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.issuance import Issuance
 from agentguard.enforcement.judgement import BasisChanged, Judgement
-from agentguard.errors import CountersChanged, DenialCode, Denied, safe_text
+from agentguard.errors import ChoiceExhausted, CountersChanged, DenialCode, Denied, safe_text
 from agentguard.model import Outcome, TaskState
 
 __all__ = ["JudgedCall"]
@@ -57,7 +57,8 @@ class JudgedCall(CallInProgress):
         """Judge the call, and begin it if it is permitted without a person.
 
         It is judged anew where other calls have changed the numbers by which it was judged. Each time one
-        call has begun or ended, so of parallel calls one goes on.
+        call has begun or ended, so of parallel calls one goes on. Where its task has no room for its choice
+        any more, it is judged once more, as a call that needs none.
 
         Raises:
             Denied: The call is not permitted, or it cannot be judged: no call ends a run unrecorded.
@@ -78,7 +79,7 @@ class JudgedCall(CallInProgress):
                 return await self._begin(judged, flow)
             except BasisChanged as change:
                 changed = change.tasks
-            except CountersChanged:
+            except (CountersChanged, ChoiceExhausted):
                 changed = ()
             self._forget_begin(self.permit)
         raise Denied.of(DenialCode.UNCOUNTED, CHANGING)
@@ -97,9 +98,11 @@ class JudgedCall(CallInProgress):
                 permit = authorization.observed(self._invocation, evaluation.request, denied)
             try:
                 return await self._begin(permit, flow)
-            except CountersChanged:
+            except (CountersChanged, ChoiceExhausted):
                 self._forget_begin(permit)
-            evaluation = await authorization.judge_approved(self._invocation, evaluation, self._span)
+            evaluation = await authorization.judge_approved(
+                self._invocation, evaluation, self._span, self._judgement.share
+            )
         raise Denied.of(DenialCode.UNCOUNTED, CHANGING)
 
     async def _approve(self, evaluation: Evaluation) -> Evaluation | Permit:
@@ -136,7 +139,7 @@ class JudgedCall(CallInProgress):
         permit.begun = True  # before the attempt: one that is cancelled or fails may have taken effect
         try:
             await self._judgement.begin(flow, call, self._issuance.planned())
-        except (BasisChanged, CountersChanged):
+        except (BasisChanged, CountersChanged, ChoiceExhausted):
             permit.begun = False
             raise
         except Denied as denied:

@@ -14,7 +14,7 @@ from agentguard.enforcement.evaluation import Evaluation
 from agentguard.enforcement.flow import Flow
 from agentguard.enforcement.look import Look
 from agentguard.enforcement.operations import stored
-from agentguard.errors import Denied
+from agentguard.errors import ChoiceExhausted, Denied
 from agentguard.model import NO_FACTS, AccessRequest, Basis, Call, LiveCredential, TaskState
 from agentguard.telemetry import CallSpan
 
@@ -34,15 +34,19 @@ class BasisChanged(Exception):
 
 
 class Judgement:
-    """Judges one call, and begins it. `request` is what was judged last, if it could be made."""
+    """Judges one call, and begins it.
 
-    __slots__ = ("_basis", "_comparisons", "_invocation", "_span", "request")
+    `request` is what was judged last, if it could be made. `share` says which task has used how many of its
+    choice bits, where the store has had no room for those of the call.
+    """
+
+    __slots__ = ("_basis", "_comparisons", "_invocation", "_span", "request", "share")
 
     def __init__(self, invocation: Invocation, span: CallSpan) -> None:
         self._invocation, self._span = invocation, span
         self.request: AccessRequest | None = None
         self._basis: Basis | None = None
-        self._comparisons = 0
+        self._comparisons, self.share = 0, ""
 
     async def judge(self, flow: Flow, changed: Iterable[TaskState] = ()) -> Permit | Evaluation:
         """Judge the call. *changed* are the tasks of an earlier judgement, as the store has answered.
@@ -70,8 +74,17 @@ class Judgement:
 
         Raises:
             BasisChanged: What the call was judged by is not so any more.
+            ChoiceExhausted: There is no room for the call's choice. From now on it is judged as one that
+                needs none.
             Denied: The store refuses the call, or failed.
         """
+        try:
+            await self._begin(flow, call, credential)
+        except ChoiceExhausted as error:
+            self.share = str(error)
+            raise
+
+    async def _begin(self, flow: Flow, call: Call, credential: LiveCredential | None) -> None:
         operations, basis = flow.operations, self._basis
         if basis is None or operations.begin_if_unchanged is None or self._comparisons >= COMPARISONS:
             await stored(operations.begin_call(call, credential))
@@ -99,7 +112,7 @@ class Judgement:
         request = self.request = await authorization.requests.of_call(invocation, self._span, look, facts)
         self._basis = look.basis(request.task)
         try:
-            evaluation = await authorization.judge(invocation, request, self._span)
+            evaluation = await authorization.judge(invocation, request, self._span, self.share)
             if evaluation.question:
                 return evaluation
             return authorization.permit(invocation, evaluation)

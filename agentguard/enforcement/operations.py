@@ -20,6 +20,7 @@ from agentguard.errors import (
     ApprovalUsed,
     BudgetExhausted,
     CallRejected,
+    ChoiceExhausted,
     CountersChanged,
     CountersFull,
     DenialCode,
@@ -258,12 +259,14 @@ async def stored(answer: Awaitable[T]) -> T:
 
     Raises:
         Denied: The store failed, an approval does not hold, a budget is used up, or the task is over.
-        CountersChanged: The call is to be judged anew.
+        CountersChanged, ChoiceExhausted: The call is to be judged anew.
     """
     try:
         return await answer
     except TaskNotActive as error:
         raise Denied.of(DenialCode.TASK_ENDED, str(error)) from None
+    except ChoiceExhausted:
+        raise
     except BudgetExhausted as error:
         raise Denied.of(DenialCode.BUDGET, str(error)) from None
     except ApprovalError as error:

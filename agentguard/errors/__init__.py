@@ -6,6 +6,7 @@
     ├── TaskError                 the task cannot make this call
     │   ├── TaskNotActive         the task is over, unknown, or past its deadline
     │   ├── BudgetExhausted       the task's budget of calls or writes is used up
+    │   │   └── ChoiceExhausted   the call would say more by which values are in it than the task may
     │   ├── CountersChanged       other calls have changed what the call was judged by
     │   └── CountersFull          a number or the number of values cannot grow any more
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
@@ -40,6 +41,7 @@ __all__ = [
     "AuditError",
     "BudgetExhausted",
     "CallRejected",
+    "ChoiceExhausted",
     "ConfigurationError",
     "CountersChanged",
     "CountersFull",
@@ -139,6 +141,10 @@ class TaskNotActive(TaskError):
 
 class BudgetExhausted(TaskError):
     """The task, or one of its ancestors, has used up its budget of calls or writes."""
+
+
+class ChoiceExhausted(BudgetExhausted):
+    """The task has fewer choice bits left than the call says. The call may yet be permitted without them."""
 
 
 class CountersChanged(TaskError):

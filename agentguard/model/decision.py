@@ -108,9 +108,10 @@ class Approval:
 class Choice(NamedTuple):
     """What a call says by which of the values that are vouched for are in it.
 
-    `bits` is what its task is charged when the call begins; 0 if the task has read nothing more sensitive
-    than what is in the call. `excess` says, for the operator, why these values count as sensitive as the
-    task, though somebody vouches for them; it is empty if they do not.
+    `bits` is what its task is charged when the call begins, with log2 of how many tools the task may call for
+    which of them is called; 0 if no value is less sensitive than what the task has read, or if the call is
+    permitted all the same where all of them count as the task does. `excess` says, for the operator, why
+    these values count as sensitive as the task, though somebody vouches for them; it is empty if they do not.
     """
 
     bits: int = 0

@@ -49,8 +49,9 @@ class Store(Protocol):
 
         Raises:
             TaskNotActive: The task or one of its lineage is unknown, ended, or past its deadline.
-            BudgetExhausted: One of their budgets is used up, or has fewer choice bits left than
-                `call.choice_bits`; nothing was counted.
+            BudgetExhausted: One of their budgets is used up; nothing was counted.
+            ChoiceExhausted: One of them has fewer choice bits left than `call.choice_bits`, and else could
+                make the call; nothing was counted. The guard then judges the call anew, without any.
             ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
             CountersChanged: A number is another by now; nothing was counted. The call is to be judged anew.
             CountersFull: A number, or that of the values of an argument, cannot grow any more; nothing was

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from agentguard.model import (
     LABELS,
     NO_CHOICE,
+    AccessRequest,
     Arguments,
     Choice,
     Label,
@@ -32,12 +33,13 @@ from agentguard.provenance.recognition import recognized_bits
 from agentguard.provenance.structure import bits_of_order, bits_of_presence, take_apart
 from agentguard.provenance.words import phrases_count, words_contain, words_count
 
-__all__ = ["NOWHERE", "CallProvenance", "provenance_of", "value_digests"]
+__all__ = ["NOWHERE", "CallProvenance", "lacks_room", "provenance_of", "uncharged", "value_digests"]
 
 NOWHERE: Mapping[str, Place] = MappingProxyType({})
 CHOICE = 128
 """The most bits that a call's values and their structure say before these are as sensitive as the task."""
 _ROUNDING = 1e-9
+_EXCESS = "which values are in the call says {}: so all of them count as sensitive as the task"
 _SINGLE = frozenset((str, int, float, bool))
 
 
@@ -67,21 +69,24 @@ def provenance_of(
     task: TaskState,
     labels: Mapping[str, Iterable[Label]],
     places: Mapping[str, Place] = NOWHERE,
+    *,
+    tools: int = 1,
 ) -> CallProvenance:
     """Return the provenance of each argument of the tool; *labels* are by digest.
+
+    *tools* is how many tools the task may call.
 
     The provenance of what stands at these *places* inside of the arguments is in that of their arguments.
 
     Nobody vouches for an empty text, list or object or for null, of which many could spell a secret, unless
     the schema has it as a default, or does not say what it has where the model leaves the argument out. The
     name of an argument or property that the schema does not declare at its place is a value too. What the
-    choice of all values and their structure can say is counted over all arguments of the call, and over the
-    calls of the task.
+    choice of all values and their structure can say is counted over all arguments of the call. Whether the
+    task has room for it is not looked at.
     """
     by_argument: dict[str, Provenance] = dict.fromkeys((spec.schema or {}).get("properties", ()), ABSENT)
     reading = _Reading(spec, task, labels)
     values_by_name = arguments.values
-    without_values = set[str]()
     for name, value in values_by_name.items():
         undeclared = spec.schema is not None and name not in by_argument
         if type(value) in _SINGLE and value != "" and not undeclared:  # as most are
@@ -91,8 +96,6 @@ def provenance_of(
         reading.bits += bits
         if undeclared:
             values.append(name or None)
-        if not values:
-            without_values.add(name)
         reading.limits.enter(name, value)
         by_argument[name] = reading.joined(name, values)
     if task.sensitivity or task.untrusted:  # else there is nothing to spell
@@ -103,41 +106,50 @@ def provenance_of(
         inside = OriginsInside(task, again.joined, again.provenance)
         for name, place in places.items():
             by_argument[name] = inside.filled(by_argument[name], place)
-    return _within_choice(by_argument, values_by_name, without_values, reading)
-
-
-def _within_choice(
-    by_argument: dict[str, Provenance],
-    names: Collection[str],
-    without_values: Collection[str],
-    reading: _Reading,
-) -> CallProvenance:
-    """Return the provenance of arguments: if they say too much, those that are there count as the task does.
-
-    Then they are as sensitive as the task, and nobody vouches for an argument that is structure only. They
-    say too much for one call, or with what the task's calls have said before.
-    """
-    task, bits, excess = reading.task, 0, ""
     if reading.bits > CHOICE:
-        excess = f"which values are in the call says more than {CHOICE} bits"
-    elif reading.bits and any(by_argument[name].sensitivity < task.sensitivity for name in names):
-        bits, limit = ceil(reading.bits - _ROUNDING), task.budget.choice_bits
-        if limit is not None and task.choice_bits + bits > limit:
-            share = f"the task has used {task.choice_bits} of its {limit} choice bits"
-            excess = f"which values are in the call says {bits} bits, and {share}"
-    if not excess:
-        return CallProvenance(by_argument, Choice(bits) if bits else NO_CHOICE)
-    beyond = {
-        name: provenance.from_elsewhere(reading.unknown)
-        if name in without_values
-        else provenance.as_sensitive(reading.task.sensitivity)
-        if name in names
-        else provenance
+        excess = _EXCESS.format(f"more than {CHOICE} bits") if task.sensitivity else ""
+        return CallProvenance(_as_the_task(by_argument, values_by_name, task), Choice(0, excess))
+    is_lower = any(by_argument[name].sensitivity < task.sensitivity for name in values_by_name)
+    bits = ceil(reading.bits + log2(max(tools, 1)) - _ROUNDING) if is_lower else 0
+    return CallProvenance(by_argument, Choice(bits) if bits else NO_CHOICE)
+
+
+def lacks_room(request: AccessRequest) -> bool:
+    """Return whether the task has not as many choice bits left as the call says."""
+    limit = request.task.budget.choice_bits
+    return limit is not None and request.task.choice_bits + request.choice.bits > limit
+
+
+def uncharged(request: AccessRequest, share: str = "") -> AccessRequest:
+    """Return the request of a call whose task is not charged: all of its values count as the task does.
+
+    *share* says, for the operator, which task has used how many of its choice bits.
+    """
+    task = request.task
+    share = share or f"the task has used {task.choice_bits} of its {task.budget.choice_bits} choice bits"
+    return replace(
+        request,
+        provenance=_as_the_task(request.provenance, request.arguments.values, task),
+        choice=Choice(0, _EXCESS.format(f"{request.choice.bits} bits, and {share}")),
+    )
+
+
+def _as_the_task(
+    by_argument: Mapping[str, Provenance], names: Collection[str], task: TaskState
+) -> dict[str, Provenance]:
+    """Return the provenance of arguments of which those that are there are as sensitive as the task.
+
+    Nobody vouches for an argument that is structure only.
+    """
+    unknown = unknown_provenance(task)
+    return {
+        name: provenance
+        if name not in names
+        else provenance.from_elsewhere(unknown)
+        if replace(provenance, inside={}, texts={}) == ABSENT
+        else provenance.as_sensitive(task.sensitivity)
         for name, provenance in by_argument.items()
     }
-    if not task.sensitivity:
-        return CallProvenance(beyond, NO_CHOICE)
-    return CallProvenance(beyond, Choice(0, f"{excess}: so all of them count as sensitive as the task"))
 
 
 class _Reading:

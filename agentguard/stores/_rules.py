@@ -13,6 +13,7 @@ from agentguard.errors import (
     ApprovalUsed,
     BudgetExhausted,
     CallRejected,
+    ChoiceExhausted,
     ConfigurationError,
     TaskNotActive,
 )
@@ -88,12 +89,15 @@ def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[Task
 
     Raises:
         TaskNotActive: One of them is unknown, ended, or past its deadline.
-        BudgetExhausted: One of them has used up its calls or writes, or has not as many choice bits left as
-            the call says, and the call is not resumed.
+        BudgetExhausted: One of them has used up its calls or writes, and the call is not resumed.
+        ChoiceExhausted: Else, one of them has not as many choice bits left as the call says.
     """
     states = active(family, now)
-    for state in () if resumed else states:
-        _check_budget(state, call)
+    if not resumed:
+        for state in states:
+            _check_budget(state, call)
+        for state in states:
+            _check_choice(state, call)
     return states
 
 
@@ -246,12 +250,12 @@ def _check_budget(state: TaskState, call: Call) -> None:
     _check_limit(state, "calls", state.calls, state.budget.calls)
     if _writes(call):
         _check_limit(state, "writes", state.writes, state.budget.writes)
+
+
+def _check_choice(state: TaskState, call: Call) -> None:
     limit = state.budget.choice_bits
     if call.choice_bits and limit is not None and state.choice_bits + call.choice_bits > limit:
-        raise BudgetExhausted(
-            f"task {state.id} has used {state.choice_bits} of its {limit} choice bits, and the call would use"
-            f" {call.choice_bits} more; other calls of the task have used them meanwhile"
-        )
+        raise ChoiceExhausted(f"task {state.id} has used {state.choice_bits} of its {limit} choice bits")
 
 
 def _check_limit(state: TaskState, unit: str, count: int, limit: int | None) -> None:

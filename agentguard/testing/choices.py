@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agentguard.errors import BudgetExhausted
+from agentguard.errors import BudgetExhausted, ChoiceExhausted
 from agentguard.model import Budget, Outcome
 from agentguard.testing.races import begin_together
 from agentguard.testing.samples import sample_task
@@ -40,14 +40,22 @@ class ChoiceContract(Contract):
         await create_family(store, root=Budget(choice_bits=20))
         await store.begin_call(call("1", choice_bits=12), live_credential("1"))
         attempt = store.begin_call(call("2", choice_bits=9), live_credential("2"))
-        assert "root has used 12 of its 20 choice bits" in await assert_raises(BudgetExhausted, attempt)
+        assert "root has used 12 of its 20 choice bits" in await assert_raises(ChoiceExhausted, attempt)
         child = await store.task("child")
         assert (child.calls, child.choice_bits) == (1, 12)
         assert await store.live() == (live_credential("1"),)
         await store.begin_call(call("2", choice_bits=8), None)
         await store.begin_call(call("3"), None)
-        await assert_raises(BudgetExhausted, store.begin_call(call("4", choice_bits=1), None))
+        await assert_raises(ChoiceExhausted, store.begin_call(call("4", choice_bits=1), None))
         assert (await store.task("root")).choice_bits == 20
+
+    @on_both_paths
+    async def test_a_budget_that_is_used_up_comes_before_choice_bits_that_are(
+        self, store: AwaitedPort
+    ) -> None:
+        await create_family(store, child=Budget(choice_bits=1), root=Budget(calls=0))
+        attempt = store.begin_call(call("1", choice_bits=2), None)
+        assert "root has used its 0 calls" in await assert_raises(BudgetExhausted, attempt)
 
     @on_both_paths
     async def test_a_resumed_call_says_its_choice_bits_once(self, store: AwaitedPort) -> None:
@@ -60,5 +68,5 @@ class ChoiceContract(Contract):
     def test_parallel_calls_do_not_overrun_the_choice_bits(self) -> None:
         for errors, state in begin_together(self, 8, Budget(choice_bits=32), choice_bits=10):
             assert errors.count(None) == 3
-            assert sum(isinstance(error, BudgetExhausted) for error in errors) == 5
+            assert sum(isinstance(error, ChoiceExhausted) for error in errors) == 5
             assert state.choice_bits == 30
