@@ -10,6 +10,9 @@
     succession  finds the newest file, where others wrote while a process was quiet
     appending   locks the log's file, begins it anew if it was moved away, and keeps what it could not write
     jsonl       writes the log to a file (an `agentguard.ports.AuditLog`)
+    records     what every log does with a record before it writes it
+    postgres    writes the log to a table of PostgreSQL; it needs the extra ``postgres``, so it is not
+                imported here
     requests    turns a request into JSON and back, to ask a policy about recorded calls again
     timeline    draws what happened in a task, for a terminal or a notebook
 

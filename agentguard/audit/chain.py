@@ -31,7 +31,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["GENESIS", "Fault", "Head", "Report", "continued", "parse", "seal", "verify"]
+__all__ = ["GENESIS", "Fault", "Head", "Report", "Walk", "continued", "parse", "seal", "verify"]
 
 Record = Mapping[str, Any]
 
@@ -153,13 +153,13 @@ def verify(
     *head* is one that was kept elsewhere. Without it, records that were removed from the end are not
     noticed. *watch* are heads that may be passed on the way.
     """
-    walk = _Walk(head, watch)
+    walk = Walk(head, watch)
     for line in lines:
         walk.take(line)
     return walk.finish()
 
 
-class _Walk:
+class Walk:
     """One pass over a chain. While the chain is sound, only its head is kept in memory."""
 
     def __init__(self, anchor: Head | None, watch: Collection[Head]) -> None:
@@ -174,6 +174,7 @@ class _Walk:
         self.strays: list[tuple[int, int]] = []  # line and seq of records that come too late
 
     def take(self, line: bytes) -> None:
+        """Take the next line."""
         self.line += 1
         record = parse(line)
         if record is None:
@@ -207,6 +208,7 @@ class _Walk:
             report.deleted[str(record.get("head"))] = str(record.get("file"))
 
     def finish(self) -> Report:
+        """Return what was found."""
         report = self.report
         report.unfinished = sorted(report.calls.values())
         if any(_is_json(line) for _, line in self.unreadable):

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,6 +18,7 @@ from agentguard.audit.appending import Appender
 from agentguard.audit.chain import Head, parse
 from agentguard.audit.file_end import last_head
 from agentguard.audit.files import history, opened
+from agentguard.audit.records import is_told_once, permits, rfc3339
 from agentguard.audit.rotation import NO_LIMITS, Limits, Rotation
 from agentguard.concurrency.deadline import seconds_left
 from agentguard.concurrency.file_lock import LockedTooLong
@@ -32,7 +31,6 @@ __all__ = ["JsonLinesAudit"]
 log = logging.getLogger("agentguard")
 
 LATE = 60.0  # seconds for which the log's own thread waits for the lock with what is owed
-_OF_CALLS = frozenset({"decision", "outcome", "revocation", "unrevoked", "task"})  # what a guard tells once
 LEAST_SPACE = 65_536  # bytes of the disk below which the log counts as full
 
 
@@ -92,16 +90,17 @@ class JsonLinesAudit:
             AuditError: The record was not written or not written completely, or it has no JSON form. A record
                 that is no permit is written later, if that becomes possible.
         """
-        end = time.monotonic() + seconds_left(self._timeout, of_sequence=_permits(record))
+        end = time.monotonic() + seconds_left(self._timeout, of_sequence=permits(record))
         self._write(self._appender(), self._dated(record), lambda: end - time.monotonic())
 
     async def aappend(self, record: Mapping[str, Any]) -> None:
         """Write one record on the log's own thread, after all records that were appended before."""
         record, appender, given_up = self._dated(record), self._appender(), Event()
-        end, permits = time.monotonic() + (self._timeout if _permits(record) else LATE), _permits(record)
+        is_permit = permits(record)
+        end = time.monotonic() + (self._timeout if is_permit else LATE)
 
         def seconds() -> float:
-            return 0.0 if permits and given_up.is_set() else end - time.monotonic()
+            return 0.0 if is_permit and given_up.is_set() else end - time.monotonic()
 
         future = appender.executor.submit(self._write, appender, record, seconds)
         try:
@@ -112,14 +111,14 @@ class JsonLinesAudit:
         future.result()
 
     def _dated(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        return record if "at" in record else {"at": _rfc3339(self._clock()), **record}
+        return record if "at" in record else {"at": rfc3339(self._clock()), **record}
 
     def _write(self, appender: Appender, record: Mapping[str, Any], seconds: Callable[[], float]) -> None:
         try:
             appender.append(record, fsync=self._fsync, seconds=seconds)
         except OSError as error:
             locked = isinstance(error, LockedTooLong)
-            if not _permits(record) and (locked or record.get("event") in _OF_CALLS):
+            if not permits(record) and (locked or is_told_once(record)):
                 appender.owe(record)
                 if locked:
                     with suppress(RuntimeError):  # the log is being closed, which writes what is owed
@@ -173,7 +172,7 @@ class JsonLinesAudit:
             AuditError: It was not done, and the log goes on in the old file.
         """
         end = time.monotonic() + self._timeout
-        at = _rfc3339(self._clock())
+        at = rfc3339(self._clock())
         try:
             return self._appender().rotate(self._rotation(), at, lambda: end - time.monotonic())
         except OSError as error:
@@ -234,20 +233,5 @@ async def _done(future: Future[None]) -> None:
     await waiter
 
 
-def _permits(record: Mapping[str, Any]) -> bool:
-    """Return whether a call runs only if *record* is written: its permit, or an observed denial."""
-    return record.get("event") == "decision" and (record.get("effect") == "permit" or "observed" in record)
-
-
 def _concerns(record: Mapping[str, Any], task_id: str | None) -> bool:
     return task_id is None or record.get("task") == task_id or task_id in (record.get("lineage") or ())
-
-
-def _rfc3339(now: float) -> str:
-    second, micros = divmod(int(now * 1_000_000), 1_000_000)
-    return f"{_second(second)}.{micros:06d}Z"
-
-
-@lru_cache(2)
-def _second(now: int) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from agentguard.audit import Head, JsonLinesAudit, Limits, Report, verify
 from agentguard.audit.file_set import SetReport, verify_files
-from agentguard.audit.files import first_of, opened
+from agentguard.audit.files import first_of, history, opened
 from agentguard.cli import audit_show
 from agentguard.cli._console import fail, note, out
+from agentguard.cli.audit_postgres import Config, migrate, verify_postgres
 from agentguard.config import load
 from agentguard.errors import AgentGuardError
 
@@ -36,18 +37,20 @@ def _head(text: str) -> Head:
 
 
 app.command("show")(audit_show.show)
+app.command("migrate")(migrate)
 
 
 @app.command("verify")
 def verify_log(
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="[FILE]...",
             help="An audit log, such as .agentguard/audit.jsonl; or several files of one log, a folder or a "
-            "pattern, in any order. Files that end in .gz are compressed.",
+            "pattern, in any order. Files that end in .gz are compressed. By default, it is the log of the "
+            "configuration, with the rotated files beside it or in PostgreSQL.",
         ),
-    ],
+    ] = None,
     head: Annotated[
         Head | None,
         typer.Option(
@@ -56,17 +59,19 @@ def verify_log(
             help="The head of the log, kept elsewhere. Without it, records missing at the end go unnoticed.",
         ),
     ] = None,
+    config: Config = Path("agentguard.toml"),
 ) -> None:
     """Find every changed, removed, inserted or reordered record of an audit log.
 
     Of several files, those that are missing, cut, extended or doubled are found too: each one holds the head
-    of the file before it. Of a folder, the files that hold a log are taken.
+    of the file before it. Of a folder, the files that hold a log are taken. Of a log in PostgreSQL, the chain
+    of each process is checked, and that none is missing which another one has seen.
 
     Exit codes: 0 no record is altered; 1 a record is altered, or a file is missing; 2 a crash tore a record,
     records were never written, or the log is not readable.
     """
     try:
-        paths = list(_expanded(files))
+        paths = list(_expanded(files)) if files else _configured(config, head)
         if len(paths) != 1:
             _verify_files(paths, head)
         with opened(paths[0]) as lines:
@@ -75,6 +80,17 @@ def verify_log(
         fail(f"{error.filename or paths[0]}: {error.strerror}", 2)
     _print_report(paths[0], report)
     raise typer.Exit(1 if report.faults else 2 if report.torn or report.lost else 0)
+
+
+def _configured(config: Path, head: Head | None) -> list[Path]:
+    """Return the files of the configured log; one in PostgreSQL is verified here."""
+    try:
+        settings = load(config)
+        if settings.audit.kind == "postgres":
+            verify_postgres(settings, head)
+    except AgentGuardError as error:
+        fail(error, 2)
+    return history(settings.file.parent / settings.audit.path)
 
 
 def _expanded(files: list[Path]) -> Iterator[Path]:
@@ -180,6 +196,8 @@ def rotate(
     """
     try:
         settings = load(config) if file is None else None
+        if settings is not None and settings.audit.kind == "postgres":
+            fail("a log in PostgreSQL has no file to rotate", 2)
         path = file if settings is None else settings.file.parent / settings.audit.path
         if path is None or not path.exists():
             fail(f"{path}: there is no such file", 2)

@@ -17,6 +17,7 @@ from agentguard.audit.chain import parse
 from agentguard.audit.files import history
 from agentguard.audit.reading import Selection, by_time, follow, lines_of
 from agentguard.cli._console import fail
+from agentguard.cli.audit_postgres import lines_of_table
 from agentguard.config import load
 from agentguard.errors import AgentGuardError
 from agentguard.text import printable
@@ -108,15 +109,14 @@ def _lines(files: list[Path], config: Path, *, following: bool) -> Iterator[byte
         fail("one log can be followed, and not several files", 2)
     if len(files) > 1 or (files and not following):
         return lines_of(by_time(files))
-    path = files[0] if files else _log_of(config)
+    if not files:
+        settings = load(config)
+        if settings.audit.kind == "postgres":
+            return lines_of_table(settings, _pause if following else None)
+    path = files[0] if files else settings.file.parent / settings.audit.path
     if not following:
         return lines_of(history(path))
     return follow(path, pause=_pause, on_gap=_warn, older=not files)
-
-
-def _log_of(config: Path) -> Path:
-    settings = load(config)
-    return settings.file.parent / settings.audit.path
 
 
 def _pause() -> bool:

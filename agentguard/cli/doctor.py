@@ -64,7 +64,7 @@ def diagnoses(config: Path) -> Iterator[Diagnosis]:
     with closing(guard):
         yield Diagnosis("ok", f"{config} is well-formed")
         yield from _store(guard)
-        yield _log(settings)
+        yield _log(settings, guard)
         yield from _brokers(guard)
         yield from _pdps(guard)
         yield from _signals(guard)
@@ -80,8 +80,10 @@ def _store(guard: Guard) -> Iterator[Diagnosis]:
     yield _tried(f"the store, a {type(store).__name__},", partial(store.known, "agentguard doctor"))
 
 
-def _log(settings: Settings) -> Diagnosis:
+def _log(settings: Settings, guard: Guard) -> Diagnosis:
     """Say whether the log can be written, without a record: that would be one of an event that never was."""
+    if settings.audit.kind == "postgres":
+        return _tried("the audit log in PostgreSQL", guard.enforcement.ports.audit.health, "can be written")  # type: ignore[attr-defined]  # of this kind
     path = settings.file.parent / settings.audit.path
     place = path if path.exists() else path.parent
     if os.access(place, os.W_OK):

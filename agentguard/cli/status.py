@@ -71,7 +71,7 @@ def _facts(settings: Settings, condition: Condition) -> Facts:
         "live": len(live) - len(outbox),
         "processes": _processes(live),
         "outbox": _outbox(outbox),
-        "log": _log(settings.file.parent / settings.audit.path),
+        "log": _log(settings),
     }
 
 
@@ -109,7 +109,10 @@ def _outbox(credentials: list[LiveCredential]) -> list[Facts]:
     ]
 
 
-def _log(path: Path) -> Facts:
+def _log(settings: Settings) -> Facts:
+    if settings.audit.kind == "postgres":
+        return {"path": str(settings.audit.url)}
+    path = settings.file.parent / settings.audit.path
     facts: Facts = {"path": str(path)}
     try:
         facts |= {"bytes": path.stat().st_size, "rotated_files": len(siblings(path)), "last": _last(path)}
@@ -158,6 +161,8 @@ def _lines(facts: Facts, condition: Condition) -> Iterator[tuple[str, str]]:
 def _log_text(log: Facts) -> str:
     if "error" in log:
         return f"{log['path']}: {log['error']}"
+    if "bytes" not in log:
+        return f"{log['path']}; `agentguard audit verify` says how far it has come"
     size = f"{size_text(log['bytes'])}, and {log['rotated_files']} rotated files"
     last = log["last"]
     if last is None:

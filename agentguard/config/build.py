@@ -11,9 +11,9 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentguard.audit import JsonLinesAudit
 from agentguard.catalog import Catalog, spec_of
 from agentguard.config.adapters import AdapterFactory, extra, identity_of
+from agentguard.config.audit import audit_of
 from agentguard.config.introspection import caller_of
 from agentguard.config.issuer import key_folder_of
 from agentguard.config.load import position_of
@@ -91,10 +91,8 @@ def build(settings: Settings, *, clock: Clock = time.time) -> Parts:
     with _with_position(settings, "store", "path" if settings.store.url is None else "url"):
         store = store_of(settings.store, partial(_writable, settings), clock)
     issuers = _issuers(settings, store, clock)
-    with _with_position(settings, "audit", "path"):
-        audit = JsonLinesAudit(
-            _writable(settings, settings.audit.path), clock=clock, limits=settings.audit.limits()
-        )
+    with _with_position(settings, "audit", "path" if settings.audit.url is None else "url"):
+        audit = audit_of(settings.audit, partial(_writable, settings), clock)
     adapters = AdapterFactory(
         identity=identity, store=store, file_of=partial(_writable, settings), clock=clock
     )
