@@ -37,10 +37,10 @@ def migrate(config: Config = Path("agentguard.toml")) -> None:
         if settings.audit.kind != "postgres":
             fail("the log of the configuration is in a file, which needs no table", 2)
         with closing(_log_of(settings)) as log:
-            made = log.migrate()
+            is_new = log.migrate()
     except AgentGuardError as error:
         fail(error, 2)
-    note(out(), "ok", f"{log.place}: the table {'was made' if made else 'is there already'}")
+    note(out(), "ok", f"{log.place}: the table {'was made' if is_new else 'is there already'}")
 
 
 def verify_postgres(settings: Settings, head: Head | None) -> NoReturn:

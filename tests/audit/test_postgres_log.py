@@ -107,7 +107,7 @@ def written(table: Table) -> list[tuple[str, Any]]:
 def append(writer: Writer, record: dict[str, Any], *, permits: bool = False) -> None:
     entry = Entry(record, permits)
     writer.submit(entry)
-    entry.done.result(5)
+    entry.answer.result(5)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -167,9 +167,9 @@ def test_a_permit_that_was_given_up_before_it_was_under_way_is_not_written(
         entry.given_up = True
         writer.submit(entry)
     goes_on.set()
-    kept.done.result(5)
+    kept.answer.result(5)
     assert written(table)[1:] == [("outcome", "1"), ("outcome", "2")]
-    assert not late.done.done()
+    assert not late.answer.done()
 
 
 def test_of_more_records_than_may_wait_the_number_is_written(

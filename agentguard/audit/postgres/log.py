@@ -80,7 +80,7 @@ class PostgresAudit:
         """
         entry = self._submitted(record)
         try:
-            entry.done.result(seconds_left(self._timeout, of_sequence=entry.permits))
+            entry.answer.result(seconds_left(self._timeout, of_sequence=entry.permits))
         except TimeoutError:
             entry.given_up = True
             raise self._late() from None
@@ -93,7 +93,7 @@ class PostgresAudit:
         entry = self._submitted(record)
         try:
             async with asyncio.timeout(self._timeout if entry.permits else LATE):
-                await asyncio.wrap_future(entry.done)
+                await asyncio.wrap_future(entry.answer)
         except TimeoutError:
             entry.given_up = True
             raise self._late() from None
@@ -134,14 +134,14 @@ class PostgresAudit:
             ConfigurationError: The role may not do that.
             AuditError: The server cannot be reached, or failed.
         """
-        made = list[bool]()
+        absences = list[bool]()
 
         async def bring(run: Run, place: str) -> None:
-            made.append(await tables.make(run, place, self._schema))
+            absences.append(await tables.make(run, place, self._schema))
 
         with self._errors():
             self._connector.open(time.monotonic() + timeout, prepare=bring).close()
-        return made[0]
+        return absences[0]
 
     def health(self) -> None:
         """Look whether a record could be written now. Nothing is written.

@@ -47,16 +47,16 @@ class Entry:
 
     record: Mapping[str, Any]
     permits: bool
-    done: Future[None] = field(default_factory=Future)
+    answer: Future[None] = field(default_factory=Future)
     given_up: bool = False
 
     def finish(self, error: Exception | None = None) -> None:
         """Tell whoever waits that the record is written, or what has failed."""
         with suppress(InvalidStateError):  # nobody waits, and has said so
             if error is None:
-                self.done.set_result(None)
+                self.answer.set_result(None)
             else:
-                self.done.set_exception(error)
+                self.answer.set_exception(error)
 
 
 class Writer:
@@ -120,25 +120,25 @@ class Writer:
         entries = [entry for entry in entries if not (entry.permits and entry.given_up)]
         if not entries and not self.waiting:
             return
-        sent = list[Entry]()
+        departures = list[Entry]()
         for is_last in (False, True):  # a connection that was lost is opened anew, once
             try:
-                self._write_once(entries, sent)
+                self._write_once(entries, departures)
                 return
             except Exception as error:  # noqa: BLE001  the thread goes on, and those who wait are told
                 if self._link is not None:
                     self._link.close()
                 if is_last or isinstance(error, AgentGuardError):
-                    self._fail(entries, sent, error)
+                    self._fail(entries, departures, error)
                     return
 
-    def _write_once(self, entries: list[Entry], sent: list[Entry]) -> None:
-        """Write what waits and these records; those that are or were under way are added to *sent*."""
+    def _write_once(self, entries: list[Entry], departures: list[Entry]) -> None:
+        """Write what waits and these records; those that are or were under way are added to *departures*."""
         rows = self._rows()
         if self._under_way:  # it may have arrived, and is added once
             self._send(rows, self._under_way)
-        self._add(rows, [entry for entry in entries if entry not in sent], sent)
-        for entry in sent:
+        self._add(rows, [entry for entry in entries if entry not in departures], departures)
+        for entry in departures:
             entry.finish()
 
     def _rows(self) -> Rows:
@@ -150,7 +150,7 @@ class Writer:
             self._link = Link(self._connector.open(time.monotonic() + self._timeout))
         return Rows(self._link.connection, self._schema, self._timeout)
 
-    def _add(self, rows: Rows, entries: list[Entry], sent: list[Entry]) -> None:
+    def _add(self, rows: Rows, entries: list[Entry], departures: list[Entry]) -> None:
         """Add all that waits and these records in one statement."""
         head, batch = self._head, list[Sealed]()
         records = [*self._owed, *(entry.record for entry in entries)]
@@ -164,7 +164,7 @@ class Writer:
             batch.append(Sealed(head, family_of(record), line.decode("ascii").rstrip("\n")))
         self._owed.clear()
         self._lost = 0
-        sent.extend(entries)
+        departures.extend(entries)
         if batch:
             self._send(rows, batch)
 
@@ -188,12 +188,12 @@ class Writer:
             "witnessed": rows.newest_heads(),
         }
 
-    def _fail(self, entries: list[Entry], sent: list[Entry], error: Exception) -> None:
+    def _fail(self, entries: list[Entry], departures: list[Entry], error: Exception) -> None:
         """Tell those who wait, and keep what has happened all the same."""
         if not isinstance(error, AgentGuardError):
             error = lost_answer(self._connector.address.name, error)
         for entry in entries:
-            if entry not in sent and is_told_once(entry.record):
+            if entry not in departures and is_told_once(entry.record):
                 self._owe(entry.record)
             entry.finish(AuditError(str(error)))
 
