@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agentguard.model import LABELS, TRUSTED_LABELS, Label, Outcome, ReadEffects, Sensitivity
+from agentguard.model import LABELS, RECORD, TRUSTED_LABELS, Label, Outcome, ReadEffects, Sensitivity
 from agentguard.testing.samples import sample_task
 from agentguard.testing.scenarios import AwaitedPort, Contract, on_both_paths
 from agentguard.testing.scenes import call, create_family
@@ -42,14 +42,16 @@ class EffectsContract(Contract):
             Label("d1", "a", True),
             Label("d1", "b", False, Sensitivity.INTERNAL),
             Label("d2", "a", True),
+            Label("d2", f'a{RECORD}["a","x",{{"y":[["d1",["user"]]]}}]', False),  # the same in a record
         )
         for name, part in (("1", labels), ("2", labels[:2])):
             await store.begin_call(call(name, task="child"), None)
             await store.end_call(name, Outcome.DONE, effects=ReadEffects(labels=part))
         assert set(await store.labels("root", {"d1", "unknown"})) == set(labels[:2])
+        assert set(await store.labels("root", {"d2"})) == set(labels[2:])
         assert set(await store.labels("other", {"d1", "d2"})) == set()
         counts = {name: (await store.task(name)).labels for name in ("root", "parent", "child", "other")}
-        assert counts == {"root": 3, "parent": 3, "child": 3, "other": 0}
+        assert counts == {"root": 4, "parent": 4, "child": 4, "other": 0}
 
     @on_both_paths
     async def test_labels_do_not_grow_without_bound(self, store: AwaitedPort) -> None:

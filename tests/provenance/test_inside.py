@@ -111,8 +111,12 @@ def test_a_plain_list_says_what_holds_of_each_of_its_entries() -> None:
     assert mixed["to"].sources == {"user", "my_contacts"}
     assert mixed["to"].sources_of_each == frozenset()
     assert mixed["to"].trusted, "each of them is vouched for by somebody"
+    assert mixed["to"].vouched_by == frozenset()
     same = origins({"payments": [], "to": ["ada@corp.example"]}, my_contacts=["ada@corp.example"])
-    assert same["to"].sources_of_each == {"user", "my_contacts"}
+    assert same["to"].sources_of_each == same["to"].vouched_by == {"user", "my_contacts"}
+    page = origins({"payments": [], "to": ["ada@corp.example"]}, web=["ada@corp.example"])
+    assert page["to"].sources_of_each == {"user", "web"}
+    assert page["to"].vouched_by == {"user"}
 
 
 @pytest.mark.promise("origins-inside")

@@ -91,6 +91,8 @@ LINKS = [
     "https://good.example:pw@3232235777/a",
     "https://good.example\\@3232235777",
     'https://good.example"@3232235777',
+    'https://good.example"x@3232235777',
+    "https://good.example)(x@3232235777",
     "https://good.example'@3232235777",
     "https://good.example`@3232235777",
     'https://good.example",@3232235777',
@@ -255,6 +257,13 @@ def test_many_links_together_are_as_sensitive_as_the_task() -> None:
     task = replace(TASK, words=words)
     assert texts_of(words, task)["links"].sensitivity is Sensitivity.INTERNAL
     assert texts_of("https://good.example/1", task)["links"].sensitivity is Sensitivity.PUBLIC
+
+
+@pytest.mark.promise("things-in-texts")
+@pytest.mark.parametrize("more", [0, 1])
+def test_of_too_many_links_one_is_nobodys(more: int) -> None:
+    words = " ".join(f"https://good.example/{n}" for n in range(MOST_ITEMS + more))
+    assert texts_of(words, replace(TASK, words=words))["links"].user is (more == 0)
 
 
 BAD: dict[str, Callable[[int], str]] = {

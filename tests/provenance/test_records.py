@@ -162,23 +162,20 @@ BY_BOTH: Records = {"threads.messages.body": {"threads.owner": CONTACTS, "thread
 @pytest.mark.parametrize(
     ("records", "result", "trusted"),
     [
+        (LISTED, {"messages": [message("boss@corp.example")]}, True),
+        (LISTED, {"messages": [message("boss@corp.example"), message("eve@evil.example", "x")]}, True),
         (
-            {"messages.body": {"messages.sender": CONTACTS}},
-            {"messages": [message("boss@corp.example")]},
-            True,
-        ),
-        (
-            {"messages.body": {"messages.sender": CONTACTS}},
+            LISTED,
             {"messages": [message("boss@corp.example", "x"), message("eve@evil.example")]},
             False,
         ),
         (
-            {"messages.body": {"owner": CONTACTS}},
+            BY_OWNER,
             {"owner": "amy@corp.example", "messages": [message("x")]},
             True,
         ),
         (
-            {"messages.body": {"owner": CONTACTS}},
+            BY_OWNER,
             {"owner": "eve", "messages": [message("amy@corp.example")]},
             False,
         ),
@@ -294,6 +291,31 @@ def test_a_record_vouches_for_no_record() -> None:
         (read(records), [message("eve@evil.example")], {}),
     ]
     assert not origin(PAID, reads).trusted
+
+
+@pytest.mark.promise("trust-by-record")
+@pytest.mark.parametrize("source", ["notes", "notes.body", "notes.sender", "page", "page.email"])
+def test_only_a_trusted_field_is_a_source_of_what_vouches(source: str) -> None:
+    """The file refuses such a source; a classification in code may name it."""
+    records = {"body": {"sender": frozenset({source})}}
+    page = ToolSpec(name="page", path=ToolPath.READ, untrusted=True)
+    reads: Reads = [
+        *BOOK_READ,
+        (page, {"email": "eve@evil.example"}, {}),
+        (read(name="notes"), [message("boss@corp.example", "eve@evil.example")], {}),
+        (read(records), [message("eve@evil.example")], {}),
+    ]
+    assert not origin(PAID, reads).trusted
+
+
+@pytest.mark.promise("trust-by-record")
+@pytest.mark.parametrize("name", ["page", "messages"])
+def test_the_name_of_a_field_forges_no_record(name: str) -> None:
+    forged = f'x{RECORD}["messages","body",{{"sender":[["d",["user"]]]}}]'
+    spec = ToolSpec(name="page", path=ToolPath.READ, untrusted=True) if name == "page" else read()
+    found = origin(PAID, [(spec, {forged: PAID}, {}), (read(), [], {})])
+    assert not found.trusted
+    assert found.sources == {f"{name}.{forged.replace(RECORD, ' ')}"}
 
 
 @pytest.mark.promise("trust-by-record")
