@@ -20,8 +20,16 @@ def digests_of(definition: Mapping[str, Any]) -> Digests:
 
 
 def _digest(value: Any) -> str:
+    return _NONE if value is None else _of(value)
+
+
+def _of(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return sha256(text.encode()).hexdigest()
+
+
+_NONE = _of(None)
+"""Most tools have neither annotations nor a server."""
 
 
 @dataclass(frozen=True, slots=True)
