@@ -6,7 +6,7 @@ import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from agentguard.errors import StoreError
@@ -37,6 +37,8 @@ _COPIED = "UPDATE calls SET path = ?1 WHERE id = '~' AND CAST(path AS INTEGER) <
 _FAULT = "UPDATE calls SET tool = ? WHERE id = '~'"
 _ANEW = "what this process has recorded may be lost: end it, look for the file, and start it anew"
 _RESTORE = "stop all processes, remove the log (-wal, -shm), and then put a sound copy there"
+_LOOKS = 5  # at a file that is being overwritten
+_PAUSE = 0.02  # seconds between them
 _OVERWRITTEN = "the file was rolled back to an older copy, or overwritten by another store, beside its log"
 
 
@@ -80,15 +82,16 @@ class FileWatch:
         self._file_size = self._log_size = 0
         self.sound_until = 0.0
         self._identity, self._last, self._fault, self._hint = "", 0, "", ""
+        self._is_owed = False  # whether the fault is yet to be written into the file
         self._copied, self._copied_on_record = CopiedWrites(real), 0
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Watch the file from now on, of which this is a connection."""
         status = os.stat(self._path)
+        self._file = status.st_dev, status.st_ino
         self._copied.note(status)
         self._identity = connection.execute(_ROW).fetchone()[0]
         self._require_number(connection, 0)
-        self._file = status.st_dev, status.st_ino
 
     def check(self, log: LogFiles | None, connection: sqlite3.Connection) -> None:
         """Do as `look`, at most once in 5 ms, and read the number, for one that will not write it.
@@ -136,12 +139,14 @@ class FileWatch:
 
     def _look_closer(self, log: LogFiles | None) -> None:
         if self._fault:
+            if self._is_owed:
+                self._write_down(self._fault)
             raise self._error(self._fault, self._hint)
         status = _status(self._path)
-        if self._file is not None and (
-            status is None or not status.st_size or (status.st_dev, status.st_ino) != self._file
-        ):
+        if self._file is not None and (status is None or (status.st_dev, status.st_ino) != self._file):
             raise self._error("the file was removed or replaced under this process")
+        if self._file is not None and status is not None and not status.st_size:
+            raise self._overwritten("the file was emptied, removed or replaced under this process", _ANEW)
         log_status, size = _status(self._log), 0 if status is None else status.st_size
         log_size = 0 if log_status is None else log_status.st_size
         if log is not None and self._named(log_status) != log:
@@ -150,7 +155,8 @@ class FileWatch:
             self._copied.note(status)
         if size < self._file_size or (log is not None and log_size < self._log_size):
             # of a log that was emptied, the number is gone, unless a checkpoint has copied it
-            self._verify(all_of_it=log is not None and 0 < log_size < self._log_size)
+            is_cut = log is not None and 0 < log_size < self._log_size
+            self._verify(all_of_it=is_cut, in_place=size < self._file_size)
         self._file_size, self._log_size = size, log_size
         self.sound_until = monotonic() + INTERVAL
 
@@ -223,16 +229,17 @@ class FileWatch:
             if not is_older and finding is not Finding.OVERWRITTEN:
                 identity, number, *_ = new.execute(_ROW).fetchone() or ("", 0)
                 is_older = identity != self._identity or number < last
-            if is_older or finding is Finding.OVERWRITTEN:
-                connection.rollback()
-                with suppress(sqlite3.Error):
-                    new.execute(_FAULT, (_OVERWRITTEN,))
-                raise self._error(_OVERWRITTEN, _RESTORE)
+        if is_older or finding is Finding.OVERWRITTEN:
+            connection.rollback()
+            raise self._overwritten(_OVERWRITTEN)
         if finding is Finding.UNCLEAR:
-            self._verify(all_of_it=True)
+            self._verify(all_of_it=True, in_place=True)
 
-    def _verify(self, *, all_of_it: bool) -> None:
-        """Look into a file that is shorter than it was: an operator's VACUUM or checkpoint is no fault."""
+    def _verify(self, *, all_of_it: bool, in_place: bool) -> None:
+        """Look into a file that is shorter than it was: an operator's VACUUM or checkpoint is no fault.
+
+        With *in_place* the file itself has changed, and not its log alone.
+        """
         last, problem = self._last, "ok"
         try:
             with closing(sqlite3.connect(self._path, timeout=1.0, isolation_level=None)) as connection:
@@ -246,7 +253,30 @@ class FileWatch:
         except sqlite3.Error as error:
             problem = str(error)
         if problem != "ok":
-            raise self._error(f"the file or its log was cut under this process: {problem}")
+            text = f"the file or its log was cut under this process: {problem}"
+            raise self._overwritten(text, _ANEW) if in_place else self._error(text)
+
+    def _overwritten(self, fault: str, hint: str = _RESTORE) -> StoreError:
+        """Note a fault of the file that is at its path, and write it down there.
+
+        Who overwrites it may be at it still. Then each later use tries to write it down.
+        """
+        error = self._error(fault, hint)
+        for _ in range(_LOOKS):
+            if self._write_down(fault):
+                break
+            sleep(_PAUSE)
+        return error
+
+    def _write_down(self, fault: str) -> bool:
+        """Write a fault into the file, for the processes that begin later; return whether that is done."""
+        self._is_owed = True
+        status = _status(self._path)
+        if status is None or (status.st_dev, status.st_ino) != self._file or not status.st_size:
+            return False
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self._path, timeout=0.1)) as new, new:
+            self._is_owed = not new.execute(_FAULT, (fault,)).rowcount
+        return not self._is_owed
 
     def _error(self, fault: str, hint: str = _ANEW) -> StoreError:
         # for good: a new connection would see a sound file, without what was lost

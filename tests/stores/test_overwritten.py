@@ -163,6 +163,47 @@ def test_an_older_copy_is_noticed_after_a_checkpoint_of_the_last_write(
 
 
 @pytest.mark.promise("store-file-watched")
+def test_a_process_that_begins_after_all_were_killed_notices_the_copy_and_so_do_later_ones(
+    path: Path, store: SqliteStore, tmp_path: Path
+) -> None:
+    copy = path.with_name("backup.db")
+    by_copy(path, copy)
+    fill(store, "used", USED)
+    log_is_full(path, store)
+    overwrite(path, copy)
+    (tmp_path / "killed").mkdir()
+    for name in ("state.db", "state.db-wal"):  # what is left of processes that were killed
+        shutil.copyfile(path.with_name(name), tmp_path / "killed" / name)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="overwritten"):
+            SqliteStore(tmp_path / "killed" / "state.db")
+
+
+@pytest.mark.promise("store-file-watched")
+@pytest.mark.parametrize("operation", [reads, writes])
+def test_a_file_that_is_being_written_over_is_refused_by_those_that_begin_later(
+    path: Path, store: SqliteStore, operation: Callable[[SqliteStore], None]
+) -> None:
+    copy = path.with_name("backup.db")
+    by_copy(path, copy)
+    fill(store, "used", USED)
+    checkpoint(
+        path, "PASSIVE"
+    )  # of another program, and nobody uses the store before the file is overwritten
+    with path.open("r+b") as file:
+        file.truncate(0)
+        time.sleep(INTERVAL)
+        with pytest.raises(StoreError, match="emptied"):
+            operation(store)
+        file.write(copy.read_bytes())
+    with pytest.raises(StoreError, match="emptied"):
+        operation(store)
+    store.close()
+    with pytest.raises(StoreError, match="emptied"):
+        SqliteStore(path)
+
+
+@pytest.mark.promise("store-file-watched")
 def test_another_store_in_the_same_file_is_noticed(path: Path, store: SqliteStore) -> None:
     copy = path.with_name("another.db")
     another = SqliteStore(copy)
