@@ -33,13 +33,13 @@ class LiveToken(NamedTuple):
     name: str | None = None
 
     @classmethod
-    def of(cls, token: Secret, expires_at: float, told: Mapping[str, Json] | None = None) -> Self:
-        """Read the token's own claims, or what its issuer has *told* of it, if it is opaque.
+    def of(cls, token: Secret, expires_at: float, introspection: Mapping[str, Json] | None = None) -> Self:
+        """Read the token's own claims, or of an opaque one its *introspection*.
 
         *expires_at* holds for a token without a claim `exp`.
         """
         if (claims := claims_of(token)) is None:
-            return cls(token, None, expires_at, text_claim(told or {}, "jti"))
+            return cls(token, None, expires_at, text_claim(introspection or {}, "jti"))
         return cls(token, text_claim(claims, "jti"), number_claim(claims, "exp") or expires_at)
 
 
