@@ -65,11 +65,11 @@ class AccessRequests:
         self._operations, self._counting = operations, Counting(ports, operations)
 
     async def of_call(
-        self, invocation: Invocation, span: CallSpan, look: Look | None = None, facts: Facts = NO_FACTS
+        self, invocation: Invocation, span: CallSpan, look: Look | None = None, facts: Facts | None = NO_FACTS
     ) -> AccessRequest:
         """Return who would do what in which task, and where the arguments came from, as *look* says.
 
-        Without *look*, the store is asked. *facts* were read for this call already.
+        Without *look*, the store is asked. *facts* were read for this call already; with None, none are read.
 
         Raises:
             Denied: The call cannot be judged at all.
@@ -102,7 +102,7 @@ class AccessRequests:
         task: TaskState,
         look: Look | None = None,
         resumes: CallKey | None = None,
-        facts: Facts = NO_FACTS,
+        facts: Facts | None = NO_FACTS,
     ) -> AccessRequest:
         """Return the request of a task for one tool with these arguments.
 
@@ -134,7 +134,7 @@ class AccessRequests:
             choice=provenance.choice,
         )
         counts = bool(self._ports.catalog.counted or task.counted)
-        if not (spec.facts or counts) or self._is_outside(request):
+        if facts is None or not (spec.facts or counts) or self.is_outside(request):
             return request
         if spec.facts and facts.missing(fact.name for fact in self.facts.needed(spec)):
             facts = await self.facts.of(request)
@@ -147,7 +147,7 @@ class AccessRequests:
         names = task.mandate.tools
         return len(self._ports.catalog) if ANY in names else len(names)
 
-    def _is_outside(self, request: AccessRequest) -> bool:
+    def is_outside(self, request: AccessRequest) -> bool:
         """Return whether the mandate of the task rules the call out."""
         mandate = request.task.mandate
         is_taken = partial(self._ports.catalog.is_taken, mandate.tools)

@@ -98,7 +98,8 @@ class FactReading:
     def __init__(
         self, sources: FactSources, policy: Policy, clock: Callable[[], float], *, asynchronous: bool
     ) -> None:
-        self._sources, self._policy, self._clock = sources, policy, clock
+        self._sources, self._clock = sources, clock
+        self._choose = policy.facts_for if isinstance(policy, FactsOnDemand) else None
         self._asynchronous = asynchronous
         self.lenders: Lenders | None = None
 
@@ -106,9 +107,9 @@ class FactReading:
         """Return the facts that the rules in force look at in calls of a tool."""
         if tool is None or not tool.facts:
             return ()
-        names: Collection[str] = [fact.name for fact in tool.facts]
-        if isinstance(self._policy, FactsOnDemand):
-            names = self._policy.facts_for(tool)
+        if self._choose is None:
+            return tool.facts
+        names: Collection[str] = self._choose(tool)
         return tuple(fact for fact in tool.facts if fact.name in names)
 
     def require(self, request: AccessRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,10 +42,11 @@ class JudgedCall(CallInProgress):
     async def _start(self) -> Permit:
         """Judge the call and begin it; where a person has to be asked, that is done in between."""
         self._require_open()
-        if self._flow.facts.needed(self._invocation.spec):
-            judged = await self._judge(self._flow)  # a record may take its time, and that thread is for all
-        else:
-            judged = await self._in_one_go(self._judge)
+        if self._flow.hands_over and self._flow.facts.needed(self._invocation.spec):
+            # a record may take its time, and the thread is for all calls
+            request = await _decidable(self._in_one_go(self._judgement.request_without_facts))
+            await self._judgement.read_facts(self._flow, request)
+        judged = await self._in_one_go(self._judge)
         if isinstance(judged, Permit):
             return judged
         approved = await self._approve(judged)
@@ -65,14 +66,7 @@ class JudgedCall(CallInProgress):
         """
         changed: tuple[TaskState, ...] = ()
         for _ in range(ATTEMPTS):
-            try:
-                judged = await self._judgement.judge(flow, changed)
-            except (Denied, TimeoutError):
-                raise
-            except BaseException as error:
-                if isinstance(error, CancelledError) or is_for_caller(error):
-                    raise
-                raise undecidable(error) from None
+            judged = await _decidable(self._judgement.judge(flow, changed))
             if not isinstance(judged, Permit):
                 return judged
             try:
@@ -169,3 +163,19 @@ class JudgedCall(CallInProgress):
         except TimeoutError as error:
             self._abandoned = True
             raise Denied.of(DenialCode.STORE_ERROR, f"store failed: {safe_text(error)}") from None
+
+
+async def _decidable(judging: Awaitable[T]) -> T:
+    """Await a step of the judgement of a call.
+
+    Raises:
+        Denied: The call is not permitted, or it cannot be judged: no call ends a run unrecorded.
+    """
+    try:
+        return await judging
+    except (Denied, TimeoutError):
+        raise
+    except BaseException as error:
+        if isinstance(error, CancelledError) or is_for_caller(error):
+            raise
+        raise undecidable(error) from None

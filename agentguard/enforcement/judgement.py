@@ -8,6 +8,7 @@ before the call came, and neither a denial nor a question comes of what is remem
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from agentguard.enforcement.call import Invocation, Permit
 from agentguard.enforcement.evaluation import Evaluation
@@ -68,6 +69,21 @@ class Judgement:
         if not isinstance(judged, Permit):
             return await self._confirm(judged, flow)
         return judged
+
+    async def request_without_facts(self, flow: Flow) -> AccessRequest | None:
+        """Return the request for which facts are to be read; None if the mandate rules the call out.
+
+        Raises:
+            Denied: The call cannot be judged at all.
+        """
+        requests = flow.authorization.requests
+        request = await requests.of_call(self._invocation, self._span, None, None)
+        return None if requests.is_outside(request) else request
+
+    async def read_facts(self, flow: Flow, request: AccessRequest | None) -> None:
+        """Read the facts by which the call is judged then."""
+        if request is not None:
+            self.request = replace(request, facts=await flow.facts.of(request))
 
     async def begin(self, flow: Flow, call: Call, credential: LiveCredential | None) -> None:
         """Begin the call as the store allows it.

@@ -73,7 +73,7 @@ def _with_long(value: Json) -> bytes:
     return rfc8785.dumps(value)
 
 
-def _canonical(values: dict[str, Json]) -> bytes:
+def quick_canonical_json(values: Json) -> bytes:
     """Return `canonical_json`, of most arguments by Python's own encoder, which is five times as fast.
 
     For ASCII keys, texts, integers, booleans and null both give the same bytes: RFC 8785 sorts keys as
@@ -129,7 +129,7 @@ class Arguments:
             ValueError: A value has no JSON form, or is an integer beyond 64 bits or not finite; or it is
                 nested so deeply that a JSON reader would refuse it.
         """
-        canonical = _canonical(dict(values))
+        canonical = quick_canonical_json(dict(values))
         if canonical.count(b"[") + canonical.count(b"{") > FLAT:
             from_json(canonical)
         digest = call_digest = digest_of(canonical)

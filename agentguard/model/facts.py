@@ -8,6 +8,7 @@ it before a decision, and the value is a part of the request (`Facts`). No model
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError, from_json
 
 from agentguard.errors import ConfigurationError
-from agentguard.model.arguments import Arguments, Json, canonical_json, digest_of
+from agentguard.model.arguments import Arguments, Json, canonical_json, digest_of, quick_canonical_json
 from agentguard.model.limits import Limits
 from agentguard.model.provenance import Sensitivity
 
@@ -30,6 +31,7 @@ KEY = 1_024
 
 _PARTS, _DEPTH = 20_000, 50
 _NONE = b"null"
+_NO_NUMBER = re.compile(rb'"-?(?:Infinity|s?NaN)')  # the beginning of such a text
 _NO_PROBLEMS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -81,9 +83,9 @@ class FactType:
             content = self._adapter.dump_python(typed, mode="json", by_alias=True, warnings="error")
             if excess := Limits(bytes=size, parts=_PARTS, depth=_DEPTH).excess(content):
                 raise _Excess(excess)
-            if self._has_decimals and _is_infinite(self._adapter.dump_python(typed)):
-                raise ValueError
-            canonical = canonical_json(content)
+            canonical = quick_canonical_json(content)
+            if self._has_decimals and _NO_NUMBER.search(canonical) is not None:
+                _require_finite(self._adapter.dump_python(typed))
         except _Excess as error:
             problem = f"it holds {error}"
         except RecursionError:
@@ -110,13 +112,18 @@ class _Excess(Exception):
     pass
 
 
-def _is_infinite(value: Any) -> bool:
-    """Return whether a decimal in a value is infinite or no number; JSON has a text for each of them."""
-    if isinstance(value, Decimal):
-        return not value.is_finite()
-    if isinstance(value, dict):
-        return any(map(_is_infinite, value.values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(map(_is_infinite, value))
+def _require_finite(value: Any) -> None:
+    """Refuse a decimal that is infinite or no number; JSON has a text for each of them.
+
+    Raises:
+        ValueError: There is one in the value.
+    """
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        for part in parts:
+            _require_finite(part)
 
 
 def _admits_null(schema: Any) -> bool:
@@ -191,7 +198,7 @@ class FactSpec:
         key = tuple(values.get(name) for name in self.keys[tool])
         if None in key:
             return None
-        if len(canonical_json(key)) > KEY:
+        if len(quick_canonical_json(list(key))) > KEY:
             raise ValueError(f"what names the record holds more than {KEY} bytes")
         return key
 

@@ -45,6 +45,13 @@ SHOWN = {
         "recipient by ['user'] -> permit",
         "recipient by ['address_book.account'] -> permit",
     ],
+    "facts": [
+        "4711 40.0 -> refunded 40.0 for 4711",
+        "4711 40.01 -> Denied: This is not permitted",
+        "4712 1.0 -> Denied: This is not permitted",
+        "4713 1.0 -> Denied: This is not permitted",
+        "4714 1.0 -> Denied: It is not known whether",
+    ],
     "conversation": [
         "tool: Denied: ",
         "human: Then pay 20 to FR14-ADA.",
