@@ -33,7 +33,7 @@ _ROW = (
     " FROM calls WHERE id = '~'"
 )
 _NEXT = "UPDATE calls SET write_number = ? WHERE id = '~' AND write_number = ? AND key = ? AND tool = ''"
-_COPIED = "UPDATE calls SET path = ?1 WHERE id = '~' AND CAST(path AS INTEGER) < ?1"
+_COPIED = "UPDATE calls SET path = :number WHERE id = '~' AND CAST(path AS INTEGER) < :number"
 _FAULT = "UPDATE calls SET tool = ? WHERE id = '~'"
 _ANEW = "what this process has recorded may be lost: end it, look for the file, and start it anew"
 _RESTORE = "stop all processes, remove the log (-wal, -shm), and then put a sound copy there"
@@ -181,7 +181,7 @@ class FileWatch:
             number = before + 1
             connection.execute(_NEXT, (number, before, self._identity))
             if copied.number > self._copied_on_record:
-                connection.execute(_COPIED, (copied.number,))
+                connection.execute(_COPIED, {"number": copied.number})
         return number
 
     def committed(self, number: int, connection: sqlite3.Connection) -> None:
@@ -193,7 +193,7 @@ class FileWatch:
         self._copied.learn(self._identity)
         if self._copied.number > self._copied_on_record:
             with suppress(sqlite3.Error):  # while others write, they or the next write do it
-                sqlite3.Connection.execute(connection, _COPIED, (self._copied.number,))
+                sqlite3.Connection.execute(connection, _COPIED, {"number": self._copied.number})
 
     def _note_last(self, number: int) -> None:
         if number > self._last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import agentguard.stores
 from agentguard.errors import BudgetExhausted, ConfigurationError, StoreError, TaskNotActive
 from agentguard.model import Budget, Outcome, TaskStatus
 from agentguard.stores._schema import PAGE
@@ -373,3 +375,11 @@ def test_a_file_that_is_no_store_and_one_that_is_held_are_told_apart(tmp_path: P
         SqliteStore(file, busy_timeout=0.05).remember("one", time.time() + 60)
     assert "another process" in held.value.hint
     other.close()
+
+
+def test_no_statement_of_the_store_has_a_numbered_placeholder() -> None:
+    """Python 3.12 warns of one that gets a sequence, and Python 3.14 refuses it."""
+    rooms = Path(agentguard.stores.__file__).parent.glob("*.py")
+    statements = "\n".join(room.read_text() for room in rooms)
+    assert "WHERE id = ?" in statements
+    assert re.findall(r"\?\d", statements) == []
