@@ -210,7 +210,6 @@ BY_BOTH: Records = {"threads.messages.body": {"threads.owner": CONTACTS, "thread
             False,
         ),
     ],
-    ids=str,
 )
 def test_two_fields_are_in_one_record_if_they_share_each_list_on_their_way(
     records: Records, result: Any, trusted: bool
