@@ -33,6 +33,7 @@ _NAMES = (
     "explain",
     "simulate",
     "test",
+    "prove",
     "watch",
     "suggest",
     "exec",

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers.cedar import Cedar
 from tests.servers.cerbos import Cerbos
 from tests.servers.jaeger import Jaeger
 from tests.servers.keycloak import Keycloak
@@ -37,7 +38,7 @@ __all__ = ["NAMES", "ServerError", "running"]
 _log = logging.getLogger(__name__)
 _TABLE: dict[str, type[Server]] = {
     server.name: server
-    for server in (OpenBao, Postgres, Oidc, Redis, Valkey, Moto, Spire, Cerbos, Opa, Jaeger, Keycloak)
+    for server in (OpenBao, Postgres, Oidc, Redis, Valkey, Moto, Spire, Cerbos, Cedar, Opa, Jaeger, Keycloak)
 }
 NAMES = tuple(_TABLE)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -66,9 +67,9 @@ class Step(Table):
 class Scenario(Table):
     """One task and its steps, for the user *subject* by the agent *agent* (by default that of the file).
 
-    `mandate` is the task's; without one it is made of the words by the tables ``[tasks]``, and if there are
-    none it allows all. `facts` are the records by the name of the fact and by their key; the parts of a key
-    of several arguments have a comma between them.
+    `at` is the time of its calls, by default the present. `mandate` is the task's; without one it is made of
+    the words by the tables ``[tasks]``, and if there are none it allows all. `facts` are the records by the
+    name of the fact and by their key; the parts of a key of several arguments have a comma between them.
     """
 
     name: str = Field(min_length=1)
@@ -76,6 +77,7 @@ class Scenario(Table):
     agent: str = ""
     purpose: str = "test"
     words: str = ""
+    at: datetime | None = None
     mandate: dict[str, Any] | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = Field(default_factory=dict)

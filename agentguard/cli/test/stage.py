@@ -54,11 +54,13 @@ class Stage:
         self.audit = RecordingAudit()
         tools = list(specs)
         brokers = {(spec.resource, path): RecordingBroker() for spec in tools for path in ToolPath}
+        clock = parts.options.clock if scenario.at is None else scenario.at.timestamp
         self.guard = Guard.from_parts(
             parts,
+            clock=clock,
             catalog=Catalog(tools, parts.ports.catalog.resources()),
             brokers=brokers,
-            store=MemoryStore(parts.options.clock),
+            store=MemoryStore(clock),
             audit=self.audit,
             identity=_identity(parts, scenario.agent),
             signals={},

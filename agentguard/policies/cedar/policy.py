@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cedarpy import Entities
@@ -52,10 +52,11 @@ _UNFIT = "The arguments do not fit the tool's schema."
 class _Bound:
     """The rules as checked against one catalog; replaced as a whole."""
 
+    specs: tuple[ToolSpec, ...]
     version: str
     schema: str
     entities: Entities
-    tools: Mapping[str, BoundTool] = field(default_factory=dict)
+    tools: Mapping[str, BoundTool]
 
 
 class CedarPolicy:
@@ -113,7 +114,9 @@ class CedarPolicy:
             ConfigurationError: A rule names a tool, a resource or an argument that does not exist,
                 or uses one as another type: with file, line and @id. The former tools stay in force.
         """
-        self._bound = self._bind(tuple(tools))
+        specs = tuple(tools)
+        if specs != self._bound.specs:
+            self._bound = self._bind(specs)
 
     def _bind(self, specs: tuple[ToolSpec, ...]) -> _Bound:
         for spec in specs:
@@ -138,6 +141,7 @@ class CedarPolicy:
         content = json.dumps([sorted(rule.text for rule in self.rules), schema])
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         return _Bound(
+            specs=specs,
             version=version,
             schema=schema,
             entities=entities_of(specs),
