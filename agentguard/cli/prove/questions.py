@@ -96,10 +96,10 @@ def reached(ask: Ask, rules: Rules) -> Iterator[Finding]:
     """
     for tool, of_tool in sorted(rules.by_tool.items()):
         for rule in of_tool:
-            if rule.node.effect != "forbid" or (named := _without_approval(rule)) is None:
+            if rule.node.effect != "forbid" or (exposed_calls := _without_approval(rule)) is None:
                 continue
             kind = rules.resource_types[tool]
-            answer = ask("disjoint", tool, kind, policies1=rules.text(tool), policies2=named)
+            answer = ask("disjoint", tool, kind, policies1=rules.text(tool), policies2=exposed_calls)
             if not answer.holds:
                 yield Finding(f"{rule.id} ({rule.file}:{rule.line}): {tool}", answer.example)
 
@@ -112,10 +112,10 @@ def _without_approval(rule: Rule) -> str | None:
     form = json.loads(policies_to_json_str(rule.text))
     (policy,) = form["staticPolicies"].values()
     clauses = policy.get("conditions", [])
-    others = [clause for clause in clauses if clause["kind"] == "when" or not _asks(clause["body"])]
-    if len(others) == len(clauses):
+    remaining = [clause for clause in clauses if clause["kind"] == "when" or not _asks(clause["body"])]
+    if len(remaining) == len(clauses):
         return None
-    policy |= {"effect": "permit", "conditions": others}
+    policy |= {"effect": "permit", "conditions": remaining}
     return policies_from_json_str(json.dumps(form))
 
 
