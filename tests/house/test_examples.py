@@ -51,6 +51,7 @@ SHOWN = {
         "4712 1.0 -> Denied: This is not permitted",
         "4713 1.0 -> Denied: This is not permitted",
         "4714 1.0 -> Denied: It is not known whether",
+    ],
     "support_desk": [
         "Denied: Identify the user by email first.",
         "order A2 is cancelled",
