@@ -37,6 +37,11 @@ _COPIED = "UPDATE calls SET path = :number WHERE id = '~' AND CAST(path AS INTEG
 _FAULT = "UPDATE calls SET tool = ? WHERE id = '~'"
 _ANEW = "what this process has recorded may be lost: end it, look for the file, and start it anew"
 _RESTORE = "stop all processes, remove the log (-wal, -shm), and then put a sound copy there"
+_PASSING = {  # what says nothing of the file
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL,
+}  # fmt: skip
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _LOOKS = 5  # at a file that is being overwritten
 _PAUSE = 0.02  # seconds between them
 _OVERWRITTEN = "the file was rolled back to an older copy, or overwritten by another store, beside its log"
@@ -225,10 +230,14 @@ class FileWatch:
         too: where all of the log was copied, it reads the file.
         """
         finding = self._copied.read(self._identity, self._copied_on_record, cookie)
-        with closing(sqlite3.connect(self._path, timeout=1.0, isolation_level=None)) as new:
-            if not is_older and finding is not Finding.OVERWRITTEN:
-                identity, number, *_ = new.execute(_ROW).fetchone() or ("", 0)
-                is_older = identity != self._identity or number < last
+        if not is_older and finding is not Finding.OVERWRITTEN:
+            try:
+                with closing(sqlite3.connect(self._path, timeout=1.0)) as new:
+                    identity, number, *_ = new.execute(_ROW).fetchone() or ("", 0)
+            except sqlite3.Error:
+                self._copied.unread()
+                raise
+            is_older = identity != self._identity or number < last
         if is_older or finding is Finding.OVERWRITTEN:
             connection.rollback()
             raise self._overwritten(_OVERWRITTEN)
@@ -246,12 +255,11 @@ class FileWatch:
                 self._require_number(connection, last)
                 if all_of_it or self._copied.is_unread:
                     (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                raise store_error(Path(self._path), error) from error
-            problem = str(error)
         except sqlite3.Error as error:
-            problem = str(error)
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _PASSING:
+                raise store_error(Path(self._path), error) from error
+            problem, in_place = str(error), in_place and code in _DAMAGE
         if problem != "ok":
             text = f"the file or its log was cut under this process: {problem}"
             raise self._overwritten(text, _ANEW) if in_place else self._error(text)

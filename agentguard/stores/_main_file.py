@@ -87,6 +87,10 @@ class CopiedWrites:
         """Whether the file has changed since it was read."""
         return self._changes != self._read_changes
 
+    def unread(self) -> None:
+        """Have the file read again."""
+        self._changes += 1
+
     def is_as_it_was(self, status: os.stat_result) -> bool:
         """Return whether nobody has written to the file since the last call of `note`."""
         return status.st_ctime_ns == self._changed_at and not self._settles_at

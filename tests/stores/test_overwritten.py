@@ -315,3 +315,30 @@ def test_no_process_looks_into_all_of_a_file_that_was_compacted(
         time.sleep(_main_file.TICK)
     assert statements, "the file was read"
     assert not any("quick_check" in statement for statement in statements)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY])
+def test_a_file_that_cannot_be_looked_into_for_now_is_used_again_later(
+    path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As where the process has no descriptor left."""
+
+    def fail(*_arguments: Any, **_options: Any) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = code
+        raise error
+
+    fill(store, "k", 300)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DELETE FROM keys")
+        sqlite_upkeep._shrink(db)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", fail)
+        for operation in (reads, writes):
+            time.sleep(INTERVAL)
+            with pytest.raises(StoreError, match="unable to open"):
+                operation(store)
+    time.sleep(INTERVAL)
+    writes(store)
+    SqliteStore(path).close()
