@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,9 +21,10 @@ from agentguard.analysis.lint import (
     find_unseen_arguments,
     find_unvouched,
 )
+from agentguard.analysis.lint_records import find_unasked_facts, find_unmet
 from agentguard.catalog import Catalog
 from agentguard.cli._console import note, out
-from agentguard.cli._policies import attach, definitions, guard_of
+from agentguard.cli._policies import attach, definitions, guard_of, records_of
 from agentguard.cli._target import load_object, tools_of
 from agentguard.langchain import GuardedTool
 from agentguard.langchain.reviewed_limits import idle_keywords
@@ -46,6 +47,10 @@ def command(
         typer.Argument(metavar="[MODULE:ATTRIBUTE]", help="An agent, or its tools, to look at as well."),
     ] = None,
     config: Annotated[Path, typer.Option(help="The file to check.")] = Path("agentguard.toml"),
+    logs: Annotated[
+        list[Path] | None,
+        typer.Option("--log", help="An audit log with requests: which rules no recorded call meets."),
+    ] = None,
 ) -> None:
     """Check agentguard.toml and its policies, and which tools of an agent are guarded.
 
@@ -53,7 +58,8 @@ def command(
     """
     console = out()
     try:
-        report = list(findings(config, None if target is None else load_object(target)))
+        records = [record for log in logs or () for record in records_of(log)]
+        report = list(findings(config, None if target is None else load_object(target), records))
     except ConfigurationError as error:
         report = [Finding("error", str(error))]
     for finding in report:
@@ -63,8 +69,10 @@ def command(
     raise typer.Exit(1 if errors else 0)
 
 
-def findings(config: Path, target: object = None) -> Iterator[Finding]:
-    """Yield the findings about a configuration, and about an agent or tools; runs and writes nothing.
+def findings(
+    config: Path, target: object = None, records: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Finding]:
+    """Yield the findings about a configuration, an agent or tools, and recorded calls; it writes nothing.
 
     Raises:
         ConfigurationError: The configuration, a policy, or the fit of either to the tools is wrong.
@@ -77,6 +85,7 @@ def findings(config: Path, target: object = None) -> Iterator[Finding]:
             reaches = guard.coverage(target).reaches
             names |= {reach.tool for reach in reaches if reach.gated_by != "outside"}
         yield from _gaps(guard, names, target is not None)
+        yield from _untried(guard, records)
         if target is not None:
             yield from _pins(guard.catalog.pins, definitions(tools))
         if target is not None:
@@ -117,6 +126,14 @@ def _gaps(guard: Guard, names: set[str], complete: bool) -> Iterator[Finding]:
             yield Finding(
                 "warning", f"{spec.name}: its arguments are not known; name the tools, or give args"
             )
+
+
+def _untried(guard: Guard, records: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    policy = guard.enforcement.ports.policy
+    for name in find_unasked_facts(policy, guard.catalog):
+        yield Finding("warning", f"fact {name}: no rule looks at it")
+    for rule in find_unmet(policy, records, guard.catalog.tool) if records else ():
+        yield Finding("warning", f'{rule.file}:{rule.line}: policy "{rule.id}" applies to no call of the log')
 
 
 def _idle(catalog: Catalog) -> Iterator[Finding]:
