@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from threading import Thread, current_thread
 from threading import enumerate as enumerate_threads
@@ -90,7 +90,7 @@ class Lease:
         self.__open = self.__closed = self.__handed_out = self.is_undelivered = False
         self.__attachments, self.mcp_calls = 0, McpCalls()
         self.challenge: Challenge | None = None
-        self.__threads: frozenset[Thread] = frozenset()
+        self.__threads: Sequence[Thread] = ()
 
     def open(self) -> Token[Lease | None]:
         """Make this the lease of the current context; `release` undoes it.
@@ -102,7 +102,7 @@ class Lease:
             raise Denied.of(DenialCode.GRANT_USED, f"the call of {self.tool} is over")
         self.__open = True
         if self.__credential is not None:
-            self.__threads = frozenset(enumerate_threads())
+            self.__threads = enumerate_threads()
             _open[id(self)] = self
             if self.__closed:  # meanwhile, by another thread
                 _open.pop(id(self), None)
@@ -116,11 +116,10 @@ class Lease:
     def close(self) -> None:
         """Close the lease for good, in every thread and task that holds it."""
         self.__closed = True
-        if id(self) in _open:
-            for thread in enumerate_threads():
-                if thread not in self.__threads and thread is not current_thread():
-                    _outlived.setdefault(thread, deque(maxlen=_ENDED)).append(self._secrets())
-            self.__threads = frozenset()
+        if id(self) in _open and (secrets := self._secrets()):  # a closed lease makes no secret any more
+            for thread in set(enumerate_threads()).difference(self.__threads, (current_thread(),)):
+                _outlived.setdefault(thread, deque(maxlen=_ENDED)).append(secrets)
+        self.__threads = ()
         _open.pop(id(self), None)
 
     @property

@@ -11,13 +11,12 @@ also adds time-outs and protection from cancellation.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard.concurrency.abandonable import AbandonableThreads
-from agentguard.concurrency.deadline import seconds_left, within
+from agentguard.concurrency.deadline import call_within, seconds_left, within
 from agentguard.concurrency.party import current_party, for_party
 
 __all__ = ["Operation", "OperationPair", "abandonable_pair", "drive", "finish", "lift", "operation_pair"]
@@ -198,11 +197,7 @@ def _missing(port: object, name: str) -> Callable[..., Any]:
 
 def _deadline_checked(function: Callable[..., T], timeout: float) -> Callable[..., Awaitable[T]]:
     async def checked(*args: Any, **kwargs: Any) -> T:
-        with within(timeout) as end:
-            answer = function(*args, **kwargs)
-        if time.monotonic() > end:
-            raise TimeoutError(f"answered after more than {timeout} s")
-        return answer
+        return call_within(timeout, function, args, kwargs)
 
     return checked
 

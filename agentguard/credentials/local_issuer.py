@@ -140,18 +140,19 @@ class LocalIssuer:
         if grant.path is not self.path:
             raise IssueError(f"the issuer of the {self.path} path does not mint for {grant.path}")
         now = self._clock()
-        claims = self._claims(grant, now)
-        if claims["exp"] <= now:
+        expiry = math.floor(grant.ends_at(now))
+        if expiry <= now:
             raise IssueError("a lifetime of less than one second is over before it begins")
-        signer, head = self._signing_at(now)
-        token: str | DeferredSecret
-        if self.inline:  # the key is here: the token is signed when the tool first wants it
-            token = DeferredSecret(partial(signer.sign, head, claims))
-        else:
-            token = signer.sign(head, claims)
+        sign = partial(self._signed, self._signing_at(now), grant, now)
+        # where the key is here, the token is signed when the tool first wants it
+        token = DeferredSecret(sign) if self.inline else sign()
         return Credential(
-            token, id=grant.id, expires_at=float(claims["exp"]), headers=Presentation(token, self._proofs)
+            token, id=grant.id, expires_at=float(expiry), headers=Presentation(token, self._proofs)
         )
+
+    def _signed(self, signing: _Signing, grant: Grant, now: float) -> str:
+        signer, head = signing
+        return signer.sign(head, self._claims(grant, now))
 
     def _claims(self, grant: Grant, now: float) -> dict[str, Json]:
         return {

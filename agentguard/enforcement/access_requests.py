@@ -89,7 +89,7 @@ class AccessRequests:
             sensitivity=Sensitivity.RESTRICTED,
             clearance=Sensitivity.PUBLIC,
         )
-        span.describe(**{"task.id": task.id, "path": spec.path.value})
+        span.describe(**{"task.id": task.id, "path": str(spec.path)})
         resumes = None
         if invocation.call_id and invocation.thread_id is not None:
             resumes = CallKey(invocation.key(task.id, arguments.digest, ""), task.id, spec.name, spec.path)

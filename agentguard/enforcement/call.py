@@ -79,7 +79,7 @@ class Invocation(NamedTuple):
     @property
     def path(self) -> str:
         """The tool's path, or ``unknown``."""
-        return "unknown" if self.spec is None else self.spec.path.value
+        return "unknown" if self.spec is None else str(self.spec.path)
 
     def key(self, task_id: str, digest: str, otherwise: str) -> str:
         """Name this call, the same when a graph runs its step again.

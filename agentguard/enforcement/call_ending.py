@@ -74,7 +74,7 @@ class CallEnding:
             if isinstance(error.__cause__, CancelledError):
                 raise error.__cause__ from None
             noted = False
-        return noted or effects == NO_READ_EFFECTS
+        return noted or effects is NO_READ_EFFECTS or effects == NO_READ_EFFECTS
 
     async def _note(
         self,

@@ -15,7 +15,7 @@ entering has begun, whichever way the call ends. `Enforcement` holds what both p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from agentguard.concurrency.abandonable import AbandonableThreads
@@ -160,7 +160,7 @@ class Flow:
         """Whether `in_one_go` hands the steps to a thread, which ends them though the caller is cancelled."""
         return self._blocking is not None
 
-    async def in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> T:
+    def in_one_go(self, steps: Callable[[Flow], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """Take several steps that ask the store and the log one thing after the other.
 
         On an event loop they run in the guard's own thread, by the operations that block, where all of the
@@ -170,8 +170,8 @@ class Flow:
             TimeoutError: The thread was not done in time. It goes on with the steps all the same.
         """
         if self._blocking is None:
-            return await steps(self)
-        return await self.enforcement.worker.run(steps(self._blocking))
+            return steps(self)
+        return self.enforcement.worker.run(steps(self._blocking))
 
 
 def _in_one_go(ports: Ports) -> bool:

@@ -88,7 +88,7 @@ class GuardedCall(JudgedCall):
     async def _obtain(self, permit: Permit) -> Credential | None:
         """Return the call's credential; where its issuer misses something of the user, have the run wait."""
         questions = self._flow.grant_questions
-        answered = await questions.repeat(permit)
+        answered = await questions.repeat(permit) if permit.request.task.questions else 0
         try:
             with self._span.stage("issue"):
                 credential = await self._issuance.obtain()

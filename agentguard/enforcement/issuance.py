@@ -89,24 +89,22 @@ class Issuance:
                 shared: KeptCredential = await self._operations.share(self._key, self._mint_to_keep)
                 self.kept = shared.serves(self._expiry())
                 self.credential = shared.credential if self.kept else await self._mint()
-        await self._require_in_force()
+        # the store has called the task active when the call began, and after a broker that waits
+        has_ended = False
+        if self._calls.has_ended_any(self._last_end):
+            state = await stored(self._operations.task(self._permit.task.id))
+            has_ended = state is None or state.ended(self._clock()) is not None
+        self._require_in_force(has_ended)
         return self.credential
 
-    async def _require_in_force(self) -> None:
+    def _require_in_force(self, has_ended: bool) -> None:
         """Require that neither the task nor the grant has ended while the credential was obtained.
-
-        The store has called the task active when the call began, and after a broker that waits. It is asked
-        again only if this process has ended a task since.
 
         Raises:
             Denied: One of them is over.
         """
         task, now = self._permit.task, self._clock()
-        over = self._calls.is_unended(task) or task.deadline <= now
-        if not over and self._calls.has_ended_any(self._last_end):
-            state = await stored(self._operations.task(task.id))
-            over = state is None or state.ended(now) is not None
-        if over:
+        if has_ended or self._calls.is_unended(task) or task.deadline <= now:
             raise Denied.of(DenialCode.TASK_ENDED, f"task {task.id} ended while the call was being prepared")
         if self._permit.grant is not None and self._expiry() <= now:
             reason = "the grant ended while its credential was being issued"
@@ -279,6 +277,8 @@ class Issuance:
 
         They are two where a broker has minted by another handle than it has named before.
         """
+        if len(self._minted) == 1 and not self._handles:  # as nearly always
+            return [(self._minted[0].handle, self._minted[0].expires_at)]
         handles = {handle: self._expiry() for handle in self._handles}
         handles |= {credential.handle: credential.expires_at for credential in self._minted[:1]}
         if not handles and (planned := self.planned()) is not None:

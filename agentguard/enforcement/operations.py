@@ -201,7 +201,7 @@ def operations_of(
     by_name = _by_name(ports, list(routes), transmitters, timeout)
     return OperationsPair(
         sync=Operations(
-            to_the_end=_awaited,
+            to_the_end=_as_it_is,
             together=in_threads,
             entitled=None if entitled is None else entitled.sync,
             share=flights.sync,
@@ -241,8 +241,8 @@ def _by_name(
     }
 
 
-async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
-    return await coroutine
+def _as_it_is(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+    return coroutine  # `drive` steps it to its end
 
 
 def unapproved(error: ApprovalError, policy_ids: tuple[str, ...] = ()) -> Denied:

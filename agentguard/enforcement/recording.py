@@ -43,7 +43,7 @@ class Recording:
         call, grant = permit.call, permit.grant
         span.describe(
             **{
-                "effect": Effect.PERMIT.value,
+                "effect": str(Effect.PERMIT),
                 "policy.ids": permit.decision.policy_ids,
                 "call.id": call.id,
                 "credential.id": None if grant is None else grant.id,

@@ -48,7 +48,7 @@ def permit_record(permit: Permit, trace: str | None, request: AccessRequest | No
     decision, grant = permit.decision, permit.grant
     return _about(permit.invocation, permit.task, permit.task.identity.actor, trace) | {
         "call": permit.call.id,
-        "effect": Effect.PERMIT.value,
+        "effect": str(Effect.PERMIT),
         "policies": list(decision.policy_ids),
         "policy_version": decision.policy_version,
         "reason": decision.reason,
@@ -98,11 +98,11 @@ def outcome_record(
         "task": permit.task.id,
         "lineage": list(permit.task.lineage),
         "tool": permit.call.tool,
-        "outcome": outcome.value,
+        "outcome": str(outcome),
         "credential": credential,
         "revoked": revoked and not reusable and credential is not None,
         "kept": reusable,
-        "cause": f"call {outcome.value}",
+        "cause": f"call {outcome}",
         "seconds": round(now - permit.call.at, 6),
     }
 
@@ -204,7 +204,7 @@ def _about(invocation: Invocation, task: TaskState | None, actor: str | None, tr
         "subject": None if identity is None else identity.subject,
         "chain": [] if identity is None else list(identity.chain),
         "tool": invocation.tool,
-        "path": None if spec is None else spec.path.value,
+        "path": None if spec is None else str(spec.path),
         "resource": None if spec is None else spec.resource,
         **_digests(invocation.arguments),
         "untrusted": task is not None and task.untrusted,

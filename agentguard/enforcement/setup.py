@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import urandom
 
 from agentguard.catalog import Catalog
 from agentguard.enforcement.entitlements import Ceiling
@@ -31,7 +32,8 @@ def outcome_of_error(error: BaseException) -> Outcome:
 
 
 def _new_id() -> str:
-    return secrets.token_urlsafe(16)
+    # as `secrets.token_urlsafe(16)`, in half the time: each call makes two
+    return urlsafe_b64encode(urandom(16))[:-2].decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

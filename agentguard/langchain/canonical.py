@@ -30,10 +30,10 @@ from agentguard.errors import DenialCode, Denied
 from agentguard.langchain.hidden_state import class_name, hidden_state
 from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import canonical_json, digest_of
+from agentguard.model.quick import ATOMS
 
 __all__ = ["canonicalize", "require_within"]
 
-ATOMS = frozenset((str, int, float, bool, NoneType))
 FLAT = frozenset((str, int, bool, NoneType))
 NONE: frozenset[str] = frozenset()
 _ROOM = 200_000  # characters of all distinctions of a call at most

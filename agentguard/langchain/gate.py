@@ -28,6 +28,7 @@ from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import NONE, ArgumentSchema
 from agentguard.langchain.seal import RunningCall, running_call, seal
 from agentguard.langchain.streams import is_runtime
+from agentguard.model.quick import is_flat
 
 __all__ = ["Gate", "Injected", "PrejudgedCall", "SealedPath", "ToolInput", "prejudged_call"]
 
@@ -135,8 +136,11 @@ class Gate:
     def _part(self, arguments: Mapping[str, Any] | str, call_id: str | None, config: Any) -> ToolInput:
         if isinstance(arguments, str):
             return ToolInput(arguments, {}, call_id, config, self._missing({}, call_id))
-        proved = self.prejudged(call_id) is not None or any(
-            is_runtime(arguments[name]) for name in self._injector_fills & arguments.keys()
+        fillable = self._injector_fills & arguments.keys()
+        if not fillable and type(arguments) is dict and is_flat(arguments) and not self.schema.overlap:
+            return ToolInput(arguments.copy(), {}, call_id, config, self._missing({}, call_id))
+        proved = self.prejudged(call_id) is not None or (
+            bool(fillable) and any(is_runtime(arguments[name]) for name in fillable)
         )
         raw, injected, state = {}, {}, None
         hidden, fills = self.schema.injected, self.schema.stripped if proved else NONE
@@ -148,11 +152,13 @@ class Gate:
                 injected[name] = value.value
             elif name in fills or (name in hidden and is_runtime(value)):
                 injected[name] = value
-            elif not self.schema.says_nothing(name, value):
+            elif value is not None or not self.schema.says_nothing(name, value):
                 raw[name] = value
         return ToolInput(raw, injected, call_id, config, self._missing(injected, call_id), state)
 
     def _missing(self, injected: Mapping[str, Any], call_id: str | None) -> Denied | None:
+        if not self.schema.required:
+            return None
         present = injected.keys() if call_id is None else {*injected, self.schema.takes_call_id}
         if missing := sorted(self.schema.required - present):
             reason = f"nothing was injected for {', '.join(missing)}"
@@ -250,7 +256,7 @@ class Entrance:
             self._call = GuardedCall(flow, gate.invocation(tool_input))
 
     async def __aenter__(self) -> Any:
-        permit = await self._permit()
+        permit = self._prejudged_permit() if self._call is None else await self._call.__aenter__()
         gate = self._gate
         threads = gate.enforcement.results
         call = RunningCall(permit, gate.schema, threads, gate.target, gate.remote is not None)
@@ -267,9 +273,7 @@ class Entrance:
         if self._call is not None:
             await self._call.__aexit__(kind, error, traceback)
 
-    async def _permit(self) -> Permit:
-        if self._call is not None:
-            return await self._call.__aenter__()
+    def _prejudged_permit(self) -> Permit:
         assert self.prejudged is not None  # noqa: S101  there is one of the two
         if self._input.problem is not None:
             raise self._input.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from langchain_core.messages import ToolMessage
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _REFUSAL = {"agentguard": "denied"}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MAPPINGS = (dict, Mapping)  # first the class of most: to look for it among all mappings takes longer
 
 
@@ -98,4 +100,4 @@ def step_of(names: Mapping[str, Any]) -> Step:
 def configurable(config: Any) -> Mapping[str, Any]:
     """Return the `configurable` part of a run config, or nothing."""
     names = config.get("configurable") if config else None
-    return names if isinstance(names, _MAPPINGS) else {}
+    return names if names is not None and isinstance(names, _MAPPINGS) else _NOTHING

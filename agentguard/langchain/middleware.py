@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from copy import deepcopy
+from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -29,12 +30,15 @@ from agentguard.langchain.registry import GateRegistry
 from agentguard.langchain.results import ToolDenied
 from agentguard.langchain.runs import run_of
 from agentguard.langchain.schema import ArgumentSchema
+from agentguard.langchain.seal import with_signature
 from agentguard.langchain.tools import GuardedTool
+from agentguard.model.quick import is_flat
 from agentguard.text import label
 
 __all__ = ["GuardMiddleware"]
 
 Result = ToolMessage | Command[Any]
+_SYNC, _ASYNC = attrgetter("sync"), attrgetter("async_")
 
 
 class GuardMiddleware(AgentMiddleware):
@@ -49,12 +53,16 @@ class GuardMiddleware(AgentMiddleware):
     def __init__(self, enforcement: Enforcement, gates: GateRegistry) -> None:
         super().__init__()
         self._enforcement, self._gates = enforcement, gates
+        # langsmith asks for the signature of a hook each time that it is called
+        for name in ("wrap_tool_call", "awrap_tool_call"):
+            hook = getattr(self, name)
+            setattr(self, name, with_signature(hook, signature(hook), {}))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
     ) -> Result:
         """Judge the call; `handler` runs only with a permit."""
-        return drive(self.__call_tool(attrgetter("sync"), request, lift(handler)))
+        return drive(self.__call_tool(_SYNC, request, lift(handler)))
 
     def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
@@ -65,7 +73,7 @@ class GuardMiddleware(AgentMiddleware):
         coroutine function to another thread, also where tracing is off. So langsmith's run of this hook
         ends at once, and the tool's own run shows the call.
         """
-        return self.__call_tool(attrgetter("async_"), request, handler)
+        return self.__call_tool(_ASYNC, request, handler)
 
     async def __call_tool(
         self,
@@ -124,7 +132,8 @@ def _copy(arguments: Any, schema: ArgumentSchema) -> tuple[Any, Denied | None]:
     Arguments that cannot be copied, as those that are nested too deep, are denied.
     """
     try:
-        copies = deepcopy(arguments)
+        # of a flat one nothing but itself can be changed, and it is copied below
+        copies = arguments if type(arguments) is dict and is_flat(arguments) else deepcopy(arguments)
         return {n: value for n, value in copies.items() if not schema.says_nothing(n, value)}, None
     except Exception as error:  # noqa: BLE001  a model's arguments may be any object, and must not end the run
         reason = f"the arguments cannot be copied: {type(error).__name__}"

@@ -37,15 +37,12 @@ class ToolDenied(Exception):
         self.denied = denied
 
 
-async def revoke_before(permit: Permit, value: object, blocks: bool) -> None:
-    """Revoke the call's credential, unless *value* is looked through in less than a millisecond.
+async def revoke_before(permit: Permit, blocks: bool) -> None:
+    """Revoke the call's credential, before a value is looked through that is not quick (`is_quick`).
 
-    That is small plain data, or an object of a known framework that holds such data. With *blocks*, the
-    thread is blocked.
+    With *blocks*, the thread is blocked.
     """
-    if permit.revoke_early is None or permit.is_of_another_process:
-        return
-    if not is_quick(value):
+    if permit.revoke_early is not None and not permit.is_of_another_process:
         await permit.revoke_early(blocks)
 
 

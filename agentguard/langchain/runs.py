@@ -21,6 +21,9 @@ class Run(NamedTuple):
     problem: Denied | None = None
 
 
+_NO_RUN = Run()
+
+
 def run_of(config: Any) -> Run:
     """Return the run in which a call with this run config is made.
 
@@ -28,11 +31,11 @@ def run_of(config: Any) -> Run:
     two is read by itself: what stands in place of a handle in one of them is a problem, also where the other
     one names a task.
     """
-    step = Step()
+    step = _NO_RUN.step
     try:
         around, inner = configurable(var_child_runnable_config.get()), configurable(config)
         if not around and not inner:
-            return Run(step)
+            return _NO_RUN
         step = step_of({**around, **inner})
         outer_task, inner_task = named_task(around), named_task(inner)
     except Denied as denied:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
+from operator import is_
 from typing import Any, NamedTuple, get_args
 
 from langchain_core.tools import BaseTool, InjectedToolCallId, Tool
@@ -29,6 +30,7 @@ from agentguard.langchain.injection import filled_by_a_node
 from agentguard.langchain.json_schema import compile_schema
 from agentguard.model import Arguments, CallLimits
 from agentguard.model.arguments import digest_of
+from agentguard.model.quick import is_flat
 
 __all__ = ["NONE", "ArgumentSchema", "ValidatedArguments", "declared_form"]
 
@@ -92,15 +94,15 @@ class ArgumentSchema:
             raw_values = dict.fromkeys(self.names, *raw_values.values())  # as `Tool` itself: by whatever name
         if forged := self.injected & raw_values.keys():
             raise Denied.of(DenialCode.FORGED_ARGUMENT, f"{sorted(forged)} may not come from the model")
-        raw_values = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in raw_values.items()}
+        if not is_flat(raw_values):
+            raw_values = {k: v if isinstance(v, _SCALARS) else deepcopy(v) for k, v in raw_values.items()}
         raw_text = _written(raw_values) if self._choices.binds_raw else ""  # before a validator can change it
         if self._declared is not None:
             self._declared.fill(raw_values)
-        # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
-        values = {
-            k: list(v) if type(v) not in _SCALARS and isinstance(v, Iterator) else v
-            for k, v in self._validate(raw_values).items()
-        }
+        values = self._validate(raw_values)
+        if not is_flat(values):
+            # pydantic makes an iterator of what an `Iterable` is given, which could be looked at once only
+            values = {k: list(v) if isinstance(v, Iterator) else v for k, v in values.items()}
         arguments = self.canonicalize(values, raw_text)
         if self._declared is not None:
             self._declared.validate(arguments, values, {self.names[0]: raw} if isinstance(raw, str) else raw)
@@ -119,12 +121,14 @@ class ArgumentSchema:
         """Return whether *values* are the judged ones, as far as identity shows it without a new digest."""
         if len(values) != len(judged):
             return False
-        if self._choices.order is not None and list(values) != list(judged):
+        if (is_usual := list(values) == list(judged)) and is_flat(values):  # as nearly always
+            return all(map(is_, values.values(), judged.values()))
+        if self._choices.order is not None and not is_usual:
             return False
-        return all(
-            isinstance(value, _SCALARS) and value is judged.get(name, judged)
-            for name, value in values.items()
-        )
+        for name, value in values.items():
+            if value is not judged.get(name, judged) or not isinstance(value, _SCALARS):
+                return False
+        return True
 
 
 def declared_form(schema: Mapping[str, Any], keys: Mapping[str, tuple[str, ...]] = NO_KEYS) -> DeclaredSchema:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.runnables import RunnableConfig
@@ -30,13 +30,15 @@ from agentguard.langchain.identification import McpTarget
 from agentguard.langchain.mcp_calls import watch
 from agentguard.langchain.results import is_small, note_failure, note_result, revoke_before
 from agentguard.langchain.schema import ArgumentSchema
-from agentguard.langchain.streams import cleared, clearing
-from agentguard.lease import Lease, secrets_of
-from agentguard.model import Limits
+from agentguard.langchain.streams import Clearing, cleared
+from agentguard.lease import secrets_of
+from agentguard.model.quick import is_quick
 
-__all__ = ["RunningCall", "enter", "running_call", "seal", "set_private"]
+__all__ = ["RunningCall", "enter", "running_call", "seal", "set_private", "with_signature"]
 
+T = TypeVar("T")
 Body = Callable[..., Awaitable[Any]]
+_OF_CONFIG = {"config": RunnableConfig}
 
 
 class RunningCall(NamedTuple):
@@ -88,7 +90,8 @@ async def enter(
     token = lease.open()
     try:
         # as in langchain, its own argument wins over one of that name
-        result = await _run(lease, limits, body, args, {**kwargs, **extra})
+        with Clearing(lease, limits):
+            result = await body(*args, **cleared({**kwargs, **extra}, lease, limits))
     except BaseException as raised:  # noqa: BLE001  the cancellation of a run as well: it is raised below
         error = raised
     finally:
@@ -97,10 +100,8 @@ async def enter(
     problem = delivery_problem(lease, delivers=call.delivers, failed=error is not None)
     # the secrets are in no variable: a traceback may show those of this frame
     if error is None:
-        await revoke_before(permit, result, blocks)
         return await _noted(call, note_result, result, problem, blocks)
     try:
-        await revoke_before(permit, error, blocks)
         # outside of the block above, where Python would make the original its context
         raise await _noted(call, note_failure, error, problem, blocks)
     finally:
@@ -112,11 +113,13 @@ async def _noted(
 ) -> Any:
     """Return what may be seen of what the tool gave back, large values looked at in a thread."""
     permit, limits = call.permit, call.schema.limits.result
+    if not (quick := is_quick(value)):
+        await revoke_before(permit, blocks)
 
     def look() -> Any:
         return note(permit, value, limits, secrets_of(permit.lease), problem)
 
-    if blocks or is_small(value):
+    if quick or blocks or is_small(value):
         return look()
     try:
         return await call.threads.arun(None, look, party=permit.request.identity.subject)
@@ -124,16 +127,10 @@ async def _noted(
         return look()
 
 
-async def _run(
-    lease: Lease, limits: Limits, body: Body, args: tuple[Any, ...], arguments: dict[str, Any]
-) -> Any:
-    with clearing(lease, limits):
-        return await body(*args, **cleared(arguments, lease, limits))
-
-
 def _digest(permit: Permit, schema: ArgumentSchema, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return the digest of the arguments with which the tool is entered."""
-    values = {name: value for name, value in kwargs.items() if name not in schema.injected}
+    injected = schema.injected
+    values = {n: value for n, value in kwargs.items() if n not in injected} if injected else dict(kwargs)
     for position, value in enumerate(args):
         values[schema.names[position] if position < len(schema.names) else f"*{position}"] = value
     judged = permit.invocation
@@ -147,6 +144,7 @@ class _SealedFunction(BaseTool):
 
     _schema: ArgumentSchema
     _func: Callable[..., Any] | None
+    _lifted: Body | None
     _coroutine: Callable[..., Awaitable[Any]] | None
     _original: str
     _takes: tuple[bool, str | None]
@@ -175,10 +173,10 @@ class _SealedFunction(BaseTool):
         run_manager: CallbackManagerForToolRun | None = None,
         **kwargs: Any,
     ) -> Any:
-        if self._func is None:
+        if self._lifted is None:
             raise NotImplementedError(f"{self._original} does not support sync invocation.")
         extra = _wanted(self._takes, config, run_manager)
-        return drive(enter(self._schema, self.name, lift(self._func), args, kwargs, extra, blocks=True))
+        return drive(enter(self._schema, self.name, self._lifted, args, kwargs, extra, blocks=True))
 
     async def _arun(
         self,
@@ -193,19 +191,21 @@ class _SealedFunction(BaseTool):
         return await enter(self._schema, self.name, self._coroutine, args, kwargs, extra)
 
 
-def _described(body: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
-    """Return a method as a function that says at once what langchain reads of it on each call.
+def with_signature(
+    body: Callable[..., T], signature: inspect.Signature, annotations: Mapping[str, Any]
+) -> Callable[..., T]:
+    """Return a method as a function that says at once what langchain and langsmith read of it on each call.
 
     Of annotations as text, and of what is bound, that takes a third of a bare tool's time. *signature* is its
     own without what is bound, which no tool changes.
     """
 
-    def described(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> T:
         return body(*args, **kwargs)
 
-    described.__signature__ = signature  # type: ignore[attr-defined]  # what inspect reads
-    described.__annotations__ = {"config": RunnableConfig}
-    return described
+    call.__signature__ = signature  # type: ignore[attr-defined]  # what inspect reads
+    call.__annotations__ = dict(annotations)
+    return call
 
 
 _ANY = _SealedFunction.model_construct(args_schema=None, name="any", description="")
@@ -243,11 +243,12 @@ def _sealed_function(tool: BaseTool, schema: ArgumentSchema) -> BaseTool:
         sealed,
         _schema=schema,
         _injected=schema.injected,
-        _func=tool.func,
+        _func=tool.func,  # `coverage` looks at what it holds
+        _lifted=None if tool.func is None else lift(tool.func),
         _coroutine=tool.coroutine,
         _original=type(tool).__name__,
-        _run=_described(sealed._run, _RUN),
-        _arun=_described(sealed._arun, _ARUN),
+        _run=with_signature(sealed._run, _RUN, _OF_CONFIG),
+        _arun=with_signature(sealed._arun, _ARUN, _OF_CONFIG),
         _takes=_takes(tool.func),
         _atakes=_takes(tool.coroutine),
     )

@@ -56,16 +56,18 @@ class DeferredSecret:
     Until then there is nothing that could leave a call: a tool that sends no request pays for no signature.
     """
 
-    __slots__ = ("__lock", "__make", "__value")
+    __slots__ = ("__locks", "__make", "__value")
 
     def __init__(self, make: Callable[[], str]) -> None:
-        self.__make, self.__lock = make, ProcessLock()
+        self.__make = make
+        # made when it is first wanted, too: of several threads, the first to set it makes the one lock of all
+        self.__locks: dict[None, ProcessLock] = {}
         self.__value: str | None = None
 
     def reveal(self) -> str:
         """Return the secret, made now if it was not made before."""
         if self.__value is None:
-            with self.__lock:
+            with self.__locks.setdefault(None, ProcessLock()):
                 if self.__value is None:
                     self.__value = self.__make()
         return self.__value

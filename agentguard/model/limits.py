@@ -70,7 +70,10 @@ class Limits:
         A value that nobody can look into exceeds each limit. No code of a class runs here; for what remains,
         see `inside`.
         """
-        if (small := _small(value)) is not None and not self._excess(small):
+        if type(value) is str:  # the most frequent
+            if _UTF8 * len(value) <= self.bytes and self.parts:
+                return ""
+        elif (small := _small(value)) is not None and not self._excess(small):
             return ""
         try:
             # of a value without cycles the first count is right
@@ -154,9 +157,7 @@ class CallLimits:
 
 
 def _small(value: Any) -> _Size | None:
-    """Return at least the size of a text or of small plain data, which are the most frequent values."""
-    if type(value) is str:
-        return _Size(_UTF8 * len(value), 1, 0)
+    """Return at least the size of small plain data, which nearly all values are."""
     parts, size, containers = [value], 0, 0
     for part in parts:  # to which is added what is in them
         kind = type(part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any
@@ -17,8 +17,10 @@ from uuid import UUID
 
 from agentguard.model.inside import attributes, error_parts
 
-__all__ = ["is_quick"]
+__all__ = ["ATOMS", "is_flat", "is_quick"]
 
+ATOMS = frozenset((str, int, float, bool, type(None)))
+_TEXT = frozenset((str,))
 _BYTES = 65_536
 _PARTS = 1_000
 _LEVELS = 30
@@ -50,6 +52,14 @@ _OF_FRAMEWORKS = (
     ("mcp.types", "ImageContent"),
     ("mcp.types", "Annotations"),
 )
+
+
+def is_flat(values: Mapping[str, Any]) -> bool:
+    """Return whether all names are texts and all values texts, numbers, booleans or nulls, of Python's types.
+
+    None of these can be changed in place, and no code of a class runs when they are looked at.
+    """
+    return ATOMS.issuperset(map(type, values.values())) and _TEXT.issuperset(map(type, values))
 
 
 def is_quick(value: object) -> bool:

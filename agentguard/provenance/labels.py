@@ -29,6 +29,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from agentguard.model import (
+    NO_READ_EFFECTS,
     RECORD,
     AccessRequest,
     Label,
@@ -62,7 +63,7 @@ def observe_result(
     *request* is the call's. Without it, no argument vouches for what the call has returned.
     """
     if spec is None or not (spec.untrusted or spec.trusted or spec.sensitivity or spec.records):
-        return ReadEffects()
+        return NO_READ_EFFECTS
     labels = tuple(_labels(spec, task, result, request))
     return ReadEffects(untrusted=spec.untrusted, sensitivity=spec.sensitivity, labels=labels)
 

@@ -10,13 +10,13 @@ from typing import Any
 from agentguard.concurrency.owned_lock import OwnedLock, owner_here
 from agentguard.concurrency.waiting import pause
 
-__all__ = ["connect"]
+__all__ = ["Connection", "connect"]
 
 CHECKPOINT = 4096  # pages in the log after which they are copied back: 4 MiB
 _execute = sqlite3.Connection.execute  # by this name it costs a statement less than by `super`
 
 
-class _Connection(sqlite3.Connection):
+class Connection(sqlite3.Connection):
     """A connection whose statements wait for the file, if others hold it, for at most *patience* seconds.
 
     SQLite's own waiting looks again after ever longer pauses of up to 0.1 seconds, so that a writer who has
@@ -27,6 +27,8 @@ class _Connection(sqlite3.Connection):
 
     patience: float
     turn: OwnedLock
+    write = _execute
+    """Executes a statement of a write transaction, which has the file: it waits for nobody."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Execute a statement; only the first one of a transaction can meet a file that others hold."""
@@ -54,13 +56,13 @@ class _Connection(sqlite3.Connection):
             pause()
 
 
-def connect(path: Path, patience: float, turn: OwnedLock) -> sqlite3.Connection:
+def connect(path: Path, patience: float, turn: OwnedLock) -> Connection:
     """Open a connection in autocommit mode, for any thread, that waits *patience* seconds for others.
 
     *turn* is the lock of those threads of this process that wait for the file.
     """
     connection = sqlite3.connect(
-        path, timeout=0, isolation_level=None, check_same_thread=False, factory=_Connection
+        path, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection
     )
     connection.patience, connection.turn = patience, turn
     try:

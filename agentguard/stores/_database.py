@@ -19,7 +19,7 @@ from agentguard.concurrency.owned_lock import OwnedLock
 from agentguard.concurrency.running import is_running
 from agentguard.errors import ConfigurationError, StoreError
 from agentguard.files import make_private_folder
-from agentguard.stores._connection import connect
+from agentguard.stores._connection import Connection, connect
 from agentguard.stores._file_watch import INTERVAL, FileWatch, LogFiles, store_error
 from agentguard.stores._nesting import nested
 from agentguard.stores._schema import migrate, use_wal
@@ -34,7 +34,7 @@ class Handle:
 
     __slots__ = ("connection", "log")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.log: LogFiles | None = None
 
@@ -85,7 +85,7 @@ class Loan:
         self._handle: Handle | None = None
         self._number = 0
 
-    def __enter__(self) -> sqlite3.Connection:
+    def __enter__(self) -> Connection:
         database = self._database
         self._frame, self._thread = sys._getframe(1), get_ident()
         try:

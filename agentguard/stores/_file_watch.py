@@ -10,6 +10,7 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 from agentguard.errors import StoreError
+from agentguard.stores._connection import Connection
 from agentguard.stores._main_file import CopiedWrites, Finding
 
 __all__ = ["INTERVAL", "FileWatch", "LogFiles", "store_error"]
@@ -169,7 +170,7 @@ class FileWatch:
         """Return what names the log and its shared memory, or None if there is none."""
         return self._named(_status(self._log))
 
-    def next_number(self, connection: sqlite3.Connection) -> int:
+    def next_number(self, connection: Connection) -> int:
         """Return the number of a write transaction that has begun, which is the next of this file.
 
         Raises:
@@ -179,17 +180,17 @@ class FileWatch:
         if (
             copied.is_unread
             or copied.number > self._copied_on_record
-            or not connection.execute(_NEXT, (number, self._last, self._identity)).rowcount
+            or not connection.write(_NEXT, (number, self._last, self._identity)).rowcount
         ):
             # another thread or process, or a checkpoint, has written since: look for the number
             before = self._require_number(connection, self._last)
             number = before + 1
-            connection.execute(_NEXT, (number, before, self._identity))
+            connection.write(_NEXT, (number, before, self._identity))
             if copied.number > self._copied_on_record:
-                connection.execute(_COPIED, {"number": copied.number})
+                connection.write(_COPIED, {"number": copied.number})
         return number
 
-    def committed(self, number: int, connection: sqlite3.Connection) -> None:
+    def committed(self, number: int, connection: Connection) -> None:
         """Note the number of a write that is in the file, and which one is known to have left the log."""
         self._note_last(number)
         status = _status(self._path)

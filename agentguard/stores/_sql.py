@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 
 from agentguard.model import Call, LiveCredential, Outcome, TaskState
+from agentguard.stores._connection import Connection
 
 VERSION = 8
 SCHEMA = """
@@ -115,32 +115,32 @@ LABELLED = (
 READ = "UPDATE tasks SET untrusted = max(untrusted, ?), sensitivity = max(sensitivity, ?) WHERE id = ?"
 
 
-def track(db: sqlite3.Connection, live: LiveCredential) -> None:
+def track(db: Connection, live: LiveCredential) -> None:
     """Record a credential; one with the same call, broker and handle is replaced."""
     row = (live.call_id, live.task_id, live.broker, live.handle, live.expires_at, live.owner)
-    db.execute(TRACK, row)
+    db.write(TRACK, row)
 
 
-def count(db: sqlite3.Connection, state: TaskState, call: Call) -> None:
+def count(db: Connection, state: TaskState, call: Call) -> None:
     """Count a call against its task or an ancestor."""
     *counts, history = state.count(call)
     if history is state.history:
-        db.execute(COUNT, (*counts, state.id))
+        db.write(COUNT, (*counts, state.id))
     else:
-        db.execute(COUNT_FIRST, (*counts, json.dumps(history), state.id))
+        db.write(COUNT_FIRST, (*counts, json.dumps(history), state.id))
 
 
-def remember(db: sqlite3.Connection, key: str, until: float, now: float) -> bool:
+def remember(db: Connection, key: str, until: float, now: float) -> bool:
     """Record a key, or the later time of a recorded one; return whether the key is new."""
-    new = db.execute(REMEMBER, (key, until, now)).rowcount > 0
+    new = db.write(REMEMBER, (key, until, now)).rowcount > 0
     if not new:
-        db.execute("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
+        db.write("UPDATE keys SET until = max(until, ?) WHERE key = ?", (until, key))
     return new
 
 
-def end(db: sqlite3.Connection, call_id: str, outcome: Outcome) -> None:
+def end(db: Connection, call_id: str, outcome: Outcome) -> None:
     """Record that a call has ended or is suspended."""
     if outcome is Outcome.SUSPENDED:
-        db.execute("UPDATE calls SET suspended = 1 WHERE id = ? AND write_number IS NULL", (call_id,))
+        db.write("UPDATE calls SET suspended = 1 WHERE id = ? AND write_number IS NULL", (call_id,))
     else:
-        db.execute("DELETE FROM calls WHERE id = ? AND NOT suspended AND write_number IS NULL", (call_id,))
+        db.write("DELETE FROM calls WHERE id = ? AND NOT suspended AND write_number IS NULL", (call_id,))

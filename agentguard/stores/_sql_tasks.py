@@ -8,6 +8,7 @@ from functools import lru_cache
 from agentguard.errors import StoreError, TaskError
 from agentguard.model import Call, Login, ReadEffects, TaskState
 from agentguard.stores import _rows, _rules, _sql
+from agentguard.stores._connection import Connection
 
 TASKS = 1024  # of so many tasks at most, what was looked up is kept
 
@@ -34,7 +35,7 @@ class TaskRows:
             self._latest[task_id] = state
         return state
 
-    def count_unchanged(self, db: sqlite3.Connection, call: Call, now: float) -> bool:
+    def count_unchanged(self, db: Connection, call: Call, now: float) -> bool:
         """Count a call as `_rules` allow it for the task that was looked up, if the task is still the same.
 
         That is so for nearly all calls, and saves them a second look at the task. If it returns False,
@@ -51,7 +52,7 @@ class TaskRows:
         if history is not state.history:
             return False
         values = (*counts, state.id, state.deadline, state.calls, state.writes, call.key)
-        return db.execute(_sql.COUNT_UNCHANGED, values).rowcount == 1
+        return db.write(_sql.COUNT_UNCHANGED, values).rowcount == 1
 
     def read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:
         """Return the task that a row of `TASK` holds, or None.

@@ -26,6 +26,7 @@ from agentguard.model import (
     TaskStatus,
 )
 from agentguard.stores import _counter_rules, _rows, _rules, _sql, _sql_approvals, _sql_counters
+from agentguard.stores._connection import Connection
 from agentguard.stores._database import Database
 from agentguard.stores._migrations import MIGRATIONS
 from agentguard.stores._rules import DEFAULT_RETENTION, Retention
@@ -111,11 +112,11 @@ class SqliteStore:
                 _sql_counters.begin(db, call)
             if not self._tasks.count_unchanged(db, call, now):
                 self._count(db, call, same, now)
-            db.execute(_sql.CALL, (call.id, *same, call.approval_id, _counter_rules.packed(call.additions)))
+            db.write(_sql.CALL, (call.id, *same, call.approval_id, _counter_rules.packed(call.additions)))
             if credential is not None:
                 _sql.track(db, credential)
 
-    def _count(self, db: sqlite3.Connection, call: Call, same: tuple[str, ...], now: float) -> None:
+    def _count(self, db: Connection, call: Call, same: tuple[str, ...], now: float) -> None:
         """Count a call against its task and the task's ancestors, and use up its approval."""
         *row, before = db.execute(_sql.BEGIN, (*same, call.task_id)).fetchone() or (None,)
         family = self._tasks.family(db, call.task_id, self._tasks.read(call.task_id, row))
@@ -150,8 +151,8 @@ class SqliteStore:
         """Record how the call ended; if it is not running, *effects* and *undo* are ignored."""
         with self._db.transaction() as db, db:
             if revoked:
-                db.execute(_sql.FORGET, (call_id,))
-            if effects != NO_READ_EFFECTS:
+                db.write(_sql.FORGET, (call_id,))
+            if effects is not NO_READ_EFFECTS and effects != NO_READ_EFFECTS:
                 self._tasks.note_read(db, call_id, effects)
             if remember is not None:
                 _sql.remember(db, *remember, self._clock())

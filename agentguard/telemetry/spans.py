@@ -34,7 +34,7 @@ from opentelemetry.trace import (
 
 from agentguard.model import Arguments
 from agentguard.telemetry.gauges import StateSource, observe
-from agentguard.text import label
+from agentguard.text import LABEL, label
 
 __all__ = ["CallSpan", "Stage", "Telemetry"]
 
@@ -173,13 +173,18 @@ class CallSpan:
 
     def stage(self, name: str) -> Stage:
         """Return a context manager that times one stage."""
-        return Stage(self._telemetry, name, self._facts)
+        if self._telemetry.stages:
+            return _StageSpan(name, self._facts, self._telemetry)
+        return Stage(name, self._facts)
 
     def describe(self, **facts: Any) -> None:
         """Note `agentguard.*` attributes, which are set when the call ends; None is left out."""
-        self._facts.update(
-            {f"{SCOPE}.{name}": _bounded(value) for name, value in facts.items() if value is not None}
-        )
+        noted = self._facts
+        for name, value in facts.items():
+            if type(value) is str and len(value) <= LABEL and value.isprintable():  # as `label` leaves it
+                noted[_attribute(name)] = value
+            elif value is not None:
+                noted[_attribute(name)] = _bounded(value)
 
     def asked(self, tool: str, path: str) -> None:
         """Note that a person is asked about this call."""
@@ -218,27 +223,47 @@ class CallSpan:
 
 
 class Stage:
-    """One stage of a call: its seconds become an attribute of the call's span. It may have its own span."""
+    """One stage of a call: its seconds become an attribute of the call's span."""
 
-    __slots__ = ("_facts", "_name", "_span", "_started", "_telemetry", "_token")
-    _span: Span
-    _token: Token[Context]
+    __slots__ = ("_facts", "_name", "_started")
     _started: float
 
-    def __init__(self, telemetry: Telemetry, name: str, facts: dict[str, Any]) -> None:
-        self._telemetry, self._name, self._facts = telemetry, name, facts
+    def __init__(self, name: str, facts: dict[str, Any]) -> None:
+        self._name, self._facts = name, facts
 
     def __enter__(self) -> None:
         self._started = perf_counter()
-        if self._telemetry.stages:
-            self._span = self._telemetry.span(STAGES[self._name][0])
-            self._token = attach(set_span_in_context(self._span))
 
     def __exit__(self, *_error: object) -> None:
         self._facts[STAGES[self._name][1]] = perf_counter() - self._started
-        if self._telemetry.stages:
-            detach(self._token)
-            _quietly(self._span.end)
+
+
+class _StageSpan(Stage):
+    """A stage that has a span of its own, too."""
+
+    __slots__ = ("_span", "_telemetry", "_token")
+    _span: Span
+    _token: Token[Context]
+
+    def __init__(self, name: str, facts: dict[str, Any], telemetry: Telemetry) -> None:
+        super().__init__(name, facts)
+        self._telemetry = telemetry
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._span = self._telemetry.span(STAGES[self._name][0])
+        self._token = attach(set_span_in_context(self._span))
+
+    def __exit__(self, *_error: object) -> None:
+        super().__exit__()
+        detach(self._token)
+        _quietly(self._span.end)
+
+
+@cache
+def _attribute(name: str) -> str:
+    """Return the name of an attribute of our own; the names of facts stand in the code."""
+    return f"{SCOPE}.{name}"
 
 
 @lru_cache(1024)

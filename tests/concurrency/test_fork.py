@@ -204,7 +204,8 @@ def locked_things(tmp_path: Path) -> Iterator[tuple[object, Callable[[], object]
     catalog = Catalog()
     yield catalog._lock, lambda: catalog.add(LOOKUP)
     secret = DeferredSecret(lambda: "made")
-    yield secret._DeferredSecret__lock, secret.reveal  # type: ignore[attr-defined]  # its name is mangled
+    locks: dict[None, ProcessLock] = secret._DeferredSecret__locks  # type: ignore[attr-defined]  # its name is mangled
+    yield locks.setdefault(None, ProcessLock()), secret.reveal
     flight = SingleFlight()
     yield flight._lock, lambda: drive(flight.share.sync("key", lift(lambda: "value")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -797,3 +798,14 @@ def test_a_tool_that_many_threads_meet_at_once_is_known_to_the_policies_of_each(
         for thread in threads:
             thread.join()
     assert set(codes) == {"success"}
+
+
+def test_a_hook_says_its_signature_at_once_and_is_bound_to_its_own_guard(kit: Kit) -> None:
+    """langsmith asks for it in each call, and passes a hook more where it has other parameters."""
+    one, two = kit.guard.middleware(), kit.guard.middleware()
+    for name in ("wrap_tool_call", "awrap_tool_call"):
+        hook = getattr(one, name)
+        assert list(inspect.signature(hook).parameters) == ["request", "handler"]
+        assert vars(hook)["__signature__"] is inspect.signature(hook), "nothing is looked at"
+        assert not inspect.iscoroutinefunction(hook)
+        assert hook is not getattr(two, name)

@@ -19,6 +19,7 @@ import pytest
 from agentguard.errors import StoreError
 from agentguard.model import Label, Login, Outcome, ReadEffects, Sensitivity, TaskStatus
 from agentguard.stores import _rules
+from agentguard.stores._connection import Connection
 from agentguard.stores._file_watch import INTERVAL
 from agentguard.stores._schema import PAGE
 from agentguard.stores.memory import MemoryStore
@@ -126,12 +127,15 @@ def test_an_interrupt_within_begin_locks_nobody_out_at_once(
 ) -> None:
     armed = [False]
 
-    class Interrupted(sqlite3.Connection):
+    class Interrupted(Connection):
         def execute(self, *arguments: Any) -> Any:
             result = super().execute(*arguments)
             if armed[0] and arguments[0].startswith(("BEGIN", "COMMIT", "UPDATE calls SET write_number")):
                 raise KeyboardInterrupt
             return result
+
+        def write(self, *arguments: Any) -> Any:
+            return self.execute(*arguments)
 
     connect: Any = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "factory": Interrupted}))
