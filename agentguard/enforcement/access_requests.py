@@ -31,7 +31,7 @@ from agentguard.model import (
     ToolPath,
     ToolSpec,
 )
-from agentguard.model.looks import Looks, looks_in
+from agentguard.model.looks import Looks
 from agentguard.model.mandate import ANY
 from agentguard.ports.looks import looks_of
 from agentguard.provenance.arguments import NOWHERE, provenance_of, value_digests
@@ -164,7 +164,7 @@ class AccessRequests:
     def _looks(self, spec: ToolSpec) -> Looks:
         """Return the places inside of the arguments at which rules look, or may look on record."""
         if self._options.record_requests:
-            return looks_in(spec.declared)
+            return spec.looks
         return looks_of(self._ports.policy, spec)
 
     async def _task(self, invocation: Invocation, look: Look) -> TaskState:

@@ -10,6 +10,7 @@ from typing import Any
 from agentguard.model.counts import Counted
 from agentguard.model.declared import Declared, declared_in
 from agentguard.model.facts import FactSpec
+from agentguard.model.looks import Looks, looks_in
 from agentguard.model.provenance import Sensitivity
 
 __all__ = ["RECOGNIZED", "Resource", "ToolPath", "ToolSpec"]
@@ -95,6 +96,7 @@ class ToolSpec:
     recognized: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     _declared: Declared | None = field(init=False, repr=False, compare=False, default=None)
+    _looks: Looks | None = field(init=False, repr=False, compare=False, default=None)
 
     @property
     def declared(self) -> Declared:
@@ -103,3 +105,11 @@ class ToolSpec:
             object.__setattr__(self, "_declared", declared_in(self.schema))
         assert self._declared is not None  # noqa: S101  it was just set
         return self._declared
+
+    @property
+    def looks(self) -> Looks:
+        """Return all places inside of the arguments. They are found once, by whoever needs them first."""
+        if self._looks is None:
+            object.__setattr__(self, "_looks", looks_in(self.declared))
+        assert self._looks is not None  # noqa: S101  it was just set
+        return self._looks

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import CodeType
@@ -17,9 +17,26 @@ from typing import Any
 
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.concurrency.abandonable_tasks import AbandonableTasks
-from agentguard.model import AccessRequest, Decision, Effect
+from agentguard.model import AccessRequest, Decision, Effect, Provenance, ToolSpec
+from agentguard.model.looks import Looks
 
-__all__ = ["FunctionPolicy"]
+__all__ = ["FunctionPolicy", "NotLookedInside"]
+
+
+class NotLookedInside(LookupError):
+    """A function asks what is inside of arguments, and its `FunctionPolicy` does not say that it does."""
+
+
+class _NotTold(Mapping[str, Provenance]):
+    """Holds nothing that could be taken for nothing: each look at it is an error."""
+
+    def _refuse(self, *_arguments: object) -> Any:
+        raise NotLookedInside("say so: FunctionPolicy(..., looks_inside=True)")
+
+    __getitem__ = __iter__ = __len__ = __contains__ = get = _refuse
+
+
+_NOT_TOLD = _NotTold()
 
 
 class FunctionPolicy:
@@ -35,6 +52,9 @@ class FunctionPolicy:
     *version* defaults to a digest of the function's name and code. The digest does not cover what the
     function calls, closes over, or reads: give a version if these can change.
 
+    With *looks_inside*, the function is told where what is inside of arguments came from: `Provenance.inside`
+    and `texts`. That is worked out for each call. Without it, looking there raises `NotLookedInside`.
+
     Raises:
         TypeError: The function has no code to make a version from, and none was given.
     """
@@ -45,14 +65,19 @@ class FunctionPolicy:
         *,
         timeout: float = 1.0,
         version: str | None = None,
+        looks_inside: bool = False,
     ) -> None:
-        self._function = function
+        self._function, self._looks_inside = function, looks_inside
         self._timeout = timeout
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._threads = AbandonableThreads(f"policy {self._name}")
         self._tasks = AbandonableTasks()
         self.version = _version(function) if version is None else version
+
+    def looks_for(self, tool: ToolSpec) -> Looks:
+        """Return the places inside of a tool's arguments at which the function may look."""
+        return tool.looks if self._looks_inside else {}
 
     def decide(self, request: AccessRequest) -> Decision:
         """Answer the request, or deny after the time-out."""
@@ -79,7 +104,7 @@ class FunctionPolicy:
         try:
             if self._async:
                 return asyncio.run(self._awaited(request))
-            return self._verdict(self._function(request))
+            return self._verdict(self._function(self._tell(request)))
         except BaseException as error:  # noqa: BLE001  SystemExit too: whatever a function raises is no permit
             return self._error(type(error).__name__)
 
@@ -94,10 +119,18 @@ class FunctionPolicy:
 
     async def _question(self, request: AccessRequest) -> Decision:
         try:
-            question: Any = self._function(request)
+            question: Any = self._function(self._tell(request))
             return self._verdict(await question)
         except Exception as error:  # noqa: BLE001  a function that raises has not permitted
             return self._error(type(error).__name__)
+
+    def _tell(self, request: AccessRequest) -> AccessRequest:
+        """Return the request as the function is told it: where it does not look, nothing may seem to be."""
+        if self._looks_inside:
+            return request
+        origins = request.provenance.items()
+        provenance = {name: replace(origin, inside=_NOT_TOLD, texts=_NOT_TOLD) for name, origin in origins}
+        return replace(request, provenance=provenance)
 
     def _verdict(self, answer: object) -> Decision:
         if isinstance(answer, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentguard.model import ToolSpec
-from agentguard.model.looks import Looks, looks_in
+from agentguard.model.looks import Looks
 
 __all__ = ["looks_of"]
 
@@ -18,6 +18,6 @@ def looks_of(policy: Any, tool: ToolSpec) -> Looks:
     """
     looks = getattr(policy, "looks_for", None)
     if looks is None:
-        return looks_in(tool.declared)
+        return tool.looks
     places: Looks = looks(tool)
     return places

@@ -37,6 +37,7 @@ from agentguard.policies.function import FunctionPolicy
 from agentguard.ports.looks import looks_of
 from agentguard.provenance.arguments import provenance_of
 from agentguard.provenance.inside import places_in
+from agentguard.provenance.joined import ABSENT
 from agentguard.provenance.leaves import digest
 from tests.doubles.texts import texts
 from tests.tiers import examples
@@ -137,7 +138,7 @@ def test_however_a_rule_asks_where_a_field_came_from_it_is_told(
 def test_two_records_that_a_rule_compares_as_a_whole_are_there_as_a_whole() -> None:
     condition = f"[{ORIGINS}.seats].contains({ORIGINS}.body)"
     assert permits(condition, {"payments": [], "seats": ["x"], "body": "x"})
-    link = {"payments": [], "seats": ["see https://good.example/a"], "body": "see https://evil.example/a"}
+    link = {"payments": [], "seats": ["at https://good.example/a"], "body": "at https://evil.example/a"}
     assert not permits(condition, link), "their own provenance is the same, and that of the links is not"
 
 
@@ -294,7 +295,7 @@ def test_a_policy_says_at_which_places_its_rules_look(condition: str, paths: set
 
 def test_a_policy_that_does_not_say_where_it_looks_may_look_everywhere(tmp_path: Path) -> None:
     everywhere = looks_in(BOOK.declared)
-    function = FunctionPolicy(lambda request: True)
+    function = FunctionPolicy(lambda request: True, looks_inside=True)
     assert looks_of(function, BOOK) == everywhere
     cedar = policy(f"{ORIGINS}.body.links.trusted")
     assert looks_of(Combine([cedar, function], "unanimous"), BOOK) == everywhere
@@ -307,6 +308,33 @@ def test_a_policy_that_does_not_say_where_it_looks_may_look_everywhere(tmp_path:
     reloading = ReloadingCedar(lambda: cedar)
     reloading.check_tools([BOOK])
     assert looks_of(reloading, BOOK) == cedar.looks_for(BOOK)
+
+
+@pytest.mark.promise("looks-bounded")
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda origin: all(part.trusted for part in origin.texts.values()),
+        lambda origin: all(part.trusted for _, part in origin.inside.items()),
+        lambda origin: "links" not in origin.texts or origin.texts["links"].trusted,
+        lambda origin: origin.texts.get("links", ABSENT).trusted,
+        lambda origin: not origin.texts,
+        lambda origin: len(origin.inside) < 1,
+        lambda origin: dict(origin.texts) == {},
+        lambda origin: origin.texts == {},
+    ],
+)
+async def test_a_function_that_does_not_say_that_it_looks_inside_takes_nothing_for_nothing(look: Any) -> None:
+    """To be told nothing of a link is not to be told that there is none."""
+    evil = request({"payments": [], "body": "https://evil.example"})
+    silent = FunctionPolicy(lambda asked: bool(look(asked.provenance["body"])), version="1")
+    assert silent.looks_for(BOOK) == {}
+    for decision in (silent.decide(evil), await silent.adecide(evil)):
+        assert not decision.permitted
+        assert "NotLookedInside" in decision.reason
+    asking = FunctionPolicy(lambda asked: asked.provenance["body"].texts["links"].user, looks_inside=True)
+    assert not asking.decide(evil).permitted
+    assert asking.decide(request({"payments": [], "body": "https://good.example/a"})).permitted
 
 
 @pytest.mark.promise("origins-inside")

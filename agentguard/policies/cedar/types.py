@@ -21,7 +21,6 @@ from typing import Any
 from agentguard.errors import ConfigurationError
 from agentguard.model import FactSpec, ToolSpec
 from agentguard.model.arguments import Json
-from agentguard.model.looks import looks_in
 from agentguard.policies.cedar.lists import NO_VALUES, Values, lists_in
 from agentguard.policies.cedar.shapes import FactShape, ToolShape
 from agentguard.policies.cedar.values import (
@@ -230,7 +229,7 @@ def shape_of(spec: ToolSpec, texts: Values = NO_VALUES) -> ToolShape:
     reader = _Reader(spec.schema or {})
     try:
         kind, names = reader.record(spec.schema or {}, frozenset(), "", filled=True)
-        looks, lists = looks_in(spec.declared), lists_in(spec.declared, texts)
+        looks, lists = spec.looks, lists_in(spec.declared, texts)
     except (TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"the argument schema of tool {spec.name} is no JSON Schema: {type(error).__name__}",
