@@ -35,6 +35,7 @@ _NAMES = (
     "test",
     "prove",
     "watch",
+    "authority",
     "suggest",
     "exec",
     "status",
