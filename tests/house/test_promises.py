@@ -19,6 +19,7 @@ def test_each_promise_has_a_test_each_mark_names_a_promise_and_the_page_is_curre
 
 
 OTHER_TIERS_ALONE = {
+    "audit-log-append-only",
     "database-role-by-path",
     "database-role-ends",
     "demo-keeps-its-promises",
