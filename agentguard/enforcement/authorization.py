@@ -28,6 +28,7 @@ from agentguard.enforcement.task_credentials import SubjectTokens
 from agentguard.errors import AgentGuardError, CallRejected, DenialCode, Denied
 from agentguard.model import (
     NO_CHOICE,
+    NO_FACTS,
     AccessRequest,
     Call,
     Decision,
@@ -231,14 +232,15 @@ class Authorization:
     ) -> Evaluation:
         """Judge a call again that a person has approved, with a request that is made anew.
 
-        *share* is as in `judge`.
+        *share* is as in `judge`. Facts that were read after the answer are not read once more.
 
         Raises:
             Denied: The rules say otherwise by now.
         """
         approval = evaluation.approval
         assert approval is not None  # noqa: S101  the caller has obtained it
-        request = replace(await self.requests.of_call(invocation, span), approval=approval)
+        facts = NO_FACTS if evaluation.request.approval is None else evaluation.request.facts
+        request = replace(await self.requests.of_call(invocation, span, None, facts), approval=approval)
         self.requests.facts.require(request)
         Counting.require(request)
         if share and request.choice.bits:

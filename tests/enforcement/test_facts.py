@@ -385,13 +385,15 @@ async def test_coroutines_of_one_user_that_hang_take_no_place_of_another(kit: Ki
         await asyncio.sleep(0 if order_id == "4711" else 5)
         return Order("pending")
 
-    declare(kit.guard, of, timeout=0.3)
+    declare(kit.guard, of, timeout=0.6)
     refund = refunding(kit)
     with working(kit, "mallory"):
         calls = [asyncio.ensure_future(refund.ainvoke({"order_id": f"h{n}"})) for n in range(70)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
     with working(kit, "bob"):
+        begun = time.monotonic()
         assert await refund.ainvoke({"order_id": "4711"}) == "refunded 4711"
+        assert time.monotonic() - begun < 0.4
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(end, Denied) and end.code is DenialCode.NO_FACT for end in ends)
 

@@ -282,7 +282,9 @@ def test_a_head_that_would_not_hold_for_things_is_an_error(head: str) -> None:
 
 
 @pytest.mark.promise("a-thing-is-in-its-resource")
-@pytest.mark.parametrize("head", ['resource == Order::"4711"', 'resource in Order::"4711"'])
+@pytest.mark.parametrize(
+    "head", ['resource == Order::"4711"', 'resource in Order::"4711"', 'resource == // one\n Order::"4711"']
+)
 def test_a_rule_about_one_thing_holds_for_it_alone(head: str) -> None:
     policy = policy_of(PERMIT + FORBID.format(head, "true"), THING)
     assert policy.decide(asking(tool(THING))).policy_ids == ("no",)
