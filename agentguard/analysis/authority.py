@@ -37,7 +37,7 @@ class ToolAuthority:
 
     tool: str
     permitted: int
-    asked: int
+    questions: int
     denied: int
     untold: int
     examples: tuple[Mapping[str, Json], ...]
@@ -45,7 +45,7 @@ class ToolAuthority:
     @property
     def calls(self) -> int:
         """How many calls were decided."""
-        return self.permitted + self.asked + self.denied
+        return self.permitted + self.questions + self.denied
 
     @property
     def share(self) -> float:
@@ -120,7 +120,7 @@ class _Count:
         return ToolAuthority(
             tool=tool,
             permitted=count[Verdict.PERMITTED],
-            asked=count[Verdict.ASKED],
+            questions=count[Verdict.ASKED],
             denied=count[Verdict.DENIED],
             untold=count[None],
             examples=tuple(self._examples),

@@ -75,7 +75,14 @@ def _report(result: Authority) -> None:
     table = Table("tool", "permitted", "a person is asked", "denied", "about facts", "such as")
     for tool in result.tools:
         example = json.dumps(tool.examples[0], ensure_ascii=True) if tool.examples else ""
-        row = (tool.tool, f"{tool.share:.1%}", str(tool.asked), str(tool.denied), str(tool.untold), example)
+        row = (
+            tool.tool,
+            f"{tool.share:.1%}",
+            str(tool.questions),
+            str(tool.denied),
+            str(tool.untold),
+            example,
+        )
         table.add_row(*(printable(cell) for cell in row))
     console.print(table)
     if result.left_out:

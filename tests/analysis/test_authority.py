@@ -90,7 +90,7 @@ def test_rules_about_origins_leave_what_the_user_has_named(log: Path) -> None:
 def test_a_call_about_which_a_person_is_asked_does_not_count_as_permitted(log: Path) -> None:
     asked = f"{READS}{PAY} when {{ context has approval }};"
     _, result = run(log, asked)
-    assert (result["tools"][0]["asked"], result["share"]) == (4, 0.0)
+    assert (result["tools"][0]["questions"], result["share"]) == (4, 0.0)
 
 
 def test_a_share_above_the_limit_fails(log: Path) -> None:

@@ -45,7 +45,7 @@ def command(
     approval lets through what it names. Facts, counts and origins may have any value of their type. Rules of
     other decision points, policies in Python and mandates are not looked at; mandates only take away.
 
-    Needs ``cedar`` with its analyzer, and the solver: pip install 'agentguard[prove]'. Exit codes: 0 nothing
+    Needs ``cedar`` with its analyzer, and the solver of the extra `prove`. Exit codes: 0 nothing
     is wider, each rule can match, and no approval reaches what a forbid names; 1 something of this is not
     so; 2 a file is wrong, the old rules do not fit the new tools, or the analyzer fails.
     """
