@@ -31,7 +31,7 @@ Which store for what (`[store] kind` in agentguard.toml; agentguard.config.store
     redis      processes on several machines, where a Redis or Valkey is there and PostgreSQL is not. Each
                operation is one script. Redis writes its log to the disk once a second unless told otherwise,
                and a replica lags: `redis.durability` says what may be lost. A server that evicts keys or
-               keeps no log is refused.
+               keeps no log is refused. Redis Sentinel is not supported: `url` has to lead to the primary.
 
     [store]
     kind = "postgres"

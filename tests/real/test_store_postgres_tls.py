@@ -1,4 +1,4 @@
-"""The PostgreSQL store speaks by TLS to the server whose certificate it trusts, and to no other."""
+"""Store and audit log speak by TLS to the PostgreSQL whose certificate they trust, and to no other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from agentguard.audit.postgres import PostgresAudit
 from agentguard.concurrency.drive import drive
-from agentguard.errors import StoreError
+from agentguard.errors import AuditError, StoreError
 from agentguard.stores.postgres import PostgresStore
 from agentguard.testing.scenarios import AwaitedPort
 from tests.conftest import Mode
@@ -70,3 +71,24 @@ def test_a_certificate_of_another_authority_or_for_another_name_is_refused(
         known("127.0.0.1", certificate(tmp_path, expires=timedelta(days=1)))
     with pytest.raises(StoreError, match="does not match host name"):
         known("localhost", authority)
+
+
+@pytest.mark.promise("audit-log-in-postgres")
+def test_the_audit_log_is_written_to_no_server_of_another_authority_or_name(
+    server: TlsPostgres, tmp_path: Path
+) -> None:
+    def append(host: str, ca: Path) -> int:
+        url = make_conninfo("", **(conninfo_to_dict(server.url) | {"host": host, "sslmode": "verify-full"}))
+        log = PostgresAudit(url, ca=ca, durability="lossy", timeout=10.0)
+        try:
+            log.append({"event": "decision"})
+            return len(list(log.records()))
+        finally:
+            log.close()
+
+    authority = server.home / "server.pem"
+    assert append("127.0.0.1", authority) == 1
+    with pytest.raises(AuditError, match="certificate verify failed"):
+        append("127.0.0.1", certificate(tmp_path, expires=timedelta(days=1)))
+    with pytest.raises(AuditError, match="does not match host name"):
+        append("localhost", authority)

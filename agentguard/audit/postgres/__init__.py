@@ -32,6 +32,8 @@ of the table. For the owner too, a trigger refuses these: to delete what has bee
 disables the trigger `append_only`, deletes whole chains, and enables it. A role that may add records can add
 wrong ones, as who may write a file can.
 
+`agentguard explain`, `simulate` and `suggest` read a log in a file alone.
+
 A record is written when PostgreSQL has acknowledged it, so a server with ``fsync = off`` is refused. While
 the server is away, no call is permitted: a call is denied before anything is minted, as with a full disk. If
 an answer was lost, the same record is sent again, and the server takes it once. Records of what has happened

@@ -9,35 +9,34 @@ from __future__ import annotations
 __all__ = ["COMPARISON"]
 
 COMPARISON = """
-CREATE OR REPLACE FUNCTION agentguard.changed_basis(
-    _ids text[], _fixed text[], _counts bigint[], _asked text[], _digests text[], _sources text[],
-    _trusts boolean[], _levels integer[]) RETURNS json
+-- _tasks: id, fixed part and counts of each task; _labels: digests that were looked for, and what was found
+CREATE OR REPLACE FUNCTION agentguard.changed_basis(_tasks json, _labels json) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE
-    line text[] := agentguard.line_of(_ids[1]);
+    ids text[] := ARRAY(SELECT one->>0 FROM json_array_elements(_tasks) AS one);
     known integer;
     same integer;
     present integer := 0;
     expected integer := 0;
 BEGIN
-    PERFORM 1 FROM agentguard.tasks WHERE id = ANY (line) ORDER BY depth, id FOR NO KEY UPDATE;
-    SELECT count(*), count(*) FILTER (WHERE t.fixed = b.fixed AND _counts[7 * b.n - 6 : 7 * b.n] = ARRAY[
-        calls, writes, choice_bits, questions, untrusted::integer, sensitivity, labels])
-    INTO known, same FROM agentguard.tasks AS t, unnest(_ids, _fixed) WITH ORDINALITY AS b (id, fixed, n)
-    WHERE t.id = b.id;
-    IF known < cardinality(_ids) THEN
+    SELECT count(*), count(*) FILTER (WHERE fixed = judged->>1 AND counts = judged->>2) INTO known, same
+    FROM (SELECT fixed, _tasks->(array_position(ids, id) - 1) AS judged, json_build_array(calls, writes,
+            choice_bits, questions, untrusted::integer, sensitivity, labels)::text AS counts
+        FROM agentguard.tasks WHERE id = ANY (ids) ORDER BY depth, id FOR NO KEY UPDATE) AS line;
+    IF known < cardinality(ids) THEN
         RETURN NULL;  -- no call begins in such a task
     END IF;
-    IF cardinality(_asked) > 0 THEN
-        SELECT count(*), count(e.digest) INTO present, expected
-        FROM agentguard.labels AS l LEFT JOIN unnest(_digests, _sources, _trusts, _levels)
-            AS e (digest, source, trusted, sensitivity)
+    IF _labels IS NOT NULL THEN
+        SELECT count(*), count(one) INTO present, expected
+        FROM agentguard.labels AS l LEFT JOIN json_array_elements(_labels->1) AS one
             ON (l.digest, l.source, l.trusted, l.sensitivity)
-                = (e.digest, e.source, e.trusted, e.sensitivity)
-        WHERE l.family = coalesce(line[cardinality(line)], _ids[1]) AND l.digest = ANY (_asked);
+                = (one->>0, one->>1, (one->>2)::boolean, (one->>3)::integer)
+        WHERE l.family = ids[cardinality(ids)]
+            AND l.digest = ANY (ARRAY(SELECT json_array_elements_text(_labels->0)));
+        expected := CASE WHEN expected < json_array_length(_labels->1) THEN -1 ELSE expected END;
     END IF;
-    IF same < known OR expected < present OR expected < cardinality(_digests) THEN
-        RETURN json_build_object('changed', agentguard.tasks_json(_ids));
+    IF same < known OR expected <> present THEN
+        RETURN json_build_object('changed', agentguard.tasks_json(ids));
     END IF;
     RETURN NULL;
 END $$;

@@ -41,7 +41,8 @@ class RedisStore:
     """A `Store` in Redis 7 or Valkey, shared by the processes of many machines.
 
     Each operation is one script, so it is atomic, and one round trip. All keys have the *prefix* and one hash
-    tag: in a cluster they are in one slot, and *url* has to name the node that has it.
+    tag: in a cluster they are in one slot, and *url* has to name the node that has it. Redis Sentinel is not
+    asked where the primary is: *url* has to lead there, by a proxy or a DNS name that a failover moves.
 
     Times are judged by the guard's *clock*, as in each other store. Deadlines and expiries are times of that
     clock; a second clock would only add how far it is off. Redis deletes what is over by its own clock, when
