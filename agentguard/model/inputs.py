@@ -264,7 +264,7 @@ ARGUMENT_INPUTS: tuple[RuleInput, ...] = (
     RuleInput("sources_of_each", InputType.NAMES, "sources_of_each", "sources_of_each", absent=()),
     RuleInput("vouched_by", InputType.NAMES, "vouched_by", "vouched_by", absent=()),
 )
-"""What a request says of where each argument, and what is inside of it, came from (fields of `Provenance`)."""
+"""What a request says of where an argument, and what is inside of it, came from (fields of `Provenance`)."""
 _OF_ORIGIN = frozenset({*(row.name for row in ARGUMENT_INPUTS), *TEXT_KINDS})
 
 
