@@ -81,9 +81,11 @@ To add                   touch
                          `config.pdps`
 
 In Cedar the tool chain is ``context.history``, and where an argument came from is
-``context.provenance.args.<name>``. What JSON does not say of the arguments, such as the class of a branch of
-a union, is in ``context.distinctions``. What a task has read, called and counted there is that of its whole
-family, children and siblings included. A tool's path (READ, WRITE, ESCALATION) is its access tier.
+``context.provenance.args.<name>``. What JSON does not say of the arguments, such as the class of a branch
+of a union, is in ``context.distinctions``. What calls have done, as counts and exact sums, is in
+``context.task.done``, for tools that the catalog says are ``counted``. What a task has read, called and
+counted there is that of its whole family, children and siblings included. A tool's path (READ, WRITE,
+ESCALATION) is its access tier.
 
 What it does not do: it is no sandbox. Python code in the same process can reach what Python can reach,
 also the token of a running call. A copy of the token is useless without its key, and the token is revoked

@@ -111,7 +111,15 @@ class CallEnding:
         enforcement.calls.running.pop(call_id, None)
         if unrevoked:
             enforcement.on_unrevoked()
+        await self._tell_policy(outcome, flow)
         return noted
+
+    async def _tell_policy(self, outcome: Outcome, flow: Flow) -> None:
+        """Tell a policy that learns of it how a call has ended that it has permitted."""
+        permit, learn = self._permit, flow.operations.learn
+        if learn is not None and permit.observed is None:
+            ending = outcome if permit.ran or outcome is Outcome.SUSPENDED else Outcome.FAILED
+            await best_effort("telling the policy", learn, permit.request, ending)
 
 
 def _effects(permit: Permit) -> ReadEffects:

@@ -159,6 +159,7 @@ class Operations:
     append: Callable[[Mapping[str, Any]], Awaitable[None]]
     entitled: Callable[[str, str], Awaitable[Collection[str] | None]] | None
     share: Share
+    learn: Callable[[AccessRequest, Outcome], Awaitable[None]] | None = None
     approve: Mapping[ToolPath, Approve]
     prepare: Mapping[str, Prepare]
     issue: Mapping[str, Issue]
@@ -185,16 +186,7 @@ def operations_of(
     timeout: float,
 ) -> OperationsPair:
     """Make the operations of both paths; *timeout* in seconds holds for each operation."""
-    single = {
-        name: operation_pair(ports.store, name, timeout=timeout, shielded=name in _SHIELDED)
-        for name in _OF_THE_STORE
-    }
-    if any(hasattr(ports.store, f"{prefix}begin_if_unchanged") for prefix in ("", "a")):
-        single["begin_if_unchanged"] = operation_pair(
-            ports.store, "begin_if_unchanged", timeout=timeout, shielded=True
-        )
-    single["decide"] = operation_pair(ports.policy, "decide", timeout=timeout)
-    single["append"] = operation_pair(ports.audit, "append", timeout=timeout, shielded=True)
+    single = _single(ports, timeout)
     entitled = None
     if ports.entitlements is not None:
         entitled = operation_pair(ports.entitlements, "scopes", timeout=timeout)
@@ -217,6 +209,23 @@ def operations_of(
             **{name: {key: pair.async_ for key, pair in pairs.items()} for name, pairs in by_name.items()},  # type: ignore[arg-type]  # the same
         ),
     )
+
+
+def _single(ports: Ports, timeout: float) -> dict[str, OperationPair]:
+    """Return the operations of the ports of which there is one each."""
+    single = {
+        name: operation_pair(ports.store, name, timeout=timeout, shielded=name in _SHIELDED)
+        for name in _OF_THE_STORE
+    }
+    if any(hasattr(ports.store, f"{prefix}begin_if_unchanged") for prefix in ("", "a")):
+        single["begin_if_unchanged"] = operation_pair(
+            ports.store, "begin_if_unchanged", timeout=timeout, shielded=True
+        )
+    single["decide"] = operation_pair(ports.policy, "decide", timeout=timeout)
+    single["append"] = operation_pair(ports.audit, "append", timeout=timeout, shielded=True)
+    if any(getattr(ports.policy, name, None) is not None for name in ("learn", "alearn")):
+        single["learn"] = operation_pair(ports.policy, "learn", timeout=timeout)
+    return single
 
 
 def _by_name(

@@ -1,8 +1,7 @@
 """What rules can see of a request: one table, from which each written form of a request is made.
 
 For a new input of rules, add a row to `INPUTS`, or to `ARGUMENT_INPUTS` if each argument has its own value.
-The row names a field of `AccessRequest`, `Identity`, `TaskState`, `ToolSpec` or `Provenance`, and does not
-fill it: the docstring of `agentguard` says where a new field gets its value. These are made from the rows:
+The row names a field, and does not fill it: the docstring of `agentguard` says what does. Made from the rows:
 
     policies/cedar/schema.py   the Cedar types of the context
     policies/cedar/context.py  the context of one call

@@ -10,11 +10,12 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from agentguard.concurrency.drive import Operation, drive, operation_pair
 from agentguard.errors import ConfigurationError
-from agentguard.model import AccessRequest, Decision, Effect, Obligation, ToolSpec
+from agentguard.model import AccessRequest, Decision, Effect, Obligation, Outcome, ToolSpec
 from agentguard.model.looks import Looks, united
 from agentguard.ports import CatalogAware, CountsOnDemand, FactsOnDemand, Policy
 from agentguard.ports.looks import looks_of
@@ -136,6 +137,12 @@ class Combine:
             if (health := getattr(policy, "health", None)) is not None:
                 health()
 
+    @property
+    def learn(self) -> Callable[[AccessRequest, Outcome], None] | None:
+        """What tells each policy that learns of it how a call has ended; None if there is no such policy."""
+        learners = [learn for policy in self._policies if (learn := getattr(policy, "learn", None))]
+        return partial(_tell, learners) if learners else None
+
     def close(self) -> None:
         """Close the connections of each policy that has any."""
         for close in (getattr(policy, "close", None) for policy in self._policies):
@@ -236,3 +243,10 @@ def _seconds(obligation: Obligation) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise ValueError("shorten_lifetime has no positive number of seconds")
     return seconds
+
+
+def _tell(
+    learners: Iterable[Callable[[AccessRequest, Outcome], None]], request: AccessRequest, outcome: Outcome
+) -> None:
+    for learn in learners:
+        learn(request, outcome)

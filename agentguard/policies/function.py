@@ -17,7 +17,7 @@ from typing import Any
 
 from agentguard.concurrency.abandonable import AbandonableThreads, NoThread
 from agentguard.concurrency.abandonable_tasks import AbandonableTasks
-from agentguard.model import AccessRequest, Decision, Effect, Provenance, ToolSpec
+from agentguard.model import AccessRequest, Decision, Effect, Outcome, Provenance, ToolSpec
 from agentguard.model.looks import Looks
 
 __all__ = ["FunctionPolicy", "NotLookedInside"]
@@ -55,6 +55,13 @@ class FunctionPolicy:
     With *looks_inside*, the function is told where what is inside of arguments came from: `Provenance.inside`
     and `texts`. That is worked out for each call. Without it, looking there raises `NotLookedInside`.
 
+    One request is one question, and the function is asked it once. A call that a person approves is two
+    questions: without the approval and with it. A call is asked about anew, with another request, where what
+    it was judged by has changed before it began, or its run is resumed. So a function that counts does not
+    count its questions: *learn* is told how each call that was permitted and has begun has ended, with the
+    request that the function permitted. It is a plain function, and has *timeout* seconds too; what it raises
+    is logged, and changes nothing.
+
     Raises:
         TypeError: The function has no code to make a version from, and none was given.
     """
@@ -66,8 +73,10 @@ class FunctionPolicy:
         timeout: float = 1.0,
         version: str | None = None,
         looks_inside: bool = False,
+        learn: Callable[[AccessRequest, Outcome], object] | None = None,
     ) -> None:
         self._function, self._looks_inside = function, looks_inside
+        self.learn = None if learn is None else partial(self._teach, learn)
         self._timeout = timeout
         self._async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
@@ -99,6 +108,12 @@ class FunctionPolicy:
             return self._late()
         except NoThread as error:
             return self._error(str(error))
+
+    def _teach(
+        self, learn: Callable[[AccessRequest, Outcome], object], request: AccessRequest, outcome: Outcome
+    ) -> None:
+        party, request = request.identity.subject, self._tell(request)
+        self._threads.run(self._timeout, learn, request, outcome, party=party)
 
     def _answer(self, request: AccessRequest) -> Decision:
         try:

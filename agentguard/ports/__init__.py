@@ -50,6 +50,9 @@ __all__ = [
 class Policy(Protocol):
     """A policy decision point (PDP): answers one request, without side effects.
 
+    A policy may have ``learn(request, outcome)``, or ``alearn``: it is told how each call that it permitted
+    and that has begun has ended, once, by the process that made the call.
+
     The same request gives the same decision and the same policy ids. `version` changes when the
     rules do; an approval that was asked under another version does not hold.
 

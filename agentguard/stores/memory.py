@@ -87,21 +87,22 @@ class MemoryStore:
         """Count the call and record the credential that is about to be minted (see `ports.Store`)."""
         with self._lock, self._change:
             self._prune()
-            now, prior = self._clock(), self._suspended.get(call.same)
+            now, prior = self._clock(), self._suspended.get(same := call.same)
             states = _rules.admit(call, self._family(call.task_id), now, resumed=prior is not None)
             if call.id in self._running:
                 raise StoreError(f"call {call.id} has begun before")
             additions = () if prior is None else prior.additions
-            self._counters.check(call, additions)
+            if counts := bool(call.numbers or call.additions):
+                self._counters.check(call, additions)
             if call.approval_id is not None:
-                before = None if prior is None else prior.approval_id
-                self._approvals.use(call, call.approval_id, before, now)
-            self._counters.begin(call, additions)
+                self._approvals.use(call, call.approval_id, None if prior is None else prior.approval_id, now)
+            if counts:
+                self._counters.begin(call, additions)
             if prior is None:
                 for state in states:
                     self._tasks[state.id] = state.after(call)
             else:
-                del self._suspended[call.same]
+                del self._suspended[same]
             self._running[call.id] = call
             if credential is not None:
                 self._track(credential)
@@ -216,8 +217,7 @@ class MemoryStore:
         """Record a pending approval, unless one with its id exists; return the recorded one."""
         with self._lock, self._change:
             self._prune()
-            recorded = self._approvals.get(approval.id)
-            if recorded is not None:
+            if (recorded := self._approvals.get(approval.id)) is not None:
                 return recorded
             for state in self._approvals.save(approval, self._family(approval.task_id), self._clock()):
                 self._tasks[state.id] = replace(state, questions=state.questions + 1)

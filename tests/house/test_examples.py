@@ -64,6 +64,12 @@ SHOWN = {
         "human: Then pay 20 to FR14-ADA.",
         "tool: paid 20 to FR14-ADA",
     ],
+    "what_was_done": [
+        "Denied: This is not permitted here.",
+        "refunded 60 for 1001\nDenied: This order was refunded before.",
+        "Denied: A task refunds at most 100. Ask for less.\nrefunded 40 for 1002",
+        "refunded 1 for 1003\nDenied: No more refunds for this user today.",
+    ],
     "mcp_tools": [
         "order 4711 for user://alice",
         "tool  Denied: This is outside",
