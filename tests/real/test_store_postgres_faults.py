@@ -416,6 +416,9 @@ def test_another_version_is_refused_and_a_store_is_migrated_by_its_owner(
 VERSION_1 = """
 DROP FUNCTION faults.create_task;
 DROP FUNCTION faults.begin_call;
+DROP FUNCTION faults.changed_basis;
+DROP TABLE faults.counters;
+ALTER TABLE faults.calls DROP COLUMN counted;
 ALTER TABLE faults.tasks DROP COLUMN choice_bits, DROP COLUMN max_choice_bits;
 CREATE FUNCTION faults.create_task(
     text, text[], text, text, text[], double precision, numeric, numeric, numeric, text, bigint, bigint,
