@@ -26,8 +26,11 @@ def connecting(
     """
     address = Address(url, timeout=timeout, ca=ca)
     secrets = None if password is None else source(password)
-    options = f"{address.parameters.get('options', '')} -c default_transaction_read_only=on"
+    # of several settings of one name the last counts: tables elsewhere than in `public` are named with it
+    settings = "-c search_path=public -c default_transaction_read_only=on"
+    options = f"{address.parameters.get('options', '')} {settings}"
     parameters: dict[str, Any] = {**address.parameters, "options": options.strip(), "autocommit": True}
+    parameters["target_session_attrs"] = "any"  # a replica may be asked too
 
     def connect() -> Any:
         secret = address.password if secrets is None else secrets.read()

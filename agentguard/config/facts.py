@@ -136,7 +136,7 @@ class SqlFactSettings(_FactSettings):
 
     kind: Literal["sql"]
     url: Name = Field(description='as in url = "sqlite:///shop.db" or "postgresql://shop@db.example/shop"')
-    query: Name = Field(description="with the driver's placeholders: ? for SQLite, %s for PostgreSQL")
+    query: Name = Field(description="with ? (SQLite) or %s (PostgreSQL; in the schema public) for values")
     # an error about another text would show a password that somebody wrote here
     password: str | None = Field(
         default=None,
