@@ -61,8 +61,8 @@ What an operator has to know of `postgres`:
 - Load: calls of one family of tasks wait for each other, those of different families do not. Of many calls of
   one task at the same moment, most are begun twice or three times, since the one before has changed the task.
   On one machine of 2 cores with other load, 4 processes made 865 to 1578 calls a second, p99 61 to 75 ms for
-  a begin and an end, while the server crashed once. SQLite made 878 to 2093, p99 139 to 172 ms. Neither waited
-  for the disk (``fsync = off``); with ``fsync = on`` PostgreSQL made 782, p99 45 ms.
+  a begin and an end, while the server crashed once. SQLite made 878 to 2093, p99 139 to 172 ms. Neither
+  waited for the disk (``fsync = off``); with ``fsync = on`` PostgreSQL made 782, p99 45 ms.
 - Failover: name the standby in ``synchronous_standby_names``, or the last acknowledged writes may be lost
   with the primary. `url` may name several hosts; the one that can write is used.
 
