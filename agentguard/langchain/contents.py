@@ -102,7 +102,7 @@ def _is_data(values: Collection[Any]) -> bool:
             nested = tuple(kind for kind in kinds if issubclass(kind, SEQUENCES + MAPPINGS))
             if nested:
                 new = {id(item): item for item in items if type(item) in nested and id(item) not in visited}
-                visited |= new.keys()
+                visited.update(new)
                 inner += [item.values() if isinstance(item, MAPPINGS) else item for item in new.values()]
         level = inner
     return True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
 from langchain_core.tools import StructuredTool, ToolException
+from pydantic import BaseModel
 
 from agentguard import credential
-from tests.conftest import Kit, tool_call
+from tests.conftest import Kit, Mode, classified, tool_call
 
 
 @dataclass
@@ -84,3 +85,38 @@ async def test_a_small_result_needs_no_thread(kit: Kit) -> None:
     artifact, _ = await called(kit, 3)
     assert len(artifact) == 4
     assert threading.active_count() == before
+
+
+class Order(BaseModel):
+    """A row of a class whose objects have much inside."""
+
+    id: int
+    name: str
+    tags: list[str]
+
+
+SHAPES: dict[str, Any] = {
+    "dicts": lambda row: asdict(row),
+    "objects": lambda row: row,
+    "models": lambda row: Order(**asdict(row)),
+    "tuples": lambda row: (row.id, row.name, tuple(row.tags)),
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.promise("results-in-bounded-time")
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_39_000_rows_take_bounded_time_of_the_processor_in_all_threads_together(
+    kit: Kit, mode: Mode, shape: str
+) -> None:
+    table = [SHAPES[shape](row) for row in rows(39_000)]
+    tool = StructuredTool.from_function(
+        lambda: ("rows", table), name="read", description="Read.", response_format="content_and_artifact"
+    )
+    guarded = kit.wrap(classified(tool))
+    with kit.guard.task("t", subject="alice", mandate={"tools": "*"}):
+        began = time.process_time()
+        answer = await mode.invoke(guarded, tool_call("read"))
+        seconds = time.process_time() - began
+    assert answer.artifact is table
+    assert seconds < 4  # measured: 0.1 s for dicts, and 1.0 s for models

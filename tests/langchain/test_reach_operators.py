@@ -8,17 +8,24 @@ import functools
 import gc
 import itertools
 import sqlite3
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import process_time
 from typing import Any
 
 import httpx
 import pytest
+import redis
+from fastapi import FastAPI, Request
 from langchain.agents import create_agent
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.tools import BaseTool
+from langchain_core.vectorstores import InMemoryVectorStore
 
 from agentguard.catalog import Catalog, spec_of
 from agentguard.errors import ConfigurationError
@@ -294,11 +301,65 @@ def test_data_of_a_request_makes_no_other_tool_whatever_operators_it_has(kind: s
     assert definitions[0] == definitions[1] == definitions[2]
 
 
+CLIENTS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "httpx": (httpx.Client, lambda client: client.get("http://127.0.0.1:1")),
+    "httpx of a loop": (httpx.AsyncClient, lambda client: client.headers.update({"a": "b"})),
+    "redis": (lambda: redis.Redis(port=1), lambda client: client.pipeline().get("x")),
+    "pool": (lambda: ThreadPoolExecutor(1), lambda pool: pool.submit(len, "x").result()),
+    "model": (
+        lambda: FakeListChatModel(responses=["x"]),
+        lambda model: model.invoke("x"),
+    ),
+    "vectors": (
+        lambda: InMemoryVectorStore(DeterministicFakeEmbedding(size=3)),
+        lambda store: store.add_texts(["a", "b"]),
+    ),
+    "request": (
+        lambda: Request({"type": "http", "app": FastAPI(), "headers": [], "state": {}}),
+        lambda request: setattr(request.state, "user", "alice"),
+    ),
+    "lock": (threading.Lock, lambda lock: lock.locked()),
+    "local": (threading.local, lambda local: setattr(local, "user", "alice")),
+}
+
+
+@PROMISE
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_or_session_of_a_request_makes_no_other_tool_before_and_after_its_use(name: str) -> None:
+    make, use = CLIENTS[name]
+    with contextlib.ExitStack() as stack:
+        definitions = list[object]()
+        for number in range(3):
+            client = make()
+            close = getattr(client, "close", getattr(client, "shutdown", lambda: None))
+            if not isinstance(client, httpx.AsyncClient | Request):
+                stack.callback(close)
+            with contextlib.suppress(OSError, httpx.HTTPError, redis.RedisError):
+                _ = use(client) if number else None
+            definitions.append(Reach(of(_holding(client))).definition)
+            definitions.append(Reach(of(_within(client))).definition)
+    assert definitions[:2] == definitions[2:4] == definitions[4:]
+
+
+def _within(client: Any) -> Function:
+    def look(item: str) -> str:
+        with client as entered:
+            return str(entered.get(item) + client(item))
+
+    return look
+
+
 @PROMISE
 def test_a_long_list_is_looked_through_in_bounded_time() -> None:
     cyclic: list[Any] = [None] * 1_500
     cyclic[7] = cyclic
-    kinds: list[Any] = [[0] * 2_000_000, [[]] * 600_000, {n: [n] for n in range(100_000)}, cyclic]
+    kinds: list[Any] = [
+        [0] * 2_000_000,
+        [[]] * 600_000,
+        {n: [n] for n in range(100_000)},
+        [{"id": n, "tags": ["a", ["b"]]} for n in range(50_000)],
+        cyclic,
+    ]
     for data in kinds:
         begun = process_time()
         Reach(of(_holding(data)))
