@@ -5,6 +5,7 @@ mandate     `Mandate`: what a task may touch at most
 task        `TaskState`, `Budget`: a task as the store holds it
 tool        `ToolSpec`, `Resource`: the classification of a tool, and the service that it touches
 declared    `Declared`: what a tool's schema declares at each place of its arguments
+looks       `Look`: the places inside of a tool's arguments at which rules can look
 arguments   `Arguments`: the validated arguments of a call, frozen
 facts       `FactSpec`, `Facts`: what records of the application say, declared and read
 limits      `Limits`, `CallLimits`: how much a call and its result may hold
@@ -13,6 +14,7 @@ provenance  `Provenance`, `Label`, `Sensitivity`: where values came from, and ho
 counts      `Counted`, `Cell`, `Addition`: what is counted of the calls that were done
 decision    `AccessRequest`, `Decision`, `Approval`: the request to a policy and to a person, and the answers
 inputs      the table of what rules can see of a request
+origin_form the written form of where an argument, and what is inside of it, came from
 basis       `Basis`: what of a store a call was judged by
 credential  `Grant`, `Credential`, `Call`: what may be issued for a call, what was issued, how the call ended
 """

@@ -23,9 +23,8 @@ from typing import Any, TypeVar
 from agentguard.model.arguments import Json
 from agentguard.model.decision import AccessRequest, ApprovalStatus
 from agentguard.model.facts import Facts
-from agentguard.model.looks import TEXT_KINDS
 from agentguard.model.mandate import Mandate
-from agentguard.model.provenance import Provenance, Sensitivity
+from agentguard.model.provenance import Sensitivity
 from agentguard.model.tallies import tallies_json, tallies_of
 
 __all__ = [
@@ -40,8 +39,6 @@ __all__ = [
     "RuleInput",
     "approval_json",
     "in_group",
-    "name_inside",
-    "origin_form",
     "writer_of",
 ]
 
@@ -264,27 +261,6 @@ ARGUMENT_INPUTS: tuple[RuleInput, ...] = (
     RuleInput("vouched_by", InputType.NAMES, "vouched_by", "vouched_by", absent=()),
 )
 """What a request says of where an argument, and what is inside of it, came from (fields of `Provenance`)."""
-_OF_ORIGIN = frozenset({*(row.name for row in ARGUMENT_INPUTS), *TEXT_KINDS})
-
-
-def name_inside(field: str) -> str:
-    """Return the name of a field inside of an argument in ``provenance.args``; no two fields have the same.
-
-    The field ``user`` is ``user_``, since ``user`` says whether the user named the argument.
-    """
-    return f"{field}_" if field.rstrip("_") in _OF_ORIGIN else field
-
-
-def origin_form(write: Callable[[object], dict[str, Json]], origin: Provenance) -> dict[str, Json]:
-    """Return where an argument and all that is inside of it came from; *write* writes `ARGUMENT_INPUTS`."""
-    form = write(origin)
-    for name, inner in origin.inside.items():
-        form[name_inside(name)] = origin_form(write, inner)
-    for kind, things in origin.texts.items():
-        form[kind] = write(things)
-    return form
-
-
 APPROVED: Mapping[str, Json] = {"approvers": 1}
 """What ``context.approval`` is where a policy is asked whether it would permit with a person's approval."""
 

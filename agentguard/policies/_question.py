@@ -17,9 +17,9 @@ from agentguard.model.inputs import (
     JSON_FORM,
     RuleInput,
     approval_json,
-    origin_form,
     writer_of,
 )
+from agentguard.model.origin_form import origin_form
 from agentguard.provenance.joined import unknown_provenance
 
 __all__ = ["PdpUsers", "question", "with_approval"]

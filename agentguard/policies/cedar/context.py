@@ -19,10 +19,10 @@ from agentguard.model.inputs import (
     RuleInput,
     approval_json,
     in_group,
-    name_inside,
     writer_of,
 )
 from agentguard.model.looks import Look
+from agentguard.model.origin_form import name_inside
 from agentguard.policies.cedar.facts import FactWriter, NotGiven
 from agentguard.policies.cedar.shapes import ToolShape
 from agentguard.policies.cedar.tallies import cedar_tallies

@@ -16,8 +16,9 @@ from cedarpy import pst
 
 from agentguard.catalog import RESERVED
 from agentguard.model import TaskStatus, ToolSpec
-from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, in_group, name_inside
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, in_group
 from agentguard.model.looks import Look
+from agentguard.model.origin_form import name_inside
 from agentguard.policies.cedar.head import Head
 from agentguard.policies.cedar.schema import resource_of
 from agentguard.policies.cedar.source import Rule, closest

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from agentguard.model import ToolPath, ToolSpec
-from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group, name_inside
+from agentguard.model.inputs import ARGUMENT_INPUTS, INPUTS, InputType, RuleInput, in_group
 from agentguard.model.looks import TEXT_KINDS, Look
+from agentguard.model.origin_form import name_inside
 from agentguard.policies.cedar.types import UNTYPED, ToolShape, quoted
 
 __all__ = ["resource_of", "schema_text"]

@@ -12,8 +12,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from agentguard.model.inputs import INPUTS, RuleInput, in_group, name_inside
+from agentguard.model.inputs import INPUTS, RuleInput, in_group
 from agentguard.model.looks import Look, Looks
+from agentguard.model.origin_form import name_inside
 from agentguard.policies.cedar.lists import NO_LISTS, Lists
 from agentguard.policies.cedar.shapes import NO_SHAPES, FactShape
 from agentguard.policies.cedar.tallies import NO_TALLIES, WINDOWS, Tallies
