@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from decimal import Decimal
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -235,3 +237,13 @@ def test_what_cannot_be_counted_is_an_error_when_the_tool_is_classified() -> Non
     kit = Kit()
     kit.guard.wrap(classified(refund_tool(), path="write", counted=True))
     assert kit.guard.catalog.counted == {"refund_order": Counted()}
+
+
+@pytest.mark.process
+@pytest.mark.promise("done-is-counted")
+def test_processes_that_share_a_file_overrun_no_limit_together(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.enforcement.refunding_agent", "sqlite", f"{tmp_path / 's.db'}"]
+    agents = [Popen([*command, "4", "30"], stdout=PIPE, text=True) for _ in range(3)]
+    done = [int(agent.communicate(timeout=120.0)[0]) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0, 0]
+    assert sum(done) == 3
