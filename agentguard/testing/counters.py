@@ -158,35 +158,44 @@ class CounterContract(Contract):
         assert tuple(await store.counted([Cell(ROOT, f"{group}\x1flast")])) == (2,)
 
     def test_of_parallel_calls_that_saw_the_same_numbers_one_begins(self) -> None:
+        self._begin_together(["child"] * 8)
+
+    def test_of_parallel_calls_of_several_tasks_that_saw_the_same_window_one_begins(self) -> None:
+        for _ in range(3):
+            self._begin_together([f"task-{number}" for number in range(8)])
+
+    def _begin_together(self, tasks: list[str]) -> None:
         for asynchronous in (False, True)[not self.synchronous :]:
             self.now = Contract.now
             adapter = self.adapter()
             store = AwaitedPort(adapter, asynchronous=asynchronous)
             run: Any = asyncio.run if asynchronous else drive
-            run(create_family(store))
-            begin = _in_a_loop if asynchronous else _in_threads
-            errors = begin(store, 8)
+            for task in dict.fromkeys(tasks):
+                run(store.create_task(sample_task(task)))
+            errors = (_in_a_loop if asynchronous else _in_threads)(store, tasks)
             assert errors.count(None) == 1
             assert sum(isinstance(error, CountersChanged) for error in errors) == 7
-            assert tuple(run(store.counted([CALLS, SUM]))) == (1, 60)
+            assert tuple(run(store.counted([Cell(USER, "pay", 5)]))) == (1,)
             getattr(adapter, "close", lambda: None)()
 
 
-def _in_threads(store: AwaitedPort, number: int) -> list[AgentGuardError | None]:
-    with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(lambda n: drive(_begin(store, str(n))), range(number)))
+def _in_threads(store: AwaitedPort, tasks: list[str]) -> list[AgentGuardError | None]:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        return list(pool.map(lambda one: drive(_begin(store, *one)), enumerate(tasks)))
 
 
-def _in_a_loop(store: AwaitedPort, number: int) -> list[AgentGuardError | None]:
+def _in_a_loop(store: AwaitedPort, tasks: list[str]) -> list[AgentGuardError | None]:
     async def together() -> list[AgentGuardError | None]:
-        return list(await asyncio.gather(*(_begin(store, str(n)) for n in range(number))))
+        return list(await asyncio.gather(*(_begin(store, *one) for one in enumerate(tasks))))
 
     return asyncio.run(together())
 
 
-async def _begin(store: AwaitedPort, name: str) -> AgentGuardError | None:
+async def _begin(store: AwaitedPort, number: int, task: str) -> AgentGuardError | None:
+    added = (Addition(USER, "pay", 7, 1, until=5000.0),)
+    numbers = ((Cell(USER, "pay", 5), 0),)
     try:
-        await store.begin_call(call(name, numbers=((SUM, 0),), additions=ADDED), None)
+        await store.begin_call(call(f"{number}", task=task, numbers=numbers, additions=added), None)
     except AgentGuardError as error:
         return error
     return None

@@ -3,7 +3,7 @@
     store        `PostgresStore`: its operations, for threads and for event loops
     _statements  what each operation asks the server
     _answers     what the answer means, and the errors that `_rules` makes of a refusal
-    _functions, _approval_functions, _comparison, _pruning
+    _functions, _approval_functions, _comparison, _counter_functions, _pruning
                  the functions in PL/pgSQL, which decide and write
     _basis       begins a call if what it was judged by is still so
     _tables, _schema
