@@ -164,6 +164,12 @@ def test_a_record_that_may_be_absent_is_tested_for() -> None:
     assert decide("!(context.facts has customer)", CUSTOMER, customer=None).permitted
 
 
+def test_a_tool_that_has_facts_has_them_also_where_a_rule_names_none() -> None:
+    policy = policy_of(PERMIT + FORBID.format("resource", "context has facts"), CUSTOMER)
+    assert policy.decide(asking(tool(CUSTOMER), customer=None)).policy_ids == ("no",)
+    assert policy.decide(asking(LOOK)).policy_ids == ("yes",)
+
+
 def test_a_rule_sees_how_trusted_and_how_sensitive_a_fact_is() -> None:
     trusted = replace(ORDER, trusted=True, sensitivity=Sensitivity.CONFIDENTIAL)
     condition = "context.provenance.facts.order.trusted && context.provenance.facts.order.sensitivity == 2"

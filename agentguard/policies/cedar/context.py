@@ -46,6 +46,7 @@ class ContextWriter:
     ) -> None:
         self._convert, self._environment, self._view = shape.convert, tuple(environment), view
         self._facts = FactWriter(shape, view.facts, view.resource)
+        self._has_facts = bool(shape.facts) and "facts" in view.parts  # also where rules name none of them
         rows = [row for row in in_group(inputs, "") if row.type is not InputType.FACTS]
         self._parts = _writer(row for row in rows if row.name in view.parts)
         self._task = _writer(row for row in in_group(inputs, "task") if row.name in (view.task or ()))
@@ -70,7 +71,7 @@ class ContextWriter:
             context["environment"] = environment
         if view.task is not None:
             context["task"] = self._task(request)
-        if view.facts:
+        if self._has_facts:
             context["facts"] = self._facts.facts(request)
         context |= {name: count(values) for name, count in self._counts}
         if self._provenance is not None:
