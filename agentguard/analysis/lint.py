@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from cedarpy import pst
 
 from agentguard.model import ToolSpec
+from agentguard.model.tool import ALL, OF_CALL, VOUCHING_AUTHORS
 from agentguard.policies.cedar.names import applies_to as head_applies_to
 from agentguard.policies.cedar.names import field_names, listed_names
 from agentguard.policies.cedar.source import Rule
@@ -24,6 +25,7 @@ __all__ = [
     "find_unsatisfiable",
     "find_unseen_arguments",
     "find_unvouched",
+    "find_unvouching",
 ]
 
 
@@ -113,6 +115,26 @@ def find_unvouched(rules: Iterable[Rule], tools: Iterable[ToolSpec]) -> Iterator
             tool, _, field = source.partition(".")
             if place == "sources" and tool in names and field and tool not in whole and source not in trusted:
                 yield rule, source
+
+
+def find_unvouching(tools: Iterable[ToolSpec]) -> Iterator[tuple[ToolSpec, str, str]]:
+    """Yield what a tool's `records` name and does not exist: the tool, the field, and the name.
+
+    That is a source that is no trusted field of a tool, or an argument that the tool does not take.
+    """
+    specs = tuple(tools)
+    trusted = {f"{spec.name}.{field}" for spec in specs for field in spec.trusted} | VOUCHING_AUTHORS
+    whole = tuple(f"{spec.name}." for spec in specs if ALL in spec.trusted)
+    for spec in specs:
+        for field, vouchers in sorted(spec.records.items()):
+            for voucher, sources in sorted(vouchers.items()):
+                argument = voucher.removeprefix(OF_CALL).partition(".")[0]
+                names = None if spec.schema is None else spec.schema.get("properties", {})
+                if voucher.startswith(OF_CALL) and names is not None and argument not in names:
+                    yield spec, field, voucher
+                for source in sorted(sources - trusted):
+                    if not f"{source}.".startswith(whole):
+                        yield spec, field, source
 
 
 def applies_to(rule: Rule, spec: ToolSpec) -> bool:

@@ -20,6 +20,7 @@ from agentguard.analysis.lint import (
     find_unsatisfiable,
     find_unseen_arguments,
     find_unvouched,
+    find_unvouching,
 )
 from agentguard.analysis.lint_records import find_unasked_facts, find_unmet
 from agentguard.catalog import Catalog
@@ -140,6 +141,8 @@ def _idle(catalog: Catalog) -> Iterator[Finding]:
     for spec in catalog:
         if (schema := catalog.declared_schema(spec.name)) and (idle := idle_keywords(schema)):
             yield Finding("error", f"{spec.name}: keywords of its schema bind nothing: {', '.join(idle)}")
+    for spec, field, name in find_unvouching(catalog):
+        yield Finding("error", f"{spec.name}: {name} vouches for no {field}: nothing of that name can")
 
 
 def _rules(rules: tuple[Rule, ...], guard: Guard) -> Iterator[Finding]:

@@ -41,11 +41,13 @@ _REFERENCE = re.compile(r"&#x[0-9a-f]{1,8};?|&#[0-9]{1,8};?|&[a-z][a-z0-9]{1,31}
 # of other schemes only what has a slash: a word with a colon is no link
 _SCHEME = re.compile(
     r"(?<![a-z])(?:https?|ftps?|wss?|javascript|vbscript|blob):(?=.)|:(?=[/\\])"
-    r"|(?<![a-z])data:(?=[\w.+/-]{0,80}[;,])|(?<![:/\\])[/\\]{2}(?=\d{4}|0x|\[)|(?<![\w.+\-])@(?=\d{4}|0x|\[)"
+    r"|(?<![a-z])data:(?=[\w.+/-]{0,80}[;,])|(?<![:/\\])[/\\]{2}(?=\d{4}|0x|\[)|@(?=(?:\d{7,}|0x[0-9a-f]+)(?![\w.\-]))|(?<![\w.+\-])@(?=\[)"
     r"|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?=[:/])",
     re.IGNORECASE,
 )
 _OF_SCHEME = re.compile(r"[a-z0-9+.\-]*\Z", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+_DROPPED = re.compile(r"[\t\n\r]")
 _LONGEST_SCHEME = 32
 _SLASHES = re.compile(r"[/\\]*(?:\[[0-9a-f:.%]*\])?", re.IGNORECASE)  # and the address of IPv6
 _AUTHORITY = re.compile(r"[^/?#<>]*")  # a backslash ends it in a browser, and not elsewhere
@@ -71,6 +73,8 @@ def items_in(text: str) -> Mapping[str, tuple[Item, ...]]:
     read = text[:CHARACTERS]
     source = _REFERENCE.sub(lambda match: unescape(match[0]), read) if "&" in read else read
     plain = composed(UNSEEN.sub("", source), "NFKC")
+    if "<" in plain:  # a browser drops these from a URL in an attribute
+        plain = _TAG.sub(lambda match: _DROPPED.sub("", match[0]), plain)
     texts_by_kind = _texts(plain)
     if len(text) > CHARACTERS:
         texts_by_kind = {kind: {**texts, "": None} for kind, texts in texts_by_kind.items()}

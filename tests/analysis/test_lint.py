@@ -12,6 +12,7 @@ from agentguard.analysis.lint import (
     find_unmentioned,
     find_unsatisfiable,
     find_unvouched,
+    find_unvouching,
 )
 from agentguard.cli.lint import findings
 from agentguard.model import ToolPath, ToolSpec
@@ -138,3 +139,28 @@ def test_lint_says_where_and_the_guides_policies_have_no_such_gap(tmp_path: Path
     for suite in ("banking", "workspace"):
         file = Path(__file__).parents[2] / "examples" / "policies" / suite / "agentguard.toml"
         assert all("not known" in finding.text for finding in findings(file))
+
+
+@pytest.mark.promise("trust-by-record")
+@pytest.mark.parametrize(
+    ("voucher", "source", "wrong"),
+    [
+        ("sender", "contacts.email", None),
+        ("sender", "user", None),
+        ("sender", "directory.anything", None),
+        ("args.channel", "user", None),
+        ("sender", "contacts.emial", "contacts.emial"),
+        ("sender", "contact.email", "contact.email"),
+        ("sender", "messages.body", "messages.body"),
+        ("args.chanel", "user", "args.chanel"),
+    ],
+)
+def test_what_cannot_vouch_for_a_field_is_found(voucher: str, source: str, wrong: str | None) -> None:
+    schema = {"properties": {"channel": {"type": "string"}}}
+    records = {"body": {voucher: frozenset({source})}}
+    tools = [
+        ToolSpec(name="contacts", path=ToolPath.READ, trusted=frozenset({"email"})),
+        ToolSpec(name="directory", path=ToolPath.READ, trusted=frozenset({"*"})),
+        ToolSpec(name="messages", path=ToolPath.READ, schema=schema, records=records),
+    ]
+    assert [name for _, _, name in find_unvouching(tools)] == ([] if wrong is None else [wrong])

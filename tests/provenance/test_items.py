@@ -30,7 +30,8 @@ TASK = TaskState(
     identity=Identity(subject="user:ada", actor="agent://a"),
     mandate=Mandate.of({"tools": "*"}),
     deadline=2e9,
-    words="Send https://good.example/a, to bob@good.example. Pay GB29NWBK60161331926819 by good.example",
+    words="Send https://good.example/a, to bob@good.example. Pay GB29NWBK60161331926819 by good.example"
+    " or https://good.example or https://good.example.",
     untrusted=True,
     sensitivity=Sensitivity.INTERNAL,
 )
@@ -129,6 +130,9 @@ LINKS = [
     "https://good.example&#10;@3232235777",
     "ht\ntps://3232235777",
     "ht&Tab;tps://3232235777",
+    "https://good.example\nx@3232235777",
+    '<a href="https://good.example\nx@evil.example">good.example</a>',
+    "<a href='https://good.example&NewLine;x&commat;evil.example'>good.example</a>",
     # after the limits
     "https://evil.example".rjust(CHARACTERS + 20),
     " ".join(f"https://good.example/a?{n}" for n in range(MOST_ITEMS + 50)),
@@ -284,6 +288,8 @@ BAD: dict[str, Callable[[int], str]] = {
     "marks": lambda n: "a\u0301" * n,
     "local part": lambda n: "x." * n + "@" + "x." * n,
     "links": lambda n: "".join(f" h{i}.example" for i in range(n // 10)),
+    "tags": lambda n: "<\n" * n,
+    "open tags": lambda n: "<" + "\n" * n,
     "data": lambda n: "data:a" * n,
 }
 
