@@ -152,7 +152,9 @@ class Catalog:
                 are what one tool acts on, or the facts need each other.
         """
         with self._lock:
-            if fact.name in self._facts:
+            if (present := self._facts.get(fact.name)) == fact:
+                return  # another guard on this catalog has declared it
+            if present is not None:
                 raise ConfigurationError(
                     f"two facts are named {fact.name}", hint="rename one of them: rules name facts"
                 )

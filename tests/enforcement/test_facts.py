@@ -557,6 +557,19 @@ def test_a_key_that_is_no_argument_and_a_name_of_two_facts_are_errors(kit: Kit) 
         declare(kit.guard, raising)
 
 
+async def test_two_guards_on_one_catalog_may_declare_the_same_fact(kit: Kit, mode: Mode) -> None:
+    kit.rule.answer = pending
+    other = kit.another(catalog=kit.guard.catalog)
+    for guard in (kit.guard, other):
+        declare(guard, order_of)
+    refund = refunding(kit, other)
+    with working(kit, guard=other):
+        assert await mode.invoke(refund, {"order_id": "4711"}) == "refunded 4711"
+    third = kit.another(catalog=kit.guard.catalog)
+    with pytest.raises(ConfigurationError, match="two facts are named order"):
+        declare(third, order_of, timeout=2.0)
+
+
 def test_a_tool_acts_on_one_thing(kit: Kit) -> None:
     refunding(kit)
     declare(kit.guard, order_of, resource=True)
