@@ -15,7 +15,10 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 
 from agentguard import AccessRequest, Decision, Effect, Obligation
 from agentguard.catalog import Catalog
@@ -23,7 +26,7 @@ from agentguard.errors import ConfigurationError, DenialCode
 from agentguard.model import Counted
 from agentguard.policies import FunctionPolicy
 from agentguard.stores import SqliteStore
-from tests.conftest import ORDERS, Kit, Mode, classified, tool_call
+from tests.conftest import GO, ORDERS, Kit, Mode, classified, scripted, tool_call
 
 COUNTED = {"sum": ["amount"], "per": ["order_id"], "user": {"day": 86400}, "agent": {"hour": 3600}}
 Refund = Callable[[str, float], str]
@@ -247,3 +250,29 @@ def test_processes_that_share_a_file_overrun_no_limit_together(tmp_path: Path) -
     done = [int(agent.communicate(timeout=120.0)[0]) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0, 0]
     assert sum(done) == 3
+
+
+@pytest.mark.promise("done-is-counted")
+async def test_a_tool_that_waits_counts_and_goes_on_once_and_nobody_else_takes_its_place(
+    kit: Kit, mode: Mode
+) -> None:
+    """The tool has begun when its run is suspended, so it may have done something already."""
+    counts: list[int] = []
+
+    def rule(request: AccessRequest) -> bool:
+        counts.append(tally(request)["per"]["order_id"]["count"])
+        return counts[-1] == 0
+
+    guard, tool = guarded(kit, rule, refund_tool(lambda order_id, amount: str(interrupt("sure?"))))
+    again = tool_call("refund_order", "c2", order_id="1", amount=5)
+    model = scripted(tool_call("refund_order", "c1", order_id="1", amount=5), again)
+    agent = create_agent(model, [tool], checkpointer=InMemorySaver())
+    with guard.task("refund", subject="alice", mandate={"tools": "*"}) as task:
+        config = {"configurable": {**task.config["configurable"], "thread_id": "1"}}
+        assert "__interrupt__" in await mode.invoke(agent, GO, config)
+        assert "not permitted" in str(await mode.invoke(tool, again)), "it is suspended, and counts"
+        state = await mode.invoke(agent, Command(resume="yes"), config)
+    assert counts == [0, 1, 0, 1], "it does not stand in its own way, and is counted once"
+    answers = [message.text for message in state["messages"] if message.type == "tool"]
+    assert answers[0] == "yes"
+    assert "not permitted" in answers[1]
