@@ -121,6 +121,7 @@ def _task(
         kinds=tuple(dict.fromkeys((*(() if derived is None else derived.kinds), *kinds))),
         history=history,
         untrusted=untrusted,
+        counted={name: counted.in_task() for name, counted in guard.catalog.counted.items()},
     )
 
 
@@ -130,7 +131,11 @@ def _imagined(guard: Guard, tool: str, args: str, task: TaskState, trusted: froz
     request = request_for(guard.enforcement, spec, _arguments(guard, tool, args), task)
     origins = request.provenance
     changed = {name: origins.get(name, _TRUSTED).from_elsewhere(_TRUSTED) for name in trusted}
-    return replace(request, provenance={**origins, **changed})
+    tallies = {  # what was called before was done once
+        name: {**tally, "count": 1} if name in task.history else tally
+        for name, tally in request.tallies.items()
+    }
+    return replace(request, provenance={**origins, **changed}, tallies=tallies)
 
 
 def _arguments(guard: Guard, tool: str, text: str) -> Arguments:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agentguard.analysis.changes import changes
 from agentguard.audit.requests import recorded, replayed
+from agentguard.cli import main
 from agentguard.errors import ConfigurationError
 from agentguard.model import AccessRequest, Arguments, Counted, ToolPath, ToolSpec
 from agentguard.policies import CedarPolicy, FunctionPolicy
@@ -201,3 +204,37 @@ def test_explain_tries_other_numbers() -> None:
         if policy.decide(change.make(request())).permitted
     ]
     assert "task.done.refund_order.sum_with_this.amount were 0" in permitted
+
+
+def test_the_command_explains_an_imagined_call_by_what_was_done(tmp_path: Path) -> None:
+    (tmp_path / "agentguard.toml").write_text("""
+[policy]
+cedar = ["rules.cedar"]
+[tools.verify]
+path = "read"
+args = { name = "string" }
+counted = true
+[tools.refund_order]
+path = "write"
+args = { order_id = "string", amount = "number" }
+counted = { sum = ["amount"], per = ["order_id"], user = { day = 86400 } }
+""")
+    (tmp_path / "rules.cedar").write_text("""
+@id("refunds") permit (principal, action == Action::"refund_order", resource) when {
+  context.task.done.verify.count > 0
+  && context.done_by_user.day.refund_order.sum_with_this.amount.lessThanOrEqual(decimal("100.0"))
+};
+""")
+
+    def explained(amount: int, *options: str) -> str:
+        args = ["--args", json.dumps({"order_id": "1", "amount": amount}), *options]
+        file = ["--config", str(tmp_path / "agentguard.toml")]
+        result = CliRunner().invoke(main, ["explain", "refund_order", *args, *file])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "task.done.verify.count were 100" in explained(60)
+    assert "permit" in explained(60, "--history", "verify").splitlines()[0]
+    assert "done_by_user.day.refund_order.sum_with_this.amount were 0" in explained(
+        101, "--history", "verify"
+    )
