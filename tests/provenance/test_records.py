@@ -138,7 +138,6 @@ PAID = "acc_77"
         (f"sender: boss@corp.example\nbody: {PAID}", False),
         ([{"type": "text", "text": f'{{"sender": "boss@corp.example", "body": "{PAID}"}}'}, "more"], False),
     ],
-    ids=str,
 )
 def test_a_body_is_trusted_where_its_own_sender_is(result: Any, trusted: bool) -> None:
     reads: Reads = [(read(), result, {})]
@@ -255,7 +254,6 @@ BY_URL: Records = {"*": {"args.url": frozenset({"user"})}}
             False,
         ),
     ],
-    ids=str,
 )
 def test_what_a_call_returns_is_trusted_where_the_user_named_its_argument(
     records: Records, arguments: dict[str, Json], result: Any, trusted: bool
