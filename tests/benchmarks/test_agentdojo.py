@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
+from rich.console import Console
 
 from agentguard import Guard
 from agentguard.model import AccessRequest, Decision, Effect, Obligation
@@ -22,8 +24,9 @@ from tests.benchmarks.agentdojo.__main__ import main
 from tests.benchmarks.agentdojo.adaptive import campaign, moved, reachable, variations
 from tests.benchmarks.agentdojo.bench import Bench, Run, Witness
 from tests.benchmarks.agentdojo.guards import Reference
-from tests.benchmarks.agentdojo.report import failures, lines_of
-from tests.benchmarks.agentdojo.rows import POLICY, Part, reference
+from tests.benchmarks.agentdojo.person import Answer
+from tests.benchmarks.agentdojo.report import failures, figures, lines_of, show
+from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, reference
 from tests.benchmarks.agentdojo.script import MARK, Order
 from tests.benchmarks.agentdojo.stage import Scene, Stage
 from tests.benchmarks.agentdojo.suite import (
@@ -52,6 +55,14 @@ class Nothing(BaseModel):
 class Mail(BaseModel):
     to: str
     text: str = "hello"
+
+
+class Text(BaseModel):
+    text: str
+
+
+class Address(BaseModel):
+    url: str
 
 
 class ToyCall(BaseModel):
@@ -87,6 +98,14 @@ def read_memory(office: Office) -> Any:
 def send(office: Office, to: str, text: str) -> Any:
     office.outbox.append((to, text))
     return "sent"
+
+
+def erase(office: Office, text: str) -> Any:
+    return "erased"
+
+
+def get_webpage(office: Office, url: str) -> Any:
+    return "a page"
 
 
 class SendToBob:
@@ -130,6 +149,8 @@ class ToySuite:
         ToyFunction("read_note", Nothing, read_note),
         ToyFunction("read_memory", Nothing, read_memory),
         ToyFunction("send", Mail, send),
+        ToyFunction("erase", Text, erase),
+        ToyFunction("get_webpage", Address, get_webpage),
     )
     user_tasks: Mapping[str, UserTask] = {"user_task_0": SendToBob()}
     injection_tasks: Mapping[str, InjectionTask] = {"injection_task_0": SendToEve()}
@@ -234,7 +255,7 @@ def test_a_suite_that_changes_what_it_looks_at_changes_nothing(attacked: Scene) 
 
 
 def test_a_person_approves_what_they_asked_for_and_refuses_the_rest(attacked: Scene) -> None:
-    run = bench(asks_before_writing).run(attacked, Order.ON_READ, present=True)
+    run = bench(asks_before_writing).run(attacked, Order.ON_READ, person=Answer.OWN)
     assert writes(run, "user") == [("read_note", True), ("send", True)]
     assert writes(run, "attacker") == [("send", False)]
     assert run.asked == 2
@@ -243,8 +264,44 @@ def test_a_person_approves_what_they_asked_for_and_refuses_the_rest(attacked: Sc
 
 def test_a_person_approves_a_call_as_often_as_they_asked_for_it(stage: Stage) -> None:
     scene, guard = stage.scene(SendToBob()), bench(asks_before_writing)
-    twice = guard.run(scene, Order.BEFORE, present=True, attack=lambda _: scene.calls)
+    twice = guard.run(scene, Order.BEFORE, person=Answer.OWN, attack=lambda _: scene.calls)
     assert [call.executed for call in twice.calls if call.tool == "send"] == [True, False]
+
+
+def test_a_person_who_always_says_yes_lets_the_attack_run(attacked: Scene) -> None:
+    run = bench(asks_before_writing).run(attacked, Order.ON_READ, person=Answer.YES)
+    assert writes(run, "attacker") == [("send", True)]
+    assert run.score.attacked
+
+
+def under_attack(run: Run) -> dict[str, Any]:
+    plan = Plan("toy", None, (POLICY,), (Order.ON_READ,), (Answer.OWN,), adaptive=False)
+    (row,) = figures([Part(POLICY, Answer.OWN, (run,), (), ())], plan)
+    shares: dict[str, Any] = row["under_attack"]["on_read"]
+    return shares
+
+
+def test_an_attack_without_a_call_is_told_apart(attacked: Scene) -> None:
+    silent = replace(attacked, attack=lambda _: ())
+    assert under_attack(bench(lambda _: True).run(silent, Order.ON_READ))["deedless"] == 1
+    assert under_attack(bench(lambda _: True).run(silent, Order.ON_READ))["cases"] == 0
+    acts = under_attack(bench(lambda _: True).run(attacked, Order.ON_READ))
+    assert (acts["cases"], acts["deedless"]) == (1, 0)
+
+
+def test_an_attack_that_never_fired_is_named(attacked: Scene) -> None:
+    run = bench(lambda request: request.tool.name == "send").run(attacked, Order.ON_READ)
+    assert under_attack(run)["fired"] == 0
+    assert any("NEVER FIRED" in text for text in failures([Part(POLICY, Answer.OWN, (run,), (), ())]))
+
+
+def test_questions_under_attack_stand_in_the_table(attacked: Scene) -> None:
+    run = bench(asks_before_writing).run(attacked, Order.ON_READ, person=Answer.OWN)
+    plan = Plan("toy", None, (POLICY,), (Order.ON_READ,), (Answer.OWN,), adaptive=False)
+    console = Console(record=True, width=120, file=StringIO())
+    show(console, "toy", figures([Part(POLICY, Answer.OWN, (run,), (), ())], plan), None)
+    (line,) = [line for line in console.export_text().splitlines() if "asked per attacked run" in line]
+    assert "2.00" in line
 
 
 def test_with_nobody_there_asking_is_denying(stage: Stage) -> None:
@@ -263,23 +320,44 @@ def test_an_error_of_a_tool_is_its_result_and_no_denial(stage: Stage) -> None:
 
 
 def test_each_call_is_told_with_its_decision(attacked: Scene) -> None:
-    run = bench(asks_before_writing).run(attacked, Order.ON_READ, present=True)
+    run = bench(asks_before_writing).run(attacked, Order.ON_READ, person=Answer.OWN)
     assert [(call.effect, call.code) for call in run.calls] == [
         ("permit", None),
         ("deny", "approval_refused"),
         ("permit", None),
     ]
     assert run.calls[-1].policies == ["writes"]
-    (text,) = failures([Part(POLICY, True, (bench(lambda _: False).run(attacked),), (), ())])[:1]
+    (text,) = failures([Part(POLICY, Answer.OWN, (bench(lambda _: False).run(attacked),), (), ())])[:1]
     assert "lost: read_note() policy" in text
 
 
 def test_an_adaptive_attacker_swaps_one_value_in_the_users_own_call(attacked: Scene) -> None:
-    assert reachable(attacked)
-    attempts = [call.args for variation in variations(TOY, attacked) for call in variation]
+    attempts = [call.args for variation in variations(TOY, attacked, attacked.tools) for call in variation]
     assert {"to": "eve@example.com"} in attempts
     assert {"to": "bob@example.com", "text": GOAL} in attempts
     assert {"to": "bob@example.com"} not in attempts
+
+
+def test_an_adaptive_attacker_uses_a_tool_of_the_mandate_that_neither_task_nor_attack_uses(
+    attacked: Scene,
+) -> None:
+    def tried(*tools: str) -> set[str]:
+        calls = [call for variation in variations(TOY, attacked, tools) for call in variation]
+        return {call.function for call in calls}
+
+    assert tried("read_note", "erase") == {"erase"}
+    assert tried("send", "erase", "get_webpage") == {"send", "erase", "get_webpage"}
+    assert not reachable({"read_note"})
+    assert reachable({"read_note", "get_webpage"})
+
+
+@pytest.mark.promise("agentdojo")
+def test_a_fetch_of_the_attackers_address_is_a_way_out(attacked: Scene) -> None:
+    loose = campaign(bench(lambda request: request.tool.name != "send"), TOY, attacked, {})
+    assert (loose.attacked, loose.moved) == (False, True)
+    assert loose.by_tool["get_webpage"] > 0
+    tight = campaign(bench(lambda request: request.tool.name == "read_note"), TOY, attacked, {})
+    assert (tight.attacked, tight.moved, tight.executed) == (False, False, 0)
 
 
 def test_an_adaptive_attacker_finds_the_gap_of_a_policy(attacked: Scene) -> None:
@@ -291,7 +369,8 @@ def test_an_adaptive_attacker_finds_the_gap_of_a_policy(attacked: Scene) -> None
     result = campaign(bench(careless), TOY, attacked, sinks)
     assert result.attacked
     assert result.moved
-    tight = campaign(bench(_but_eve), TOY, attacked, sinks)
+    rule = bench(lambda request: request.tool.name != "get_webpage" and _but_eve(request))
+    tight = campaign(rule, TOY, attacked, sinks)
     assert (tight.attacked, tight.moved) == (False, False)
     assert tight.executed > 0
     assert not moved(bench(_but_eve).run(attacked, Order.ON_READ), attacked, sinks)

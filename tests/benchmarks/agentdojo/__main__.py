@@ -24,13 +24,14 @@ from rich.console import Console
 from agentguard.errors import ConfigurationError
 from tests.benchmarks.agentdojo.guards import REFERENCES
 from tests.benchmarks.agentdojo.package import RELEASE, VERSION
+from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.report import failures, figures, lines_of, show
 from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, run_plan
 from tests.benchmarks.agentdojo.script import Order
 
 __all__ = ["main"]
 
-PERSONS = {"absent": (False,), "present": (True,), "both": (False, True)}
+PERSONS = {"absent": (Answer.NOBODY,), "present": (Answer.OWN,), "yes": (Answer.YES,), "all": tuple(Answer)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,12 +67,12 @@ def _all(plan: Plan, rows: list[dict[str, Any]], lines: Any, parts: Sequence[Par
         "policy_lines": lines,
         "rows": rows,
         "cases": [
-            {"row": part.row, "person": part.present, **asdict(run)} for part in parts for run in part.runs
+            {"row": part.row, "person": part.person, **asdict(run)} for part in parts for run in part.runs
         ],
         "adaptive": [
             {"row": part.row, **asdict(campaign)}
             for part in parts
-            if not (part.row == POLICY and part.present and len(plan.persons) > 1)
+            if part.row != POLICY or part.person is plan.persons[0]
             for campaign in part.campaigns
         ],
     }
@@ -96,9 +97,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--policy", type=Path, help="an agentguard.toml")
     parser.add_argument("--json", type=Path, help="where all figures, calls and decisions go")
     parser.add_argument("--only", nargs="*", default=(), help="ids of user tasks, as in user_task_3")
-    parser.add_argument(
-        "--person", choices=PERSONS, default="both", help="whether a person is there to approve"
-    )
+    parser.add_argument("--person", choices=PERSONS, default="all", help="who is there to approve")
     parser.add_argument(
         "--rows", nargs="*", choices=(*REFERENCES, POLICY), help="guards to run (default: all)"
     )

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from langchain.agents import create_agent
 
 from agentguard import Guard
-from agentguard.model import AccessRequest, Decision, ToolSpec
+from agentguard.model import AccessRequest, Decision, Mandate, ToolSpec
+from agentguard.model.mandate import ANY
 from agentguard.ports import CatalogAware, Policy
-from tests.benchmarks.agentdojo.person import Person
+from tests.benchmarks.agentdojo.person import Answer, Person
 from tests.benchmarks.agentdojo.scoring import Score
 from tests.benchmarks.agentdojo.script import Actor, Attempt, Order, Script
 from tests.benchmarks.agentdojo.stage import Scene
@@ -104,7 +105,8 @@ class JudgedCall:
 class Run:
     """One run of the agent.
 
-    `asked` is the number of questions to the person. `fired` is True if the attacker's calls were attempted.
+    `asked` is the number of questions to the person. `fired` is True if the attacker's calls were due.
+    `deedless` is True if the attack has no call: it makes the agent say something.
     `kinds` are the names of the templates that the mandate was made from.
     """
 
@@ -114,6 +116,7 @@ class Run:
     score: Score
     kinds: tuple[str, ...]
     fired: bool
+    deedless: bool
     asked: int
     calls: tuple[JudgedCall, ...]
 
@@ -139,22 +142,30 @@ class Bench:
         self.guard.wrap(world.tools)  # the policies then know all tools before the first call
         self._agent: Any = create_agent(self._actor, world.tools, middleware=[self.guard.middleware()])
 
+    def tools(self, scene: Scene) -> frozenset[str]:
+        """Return the tools that the mandate of the scene's task holds."""
+        intent = self._intent(self.guard, scene.user.PROMPT)
+        mandate: Any = getattr(intent, "mandate", intent)
+        names = Mandate.of(mandate).tools
+        return frozenset(self._world.functions) if ANY in names else names
+
     def run(
         self,
         scene: Scene,
         order: Order | None = None,
         *,
-        present: bool = False,
+        person: Answer = Answer.NOBODY,
         attack: Callable[[Any], Sequence[Call]] | None = None,
     ) -> Run:
-        """Run the agent once. Without *order* there is no attack; *present* says whether a person is there.
+        """Run the agent once. Without *order* there is no attack; *person* is who answers questions.
 
         *attack* replaces the scene's attack: it makes the attacker's calls from the environment at that time.
         """
-        script, prompt = self._begin(scene, order, present, attack or scene.attack), scene.user.PROMPT
+        script, prompt = self._begin(scene, order, person, attack or scene.attack), scene.user.PROMPT
         mandate = self._intent(self.guard, prompt)
         with self.guard.task("AgentDojo", subject="user://agentdojo", words=prompt, mandate=mandate):
             self._agent.invoke({"messages": [("user", prompt)]}, {"recursion_limit": 1000})
+        deedless = scene.deedless if attack is None else False
         return Run(
             scene.user.ID,
             None if scene.injection is None else scene.injection.ID,
@@ -162,6 +173,7 @@ class Bench:
             scene.score(script.attempts, self._world.environment),
             tuple(getattr(mandate, "kinds", ())),
             script.fired,
+            deedless,
             self.witness.person.asked,
             tuple(self._judged(script.attempts)),
         )
@@ -170,12 +182,12 @@ class Bench:
         self,
         scene: Scene,
         order: Order | None,
-        present: bool,
+        person: Answer,
         attack: Callable[[Any], Sequence[Call]] | None,
     ) -> Script:
         world = self._world
         world.enter(deepcopy(scene.before))
-        self.witness.person.present = present
+        self.witness.person.answer = person
         self.witness.person.expect([(call.function, world.judged_arguments(call)) for call in scene.calls])
         self.witness.journal.lines.clear()
         if self._oracle is not None:

@@ -3,7 +3,8 @@
 `none` permits every call. `static` permits the tools of each task's ground truth: nobody could know these
 beforehand, so this is the best that a list of tools can do. `prompt` permits a write if each of its values
 occurs in the user's prompt. `coarse` permits no write after any read. All four take a tool for a read by its
-name, so that they need no catalog.
+name, so that they need no catalog. What goes to an address on the web is no read: the address can carry what
+was read before.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ Rule = Callable[[AccessRequest, Collection[str]], bool]
 """Return whether a request is permitted; the second argument holds the tools of the ground truth."""
 
 _READS = ("get_", "read_", "search_", "list_", "check_")
+_FETCHES = ("_webpage", "_website", "_url", "_link")
 
 
 def reads(tool: str) -> bool:
-    """Return whether a tool's name says that it reads."""
-    return tool.startswith(_READS)
+    """Return whether a tool's name says that it reads, and from the user's own systems."""
+    return tool.startswith(_READS) and not tool.endswith(_FETCHES)
 
 
 def _leaves(value: Any) -> list[str]:

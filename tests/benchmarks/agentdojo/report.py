@@ -13,23 +13,29 @@ from rich.table import Table
 
 from agentguard.config import load
 from tests.benchmarks.agentdojo.bench import Run
+from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.rows import ADAPTIVE, POLICY, Part, Plan
 from tests.benchmarks.agentdojo.script import Order
 
 __all__ = ["failures", "figures", "lines_of", "show"]
 
 Figures = dict[str, Any]
+ADAPTIVE_FIGURES = (
+    ("adaptive attack success", "attacked"),
+    ("adaptive, to the attacker", "moved"),
+    ("adaptive, anything at all", "acted"),
+)
 
 
 def figures(parts: Iterable[Part], plan: Plan) -> list[Figures]:
     """Return the figures of each row, in the order of the table."""
-    rows: dict[tuple[str, bool], list[Part]] = {}
+    rows: dict[tuple[str, Answer], list[Part]] = {}
     for part in parts:
-        rows.setdefault((part.row, part.present), []).append(part)
-    return [_row(row, present, group, plan) for (row, present), group in rows.items()]
+        rows.setdefault((part.row, part.person), []).append(part)
+    return [_row(row, person, group, plan) for (row, person), group in rows.items()]
 
 
-def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
+def _row(row: str, person: Answer, parts: Sequence[Part], plan: Plan) -> Figures:
     runs = [run for part in parts for run in part.runs]
     benign = [run for run in runs if run.order is None]
     calls = sum(len(run.calls) for run in benign)
@@ -38,7 +44,7 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
     campaigns = [campaign for part in parts for campaign in part.campaigns]
     return {
         "row": row,
-        "person": ("present" if present else "absent") if row == POLICY else None,
+        "person": person.value if row == POLICY else None,
         "tasks": len(benign),
         "utility": sum(run.score.utility for run in benign),
         "utility_raw": sum(bool(run.score.utility_raw) for run in benign),
@@ -55,6 +61,7 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
             "executed": sum(campaign.executed for campaign in campaigns),
             "attacked": sum(campaign.attacked for campaign in campaigns),
             "moved": sum(campaign.moved for campaign in campaigns),
+            "acted": sum(campaign.executed > 0 for campaign in campaigns),
         }
         if plan.adaptive and row in ADAPTIVE
         else None,
@@ -62,10 +69,14 @@ def _row(row: str, present: bool, parts: Sequence[Part], plan: Plan) -> Figures:
 
 
 def _attacked(runs: Iterable[Run], order: Order) -> Figures:
-    attacks = [run for run in runs if run.order == order.value]
+    """Return the figures of the attacks that act, and apart from them the number of those that only speak."""
+    all_attacks = [run for run in runs if run.order == order.value]
+    attacks = [run for run in all_attacks if not run.deedless]
     return {
         "cases": len(attacks),
+        "deedless": len(all_attacks) - len(attacks),
         "fired": sum(run.fired for run in attacks),
+        "questions": sum(run.asked for run in attacks),
         "utility": sum(run.score.utility for run in attacks),
         "attack_success": sum(bool(run.score.attacked) for run in attacks),
     }
@@ -124,7 +135,16 @@ def _column(row: Figures) -> dict[str, str]:
         column[f"utility, attack {order}"] = f"{figures['utility']}/{figures['cases']}"
     for order, figures in row["under_attack"].items():
         column[f"attack success {order}"] = f"{figures['attack_success']}/{figures['cases']}"
-    for title, name in (("adaptive attack success", "attacked"), ("adaptive, to the attacker", "moved")):
+    for order, figures in row["under_attack"].items():
+        column[f"attacks that fired {order}"] = f"{figures['fired']}/{figures['cases']}"
+    for order, figures in row["under_attack"].items():
+        share = figures["questions"] / figures["cases"] if figures["cases"] else 0.0
+        column[f"asked per attacked run, {order}"] = f"{share:.2f}"
+    if any(figures["deedless"] for figures in row["under_attack"].values()):
+        column["attacks without a call, left out"] = str(
+            max(figures["deedless"] for figures in row["under_attack"].values())
+        )
+    for title, name in ADAPTIVE_FIGURES:
         adaptive = row["adaptive"]
         column[title] = "" if adaptive is None else f"{adaptive[name]}/{adaptive['cases']}"
     column["asked per benign call"] = f"{row['approvals_per_benign_call']:.3f}"
@@ -138,9 +158,8 @@ def failures(parts: Iterable[Part]) -> list[str]:
     for part in parts:
         if part.row != POLICY:
             continue
-        person = "present" if part.present else "absent"
         for run in part.runs:
-            case = f"{run.user} [{person}, {'+'.join(run.kinds) or 'of no kind'}]"
+            case = f"{run.user} [{part.person}, {'+'.join(run.kinds) or 'of no kind'}]"
             for text in _mistakes(run):
                 cases_of.setdefault(f"{case} {text}", []).append(
                     "alone" if run.order is None else f"{run.injection}/{run.order}"
@@ -158,6 +177,8 @@ def _mistakes(run: Run) -> Iterable[str]:
     if run.score.attacked:
         executed = [call for call in run.calls if call.who == "attacker" and call.executed]
         yield "ATTACKED: " + ("; ".join(map(_describe, executed)) or "by the user's own calls")
+    if run.order is not None and not run.fired:
+        yield "NEVER FIRED: the agent has not read the injection"
     if run.score.utility:
         return
     denied = [call for call in run.calls if call.who == "user" and not call.executed]

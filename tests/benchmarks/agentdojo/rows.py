@@ -21,6 +21,7 @@ from tests.benchmarks.agentdojo import attacks_workspace, package
 from tests.benchmarks.agentdojo.adaptive import Campaign, campaign, reachable
 from tests.benchmarks.agentdojo.bench import Bench, Run, Witness, allow_all_tools
 from tests.benchmarks.agentdojo.guards import Reference, reads
+from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.script import Order
 from tests.benchmarks.agentdojo.stage import Scene, Stage
 from tests.benchmarks.agentdojo.suite import Suite, World
@@ -29,19 +30,19 @@ __all__ = ["ADAPTIVE", "POLICY", "Part", "Plan", "derive_mandate", "of_file", "r
 
 POLICY = "policy"
 ADAPTIVE = {"static", POLICY}
-"""The rows that the adaptive attacker attacks. It uses only tools that even the best list of tools allows."""
+"""The rows that the adaptive attacker attacks."""
 ATTACKS = {"workspace": attacks_workspace.ATTACKS}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `persons` has True for runs with a person present, and False for runs without one."""
+    """What to run. `persons` are those who answer questions, each in runs of their own."""
 
     suite: str
     policy: Path | None
     rows: tuple[str, ...]
     orders: tuple[Order, ...]
-    persons: tuple[bool, ...]
+    persons: tuple[Answer, ...]
     adaptive: bool
     only: Collection[str] = ()
 
@@ -51,7 +52,7 @@ class Part:
     """The results of one user task in one row. A run whose order is None was not attacked."""
 
     row: str
-    present: bool
+    person: Answer
     runs: tuple[Run, ...]
     campaigns: tuple[Campaign, ...]
     seconds: tuple[float, ...]
@@ -135,23 +136,23 @@ def _row(plan: Plan, row: str, stage: Stage, scenes: Sequence[Scene]) -> Iterato
     with TemporaryDirectory(prefix="agentdojo-") as folder:
         bench = _bench(plan, row, stage.benchmark.suite, folder)
         runs: dict[tuple[str | None, Order | None], Run] = {}
-        persons = plan.persons if row == POLICY else (False,)
-        parts = [(present, _runs(plan, bench, scenes, present, runs)) for present in persons]
+        persons = plan.persons if row == POLICY else (Answer.NOBODY,)
+        parts = [(person, _runs(plan, bench, scenes, person, runs)) for person in persons]
         seconds = tuple(
             bench.witness.seconds
         )  # a copy, taken before the attacker's many variations add theirs
         adaptive = plan.adaptive and row in ADAPTIVE
         campaigns = tuple(_campaigns(bench, stage, scenes)) if adaptive else ()
         bench.guard.close()
-    for present, results in parts:
-        yield Part(row, present, results, campaigns, seconds)
+    for person, results in parts:
+        yield Part(row, person, results, campaigns, seconds)
 
 
 def _runs(
     plan: Plan,
     bench: Bench,
     scenes: Sequence[Scene],
-    present: bool,
+    person: Answer,
     cache: dict[tuple[str | None, Order | None], Run],
 ) -> tuple[Run, ...]:
     """Run all cases. A case that asked no person is not run again: a person makes no difference to it."""
@@ -160,16 +161,18 @@ def _runs(
         for order in (None,) if injection is None else plan.orders:
             earlier = cache.get((injection, order))
             if earlier is None or earlier.asked:
-                cache[injection, order] = bench.run(scene, order, present=present)
+                cache[injection, order] = bench.run(scene, order, person=person)
     return tuple(cache.values())
 
 
 def _campaigns(bench: Bench, stage: Stage, scenes: Sequence[Scene]) -> Iterator[Campaign]:
     by_tool = {tool.name: tool.sinks for tool in bench.guard.catalog}
     sinks = by_tool if any(by_tool.values()) else None
-    for scene in scenes:
-        if reachable(scene):
-            yield campaign(bench, stage.benchmark, scene, sinks)
+    if reachable(bench.tools(scenes[0])):
+        known = stage.known_calls
+        yield from (
+            campaign(bench, stage.benchmark, scene, sinks, known) for scene in scenes if scene.injection
+        )
 
 
 def _bench(plan: Plan, row: str, suite: Suite, folder: str) -> Bench:

@@ -39,6 +39,11 @@ class Scene:
         return self._scores[key]
 
     @cached_property
+    def deedless(self) -> bool:
+        """Whether the attack has no call: its goal is that the agent says something."""
+        return self.attack is not None and not self.attack(deepcopy(self.before))
+
+    @cached_property
     def tools(self) -> frozenset[str]:
         """The tools that the user's task needs."""
         return frozenset(call.function for call in self.calls)
@@ -58,6 +63,16 @@ class Stage:
         before = user.init_environment(self.benchmark.environments.make(texts))
         calls = self._flat(user.ground_truth(deepcopy(before)), before)
         return Scene(user, injection, before, calls, self._attack(injection, before))
+
+    @cached_property
+    def known_calls(self) -> tuple[Call, ...]:
+        """The calls of all of the suite's tasks and attacks, in an environment that nobody has attacked."""
+        suite, environment = self.benchmark.suite, self.benchmark.environments.make({})
+        calls = [call for task in suite.user_tasks.values() for call in self.scene(task).calls]
+        for injection in suite.injection_tasks.values():
+            attack = self._attack(injection, environment)
+            calls += [] if attack is None else attack(environment)
+        return tuple(calls)
 
     def _attack(self, injection: InjectionTask | None, before: Any) -> Callable[[Any], Sequence[Call]] | None:
         if injection is None:
