@@ -37,6 +37,7 @@ def test_without_the_solver_the_command_says_what_to_install(
     assert "agentguard[prove]" in result.output
 
 
+@pytest.mark.promise("proved-narrower")
 def test_an_analyzer_that_fails_proves_nothing(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

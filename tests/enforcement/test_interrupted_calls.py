@@ -115,7 +115,7 @@ def test_a_call_that_is_interrupted_at_any_line_leaves_nothing(parts: tuple[str,
         make, lambda pair: pair[0].call("sync"), lambda pair: require_sound(*pair), parts
     )
     # between the issuer's answer and its delivery: what was to be minted is on record, and ends by itself
-    undelivered = ("Issuance._deliver", "_delivering.<locals>.delivering", "for_party")
+    undelivered = ("Issuance._deliver", "_delivering.<locals>.delivering", "_ForParty.__exit__")
     assert [place for place in broken if not any(name in place for name in undelivered)] == []
     assert len(broken) < 6
 
