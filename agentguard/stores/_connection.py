@@ -65,6 +65,8 @@ def connect(path: Path, patience: float, turn: OwnedLock) -> Connection:
         path, timeout=0, isolation_level=None, check_same_thread=False, factory=Connection
     )
     connection.patience, connection.turn = patience, turn
+    if not hasattr(connection, "write"):  # what traces SQLite may give its own class of connections
+        connection.write = connection.execute  # type: ignore[method-assign]  # it is not our class
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")

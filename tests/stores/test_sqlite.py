@@ -383,3 +383,21 @@ def test_no_statement_of_the_store_has_a_numbered_placeholder() -> None:
     statements = "\n".join(room.read_text() for room in rooms)
     assert "WHERE id = ?" in statements
     assert re.findall(r"\?\d", statements) == []
+
+
+def test_a_store_works_with_a_class_of_connections_that_something_else_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Traced(sqlite3.Connection):
+        """A connection of a tracer, which has replaced `sqlite3.connect`."""
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "factory": Traced}))
+    store = SqliteStore(tmp_path / "state.db")
+    store.create_task(sample_task())
+    store.begin_call(call("1", task="task-1"), None)
+    store.end_call("1", Outcome.DONE)
+    state = store.task("task-1")
+    store.close()
+    assert state is not None
+    assert state.calls == 1
