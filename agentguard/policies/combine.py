@@ -118,6 +118,11 @@ class Combine:
         return tuple(rule for examine in examining if examine is not None for rule in examine(request))
 
     @property
+    def rule(self) -> Rule:
+        """How their decisions become one."""
+        return self._rule
+
+    @property
     def policies(self) -> tuple[Policy, ...]:
         """The policies that are asked, in order."""
         return tuple(self._policies)

@@ -130,3 +130,41 @@ def test_old_rules_that_do_not_fit_the_new_tools_are_an_error(prove: Prove) -> N
     code, output = prove(POLICY, POLICY.replace("args.amount", "args.sum"), config)
     assert code == 2
     assert "args.amount" in output
+
+
+LIFTED = {
+    "in a when": 'when { context.args.to like "KY*" && !(context has approval) }',
+    "deep in a when": (
+        'when { context.args.to like "KY*" && (context.args has note || !(context has approval)) }'
+    ),
+    "by the number of persons": (
+        'when { context.args.to like "KY*" && !(context has approval && context.approval.approvers > 1) }'
+    ),
+    "in an if": 'when { context.args.to like "KY*" && (if context has approval then false else true) }',
+}
+
+
+@pytest.mark.promise("proved-narrower")
+@pytest.mark.parametrize("place", LIFTED)
+def test_an_approval_that_lifts_a_forbid_is_found_wherever_the_forbid_asks_for_it(
+    place: str, prove: Prove
+) -> None:
+    rules = f'{POLICY}@id("offshore") forbid (principal, action == Action::"pay", resource) {LIFTED[place]};'
+    code, output = prove(rules)
+    assert code == 1, output
+    assert "an approval lets through what this rule names" in output
+
+
+@pytest.mark.promise("proved-narrower")
+def test_a_rule_about_tools_that_do_not_exist_is_named(prove: Prove) -> None:
+    code, output = prove(POLICY + '@id("up") permit (principal, action in Action::"escalation", resource);')
+    assert code == 1, output
+    assert "up (" in output
+    assert "can never match" in output
+
+
+@pytest.mark.promise("proved-narrower")
+def test_the_same_rules_for_a_tool_on_another_path_are_not_called_narrower(prove: Prove) -> None:
+    code, output = prove(POLICY, POLICY, CONFIG.replace('"write"', '"read"'))
+    assert code == 1, output
+    assert "unproved  the catalog has another classification of pay" in output

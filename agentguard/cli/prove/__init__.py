@@ -1,6 +1,7 @@
 """`agentguard prove`: what a change of rules does, for all calls at once, by Cedar's symbolic analysis.
 
 questions     what is asked about old and new rules
+surroundings  what decides beside the rules, and differs
 analyzer      the program that answers: ``cedar symcc``
 cvc5_program  the solver that it asks, where only the package cvc5 is installed
 """
@@ -14,18 +15,15 @@ from typing import Annotated, Any
 
 import typer
 
-from agentguard import ConfigurationError, Guard
+from agentguard import ConfigurationError
 from agentguard.cli._console import fail, note, out
 from agentguard.cli._policies import attach, guard_of, warn_of_unknown_arguments
 from agentguard.cli._target import load_object, tools_of
 from agentguard.cli.prove.analyzer import Analyzer
 from agentguard.cli.prove.questions import Rules, joint_schema, never_matching, reached, widened
-from agentguard.policies.cedar.source import Rule
+from agentguard.cli.prove.surroundings import Surroundings
 
 __all__ = ["command"]
-
-_WIDER = "the new rules permit what the old ones do not, such as"
-_REACHED = "an approval lets through what this rule names, such as"
 
 
 def command(
@@ -43,11 +41,12 @@ def command(
     The answer is about all calls of the tools, with and without an approval, and not about samples. Where a
     property does not hold, a call is shown for which it does not. It also says of each forbid whether an
     approval lets through what it names. Facts, counts and origins may have any value of their type. Rules of
-    other decision points, policies in Python and mandates are not looked at; mandates only take away.
+    other decision points and mandates are not looked at; mandates only take away. Where the files differ in
+    what else decides (other policies, the classification of tools, the environment), that is not proved.
 
     Needs ``cedar`` with its analyzer, and the solver of the extra `prove`. Exit codes: 0 nothing
     is wider, each rule can match, and no approval reaches what a forbid names; 1 something of this is not
-    so; 2 a file is wrong, the old rules do not fit the new tools, or the analyzer fails.
+    so, or not proved; 2 a file is wrong, the old rules do not fit the new tools, or the analyzer fails.
     """
     console, is_sound = out(), True
     try:
@@ -63,10 +62,12 @@ def command(
 
 def _findings(old: Path, new: Path, tools: list[Any]) -> Iterator[tuple[str, str]]:
     with guard_of(new) as guard, TemporaryDirectory() as directory:
+        around = Surroundings.of(guard)
         attach(guard, tools)
         warn_of_unknown_arguments(guard)
-        specs, rules = list(guard.catalog), _rules_of(guard)
-        before = rules if old == new else _old_rules(old)
+        specs, rules = list(guard.catalog), around.rules
+        around_before = around if old == new else _surroundings_of(old)
+        before = around_before.rules
         environment = guard.enforcement.options.environment
         analyzer = Analyzer(Path(directory), joint_schema(before, rules, specs, environment))
         now = Rules.of(rules, specs)
@@ -77,6 +78,8 @@ def _findings(old: Path, new: Path, tools: list[Any]) -> Iterator[tuple[str, str
                     "wider",
                     f"{finding.subject}: the new rules permit what the old ones do not\n{finding.example}",
                 )
+            for text in around_before.unproved(around):
+                yield "unproved", text
             if not wider:
                 yield "ok", f"the new rules permit nothing that the old ones do not, for {len(specs)} tools"
         idle = list(never_matching(analyzer.ask, now))
@@ -91,10 +94,6 @@ def _findings(old: Path, new: Path, tools: list[Any]) -> Iterator[tuple[str, str
             )
 
 
-def _old_rules(config: Path) -> tuple[Rule, ...]:
+def _surroundings_of(config: Path) -> Surroundings:
     with guard_of(config) as guard:
-        return _rules_of(guard)
-
-
-def _rules_of(guard: Guard) -> tuple[Rule, ...]:
-    return tuple(getattr(guard.enforcement.ports.policy, "rules", ()))
+        return Surroundings.of(guard)

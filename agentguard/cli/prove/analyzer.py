@@ -7,6 +7,7 @@ cvc5. Neither is a part of agentguard.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -97,6 +98,8 @@ class Analyzer:
                 "the solver cvc5 is not installed", hint="pip install 'agentguard[prove]', or set CVC5"
             )
         program = self._folder / "cvc5"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_PROGRAM}"\n', "utf-8")
+        program.write_text(
+            f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(_PROGRAM))}\n", "utf-8"
+        )
         program.chmod(stat.S_IRWXU)
         return program

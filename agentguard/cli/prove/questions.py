@@ -22,6 +22,7 @@ __all__ = ["Finding", "Rules", "joint_schema", "never_matching", "reached", "wid
 
 Ask = Callable[..., Answer]
 _OLD = "old rule "
+_APPROVAL = {"left": {"Var": "context"}, "attr": "approval"}
 
 
 class Finding(NamedTuple):
@@ -37,14 +38,16 @@ class Rules:
 
     by_tool: dict[str, tuple[Rule, ...]]
     resource_types: dict[str, str]
+    all: tuple[Rule, ...]
 
     @classmethod
     def of(cls, rules: Iterable[Rule], tools: Sequence[ToolSpec]) -> Rules:
         """Divide rules by tool."""
+        rules = tuple(rules)
         shapes: dict[str, ToolShape] = {spec.name: shape_of(spec) for spec in tools}
-        divided = slices(opened(tuple(rules), shapes), tools)
+        divided = slices(opened(rules, shapes), tools)
         types = {name: "Resource" if s.instance is None else s.instance.entity for name, s in shapes.items()}
-        return cls({name: part.rules for name, part in divided.items()}, types)
+        return cls({name: part.rules for name, part in divided.items()}, types, rules)
 
     def text(self, tool: str) -> str:
         """Return the rules for a tool, as Cedar reads them; without any, each call is denied."""
@@ -87,6 +90,9 @@ def never_matching(ask: Ask, rules: Rules) -> Iterator[Finding]:
         ):
             rule = places[0][1]
             yield Finding(f"{rule.id} ({rule.file}:{rule.line})")
+    for rule in rules.all:  # the head of these fits no tool, so nothing was asked about them
+        if rule.id not in tools_of:
+            yield Finding(f"{rule.id} ({rule.file}:{rule.line})")
 
 
 def reached(ask: Ask, rules: Rules) -> Iterator[Finding]:
@@ -107,20 +113,28 @@ def reached(ask: Ask, rules: Rules) -> Iterator[Finding]:
 def _without_approval(rule: Rule) -> str | None:
     """Return a permit of all that a forbid names where nobody has approved; None if it asks for no approval.
 
-    Without an exception for approvals, Cedar lets nothing through that the forbid names.
+    A rule may ask for one in an ``unless``, in a ``when``, and deep within either. Where it does not ask,
+    Cedar lets nothing through that the forbid names.
     """
     form = json.loads(policies_to_json_str(rule.text))
     (policy,) = form["staticPolicies"].values()
     clauses = policy.get("conditions", [])
-    remaining = [clause for clause in clauses if clause["kind"] == "when" or not _asks(clause["body"])]
-    if len(remaining) == len(clauses):
+    unapproved = _without_approvals(clauses)
+    if unapproved == clauses:
         return None
-    policy |= {"effect": "permit", "conditions": remaining}
+    policy |= {"effect": "permit", "conditions": unapproved}
     return policies_from_json_str(json.dumps(form))
 
 
-def _asks(body: Any) -> bool:
-    """Return whether an expression looks at ``context.approval``."""
-    if isinstance(body, dict):
-        return body.get("attr") == "approval" or any(map(_asks, body.values()))
-    return isinstance(body, list) and any(map(_asks, body))
+def _without_approvals(part: Any) -> Any:
+    """Return a part of a rule in which ``context has approval`` is false.
+
+    The validator lets a rule look into an approval only behind that question.
+    """
+    if isinstance(part, list):
+        return list(map(_without_approvals, part))
+    if not isinstance(part, dict):
+        return part
+    if part.get("has") == _APPROVAL:
+        return {"Value": False}
+    return {name: _without_approvals(inner) for name, inner in part.items()}
