@@ -25,7 +25,7 @@ from agentguard.langchain.messages import is_refusal
 from agentguard.langchain.middleware import GuardMiddleware
 from agentguard.langchain.registry import GateRegistry
 from agentguard.langchain.runs import run_of
-from agentguard.langchain.user_messages import is_user_message
+from agentguard.langchain.user_messages import has_mark, is_user_message
 from agentguard.model import TaskState, TaskStatus
 from agentguard.tasks.conversation import hear
 
@@ -98,7 +98,7 @@ class UserWords(GuardMiddleware):
 
     async def _hear(self, flow_of: Callable[[Enforcement], Flow], state: Any) -> None:
         keys = self._keys
-        messages = [message for message in state["messages"] if is_user_message(message)]
+        messages = [message for message in state["messages"] if has_mark(message)]
         task_id = _task_here() if messages else None
         if task_id is None:
             return
@@ -108,7 +108,7 @@ class UserWords(GuardMiddleware):
             return
         for message in messages:
             key = f"heard {task.root_id} {message.id}"
-            if key in keys:
+            if key in keys or not is_user_message(message, (task.id, *task.lineage)):
                 continue
             if await flow.operations.remember(key, task.deadline):  # else another process has heard it
                 await hear(flow, task.root_id, message.content)

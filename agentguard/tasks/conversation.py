@@ -85,7 +85,8 @@ class Conversation:
 
         It may allow more than the former one. That of a task in another task stays within what each task
         around it allows. A task that was begun in this one keeps its own mandate, and may do at most what
-        this one may now. The budget, the deadline and what was read stay. The audit log notes it first.
+        this one may now. A mandate that no template has made is of no kind. The budget, the deadline and
+        what was read stay. The audit log notes it first.
 
         Raises:
             ValueError: The mandate is malformed, limits what none of its tools takes, or was proposed by a
@@ -125,6 +126,7 @@ class Conversation:
         derived = mandate if isinstance(mandate, Derivation) else Derivation(mandate=Mandate.of(mandate))
         if derived.mandate.proposed:
             raise ValueError("a model has proposed this mandate: grant it, or narrow a task by it")
+        of_itself = derived.kinds or not self._state.lineage  # else the templates are those of its parent
         allowed = require_used_limits(derived.mandate, self._enforcement.ports.catalog)
         for ancestor_id in self._state.lineage:
             if (ancestor := await flow.operations.task(ancestor_id)) is not None:
@@ -133,7 +135,7 @@ class Conversation:
         await flow.operations.append(renewal_record(self._state, allowed, whole=whole))
         renewed = await flow.operations.revise_task(
             self._state.id,
-            lambda state: replace(state, mandate=allowed, kinds=derived.kinds or state.kinds),
+            lambda state: replace(state, mandate=allowed, kinds=derived.kinds if of_itself else state.kinds),
         )
         self._state = _seen(flow, renewed)
 

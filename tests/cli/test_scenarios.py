@@ -187,6 +187,88 @@ def test_a_file_that_is_wrong_is_an_error_with_its_name(fault: str, folder: Path
     assert "scenarios.toml" in result.output
 
 
+ORDERS = """
+[tools.ship]
+path = "write"
+args = { order_id = "string" }
+[facts.order]
+kind = "sql"
+url = "sqlite:///shop.db"
+query = "SELECT status FROM orders WHERE id = ?"
+tools = { ship = "order_id" }
+type = { status = "string" }
+[tasks.refunds]
+when = ["refund"]
+tools = ["refund", "ship"]
+writes = 1
+"""
+SHIPPING = """
+@id("pending") permit (principal, action == Action::"ship", resource)
+when { context.facts.order.status == "pending" };
+"""
+ASKED = """tool = "refund"
+args = { order_id = "A-9", to = "ada", amount = 30 }
+expect = "ask"
+answer = "yes"
+"""
+HOLLOW = {
+    "a misspelled argument": (
+        'tool = "refund"\nargs = { order = "A-1", to = "ada", amount = 30 }\nexpect = "deny"',
+        "it could not be judged (name the code invalid_arguments?)",
+    ),
+    "a yes to a call beyond the budget": (
+        f"{ASKED}[[scenario.step]]\n{ASKED}",
+        "a person has said yes, and it is denied",
+    ),
+    "no record of the fact": (
+        'tool = "ship"\nargs = { order_id = "A-2" }\nexpect = "deny"',
+        "it could not be judged (name the code no_fact?)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", HOLLOW)
+def test_a_step_does_not_pass_for_another_reason_than_a_decision(fault: str, folder: Path, run: Run) -> None:
+    step, words = HOLLOW[fault]
+    (folder / "agentguard.toml").write_text(CONFIG + ORDERS)
+    (folder / "policy.cedar").write_text(POLICY + SHIPPING)
+    (folder / "scenarios.toml").write_text(
+        f'[[scenario]]\nname = "n"\nwords = "refund"\n[[scenario.step]]\n{step}\n'
+    )
+    result = run("test", *config(folder))
+    assert result.exit_code == 1, result.output
+    assert words in result.output
+
+
+def test_a_misspelled_fact_is_an_error(folder: Path, run: Run) -> None:
+    (folder / "agentguard.toml").write_text(CONFIG + ORDERS)
+    (folder / "scenarios.toml").write_text(
+        GOOD.replace("[[scenario.step]]", "facts.oder.A-1 = {}\n[[scenario.step]]", 1)
+    )
+    result = run("test", *config(folder))
+    assert result.exit_code == 1
+    assert "there is no fact oder" in result.output
+
+
+def test_a_time_without_an_offset_is_an_error(folder: Path, run: Run) -> None:
+    (folder / "scenarios.toml").write_text(
+        GOOD.replace("[[scenario.step]]", "at = 2026-03-01T10:00:00\n[[scenario.step]]", 1)
+    )
+    result = run("test", *config(folder))
+    assert result.exit_code == 1
+    assert "scenario.1.at" in result.output
+
+
+def test_a_call_that_the_rules_were_not_asked_about_covers_nothing(folder: Path, run: Run) -> None:
+    (folder / "scenarios.toml").write_text(
+        '[[scenario]]\nname = "n"\nmandate = { tools = ["get_order"] }\n[[scenario.step]]\ntool = "refund"\n'
+        'args = { order_id = "A-1", to = "ada", amount = 500 }\nexpect = "deny"\ncode = "mandate"\n'
+    )
+    result = run("test", *config(folder))
+    assert result.exit_code == 0, result.output
+    assert "0 of 3 rules have decided a call, and 0 of 0 conditions" in result.output
+
+
 def test_without_a_file_of_scenarios_nothing_passes(folder: Path, run: Run) -> None:
     (folder / "scenarios.toml").unlink()
     assert run("test", *config(folder)).exit_code == 2

@@ -12,6 +12,7 @@ from langgraph.types import Command
 
 from agentguard import Denied
 from agentguard.errors import ApprovalError, DenialCode, TaskError, TaskNotActive
+from agentguard.intent import Derivation
 from agentguard.model import TURN, WORDS, Decision, Effect, Mandate, TaskStatus
 from agentguard.testing import RecordingAudit
 from tests.conftest import ASK, DENY, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
@@ -142,6 +143,21 @@ async def test_a_renewed_mandate_replaces_the_former_one(mode: Mode, kit: Kit) -
         await mode.invoke(pay, {"to": "bob"}, task.config)
     assert denied.value.code is DenialCode.MANDATE
     assert task.state().calls == 2
+
+
+@pytest.mark.promise("renewed-mandate-holds")
+async def test_a_renewed_mandate_is_of_the_kinds_that_it_was_made_of(mode: Mode, kit: Kit) -> None:
+    paying = Derivation(mandate=Mandate.of(ANY), kinds=("pay",))
+    task = kit.guard.task("t", subject="alice", mandate=paying).begin()
+    child = kit.guard.task("part", subject="alice", mandate=ANY)
+    with task.active():
+        child.begin()
+    await mode.call(child, "renew", ANY)
+    assert (task.state().kinds, child.state().kinds) == (("pay",), ("pay",))
+    await mode.call(task, "renew", Derivation(mandate=Mandate.of(ANY), kinds=("look",)))
+    assert task.state().kinds == ("look",)
+    await mode.call(task, "renew", ANY)
+    assert task.state().kinds == ()
 
 
 @pytest.mark.promise("renewed-mandate-holds")

@@ -9,9 +9,19 @@ from typing import Any
 
 from agentguard.analysis.changes import approved
 from agentguard.audit.requests import replayed
+from agentguard.errors import DenialCode
 from agentguard.model import ToolSpec
 
 __all__ = ["Coverage", "coverage_of"]
+
+
+_AFTER_RULES = frozenset(
+    {
+        *(None, DenialCode.POLICY, DenialCode.OBLIGATION, DenialCode.BUDGET),
+        *(DenialCode.APPROVAL_REFUSED, DenialCode.APPROVAL_UNAVAILABLE),
+    }
+)
+"""How calls end that the rules were asked about: a permit, and denials by the rules or after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ def coverage_of(
     for record in records:
         decisive.update(map(str, record.get("policies", ())))
         spec, request = tool(str(record.get("tool"))), record.get("request")
-        if spec is None or not isinstance(request, Mapping):
+        if record.get("code") not in _AFTER_RULES or spec is None or not isinstance(request, Mapping):
             continue
         question = replayed(request, spec)
         # a record holds the question as it was before a person has approved the call

@@ -9,11 +9,20 @@ from typing import Any
 from agentguard import Denied, Guard
 from agentguard.cli.test.scenarios import Scenario, Step
 from agentguard.cli.test.stage import Stage
+from agentguard.errors import DenialCode, TaskError
 from agentguard.tasks.task import Task
 
 __all__ = ["Outcome", "run"]
 
 Record = dict[str, Any]
+DECIDED = frozenset(
+    {
+        *(DenialCode.MANDATE, DenialCode.POLICY, DenialCode.OBLIGATION, DenialCode.BUDGET),
+        *(DenialCode.APPROVAL_REFUSED, DenialCode.APPROVAL_UNAVAILABLE, DenialCode.NO_RIGHTS),
+    }
+)
+"""The denials that somebody has decided. Any other one says that the call could not be judged, as where an
+argument is misspelled or a record is missing: a step that expects it names its code."""
 
 
 @dataclass(slots=True)
@@ -35,9 +44,9 @@ def run(stage: Stage, scenario: Scenario) -> Outcome:
                 if problem := _problem(stage, step, task):
                     outcome.problems.append(f"step {number}, {_name(step)}: {problem}")
                     break
-    except ValueError as error:
-        outcome.problems.append(f"the task cannot begin: {error}")
-    outcome.decisions = [r for r in stage.audit.records() if r.get("event") == "decision"]
+    except (ValueError, TaskError) as error:
+        outcome.problems.append(f"the task cannot begin or go on: {error}")
+    outcome.decisions = _decisions(stage)
     outcome.seconds = time.perf_counter() - start
     return outcome
 
@@ -65,7 +74,7 @@ def _problem(stage: Stage, step: Step, task: Task) -> str:
 
 def _made(stage: Stage, step: Step, task: Task) -> tuple[str, Record]:
     """Make the call of a step; return what was decided in a word, and the record of the decision."""
-    denied = False
+    denied, before = False, len(_decisions(stage))
     try:
         stage.call(step, task.config)
     except Denied:
@@ -73,14 +82,24 @@ def _made(stage: Stage, step: Step, task: Task) -> tuple[str, Record]:
     except RuntimeError:
         if not step.fails:
             raise
-    record = [r for r in stage.audit.records() if r.get("event") == "decision"][-1]
-    return "ask" if stage.questions else "deny" if denied else "permit", record
+    made = _decisions(stage)[before:]
+    if not made:
+        return "not decided", {}
+    return "ask" if stage.questions else "deny" if denied else "permit", made[-1]
+
+
+def _decisions(stage: Stage) -> list[Record]:
+    return [record for record in stage.audit.records() if record.get("event") == "decision"]
 
 
 def _difference(step: Step, verdict: str, record: Record) -> str:
     reason = record.get("reason")
     if verdict != step.expect:
         return f"expected {step.expect}, and it is {verdict}: {reason}"
+    if verdict == "ask" and step.answer == "yes" and record.get("effect") != "permit":
+        return f"a person has said yes, and it is denied: {reason}"
+    if verdict == "deny" and step.code is None and record.get("code") not in DECIDED:
+        return f"expected deny, and it could not be judged (name the code {record.get('code')}?): {reason}"
     if step.code is not None and step.code != record.get("code"):
         return f"expected the code {step.code}, and it is {record.get('code')}: {reason}"
     if step.by is not None and step.by not in record.get("policies", ()):

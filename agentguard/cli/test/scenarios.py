@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from agentguard.config.tables import Table
 from agentguard.errors import ConfigurationError, safe_text
@@ -40,8 +39,9 @@ class Step(Table):
     """One step: the user says something more (`says`), the application renews the mandate, or a call.
 
     `result` is what the stand-in for the tool returns, and with `fails` it raises an error. `expect` is what
-    is to be decided, `by` the id of a rule that decides it, `code` the code of the denial. `answer` is what
-    the person says who is asked about the call.
+    is to be decided, `by` the id of a rule that decides it, `code` the code of the denial; without one, a
+    call that could not be judged is not as expected. `answer` is what the person says who is asked about the
+    call; after a yes it has to run.
     """
 
     says: str | None = None
@@ -67,9 +67,10 @@ class Step(Table):
 class Scenario(Table):
     """One task and its steps, for the user *subject* by the agent *agent* (by default that of the file).
 
-    `at` is the time of its calls, by default the present. `mandate` is the task's; without one it is made of
-    the words by the tables ``[tasks]``, and if there are none it allows all. `facts` are the records by the
-    name of the fact and by their key; the parts of a key of several arguments have a comma between them.
+    `at` is the time of its calls, with an offset or Z, by default the present. `mandate` is the task's;
+    without one it is made of the words by the tables ``[tasks]``, and if there are none it allows all.
+    `facts` are the records by the name of the fact and by their key; the parts of a key of several arguments
+    have a comma between them.
     """
 
     name: str = Field(min_length=1)
@@ -77,7 +78,7 @@ class Scenario(Table):
     agent: str = ""
     purpose: str = "test"
     words: str = ""
-    at: datetime | None = None
+    at: AwareDatetime | None = None
     mandate: dict[str, Any] | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -17,12 +17,14 @@ from agentguard.catalog import Catalog
 from agentguard.cli._policies import attach
 from agentguard.cli.test.scenarios import Scenario, Step
 from agentguard.config import Parts
+from agentguard.errors import ConfigurationError
 from agentguard.identity import LocalIdentity
 from agentguard.langchain import GuardedTool
 from agentguard.model import FactSpec, Json, ToolPath, ToolSpec
 from agentguard.ports import DeclaredFact, IdentitySource
 from agentguard.stores.memory import MemoryStore
 from agentguard.testing import RecordingAudit, RecordingBroker
+from agentguard.text import printable
 
 __all__ = ["Stage", "specs_of"]
 
@@ -52,7 +54,12 @@ class Stage:
         self._step: Step | None = None
         self.questions = 0
         self.audit = RecordingAudit()
-        tools = list(specs)
+        tools, facts = list(specs), list(facts)
+        if unknown := sorted(scenario.facts.keys() - {spec.name for spec in facts}):
+            raise ConfigurationError(
+                f"scenario {printable(scenario.name)}: there is no fact {printable(unknown[0])}",
+                hint="name a fact of [facts]; those that an application declares in code need --tools",
+            )
         brokers = {(spec.resource, path): RecordingBroker() for spec in tools for path in ToolPath}
         clock = parts.options.clock if scenario.at is None else scenario.at.timestamp
         self.guard = Guard.from_parts(
