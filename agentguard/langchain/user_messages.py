@@ -59,8 +59,8 @@ def is_user_message(message: BaseMessage, task_ids: Iterable[str]) -> bool:
     if not has_mark(message) or not isinstance(message.content, str):
         return False
     nonce, _, code = str(message.id).removeprefix(_PREFIX).partition("-")
-    found, text = code.encode("utf-8", "surrogatepass"), message.content
-    return any(hmac.compare_digest(found, _code(task_id, nonce, text).encode()) for task_id in task_ids)
+    mark, text = code.encode("utf-8", "surrogatepass"), message.content
+    return any(hmac.compare_digest(mark, _code(task_id, nonce, text).encode()) for task_id in task_ids)
 
 
 def _code(task_id: str, nonce: str, text: str) -> str:

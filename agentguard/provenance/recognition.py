@@ -5,21 +5,23 @@ case alone. Nothing is guessed. A text that can be read in two ways, such as 03/
 neither.
 
     folded   case, white space and Unicode form (NFC, UAX #15) of the user's words do not count; the value
-             is in NFC, with single blanks
+             is in NFC, with single blanks, and each of its letters is the user's in one of its two cases: the
+             Kelvin sign is no K
     date     an ISO date, or one with hours and minutes, of which the user has written the day, the month and
-             the year: 12 March 2026, Mar 12th 2026, 12.3.2026, 2026/03/12; months are English
+             the year: 12 March 2026, Mar 12th 2026, 12.3.2026, 2026/03/12; months are English, 9:30 pm is
+             half past 21
     amount   a number: 1.200,50 or 12,50 or 1'200.50, with a currency also 1 200,50
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from functools import lru_cache
 
 from agentguard.model import TURN
-from agentguard.provenance.words import words_contain
+from agentguard.provenance.words import EDGE, words_contain
 from agentguard.text import composed
 
 __all__ = ["FORMS", "recognized_bits"]
@@ -44,9 +46,22 @@ def recognized_bits(form: str, words: str, value: Leaf) -> int | None:
 def _folded(words: str, value: Leaf) -> int | None:
     if not isinstance(value, str) or not value or len(value) > _LONGEST:
         return None
-    if not words_contain(_folded_words(words), value.lower()):
+    lower = value.lower()
+    if value != composed(value) or not words_contain(_folded_words(words), lower):
+        return None
+    if not all(map(_is_a_case, value)):
         return None
     return sum(letter.lower() != letter.upper() for letter in value)
+
+
+@lru_cache(4096)
+def _is_a_case(letter: str) -> bool:
+    """Return whether a character is a small one, or what a small one becomes as a capital.
+
+    Some characters that are only like a letter have that letter as their small one.
+    """
+    small = letter.lower()
+    return letter in (small, composed(small.upper()))
 
 
 def _date(words: str, value: Leaf) -> int | None:
@@ -61,10 +76,11 @@ def _date(words: str, value: Leaf) -> int | None:
     text = _folded_words(words)
     if not any(words_contain(text, spelling) for spelling in _day_spellings(moment.date())):
         return None
-    has_time = "T" in value
-    if has_time and not any(words_contain(text, spelling) for spelling in _time_spellings(moment)):
+    if "T" not in value:
+        return 0
+    if moment.second or moment.microsecond or moment.tzinfo is not None:
         return None
-    return 0
+    return 0 if (moment.hour, moment.minute) in _times(text) else None
 
 
 def _amount(words: str, value: Leaf) -> int | None:
@@ -112,22 +128,30 @@ def _day_spellings(day: date) -> tuple[str, ...]:
     return tuple(dict.fromkeys(spellings))
 
 
-def _time_spellings(moment: datetime) -> Iterator[str]:
-    """Yield how people write the hour and the minute; seconds are recognized if they are none."""
-    if moment.second or moment.microsecond or moment.tzinfo is not None:
-        return
-    hour, minute = moment.hour, f"{moment.minute:02}"
-    yield f"{hour:02}:{minute}"
-    yield f"{hour}:{minute}"
-    half, twelfth = "am" if hour < 12 else "pm", hour % 12 or 12
-    for gap in ("", " "):
-        yield f"{twelfth}:{minute}{gap}{half}"
-        if not moment.minute:
-            yield f"{twelfth}{gap}{half}"
+_NO_EDGE = rf"[^\s{re.escape(EDGE)}]"
+_TIME = re.compile(
+    rf"(?<!{_NO_EDGE})(?<!\d[.,:])(\d{{1,2}})(?::(\d{{2}}))?(?: ?([ap])\.?m\b\.?)?(?!{_NO_EDGE})(?![.,:]\d)"
+)
+
+
+@lru_cache(_KEPT)
+def _times(text: str) -> frozenset[tuple[int, int]]:
+    """Return the hours and minutes that stand in the user's words, in small letters."""
+    times = set[tuple[int, int]]()
+    for hours, minutes, half in _TIME.findall(text):
+        hour, minute = int(hours), int(minutes or 0)
+        if half and 1 <= hour <= 12:
+            times.add((hour % 12 + 12 * (half == "p"), minute))
+        elif minutes and not half:
+            times.add((hour, minute))
+    return frozenset(times)
 
 
 _CURRENCY = r"(?:[€$£¥]|\b(?:eur|usd|gbp|chf|sek|nok|dkk|pln|czk)\b)"
-_BEFORE, _AFTER = r"(?<![\d.,'\u2019])(?<!\d[\s\u00a0\u202f])", r"(?![\d'\u2019]|[.,]\d)"
+_BEFORE, _AFTER = (
+    r"(?<![\d.,'\u2019\u2212-])(?<!\d[\s\u00a0\u202f:/])",
+    r"(?![\d'\u2019]|[.,]\d|\s?[%\u2030])",
+)
 _FORM = re.compile(
     rf"{_BEFORE}(?:"
     r"(?P<dots>\d{1,3}(?:\.\d{3})+),(?P<dots_cents>\d{1,2})"

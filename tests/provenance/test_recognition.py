@@ -17,6 +17,7 @@ from tests.conftest import Kit
 
 WORDS = (
     "Book ADA  Lovelace on 12 March 2026 at 2:30 pm, or Mar 13th 2026. Not 03/04/2026, but 14/04/2026. "
+    "Mark ångstrom θ İzmir 9:15 p.m. (12:45 am) 17:05:07 16:20. Not -7,25 or 8,25 % or 10:45,5 or 3/46,5. "
     "Pay 1.200,50 and €1 300 and 12,50 and 1'000.25 to Müller@Example.ORG. Order 3 200 units of 1.500."
 )
 
@@ -45,6 +46,13 @@ USERS = [
     ("folded", "Ada Lovelace"),
     ("folded", "ada lovelace"),
     ("folded", "müller@example.org"),
+    ("folded", "MARK"),
+    ("folded", "Ångstrom"),
+    ("folded", "Θ"),
+    ("folded", "İZMIR"),
+    ("date", "2026-03-12T21:15"),
+    ("date", "2026-03-12T00:45"),
+    ("date", "2026-03-12T16:20"),
     ("date", "2026-03-12"),
     ("date", "2026-03-12T14:30"),
     ("date", "2026-03-12T14:30:00"),
@@ -72,6 +80,17 @@ NOBODYS = [
     ("amount", 1500),  # or one and a half
     ("amount", 120050),
     ("amount", -1300),
+    ("folded", "Mar\u212a"),  # the Kelvin sign, whose small letter is k
+    ("folded", "\u212bngstrom"),  # the unit, whose small letter is å
+    ("folded", "\u03f4"),  # a symbol, whose small letter is θ
+    ("date", "2026-03-12T02:30"),  # the user wrote 2:30 pm
+    ("date", "2026-03-12T09:15"),  # and 9:15 p.m.
+    ("date", "2026-03-12T12:45"),  # and 12:45 am
+    ("date", "2026-03-12T07:05"),  # and 17:05:07
+    ("amount", 7.25),  # the user wrote -7,25 and 8,25 %
+    ("amount", 8.25),
+    ("amount", 45.5),  # and 10:45,5 and 3/46,5
+    ("amount", 46.5),
     ("amount", True),
     ("amount", "1200.50"),
 ]

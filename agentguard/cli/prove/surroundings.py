@@ -16,14 +16,14 @@ __all__ = ["Surroundings"]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The rules of a configuration, and what stands around them."""
+    """The rules of a configuration, and what stands around them: `policies` are the versions of others."""
 
     rules: tuple[Rule, ...]
-    others: tuple[str, ...]
+    policies: tuple[str, ...]
     combination: str
     tools: Mapping[str, ToolSpec]
     environment: Mapping[str, str]
-    observes: bool
+    mode: str
 
     @classmethod
     def of(cls, guard: Guard) -> Surroundings:
@@ -32,18 +32,18 @@ class Surroundings:
         policies: tuple[Any, ...] = getattr(ports.policy, "policies", (ports.policy,))
         return cls(
             rules=tuple(getattr(ports.policy, "rules", ())),
-            others=tuple(str(policy.version) for policy in policies if not hasattr(policy, "rules")),
+            policies=tuple(str(policy.version) for policy in policies if not hasattr(policy, "rules")),
             combination=str(getattr(ports.policy, "rule", Combination.UNANIMOUS)),
             tools={spec.name: spec for spec in guard.catalog},
             environment=dict(options.environment),
-            observes=options.observe,
+            mode="observe" if options.observe else "enforce",
         )
 
     def unproved(self, new: Surroundings) -> Iterator[str]:
         """Yield what may permit more in *new*, although its Cedar rules permit no more than these do."""
-        if (self.others, self.combination) != (new.others, new.combination):
+        if (self.policies, self.combination) != (new.policies, new.combination):
             yield "the policies beside the Cedar rules, or how they are combined, are others"
-        elif new.others and new.combination != Combination.UNANIMOUS and self._texts() != new._texts():
+        elif new.policies and new.combination != Combination.UNANIMOUS and self._texts() != new._texts():
             yield (
                 f"under {new.combination}, another policy may permit what the Cedar rules forbid no more;"
                 " that policy is not looked at"
@@ -52,7 +52,7 @@ class Surroundings:
             yield f"the catalog has another classification of {', '.join(names)}, or a new one"
         if self.environment != new.environment:
             yield "the values of the table [environment] are others"
-        if new.observes and not self.observes:
+        if (self.mode, new.mode) == ("enforce", "observe"):
             yield "the new configuration observes, and denies nothing"
 
     def _texts(self) -> list[str]:

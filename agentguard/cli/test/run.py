@@ -82,10 +82,10 @@ def _made(stage: Stage, step: Step, task: Task) -> tuple[str, Record]:
     except RuntimeError:
         if not step.fails:
             raise
-    made = _decisions(stage)[before:]
-    if not made:
+    records = _decisions(stage)[before:]
+    if not records:
         return "not decided", {}
-    return "ask" if stage.questions else "deny" if denied else "permit", made[-1]
+    return "ask" if stage.questions else "deny" if denied else "permit", records[-1]
 
 
 def _decisions(stage: Stage) -> list[Record]:
