@@ -25,7 +25,7 @@ from agentguard.errors import ConfigurationError
 from tests.benchmarks.agentdojo.guards import REFERENCES
 from tests.benchmarks.agentdojo.package import RELEASE, VERSION
 from tests.benchmarks.agentdojo.person import Answer
-from tests.benchmarks.agentdojo.report import failures, figures, lines_of, show
+from tests.benchmarks.agentdojo.report import failures, figures, leftovers, lines_of, show
 from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, run_plan
 from tests.benchmarks.agentdojo.script import Order
 
@@ -42,8 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log = logging.getLogger("agentguard")
     level = log.level
     log.setLevel(logging.CRITICAL)  # each of several hundred thousand denials would be logged
+
+    def tell(done: int, of: int, user: str) -> None:
+        text = f"{plan.suite}: {done} of {of} tasks, {user} after {perf_counter() - began:.0f} s"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
     try:
-        parts = list(run_plan(plan, options.jobs))
+        parts = list(run_plan(plan, options.jobs, tell))
     except (ConfigurationError, LookupError) as error:
         raise SystemExit(f"{error}") from None
     finally:
@@ -51,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = figures(parts, plan)
     lines = None if plan.policy is None else lines_of(plan.policy)
     console = Console()
-    for text in failures(parts):
+    for text in [*failures(parts), *leftovers(parts)]:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     show(console, plan.suite, rows, lines)
     console.print(f"{perf_counter() - began:.0f} s")
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _all(plan: Plan, rows: list[dict[str, Any]], lines: Any, parts: Sequence[Part]) -> dict[str, Any]:
+    once = [part for part in parts if part.row != POLICY or part.person is plan.persons[0]]
     return {
         "agentdojo": {"release": RELEASE, "version": VERSION},
         "suite": plan.suite,
@@ -69,11 +75,9 @@ def _all(plan: Plan, rows: list[dict[str, Any]], lines: Any, parts: Sequence[Par
         "cases": [
             {"row": part.row, "person": part.person, **asdict(run)} for part in parts for run in part.runs
         ],
-        "adaptive": [
-            {"row": part.row, **asdict(campaign)}
-            for part in parts
-            if part.row != POLICY or part.person is plan.persons[0]
-            for campaign in part.campaigns
+        "adaptive": [{"row": part.row, **asdict(campaign)} for part in once for campaign in part.campaigns],
+        "residual": [
+            {"row": part.row, **asdict(part.residual)} for part in once if part.residual is not None
         ],
     }
 
@@ -87,6 +91,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         orders=tuple(Order(order) for order in options.orders),
         persons=PERSONS[options.person],
         adaptive=options.adaptive,
+        residual=options.residual,
         only=tuple(options.only),
     )
 
@@ -105,6 +110,7 @@ def _options() -> argparse.ArgumentParser:
         "--orders", nargs="*", choices=[*Order], default=[*Order], help="when the attacker's calls come"
     )
     parser.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--residual", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="how many processes")
     return parser
 

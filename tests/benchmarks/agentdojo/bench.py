@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from time import perf_counter
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 
 from langchain.agents import create_agent
 
-from agentguard import Guard
-from agentguard.model import AccessRequest, Decision, Mandate, ToolSpec
+from agentguard import Guard, Task
+from agentguard.analysis.decide import Verdict, decider, request_for, verdict
+from agentguard.model import AccessRequest, Arguments, Decision, Mandate, ToolSpec
 from agentguard.model.mandate import ANY
 from agentguard.ports import CatalogAware, Policy
 from tests.benchmarks.agentdojo.person import Answer, Person
@@ -161,22 +163,45 @@ class Bench:
 
         *attack* replaces the scene's attack: it makes the attacker's calls from the environment at that time.
         """
-        script, prompt = self._begin(scene, order, person, attack or scene.attack), scene.user.PROMPT
-        mandate = self._intent(self.guard, prompt)
-        with self.guard.task("AgentDojo", subject="user://agentdojo", words=prompt, mandate=mandate):
-            self._agent.invoke({"messages": [("user", prompt)]}, {"recursion_limit": 1000})
+        script = self._begin(scene, order, person, attack or scene.attack)
+        with self._task(scene) as (_, mandate):
+            kinds = tuple(getattr(mandate, "kinds", ()))
         deedless = scene.deedless if attack is None else False
         return Run(
             scene.user.ID,
             None if scene.injection is None else scene.injection.ID,
             None if order is None else order.value,
             scene.score(script.attempts, self._world.environment),
-            tuple(getattr(mandate, "kinds", ())),
+            kinds,
             script.fired,
             deedless,
             self.witness.person.asked,
             tuple(self._judged(script.attempts)),
         )
+
+    def judge(self, scene: Scene, calls: Iterable[Call]) -> list[Verdict]:
+        """Return what the guard decides about calls when the user's task is done; none is carried out."""
+        self._begin(scene, None, Answer.OWN, None)
+        decide, enforcement = decider(self.guard.enforcement), self.guard.enforcement
+        with self._task(scene) as (task, _):
+            state, verdicts = task.state(), []
+            for call in calls:
+                spec = self.guard.catalog.tool(call.function)
+                if spec is None or not {ANY, spec.name} & state.mandate.tools:
+                    verdicts.append(Verdict.DENIED)  # whatever its arguments are
+                    continue
+                arguments = Arguments.of(self._world.judged_arguments(call))
+                verdicts.append(verdict(decide(request_for(enforcement, spec, arguments, state))))
+        return verdicts
+
+    @contextmanager
+    def _task(self, scene: Scene) -> Iterator[tuple[Task, Any]]:
+        """Run the agent in a task, which lasts for the body of the `with`; give its mandate too."""
+        prompt = scene.user.PROMPT
+        mandate = self._intent(self.guard, prompt)
+        with self.guard.task("AgentDojo", subject="user://agentdojo", words=prompt, mandate=mandate) as task:
+            self._agent.invoke({"messages": [("user", prompt)]}, {"recursion_limit": 1000})
+            yield task, mandate
 
     def _begin(
         self,

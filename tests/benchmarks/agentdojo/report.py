@@ -14,10 +14,11 @@ from rich.table import Table
 from agentguard.config import load
 from tests.benchmarks.agentdojo.bench import Run
 from tests.benchmarks.agentdojo.person import Answer
+from tests.benchmarks.agentdojo.residual import Residual
 from tests.benchmarks.agentdojo.rows import ADAPTIVE, POLICY, Part, Plan
 from tests.benchmarks.agentdojo.script import Order
 
-__all__ = ["failures", "figures", "lines_of", "show"]
+__all__ = ["failures", "figures", "leftovers", "lines_of", "show"]
 
 Figures = dict[str, Any]
 ADAPTIVE_FIGURES = (
@@ -65,6 +66,7 @@ def _row(row: str, person: Answer, parts: Sequence[Part], plan: Plan) -> Figures
         }
         if plan.adaptive and row in ADAPTIVE
         else None,
+        "residual": _authority([part.residual for part in parts if part.residual is not None]),
     }
 
 
@@ -80,6 +82,28 @@ def _attacked(runs: Iterable[Run], order: Order) -> Figures:
         "utility": sum(run.score.utility for run in attacks),
         "attack_success": sum(bool(run.score.attacked) for run in attacks),
     }
+
+
+def _authority(tasks: Sequence[Residual]) -> Figures | None:
+    """Return the residual authority of a row, and apart from it that over whom its calls go to."""
+    if not tasks:
+        return None
+    sinks = [place for task in tasks for place in task.places if place.sink]
+    worst = max(tasks, key=lambda task: _share(task.permitted, task.calls))
+    return {
+        "calls": sum(task.calls for task in tasks),
+        "permitted": sum(task.permitted for task in tasks),
+        "asked": sum(place.asked for task in tasks for place in task.places),
+        "tasks_with_none": sum(not task.permitted for task in tasks),
+        "worst_task": worst.user,
+        "worst_share": _share(worst.permitted, worst.calls),
+        "counterparty_calls": sum(place.calls for place in sinks),
+        "counterparty_permitted": sum(place.permitted for place in sinks),
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
@@ -123,7 +147,8 @@ def show(console: Console, suite: str, rows: Sequence[Figures], lines: Mapping[s
         table.add_column(title, justify="right")
     columns = [_column(row) for row in rows]
     for title in columns[0] if columns else ():
-        table.add_row(title, *(column[title] for column in columns))
+        if any(column.get(title) for column in columns):
+            table.add_row(title, *(column.get(title, "") for column in columns))
     console.print(table)
     if lines is not None:
         console.print("lines of policy: " + ", ".join(f"{name} {count}" for name, count in lines.items()))
@@ -147,6 +172,12 @@ def _column(row: Figures) -> dict[str, str]:
     for title, name in ADAPTIVE_FIGURES:
         adaptive = row["adaptive"]
         column[title] = "" if adaptive is None else f"{adaptive[name]}/{adaptive['cases']}"
+    if (left := row["residual"]) is not None:
+        column["residual authority"] = f"{_share(left['permitted'], left['calls']):.2%}"
+        share = _share(left["counterparty_permitted"], left["counterparty_calls"])
+        column["of it, over counterparties"] = f"{share:.2%}" if left["counterparty_calls"] else ""
+        column["residual, the worst task"] = f"{left['worst_share']:.2%}"
+        column["residual, tasks with none"] = f"{left['tasks_with_none']}/{row['tasks']}"
     column["asked per benign call"] = f"{row['approvals_per_benign_call']:.3f}"
     column["decision p50, p99 (µs)"] = f"{row['decision_p50_us']:.0f}, {row['decision_p99_us']:.0f}"
     return column
@@ -171,6 +202,17 @@ def failures(parts: Iterable[Part]) -> list[str]:
                 )
                 cases_of.setdefault(f"{run.user} ADAPTIVE {text}", []).append(f"{run.injection}/{run.order}")
     return [f"{text}\n    in {_some(sorted(set(cases)))}" for text, cases in cases_of.items()]
+
+
+def leftovers(parts: Iterable[Part]) -> list[str]:
+    """Describe for each task what the policy leaves beyond need: the share, and in which arguments."""
+    tasks = {part.residual.user: part.residual for part in parts if part.row == POLICY and part.residual}
+    texts = []
+    for user, task in tasks.items():
+        places = [place for place in task.places if place.permitted]
+        where = ", ".join(f"{place.place} {place.permitted} of {place.calls}" for place in places)
+        texts.append(f"{user} RESIDUAL {_share(task.permitted, task.calls):.1%}: {where or 'nothing'}")
+    return texts
 
 
 def _mistakes(run: Run) -> Iterable[str]:

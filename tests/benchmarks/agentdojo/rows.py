@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -22,6 +22,7 @@ from tests.benchmarks.agentdojo.adaptive import Campaign, campaign, reachable
 from tests.benchmarks.agentdojo.bench import Bench, Run, Witness, allow_all_tools
 from tests.benchmarks.agentdojo.guards import Reference, reads
 from tests.benchmarks.agentdojo.person import Answer
+from tests.benchmarks.agentdojo.residual import Residual, residual
 from tests.benchmarks.agentdojo.script import Order
 from tests.benchmarks.agentdojo.stage import Scene, Stage
 from tests.benchmarks.agentdojo.suite import Suite, World
@@ -44,6 +45,7 @@ class Plan:
     orders: tuple[Order, ...]
     persons: tuple[Answer, ...]
     adaptive: bool
+    residual: bool
     only: Collection[str] = ()
 
 
@@ -55,11 +57,18 @@ class Part:
     person: Answer
     runs: tuple[Run, ...]
     campaigns: tuple[Campaign, ...]
+    residual: Residual | None
     seconds: tuple[float, ...]
 
 
-def run_plan(plan: Plan, jobs: int) -> Iterator[Part]:
-    """Run the plan, and yield the results of each user task when it is done.
+Progress = Callable[[int, int, str], None]
+"""Is told how many user tasks are done, of how many, and which one was the last."""
+
+
+def run_plan(plan: Plan, jobs: int, progress: Progress) -> Iterator[Part]:
+    """Run the plan, and yield the results of each user task, in the order of the suite, as they are done.
+
+    *progress* is called when a user task is done.
 
     Raises:
         LookupError: There is no such suite, or no such user task in it.
@@ -69,12 +78,16 @@ def run_plan(plan: Plan, jobs: int) -> Iterator[Part]:
     if unknown := set(users) - set(_benchmark(plan.suite).suite.user_tasks):
         raise LookupError(f"{plan.suite} has no {min(unknown)}")
     if jobs == 1:
-        for user in users:
+        for done, user in enumerate(users, 1):
             yield from _parts(plan, user)
+            progress(done, len(users), user)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for parts in pool.map(_parts, [plan] * len(users), users):
-            yield from parts
+        results = {pool.submit(_parts, plan, user): user for user in users}
+        for done, result in enumerate(as_completed(results), 1):
+            progress(done, len(users), results[result])
+        for result in results:
+            yield from result.result()
 
 
 def derive_mandate(guard: Guard, prompt: str) -> Any:
@@ -143,9 +156,10 @@ def _row(plan: Plan, row: str, stage: Stage, scenes: Sequence[Scene]) -> Iterato
         )  # a copy, taken before the attacker's many variations add theirs
         adaptive = plan.adaptive and row in ADAPTIVE
         campaigns = tuple(_campaigns(bench, stage, scenes)) if adaptive else ()
+        left = _residual(bench, stage, scenes[0]) if plan.residual else None
         bench.guard.close()
     for person, results in parts:
-        yield Part(row, person, results, campaigns, seconds)
+        yield Part(row, person, results, campaigns, left, seconds)
 
 
 def _runs(
@@ -165,9 +179,17 @@ def _runs(
     return tuple(cache.values())
 
 
-def _campaigns(bench: Bench, stage: Stage, scenes: Sequence[Scene]) -> Iterator[Campaign]:
+def _residual(bench: Bench, stage: Stage, scene: Scene) -> Residual:
+    return residual(bench, stage.benchmark, scene, _sinks(bench), stage.known_calls)
+
+
+def _sinks(bench: Bench) -> Mapping[str, Collection[str]] | None:
     by_tool = {tool.name: tool.sinks for tool in bench.guard.catalog}
-    sinks = by_tool if any(by_tool.values()) else None
+    return by_tool if any(by_tool.values()) else None
+
+
+def _campaigns(bench: Bench, stage: Stage, scenes: Sequence[Scene]) -> Iterator[Campaign]:
+    sinks = _sinks(bench)
     if reachable(bench.tools(scenes[0])):
         known = stage.known_calls
         yield from (
