@@ -393,7 +393,7 @@ def test_a_store_works_with_a_class_of_connections_that_something_else_has_chose
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "factory": Traced}))
-    store = SqliteStore(tmp_path / "state.db")
+    store = SqliteStore(tmp_path / "state.db", clock=lambda: 1000.0)
     store.create_task(sample_task())
     store.begin_call(call("1", task="task-1"), None)
     store.end_call("1", Outcome.DONE)
