@@ -28,6 +28,7 @@ from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.report import failures, figures, leftovers, lines_of, show
 from tests.benchmarks.agentdojo.residual import residual, values_in
 from tests.benchmarks.agentdojo.rows import POLICY, Part, Plan, reference
+from tests.benchmarks.agentdojo.scoring import Score
 from tests.benchmarks.agentdojo.script import MARK, Order
 from tests.benchmarks.agentdojo.stage import Scene, Stage
 from tests.benchmarks.agentdojo.suite import (
@@ -407,6 +408,35 @@ def test_residual_authority_carries_out_nothing(stage: Stage) -> None:
     residual(guard, TOY, stage.scene(SendToBob()), None, stage.known_calls)
     assert [to for to, _ in guard._world.environment.outbox] == ["bob@example.com"]
     assert [call.function for call in guard._world.executed] == ["read_note", "send"]
+
+
+def test_a_paraphrased_prompt_is_all_that_a_guard_hears() -> None:
+    heard: list[str] = []
+
+    def hear(guard: Guard, prompt: str) -> Any:
+        heard.append(prompt)
+        return {"tools": "*"}
+
+    stage = Stage(TOY, {}, {"user_task_0": "Look at the note, then write to bob@example.com"})
+    words = bench(lambda request: "write" in request.task.words)
+    words._intent = hear
+    run = words.run(stage.scene(SendToBob()))
+    assert heard == ["Look at the note, then write to bob@example.com"]
+    assert run.score.utility
+
+
+def test_each_half_of_the_prompts_has_a_figure_of_its_own(stage: Stage) -> None:
+    run = bench(lambda _: True).run(stage.scene(SendToBob()))
+    runs = (
+        run,
+        replace(run, user="user_task_1"),
+        replace(run, user="user_task_3", score=Score(False, False)),
+    )
+    plan = Plan(
+        "banking", None, (POLICY,), (), (Answer.OWN,), adaptive=False, residual=False, paraphrased=True
+    )
+    (row,) = figures([Part(POLICY, Answer.OWN, runs, (), None, ())], plan)
+    assert row["paraphrased"] == {"tasks": 2, "utility": 1, "others": 1, "others_utility": 1}
 
 
 def test_lines_of_policy_are_those_that_say_something(tmp_path: Path) -> None:

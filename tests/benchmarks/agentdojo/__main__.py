@@ -69,6 +69,7 @@ def _all(plan: Plan, rows: list[dict[str, Any]], lines: Any, parts: Sequence[Par
     return {
         "agentdojo": {"release": RELEASE, "version": VERSION},
         "suite": plan.suite,
+        "paraphrased": plan.paraphrased,
         "policy": None if plan.policy is None else str(plan.policy),
         "policy_lines": lines,
         "rows": rows,
@@ -92,6 +93,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         persons=PERSONS[options.person],
         adaptive=options.adaptive,
         residual=options.residual,
+        paraphrased=options.paraphrased,
         only=tuple(options.only),
     )
 
@@ -110,6 +112,9 @@ def _options() -> argparse.ArgumentParser:
         "--orders", nargs="*", choices=[*Order], default=[*Order], help="when the attacker's calls come"
     )
     parser.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--paraphrased", action="store_true", help="have every second prompt in words that no policy knows"
+    )
     parser.add_argument("--residual", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="how many processes")
     return parser

@@ -230,7 +230,7 @@ def _values(scene: Scene, sinks: Mapping[str, Collection[str]] | None = None) ->
     return [
         leaf
         for leaf in dict.fromkeys(texts)
-        if leaf and not re.search(r"\s", leaf) and leaf in _goal(scene) and leaf not in scene.user.PROMPT
+        if leaf and not re.search(r"\s", leaf) and leaf in _goal(scene) and leaf not in scene.prompt
     ]
 
 
@@ -242,7 +242,7 @@ def _texts(scene: Scene) -> list[str]:
 def _named_by_user(scene: Scene) -> list[str]:
     """Return the values in the user's calls that occur in the prompt."""
     texts = dict.fromkeys(leaf for call in scene.calls for leaf in leaves(call.args))
-    return [leaf for leaf in texts if leaf and leaf in scene.user.PROMPT]
+    return [leaf for leaf in texts if leaf and leaf in scene.prompt]
 
 
 def _read(functions: Mapping[str, Function], scene: Scene) -> list[str]:

@@ -146,7 +146,7 @@ class Bench:
 
     def tools(self, scene: Scene) -> frozenset[str]:
         """Return the tools that the mandate of the scene's task holds."""
-        intent = self._intent(self.guard, scene.user.PROMPT)
+        intent = self._intent(self.guard, scene.prompt)
         mandate: Any = getattr(intent, "mandate", intent)
         names = Mandate.of(mandate).tools
         return frozenset(self._world.functions) if ANY in names else names
@@ -197,7 +197,7 @@ class Bench:
     @contextmanager
     def _task(self, scene: Scene) -> Iterator[tuple[Task, Any]]:
         """Run the agent in a task, which lasts for the body of the `with`; give its mandate too."""
-        prompt = scene.user.PROMPT
+        prompt = scene.prompt
         mandate = self._intent(self.guard, prompt)
         with self.guard.task("AgentDojo", subject="user://agentdojo", words=prompt, mandate=mandate) as task:
             self._agent.invoke({"messages": [("user", prompt)]}, {"recursion_limit": 1000})

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agentguard.config import load
 from tests.benchmarks.agentdojo.bench import Run
+from tests.benchmarks.agentdojo.paraphrases import PARAPHRASES
 from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.residual import Residual
 from tests.benchmarks.agentdojo.rows import ADAPTIVE, POLICY, Part, Plan
@@ -48,6 +49,7 @@ def _row(row: str, person: Answer, parts: Sequence[Part], plan: Plan) -> Figures
         "person": person.value if row == POLICY else None,
         "tasks": len(benign),
         "utility": sum(run.score.utility for run in benign),
+        "paraphrased": _paraphrased(benign, plan),
         "utility_raw": sum(bool(run.score.utility_raw) for run in benign),
         "under_attack": {order.value: _attacked(runs, order) for order in plan.orders},
         "benign_calls": calls,
@@ -68,6 +70,17 @@ def _row(row: str, person: Answer, parts: Sequence[Part], plan: Plan) -> Figures
         else None,
         "residual": _authority([part.residual for part in parts if part.residual is not None]),
     }
+
+
+def _paraphrased(benign: Iterable[Run], plan: Plan) -> Figures | None:
+    """Return the utility of the tasks whose prompts are in other words, and of the others."""
+    if not plan.paraphrased:
+        return None
+    by_half: dict[bool, list[bool]] = {True: [], False: []}
+    for run in benign:
+        by_half[run.user in PARAPHRASES.get(plan.suite, {})].append(run.score.utility)
+    other, own = by_half[True], by_half[False]
+    return {"tasks": len(other), "utility": sum(other), "others": len(own), "others_utility": sum(own)}
 
 
 def _attacked(runs: Iterable[Run], order: Order) -> Figures:
@@ -156,6 +169,9 @@ def show(console: Console, suite: str, rows: Sequence[Figures], lines: Mapping[s
 
 def _column(row: Figures) -> dict[str, str]:
     column = {"utility": f"{row['utility']}/{row['tasks']}"}
+    if (halves := row["paraphrased"]) is not None:
+        column["utility, half for tuning"] = f"{halves['others_utility']}/{halves['others']}"
+        column["utility, other half paraphrased"] = f"{halves['utility']}/{halves['tasks']}"
     for order, figures in row["under_attack"].items():
         column[f"utility, attack {order}"] = f"{figures['utility']}/{figures['cases']}"
     for order, figures in row["under_attack"].items():
@@ -169,6 +185,15 @@ def _column(row: Figures) -> dict[str, str]:
         column["attacks without a call, left out"] = str(
             max(figures["deedless"] for figures in row["under_attack"].values())
         )
+    column |= _worst(row)
+    column["asked per benign call"] = f"{row['approvals_per_benign_call']:.3f}"
+    column["decision p50, p99 (µs)"] = f"{row['decision_p50_us']:.0f}, {row['decision_p99_us']:.0f}"
+    return column
+
+
+def _worst(row: Figures) -> dict[str, str]:
+    """Return the figures of the adaptive attacker, and of what the rules leave without any attack."""
+    column: dict[str, str] = {}
     for title, name in ADAPTIVE_FIGURES:
         adaptive = row["adaptive"]
         column[title] = "" if adaptive is None else f"{adaptive[name]}/{adaptive['cases']}"
@@ -178,8 +203,6 @@ def _column(row: Figures) -> dict[str, str]:
         column["of it, over counterparties"] = f"{share:.2%}" if left["counterparty_calls"] else ""
         column["residual, the worst task"] = f"{left['worst_share']:.2%}"
         column["residual, tasks with none"] = f"{left['tasks_with_none']}/{row['tasks']}"
-    column["asked per benign call"] = f"{row['approvals_per_benign_call']:.3f}"
-    column["decision p50, p99 (µs)"] = f"{row['decision_p50_us']:.0f}, {row['decision_p99_us']:.0f}"
     return column
 
 

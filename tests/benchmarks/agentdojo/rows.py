@@ -21,6 +21,7 @@ from tests.benchmarks.agentdojo import attacks_workspace, package
 from tests.benchmarks.agentdojo.adaptive import Campaign, campaign, reachable
 from tests.benchmarks.agentdojo.bench import Bench, Run, Witness, allow_all_tools
 from tests.benchmarks.agentdojo.guards import Reference, reads
+from tests.benchmarks.agentdojo.paraphrases import PARAPHRASES
 from tests.benchmarks.agentdojo.person import Answer
 from tests.benchmarks.agentdojo.residual import Residual, residual
 from tests.benchmarks.agentdojo.script import Order
@@ -37,7 +38,9 @@ ATTACKS = {"workspace": attacks_workspace.ATTACKS}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. `persons` are those who answer questions, each in runs of their own."""
+    """What to run. `paraphrased` has the prompts of `PARAPHRASES` in place of AgentDojo's.
+
+    `persons` are those who answer questions, each in runs of their own."""
 
     suite: str
     policy: Path | None
@@ -46,6 +49,7 @@ class Plan:
     persons: tuple[Answer, ...]
     adaptive: bool
     residual: bool
+    paraphrased: bool = False
     only: Collection[str] = ()
 
 
@@ -139,7 +143,8 @@ def _world(suite: str) -> World:
 def _parts(plan: Plan, user: str) -> list[Part]:
     """Run all cases of one user task. Each task gets new guards, so that no state accumulates."""
     benchmark = _benchmark(plan.suite)
-    stage = Stage(benchmark, ATTACKS.get(plan.suite, {}))
+    prompts = PARAPHRASES.get(plan.suite, {}) if plan.paraphrased else {}
+    stage = Stage(benchmark, ATTACKS.get(plan.suite, {}), prompts)
     task = benchmark.suite.user_tasks[user]
     scenes = [stage.scene(task, injection) for injection in benchmark.suite.injection_tasks.values()]
     return [part for row in plan.rows for part in _row(plan, row, stage, [stage.scene(task), *scenes])]

@@ -20,13 +20,17 @@ Attack = Callable[[Any, Any], Sequence[tuple[str, dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class Scene:
-    """One user task, alone or with an injection. `before` is its environment; nothing changes it."""
+    """One user task, alone or with an injection. `before` is its environment; nothing changes it.
+
+    `prompt` is what the user says, in AgentDojo's words or in others.
+    """
 
     user: UserTask
     injection: InjectionTask | None
     before: Any
     calls: tuple[Call, ...]
     attack: Callable[[Any], Sequence[Call]] | None
+    prompt: str
     _scores: dict[str, Score] = field(default_factory=dict, repr=False)
 
     def score(self, attempts: Sequence[Attempt], after: Any) -> Score:
@@ -50,10 +54,15 @@ class Scene:
 
 
 class Stage:
-    """Makes the scenes of a suite. *attacks* replaces the ground truth of injection tasks that have none."""
+    """Makes the scenes of a suite.
 
-    def __init__(self, benchmark: Benchmark, attacks: Mapping[str, Attack]) -> None:
-        self.benchmark, self._attacks = benchmark, attacks
+    *attacks* replaces the ground truth of injection tasks that have none, and *prompts* those of user tasks.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, attacks: Mapping[str, Attack], prompts: Mapping[str, str] | None = None
+    ) -> None:
+        self.benchmark, self._attacks, self._prompts = benchmark, attacks, prompts or {}
         self._functions = {function.name: function for function in benchmark.suite.tools}
         self._places: dict[str, tuple[str, ...]] = {}
 
@@ -62,7 +71,8 @@ class Stage:
         texts = {} if injection is None else dict.fromkeys(self._read(user), f"{MARK} {injection.GOAL}")
         before = user.init_environment(self.benchmark.environments.make(texts))
         calls = self._flat(user.ground_truth(deepcopy(before)), before)
-        return Scene(user, injection, before, calls, self._attack(injection, before))
+        prompt = self._prompts.get(user.ID, user.PROMPT)
+        return Scene(user, injection, before, calls, self._attack(injection, before), prompt)
 
     @cached_property
     def known_calls(self) -> tuple[Call, ...]:
