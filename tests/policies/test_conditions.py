@@ -57,6 +57,19 @@ def examined(rule: str, asked: AccessRequest) -> list[tuple[str, bool | None]]:
     return [(condition.text, condition.is_met) for condition in found.conditions]
 
 
+def test_parentheses_in_a_text_are_a_part_of_the_text() -> None:
+    texts = r'context.args.note == "(stop)" && context.args.order_id like "*\"(A)*"'
+    body = f"context.args has note && {texts}"
+    cedar = policy(f'@id("r") permit (principal, action == Action::"refund", resource) when {{ {body} }};')
+    for note, order_id, met in (
+        ("(stop)", 'x"(A)', [True, True, True]),
+        ("stop", 'x"A', [True, False, False]),
+    ):
+        (rule,) = cedar.examine(request(note=note, order_id=order_id))
+        assert [condition.is_met for condition in rule.conditions] == met
+    assert rule.conditions[1].text == 'context.args.note == "(stop)"'
+
+
 def test_each_part_that_must_hold_is_told_with_whether_it_does() -> None:
     assert examined("small", request(amount=500.5, note="hold")) == [
         ('context.args.amount.lessThanOrEqual(decimal("100.0"))', False),

@@ -22,7 +22,7 @@ from agentguard.policies.cedar.source import Rule
 __all__ = ["Conditions", "ExaminedCondition", "ExaminedRule", "conditions_of"]
 
 _KEPT = 1024  # rules that are kept taken apart
-_NAME_IN_PARENTHESES = re.compile(r"(?<!\w)\(([\w.]+)\)")
+_NAME_IN_PARENTHESES = re.compile(r'("(?:[^"\\]|\\.)*")|(?<!\w)\(([\w.]+)\)')  # or a text, which stays
 _ANY = {"op": "All"}
 
 
@@ -126,7 +126,7 @@ def _text(body: Any) -> str:
     form = {"templates": {}, "staticPolicies": {"policy0": policy}, "templateLinks": []}
     text = policies_from_json_str(json.dumps(form))
     text = text[text.index("when {") + len("when {") : text.rindex("}")].strip()
-    while (plainer := _NAME_IN_PARENTHESES.sub(r"\1", text)) != text:
+    while (plainer := _NAME_IN_PARENTHESES.sub(r"\1\2", text)) != text:
         text = plainer
     return text
 
