@@ -232,15 +232,17 @@ class Authorization:
     ) -> Evaluation:
         """Judge a call again that a person has approved, with a request that is made anew.
 
+        The mandate may have been renewed, and rights withdrawn, while the person thought about it.
         *share* is as in `judge`. Facts that were read after the answer are not read once more.
 
         Raises:
-            Denied: The rules say otherwise by now.
+            Denied: The mandate, the rights or the rules say otherwise by now.
         """
         approval = evaluation.approval
         assert approval is not None  # noqa: S101  the caller has obtained it
         facts = NO_FACTS if evaluation.request.approval is None else evaluation.request.facts
         request = replace(await self.requests.of_call(invocation, span, None, facts), approval=approval)
+        scopes, resource, route = await self._limits(request)
         self.requests.facts.require(request)
         Counting.require(request)
         if share and request.choice.bits:
@@ -251,7 +253,9 @@ class Authorization:
             raise Denied.of(DenialCode.APPROVAL_REFUSED, reason, advice=CHANGED)
         if decision.obliges("approve"):
             raise Denied.of(DenialCode.OBLIGATION, "the policy asks for the approval that it was given")
-        return evaluation._replace(request=request, decision=decision)
+        return evaluation._replace(
+            request=request, decision=decision, scopes=scopes, resource=resource, route=route
+        )
 
     def permit(self, invocation: Invocation, evaluation: Evaluation) -> Permit:
         """Return the permit of a call that is permitted; its call and its grant have one id.
@@ -293,6 +297,7 @@ class Authorization:
             choice_bits=request.choice.bits,
             numbers=request.numbers,
             additions=request.additions,
+            mandate=request.task.mandate,
         )
 
 

@@ -8,6 +8,7 @@
     │   ├── BudgetExhausted       the task's budget of calls or writes is used up
     │   │   └── ChoiceExhausted   the call would say more by which values are in it than the task may
     │   ├── CountersChanged       other calls have changed what the call was judged by
+    │   │   └── MandateChanged    the mandate by which the call was judged was renewed
     │   └── CountersFull          a number or the number of values cannot grow any more
     ├── ApprovalError             an approval is unknown, expired, used, or for something else
     │   ├── ApprovalUsed          the call that it was for was made
@@ -53,6 +54,7 @@ __all__ = [
     "GrantMissing",
     "IdentityError",
     "IssueError",
+    "MandateChanged",
     "RevocationUnknown",
     "StoreError",
     "TaskError",
@@ -149,6 +151,10 @@ class ChoiceExhausted(BudgetExhausted):
 
 class CountersChanged(TaskError):
     """Other calls have changed a number by which the call was judged. It has to be judged anew."""
+
+
+class MandateChanged(CountersChanged):
+    """The mandate by which the call was judged was renewed meanwhile. It has to be judged anew."""
 
 
 class CountersFull(TaskError):

@@ -12,6 +12,7 @@ from agentguard.errors import CredentialUnavailable
 from agentguard.model.arguments import Json
 from agentguard.model.counts import Addition, Cell
 from agentguard.model.identity import Identity
+from agentguard.model.mandate import Mandate
 from agentguard.model.tool import Resource, ToolPath
 
 __all__ = [
@@ -224,7 +225,8 @@ class Call:
 
     `key` stays the same when a suspended call is resumed, so the call is not counted again. `choice_bits` is
     what it says by the choice among values, for the budget of its task. `numbers` are those by which the
-    call was judged, and `additions` what it adds to numbers until it has ended without being done.
+    call was judged, and `additions` what it adds to numbers until it has ended without being done. `mandate`
+    is that by which it was judged: of its task within each task around it.
     """
 
     id: str
@@ -238,6 +240,7 @@ class Call:
     choice_bits: int = 0
     numbers: tuple[tuple[Cell, int], ...] = ()
     additions: tuple[Addition, ...] = ()
+    mandate: Mandate | None = None
 
     @property
     def same(self) -> CallKey:

@@ -54,6 +54,8 @@ class Store(Protocol):
                 make the call; nothing was counted. The guard then judges the call anew, without any.
             ApprovalError: The approval is unknown, unanswered, expired, used, or not for this call.
             CountersChanged: A number is another by now; nothing was counted. The call is to be judged anew.
+            MandateChanged: `call.mandate` is another by now, that of the task within each of its lineage;
+                nothing was counted. A `ConditionalStore` compares the basis instead.
             CountersFull: A number, or that of the values of an argument, cannot grow any more; nothing was
                 counted.
         """

@@ -15,6 +15,7 @@ from agentguard.errors import (
     CallRejected,
     ChoiceExhausted,
     ConfigurationError,
+    MandateChanged,
     TaskNotActive,
 )
 from agentguard.model import (
@@ -26,6 +27,7 @@ from agentguard.model import (
     Label,
     LiveCredential,
     LoginName,
+    Mandate,
     ReadEffects,
     TaskState,
     TaskStatus,
@@ -91,14 +93,25 @@ def admit(call: Call, family: Family, now: float, *, resumed: bool) -> list[Task
         TaskNotActive: One of them is unknown, ended, or past its deadline.
         BudgetExhausted: One of them has used up its calls or writes, and the call is not resumed.
         ChoiceExhausted: Else, one of them has not as many choice bits left as the call says.
+        MandateChanged: The call was judged by another mandate than they have now.
     """
     states = active(family, now)
+    if call.mandate is not None and call.mandate != _mandate(states):
+        raise MandateChanged(f"the mandate of task {call.task_id} was renewed while the call was judged")
     if not resumed:
         for state in states:
             _check_budget(state, call)
         for state in states:
             _check_choice(state, call)
     return states
+
+
+def _mandate(states: Sequence[TaskState]) -> Mandate:
+    """Return the mandate of a task within those of its ancestors, as `TaskState.within` does."""
+    mandate = states[0].mandate
+    for ancestor in states[1:]:
+        mandate = ancestor.mandate.narrow(mandate)
+    return mandate
 
 
 def active(family: Family, now: float) -> list[TaskState]:

@@ -72,7 +72,7 @@ RESUME = "DELETE FROM calls WHERE key = ? AND suspended AND task_id = ? AND tool
 COUNT = "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ? WHERE id = ?"
 COUNT_UNCHANGED = (  # if the task is still as it was read, and no call of this key is suspended
     "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ? WHERE id = ? AND status = 'active'"
-    " AND deadline = ? AND calls = ? AND writes = ?"
+    " AND deadline = ? AND calls = ? AND writes = ? AND fixed = ?"
     " AND NOT EXISTS (SELECT 1 FROM calls WHERE key = ? AND suspended)"
 )
 COUNT_FIRST = "UPDATE tasks SET calls = ?, writes = ?, choice_bits = ?, history = ? WHERE id = ?"

@@ -20,7 +20,9 @@ class TaskRows:
         # each text is decoded once; the text itself is the key, so an entry is never out of date
         self._fixed = lru_cache(1024)(_rows.fixed_part)
         self._history = lru_cache(1024)(_rows.history)
-        self._latest: dict[str, TaskState] = {}  # looked up, and no call has begun since
+        self._latest: dict[
+            str, tuple[TaskState, str]
+        ] = {}  # with the text of its fixed part; looked up, and no call has begun since
 
     def one(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
         """Return a task, or None."""
@@ -28,11 +30,12 @@ class TaskRows:
 
     def look_up(self, db: sqlite3.Connection, task_id: str) -> TaskState | None:
         """Return a task, or None. A call of it is likely to begin soon, so `count_unchanged` knows it."""
-        state = self.one(db, task_id)
+        row = db.execute(_sql.TASK, (task_id,)).fetchone()
+        state = self.read(task_id, row)
         if state is not None:
             if len(self._latest) >= TASKS:
                 self._latest.clear()
-            self._latest[task_id] = state
+            self._latest[task_id] = state, row[0]
         return state
 
     def count_unchanged(self, db: Connection, call: Call, now: float) -> bool:
@@ -41,7 +44,7 @@ class TaskRows:
         That is so for nearly all calls, and saves them a second look at the task. If it returns False,
         nothing was changed: then the task has to be read.
         """
-        state = self._latest.pop(call.task_id, None)
+        state, fixed = self._latest.pop(call.task_id, (None, ""))
         if state is None or state.lineage or call.approval_id is not None:
             return False
         try:
@@ -51,7 +54,7 @@ class TaskRows:
         *counts, history = state.count(call)
         if history is not state.history:
             return False
-        values = (*counts, state.id, state.deadline, state.calls, state.writes, call.key)
+        values = (*counts, state.id, state.deadline, state.calls, state.writes, fixed, call.key)
         return db.write(_sql.COUNT_UNCHANGED, values).rowcount == 1
 
     def read(self, task_id: str, row: _rows.Row | None) -> TaskState | None:

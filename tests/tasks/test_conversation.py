@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +17,11 @@ from agentguard import Denied
 from agentguard.errors import ApprovalError, DenialCode, TaskError, TaskNotActive
 from agentguard.intent import Derivation
 from agentguard.model import TURN, WORDS, Decision, Effect, Mandate, TaskStatus
+from agentguard.stores.memory import MemoryStore
+from agentguard.stores.sqlite import SqliteStore
 from agentguard.testing import RecordingAudit
 from tests.conftest import ASK, DENY, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
+from tests.doubles.conditional_store import ConditionalMemoryStore
 
 ANY = {"tools": "*"}
 
@@ -158,6 +164,63 @@ async def test_a_renewed_mandate_is_of_the_kinds_that_it_was_made_of(mode: Mode,
     assert task.state().kinds == ("look",)
     await mode.call(task, "renew", ANY)
     assert task.state().kinds == ()
+
+
+@pytest.fixture(params=["memory", "sqlite", "shared"])
+def store(request: Any, tmp_path: Path) -> Iterator[Any]:
+    if request.param != "sqlite":
+        yield MemoryStore() if request.param == "memory" else ConditionalMemoryStore()
+        return
+    with closing(SqliteStore(tmp_path / "store.db")) as store:
+        yield store
+
+
+@pytest.mark.promise("renewed-mandate-holds")
+@pytest.mark.parametrize("renewed", ["task", "parent"])
+@pytest.mark.parametrize("asks", [False, True], ids=["at once", "after a yes"])
+async def test_a_call_that_is_judged_during_a_renewal_is_judged_anew(
+    renewed: str, asks: bool, store: Any, mode: Mode, kit: Kit
+) -> None:
+    ran, judged = list[str](), list[str]()
+    guard = kit.another(store=store, approver=lambda _request: True)
+    (pay,) = guard.wrap([pay_tool(lambda to: ran.append(to))], on_deny="raise")
+    parent = guard.task("t", subject="alice", mandate=ANY).begin()
+    task = guard.task("part", subject="alice", mandate=ANY)
+    with parent.active():
+        task.begin()
+
+    def rule(request: Any) -> Decision:
+        if asks and request.approval is None:
+            return ASK
+        judged.append(request.tool.name)
+        if len(judged) == 1:  # the policy still answers, and the application has renewed the mandate
+            {"task": task, "parent": parent}[renewed].renew({"tools": ["look"]})
+        return PERMIT
+
+    kit.rule.answer = rule
+    with pytest.raises(Denied) as denied:
+        await mode.invoke(pay, {"to": "mallory"}, task.config)
+    assert denied.value.code is DenialCode.MANDATE
+    assert ran == []
+
+
+@pytest.mark.promise("renewed-mandate-holds")
+async def test_a_yes_to_a_call_that_a_renewed_mandate_rules_out_lets_nothing_run(
+    mode: Mode, kit: Kit
+) -> None:
+    ran = list[str]()
+
+    def approver(_request: Any) -> bool:
+        task.renew({"tools": ["look"]})  # the person takes their time, and the application goes on
+        return True
+
+    kit.rule.answer = lambda request: ASK if request.approval is None else PERMIT
+    (pay,) = kit.another(approver=approver).wrap([pay_tool(lambda to: ran.append(to))], on_deny="raise")
+    task = kit.guard.task("t", subject="alice", mandate=ANY).begin()
+    with pytest.raises(Denied) as denied:
+        await mode.invoke(pay, {"to": "mallory"}, task.config)
+    assert denied.value.code is DenialCode.MANDATE
+    assert ran == []
 
 
 @pytest.mark.promise("renewed-mandate-holds")
