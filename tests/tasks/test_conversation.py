@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from agentguard import Denied
-from agentguard.errors import ApprovalError, DenialCode, TaskError, TaskNotActive
+from agentguard.errors import ApprovalError, DenialCode, MandateChanged, TaskError, TaskNotActive
 from agentguard.intent import Derivation
 from agentguard.model import TURN, WORDS, Decision, Effect, Mandate, TaskStatus
 from agentguard.stores.memory import MemoryStore
 from agentguard.stores.sqlite import SqliteStore
-from agentguard.testing import RecordingAudit
+from agentguard.testing import RecordingAudit, sample_task
+from agentguard.testing.scenes import call
 from tests.conftest import ASK, DENY, GO, PERMIT, Kit, Mode, classified, scripted, tool_call, tool_messages
 from tests.doubles.conditional_store import ConditionalMemoryStore
 
@@ -202,6 +204,23 @@ async def test_a_call_that_is_judged_during_a_renewal_is_judged_anew(
         await mode.invoke(pay, {"to": "mallory"}, task.config)
     assert denied.value.code is DenialCode.MANDATE
     assert ran == []
+
+
+@pytest.mark.promise("renewed-mandate-holds")
+@pytest.mark.parametrize("kind", [MemoryStore, SqliteStore])
+def test_a_store_begins_no_call_by_a_former_mandate(kind: type[Any], tmp_path: Path) -> None:
+    store = kind(clock=lambda: 1.0) if kind is MemoryStore else kind(tmp_path / "store.db", clock=lambda: 1.0)
+    former, later = Mandate.of(ANY), Mandate.of({"tools": ["look"]})
+    store.create_task(sample_task(mandate=former))
+    for number in "12":  # the second call of a tool is the usual one, which SQLite counts by one statement
+        store.begin_call(call(number, task="task-1", mandate=former), None)
+    assert store.task("task-1").calls == 2
+    store.revise_task("task-1", lambda state: replace(state, mandate=later))
+    with pytest.raises(MandateChanged):
+        store.begin_call(call("3", task="task-1", mandate=former), None)
+    assert store.task("task-1").calls == 2
+    store.begin_call(call("4", task="task-1", mandate=later), None)
+    getattr(store, "close", lambda: None)()
 
 
 @pytest.mark.promise("renewed-mandate-holds")
