@@ -67,8 +67,6 @@ class Authorization:
         self.requests = AccessRequests(ports, options, routes, operations, calls, facts)
         self.approvals = Approvals(ports.policy, options, operations)
 
-    # --- the decision
-
     async def evaluate(
         self, request: AccessRequest, key: str = "", repeated: bool = False, begun: bool | None = False
     ) -> Evaluation:
@@ -195,8 +193,6 @@ class Authorization:
         require_permit(decision, request.choice.excess)
         return decision
 
-    # --- the permit
-
     async def approve(self, invocation: Invocation, evaluation: Evaluation, span: CallSpan) -> Evaluation:
         """Have a person approve the call, and judge it again with the approval.
 
@@ -232,7 +228,6 @@ class Authorization:
     ) -> Evaluation:
         """Judge a call again that a person has approved, with a request that is made anew.
 
-        The mandate may have been renewed, and rights withdrawn, while the person thought about it.
         *share* is as in `judge`. Facts that were read after the answer are not read once more.
 
         Raises:
