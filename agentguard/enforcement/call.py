@@ -99,7 +99,7 @@ class Permit:
     `outcome` is how that code ended: a framework may make a result of what it raised, and the tool has failed
     all the same.
     `uncertain` says that nobody knows whether the tool took effect, though it has failed: it was given up in
-    the middle, by a time-out.
+    the middle, by a time-out or a connection that broke.
     `withheld` is the denial of a result that is not passed on, though the tool has run.
     `decided` says whether a decision about the call is on record, or will be, and `outcome_recorded` whether
     its outcome is.

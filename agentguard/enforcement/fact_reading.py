@@ -20,6 +20,7 @@ from agentguard.concurrency.party import for_party
 from agentguard.enforcement.fact_sources import FactSources, OpenFact
 from agentguard.enforcement.failures import is_for_caller
 from agentguard.errors import DenialCode, Denied, FactError
+from agentguard.lease import Lease, current
 from agentguard.model import NO_FACTS, AccessRequest, Facts, FactSpec, Json, ToolSpec
 from agentguard.ports import FactsOnDemand, Policy
 
@@ -142,8 +143,7 @@ class FactReading:
             else:
                 values[spec.name] = answer
         at = self._clock()
-        read = self._aread if self._asynchronous else self._read
-        for reading, outcome in zip(readings, await read(readings, request), strict=True):
+        for reading, outcome in zip(readings, await self._outcomes(readings, request), strict=True):
             name, cache = reading.fact.spec.name, reading.fact.cache
             if isinstance(outcome, BaseException):
                 problems[name] = _text(outcome, reading.fact.spec)
@@ -172,6 +172,19 @@ class FactReading:
         name = fact.cache.name(request, key)
         value = fact.cache.get(name)
         return _Reading(fact, key, name, self.lenders) if value is None else value
+
+    async def _outcomes(self, readings: list[_Reading], request: AccessRequest) -> list[Outcome]:
+        """Read all at once. The credential of a tool that asks for the decision reaches no source."""
+        read = self._aread if self._asynchronous else self._read
+        if (around := current()) is None or not readings:
+            return await read(readings, request)
+        # what a source begins is begun in that tool all the same, so the lease says whose call it is
+        bare = Lease(around.tool, None, None, task_id=around.task_id)
+        token = bare.open()
+        try:
+            return await read(readings, request)
+        finally:
+            bare.release(token)
 
     # --- the two paths
 

@@ -31,6 +31,11 @@ class OpenFact:
                 f"the source of fact {self.spec.name} has neither read nor aread",
                 hint="see agentguard.ports.FactSource",
             )
+        if self.spec.shared and getattr(source, "by_subject", False):
+            raise ConfigurationError(
+                f"fact {self.spec.name} is read by the user, and shared by all users",
+                hint="leave out shared, or by_subject",
+            )
 
 
 class FactSources:

@@ -60,7 +60,7 @@ class SqlFact:
         by_subject: bool = False,
     ) -> None:
         self._connect, self._query = connect, query
-        self._scalar, self._by_subject = scalar, by_subject
+        self._scalar, self.by_subject = scalar, by_subject
 
     def read(self, request: AccessRequest, key: tuple[Json, ...]) -> Any:
         """Return the row that the query finds, or None.
@@ -68,7 +68,7 @@ class SqlFact:
         Raises:
             FactError: It finds several rows, or a part of the key is neither text nor number.
         """
-        parameters = (request.identity.subject, *key) if self._by_subject else key
+        parameters = (request.identity.subject, *key) if self.by_subject else key
         if not all(isinstance(value, str | int | float) for value in parameters):
             raise FactError("a part of the key is neither text, number nor boolean")
         row, names = self._row(parameters)
@@ -86,6 +86,8 @@ class SqlFact:
         connection = self._connect()
         try:
             return self._ask(connection, parameters)
+        except FactError:  # the database has answered: its connection is not broken
+            raise
         except Exception:
             if not isinstance(connection, IdleConnection):
                 raise

@@ -16,8 +16,8 @@ __all__ = [
     "Step",
     "configurable",
     "is_refusal",
-    "is_time_out",
     "is_tool_call",
+    "is_uncertain",
     "outcome_of",
     "refusal",
     "step_of",
@@ -25,6 +25,29 @@ __all__ = [
 
 _REFUSAL = {"agentguard": "denied"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+# a connection that broke when a request may be sent: of Python, httpx, urllib3, requests, aiohttp and anyio
+_BROKEN = frozenset(
+    {
+        "BrokenPipeError",
+        "BrokenResourceError",
+        "ChunkedEncodingError",
+        "ClientPayloadError",
+        "ClosedResourceError",
+        "ConnectionAbortedError",
+        "ConnectionResetError",
+        "EndOfStream",
+        "IncompleteRead",
+        "IncompleteReadError",
+        "ProtocolError",
+        "ReadError",
+        "RemoteProtocolError",
+        "ServerDisconnectedError",
+        "WriteError",
+    }
+)
+_BEHIND = 100  # errors behind one that are looked at: a tool may have made the chain
+_CAUSE, _CONTEXT = (vars(BaseException)[name].__get__ for name in ("__cause__", "__context__"))
+_PARTS = vars(BaseExceptionGroup)["exceptions"].__get__
 _MAPPINGS = (dict, Mapping)  # first the class of most: to look for it among all mappings takes longer
 
 
@@ -68,12 +91,30 @@ def outcome_of(error: BaseException) -> Outcome:
     return outcome_of_error(error)
 
 
-def is_time_out(error: BaseException) -> bool:
+def is_uncertain(error: BaseException) -> bool:
     """Return whether a tool was given up in the middle: nobody knows whether it took effect.
 
-    Clients of HTTP and of databases have time-outs of their own, which are known by their names.
+    So it is with a time-out, and with a connection that broke before the answer was there. Clients of HTTP
+    and of databases have errors of their own for that, which are known by their names. A tool may raise
+    another error for one of these, so what lies behind an error counts too. Of more than `_BEHIND` errors
+    nobody knows it either.
     """
-    return any("timeout" in kind.__name__.lower() for kind in type(error).__mro__)
+    waiting, ids = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in ids:
+            continue
+        ids.add(id(one))
+        if len(ids) > _BEHIND or any(map(_means_given_up, type(one).__mro__)):
+            return True
+        # read below the class, so that no code of it runs
+        behind = [_CAUSE(one), _CONTEXT(one), *(_PARTS(one) if isinstance(one, BaseExceptionGroup) else ())]
+        waiting += [other for other in behind if other is not None]
+    return False
+
+
+def _means_given_up(kind: type) -> bool:
+    return "timeout" in kind.__name__.lower() or kind.__name__ in _BROKEN
 
 
 class Step(NamedTuple):

@@ -15,7 +15,7 @@ from langchain_core.messages import ToolMessage
 
 from agentguard.enforcement.call import Permit
 from agentguard.errors import CredentialUnavailable, DenialCode, Denied
-from agentguard.langchain.messages import is_time_out, outcome_of
+from agentguard.langchain.messages import is_uncertain, outcome_of
 from agentguard.model import Outcome
 from agentguard.model.inside import variables
 from agentguard.model.limits import Limits
@@ -84,7 +84,7 @@ def note_failure(
 
     With a *problem* the error is withheld, unless it is the control flow of a graph or a cancellation.
     """
-    permit.outcome, permit.uncertain = outcome_of(error), is_time_out(error)
+    permit.outcome, permit.uncertain = outcome_of(error), is_uncertain(error)
     if problem is not None and permit.outcome is Outcome.FAILED and isinstance(error, Exception):
         permit.withheld = problem
         return RuntimeError("[withheld]")

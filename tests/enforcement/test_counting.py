@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
+import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
@@ -127,6 +128,78 @@ async def test_what_was_denied_or_failed_uses_up_nothing_and_what_may_have_happe
         assert "not permitted" in await refund(mode, tool, 98)
         assert "done" in await refund(mode, tool, 97)
         assert "not permitted" in await refund(mode, tool, 0.0001)
+
+
+def hidden(problem: Exception, *, group: bool = False) -> Exception:
+    """Return what a tool raises that hides why it has failed."""
+    try:
+        try:
+            raise ExceptionGroup("of several", [problem]) if group else problem
+        except Exception:  # noqa: BLE001  as many tools do
+            raise ToolException("the shop does not answer")  # noqa: B904  many tools leave out the cause
+    except ToolException as error:
+        return error
+
+
+def hidden_often(count: int) -> Exception:
+    """Return an error with so many more behind it."""
+    error: Exception = ValueError()
+    for _ in range(count):
+        outer = ValueError()
+        outer.__context__, error = error, outer
+    return error
+
+
+class Misleading(Exception):
+    """An error that says of itself that nothing is behind it."""
+
+    __cause__ = __context__ = None
+
+
+def misleading() -> Exception:
+    error = Misleading()
+    vars(BaseException)["__context__"].__set__(error, TimeoutError())
+    return error
+
+
+@pytest.mark.promise("done-is-counted")
+@pytest.mark.parametrize(
+    ("problem", "count"),
+    [
+        (hidden(TimeoutError()), 1),
+        (hidden(TimeoutError(), group=True), 1),
+        (hidden(httpx.ReadError("reset")), 1),
+        (misleading(), 1),
+        (httpx.RemoteProtocolError("no answer"), 1),
+        (ConnectionResetError(), 1),
+        (hidden_often(200), 1),
+        (hidden_often(50), 0),
+        (hidden(ValueError()), 0),
+        (hidden(ConnectionRefusedError()), 0),
+        (httpx.ConnectError("refused"), 0),
+    ],
+    ids=[*map(str, range(11))],
+)
+async def test_a_call_of_which_nobody_knows_whether_it_was_done_counts_whatever_hides_it(
+    kit: Kit, mode: Mode, problem: Exception, count: int
+) -> None:
+    counts: list[int] = []
+
+    def body(order_id: str, amount: float) -> str:
+        if order_id == "1":
+            raise problem
+        return "done"
+
+    def rule(request: AccessRequest) -> bool:
+        counts.append(tally(request)["count"])
+        return True
+
+    guard, tool = guarded(kit, rule, refund_tool(body))
+    with guard.task("refund", subject="alice", mandate={"tools": "*"}):
+        with suppress(Exception):
+            await refund(mode, tool, 1, "1")
+        assert "done" in await refund(mode, tool, 1, "2")
+    assert counts == [0, count]
 
 
 @pytest.mark.promise("done-is-counted")

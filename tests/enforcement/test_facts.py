@@ -1,11 +1,12 @@
 """Facts in the flow of a call: when they are asked, and that nothing but a good record lets a call run."""
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentguard import AccessRequest, Decision, Effect, Guard
 from agentguard.catalog import Catalog
 from agentguard.enforcement.fact_cache import FactCache
 from agentguard.errors import ConfigurationError, DenialCode, Denied
-from agentguard.facts import fact_of
+from agentguard.facts import SqlFact, fact_of
 from agentguard.model import FactSpec, FactType, Identity, ToolPath, ToolSpec
 from agentguard.testing import sample_request
 from tests.conftest import ASK, PERMIT, Kit, Mode, classified
@@ -489,6 +490,15 @@ async def test_without_a_lifetime_nothing_is_used_again_and_a_shared_record_is_f
         with working(kit, subject):
             await mode.invoke(refund, {"order_id": "4711"})
     assert len(reads) == 3
+
+
+@pytest.mark.promise("a-record-of-one-user-answers-no-other")
+def test_a_record_that_is_asked_by_the_user_is_shared_with_nobody(kit: Kit) -> None:
+    source = SqlFact(lambda: sqlite3.connect(":memory:"), "SELECT ? AS status", by_subject=True)
+    spec = FactSpec(name="order", keys={"refund_order": ()}, type=FactType(Order), lifetime=60.0, shared=True)
+    with pytest.raises(ConfigurationError, match="read by the user, and shared"):
+        kit.guard.add_fact(spec, source)
+    kit.guard.add_fact(replace(spec, shared=False), source)
 
 
 async def test_a_record_that_could_not_be_read_is_not_kept(kit: Kit, mode: Mode) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
+from langchain_core.tools import StructuredTool
 
 import agentguard
 from agentguard import Guard, Resource, ToolPath
@@ -17,7 +18,7 @@ from agentguard.facts import HttpFact, type_of
 from agentguard.model import FactSpec, FactType, ToolSpec
 from agentguard.testing import FactContract, sample_request
 from agentguard.testing.facts import STRANGE
-from tests.conftest import Kit, Mode
+from tests.conftest import Kit, Mode, classified
 
 URL = "https://orders.example/v1/orders/{order_id}?view=rules"
 ORDERS = Resource(name="orders", origins=("https://orders.example",))
@@ -221,3 +222,31 @@ async def test_a_function_of_the_application_has_the_credential_too(kit: Kit, mo
     assert (await decide(mode, guard)).permitted
     assert kit.rule.asked[-1].facts["order"] == {"status": "4711"}
     assert not kit.broker.live
+
+
+@pytest.mark.promise("a-fact-is-read-with-a-credential-of-its-own")
+async def test_a_fact_without_a_credential_is_read_without_that_of_the_tool_around_it(
+    kit: Kit, mode: Mode
+) -> None:
+    requests: list[httpx.Request] = []
+    guard = kit.another(catalog=Catalog([REFUND], [ORDERS]))
+    guard.add_fact(replace(ORDER, credential=None, scopes=frozenset()), fact(service(requests)))
+    asked: list[Any] = []
+
+    def decide_inside() -> str:
+        """Ask for a decision while a credential is there."""
+        asked.append(guard.decide("refund_order", {"order_id": "4711"}))
+        assert agentguard.credential("orders").reveal()
+        return "asked"
+
+    async def adecide_inside() -> str:
+        asked.append(await guard.adecide("refund_order", {"order_id": "4711"}))
+        assert agentguard.credential("orders").reveal()
+        return "asked"
+
+    outer = StructuredTool.from_function(decide_inside, adecide_inside)
+    (wrapped,) = guard.wrap(classified(outer, path="write", resource="orders"))
+    with guard.task("test", subject="alice", mandate={"tools": "*"}):
+        assert await mode.invoke(wrapped, {}) == "asked"
+    assert asked[0].permitted, asked[0].reason
+    assert [request.headers.get("authorization") for request in requests] == [None]

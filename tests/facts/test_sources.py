@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentguard.errors import ConfigurationError, FactError
-from agentguard.facts import FunctionFact, SqlFact, fact_of, type_of
+from agentguard.facts import FunctionFact, IdleConnections, SqlFact, fact_of, type_of
 from agentguard.model import AccessRequest, FactType
 from agentguard.testing import FactContract, sample_request
 
@@ -78,6 +78,24 @@ def test_a_query_that_finds_several_rows_or_gets_a_key_of_another_kind_has_no_an
         SqlFact(connect, "SELECT id FROM orders WHERE id <> ?").read(sample_request(), ("x",))
     with pytest.raises(FactError, match="neither text"):
         SqlFact(connect, QUERY).read(sample_request(), (["4711"],))
+
+
+def test_an_answer_of_several_rows_is_asked_for_once_and_breaks_no_connection(tmp_path: Path) -> None:
+    idle = IdleConnections(database(tmp_path / "orders.db"))
+    asked: list[str] = []
+
+    def connect() -> Any:
+        connection = idle()
+        connection._connection.set_trace_callback(asked.append)
+        return connection
+
+    source = SqlFact(connect, "SELECT id FROM orders WHERE id <> ?")
+    for _ in range(2):
+        with pytest.raises(FactError, match="several rows"):
+            source.read(sample_request(), ("x",))
+    assert len(asked) == 2
+    assert len(idle.connections) == 1
+    idle.close()
 
 
 def test_a_query_by_the_user_gets_the_user_first(tmp_path: Path) -> None:
