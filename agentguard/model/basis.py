@@ -30,13 +30,15 @@ class Basis:
     def counts(self) -> list[tuple[int, ...]]:
         """Return for each of `tasks` what changes of it by its calls, its reading and its questions.
 
-        Those are its calls, writes, choice bits and questions, whether it is untrusted, its sensitivity, and
-        its labels. The history only changes with the calls.
+        Those are its calls, writes, choice bits and questions, whether it is untrusted, its sensitivity, its
+        labels, and the tools in its history. What a guard remembers may count too many calls, since a resumed
+        call counts none: then the calls may be as many where another process has used another tool. The
+        history tells that, as a tool is only ever added to it.
         """
         return [
             (
                 *(task.calls, task.writes, task.choice_bits, task.questions),
-                *(int(task.untrusted), int(task.sensitivity), task.labels),
+                *(int(task.untrusted), int(task.sensitivity), task.labels, len(task.history)),
             )
             for task in self.tasks
         ]

@@ -100,6 +100,20 @@ class ConditionalStoreContract(StoreContract):
         assert await store.begin_if_unchanged(call("1"), None, basis) is None
 
     @on_both_paths
+    async def test_no_call_begins_on_another_history_of_as_many_calls(self, store: AwaitedPort) -> None:
+        await create_family(store)
+        await store.begin_call(replace(call("1"), tool="search"), None)
+        before = await _basis(store, "child")
+        await store.begin_call(replace(call("2"), tool="read_secret"), None)
+        basis = await _basis(store, "child")
+        for number, state in enumerate(basis.tasks):
+            other = replace(state, history=before.tasks[number].history)
+            tasks = (*basis.tasks[:number], other, *basis.tasks[number + 1 :])
+            attempt = store.begin_if_unchanged(call("3"), None, replace(basis, tasks=tasks))
+            assert await attempt == basis.tasks
+        assert await store.begin_if_unchanged(call("3"), None, basis) is None
+
+    @on_both_paths
     async def test_no_call_begins_where_labels_of_its_values_are_others_than_it_was_judged_by(
         self, store: AwaitedPort
     ) -> None:

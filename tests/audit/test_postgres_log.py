@@ -44,8 +44,8 @@ class Table(Rows):
         known = {(row.writer, row.seq) for row in self.rows}
         for sealed in batch:
             if (writer, sealed.head.seq) not in known:
-                row = Row(len(self.rows) + 1, writer, sealed.head.seq, sealed.head.hash, sealed.line, 100.0)
-                self.rows.append(row)
+                place = (len(self.rows) + 1, writer, sealed.head.seq, sealed.head.hash)
+                self.rows.append(Row(*place, sealed.line, 100.0, sealed.family))
         self.lose()
         return True
 
@@ -92,7 +92,7 @@ def require(value: bool) -> None:
 
 
 def permit(call: str) -> dict[str, Any]:
-    return {"at": "2026-01-01T00:00:00Z", "event": "decision", "effect": "permit", "call": call}
+    return {"at": "2026-01-01T00:00:00Z", "event": "decision", "effect": "permit", "call": call, "task": "t"}
 
 
 def outcome(call: str) -> dict[str, Any]:
@@ -226,7 +226,9 @@ def log_of(*names: str, number: int = 4) -> list[Row]:
 
     def add(name: str, record: dict[str, Any]) -> None:
         line, heads[name] = seal(record, heads[name])
-        rows.append(Row(len(rows) + 1, name, *heads[name], line.decode().rstrip("\n"), 100.0))
+        rows.append(
+            Row(len(rows) + 1, name, *heads[name], line.decode().rstrip("\n"), 100.0, family_of(record))
+        )
 
     for name in names:
         others_heads = [f"{other} {head}" for other, head in heads.items() if head != GENESIS]
@@ -236,6 +238,17 @@ def log_of(*names: str, number: int = 4) -> list[Row]:
     for n in range(number):
         for name in names:
             add(name, outcome(f"{name}{n}"))
+    return rows
+
+
+def written_anew(name: str, number: int = 12) -> list[Row]:
+    """Return a sound chain of a writer with other records than it has written."""
+    head = GENESIS
+    rows = list[Row]()
+    for n in range(number):
+        record = {"event": "begun", "writer": name, "witnessed": []} if not n else outcome(f"forged{n}")
+        line, head = seal(record, head)
+        rows.append(Row(100 + n, name, *head, line.decode().rstrip("\n"), 100.0, family_of(record)))
     return rows
 
 
@@ -268,6 +281,10 @@ def test_a_log_of_several_writers_is_sound_and_its_head_is_that_of_its_settled_r
         (lambda rows: [row._replace(hash="0" * 64) if row.n == 8 else row for row in rows], {"changed"}),
         (lambda rows: [row._replace(writer="d") if row.writer == "c" else row for row in rows], {"changed"}),
         (lambda rows: [*rows[:8], rows[3], *rows[8:]], {"inserted"}),
+        (lambda rows: [row._replace(family=[]) if row.n == 8 else row for row in rows], {"changed"}),
+        (lambda rows: [row._replace(seconds=-1e9) if row.n == 8 else row for row in rows], {"changed"}),
+        (lambda rows: sorted(rows, key=lambda row: (row.writer == "a", row.n)), {"reordered"}),
+        (lambda rows: [*(row for row in rows if row.writer != "a"), *written_anew("a")], {"changed"}),
     ],
 )
 def test_each_alteration_of_the_rows_is_found(
@@ -295,7 +312,9 @@ def test_a_permit_whose_outcome_another_process_has_written_is_finished() -> Non
     rows = list[Row]()
     for name, record in (("a", permit("1")), ("a", permit("2")), ("b", outcome("1"))):
         line, heads[name] = seal(record, heads[name])
-        rows.append(Row(len(rows) + 1, name, *heads[name], line.decode().rstrip("\n"), 100.0))
+        rows.append(
+            Row(len(rows) + 1, name, *heads[name], line.decode().rstrip("\n"), 100.0, family_of(record))
+        )
     assert verify_log(rows).unfinished == [("a", 2)]
 
 

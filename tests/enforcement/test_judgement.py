@@ -379,6 +379,26 @@ async def test_a_store_that_does_not_compare_is_read_before_each_call(mode: Mode
         assert store.reads == [task.id] * 3
 
 
+@pytest.mark.promise("no-stale-basis")
+def test_a_call_that_was_resumed_hides_no_tool_that_another_process_has_used_since() -> None:
+    store, memory = MemoryStore(), Recollection()
+    store.create_task(sample_task("t", deadline=1e12))
+    resumed = call("1", key="k", task="t")
+    store.begin_call(resumed, None)
+    store.end_call("1", Outcome.SUSPENDED)
+    store.begin_call(resumed := replace(resumed, id="2"), None)
+    before = store.task("t")
+    assert before is not None
+    memory.see(before)
+    memory.begin(Basis(tasks=(before,)), resumed)
+    store.begin_call(call("3", task="t", tool="read_secret"), None)
+    after = store.task("t")
+    assert after is not None
+    remembered = memory._tasks["t"]
+    assert remembered.calls == after.calls, "the resumed call counted nothing there"
+    assert Basis(tasks=(remembered,)).counts() != Basis(tasks=(after,)).counts()
+
+
 # --- what is remembered is bounded
 
 

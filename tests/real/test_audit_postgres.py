@@ -188,6 +188,10 @@ ALTERATIONS = {
     "two records in another order": "UPDATE {} SET seq = CASE seq WHEN 3 THEN 104 ELSE 103 END"
     " WHERE seq IN (3, 4)",
     "an end that is missing, which another chain has seen": "DELETE FROM {} WHERE seq > 3",
+    "a record that is kept for no task": "UPDATE {} SET family = ARRAY[]::text[] WHERE seq = 3",
+    "a record that was added later than now": "UPDATE {} SET added = 'infinity' WHERE seq = 3",
+    "records behind one that had seen them": "UPDATE {} SET n = DEFAULT WHERE writer ="
+    " (SELECT writer FROM {} ORDER BY n LIMIT 1)",
     "a chain that is missing, which another one has seen": "DELETE FROM {} WHERE writer ="
     " (SELECT writer FROM {} ORDER BY n LIMIT 1)",
 }
@@ -253,7 +257,8 @@ def test_the_role_of_the_agents_can_add_and_read_and_the_owner_alters_nothing_by
     database.execute(f"DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD '{password}'".encode())
     database.execute(
         f"GRANT USAGE ON SCHEMA {schema} TO {role};"
-        f" GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA {schema} TO {role}".encode()
+        f" GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};"
+        f" GRANT INSERT (writer, seq, hash, family, line) ON {schema}.records TO {role}".encode()
     )
     url = make_conninfo(
         "",
@@ -265,6 +270,13 @@ def test_the_role_of_the_agents_can_add_and_read_and_the_owner_alters_nothing_by
     assert [record["call"] for record in log.records()] == ["1"]
     log.close()
     with psycopg.connect(make_conninfo(url, password=password), autocommit=True) as agent:
+        for column, value in (("n", "-1"), ("added", "'infinity'")):
+            forgery = (
+                f"INSERT INTO {schema}.records ({column}, writer, seq, hash, family, line)"  # noqa: S608  ours
+                f" OVERRIDING SYSTEM VALUE VALUES ({value}, 'w', 1, 'h', '{{}}', 'l')"
+            )
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                agent.execute(forgery.encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             agent.execute(statement.format(f"{schema}.records").encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -19,6 +19,7 @@ OTHER: dict[str, Any] = {
     "lineage": ("another",),
     "calls": 7,
     "writes": 7,
+    "history": ("another",),
     "untrusted": True,
     "words": "others",
     "kinds": ("another",),
@@ -33,7 +34,6 @@ NOT_COMPARED = {
     "id": "it says which row is compared",
     "deadline": "it never changes, and begin_call judges by it",
     "status": "begin_call judges by it",
-    "history": "it only changes with the calls",
 }
 
 

@@ -25,10 +25,12 @@ on the database. To run with fewer rights, an owner runs ``agentguard audit migr
 role of the agents, here agent, that it may read and add:
 
     GRANT USAGE ON SCHEMA agentguard_audit TO agent;
-    GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA agentguard_audit TO agent;
+    GRANT SELECT ON ALL TABLES IN SCHEMA agentguard_audit TO agent;
+    GRANT INSERT (writer, seq, hash, family, line) ON agentguard_audit.records TO agent;
 
-That role can change and delete nothing, and nobody is to give it UPDATE, DELETE or TRUNCATE, or the ownership
-of the table. For the owner too, a trigger refuses these: to delete what has been kept long enough, the owner
+That role can change and delete nothing, and it cannot say at what place or time a record was added: with
+INSERT on the whole table it could. Nobody is to give it UPDATE, DELETE or TRUNCATE, or the ownership of the
+table. For the owner too, a trigger refuses these: to delete what has been kept long enough, the owner
 disables the trigger `append_only`, deletes whole chains, and enables it. A role that may add records can add
 wrong ones, as who may write a file can.
 

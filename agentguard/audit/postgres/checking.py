@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentguard.audit.chain import GENESIS, Fault, Head, Report, Walk, parse
-from agentguard.audit.postgres.rows import NEWEST, Row
+from agentguard.audit.postgres.rows import NEWEST, Row, family_of
 
 __all__ = ["LogReport", "verify_log"]
 
 SETTLED = 60.0
 """Seconds after which no record comes to stand before another one."""
+AHEAD = 3600.0
+"""By so many seconds at most the server's clock may have been set back since a record was added."""
 _LATEST = 16 * NEWEST
 
 
@@ -49,6 +52,8 @@ class LogReport:
 def verify_log(rows: Iterable[Row], head: Head | None = None, *, settled: float = SETTLED) -> LogReport:
     """Verify all chains; *rows* are those of the table in their order, and *head* was kept elsewhere.
 
+    What is in no line and says where a record is found is verified too: its tasks, and when it was added.
+
     Memory holds for each writer its head and what is wrong, and the hashes of the latest records.
     """
     log = _Log(settled)
@@ -62,6 +67,7 @@ class _Log:
         self._report, self._settled = LogReport(), settled
         self._walks: dict[str, Walk] = {}
         self._seen: dict[str, int] = {}  # how far others have seen each chain go
+        self._absent: dict[tuple[str, int], str] = {}  # the hashes of what others had seen, and was not there
         self._latest: OrderedDict[tuple[str, int], str] = OrderedDict()  # the hashes of the latest records
         self._digest, self._is_settled, self._passed = GENESIS.hash, True, False
 
@@ -71,14 +77,26 @@ class _Log:
         record = parse(row.line.encode())
         if record is None or (record["seq"], record["hash"]) != (row.seq, row.hash):
             self._fault("changed", f"row {row.n} is not the record {row.seq} of {row.writer}")
-        elif record.get("event") == "begun":
-            self._witness(record.get("witnessed"))
-            if record.get("writer") != row.writer:
-                self._fault("changed", f"the chain of {row.writer} was begun by {record.get('writer')}")
+        else:
+            self._read(row, record)
+        if row.seconds < -AHEAD:  # no record after it would ever be counted in the head
+            self._fault("changed", f"row {row.n} says that it was added later than now")
+        if (seen := self._absent.pop((row.writer, row.seq), None)) is not None:
+            kind = "reordered" if seen == row.hash else "changed"
+            detail = f"record {row.seq} of {row.writer} stands behind the record of one that had seen it"
+            self._fault(kind, detail)
         self._latest[row.writer, row.seq] = row.hash
         if len(self._latest) > _LATEST:
             self._latest.popitem(last=False)
         self._count(row, head)
+
+    def _read(self, row: Row, record: Mapping[str, Any]) -> None:
+        if row.family != family_of(record):
+            self._fault("changed", f"row {row.n} is not kept for the tasks of its record")
+        if record.get("event") == "begun":
+            self._witness(record.get("witnessed"))
+            if record.get("writer") != row.writer:
+                self._fault("changed", f"the chain of {row.writer} was begun by {record.get('writer')}")
 
     def finish(self, head: Head | None) -> LogReport:
         report = self._report
@@ -105,6 +123,9 @@ class _Log:
             except ValueError:
                 continue
             self._seen[writer] = max(seq, self._seen.get(writer, 0))
+            walk = self._walks.get(writer)
+            if walk is None or walk.report.head.seq < seq:
+                self._absent[writer, seq] = digest
             if self._latest.get((writer, seq), digest) != digest:
                 self._fault("changed", f"record {seq} of {writer} is not the one that others have seen")
 

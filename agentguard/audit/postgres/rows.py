@@ -28,7 +28,10 @@ class Sealed(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A record as it is read: its place in the log and in the chain of its writer, its line, and its age."""
+    """A record as it is read: its place in the log and in the chain of its writer, its line, and its age.
+
+    `family` is how the table finds it: the task of the record and what the task descends from (`family_of`).
+    """
 
     n: int
     writer: str
@@ -36,6 +39,7 @@ class Row(NamedTuple):
     hash: str
     line: str
     seconds: float
+    family: list[str]
 
 
 class Rows:
@@ -96,7 +100,8 @@ class Rows:
         while True:
             rows = self._run(
                 "SELECT n, writer, seq, hash, line,"  # noqa: S608  a checked name
-                " extract(epoch FROM clock_timestamp() - added)::double precision"
+                " extract(epoch FROM clock_timestamp())::double precision"
+                " - extract(epoch FROM added)::double precision, family"
                 f" FROM {self._table} WHERE n > $1 {condition} ORDER BY n LIMIT {_PAGE}",
                 (after, *values),
             )

@@ -21,7 +21,8 @@ DECLARE
 BEGIN
     SELECT count(*), count(*) FILTER (WHERE fixed = judged->>1 AND counts = judged->>2) INTO known, same
     FROM (SELECT fixed, _tasks->(array_position(ids, id) - 1) AS judged, json_build_array(calls, writes,
-            choice_bits, questions, untrusted::integer, sensitivity, labels)::text AS counts
+            choice_bits, questions, untrusted::integer, sensitivity, labels, cardinality(history)
+        )::text AS counts
         FROM agentguard.tasks WHERE id = ANY (ids) ORDER BY depth, id FOR NO KEY UPDATE) AS line;
     IF known < cardinality(ids) THEN
         RETURN NULL;  -- no call begins in such a task

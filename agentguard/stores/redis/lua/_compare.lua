@@ -5,8 +5,16 @@ FIRST = FIRST + 1
 local judged, vouched, family_labels = texts(basis[1]), texts(basis[3]), P .. 'labels:' .. basis[2]
 local number_of_labels = redis.call('HGET', family_labels, 'n') or '0'
 local changed, rows = false, {}
--- id, fixed, calls, writes, choice bits, questions, untrusted, sensitivity and labels of each task
-for i = 1, #judged, 9 do
+-- how many tools the task has called
+local function number_of_tools(key)
+    local number = 0
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+        if string.sub(field, 1, 5) == 'tool:' then number = number + 1 end
+    end
+    return tostring(number)
+end
+-- id, fixed, calls, writes, choice bits, questions, untrusted, sensitivity, labels and tools of each task
+for i = 1, #judged, 10 do
     local key = P .. 'task:' .. judged[i]
     local row = redis.call(
         'HMGET', key, 'fixed', 'calls', 'writes', 'choice_bits', 'questions', 'untrusted', 'sensitivity',
@@ -15,7 +23,8 @@ for i = 1, #judged, 9 do
     if row[1] then
         row[4] = row[4] or '0'
         row[8] = string.format('%.0f', tonumber(row[8]) - tonumber(row[9]) + tonumber(number_of_labels))
-        for j = 1, 8 do changed = changed or row[j] ~= judged[i + j] end
+        row[9] = number_of_tools(key)
+        for j = 1, 9 do changed = changed or row[j] ~= judged[i + j] end
     end
 end
 -- the labels of a digest in any order: each is a source, whether it is trusted, and a sensitivity
@@ -34,7 +43,7 @@ for i = 1, #vouched, 2 do
     local present = redis.call('HGET', family_labels, 'of:' .. vouched[i]) or ''
     changed = changed or not is_same(present, vouched[i + 1])
 end
-for i = 1, changed and #judged or 0, 9 do
+for i = 1, changed and #judged or 0, 10 do
     rows[#rows + 1] = redis.call('HGETALL', P .. 'task:' .. judged[i])
     -- no call begins in a task that is unknown
     changed = changed and #rows[#rows] > 0
