@@ -57,7 +57,8 @@ class Judgement:
         """
         operations, recollection = flow.operations, flow.enforcement.recollection
         task_id = self._invocation.task_id
-        if changed or recollection is None or task_id is None:
+        is_compared = self._comparisons < COMPARISONS  # else what is remembered would not be checked
+        if changed or recollection is None or task_id is None or not is_compared:
             return await self._judge(flow, Look(operations, changed))
         look = recollection.look(operations, task_id)
         if look is None:

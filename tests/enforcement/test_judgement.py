@@ -14,6 +14,7 @@ from langchain_core.tools import BaseTool, tool
 from agentguard import Denied
 from agentguard.enforcement import judgement, recollection
 from agentguard.enforcement.recollection import Recollection
+from agentguard.errors import CountersChanged
 from agentguard.model import (
     AccessRequest,
     Basis,
@@ -336,6 +337,30 @@ async def test_a_call_beside_which_others_never_stop_is_judged_by_a_bounded_numb
         assert desk.trips() == ["begin_if_unchanged"] * judgement.COMPARISONS + ["begin_call", "end_call"]
     judged = [request.task.calls for request in desk.kit.rule.asked]
     assert judged == list(range(judgement.COMPARISONS + 1)), "each time by the newest answer"
+    assert desk.ran == ["refund 1"]
+
+
+@pytest.mark.promise("no-stale-basis")
+async def test_a_call_that_is_compared_no_more_is_not_judged_by_what_is_remembered(
+    desk: Desk, mode: Mode
+) -> None:
+    trips = list[str]()
+
+    def others(trip: str) -> None:
+        trips.append(trip)
+        if trips.count("begin_if_unchanged") == 2 and trip == "begin_if_unchanged":
+            raise CountersChanged("a parallel call has used up what values of pages may do")
+
+    def rule(request: AccessRequest) -> Decision:
+        used_up = trips.count("begin_if_unchanged") >= 2
+        return DENY if used_up and read_on_a_page(request) else PERMIT
+
+    with desk.kit.guard.task("t", **ANY) as task:
+        await mode.run(desk.refund, {"order": "1"})
+        desk.begin_elsewhere(task.id, labels=(label_of(task.id, "2"),))
+        desk.kit.rule.answer, desk.store.others = rule, others
+        with pytest.raises(Denied):
+            await mode.run(desk.refund, {"order": "2"})
     assert desk.ran == ["refund 1"]
 
 

@@ -31,8 +31,9 @@ role of the agents, here agent, that it may read and add:
 That role can change and delete nothing, and it cannot say at what place or time a record was added: with
 INSERT on the whole table it could. Nobody is to give it UPDATE, DELETE or TRUNCATE, or the ownership of the
 table. For the owner too, a trigger refuses these: to delete what has been kept long enough, the owner
-disables the trigger `append_only`, deletes whole chains, and enables it. A role that may add records can add
-wrong ones, as who may write a file can.
+disables the trigger `append_only`, deletes whole chains, and enables it. `agentguard audit verify` then names
+each of them as removed that a chain which was kept has seen, and no head from before holds any more.
+A role that may add records can add wrong ones, as who may write a file can.
 
 `agentguard explain`, `simulate` and `suggest` read a log in a file alone.
 
