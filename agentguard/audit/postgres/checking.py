@@ -81,8 +81,8 @@ class _Log:
             self._read(row, record)
         if row.seconds < -AHEAD:  # no record after it would ever be counted in the head
             self._fault("changed", f"row {row.n} says that it was added later than now")
-        if (seen := self._absent.pop((row.writer, row.seq), None)) is not None:
-            kind = "reordered" if seen == row.hash else "changed"
+        if (digest := self._absent.pop((row.writer, row.seq), None)) is not None:
+            kind = "reordered" if digest == row.hash else "changed"
             detail = f"record {row.seq} of {row.writer} stands behind the record of one that had seen it"
             self._fault(kind, detail)
         self._latest[row.writer, row.seq] = row.hash
