@@ -320,4 +320,4 @@ def test_a_permit_whose_outcome_another_process_has_written_is_finished() -> Non
 
 def test_the_tasks_of_a_record_are_kept_whatever_characters_are_in_their_names() -> None:
     assert family_of({"task": "t\x00\ud800", "lineage": ["p", 7]}) == ["t\\u0000\\ud800", "p"]
-    assert family_of({"task": None}) == []
+    assert family_of({"task": None, "lineage": 7}) == []

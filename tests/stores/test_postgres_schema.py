@@ -12,7 +12,7 @@ from agentguard.stores.postgres._functions import FUNCTIONS
 from agentguard.stores.postgres._schema import checked_name
 from agentguard.stores.postgres._tables import MIGRATIONS, TABLES, VERSION
 
-DIGESTS = {1: "9d734dc6820f714d", 2: "eb9a8d70723896fc", 3: "bcc467b41daef612", 4: "81f35643b805082c"}
+DIGESTS = {1: "9d734dc6820f714d", 2: "eb9a8d70723896fc", 3: "bcc467b41daef612", 4: "78491329c2e6dd82"}
 """By version. A change that was published needs a new version, and a step in `MIGRATIONS`."""
 
 

@@ -118,7 +118,8 @@ class Rows:
 
 def family_of(record: Mapping[str, Any]) -> list[str]:
     """Return the task of a record and what the task descends from, as the table holds them."""
-    names = [record.get("task"), *(record.get("lineage") or ())]
+    lineage = record.get("lineage")  # of a record that is read, it may be anything
+    names = [record.get("task"), *(lineage if isinstance(lineage, list | tuple) else ())]
     return [escaped(name) for name in names if isinstance(name, str)]
 
 
