@@ -108,7 +108,8 @@ def is_uncertain(error: BaseException) -> bool:
         if len(ids) > _BEHIND or any(map(_means_given_up, type(one).__mro__)):
             return True
         # read below the class, so that no code of it runs
-        behind = [_CAUSE(one), _CONTEXT(one), *(_PARTS(one) if isinstance(one, BaseExceptionGroup) else ())]
+        parts = _PARTS(one) if issubclass(type(one), BaseExceptionGroup) else ()
+        behind = [_CAUSE(one), _CONTEXT(one), *parts]
         waiting += [other for other in behind if other is not None]
     return False
 

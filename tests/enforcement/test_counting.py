@@ -151,9 +151,10 @@ def hidden_often(count: int) -> Exception:
 
 
 class Misleading(Exception):
-    """An error that says of itself that nothing is behind it."""
+    """An error that says of itself that nothing is behind it, and that it is of another class."""
 
     __cause__ = __context__ = None
+    __class__ = ExceptionGroup  # type: ignore[assignment]  # as a mock does
 
 
 def misleading() -> Exception:
