@@ -46,7 +46,8 @@ class SlowStore(SqliteStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.slow, self.seconds, self.late = "", 0.0, threading.Event()
+        self.slow, self.seconds = "", 0.0
+        self.entered, self.late = threading.Event(), threading.Event()
         self.step = 0.0  # what each operation takes
 
     def task(self, task_id: str) -> Any:
@@ -66,16 +67,26 @@ class SlowStore(SqliteStore):
     def _wait(self, moment: str) -> None:
         if self.slow == moment:
             self.slow = ""
+            self.entered.set()
             time.sleep(self.seconds)
             self.late.set()
 
 
+PATIENT = pytest.mark.parametrize("timeout", [30.0])
+"""For a test about a call that is cancelled, and not late, however busy the machine is."""
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def timeout() -> float:
+    return 0.15
+
+
+@pytest.fixture
+def world(tmp_path: Path, timeout: float) -> Iterator[World]:
     store = SlowStore(tmp_path / "store.db")
     mint = LocalMint()
     brokers = {(None, path): mint for path in ToolPath}
-    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=0.15)
+    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=timeout)
     world.mint = mint
     world.now = time.time()
     world.log = world.flow.ports.audit  # type: ignore[assignment]  # the one given above
@@ -146,14 +157,18 @@ async def test_a_call_that_is_late_though_no_single_answer_is_does_not_begin_or_
     assert world.store.task("t1").calls == (0 if policy else 1)
 
 
+@PATIENT
 async def test_a_call_that_is_cancelled_while_it_is_judged_leaves_nothing(world: World) -> None:
+    entered = threading.Event()
+
     def answer(_request: AccessRequest) -> Decision:
+        entered.set()
         time.sleep(0.05)
         return PERMIT
 
     world.policy.answer = answer
     running = asyncio.create_task(call(world))
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(entered.wait, 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -178,11 +193,12 @@ async def test_what_was_read_is_withheld_if_the_end_is_noted_too_late(world: Wor
     await asyncio.to_thread(world.flow.worker.close)
 
 
+@PATIENT
 @pytest.mark.parametrize("moment", ["before begin_call", "begin_call", "end_call"])
 async def test_a_call_that_is_cancelled_in_the_thread_leaves_nothing(world: World, moment: str) -> None:
     world.store.slow, world.store.seconds = moment, 0.05
     running = asyncio.create_task(call(world))
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(world.store.entered.wait, 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -206,11 +222,11 @@ class NotingMint(LocalMint):
 
 
 @pytest.fixture
-def noting(tmp_path: Path) -> Iterator[World]:
+def noting(tmp_path: Path, timeout: float) -> Iterator[World]:
     store = SlowStore(tmp_path / "noting.db")
     mint = NotingMint(store)
     brokers = {(None, path): mint for path in ToolPath}
-    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=0.15)
+    world = World(store=store, audit=BlockingLog(), brokers=brokers, clock=time.time, timeout=timeout)
     world.mint, world.now = mint, time.time()
     world.log = world.flow.ports.audit  # type: ignore[assignment]  # the one given above
     world.begin()
@@ -235,15 +251,17 @@ async def test_the_end_of_a_call_that_only_the_thread_notes_needs_no_task(noting
     assert [record["event"] for record in noting.log.written] == ["decision", "outcome"]
 
 
+@PATIENT
 @pytest.mark.parametrize("cancellations", [1, 3])
 async def test_a_call_that_is_cancelled_while_its_end_is_noted_is_ended(
     noting: World, cancellations: int
 ) -> None:
     noting.store.slow, noting.store.seconds = "end_call", 0.1
     running = asyncio.create_task(call(noting))
+    assert await asyncio.to_thread(noting.store.entered.wait, 30)
     for _ in range(cancellations):
-        await asyncio.sleep(0.03)
         running.cancel()
+        await asyncio.sleep(0.01)
     with pytest.raises(asyncio.CancelledError):
         await running
     assert noting.store.late.is_set(), "the caller did not wait for the end"
@@ -257,7 +275,7 @@ async def test_a_cancellation_is_not_lost_if_the_end_is_noted_too_late(
 ) -> None:
     noting.store.slow, noting.store.seconds = "end_call", 0.4
     running = asyncio.create_task(call(noting))
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(noting.store.entered.wait, 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
