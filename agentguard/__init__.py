@@ -104,6 +104,7 @@ except ImportError:
         "lock a file that they share."
     ) from None
 
+import agentguard.concurrency.fork as _fork
 import agentguard.concurrency.hiding  # noqa: F401  it hides `agentguard exec`, before the slow imports
 
 if TYPE_CHECKING:
@@ -192,16 +193,21 @@ _HOMES = {
 """Where each public name is. None is imported before it is asked for: the import of all takes a second,
 most of it langchain's, which neither most commands nor a resource server need."""
 
+_imports = _fork.ProcessLock()
+"""Two threads that import rooms of one package may each wait for the other; then Python fails one of them."""
+
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
     def __getattr__(name):
         """Import a public name, or a room of the house, when it is first asked for (PEP 562)."""
         home = _HOMES.get(name)
         if home is not None:
-            value = globals()[name] = getattr(import_module(home), name)
+            with _imports:
+                value = globals()[name] = getattr(import_module(home), name)
             return value
-        if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-            return import_module(f"{__name__}.{name}")  # which binds it here
+        if not name.startswith("_") and name.isidentifier() and find_spec(f"{__name__}.{name}"):
+            with _imports:
+                return import_module(f"{__name__}.{name}")  # which binds it here
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

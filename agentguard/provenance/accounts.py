@@ -9,7 +9,7 @@ __all__ = ["accounts_in"]
 
 MOST_ATTEMPTS = 2_000
 """How many places of a text are tried; the text is no account number beyond them, but counts as one."""
-_START = re.compile(r"(?=[A-Za-z]{2}[\W_]{0,3}\d[\W_]{0,3}\d)")
+_START = re.compile(r"(?=([A-Za-z])[\W_]{0,3}([A-Za-z])[\W_]{0,3}\d[\W_]{0,3}\d)")
 _ALONE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}[A-Za-z0-9]{11,30}(?![A-Za-z0-9])")
 _CHARACTER = re.compile(r"[\W_]{0,3}([A-Za-z0-9])")
 _FEWEST_DIGITS = 8  # of the numbers that banks give, so that a sentence with an hour in it is none
@@ -54,17 +54,17 @@ def accounts_in(text: str) -> Iterator[str]:
         if start.start() < end:
             continue
         alone = _ALONE.match(text, start.start())
-        at = _end_of_number(text, start.start()) if alone is None else alone.end()
+        country = (start[1] + start[2]).upper()
+        at = _end_of_number(text, start.start(), country) if alone is None else alone.end()
         if at:
             end = at
             yield text[start.start() : end]
 
 
-def _end_of_number(text: str, at: int) -> int:
+def _end_of_number(text: str, at: int, country: str) -> int:
     """Return where the number ends that begins here, or 0 if none does."""
-    length = _LENGTHS.get(text[at : at + 2].upper(), 0)
     characters = list[str]()
-    for _ in range(length):
+    for _ in range(_LENGTHS.get(country, 0)):
         if (match := _CHARACTER.match(text, at)) is None:
             return 0
         characters.append(match[1])

@@ -41,12 +41,14 @@ _REFERENCE = re.compile(r"&#x[0-9a-f]{1,8};?|&#[0-9]{1,8};?|&[a-z][a-z0-9]{1,31}
 # of other schemes only what has a slash: a word with a colon is no link
 _SCHEME = re.compile(
     r"(?<![a-z])(?:https?|ftps?|wss?|javascript|vbscript|blob):(?=.)|:(?=[/\\])"
-    r"|(?<![a-z])data:(?=[\w.+/-]{0,80}[;,])|(?<![:/\\])[/\\]{2}(?=\d{4}|0x|\[)|@(?=(?:\d{7,}|0x[0-9a-f]+)(?![\w.\-]))|(?<![\w.+\-])@(?=\[)"
-    r"|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?=[:/])",
+    r"|(?<![a-z])data:(?=[\w.+/-]{0,80}[;,])|(?<![:/\\])[/\\]{2,}(?=\d{4}|0x|\[|[^/\\?#%]{0,255}%)|@(?=(?:\d{7,}|0x[0-9a-f]+)(?![\w.\-]))|(?<![\w.+\-])@(?=\[)"
+    r"|(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?=[:/])|(?<![a-z])mailto:(?=[^?%]{0,320}%)",
     re.IGNORECASE,
 )
 _OF_SCHEME = re.compile(r"[a-z0-9+.\-]*\Z", re.IGNORECASE)
-_TAG = re.compile(r"<[^<>]*>")
+_TAG = re.compile(r"<[^<]*>")
+_QUOTED = re.compile(r"[\"']")
+_STOP = re.compile(r"(?<=\w)\u3002(?=[a-z])", re.IGNORECASE)  # which ends a label of a host too (UTS #46)
 _DROPPED = re.compile(r"[\t\n\r]")
 _LONGEST_SCHEME = 32
 _SLASHES = re.compile(r"[/\\]*(?:\[[0-9a-f:.%]*\])?", re.IGNORECASE)  # and the address of IPv6
@@ -72,9 +74,9 @@ def items_in(text: str) -> Mapping[str, tuple[Item, ...]]:
         return NO_ITEMS
     read = text[:CHARACTERS]
     source = _REFERENCE.sub(lambda match: unescape(match[0]), read) if "&" in read else read
-    plain = composed(UNSEEN.sub("", source), "NFKC")
+    plain = _STOP.sub(".", composed(UNSEEN.sub("", source), "NFKC"))
     if "<" in plain:  # a browser drops these from a URL in an attribute
-        plain = _TAG.sub(lambda match: _DROPPED.sub("", match[0]), plain)
+        plain = _TAG.sub(_undivided, plain)
     texts_by_kind = _texts(plain)
     if len(text) > CHARACTERS:
         texts_by_kind = {kind: {**texts, "": None} for kind, texts in texts_by_kind.items()}
@@ -82,6 +84,12 @@ def items_in(text: str) -> Mapping[str, tuple[Item, ...]]:
         kind: tuple(dict.fromkeys(_forms(kind, part) if part in source else UNKNOWN for part in texts))
         for kind, texts in texts_by_kind.items()
     }
+
+
+def _undivided(tag: re.Match[str]) -> str:
+    """Return a tag without the white space that divides URLs; a bracket may stand in its quotes."""
+    end = len(tag[0]) if _QUOTED.search(tag[0]) else tag[0].index(">") + 1
+    return _DROPPED.sub("", tag[0][:end]) + tag[0][end:]
 
 
 def _texts(plain: str) -> dict[str, dict[str, None]]:

@@ -60,10 +60,46 @@ def test_the_public_names_are_sorted_few_and_complete() -> None:
 
 def test_a_room_is_there_without_an_import_of_its_own_and_no_other_name_is() -> None:
     assert imported("import agentguard; agentguard.errors.Denied; agentguard.catalog.Catalog")
-    for name in ("misspelled", "_private", "__path_of__"):
+    for name in ("misspelled", "_private", "__path_of__", "errors.Denied", "auth.token", ""):
         assert not hasattr(agentguard, name)
+        if not name.isidentifier():
+            continue
         with pytest.raises(ImportError, match=name):
             exec(f"from agentguard import {name}")  # noqa: S102  the statement that users write
+
+
+def test_threads_may_ask_at_once_for_names_from_one_package(tmp_path: Path) -> None:
+    """One imports the package, which imports its module; the other the module, and so the package."""
+    package = tmp_path / "slow"
+    package.mkdir()
+    (package / "part.py").write_text("part = whole = 1")
+    (package / "__init__.py").write_text("from slow.part import whole")
+    at_once = f"""
+import threading, time, agentguard
+from importlib.machinery import ModuleSpec, SourceFileLoader
+class Slowly(SourceFileLoader):
+    def create_module(self, spec):
+        begun.set()
+        time.sleep(0.2)
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "slow":
+            spec = ModuleSpec(name, Slowly(name, {str(package / "__init__.py")!r}), is_package=True)
+            spec.submodule_search_locations.append({str(package)!r})
+            return spec
+sys.meta_path.insert(0, Finder)
+agentguard._HOMES.update(whole="slow", part="slow.part")
+begun, values = threading.Event(), []
+def ask(name):
+    if name == "part":
+        begun.wait()
+    values.append(getattr(agentguard, name))
+threads = [threading.Thread(target=ask, args=(name,)) for name in ("whole", "part")]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert values == [1, 1], values
+"""
+    assert "slow.part" in imported(at_once)
 
 
 def imported(code: str) -> set[str]:

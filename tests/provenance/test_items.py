@@ -133,6 +133,21 @@ LINKS = [
     "https://good.example\nx@3232235777",
     '<a href="https://good.example\nx@evil.example">good.example</a>',
     "<a href='https://good.example&NewLine;x&commat;evil.example'>good.example</a>",
+    # a browser decodes the name of a host, and takes an ideographic full stop for a dot
+    '<img src="//evil%2eexample/p.png">',
+    "[text](//evil%E3%80%82example)",
+    "/\\evil%2eexample",
+    "////evil%2eexample",
+    "///3232235777",
+    "<a href='/\n/evil%2eexample'>text</a>",
+    "evil\u3002example",
+    "evil\uff61example/x",
+    "[text](mailto:eve%40evil%2eexample)",
+    # an angle bracket in quotes ends no tag
+    "<a title='>' href='//evil\ngood.example'>text</a>",
+    '<a title=">" href="//evil\n%2eexample" class=a>text</a>',
+    "<a title='&gt;' href='//evil&NewLine;good.example'>text</a>",
+    "<a title='<>' href='//evil\tgood.example'>text</a>",
     # after the limits
     "https://evil.example".rjust(CHARACTERS + 20),
     " ".join(f"https://good.example/a?{n}" for n in range(MOST_ITEMS + 50)),
@@ -188,7 +203,9 @@ ACCOUNTS = [
     OTHER.lower(),
     "DE89 3704 0044 0532 0130 00",
     "DE89-3704-0044-0532-0130-00",
-    "D E 8 9 3 7 0 4 0 0 4 4 0 5 3 2 0 1 3 0 0 0".replace("D E", "DE"),
+    "D E 8 9 3 7 0 4 0 0 4 4 0 5 3 2 0 1 3 0 0 0",
+    "DE8 9 3 7 0 4 0 0 4 4 0 5 3 2 0 1 3 0 0 0",
+    "d-e-89-370400440532013000",
     "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
     "DE89\u200b370400440532013000",
     wide(OTHER),
@@ -225,6 +242,8 @@ def test_an_account_that_nobody_has_vouched_for_is_found_however_it_is_parted(te
         "Pay GB29 NWBK 6016 1331 9268 19 or GB29NWBK60161331926819 by Friday",
         "good.example",
         "@bob said: done",
+        "你好。世界。 // 50% of all",
+        f"<b class='x'>See {GOOD}\nor</b> {GOOD}",
     ],
 )
 def test_what_the_user_has_named_is_the_users_in_any_frame(body: str) -> None:
@@ -291,6 +310,11 @@ BAD: dict[str, Callable[[int], str]] = {
     "tags": lambda n: "<\n" * n,
     "open tags": lambda n: "<" + "\n" * n,
     "data": lambda n: "data:a" * n,
+    "quotes in tags": lambda n: "<\"'" * n,
+    "quotes in a tag": lambda n: "<" + '"' * n,
+    "slashes": lambda n: "/" * n,
+    "slashes and hosts": lambda n: "//a" * n,
+    "mail": lambda n: "mailto:" * n,
 }
 
 
