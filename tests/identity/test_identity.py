@@ -644,7 +644,7 @@ def make(api: WorkloadApi, socket: Path) -> Iterator[Callable[..., SpiffeIdentit
         yield make
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends, "it did not happen"
