@@ -228,9 +228,21 @@ def _contained(reading: _Reading, request: AccessRequest) -> bytes:
     try:
         return reading.read(request)
     except BaseException as error:
-        if is_for_caller(error):
+        if is_for_caller(error) or isinstance(error, asyncio.CancelledError):
             raise _Problem(f"its source failed: {type(error).__name__}") from None
         raise
+
+
+async def _acontained(reading: _Reading, request: AccessRequest) -> bytes:
+    """Read a fact in a task of its own, where an exit would end the event loop."""
+    try:
+        return await reading.aread(request)
+    except SystemExit:
+        raise _Problem("its source failed: SystemExit") from None
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        raise _Problem("its source failed: CancelledError") from None  # nobody has cancelled it
 
 
 def _raise(error: Exception) -> Any:
@@ -251,7 +263,7 @@ async def _aoutcome(reading: _Reading, request: AccessRequest) -> Outcome:
     try:
         with within(fact.spec.timeout), for_party(party):
             if fact.native is not None:
-                return await fact.tasks.run(fact.spec.timeout, partial(reading.aread, request), party)
+                return await fact.tasks.run(fact.spec.timeout, partial(_acontained, reading, request), party)
             return await fact.threads.arun(fact.spec.timeout, _contained, reading, request, party=party)
     except asyncio.CancelledError:
         raise

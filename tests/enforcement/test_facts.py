@@ -227,6 +227,14 @@ def leaving(order_id: str) -> Order:
     raise SystemExit(SECRET)
 
 
+async def leaving_the_loop(order_id: str) -> Order:
+    raise SystemExit(SECRET)
+
+
+async def cancelled_by_itself(order_id: str) -> Order:
+    raise asyncio.CancelledError(SECRET)
+
+
 def hanging(order_id: str) -> Order:
     time.sleep(0.5)
     return Order("pending")
@@ -277,6 +285,8 @@ def mistyped(order_id: str) -> Order:
 BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "raises": (raising, "its source failed: ConnectionError"),
     "exits": (leaving, "its source failed: SystemExit"),
+    "exits on the loop": (leaving_the_loop, "its source failed: SystemExit"),
+    "says that it was cancelled": (cancelled_by_itself, "its source failed: CancelledError"),
     "hangs": (hanging, "no answer within 0.1 s"),
     "swallows its cancellation": (swallowing, "no answer within 0.1 s"),
     "is inside itself": (recursive, "not of the declared type"),
