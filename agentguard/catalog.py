@@ -122,7 +122,7 @@ class Catalog:
                 raise ConfigurationError(
                     f"two tools are named {tool.name}", hint="rename one of them: policies name tools"
                 )
-            if tool.name in RESERVED:
+            if tool.name.partition(".")[0] in RESERVED:  # its fields would be taken for these sources too
                 raise ConfigurationError(
                     f"a tool is named {tool.name}",
                     hint='rename the tool; "user" and "application" are reserved names of value sources',

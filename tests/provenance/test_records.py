@@ -523,3 +523,11 @@ def test_a_mistyped_name_is_an_error_with_its_line(tmp_path: Path, wrong: str, r
     assert error.value.line is not None
     assert error.value.line >= 10
     assert hint in str(error.value)
+
+
+@pytest.mark.promise("trust-by-record")
+@pytest.mark.parametrize("name", ["user", "application", "user.mails", "application.v2"])
+def test_no_tool_has_the_name_of_a_source_that_vouches(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"a tool is named {name}"):
+        Catalog([ToolSpec(name=name, path=ToolPath.READ, trusted=frozenset({"email"}))])
+    assert Catalog([ToolSpec(name=f"the_{name}", path=ToolPath.READ)])
