@@ -387,20 +387,33 @@ def test_residual_authority_is_what_the_rules_let_run_beyond_the_task(stage: Sta
         result = residual(bench(rule), TOY, scene, sinks, stage.known_calls)
         return {place.place: (place.permitted, place.asked, place.calls) for place in result.places}
 
-    scene.before.note, scene.before.outbox = "see https://x.example/a", [("al@example.com", "a text")]
-    values = ["see https://x.example/a", "https://x.example/a", "nothing", "al@example.com", "a text"]
+    scene.before.note, scene.before.outbox = "see https://x.example/a", [("bob@example.com", "a text")]
+    values = ["see https://x.example/a", "https://x.example/a", "nothing", "bob@example.com", "a text"]
     assert values_in(scene) == values
-    assert left(lambda _: True) == dict.fromkeys(
-        ("send.to", "send.text", "erase.text", "get_webpage.url"), (5, 0, 5)
-    )
+    each = dict.fromkeys(("send.text", "erase.text", "get_webpage.url"), (5, 0, 5))
+    assert left(lambda _: True) == each | {"send.to": (4, 0, 4)}  # the fifth is the task's own call
     to_bob = left(lambda request: request.arguments.values.get("to") in (None, "bob@example.com"))
-    assert (to_bob["send.to"], to_bob["send.text"]) == ((0, 0, 5), (5, 0, 5))
+    assert (to_bob["send.to"], to_bob["send.text"]) == ((0, 0, 4), (5, 0, 5))
     part = Part(
         POLICY, Answer.OWN, (), (), residual(bench(_but_eve), TOY, scene, sinks, stage.known_calls), ()
     )
-    assert leftovers([part])[0].startswith("user_task_0 RESIDUAL 100.0%: send.to 5 of 5, send.text 5 of 5")
+    assert leftovers([part])[0].startswith("user_task_0 RESIDUAL 100.0%: send.to 4 of 4, send.text 5 of 5")
     asked = left(asks_before_writing)
-    assert (asked["send.to"], asked["erase.text"]) == ((0, 5, 5), (5, 0, 5))
+    assert (asked["send.to"], asked["erase.text"]) == ((0, 4, 4), (5, 0, 5))
+
+
+@pytest.mark.promise("agentdojo")
+def test_residual_authority_is_decided_by_the_mandate_too(stage: Stage) -> None:
+    guard, scene = bench(lambda _: True), stage.scene(SendToBob())
+    mandate = {"tools": ["read_note", "send", "erase"], "args": {"to": ["bob@example.com"]}}
+    guard._intent = lambda _guard, _prompt: mandate
+    result = residual(guard, TOY, scene, None, stage.known_calls)
+    assert {place.place: place.permitted for place in result.places} == {
+        "send.to": 0,
+        "send.text": 1,
+        "erase.text": 1,
+        "get_webpage.url": 0,
+    }
 
 
 def test_residual_authority_carries_out_nothing(stage: Stage) -> None:

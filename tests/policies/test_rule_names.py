@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # as AgentDojo's tools take them
     "append_to_file": {"file_id": TEXT, "content": TEXT},
     "share_file": {"file_id": TEXT, "email": TEXT, "permission": TEXT},
 }  # fmt: skip
+REQUIRED = {"send_money": ["amount"], "schedule_transaction": ["amount"], "share_file": ["permission"]}
 
 
 def tools_of(guard: Guard) -> list[BaseTool]:
@@ -46,8 +47,7 @@ def tools_of(guard: Guard) -> list[BaseTool]:
     tools: list[BaseTool] = []
     for spec in guard.catalog:
         properties = ARGUMENTS.get(spec.name, {})
-        required = ["amount"] if spec.name in ("send_money", "schedule_transaction") else []
-        schema = {"type": "object", "properties": properties, "required": required}
+        schema = {"type": "object", "properties": properties, "required": REQUIRED.get(spec.name, [])}
         tools.append(
             StructuredTool(name=spec.name, description=".", args_schema=schema, func=lambda **_: "done")
         )
@@ -66,8 +66,9 @@ def problems(folder: Path) -> str:
         return str(error)
 
 
-# a name behind a dot or a `has`, or a text; neither an annotation nor a comment nor a decimal
-_NAME = re.compile(r"//[^\n]*|@\w+\(\"[^\"]*\"\)|(?:\.|has )(\w+)|\"([a-z_.]+)\"")
+# a name behind a dot or a `has`, or a text; neither an annotation nor a comment nor a decimal. A text of one
+# letter is a value of an argument (a permission) and no name
+_NAME = re.compile(r"//[^\n]*|@\w+\(\"[^\"]*\"\)|(?:\.|has )(\w+)|\"([a-z_.]{2,})\"")
 
 
 def mutants(text: str) -> list[tuple[str, str]]:
