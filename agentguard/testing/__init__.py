@@ -71,3 +71,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
 
         globals()[name] = ScriptedChatModel
         return ScriptedChatModel
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

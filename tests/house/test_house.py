@@ -58,6 +58,12 @@ def test_the_public_names_are_sorted_few_and_complete() -> None:
     assert set(agentguard.__all__) <= set(dir(agentguard))
 
 
+@pytest.mark.parametrize("room", ["credentials", "testing"])
+def test_a_room_that_imports_names_late_lists_them_all(room: str) -> None:
+    code = f"import agentguard.{room} as room; assert set(room.__all__) <= set(dir(room))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_room_is_there_without_an_import_of_its_own_and_no_other_name_is() -> None:
     assert imported("import agentguard; agentguard.errors.Denied; agentguard.catalog.Catalog")
     for name in ("misspelled", "_private", "__path_of__", "errors.Denied", "auth.token", ""):
