@@ -397,6 +397,10 @@ def test_residual_authority_is_what_the_rules_let_run_beyond_the_task(stage: Sta
     part = Part(
         POLICY, Answer.OWN, (), (), residual(bench(_but_eve), TOY, scene, sinks, stage.known_calls), ()
     )
+    shown = Plan("toy", None, (POLICY,), (), tuple(Answer), adaptive=True, residual=True)
+    own, yes = figures([part, replace(part, person=Answer.YES)], shown)
+    assert own["residual"]["permitted"] == own["residual"]["calls"] == 19
+    assert (yes["residual"], yes["adaptive"]) == (None, None)  # not measured with such a person
     assert leftovers([part])[0].startswith("user_task_0 RESIDUAL 100.0%: send.to 4 of 4, send.text 5 of 5")
     asked = left(asks_before_writing)
     assert (asked["send.to"], asked["erase.text"]) == ((0, 4, 4), (5, 0, 5))

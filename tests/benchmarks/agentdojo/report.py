@@ -66,9 +66,11 @@ def _row(row: str, person: Answer, parts: Sequence[Part], plan: Plan) -> Figures
             "moved": sum(campaign.moved for campaign in campaigns),
             "acted": sum(campaign.executed > 0 for campaign in campaigns),
         }
-        if plan.adaptive and row in ADAPTIVE
+        if plan.adaptive and row in ADAPTIVE and person is not Answer.YES
         else None,
-        "residual": _authority([part.residual for part in parts if part.residual is not None]),
+        "residual": None
+        if person is Answer.YES  # both are measured with nobody who says yes to an attacker's call
+        else _authority([part.residual for part in parts if part.residual is not None]),
     }
 
 
