@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from math import inf
 from queue import SimpleQueue
-from random import uniform
+from random import SystemRandom
 from time import monotonic, sleep
 
 __all__ = ["LOOK", "PATIENCE", "Waiter", "pause"]
 
+_random = SystemRandom()  # forked children would else wait alike, and threads would change the application's
 LOOK = 0.05  # seconds after which one who waits looks whether the owner still runs
 PATIENCE = 0.01  # seconds for which others may go first
 SHORTEST, LONGEST = 0.0005, 0.002
@@ -31,4 +32,4 @@ class Waiter:
 
 def pause(most: float = inf) -> None:
     """Wait until the next attempt at the lock of a file, at most so many seconds."""
-    sleep(min(uniform(SHORTEST, LONGEST), most))  # noqa: S311  no secret
+    sleep(min(_random.uniform(SHORTEST, LONGEST), most))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 import weakref
 from collections.abc import Callable
+from random import SystemRandom
 from typing import TypeVar
 
 import psycopg
@@ -25,6 +25,7 @@ from agentguard.stores.postgres._texts import packed, unpacked
 __all__ = ["Operations"]
 
 R = TypeVar("R")
+_random = SystemRandom()
 PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Seconds before each further attempt; after the last of them there is none."""
 
@@ -80,7 +81,7 @@ class Operations:
                 if pause is None or time.monotonic() + 2 * pause >= ends:
                     raise again.error from again.error.__cause__
             # those who met in a deadlock, or lost one server, do not come back at the same time
-            await pool.pause(pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+            await pool.pause(pause * _random.uniform(0.5, 1.5))
         raise AssertionError
 
     async def _attempt(self, pool: Pool, make: Callable[[], Statement[R]], ends: float) -> R:
