@@ -142,8 +142,8 @@ def test_who_waits_is_not_passed_by_for_long_by_threads_that_come_without_a_paus
     over.set()
     for thread in threads:
         thread.join()
-    # each turn takes 10 ms of patience and the time of a block; without it, one of the two has nearly none. Half of
-    # its turns is for a machine that gives one thread less time
+    # each turn takes 10 ms of patience and the time of a block; without it, one of the two has nearly none;
+    # half of its turns is for a machine that gives one thread less time
     assert min(counts) >= 10
 
 
