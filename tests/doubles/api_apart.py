@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 import sys
+from encodings import idna as _idna  # noqa: F401  what certifi and socket import late is imported before, too
+from importlib import readers as _readers  # noqa: F401  the same
 from pathlib import Path
 from typing import Annotated, Any
 

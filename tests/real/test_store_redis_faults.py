@@ -301,7 +301,7 @@ def test_a_server_that_was_emptied_or_has_forgotten_writes_is_noticed_and_refuse
 def test_a_store_of_another_schema_is_refused(own: Own) -> None:
     own.client.hset("{agentguard}:store", mapping={"schema": "7", "id": "x", "n": "0"})
     store = own.store()
-    with pytest.raises(ConfigurationError, match="schema 7, not 1"):
+    with pytest.raises(ConfigurationError, match="schema 7, not 2"):
         store.task("task-1")
     store.close()
 
